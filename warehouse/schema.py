@@ -1,0 +1,285 @@
+"""The protocol: every table of a lake, every column with its type, meaning and unit. Where code differs, the code is wrong.
+
+Identity. `prompt_id`, `ablation_id` and `set_id` are int64: the 31-bit tag of the run that made them, shifted left by 32, plus a
+dense 32-bit index. They are unique across runs, so a join needs one column. They pass 2^53: JSON carries them as strings.
+A feature is `(sae_id, feature_id)`. `layer` is the block after which resid_post is read, counted from 0.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type and meaning (with the unit); `null` says what a missing value means."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    null: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what a row is, its columns, its unique key, the order of its rows in a file, and how it is split into files."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    order: tuple[str, ...]
+    by_layer: bool = False
+    owns: str | None = None
+    """The id column that this table's runs number; it is landed as a content hash and published as a dense id."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, c.type, nullable=c.null is not None) for c in self.columns])
+
+    def column(self, name: str) -> Column:
+        return next(c for c in self.columns if c.name == name)
+
+
+RUN_ID = Column("run_id", pa.string(), "the run that wrote the row")
+PROMPT_ID = Column("prompt_id", pa.int64(), "the prompt")
+POS = Column("pos", pa.int16(), "token position in the templated prompt, from 0")
+SAE_ID = Column("sae_id", pa.string(), "the SAE; unique for its exact weights")
+LAYER = Column("layer", pa.int16(), "block after which resid_post is read, from 0")
+FEATURE_ID = Column("feature_id", pa.int32(), "latent index in its SAE, from 0")
+SET_ID = Column("set_id", pa.int64(), "the feature set")
+ABLATION_ID = Column("ablation_id", pa.int64(), "the ablation")
+
+PROMPTS = Table(
+    "prompts",
+    "one prompt of the study",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("prompt_hash", pa.string(), "hash of the text; the same text in two runs shares it"),
+        Column("set", pa.string(), "the recipe's prompt set"),
+        Column("split", pa.string(), "train, val or test"),
+        Column("label", pa.string(), "harmful or benign"),
+        Column("category", pa.string(), "category within the set", null="the set has none"),
+        Column("text", pa.string(), "the user's text, before the chat template"),
+        Column("n_tokens", pa.int32(), "tokens of the templated prompt"),
+        Column("template_hash", pa.string(), "hash of the chat template"),
+    ),
+    key=("prompt_id",),
+    order=("prompt_id",),
+)
+TOKENS = Table(
+    "tokens",
+    "one token of a templated prompt",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        POS,
+        Column("token_id", pa.int32(), "index in the model's vocabulary"),
+        Column("token", pa.string(), "the token as text"),
+        Column("role", pa.string(), "bos, template or user"),
+    ),
+    key=("prompt_id", "pos"),
+    order=("prompt_id", "pos"),
+)
+SAES = Table(
+    "saes",
+    "one sparse autoencoder of the study",
+    (
+        RUN_ID,
+        SAE_ID,
+        Column("name", pa.string(), "the exact SAE: release and id, or folder and content hash"),
+        LAYER,
+        Column("width", pa.int32(), "number of features"),
+        Column("hook", pa.string(), "the activation that it reads"),
+        Column("norm", pa.string(), "input normalisation convention"),
+        Column("declared_l0", pa.float32(), "mean active features a token, as published", null="not declared"),
+        Column("measured_l0", pa.float32(), "mean active features a token on this study's prompts, BOS left out"),
+    ),
+    key=("run_id", "sae_id"),
+    order=("layer", "sae_id"),
+)
+FEATURES = Table(
+    "features",
+    "one feature of an SAE, firing or not; statistics leave BOS out",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("decoder_norm", pa.float32(), "L2 norm of its decoder row"),
+        Column("threshold", pa.float32(), "pre-activation above which it fires"),
+        Column("n_tokens", pa.int64(), "tokens on which it fires"),
+        Column("n_bos", pa.int64(), "BOS tokens on which it fires"),
+        Column("n_prompts", pa.int32(), "prompts on which it fires"),
+        Column("n_harmful", pa.int32(), "harmful prompts on which it fires"),
+        Column("n_benign", pa.int32(), "benign prompts on which it fires"),
+        Column("mean_activation", pa.float32(), "mean over the tokens on which it fires", null="never fires"),
+        Column("max_activation", pa.float32(), "largest activation", null="never fires"),
+    ),
+    key=("run_id", "sae_id", "feature_id"),
+    order=("layer", "feature_id"),
+    by_layer=True,
+)
+ACTIVATIONS = Table(
+    "activations",
+    "one non-zero activation: the fact table",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        PROMPT_ID,
+        POS,
+        Column("activation", pa.float32(), "the feature's activation, above 0"),
+    ),
+    key=("sae_id", "feature_id", "prompt_id", "pos"),
+    order=("feature_id", "prompt_id", "pos"),
+    by_layer=True,
+)
+DIRECTIONS = Table(
+    "directions",
+    "the refusal direction of one layer (R3)",
+    (
+        RUN_ID,
+        LAYER,
+        Column(
+            "vector", pa.list_(pa.float32()), "unit vector: mean resid_post at the last token, harmful minus benign"
+        ),
+        Column("norm", pa.float32(), "length of the difference before it was scaled to 1"),
+        Column("n_prompts", pa.int32(), "selection prompts: harmful and refused by the unmodified model"),
+        Column(
+            "n_flipped", pa.int32(), "selection prompts that flip when the direction is projected out of every layer"
+        ),
+        Column("p_refusal_token", pa.float32(), "mean probability of a refusal token on them, projected out"),
+        Column("kl", pa.float32(), "mean KL divergence of the next token on benign prompts, projected out (nats)"),
+        Column(
+            "induced", pa.float32(), "share of benign prompts that are refused when the direction is added at its layer"
+        ),
+        Column("admitted", pa.bool_(), "passes the recipe's filters"),
+        Column("chosen", pa.bool_(), "the direction that the study uses"),
+    ),
+    key=("run_id", "layer"),
+    order=("layer",),
+)
+ALIGNMENTS = Table(
+    "alignments",
+    "how one decoder row lies to a refusal direction (R5); candidates are a query over it",
+    (
+        RUN_ID,
+        Column(
+            "direction", pa.string(), "own: the direction of the feature's layer; chosen: the study's one direction"
+        ),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("cosine", pa.float32(), "signed cosine of decoder row and direction"),
+    ),
+    key=("run_id", "direction", "sae_id", "feature_id"),
+    order=("direction", "feature_id"),
+    by_layer=True,
+)
+FEATURE_SETS = Table(
+    "feature_sets",
+    "one feature of a set; each distinct set is stored once a run",
+    (
+        RUN_ID,
+        SET_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("value", pa.float32(), "0 = ablated, else the activation that it is clamped to"),
+    ),
+    key=("set_id", "sae_id", "feature_id"),
+    order=("set_id", "layer", "feature_id"),
+    owns="set_id",
+)
+ABLATIONS = Table(
+    "ablations",
+    "one prompt answered under one intervention",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        PROMPT_ID,
+        Column("set_id", pa.int64(), "the features that were ablated", null="none, or a direction"),
+        Column("stage", pa.string(), "the stage that asked"),
+        Column("condition", pa.string(), "none, direction, top_k_own, top_k_chosen, random, ..."),
+        Column("seed", pa.int32(), "seed of the draw", null="nothing was drawn"),
+        Column("draw", pa.int32(), "number of the draw, from 0", null="nothing was drawn"),
+        Column("k", pa.int32(), "features a layer that were asked for", null="not a matter of K"),
+        Column("p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token"),
+        Column("first_token", pa.string(), "the most probable first token of the answer"),
+        Column("completion", pa.string(), "the greedy answer; model text, untrusted"),
+    ),
+    key=("ablation_id",),
+    order=("condition", "k", "draw", "prompt_id"),
+    owns="ablation_id",
+)
+VERDICTS = Table(
+    "verdicts",
+    "one judge's reading of one ablation's answer (R7)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        Column("judge", pa.string(), "first_token, phrases, ..."),
+        Column("refused", pa.bool_(), "the judge reads the answer as a refusal"),
+        Column("degenerate", pa.bool_(), "the answer is not sensible text, whatever it says"),
+        Column("flipped", pa.bool_(), "an answer: neither refused nor degenerate"),
+        Column("score", pa.float32(), "the judge's own measure of refusal, 0 to 1"),
+    ),
+    key=("ablation_id", "judge"),
+    order=("judge", "ablation_id"),
+)
+
+TABLES = {
+    t.name: t
+    for t in (
+        PROMPTS,
+        TOKENS,
+        SAES,
+        FEATURES,
+        ACTIVATIONS,
+        DIRECTIONS,
+        ALIGNMENTS,
+        FEATURE_SETS,
+        ABLATIONS,
+        VERDICTS,
+    )
+}
+
+RUNS_COLUMNS = {
+    "run_id": "VARCHAR",
+    "stage": "VARCHAR",
+    "recipe": "VARCHAR",
+    "parents": "VARCHAR[]",
+    "config": "JSON",
+    "code_version": "VARCHAR",
+    "schema_version": "INTEGER",
+    "seed": "BIGINT",
+    "hardware": "JSON",
+    "versions": "JSON",
+    "started": "TIMESTAMP",
+    "finished": "TIMESTAMP",
+    "tables": "STRUCT(name VARCHAR, n_rows BIGINT, content_hash VARCHAR)[]",
+    "files": 'STRUCT("table" VARCHAR, path VARCHAR, n_rows BIGINT, n_bytes BIGINT, sha256 VARCHAR)[]',
+    "content_hash": "VARCHAR",
+}
+"""The `runs` table: one JSON record a run (`runs/<run_id>.json`), with the DuckDB types of its fields."""
+
+
+def empty(table: str) -> pa.Table:
+    """A table of the protocol with no rows."""
+    return TABLES[table].schema.empty_table()
+
+
+def conform(table: str, rows: pa.Table) -> pa.Table:
+    """`rows` with exactly the protocol's columns, in order and type; raises AssertionError for a missing column or a null."""
+    schema = TABLES[table].schema
+    missing = set(schema.names) - set(rows.column_names)
+    assert not missing, f"{table}: rows lack {sorted(missing)}"
+    conformed = rows.select(schema.names).cast(schema)
+    for field in schema:
+        assert field.nullable or conformed[field.name].null_count == 0, f"{table}.{field.name} has nulls"
+    return conformed

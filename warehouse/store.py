@@ -1,0 +1,126 @@
+"""Files that are whole or absent: atomic writes, hashes and locks that die with their owner."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, so that it can be hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in one-megabyte pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Makes a file's content durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def aside(path: Path) -> Path:
+    """A name beside `path` that nobody else uses; what a killed process leaves there is garbage, never read."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a small file so that readers see the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = aside(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        sync_file(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def folder_atomic(path: Path) -> Iterator[Path]:
+    """A folder that appears at `path` with all its files, or not at all; yields the draft to write into."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = aside(path)
+    draft.mkdir()
+    try:
+        yield draft
+        for file in draft.rglob("*"):
+            sync_folder(file) if file.is_dir() else sync_file(file)
+        sync_folder(draft)
+        draft.rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Holds an exclusive lock on `path`; the kernel releases it when the process ends, however it ends.
+
+    `on_wait` is called once if another process holds it. The file goes when the lock is released; whoever waited on the
+    old file notices and takes the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait:
+                on_wait()
+                on_wait = None
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_same_file(fd, path):
+            break
+        os.close(fd)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock at `path`."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.fstat(fd).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
