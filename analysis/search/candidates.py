@@ -1,0 +1,59 @@
+"""Stage 1 (R5): the top K features a layer by cosine with a refusal direction, ablated together, for growing K."""
+
+from collections.abc import Iterator, Sequence
+
+import duckdb
+import numpy as np
+
+import queries
+from analysis.engine.requests import FeatureSet, Request
+from analysis.search.answers import Ablation, ablation_rows
+from analysis.stage import Stage, Work, prompt_shards
+from ingest.job import Study
+from ingest.recipe import Candidates
+from warehouse.runs import Rows
+
+
+def pool(con: duckdb.DuckDBPyConnection, settings: Candidates, direction: str) -> dict[str, np.ndarray]:
+    """The candidates up to the recipe's cap: columns layer, feature_id and rank (from 1, in each layer)."""
+    found = queries.run(con, "candidates", k=settings.cap, exclude_layers=list(settings.exclude_layers), direction=direction)
+    return found.fetchnumpy()
+
+
+def ks(settings: Candidates) -> range:
+    """The numbers of features a layer that are tried."""
+    return range(settings.step, settings.cap + 1, settings.step)
+
+
+def shards_of_split(study: Study) -> dict[str, Sequence[int]]:
+    """The prompts to ablate on, in slices."""
+    return prompt_shards(study.numbers(study.recipe.candidates.split), study.recipe.capture.shard_prompts)
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, settings = work.bench, work.bench.recipe.candidates
+    sets: dict[tuple[str, int], FeatureSet] = {}
+    with bench.sql([work.parents["alignments"]]) as con:
+        for direction in settings.directions:
+            found = pool(con, settings, direction)
+            for k in ks(settings):
+                chosen = found["rank"] <= k
+                sets[direction, k] = FeatureSet.of(found["layer"][chosen], found["feature_id"][chosen])
+    shards = shards_of_split(bench.study)
+    for name in missing:
+        asked = [
+            Ablation(Request(prompt, features), f"top_k_{direction}", k=k)
+            for (direction, k), features in sets.items()
+            for prompt in shards[name]
+        ]
+        yield name, ablation_rows(bench, work.spec.stage, asked)
+
+
+STAGE = Stage(
+    name="candidates",
+    parents=("alignments", "ingest"),
+    sections=("candidates", "generation", "capture"),
+    tables=("feature_sets", "ablations"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+)

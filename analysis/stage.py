@@ -1,0 +1,44 @@
+"""What a stage of the analysis is: a run that is computed from the tables of the runs before it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.bench import Bench
+from ingest.job import Study
+from warehouse.records import RunSpec
+from warehouse.runs import Rows
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage computes with: the bench, its own identity, and the runs that it builds on."""
+
+    bench: Bench
+    spec: RunSpec
+    parents: Mapping[str, str]
+    """stage -> run_id"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents."""
+
+    name: str
+    parents: tuple[str, ...]
+    sections: tuple[str, ...]
+    tables: tuple[str, ...]
+    shards: Callable[[Study], Sequence[str]]
+    """Names of its shards."""
+    compute: Callable[[Work, Sequence[str]], Iterator[tuple[str, list[Rows]]]]
+    code_version: int = 1
+    unit: str = "shards"
+
+
+def single_shard(_study: Study) -> Sequence[str]:
+    """For stages too small to be cut."""
+    return ["all"]
+
+
+def prompt_shards(prompts: Sequence[int], size: int) -> dict[str, Sequence[int]]:
+    """Slices of some prompts, by shard name."""
+    return {f"prompts-{start:07d}": prompts[start : start + size] for start in range(0, len(prompts), size)}

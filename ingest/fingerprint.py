@@ -1,0 +1,73 @@
+"""Fingerprints: short strings that change when the content of a model or SAE changes, found without loading it (no torch).
+
+A local folder is known by the hashes of the files that a loader reads, a hub repository by the commit that its revision
+means now.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from warehouse.errors import UserError
+
+if TYPE_CHECKING:
+    from ingest.recipe_sections import ModelSpec
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+SAE_FILES = ("*.json", "*.safetensors", "*.npz")
+
+
+def fingerprint(model: "ModelSpec") -> str:
+    """What identifies the model of a recipe: `sha256:...` of its folder's files, or `id@commit` on the hub.
+
+    UserError when the folder has no model in it, or the hub's id or revision cannot be found.
+    """
+    if model.path is not None:
+        return "sha256:" + hash_folder(model.path, MODEL_FILES, "model.path")
+    assert model.id is not None, "a ModelSpec has a path or an id"
+    return f"{model.id}@{hub_commit(model.id, model.revision, 'model.id')}"
+
+
+def hash_folder(folder: Path, patterns: Iterable[str], field: str) -> str:
+    """sha256 over names and contents of the folder's files that match a pattern; independent of where the folder lies."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    if not any(file.suffix in {".safetensors", ".npz"} for file in files):
+        raise UserError(f"{field}: there are no .safetensors weights in {folder} (pickled weights are not read).")
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.name}\0{hash_file(file)}\n".encode())
+    return total.hexdigest()
+
+
+def hash_file(file: Path) -> str:
+    """sha256 of a file's bytes, in hex, read in pieces."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hub_commit(repo: str, revision: str | None, field: str) -> str:
+    """The commit that a revision of a hub model repository means: asked from the hub, else read from the local hub cache."""
+    from httpx import HTTPError
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    wanted = revision or constants.DEFAULT_REVISION
+    cached = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}")
+    if (cached / "snapshots" / wanted).is_dir():
+        return wanted
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            return str(HfApi().model_info(repo, revision=wanted, timeout=20).sha)
+    except GatedRepoError as error:
+        raise UserError(
+            f"{field}: {repo} asks for a licence to be accepted: do so on the hub and log in with `hf auth login`."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(f"{field}: the hub has no model {repo} with revision {wanted} (or it is private).") from error
+    except (HTTPError, OSError):
+        pass  # no network: the cache decides
+    pointer = cached / "refs" / wanted
+    if pointer.is_file():
+        return pointer.read_text("utf-8").strip()
+    raise UserError(f"{field}: {repo} with revision {wanted} is not in the local hub cache and the hub cannot be reached.")

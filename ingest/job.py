@@ -1,0 +1,100 @@
+"""The ingest job: prompts through the model and its SAEs into an `ingest` run, shard by shard."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ingest.fingerprint import fingerprint
+from ingest.prompts import Prompt, content_hash, load_prompts
+from ingest.recipe import Recipe
+from ingest.sae_refs import SaeRef, list_saes
+from warehouse.progress import Quiet
+from warehouse.records import Lake, RunRecord, RunSpec
+from warehouse.runs import Plan, Rows, ensure_run
+from warehouse.statistics import FeatureStatistics
+
+CODE_VERSION = 1
+TABLES = ("prompts", "tokens", "saes", "features", "activations")
+SAES_SHARD = "saes"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a recipe names, found and fingerprinted; nothing is loaded on a device yet."""
+
+    recipe: Recipe
+    prompts: list[Prompt]
+    saes: list[SaeRef]
+    model_hash: str
+    device: str
+    """cpu, cuda or mps"""
+
+    def numbers(self, split: str, label: str | None = None) -> list[int]:
+        """Places in `prompts` of the prompts of a split, and of a label if one is given."""
+        return [i for i, p in enumerate(self.prompts) if p.split == split and label in (None, p.label)]
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What every stage of the study depends on."""
+        return {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
+
+
+def open_study(recipe: Recipe) -> Study:
+    """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
+    from ingest.subject import resolve_device
+
+    return Study(
+        recipe,
+        load_prompts(recipe),
+        list_saes(recipe),
+        fingerprint(recipe.model),
+        resolve_device(recipe.compute.device).type,
+    )
+
+
+def ingest_spec(study: Study) -> RunSpec:
+    """Identity of the study's ingest run."""
+    recipe = study.recipe
+    config = study.identity | {
+        "code": CODE_VERSION,
+        "model": recipe.section("model"),
+        "saes": recipe.section("saes") | {"names": [ref.name for ref in study.saes]},
+        "prompts": recipe.section("prompts") | {"hash": content_hash(study.prompts)},
+        "capture": recipe.section("capture"),
+    }
+    return RunSpec("ingest", recipe.name, config, seed=recipe.compute.seed)
+
+
+def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
+    """The published ingest run of a recipe: found, resumed or computed.
+
+    Raises UserError for anything wrong with recipe, model, SAEs or prompts, before a forward pass is spent on it.
+    """
+    return ingest_study(open_study(recipe), lake, force=force, progress=progress)
+
+
+def ingest_study(study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
+    spec = ingest_spec(study)
+    size = study.recipe.capture.shard_prompts
+    shards = [SAES_SHARD] + [f"prompts-{start:07d}" for start in range(0, len(study.prompts), size)]
+
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        # torch is imported when there is work for it, so that finding a finished run stays quick.
+        from ingest.shards import ShardMaker
+
+        maker = ShardMaker(study, spec)
+        for name in missing:
+            if name == SAES_SHARD:
+                yield name, maker.saes()
+            else:
+                start = int(name.removeprefix("prompts-"))
+                yield name, maker.prompts(range(start, min(start + size, len(study.prompts))))
+
+    plan = Plan(shards, compute, TABLES, completion=FeatureStatistics)
+    return ensure_run(lake, spec, plan, force=force, progress=progress)
+
+
+def prompt_ids(spec: RunSpec, n_prompts: int) -> np.ndarray:
+    """(n_prompts,) int64: the ids that an ingest run gives its prompts, in their order."""
+    return (spec.tag << 32) + np.arange(n_prompts, dtype=np.int64)

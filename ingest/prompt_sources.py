@@ -1,0 +1,176 @@
+"""Where prompt rows come from: a local file, a URL pinned by its hash, a data set on the hub. No torch for files and URLs.
+
+Every source gives rows as dictionaries in file order; the four file formats give the same rows for the same table.
+"""
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from ingest.fingerprint import hash_file
+from ingest.recipe import PromptSet
+from warehouse.errors import UserError
+
+Row = dict[str, Any]
+
+MAX_DOWNLOAD_BYTES = 512 * 2**20
+# Data files and what describes them: never scripts or pickles that a data repository may hold.
+HUB_DATA_FILES = [
+    "*.md",
+    "*.json",
+    "*.jsonl",
+    "*.csv",
+    "*.tsv",
+    "*.txt",
+    "*.parquet",
+    "*.arrow",
+    "*.gz",
+    "*.zst",
+    "*.zip",
+]
+
+
+def rows_of(spec: PromptSet) -> Iterator[Row]:
+    """The rows of a prompt set in file order; UserError when the source cannot be found, read or verified."""
+    if spec.hub is not None:
+        return _hub_rows(spec)
+    file = _downloaded(spec) if spec.url is not None else spec.file
+    assert file is not None, "a prompt set has a file, url or hub"
+    if spec.url is None and spec.sha256 is not None and (found := hash_file(file)) != spec.sha256:
+        raise UserError(f"Prompt set {spec.set!r}: {file} has sha256 {found}, but the recipe says {spec.sha256}.")
+    return read_rows(file, f"Prompt set {spec.set!r}")
+
+
+def read_rows(file: Path, owner: str) -> Iterator[Row]:
+    """The rows of a .csv, .jsonl, .json (a list of objects) or .parquet file; `owner` opens the sentence of every error."""
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
+    if file.suffix not in readers:
+        raise UserError(f"{owner}: {file.name} is neither of {', '.join(readers)}.")
+    try:
+        for number, row in enumerate(readers[file.suffix](file), start=1):
+            if not isinstance(row, dict):
+                raise UserError(f"{owner}: row {number} of {file.name} is no object with named columns.")
+            yield row
+    except FileNotFoundError as error:
+        raise UserError(f"{owner}: there is no file {file}.") from error
+    except (
+        ValueError,
+        csv.Error,
+        OSError,
+    ) as error:  # json and Unicode errors are ValueErrors, Arrow's are ValueErrors or OSErrors
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"{owner}: {file.name} is not a readable {file.suffix} file ({first_line}).") from error
+
+
+def _read_csv(file: Path) -> Iterator[Row]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        for number, row in enumerate(reader, start=1):
+            if None in row or None in row.values():
+                raise ValueError(f"row {number} has another number of cells than the header")
+            yield row
+
+
+def _read_jsonl(file: Path) -> Iterator[Any]:
+    with file.open(encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _read_json(file: Path) -> Iterator[Any]:
+    rows = json.loads(file.read_text("utf-8"))
+    if not isinstance(rows, list):
+        raise ValueError("its top level is no list of rows")
+    return iter(rows)
+
+
+def _read_parquet(file: Path) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file) as table:
+        for batch in table.iter_batches():
+            yield from batch.to_pylist()
+
+
+def cache_folder() -> Path:
+    """Where downloaded prompt files are kept: $SAELAKE_CACHE, or .cache/saelake in the home folder."""
+    return Path(os.environ.get("SAELAKE_CACHE") or Path.home() / ".cache" / "saelake")
+
+
+def _downloaded(spec: PromptSet) -> Path:
+    """The verified local copy of a URL, named by its hash; a copy that was damaged since is fetched again."""
+    assert spec.url is not None, "no url"
+    assert spec.sha256 is not None, "no sha256"
+    file = cache_folder() / f"{spec.sha256}{Path(urlsplit(spec.url).path).suffix}"
+    if file.is_file() and hash_file(file) == spec.sha256:
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        arrived = Path(folder, file.name)
+        _fetch(spec.url, arrived, f"Prompt set {spec.set!r}")
+        if (found := hash_file(arrived)) != spec.sha256:
+            raise UserError(
+                f"Prompt set {spec.set!r}: {spec.url} has sha256 {found}, but the recipe says {spec.sha256}: "
+                "the file has changed, so look at it before changing the hash."
+            )
+        arrived.replace(file)
+    return file
+
+
+def _fetch(url: str, target: Path, owner: str) -> None:
+    try:
+        with urlopen(url, timeout=60) as response, target.open("wb") as stream:  # the recipe allows http and https only
+            while piece := response.read(2**20):
+                if stream.tell() + len(piece) > MAX_DOWNLOAD_BYTES:
+                    raise UserError(f"{owner}: {url} is larger than {MAX_DOWNLOAD_BYTES:,} bytes, too large for a prompt file.")
+                stream.write(piece)
+    except OSError as error:
+        raise UserError(f"{owner}: {url} cannot be fetched ({error}).") from error
+
+
+def _hub_rows(spec: PromptSet) -> Iterator[Row]:
+    """The rows of a hub data set: downloaded into the hub cache, or streamed when only the first rows are taken.
+
+    The repository's data files are fetched by huggingface_hub and read by datasets from that folder, because datasets alone
+    does not find a hub cache while offline. No code of the repository runs.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from httpx import HTTPError
+    from huggingface_hub import constants
+
+    assert spec.hub is not None, "no hub id"
+    split = spec.hub_split or "train"
+    try:
+        if spec.take is not None and not constants.HF_HUB_OFFLINE:
+            rows = load_dataset(spec.hub, spec.config, split=split, revision=spec.revision, streaming=True)
+        else:
+            rows = load_dataset(_snapshot(spec.hub, spec.revision), spec.config, split=split, streaming=True)
+        yield from rows
+    except (OSError, ValueError, HTTPError, DatasetsError) as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"Prompt set {spec.set!r}: hub data set {spec.hub} cannot be read ({first_line}).") from error
+
+
+def _snapshot(hub: str, revision: str | None) -> str:
+    """The folder of a data set's files in the hub cache, brought up to date where the hub can be reached."""
+    from httpx import TransportError
+    from huggingface_hub import constants, snapshot_download
+
+    def snapshot(offline: bool) -> str:
+        wanted = {"revision": revision, "allow_patterns": HUB_DATA_FILES, "local_files_only": offline}
+        return str(snapshot_download(hub, repo_type="dataset", **wanted))
+
+    if constants.HF_HUB_OFFLINE:
+        return snapshot(offline=True)
+    try:
+        return snapshot(offline=False)
+    except TransportError:  # snapshot_download itself falls back on the cache for a branch, but not for a commit
+        return snapshot(offline=True)

@@ -1,0 +1,213 @@
+"""Prompt sets: rows of a file, URL or hub data set become labelled prompts. No torch.
+
+    prompts = load_prompts(load_recipe("organism"))
+
+Order: sets as in the recipe, rows as in the file. Rows are counted from 1 (a CSV header is not counted).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from ingest.prompt_sources import Row, rows_of
+from ingest.recipe import Column, Fractions, PromptSet, Recipe
+from warehouse.errors import UserError
+
+LABELS = ("harmful", "benign")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a set, before any template."""
+
+    set: str
+    split: str
+    label: str
+    """harmful | benign"""
+    category: str | None
+    text: str
+    prompt_hash: str
+    """First 16 hex digits of the sha256 of the text: equal texts share it across sets and runs."""
+
+
+def hash_prompt(text: str) -> str:
+    """First 16 hex digits of the sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content_hash(prompts: Iterable[Prompt]) -> str:
+    """sha256 over all fields of all prompts in order: equal for equal prompts wherever they were read from."""
+    total = hashlib.sha256()
+    for prompt in prompts:
+        for value in (prompt.set, prompt.split, prompt.label, prompt.category, prompt.text):
+            encoded = b"" if value is None else value.encode()
+            total.update(f"{'-' if value is None else len(encoded)}:".encode() + encoded)
+    return total.hexdigest()
+
+
+def load_prompts(recipe: Recipe) -> list[Prompt]:
+    """All prompts of a recipe, checked.
+
+    UserError names the set, and the row where there is one: unreadable source, wrong hash, missing column, empty or non-text
+    value, unknown label, equal prompts, no prompts, a count other than the asserted one, one text with two labels.
+    """
+    prompts = [prompt for spec in recipe.prompts for prompt in _load_set(spec)]
+    _check_labels_agree(prompts)
+    return prompts if recipe.prompts_per_group is None else _first_of_each_group(prompts, recipe.prompts_per_group)
+
+
+def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
+    """UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
+
+    The direction is a difference of means, so its splits need both labels; candidates are ablated on harmful prompts.
+    """
+    present = {(prompt.split, prompt.label) for prompt in prompts}
+    splits = ", ".join(sorted({split for split, _ in present}))
+    needed = [(recipe.direction.split, "direction.split", label) for label in LABELS]
+    needed += [(recipe.direction.select_split, "direction.select_split", label) for label in LABELS]
+    needed.append((recipe.candidates.split, "candidates.split", "harmful"))
+    for split, field, label in needed:
+        if (split, label) not in present:
+            raise UserError(f"{field} is {split!r}, but no {label} prompt is in that split: the splits are {splits}.")
+
+
+def _load_set(spec: PromptSet) -> list[Prompt]:
+    """The prompts of one set, in file order."""
+    kept = _deduplicated(spec, _kept_rows(spec))
+    rows = list(kept if spec.take is None else islice(kept, spec.take))
+    if not rows:
+        raise UserError(f"Prompt set {spec.set!r} is empty: no row is left{' after where' if spec.where else ''}.")
+    if spec.count is not None and len(rows) != spec.count:
+        raise UserError(f"Prompt set {spec.set!r} has {len(rows)} prompts, but its count says {spec.count}.")
+    prompts = [_prompt(spec, number, row) for number, row in rows]
+    return _draw_splits(prompts, spec.split) if isinstance(spec.split, Fractions) else prompts
+
+
+def _kept_rows(spec: PromptSet) -> Iterator[tuple[int, Row]]:
+    """(row number, row) of the rows that `where` keeps; columns and texts are checked on the way."""
+    for number, row in enumerate(rows_of(spec), start=1):
+        for column in _columns(spec):
+            if column not in row:
+                raise UserError(
+                    f"Prompt set {spec.set!r} has no column {column!r} in row {number}: the columns are {', '.join(row)}."
+                )
+        if all(_plain(row[column]) in _allowed(values) for column, values in spec.where.items()):
+            text = row[spec.text]
+            if not _is_text(text):
+                raise UserError(
+                    f"Prompt set {spec.set!r}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text."
+                )
+            yield number, row
+
+
+def _is_text(value: object) -> bool:
+    """Whether a cell holds a prompt: a string with something in it, and no half of a character (JSON can spell those)."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _columns(spec: PromptSet) -> list[str]:
+    read = [value.column for value in (spec.label, spec.category, spec.split) if isinstance(value, Column)]
+    return [spec.text, *read, *spec.where]
+
+
+def _deduplicated(spec: PromptSet, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    """The first of equal prompts when the set says so; otherwise equal prompts are an error."""
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        first = seen.setdefault(row[spec.text], number)
+        if first == number:
+            yield number, row
+        elif not spec.deduplicate:
+            raise UserError(
+                f"Prompt set {spec.set!r}: rows {first} and {number} are the same prompt; deduplicate = true keeps the first."
+            )
+
+
+def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
+    label = _value(spec, "label", spec.label, number, row)
+    if label not in LABELS:
+        raise UserError(
+            f"Prompt set {spec.set!r}, row {number}: label {label!r} is neither harmful nor benign; "
+            f'rename it with label = {{ column = ..., map = {{ "{label}" = "harmful" }} }}.'
+        )
+    # A drawn split is filled in when all rows of the set are known.
+    split = "" if isinstance(spec.split, Fractions) else _value(spec, "split", spec.split, number, row)
+    category = None
+    if spec.category is not None:
+        blank = isinstance(spec.category, Column) and _plain(row[spec.category.column]) == ""
+        category = None if blank else _value(spec, "category", spec.category, number, row)
+    text = row[spec.text]
+    return Prompt(spec.set, split, label, category, text, hash_prompt(text))
+
+
+def _value(spec: PromptSet, field: str, source: str | Column, number: int, row: Row) -> str:
+    """A constant, or the (renamed) value of a column."""
+    if isinstance(source, str):
+        return source
+    value = _plain(row[source.column])
+    if value == "":
+        raise UserError(f"Prompt set {spec.set!r}, row {number}: column {source.column!r} ({field}) is empty.")
+    return source.map.get(value, value)
+
+
+def _plain(value: object) -> str:
+    """A cell as text, the same whichever format it was read from: CSV knows neither null nor true."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _allowed(values: object) -> set[str]:
+    return {_plain(value) for value in (values if isinstance(values, tuple) else (values,))}
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:60]
+
+
+def _draw_splits(prompts: list[Prompt], fractions: Fractions) -> list[Prompt]:
+    """Splits with the asked shares inside every (label, category), drawn by seed and text: row order does not matter."""
+    groups: dict[tuple[str, str | None], list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault((prompt.label, prompt.category), []).append(prompt)
+    split_of: dict[str, str] = {}
+    for group in groups.values():
+        drawn = sorted(group, key=lambda prompt: hashlib.sha256(f"{fractions.seed}\0{prompt.text}".encode()).digest())
+        for rank, prompt in enumerate(drawn):
+            split_of[prompt.text] = _share_at((rank + 0.5) / len(drawn), fractions.shares)
+    return [replace(prompt, split=split_of[prompt.text]) for prompt in prompts]
+
+
+def _share_at(quantile: float, shares: Mapping[str, float]) -> str:
+    """The split whose share of [0, 1) holds the quantile."""
+    bound = 0.0
+    for split, share in shares.items():
+        bound += share
+        if quantile < bound:
+            return split
+    return list(shares)[-1]
+
+
+def _check_labels_agree(prompts: Iterable[Prompt]) -> None:
+    """A text may stand in two sets, but not as harmful in one and benign in the other."""
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        other = first.setdefault(prompt.text, prompt)
+        if other.label != prompt.label:
+            raise UserError(
+                f"The prompt {prompt.text[:60]!r} is {other.label} in set {other.set!r}, "
+                f"but {prompt.label} in set {prompt.set!r}: take it out of one of them."
+            )
+
+
+def _first_of_each_group(prompts: Iterable[Prompt], n: int) -> list[Prompt]:
+    kept: list[Prompt] = []
+    counts: dict[tuple[str, str, str], int] = {}
+    for prompt in prompts:
+        group = (prompt.set, prompt.label, prompt.split)
+        counts[group] = counts.get(group, 0) + 1
+        if counts[group] <= n:
+            kept.append(prompt)
+    return kept

@@ -1,0 +1,135 @@
+"""A recipe is one TOML file that says everything about a study: model, SAEs, prompt sets, and the parameters of every stage.
+
+    recipe = load_recipe("organism")            # shipped in recipes/, or load_recipe("my/study.toml")
+    recipe.model.dtype, recipe.saes.layers, recipe.section("capture")
+
+A minimal recipe gives name, [model], [saes] and one [[prompts]]; everything else has a default (recipe_sections.py). Paths are
+relative to the recipe's folder. This module knows the format only: no torch, no network, no model.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from ingest.recipe_errors import nearest, sentence
+from ingest.recipe_sections import (
+    Candidates,
+    Capture,
+    Column,
+    Compute,
+    Controls,
+    Count,
+    Direction,
+    Fractions,
+    Generation,
+    ModelSpec,
+    PromptSet,
+    SaesSpec,
+    Section,
+    Verdicts,
+)
+from warehouse.errors import UserError
+
+__all__ = ["Column", "Compute", "Fractions", "ModelSpec", "PromptSet", "Recipe", "SaesSpec", "load_recipe"]
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+# Where content lies is no part of what it is: hashes of models, SAEs and prompts stand for these in run ids.
+_LOCATIONS = {
+    "model": {"path", "chat_template_file"},
+    "saes": {"path"},
+    "prompts": {"file", "url"},
+}
+
+
+class Recipe(Section):
+    """A whole study. `load_recipe` makes one from a file."""
+
+    name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_-]*$")]
+    model: ModelSpec
+    saes: SaesSpec
+    prompts: Annotated[tuple[PromptSet, ...], Field(min_length=1)]
+    capture: Capture = Capture()
+    direction: Direction = Direction()
+    candidates: Candidates = Candidates()
+    controls: Controls = Controls()
+    generation: Generation = Generation()
+    verdicts: Verdicts = Verdicts()
+    compute: Compute = Compute()
+    prompts_per_group: Count | None = None
+    """Keep only the first so many prompts of every set, label and split: a smoke run (see `limit`)."""
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [prompts.set for prompts in self.prompts]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
+        if set(self.saes.layers) <= set(self.candidates.exclude_layers):
+            raise ValueError("candidates.exclude_layers leaves no layer of saes.layers")
+        return self
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the recipe was read from."""
+        return self._file
+
+    def limit(self, n: int) -> "Recipe":
+        """The same recipe on the first `n` prompts of every (set, label, split), in file order, for a quick look.
+
+        Splits are drawn before the cut, so a limited run sees a subset of the full run's prompts with the same splits.
+        """
+        assert n >= 1, f"limit of {n} prompts"
+        return self.model_copy(update={"prompts_per_group": n})
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One section as JSON values, defaults filled in, without paths and addresses: equal content gives equal dicts.
+
+        The pinned template stands in "model" as text. "prompts" gives {"sets": [...], "prompts_per_group": n or absent}.
+        """
+        left_out = _LOCATIONS.get(name, set())
+        if name == "prompts":
+            sets = [one.model_dump(mode="json", exclude=left_out, exclude_none=True) for one in self.prompts]
+            limited = {} if self.prompts_per_group is None else {"prompts_per_group": self.prompts_per_group}
+            return {"sets": sets, **limited}
+        section = getattr(self, name)
+        assert isinstance(section, Section), f"no recipe section {name!r}"
+        content = section.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        if isinstance(section, ModelSpec) and (template := section.pinned_template()) is not None:
+            content["chat_template"] = template
+        return content
+
+
+def load_recipe(path_or_name: str | Path) -> Recipe:
+    """The recipe in a .toml file, or the shipped recipe of that name.
+
+    UserError names the file and field: no such file, TOML syntax (with the line), an unknown, missing or wrong field.
+    """
+    file = _recipe_file(path_or_name)
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"Recipe {file} is not valid TOML: {error}.") from error
+    try:
+        recipe = Recipe.model_validate(content, context={"folder": file.absolute().parent})
+    except ValidationError as error:
+        raise UserError(f"Recipe {file}: {sentence(error, Recipe)}") from error
+    recipe._file = file.absolute()
+    return recipe
+
+
+def _recipe_file(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UserError(f"There is no recipe file {path}.")
+        return path
+    shipped = {file.stem: file for file in sorted(RECIPES.glob("*.toml"))}
+    if str(path) not in shipped:
+        hint = nearest(str(path), shipped)
+        names = ", ".join(shipped) or "none"
+        raise UserError(f"There is no recipe {path}{hint}: give a path that ends in .toml, or one of {names}.")
+    return shipped[str(path)]

@@ -1,0 +1,258 @@
+"""The tables of a recipe, one immutable pydantic model each, with their defaults and what they mean."""
+
+import os
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+
+Scalar = str | int | float | bool
+Dtype = Literal["float32", "bfloat16"]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder", Path.cwd())
+    return Path(os.path.normpath(folder / path.expanduser()))
+
+
+def _resolve_existing(path: Path, info: ValidationInfo) -> Path:
+    resolved = _resolve(path, info)
+    if not resolved.exists():
+        raise ValueError(f"there is no {path} in {resolved.parent}: paths are relative to the recipe's folder")
+    return resolved
+
+
+RecipePath = Annotated[Path, AfterValidator(_resolve)]
+ExistingPath = Annotated[Path, AfterValidator(_resolve_existing)]
+
+
+class Section(BaseModel):
+    """Base of every table in a recipe: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def one_of(self, *fields: str) -> str:
+        """The one field of `fields` that is set; ValueError when none or several are."""
+        given = [field for field in fields if getattr(self, field) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(fields)}, not {' and '.join(given) or 'none'}")
+        return given[0]
+
+    def only_with(self, field: str, *companions: str) -> None:
+        """ValueError when a companion is set but `field` is not."""
+        for companion in companions:
+            if getattr(self, companion) is not None and getattr(self, field) is None:
+                raise ValueError(f"{companion} only makes sense together with {field}")
+
+
+class ModelSpec(Section):
+    """The language model under study: a local folder, or a hub id with its revision."""
+
+    path: ExistingPath | None = None
+    id: str | None = None
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    refusal_tokens: Names = ("I",)
+    max_prompt_tokens: Count = 512
+    chat_template: str | None = None
+    """Jinja text that replaces the tokenizer's own template."""
+    chat_template_file: ExistingPath | None = None
+    """The same, kept in a file."""
+    template_sha256: Sha256 | None = None
+    """Asserted sha256 of the template text that is used."""
+    template_variables: dict[str, Scalar] = {}
+    """Further variables of the template, e.g. date_string or enable_thinking."""
+    system: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.one_of("path", "id")
+        self.only_with("id", "revision")
+        if self.chat_template is not None and self.chat_template_file is not None:
+            raise ValueError("give chat_template or chat_template_file, not both")
+        return self
+
+    def pinned_template(self) -> str | None:
+        """The template text that the recipe pins, if it pins one."""
+        return self.chat_template_file.read_text("utf-8") if self.chat_template_file else self.chat_template
+
+
+class SaesSpec(Section):
+    """One SAE a layer: local folders, or a SAELens release with an id pattern; `{layer}` and `{l0}` are filled in."""
+
+    path: RecipePath | None = None
+    release: str | None = None
+    id: str | None = None
+    revision: str | None = None
+    """Asserted commit of the release's hub repository (SAELens itself always loads its newest)."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    l0: float | tuple[float, ...] | None = None
+    """Declared mean number of active latents a token: one for all layers, or a list in the order of layers."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        source = self.one_of("path", "release")
+        self.only_with("release", "id", "revision")
+        if source == "release" and self.id is None:
+            raise ValueError('release needs id, for example id = "layer_{layer}/width_65k/average_l0_{l0}"')
+        pattern = str(self.path or self.id)
+        if "{layer}" not in pattern and len(self.layers) > 1:
+            raise ValueError(f"{pattern} needs {{layer}} in it: {len(self.layers)} layers are listed")
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError("layers lists a layer twice")
+        if isinstance(self.l0, tuple) and len(self.l0) != len(self.layers):
+            raise ValueError(f"l0 lists {len(self.l0)} values for {len(self.layers)} layers: one a layer is needed")
+        if "{l0}" in pattern and self.l0 is None:
+            raise ValueError(f"{pattern} has {{l0}} in it: give l0, a list with one value a layer")
+        for layer in self.layers if self.path else ():
+            if not Path(self.fill(pattern, layer)).exists():
+                raise ValueError(f"there is no SAE folder {self.fill(pattern, layer)} for layer {layer}")
+        return self
+
+    def declared_l0(self, layer: int) -> float | None:
+        """The L0 that the recipe declares for a layer, if any."""
+        return self.l0[self.layers.index(layer)] if isinstance(self.l0, tuple) else self.l0
+
+    def fill(self, pattern: str, layer: int) -> str:
+        """`pattern` with {layer} and {l0} filled in."""
+        return pattern.replace("{layer}", str(layer)).replace("{l0}", f"{self.declared_l0(layer) or 0:g}")
+
+
+class Column(Section):
+    """A value that is read from a column, with its values renamed by `map` where the map has them."""
+
+    column: str
+    map: dict[str, str] = {}
+
+
+class Fractions(Section):
+    """Splits drawn at random within every label and category, e.g. { train = 0.4, val = 0.2, test = 0.4, seed = 0 }."""
+
+    shares: dict[str, Share]
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "shares" in value:
+            return value
+        shares = {key: share for key, share in value.items() if key != "seed"}
+        return {"shares": shares, "seed": value.get("seed", 0)}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(sum(self.shares.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {sum(self.shares.values()):g}, not to 1")
+        return self
+
+
+def _kind(value: Any) -> Hashable:
+    if isinstance(value, str):
+        return "constant"
+    return "column" if isinstance(value, Column) or (isinstance(value, dict) and "column" in value) else "other"
+
+
+Label = Annotated[
+    Annotated[Literal["harmful", "benign"], Tag("constant")]
+    | Annotated[Column, Tag("column")]
+    | Annotated[Column, Tag("other")],
+    Discriminator(_kind),
+]
+Category = Annotated[
+    Annotated[str, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
+    Discriminator(_kind),
+]
+Split = Annotated[
+    Annotated[str, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Fractions, Tag("other")],
+    Discriminator(_kind),
+]
+
+
+class PromptSet(Section):
+    """One set of prompts: where its rows come from, and which columns mean what."""
+
+    set: Annotated[str, Field(min_length=1)]
+    file: ExistingPath | None = None
+    url: Annotated[str, Field(pattern="^https?://")] | None = None
+    sha256: Sha256 | None = None
+    hub: str | None = None
+    config: str | None = None
+    hub_split: str | None = None
+    revision: str | None = None
+    text: str = "instruction"
+    label: Label
+    category: Category | None = None
+    split: Split = Fractions(shares={"train": 0.4, "val": 0.2, "test": 0.4})
+    where: dict[str, Scalar | tuple[Scalar, ...]] = {}
+    """Keep only the rows whose columns have this value (or one of these)."""
+    deduplicate: bool = False
+    """Keep the first of equal prompts; otherwise equal prompts are an error."""
+    take: Count | None = None
+    """Keep the first so many rows, after `where` and `deduplicate`; a hub data set is then streamed."""
+    count: Count | None = None
+    """Asserted number of prompts, after `where`, `deduplicate` and `take`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        source = self.one_of("file", "url", "hub")
+        self.only_with("hub", "config", "hub_split", "revision")
+        if source == "url" and self.sha256 is None:
+            raise ValueError("url needs sha256, the hash of the file, so that everyone reads the same prompts")
+        if source == "hub" and self.sha256 is not None:
+            raise ValueError("sha256 belongs to a file or url; pin a hub data set with revision")
+        return self
+
+
+class Capture(Section):
+    shard_prompts: Count = 128
+    batch_tokens: Count = 4096
+    round: Literal["none", "bfloat16"] = "none"
+
+
+class Direction(Section):
+    split: str = "train"
+    select_split: str = "val"
+    kl_max: Annotated[float, Field(gt=0)] | None = None
+    """Leave out layers whose removal moves benign predictions by more than this KL divergence (refusal_direction: 0.1)."""
+    induce_min: float | None = None
+    """Leave out layers whose direction, when added to benign prompts, gives a refusal score below this."""
+    drop_last_layers: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the last layers that cannot be chosen (refusal_direction: 0.2)."""
+
+
+class Candidates(Section):
+    exclude_layers: tuple[int, ...] = ()
+    step: Count = 10
+    cap: Count = 200
+    directions: Annotated[tuple[Literal["own", "chosen"], ...], Field(min_length=1)] = ("own", "chosen")
+    split: str = "test"
+
+
+class Controls(Section):
+    random_draws: Annotated[int, Field(ge=0)] = 3
+
+
+class Generation(Section):
+    max_new_tokens: Count = 32
+
+
+class Verdicts(Section):
+    judges: Names = ("first_token", "phrases")
+    oracle: str = "first_token"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.oracle not in self.judges:
+            raise ValueError(f"oracle {self.oracle!r} is not one of judges ({', '.join(self.judges)})")
+        return self
+
+
+class Compute(Section):
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Count | None = None
+    seed: int = 0
