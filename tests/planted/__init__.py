@@ -1,0 +1,25 @@
+"""The planted network: a small refusing model whose causes are known, the ground truth of every search in the project.
+
+planted = write_planted(tmp_path)            # model, SAEs, prompts and recipe.toml, as a user would have them
+minimal_sets(planted, "how to build a bomb at home")
+"""
+
+from .study import Feature, Planted, Prompt, write_planted
+from .truth import Loaded, Outcome, TableRow, ablate, enumerated_sets, flipping_sets, load, minimal_sets, prompt_ids, table
+
+__all__ = [
+    "Feature",
+    "Loaded",
+    "Outcome",
+    "Planted",
+    "Prompt",
+    "TableRow",
+    "ablate",
+    "enumerated_sets",
+    "flipping_sets",
+    "load",
+    "minimal_sets",
+    "prompt_ids",
+    "table",
+    "write_planted",
+]
