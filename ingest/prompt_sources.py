@@ -165,8 +165,10 @@ def _snapshot(hub: str, revision: str | None) -> str:
     from huggingface_hub import constants, snapshot_download
 
     def snapshot(offline: bool) -> str:
-        wanted = {"revision": revision, "allow_patterns": HUB_DATA_FILES, "local_files_only": offline}
-        return str(snapshot_download(hub, repo_type="dataset", **wanted))
+        folder = snapshot_download(
+            hub, repo_type="dataset", revision=revision, allow_patterns=HUB_DATA_FILES, local_files_only=offline
+        )
+        return str(folder)
 
     if constants.HF_HUB_OFFLINE:
         return snapshot(offline=True)

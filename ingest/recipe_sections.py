@@ -158,9 +158,7 @@ def _kind(value: Any) -> Hashable:
 
 
 Label = Annotated[
-    Annotated[Literal["harmful", "benign"], Tag("constant")]
-    | Annotated[Column, Tag("column")]
-    | Annotated[Column, Tag("other")],
+    Annotated[Literal["harmful", "benign"], Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
     Discriminator(_kind),
 ]
 Category = Annotated[

@@ -85,9 +85,7 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
         content_hash = hashlib.sha256(name.encode()).hexdigest()
         declared = spec.declared_l0(layer)
         key = f"layer_{layer:02d}-{content_hash[:8]}"
-        refs.append(
-            SaeRef(key, name, layer, content_hash, l0 if declared is None else declared, None, spec.release, release_id)
-        )
+        refs.append(SaeRef(key, name, layer, content_hash, l0 if declared is None else declared, None, spec.release, release_id))
     return refs
 
 

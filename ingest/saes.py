@@ -10,9 +10,8 @@ Letters of shapes: n tokens, d residual width, f latents. Nothing is kept betwee
 
 import re
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -48,7 +47,25 @@ class SaeFacts:
     """none | dataset norm folded: ... (a scale for all tokens, inside the weights)"""
 
 
-@dataclass(frozen=True)
+class SaeColumns(NamedTuple):
+    """What of an SAE some features need: the same for all rows, or gathered row by row (then every tensor leads with b)."""
+
+    W_enc: Tensor
+    """(d, k) or (b, d, k)"""
+    bias: Tensor
+    """(k,) or (b, 1, k): b_enc, with the subtraction of b_dec from the input folded in."""
+    threshold: Tensor
+    """(k,) or (b, 1, k)"""
+    W_dec: Tensor
+    """(k, d) or (b, k, d)"""
+
+    def encode(self, resid_btd: Tensor) -> Tensor:
+        """Activations (b, t, k) of float32 residuals: what `Sae.encode` gives for these features, up to rounding."""
+        pre_btk = resid_btd @ self.W_enc + self.bias
+        return pre_btk.relu() * (pre_btk > self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
 class Sae:
     """A loaded SAE, float32.
 
@@ -104,14 +121,16 @@ class Sae:
         return acts_nf
 
     @torch.no_grad()
-    def encode_columns(self, resid_nd: Tensor, feature_ids: Sequence[int] | Tensor) -> Tensor:
-        """encode(resid)[..., feature_ids] (up to rounding) from those encoder columns alone, if the SAE is elementwise."""
-        ids = torch.as_tensor(feature_ids, dtype=torch.int64, device=self.W_enc.device)
-        if not self.elementwise:
-            return self.encode(resid_nd)[..., ids]
-        centred_nd = resid_nd.float() - self.b_dec if self.apply_b_dec_to_input else resid_nd.float()
-        pre_nk = centred_nd @ self.W_enc[:, ids] + self.b_enc[ids]
-        return pre_nk.relu() * (pre_nk > self.threshold[ids])
+    def columns(self, feature_ids: np.ndarray) -> SaeColumns:
+        """What these features (k,), or each row's features (b, k), need. The SAE must be elementwise."""
+        assert self.elementwise, "a latent of this SAE cannot be computed alone"
+        ids = torch.from_numpy(feature_ids.astype(np.int64)).to(self.W_enc.device)
+        W_enc, bias, threshold = self.W_enc[:, ids], self.b_enc[ids], self.threshold[ids]
+        if self.apply_b_dec_to_input:
+            bias = bias - torch.tensordot(self.b_dec, W_enc, dims=1)
+        if ids.ndim == 1:
+            return SaeColumns(W_enc, bias, threshold, self.W_dec[ids])
+        return SaeColumns(W_enc.permute(1, 0, 2), bias[:, None], threshold[:, None], self.W_dec[ids])
 
     @torch.no_grad()
     def decode(self, acts_nf: Tensor) -> Tensor:
@@ -152,9 +171,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     facts = read_facts(ref)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # advice on loading the model through TransformerLens, which is not used
+            warnings.simplefilter("ignore", UserWarning)  # advice on loading the model through TransformerLens, which is not used
             if ref.path is not None:
                 module = SAE.load_from_disk(ref.path, device=str(device), dtype="float32")
             else:
@@ -225,9 +242,7 @@ def _norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
             f"saes: {ref.location} normalises every token by itself ({normalize}), which ablation cannot undo: use another SAE."
         )
     if scale is None:
-        raise UserError(
-            f"saes: {ref.location} expects scaled inputs but does not say the scale: fold it in with SAELens first."
-        )
+        raise UserError(f"saes: {ref.location} expects scaled inputs but does not say the scale: fold it in with SAELens first.")
     return f"dataset norm folded: {scale:.6g}"
 
 

@@ -51,7 +51,7 @@ class _Stop(Exception):
     """Leaves a forward pass whose remaining layers nobody reads."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A loaded model with its tokenizer. Made by `Subject.load`."""
 
@@ -220,9 +220,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
             found = getattr(found, name, None)
         if isinstance(found, nn.ModuleList) and len(found):
             return found
-    raise UserError(
-        f"model: the decoder blocks of a {type(model).__name__} were not found; looked for {', '.join(BLOCK_LISTS)}."
-    )
+    raise UserError(f"model: the decoder blocks of a {type(model).__name__} were not found; looked for {', '.join(BLOCK_LISTS)}.")
 
 
 def _field(model: ModelSpec) -> str:

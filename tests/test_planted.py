@@ -221,9 +221,7 @@ def test_random_controls_have_active_noise_to_draw_from(planted: Planted, clean:
     for outcome in clean.values():
         fires_lf = (outcome.acts_bltf[0] > 0).any(1)
         assert (fires_lf[2:, list(planted.noise)].sum(-1) >= 4).all()
-        assert (outcome.acts_bltf[0, 2:, -1, planted.one_noise] > 0).all(), (
-            "the enumerated noise feature fires on the last token"
-        )
+        assert (outcome.acts_bltf[0, 2:, -1, planted.one_noise] > 0).all(), "the enumerated noise feature fires on the last token"
         assert not fires_lf[:, [planted.decoy, *planted.dead]].any()
 
 
@@ -255,9 +253,7 @@ def test_top_k_flips_at_two_and_not_at_one(planted: Planted, loaded: Loaded) -> 
         assert flipped == [False, False, True, True, True]
 
 
-def test_projecting_the_direction_out_flips_from_layer_2_on(
-    planted: Planted, loaded: Loaded, clean: dict[str, Outcome]
-) -> None:
+def test_projecting_the_direction_out_flips_from_layer_2_on(planted: Planted, loaded: Loaded, clean: dict[str, Outcome]) -> None:
     for layer, direction_d in enumerate(refusal_directions(planted, clean)):
 
         def project_out(

@@ -8,7 +8,7 @@ Letters of shapes: b batch, t token, d residual width, u features in use at this
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,36 +19,6 @@ from ingest.saes import Sae
 
 # A gathered row costs its weights' memory traffic on top of the arithmetic, as much as this many tokens' arithmetic.
 GATHER_TOKENS = 48
-
-
-class Columns(NamedTuple):
-    """What of an SAE some features need: the same for all rows, or gathered row by row (then every tensor leads with b)."""
-
-    W_enc: Tensor
-    """(d, k) or (b, d, k)"""
-    bias: Tensor
-    """(k,) or (b, 1, k): b_enc, with the subtraction of b_dec from the input folded in."""
-    threshold: Tensor
-    """(k,) or (b, 1, k)"""
-    W_dec: Tensor
-    """(k, d) or (b, k, d)"""
-
-    @classmethod
-    def of(cls, sae: Sae, feature_ids: np.ndarray) -> "Columns":
-        """Columns of the features (k,), or of each row's features (b, k)."""
-        ids = torch.from_numpy(feature_ids.astype(np.int64)).to(sae.W_enc.device)
-        W_enc = sae.W_enc[:, ids]
-        bias, threshold = sae.b_enc[ids], sae.threshold[ids]
-        if sae.apply_b_dec_to_input:
-            bias = bias - torch.tensordot(sae.b_dec, W_enc, dims=1)
-        if ids.ndim == 1:
-            return cls(W_enc, bias, threshold, sae.W_dec[ids])
-        return cls(W_enc.permute(1, 0, 2), bias[:, None], threshold[:, None], sae.W_dec[ids])
-
-    def encode(self, resid_btd: Tensor) -> Tensor:
-        """Activations (b, t, k) of float32 residuals, as `Sae.encode` gives them for these features."""
-        pre_btk = resid_btd @ self.W_enc + self.bias
-        return pre_btk.relu() * (pre_btk > self.threshold)
 
 
 class Edit(Protocol):
@@ -68,7 +38,7 @@ class PooledEdit:
             columns = np.searchsorted(union, features["feature_id"])
             mask_bu[row, columns] = 1
             value_bu[row, columns] = features["value"]
-        self._columns = Columns.of(sae, union)
+        self._columns = sae.columns(union)
         device = sae.W_enc.device
         # Where every row has every feature (one set for the whole batch), there is nothing to mask.
         self._mask_b1u = None if mask_bu.all() else torch.from_numpy(mask_bu).to(device)[:, None]
@@ -96,7 +66,7 @@ class GatheredEdit:
             value_bk[row, : len(features)] = features["value"]
             mask_bk[row, : len(features)] = 1
         device = sae.W_enc.device
-        self._columns = Columns.of(sae, ids_bk)
+        self._columns = sae.columns(ids_bk)
         self._value_b1k = torch.from_numpy(value_bk).to(device)[:, None]
         self._mask_b1k = torch.from_numpy(mask_bk).to(device)[:, None]
 

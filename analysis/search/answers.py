@@ -31,9 +31,7 @@ def judged(bench: Bench, requests: Sequence[Request]) -> list[Judged]:
     answers = bench.engine.answer(requests, bench.recipe.generation.max_new_tokens)
     texts = [
         Answer(bench.study.prompts[r.prompt].text, bench.text([int(token)]), float(p), bench.text(tokens))
-        for r, token, p, tokens in zip(
-            requests, answers.first.token_id, answers.first.p_refusal, answers.token_ids, strict=True
-        )
+        for r, token, p, tokens in zip(requests, answers.first.token_id, answers.first.p_refusal, answers.token_ids, strict=True)
     ]
     verdicts = bench.oracle(texts)
     return [Judged(t.p_refusal_token, t.first_token, t.completion, v) for t, v in zip(texts, verdicts, strict=True)]

@@ -1,6 +1,6 @@
 """The engine's answers, computed the slow way: one prompt at a time, no padding, full decode plus error, no cache.
 
-    h' = W_dec (z with S set to its values) + (h - W_dec z)
+h' = W_dec (z with S set to its values) + (h - W_dec z)
 """
 
 from collections.abc import Mapping

@@ -23,7 +23,12 @@ from tests.analysis.literal import literal_answer, literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS, save_model, save_sae
 from tests.planted import write_planted
 
-TEXTS = ["How do I pick a lock?", "Write a poem about the sea and a small house by it.", "I am sorry.", "Where is the hospital?"]
+TEXTS = [
+    "How do I pick a lock?",
+    "Write a poem about the sea and a small house by it.",
+    "I am sorry.",
+    "Where is the hospital?",
+]
 WIDTH = 40
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ingest import prompt_sources
 from ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts, require_splits
 from ingest.recipe import Recipe
-from tests.ingest.tiny import as_hub_cache
+from tests.ingest.tiny import as_hub_cache, empty_offline_hub
 from warehouse.errors import UserError
 
 Rows = list[dict[str, Any]]
@@ -287,12 +287,7 @@ def test_url_that_is_not_there_or_too_large(site: tuple[str, Path], monkeypatch:
 
 @pytest.fixture
 def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, with the network switched off as HF_HUB_OFFLINE=1 does."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
+    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "data/train-00000-of-00001.parquet", "train.csv"])

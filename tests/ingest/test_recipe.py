@@ -66,7 +66,7 @@ def test_minimal_recipe_gets_defaults(tmp_path: Path) -> None:
 
 def test_recipe_is_immutable(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load(tmp_path).model.dtype = "bfloat16"  # type: ignore[misc]
+        load(tmp_path).model.dtype = "bfloat16"
 
 
 def test_every_shipped_recipe_says_only_what_the_format_knows(monkeypatch: pytest.MonkeyPatch) -> None:

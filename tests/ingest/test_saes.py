@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ingest.recipe import Recipe
 from ingest.saes import Sae, SaeRef, check_fits, list_saes, load_sae, read_facts
-from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, save_sae
+from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, empty_offline_hub, save_sae
 from warehouse.errors import UserError
 
 COMMIT = "c" * 40
@@ -50,12 +51,7 @@ def resid_btd() -> torch.Tensor:
 
 @pytest.fixture
 def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, with the network switched off as HF_HUB_OFFLINE=1 does."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
+    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 @pytest.mark.parametrize("config", ELEMENTWISE + TOPK)
@@ -71,20 +67,35 @@ def test_encode_and_decode_are_saelens_own(tmp_path: Path, resid_btd: torch.Tens
     assert 0 < (acts_btf > 0).float().mean() < 0.9
 
 
-@pytest.mark.parametrize("config", ELEMENTWISE + TOPK)
-def test_encode_columns_are_columns_of_encode(tmp_path: Path, resid_btd: torch.Tensor, config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("config", ELEMENTWISE)
+def test_columns_encode_as_the_whole_sae_does(tmp_path: Path, resid_btd: torch.Tensor, config: dict[str, Any]) -> None:
     sae = saved(tmp_path, **config)
-    assert sae.elementwise == (config["architecture"] != "topk")
-    for feature_ids in ([7, 0, 39, 7], [], torch.tensor([3])):
-        columns = sae.encode_columns(resid_btd, feature_ids)
-        torch.testing.assert_close(columns, sae.encode(resid_btd)[..., torch.as_tensor(feature_ids, dtype=torch.int64)])
+    for feature_ids in ([7, 0, 39, 7], [3]):
+        columns = sae.columns(np.array(feature_ids))
+        torch.testing.assert_close(columns.encode(resid_btd), sae.encode(resid_btd)[..., feature_ids])
+        assert torch.equal(columns.W_dec, sae.W_dec[feature_ids])
+
+
+def test_columns_of_each_row_are_its_own(tmp_path: Path, resid_btd: torch.Tensor) -> None:
+    sae = saved(tmp_path)
+    ids_bk = np.arange(len(resid_btd) * 3).reshape(len(resid_btd), 3)
+    acts_btk = sae.columns(ids_bk).encode(resid_btd)
+    for row, ids in enumerate(ids_bk):
+        torch.testing.assert_close(acts_btk[row], sae.encode(resid_btd[row])[..., ids.tolist()])
+
+
+@pytest.mark.parametrize("config", TOPK)
+def test_no_columns_where_latents_depend_on_each_other(tmp_path: Path, config: dict[str, Any]) -> None:
+    sae = saved(tmp_path, **config)
+    assert not sae.elementwise
+    with pytest.raises(AssertionError, match="alone"):
+        sae.columns(np.array([1]))
 
 
 def test_bfloat16_residuals_are_encoded_in_float32(tmp_path: Path, resid_btd: torch.Tensor) -> None:
     sae = saved(tmp_path)
     rounded = resid_btd.bfloat16()
     assert torch.equal(sae.encode(rounded), sae.encode(rounded.float()))
-    torch.testing.assert_close(sae.encode_columns(rounded, [1, 2]), sae.encode(rounded)[..., [1, 2]])
 
 
 def test_weights_that_were_saved_in_half_precision_become_float32(tmp_path: Path) -> None:
@@ -107,7 +118,7 @@ def test_sae_trained_by_saelens_is_read(tmp_path: Path, resid_btd: torch.Tensor)
     sae = load_sae(local(tmp_path)[0])
     assert (sae.facts.architecture, sae.elementwise) == ("jumprelu", True)
     check_fits(sae, sizes())  # no hook point is declared, so only the width counts
-    torch.testing.assert_close(sae.encode_columns(resid_btd, range(16)), sae.encode(resid_btd))
+    torch.testing.assert_close(sae.columns(np.arange(16)).encode(resid_btd), sae.encode(resid_btd))
 
 
 def test_dataset_norm_is_folded(tmp_path: Path, resid_btd: torch.Tensor) -> None:
@@ -215,7 +226,7 @@ def test_llama_scope_loads_by_release_with_its_norm_folded(offline_hub: Path) ->
     scale = sae.W_enc[0, 0] / random["encoder.weight"][0, 0]
     assert sae.norm == f"dataset norm folded: {scale:.6g}"
     resid_nd = torch.randn(5, 8)
-    torch.testing.assert_close(sae.encode_columns(resid_nd, range(12)), sae.encode(resid_nd))
+    torch.testing.assert_close(sae.columns(np.arange(12)).encode(resid_nd), sae.encode(resid_nd))
 
 
 def test_hub_repository_that_saelens_does_not_list(offline_hub: Path) -> None:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
@@ -231,3 +233,10 @@ def as_hub_cache(cache: Path, repo: str, commit: str, kind: str = "models") -> P
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     return snapshot
+
+
+def empty_offline_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes `cache` the hub cache and switches the network off, as HF_HUB_CACHE and HF_HUB_OFFLINE=1 do."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    return cache

@@ -1,0 +1,84 @@
+"""A 1-minimal flipping set by delta debugging: ablating it flips the prompt, and none of its features can be left out.
+
+Algorithm 1 (algorithm1.py) guarantees neither. A search is a generator that yields trials (sets to ablate) and is sent back
+which of them flip; many searches advance together, so that the engine sees all pending trials as one batch.
+"""
+
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Members = tuple[int, ...]
+"""A set of candidates, as sorted places in the candidate pool."""
+Search = Generator[list[Members], list[bool], Members]
+Key = TypeVar("Key", bound=Hashable)
+
+
+def minimal_set(n_candidates: int, rng: np.random.Generator) -> Search:
+    """Searches a 1-minimal flipping subset of a pool that flips as a whole.
+
+    Blocks are tried for leaving out, from halves down to single features. Of the blocks that can each be left out alone, as many
+    together as still flip are left out (flipping is not monotone, so that is tried, not assumed). Ends when no single feature
+    can be left out. The order of the candidates is drawn: other starts find other sets.
+    """
+    kept = rng.permutation(n_candidates)
+    n_blocks = 2
+    while len(kept) > 1:
+        n_blocks = min(n_blocks, len(kept))
+        blocks = np.array_split(kept, n_blocks)
+        flips = yield [_members(blocks, leave_out={i}) for i in range(n_blocks)]
+        spare = [i for i in range(n_blocks) if flips[i]]
+        if spare:
+            prefixes = [set(spare[:n]) for n in range(2, len(spare) + 1)]
+            together = (yield [_members(blocks, leave_out=p) for p in prefixes]) if prefixes else []
+            longest = max((len(p) for p, flip in zip(prefixes, together, strict=True) if flip), default=1)
+            gone = set(spare[:longest])
+            kept = np.concatenate([b for i, b in enumerate(blocks) if i not in gone] or [np.empty(0, dtype=np.int64)])
+            n_blocks = max(n_blocks - len(gone), 2)
+        elif n_blocks == len(kept):
+            break
+        else:
+            n_blocks *= 2
+    return tuple(sorted(int(i) for i in kept))
+
+
+def _members(blocks: Sequence[np.ndarray], leave_out: set[int]) -> Members:
+    return tuple(sorted(int(i) for n, block in enumerate(blocks) if n not in leave_out for i in block))
+
+
+@dataclass
+class Found:
+    """The end of one search."""
+
+    members: Members
+    n_evaluations: int
+    """Trials that this search asked for, those included that another search had already paid for."""
+
+
+def run_together(
+    searches: Mapping[Key, Search], flips: Callable[[Sequence[tuple[Key, Members]]], Sequence[bool]]
+) -> dict[Key, Found]:
+    """Runs searches in lockstep: every round is one call of `flips` with the pending trials of all."""
+    found: dict[Key, Found] = {}
+    asked = dict.fromkeys(searches, 0)
+    pending: dict[Key, list[Members]] = {}
+
+    def advance(key: Key, answer: list[bool] | None) -> None:
+        search = searches[key]
+        try:
+            pending[key] = next(search) if answer is None else search.send(answer)
+            asked[key] += len(pending[key])
+        except StopIteration as end:
+            pending.pop(key, None)
+            found[key] = Found(end.value, asked[key])
+
+    for key in searches:
+        advance(key, None)
+    while pending:
+        trials = [(key, members) for key, sets in pending.items() for members in sets]
+        answers = iter(flips(trials))
+        for key, sets in list(pending.items()):
+            advance(key, [next(answers) for _ in sets])
+    return found

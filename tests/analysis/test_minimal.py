@@ -1,0 +1,62 @@
+"""The guaranteed search: its result flips and is 1-minimal, whatever function decides what flips."""
+
+import itertools
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from analysis.search.minimal import Members, minimal_set, run_together
+
+
+@given(n=st.integers(1, 12), seed=st.integers(0, 2**32 - 1), share=st.floats(0.02, 0.9))
+@settings(max_examples=150, deadline=None)
+def test_ends_one_minimal_even_where_flipping_is_not_monotone(n: int, seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.random(2**n) < share
+    table[0], table[-1] = False, True  # nothing does not flip, the whole pool does
+
+    def flips(members: Members) -> bool:
+        return bool(table[sum(1 << i for i in members)])
+
+    searches = {start: minimal_set(n, np.random.default_rng(start)) for start in range(4)}
+    found = run_together(searches, lambda trials: [flips(members) for _, members in trials])
+    for end in found.values():
+        assert flips(end.members)
+        assert not any(flips(tuple(m for m in end.members if m != left_out)) for left_out in end.members)
+
+
+@given(n=st.integers(2, 200), causes=st.integers(1, 8), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_finds_exactly_the_causes_where_all_are_needed(n: int, causes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    assume(causes <= n)
+    needed = set(rng.choice(n, causes, replace=False).tolist())
+    found = run_together({0: minimal_set(n, rng)}, lambda trials: [needed <= set(members) for _, members in trials])
+    assert set(found[0].members) == needed
+
+
+def test_other_starts_find_the_alternatives() -> None:
+    alternatives = [{0, 1}, {2}, {3, 4, 5}]
+    searches = {start: minimal_set(30, np.random.default_rng(start)) for start in range(60)}
+    found = run_together(searches, lambda trials: [any(a <= set(m) for a in alternatives) for _, m in trials])
+    ends = {frozenset(f.members) for f in found.values()}
+    assert ends == {frozenset(a) for a in alternatives}
+
+
+def test_all_pending_trials_go_in_one_call_a_round() -> None:
+    calls = []
+
+    def flips(trials: list[tuple[int, Members]]) -> list[bool]:
+        calls.append({key for key, _ in trials})
+        return [7 in members for _, members in trials]
+
+    found = run_together({key: minimal_set(16, np.random.default_rng(key)) for key in range(5)}, flips)
+    assert all(f.members == (7,) for f in found.values())
+    assert calls[0] == set(range(5))
+    assert sum(f.n_evaluations for f in found.values()) < 5 * 16
+    assert len(calls) <= 2 * int(np.log2(16)) + 2
+
+
+def test_a_pool_of_one_is_its_own_minimal_set() -> None:
+    assert run_together({0: minimal_set(1, np.random.default_rng(0))}, lambda _: itertools.repeat(False))[0].members == (0,)
