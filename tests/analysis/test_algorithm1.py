@@ -38,8 +38,8 @@ def test_every_threshold_from_one_sequence_equals_the_published_loop(n: int, blo
     weights = rng.standard_normal(n) * 2
 
     def p(ablated: frozenset[int]) -> float:
-        """A stand-in for the model: any function of the ablated set, in float64."""
-        return float(1 / (1 + np.exp(-2 + weights[sorted(ablated)].sum())))
+        """A stand-in for the model: any function of the ablated set, in float64, above the guard against division by zero."""
+        return 1e-9 + float(1 / (1 + np.exp(-2 + weights[sorted(ablated)].sum())))
 
     ablated = [set(range(n)) - set(blocks[:t].ravel().tolist()) for t in range(len(blocks) + 1)]
     p_refusal = np.array([p(frozenset(a)) for a in ablated])
