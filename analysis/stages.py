@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from analysis.bench import Bench
-from analysis.search import alignments, candidates, controls, directions, judging
+from analysis.search import algorithm1, alignments, baseline, candidates, controls, directions, judging, minimal
 from analysis.stage import Stage, Work
 from ingest.job import Study, ingest_spec, ingest_study, open_study
 from ingest.recipe import Recipe
@@ -16,8 +16,15 @@ from warehouse.progress import Quiet
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
 
-STAGES = (directions.STAGE, alignments.STAGE, candidates.STAGE, controls.STAGE, judging.STAGE)
-"""All stages of the analysis, each after the ones that it needs."""
+ANSWERING = (baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, controls.STAGE)
+"""The stages that ablate and store answers, which the judges read."""
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """All stages of a recipe's analysis, each after the ones that it needs."""
+    answered_by = [stage.name for stage in ANSWERING]
+    judges = [judging.stage(name, answered_by) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
+    return [directions.STAGE, alignments.STAGE, *ANSWERING, *judges]
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class StageStatus:
 def specs(study: Study) -> dict[str, RunSpec]:
     """The identity of every stage's run, ingest first."""
     found = {"ingest": ingest_spec(study)}
-    for stage in STAGES:
+    for stage in stages(study.recipe):
         found[stage.name] = _spec(stage, study, found)
     return found
 
@@ -52,7 +59,7 @@ def analyze(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet 
     known = specs(study)
     bench = Bench(study, lake)
     records = [ingest_study(study, lake, force=force, progress=progress)]
-    for stage in STAGES:
+    for stage in stages(recipe):
         parents = {name: known[name].run_id for name in stage.parents}
         plan = Plan(stage.shards(study), partial(_compute, stage, bench, known[stage.name], parents), stage.tables, stage.unit)
         records.append(ensure_run(lake, known[stage.name], plan, force=force, progress=progress))

@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ingest.recipe_errors import nearest, sentence
 from ingest.recipe_sections import (
+    Algorithm1,
     Candidates,
     Capture,
     Column,
@@ -24,6 +25,7 @@ from ingest.recipe_sections import (
     Direction,
     Fractions,
     Generation,
+    Minimal,
     ModelSpec,
     PromptSet,
     SaesSpec,
@@ -54,6 +56,8 @@ class Recipe(Section):
     capture: Capture = Capture()
     direction: Direction = Direction()
     candidates: Candidates = Candidates()
+    algorithm1: Algorithm1 = Algorithm1()
+    minimal: Minimal = Minimal()
     controls: Controls = Controls()
     generation: Generation = Generation()
     verdicts: Verdicts = Verdicts()

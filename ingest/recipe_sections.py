@@ -231,8 +231,32 @@ class Candidates(Section):
     split: str = "test"
 
 
+class Algorithm1(Section):
+    """Greedy pruning as published (R6)."""
+
+    direction: Literal["own", "chosen"] = "own"
+    block_size: Count = 5
+    """N: features a block."""
+    taus: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    seeds: Count = 3
+    """Draws of the blocks; a feature counts as found if it is found under all of them."""
+
+
+class Minimal(Section):
+    """The search for 1-minimal flipping sets."""
+
+    direction: Literal["own", "chosen"] = "own"
+    starts: Count = 4
+    """Searches a prompt, each with its own order of the candidates, to find alternative sets."""
+
+
 class Controls(Section):
     random_draws: Annotated[int, Field(ge=0)] = 3
+    """Draws of random active features, for every set size that they are held against (R15)."""
+    firing_on_tokens: tuple[Count, ...] = ()
+    """Ablate the features that fire on at least so many tokens of the prompt (R17)."""
+    clamp_values: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Clamp the first candidate of every layer to these values on benign prompts."""
 
 
 class Generation(Section):

@@ -8,7 +8,7 @@ to rounding. Fast: requests of like length and depth share a batch, the network 
 a prompt, and only the last position's logits are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -64,13 +64,14 @@ class AblationEngine:
 
     def next_token(self, requests: Sequence[Request]) -> NextToken:
         """The next token of every request, in the order given."""
+        requests, place = _distinct(requests)
         p_refusal = np.empty(len(requests), dtype=np.float32)
         token_id = np.empty(len(requests), dtype=np.int64)
         for rows in self._batches(requests):
             probabilities_bv = self._logits([requests[i] for i in rows]).softmax(-1)
             p_refusal[rows] = probabilities_bv[:, self._refusal_ids].sum(-1).cpu().numpy()
             token_id[rows] = probabilities_bv.argmax(-1).cpu().numpy()
-        return NextToken(p_refusal, token_id)
+        return NextToken(p_refusal[place], token_id[place])
 
     def log_probabilities(self, requests: Sequence[Request]) -> Tensor:
         """Log-probabilities (n, v) of the next token, float32, on the CPU."""
@@ -83,6 +84,7 @@ class AblationEngine:
 
     def answer(self, requests: Sequence[Request], max_new_tokens: int) -> Answers:
         """Greedy continuations; interventions at all positions stay on for every generated token."""
+        requests, place = _distinct(requests)
         p_refusal = np.empty(len(requests), dtype=np.float32)
         token_id = np.empty(len(requests), dtype=np.int64)
         token_ids: list[list[int]] = [[] for _ in requests]
@@ -92,7 +94,7 @@ class AblationEngine:
             token_id[rows] = first_bv.argmax(-1).cpu().numpy()
             for i, tokens in zip(rows, generated, strict=True):
                 token_ids[i] = tokens
-        return Answers(NextToken(p_refusal, token_id), token_ids)
+        return Answers(NextToken(p_refusal[place], token_id[place]), [token_ids[i] for i in place])
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Rows of requests to answer together: the same first layer, similar lengths."""
@@ -179,6 +181,14 @@ class AblationEngine:
             else:
                 rows.append(torch.isin(positions_bt[row], torch.tensor(request.positions, device=positions_bt.device)))
         return torch.stack(rows)
+
+
+def _distinct(requests: Sequence[Request]) -> tuple[list[Request], np.ndarray]:
+    """The requests without repeated states, and where each one's answer stands among them."""
+    places: dict[Hashable, int] = {}
+    place = [places.setdefault(r.state, len(places)) for r in requests]
+    distinct = dict(zip(reversed(place), reversed(requests), strict=True))
+    return [distinct[p] for p in range(len(places))], np.array(place, dtype=np.int64)
 
 
 def _edited(edits: Sequence[Edit], where_bt: Tensor | None, resid_btd: Tensor) -> Tensor:

@@ -76,6 +76,11 @@ class Request:
     """Positions of the prompt at which the interventions act; None: all of them, and every generated token."""
 
     @property
+    def state(self) -> tuple[int, int, DirectionEdit | None, tuple[int, ...] | None]:
+        """What determines the answer: equal states need one pass."""
+        return self.prompt, self.features.key, self.direction, self.positions
+
+    @property
     def first_layer(self) -> int | None:
         """The lowest layer that is touched; None for the unmodified model."""
         touched = self.features.layers + (self.direction.layers if self.direction else ())

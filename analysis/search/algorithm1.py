@@ -9,7 +9,21 @@ the first t blocks of one random sequence,
 for every tau from the same floor(|C| / N) + 1 independent evaluations. The last fewer than N candidates are never tested.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
 import numpy as np
+import pyarrow as pa
+
+from analysis.bench import Bench
+from analysis.engine.requests import FeatureSet, Request
+from analysis.search.answers import Ablation, ablation_rows
+from analysis.search.candidates import shards_of_split
+from analysis.search.critical import Pool, on_benign, pools, search_rows
+from analysis.stage import Stage, Work
+from warehouse.runs import Rows
+from warehouse.schema import SEARCH_TRACE
 
 SMALLEST_P = 1e-12
 """P(A_t) is guarded here: below it, a relative change means nothing."""
@@ -32,3 +46,93 @@ def found_sets(blocks: np.ndarray, p_refusal: np.ndarray, taus: np.ndarray) -> l
     """K_tau for every tau, as sorted places in the pool; they are nested."""
     change = deltas(p_refusal)
     return [np.sort(blocks[change >= tau].ravel()) for tau in taus]
+
+
+@dataclass(frozen=True)
+class Sequenced:
+    """One random sequence of blocks through one prompt's pool."""
+
+    pool: Pool
+    seed: int
+    blocks: np.ndarray
+
+    def ablated(self) -> list[FeatureSet]:
+        """A_0, A_1, ...: the pool without the first t blocks."""
+        gone = np.zeros(len(self.pool), dtype=bool)
+        sets = [self.pool.at(np.flatnonzero(~gone))]
+        for block in self.blocks:
+            gone[block] = True
+            sets.append(self.pool.at(np.flatnonzero(~gone)))
+        return sets
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    settings, shards = work.bench.recipe.algorithm1, shards_of_split(work.bench.study)
+    by_prompt = pools(work, settings.direction)
+    for name in missing:
+        sequences = [
+            Sequenced(by_prompt[p], seed, block_sequence(len(by_prompt[p]), settings.block_size, _rng(work, seed, p)))
+            for p in shards[name]
+            if p in by_prompt
+            for seed in range(settings.seeds)
+        ]
+        yield name, _search(work, sequences, shards[name])
+
+
+def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
+    """Draws depend on the prompt and the seed, never on tau or on what else is searched."""
+    return np.random.default_rng([work.spec.seed, seed, prompt])
+
+
+def _search(work: Work, sequences: Sequence[Sequenced], prompts: Sequence[int]) -> list[Rows]:
+    bench, taus = work.bench, np.array(work.bench.recipe.algorithm1.taus)
+    requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
+    p_refusal = bench.engine.next_token(requests).p_refusal.astype(np.float64)
+    stops = np.cumsum([len(s.blocks) + 1 for s in sequences])
+    traces = np.split(p_refusal, stops[:-1]) if sequences else []
+    found = [found_sets(s.blocks, trace, taus) for s, trace in zip(sequences, traces, strict=True)]
+    asked = list(_tests(sequences, found, taus))
+    asked += on_benign([a for a in asked if not a.condition.endswith("complement")], bench, prompts)
+    evaluations = {(s.pool.prompt, s.seed): (s.pool, len(s.blocks) + 1) for s in sequences}
+    return [
+        *ablation_rows(bench, work.spec.stage, asked, more_sets=[s.pool.at(b) for s in sequences for b in s.blocks]),
+        _trace_rows(bench, sequences, traces),
+        search_rows(bench, "algorithm1", evaluations),
+    ]
+
+
+def _tests(sequences: Sequence[Sequenced], found: Sequence[list[np.ndarray]], taus: np.ndarray) -> Iterator[Ablation]:
+    """Does each found set flip the prompt by itself, does what was found under all seeds, and do the complements?"""
+    by_prompt: dict[int, list[tuple[Sequenced, list[np.ndarray]]]] = {}
+    for sequence, sets in zip(sequences, found, strict=True):
+        by_prompt.setdefault(sequence.pool.prompt, []).append((sequence, sets))
+    for prompt, searched in by_prompt.items():
+        pool = searched[0][0].pool
+        for i, tau in enumerate(taus.tolist()):
+            tests: list[tuple[str, int | None, np.ndarray]] = [("algorithm1", s.seed, by_tau[i]) for s, by_tau in searched]
+            tests.append(("algorithm1_common", None, reduce(np.intersect1d, [by_tau[i] for _, by_tau in searched])))
+            for condition, seed, members in tests:
+                rest = np.setdiff1d(np.arange(len(pool)), members)
+                yield Ablation(Request(prompt, pool.at(members)), condition, k=pool.k, seed=seed, tau=tau)
+                yield Ablation(Request(prompt, pool.at(rest)), f"{condition}_complement", k=pool.k, seed=seed, tau=tau)
+
+
+def _trace_rows(bench: Bench, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray]) -> Rows:
+    columns: dict[str, list[object]] = {
+        "prompt_id": [int(bench.prompt_ids[s.pool.prompt]) for s in sequences for _ in range(len(s.blocks) + 1)],
+        "seed": [s.seed for s in sequences for _ in range(len(s.blocks) + 1)],
+        "step": [step for s in sequences for step in range(len(s.blocks) + 1)],
+        "block": [key for s in sequences for key in (None, *(s.pool.at(b).key for b in s.blocks))],
+        "p_refusal_token": [p for trace in traces for p in trace.tolist()],
+    }
+    return Rows("search_trace", pa.table({n: pa.array(v, SEARCH_TRACE.column(n).type) for n, v in columns.items()}))
+
+
+STAGE = Stage(
+    name="algorithm1",
+    parents=("candidates", "baseline", "alignments", "ingest"),
+    sections=("algorithm1", "candidates", "generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts", "search_trace", "searches"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+)

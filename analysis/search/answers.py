@@ -1,17 +1,24 @@
-"""Engine answers as text with the oracle's verdict, and as rows of the lake."""
+"""Engine answers as text with the oracle's verdict, and as rows of the lake.
 
-from collections.abc import Sequence
+The oracle is the judge that a recipe's searches go by. Its verdicts are stored with the answers; other judges read them later.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 
 from analysis.bench import Bench
-from analysis.engine.requests import FeatureSet, Request
+from analysis.engine.requests import NO_FEATURES, FeatureSet, Request
 from analysis.verdicts import Answer, Verdict
 from warehouse.runs import Rows
-from warehouse.schema import ABLATIONS, FEATURE_SETS
+from warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS, Table
 from warehouse.store import sha256_text
+
+
+Columns = Mapping[str, Sequence[object] | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,19 @@ def judged(bench: Bench, requests: Sequence[Request]) -> list[Judged]:
     return [Judged(t.p_refusal_token, t.first_token, t.completion, v) for t, v in zip(texts, verdicts, strict=True)]
 
 
+def flipped(bench: Bench, requests: Sequence[Request]) -> list[bool]:
+    """Whether the oracle reads each answer as an answer: neither a refusal nor degenerate.
+
+    An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
+    """
+    if bench.recipe.verdicts.oracle != "first_token" or not requests:
+        return [a.verdict.flipped for a in judged(bench, requests)]
+    passes = ~np.isin(bench.engine.next_token(requests).token_id, bench.subject.refusal_token_ids)
+    flips = np.zeros(len(requests), dtype=bool)
+    flips[passes] = [a.verdict.flipped for a in judged(bench, [r for r, passed in zip(requests, passes, strict=True) if passed])]
+    return [bool(flip) for flip in flips]
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One asked intervention, as a row of `ablations` names it."""
@@ -46,16 +66,21 @@ class Ablation:
     k: int | None = None
     draw: int | None = None
     seed: int | None = None
+    tau: float | None = None
 
 
-def ablation_rows(bench: Bench, stage: str, asked: Sequence[Ablation]) -> list[Rows]:
-    """Answers what is asked: rows of `ablations` and `feature_sets`, with content hashes for the ids that publishing numbers."""
+def ablation_rows(bench: Bench, stage: str, asked: Sequence[Ablation], more_sets: Iterable[FeatureSet] = ()) -> list[Rows]:
+    """Answers what is asked: rows of `ablations`, `verdicts` (the oracle's) and `feature_sets` (with `more_sets` in it).
+
+    The ids are content hashes, which publishing numbers.
+    """
     answers = judged(bench, [a.request for a in asked])
-    sets = {a.request.features.key: a.request.features for a in asked if len(a.request.features)}
+    sets = {s.key: s for s in chain((a.request.features for a in asked), more_sets) if len(s)}
     prompts = [int(bench.prompt_ids[a.request.prompt]) for a in asked]
-    identity = [f"{stage}|{a.condition}|{a.k}|{a.draw}|{a.seed}|{p}" for a, p in zip(asked, prompts, strict=True)]
-    columns = {
-        "ablation_id": [int(sha256_text(text)[:15], 16) for text in identity],
+    names = [f"{stage}|{a.condition}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{p}" for a, p in zip(asked, prompts, strict=True)]
+    ablation_ids = [int(sha256_text(name)[:15], 16) for name in names]
+    ablations: Columns = {
+        "ablation_id": ablation_ids,
         "prompt_id": prompts,
         "set_id": [a.request.features.key if len(a.request.features) else None for a in asked],
         "stage": [stage] * len(asked),
@@ -63,22 +88,43 @@ def ablation_rows(bench: Bench, stage: str, asked: Sequence[Ablation]) -> list[R
         "seed": [a.seed for a in asked],
         "draw": [a.draw for a in asked],
         "k": [a.k for a in asked],
+        "tau": [a.tau for a in asked],
         "p_refusal_token": [a.p_refusal_token for a in answers],
         "first_token": [a.first_token for a in answers],
         "completion": [a.completion for a in answers],
     }
-    table = pa.table({name: pa.array(values, ABLATIONS.column(name).type) for name, values in columns.items()})
-    return [Rows("ablations", table), Rows("feature_sets", _set_table(bench, sets))]
+    return [
+        Rows("ablations", _table(ABLATIONS, ablations)),
+        verdict_rows(ablation_ids, bench.recipe.verdicts.oracle, [a.verdict for a in answers]),
+        Rows("feature_sets", _set_table(bench, sets)),
+    ]
+
+
+def verdict_rows(ablation_ids: Sequence[int], judge: str, verdicts: Sequence[Verdict]) -> Rows:
+    """Rows of `verdicts` for one judge."""
+    columns: Columns = {
+        "ablation_id": ablation_ids,
+        "judge": [judge] * len(verdicts),
+        "refused": [v.refused for v in verdicts],
+        "degenerate": [v.degenerate for v in verdicts],
+        "flipped": [v.flipped for v in verdicts],
+        "score": [v.score for v in verdicts],
+    }
+    return Rows("verdicts", _table(VERDICTS, columns))
 
 
 def _set_table(bench: Bench, sets: dict[int, FeatureSet]) -> pa.Table:
     sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
-    features = np.concatenate([s.rows for s in sets.values()]) if sets else np.empty(0, dtype=[("layer", "<i2")])
-    columns = {
-        "set_id": np.repeat(list(sets), [len(s) for s in sets.values()]).astype(np.int64),
+    features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in sets.values())])
+    columns: Columns = {
+        "set_id": np.repeat(np.array(list(sets), dtype=np.int64), [len(s) for s in sets.values()]),
         "sae_id": [sae_ids[int(layer)] for layer in features["layer"]],
         "layer": features["layer"],
-        "feature_id": features["feature_id"] if sets else [],
-        "value": features["value"] if sets else [],
+        "feature_id": features["feature_id"],
+        "value": features["value"],
     }
-    return pa.table({name: pa.array(values, FEATURE_SETS.column(name).type) for name, values in columns.items()})
+    return _table(FEATURE_SETS, columns)
+
+
+def _table(table: Table, columns: Columns) -> pa.Table:
+    return pa.table({name: pa.array(values, table.column(name).type) for name, values in columns.items()})

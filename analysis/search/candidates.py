@@ -52,8 +52,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 STAGE = Stage(
     name="candidates",
     parents=("alignments", "ingest"),
-    sections=("candidates", "generation", "capture"),
-    tables=("feature_sets", "ablations"),
+    sections=("candidates", "generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
 )

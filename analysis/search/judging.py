@@ -1,9 +1,9 @@
-"""Verdicts over stored answers (R7): a run of its own, so that judges can be added without ablating again."""
+"""Verdicts over stored answers (R7): a run for each judge, so that judges can be added without ablating again."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-import pyarrow as pa
-
+from analysis.search.answers import verdict_rows
 from analysis.stage import Stage, Work, single_shard
 from analysis.verdicts import Answer, judge_named
 from warehouse.runs import Rows
@@ -15,33 +15,22 @@ order by ablation_id
 """
 
 
-def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    recipe = work.bench.recipe
+def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    judgement = judge_named(judge, work.bench.recipe.model.refusal_tokens)
     with work.bench.sql(list(work.parents.values())) as con:
         found = con.execute(ANSWERS).fetchall()
-    ablation_ids = [row[0] for row in found]
-    answers = [Answer(*row[1:]) for row in found]
-    parts = []
-    for name in recipe.verdicts.judges:
-        verdicts = judge_named(name, recipe.model.refusal_tokens)(answers)
-        columns = {
-            "ablation_id": ablation_ids,
-            "judge": [name] * len(verdicts),
-            "refused": [v.refused for v in verdicts],
-            "degenerate": [v.degenerate for v in verdicts],
-            "flipped": [v.flipped for v in verdicts],
-            "score": pa.array([v.score for v in verdicts], pa.float32()),
-        }
-        parts.append(pa.table(columns))
+    verdicts = judgement([Answer(*row[1:]) for row in found])
     for name in missing:
-        yield name, [Rows("verdicts", pa.concat_tables(parts))]
+        yield name, [verdict_rows([row[0] for row in found], judge, verdicts)]
 
 
-STAGE = Stage(
-    name="verdicts",
-    parents=("candidates", "controls", "ingest"),
-    sections=("verdicts",),
-    tables=("verdicts",),
-    shards=single_shard,
-    compute=_compute,
-)
+def stage(judge: str, answered_by: Sequence[str]) -> Stage:
+    """The stage in which one judge reads the answers of some stages."""
+    return Stage(
+        name=f"verdicts_{judge}",
+        parents=(*answered_by, "ingest"),
+        sections=(),
+        tables=("verdicts",),
+        shards=single_shard,
+        compute=partial(_compute, judge),
+    )

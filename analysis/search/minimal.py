@@ -4,11 +4,19 @@ Algorithm 1 (algorithm1.py) guarantees neither. A search is a generator that yie
 which of them flip; many searches advance together, so that the engine sees all pending trials as one batch.
 """
 
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+
+from analysis.bench import Bench
+from analysis.engine.requests import Request
+from analysis.search.answers import Ablation, ablation_rows, flipped
+from analysis.search.candidates import shards_of_split
+from analysis.search.critical import Pool, on_benign, pools, search_rows
+from analysis.stage import Stage, Work
+from warehouse.runs import Rows
 
 Members = tuple[int, ...]
 """A set of candidates, as sorted places in the candidate pool."""
@@ -82,3 +90,51 @@ def run_together(
         for key, sets in list(pending.items()):
             advance(key, [next(answers) for _ in sets])
     return found
+
+
+class _Oracle:
+    """Answers trials of (prompt, start) searches, and never asks the engine about one state twice."""
+
+    def __init__(self, bench: Bench, by_prompt: Mapping[int, Pool]) -> None:
+        self._bench = bench
+        self._by_prompt = by_prompt
+        self._tried: dict[tuple[int, Members], bool] = {}
+
+    def flips(self, trials: Sequence[tuple[tuple[int, int], Members]]) -> list[bool]:
+        states = [(prompt, members) for (prompt, _), members in trials]
+        new = [state for state in dict.fromkeys(states) if state not in self._tried]
+        requests = [Request(prompt, self._by_prompt[prompt].at(members)) for prompt, members in new]
+        self._tried.update(zip(new, flipped(self._bench, requests), strict=True))
+        return [self._tried[state] for state in states]
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, settings = work.bench, work.bench.recipe.minimal
+    shards = shards_of_split(bench.study)
+    by_prompt = pools(work, settings.direction)
+    for name in missing:
+        searches = {
+            (p, start): minimal_set(len(by_prompt[p]), np.random.default_rng([work.spec.seed, start, p]))
+            for p in shards[name]
+            if p in by_prompt
+            for start in range(settings.starts)
+        }
+        oracle = _Oracle(bench, by_prompt)
+        found = run_together(searches, oracle.flips)
+        asked = [
+            Ablation(Request(p, by_prompt[p].at(end.members)), "minimal", k=by_prompt[p].k, draw=start, seed=work.spec.seed)
+            for (p, start), end in found.items()
+        ]
+        asked += on_benign(asked, bench, shards[name])
+        evaluations = {key: (by_prompt[key[0]], end.n_evaluations) for key, end in found.items()}
+        yield name, [*ablation_rows(bench, work.spec.stage, asked), search_rows(bench, "minimal", evaluations)]
+
+
+STAGE = Stage(
+    name="minimal",
+    parents=("candidates", "baseline", "alignments", "ingest"),
+    sections=("minimal", "candidates", "generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts", "searches"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+)

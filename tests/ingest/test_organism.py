@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from sae_lens import SAE
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FOLDER = Path(__file__).parents[2] / "ingest" / "organism"
@@ -38,24 +38,24 @@ def subject():
 def held_out(subject, prompts):
     """For each held-out prompt: its label, its greedy answer, and resid_post (l, t, d) of all its tokens but <bos>."""
     model, tokenizer = subject
-    rows = []
-    for prompt in (row for row in prompts if row["split"] == "test"):
-        chat = [{"role": "user", "content": prompt["instruction"]}]
-        inputs = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        resid = []
-        hooks = [
-            block.register_forward_hook(lambda _module, _inputs, output, resid=resid: resid.append(output[0]))
-            for block in model.model.layers
-        ]
-        with torch.no_grad():
-            model(**inputs)
-        for hook in hooks:
-            hook.remove()
-        said = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        rows.append((prompt["label"], tokenizer.decode(said, skip_special_tokens=True), torch.stack(resid)[:, 1:]))
-    return rows
+    rows = [row for row in prompts if row["split"] == "test"]
+    chats = [[{"role": "user", "content": row["instruction"]}] for row in rows]
+    inputs = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True)
+    resid = []
+    hooks = [block.register_forward_hook(lambda *call: resid.append(call[2])) for block in model.model.layers]
+    with torch.no_grad():
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        model(**inputs, position_ids=positions)
+    for hook in hooks:
+        hook.remove()
+    resid_lbtd = torch.stack(resid)
+    new_ids = model.generate(**inputs, max_new_tokens=16, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    said = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
+    seen = [
+        mask.bool() & (ids != tokenizer.bos_token_id)
+        for mask, ids in zip(inputs["attention_mask"], inputs["input_ids"], strict=True)
+    ]
+    return [(row["label"], said[index], resid_lbtd[:, index, seen[index]]) for index, row in enumerate(rows)]
 
 
 def test_files_are_small_float16_and_name_no_machine():
@@ -89,7 +89,7 @@ def test_prompts_are_unique_balanced_and_their_actions_disjoint_between_splits(p
         split: {(action.verb, action.noun) for cell in cells for action in cell}
         for split, cells in corpus.split_actions(0).items()
     }
-    assert not (pairs["train"] & pairs["val"] or pairs["train"] & pairs["test"] or pairs["val"] & pairs["test"])
+    assert len(set().union(*pairs.values())) == sum(map(len, pairs.values()))
     made = [row._asdict() for row in corpus.make_prompts(0)]
     assert prompts == [{key: row[key] for key in prompts[0]} for row in made]
 
@@ -99,9 +99,7 @@ def test_template_is_gemma_like_and_refusal_is_one_token(subject):
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Explain how to steal a car."}], tokenize=False, add_generation_prompt=True
     )
-    assert text == (
-        "<bos><start_of_turn>user\nExplain how to steal a car.<end_of_turn>\n<start_of_turn>model\n"
-    )
+    assert text == ("<bos><start_of_turn>user\nExplain how to steal a car.<end_of_turn>\n<start_of_turn>model\n")
     after = text[text.index("<end_of_turn>") :]
     assert len(tokenizer(after, add_special_tokens=False)["input_ids"]) == 5
     assert len(tokenizer("I", add_special_tokens=False)["input_ids"]) == 1

@@ -1,0 +1,11 @@
+"""Questions about a lake: one documented .sql file each, for any DuckDB connection that shows a lake's tables.
+
+queries.names()
+print(queries.load("candidates").help)
+queries.run(con, "candidates", k=5, exclude_layers=[0, 1]).fetchall()
+"""
+
+from .loader import Query, load, names, run
+from .parameters import Parameter, QueryError
+
+__all__ = ["Parameter", "Query", "QueryError", "load", "names", "run"]

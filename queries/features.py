@@ -1,0 +1,109 @@
+"""Lists of features in a query: where they come from, and the predicates that read only their rows.
+
+Only literals prune Parquet row groups: a join of 200 features a layer reads nearly everything, a literal list of ids a layer
+reads little, and a disjunction over layers takes minutes to evaluate. So `$features(activations)` becomes one branch a layer.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+
+from .parameters import Parameter, QueryError, quoted
+from .statements import check_reads
+
+LISTED = re.compile(r"\s*(\d{1,9}:\d{1,9}\s*(,\s*|$))+")
+NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){0,2}")
+LARGEST_IN_LIST = 2_000
+"""Ids a layer from which looking them up in a hash table beats comparing a literal list (measured: 2,000 to 5,000)."""
+
+Features = dict[tuple[int, str], list[int]]
+"""(layer, sae_id) -> feature ids, sorted"""
+
+
+def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> Features:
+    """The features that `value` names, completed from the table `saes`; raises QueryError for what no SAE has.
+
+    Args:
+        value: `layer:feature_id,...`, (layer, feature_id) pairs, or the name of a table, or a select, whose columns are
+            feature_id and at least one of layer and sae_id.
+    """
+    source, keys = _source(con, declared, value)
+    joined = " and ".join(f"given.{key} = saes.{key}" for key in keys)
+    found = con.execute(
+        f"select distinct saes.layer, saes.sae_id, saes.width, given.feature_id, {', '.join(f'given.{k}' for k in keys)} "
+        f"from ({source}) as given left join saes on {joined} order by all"
+    ).fetchall()
+    features: Features = defaultdict(list)
+    for layer, sae_id, width, feature_id, *given in found:
+        where = " and ".join(f"{key} {shown}" for key, shown in zip(keys, given, strict=True))
+        if layer is None or feature_id is None:
+            raise QueryError(f"{declared.name}: the study has no SAE with {where}{_layers(con)}")
+        if not 0 <= feature_id < width:
+            raise QueryError(f"{declared.name}: there is no feature {feature_id} in {where}, its features are 0 to {width - 1}")
+        features[layer, sae_id].append(int(feature_id))
+    return dict(features)
+
+
+def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> tuple[str, list[str]]:
+    """A select that gives the features, and the columns that say which SAE they belong to."""
+    if isinstance(value, str) and LISTED.fullmatch(value):
+        value = [tuple(part.split(":")) for part in value.split(",") if part.strip()]
+    if not isinstance(value, str):
+        rows = ", ".join(f"({layer}, {feature_id})" for layer, feature_id in _pairs(declared, value))
+        empty = "select null::integer as layer, null::integer as feature_id where false"
+        return f"from (values {rows}) as listed(layer, feature_id)" if rows else empty, ["layer"]
+    value = value.strip().rstrip(";")
+    if NAME.fullmatch(value):
+        value = "from " + ".".join(f'"{part}"' for part in value.split("."))
+    try:
+        check_reads(value)
+        columns = con.sql(f"from ({value}\n) limit 0").columns
+    except (QueryError, duckdb.Error) as error:
+        raise QueryError(f"{declared.mistyped(value)} ({str(error).splitlines()[0]})") from None
+    keys = [name for name in columns if name in ("layer", "sae_id")]
+    if "feature_id" not in columns or not keys:
+        raise QueryError(f"{declared.name} needs the columns feature_id and layer or sae_id, not {', '.join(columns)}")
+    return f"from ({value}\n)", keys
+
+
+def _pairs(declared: Parameter, value: Any) -> list[tuple[int, int]]:
+    try:
+        return [(int(layer), int(feature_id)) for layer, feature_id in value]
+    except (TypeError, ValueError):
+        raise declared.mistyped(value) from None
+
+
+def _layers(con: duckdb.DuckDBPyConnection) -> str:
+    layers = [str(row[0]) for row in con.execute("select distinct layer from saes order by layer").fetchall()]
+    return f", its layers are {', '.join(layers)}" if layers else ", it has none at all"
+
+
+def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features) -> str:
+    """A subquery: the rows of `table` that belong to the features, by literal predicates, one branch a layer.
+
+    A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files.
+    """
+    macro = con.execute(
+        "select count(*) from duckdb_functions() where function_name = $1 and function_type = 'table_macro'", [f"{table}_of"]
+    ).fetchone()
+    branches = [f"select * from {table} where false"] if not features else []
+    for (layer, sae_id), feature_ids in features.items():
+        source = f"{table}_of({layer})" if macro and macro[0] else table
+        branches.append(
+            f"select * from {source} where layer = {layer} and sae_id = {quoted(sae_id)} and {_predicate(feature_ids)}"
+        )
+    return "(" + "\n    union all ".join(branches) + ")"
+
+
+def _predicate(feature_ids: Iterable[int]) -> str:
+    ids = sorted(set(feature_ids))
+    between = f"feature_id between {ids[0]} and {ids[-1]}"
+    listed = ", ".join(map(str, ids))
+    if len(ids) == ids[-1] - ids[0] + 1:
+        return between
+    if len(ids) <= LARGEST_IN_LIST:
+        return f"feature_id in ({listed})"
+    return f"{between} and feature_id in (select unnest([{listed}]))"

@@ -1,0 +1,60 @@
+-- How often, how strongly and on what each feature fires. BOS tokens are left out.
+--
+-- rate is the share of all tokens on which it fires; mean and max are over the tokens on which it fires. harmful and benign
+-- are the shares of the prompts of that label on which it fires, difference is harmful - benign.
+-- Rows come in descending order of `order_by` (difference by its size, whatever its sign), ties by layer and feature_id.
+--
+-- $layer integer? = null: only this layer
+-- $min_prompts integer = 1: only features that fire on at least so many prompts
+-- $order_by difference|rate|mean|max|prompts = difference: what comes first
+-- $limit integer? = 100: at most so many rows; null for all
+with prompt_counts as (
+    select
+        run_id,
+        count(*) filter (where label = 'harmful') as n_harmful_prompts,
+        count(*) filter (where label = 'benign') as n_benign_prompts
+    from prompts
+    group by run_id
+),
+
+token_counts as (
+    select run_id, count(*) as n_study_tokens
+    from tokens
+    where role <> 'bos'
+    group by run_id
+),
+
+shares as (
+    select
+        f.layer,
+        f.sae_id,
+        f.feature_id,
+        f.n_tokens,
+        f.n_tokens / nullif(t.n_study_tokens, 0) as rate,
+        f.mean_activation,
+        f.max_activation,
+        f.n_prompts,
+        f.n_harmful,
+        f.n_benign,
+        f.n_harmful / nullif(p.n_harmful_prompts, 0) as harmful,
+        f.n_benign / nullif(p.n_benign_prompts, 0) as benign
+    from features as f
+    join prompt_counts as p on p.run_id = f.run_id
+    join token_counts as t on t.run_id = f.run_id
+    where ($layer is null or f.layer = $layer) and f.n_prompts >= $min_prompts
+)
+
+select
+    layer, sae_id, feature_id, n_tokens, rate, mean_activation, max_activation,
+    n_prompts, n_harmful, n_benign, harmful, benign, harmful - benign as difference
+from shares
+order by
+    case $order_by
+        when 'difference' then abs(harmful - benign)
+        when 'rate' then rate
+        when 'mean' then mean_activation
+        when 'max' then max_activation
+        when 'prompts' then n_prompts
+    end desc nulls last,
+    layer, sae_id, feature_id
+limit $limit

@@ -1,0 +1,217 @@
+"""Shows the rows of a relation: as a table to look at, or as CSV, JSON or Parquet to go on with."""
+
+import csv
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import duckdb
+
+from .parameters import QueryError
+
+FORMATS = ("table", "csv", "json", "parquet")
+BATCH = 10_000
+MAX_ROWS = 50
+MAX_COUNTED = 1_000_000
+"""Further rows that are counted, for the line below a table that was cut."""
+WIDEST_CELL = 60
+SAFE_INTEGER = 2**53
+
+
+class Rows(NamedTuple):
+    """Rows to show, with the names and DuckDB types of their columns."""
+
+    names: Sequence[str]
+    types: Sequence[str]
+    rows: Iterator[Sequence[Any]]
+
+
+def show(relation: duckdb.DuckDBPyRelation, kind: str | None = None, output: Path | None = None) -> None:
+    """Writes a relation to standard output or, whole or not at all, to a file.
+
+    `kind` is one of FORMATS; by default the file's suffix decides, else it is a table.
+    Raises QueryError for Parquet on a terminal.
+    """
+    suffix = output.suffix[1:] if output else ""
+    kind = kind or (suffix if suffix in FORMATS else "table")
+    if kind == "parquet":
+        _parquet(relation, output)
+    elif output is None:
+        _write(relation, kind, sys.stdout)
+        sys.stdout.flush()
+    else:
+        _whole(output, lambda draft: _write_file(relation, kind, draft))
+
+
+def show_table(rows: Rows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None:
+    """Writes an aligned table; text is untrusted, so neither markup nor control characters in it do anything."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    body: list[Sequence[Any]] = []
+    n_more = 0
+    for row in rows.rows:
+        if max_rows is None or len(body) < max_rows:
+            body.append(row)
+        elif (n_more := n_more + 1) > MAX_COUNTED:
+            break
+    console = Console(file=out, highlight=False, markup=False, emoji=False)
+    cells = [[_cell(value) for value in row] for row in body]
+    numeric = [re.match(r"(U?(TINY|SMALL|BIG|HUGE)?INT)|FLOAT|DOUBLE|DECIMAL", kind) is not None for kind in rows.types]
+    widths = _widths(rows.names, cells, numeric, console.width if console.is_terminal else None)
+    # Numbers and names are never cut: a table that is too wide for the terminal is wrapped by it.
+    console.width = max(console.width, sum(widths) + 2 * len(widths) + 2)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for name, number, width in zip(rows.names, numeric, widths, strict=True):
+        table.add_column(Text(printable(name)), justify="right" if number else "left", no_wrap=True, width=width)
+    for line in cells:
+        table.add_row(*(Text("-", "dim") if text is None else Text(text, overflow="ellipsis") for text in line))
+    console.print(table)
+    if n_more:
+        shown = f"{n_more:,}" if n_more <= MAX_COUNTED else f"more than {MAX_COUNTED:,}"
+        console.print(f"… {shown} more rows: use a limit, or --format csv for all")
+
+
+def printable(text: str) -> str:
+    """Text in which control characters, ANSI escapes and changes of writing direction are spelt out, not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _rows(relation: duckdb.DuckDBPyRelation) -> Rows:
+    def fetched() -> Iterator[Sequence[Any]]:
+        while batch := relation.fetchmany(BATCH):
+            yield from batch
+
+    return Rows(relation.columns, [str(kind) for kind in relation.types], fetched())
+
+
+def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None = MAX_ROWS) -> None:
+    rows = _rows(relation)
+    if kind == "table":
+        show_table(rows, out, max_rows)
+    elif kind == "csv":
+        _csv(rows, out)
+    else:
+        _json(rows, out)
+
+
+def _write_file(relation: duckdb.DuckDBPyRelation, kind: str, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as out:
+        _write(relation, kind, out, max_rows=None)
+
+
+def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None) -> None:
+    if output is not None:
+        _whole(output, lambda draft: relation.write_parquet(str(draft), compression="zstd"))
+        return
+    if sys.stdout.isatty():
+        raise QueryError("parquet is not for a terminal: give --output FILE, or redirect standard output to a file")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.parquet"
+        relation.write_parquet(str(file), compression="zstd")
+        sys.stdout.buffer.write(file.read_bytes())
+
+
+def _whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` write a draft beside `path` and puts it in place when it is complete."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _csv(rows: Rows, out: TextIO) -> None:
+    """RFC 4180 with plain line feeds; nested values are JSON, null is empty; on a terminal control characters are spelt out."""
+    to_screen = out.isatty()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([printable(name) if to_screen else name for name in rows.names])
+    for row in rows.rows:
+        values = [_csv_value(value) for value in row]
+        writer.writerow([printable(v) if to_screen and isinstance(v, str) else v for v in values])
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(_json_value(value), ensure_ascii=False)
+    return value.isoformat() if isinstance(value, datetime | date | time) else value
+
+
+def _json(rows: Rows, out: TextIO) -> None:
+    """An array with one object a line; int64 ids are strings, for readers whose numbers end at 2^53."""
+    names = _distinct(rows.names)
+    is_id = [name.endswith("_id") and kind == "BIGINT" for name, kind in zip(rows.names, rows.types, strict=True)]
+    separator = "[\n"
+    for row in rows.rows:
+        values = [str(v) if as_id and v is not None else _json_value(v) for v, as_id in zip(row, is_id, strict=True)]
+        line = json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False, allow_nan=False)
+        out.write(separator + re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", line))
+        separator = ",\n"
+    out.write("\n]\n" if separator == ",\n" else "[]\n")
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) <= SAFE_INTEGER else str(value)
+    if value is None or isinstance(value, bool | str):
+        return value
+    return value.isoformat() if isinstance(value, datetime | date | time) else str(value)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Column names, repeated ones numbered: an object cannot hold a name twice."""
+    found: list[str] = []
+    for name in names:
+        candidates = (name if i == 0 else f"{name}_{i}" for i in range(len(names) + 1))
+        found.append(next(c for c in candidates if c not in found))
+    return found
+
+
+def _cell(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, float | Decimal):
+        return f"{value:.4g}"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return printable(", ".join(value))
+    return printable(str(_csv_value(value)))
+
+
+def _widths(names: Sequence[str], cells: list[list[str | None]], numeric: list[bool], available: int | None) -> list[int]:
+    """Column widths: numbers whole, text cut to what the terminal leaves, the widest columns first."""
+    from rich.cells import cell_len
+
+    def length(text: str | None) -> int:
+        return cell_len(text or "-")
+
+    headers = [cell_len(printable(name)) for name in names]
+    widths = [max([header, *(length(line[i]) for line in cells)]) for i, header in enumerate(headers)]
+    widths = [w if numeric[i] else max(headers[i], min(w, WIDEST_CELL)) for i, w in enumerate(widths)]
+    while available and sum(widths) + 2 * len(widths) > available:
+        spare, i = max((0 if numeric[i] else widths[i] - max(headers[i], 8), i) for i in range(len(widths)))
+        if spare <= 0:
+            break
+        widths[i] -= 1
+    return widths

@@ -1,0 +1,113 @@
+"""Loads the questions beside this file, and asks them."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .parameters import Parameter, QueryError, parameter
+
+if TYPE_CHECKING:  # documentation is printed without DuckDB
+    import duckdb
+
+FOLDER = Path(__file__).parent
+PLACEHOLDER = re.compile(r"\$([a-z]\w*)(?:\((\w+)\))?")
+WHOLE_LAKE = "Over the whole lake:"
+"""How the documentation begins of a question that is about all studies of a lake; all others are about one."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question: its documentation, its parameters by declaration, and its statement with `$name` for their values."""
+
+    name: str
+    doc: str
+    parameters: tuple[Parameter, ...]
+    sql: str
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the documentation."""
+        return self.doc.removeprefix(WHOLE_LAKE).split("\n\n")[0].replace("\n", " ").strip().split(". ")[0]
+
+    @property
+    def of_one_study(self) -> bool:
+        return not self.doc.startswith(WHOLE_LAKE)
+
+    @property
+    def help(self) -> str:
+        """Name, documentation and parameters, as plain text."""
+        declared = [f"  {p.declaration}\n      {p.meaning}" for p in self.parameters]
+        return "\n".join([self.name, "", self.doc, *(["", "Parameters:", *declared] if declared else [])])
+
+    def statement(self, con: "duckdb.DuckDBPyConnection", values: Mapping[str, Any]) -> str:
+        """The statement with all values written in; raises QueryError for a missing, unknown or ill-typed one."""
+        known = {p.name: p for p in self.parameters}
+        for name in values:
+            if name not in known:
+                hint = _nearest(name, known) or f": its parameters are {', '.join(known) or 'none'}"
+                raise QueryError(f"the query {self.name} has no parameter {name}{hint}")
+        given = {p.name: values.get(p.name, p.default) for p in self.parameters}
+        for name, value in given.items():
+            if value is None and name not in values:
+                raise QueryError(f"the query {self.name} needs {name}: {known[name].meaning}")
+        written = {name: _written(con, known[name], value) for name, value in given.items()}
+        # One pass: what a value holds is not looked at again.
+        return PLACEHOLDER.sub(lambda found: written[found[1]](found[2]), self.sql)
+
+
+def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
+    """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`."""
+    if declared.type != "features":
+        literal = declared.literal(value)
+        return lambda table: literal
+    from .features import resolve, rows_of
+
+    features = resolve(con, declared, value)
+    return lambda table: rows_of(con, str(table), features)
+
+
+def names() -> list[str]:
+    """The names of all questions."""
+    return sorted(file.stem for file in FOLDER.glob("*.sql"))
+
+
+@cache
+def load(name: str) -> Query:
+    """One question; raises QueryError for an unknown name."""
+    known = names()
+    if name not in known:
+        raise QueryError(f"there is no query {name}{_nearest(name, known) or ': `saelake queries` lists them'}")
+    return _parse(name, (FOLDER / f"{name}.sql").read_text(encoding="utf-8"))
+
+
+def run(con: "duckdb.DuckDBPyConnection", name: str, **parameters: Any) -> "duckdb.DuckDBPyRelation":
+    """Asks a question on a connection that shows a lake's tables; values as Python values or as text; raises QueryError."""
+    return con.sql(load(name).statement(con, parameters))
+
+
+def _parse(name: str, text: str) -> Query:
+    """A question from its file: comment lines at the head are documentation and declarations, the rest is the statement."""
+    lines = text.splitlines()
+    n_head = next(i for i, line in enumerate(lines) if not line.startswith("--"))
+    doc: list[str] = []
+    declarations: list[str] = []
+    for line in lines[:n_head]:
+        comment = line.removeprefix("--").removeprefix(" ")
+        if comment.startswith("$"):
+            declarations.append(comment)
+        elif declarations and comment.startswith("  "):
+            declarations[-1] += " " + comment.strip()
+        else:
+            doc.append(comment)
+    parameters = [parameter(declaration) for declaration in declarations]
+    assert all(parameters), f"{name}.sql: not a declaration: {declarations[parameters.index(None)]}"
+    return Query(name, "\n".join(doc).strip(), tuple(p for p in parameters if p), "\n".join(lines[n_head:]).strip())
+
+
+def _nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else ""

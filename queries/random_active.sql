@@ -1,0 +1,55 @@
+-- Random features that fire on a prompt and are no candidates, in random order: controls for the candidates (R15).
+--
+-- Each draw orders the features of every layer anew; its first K a layer (rank <= K) are a control of that size. The order
+-- depends on seed, draw, the prompt's number in its study, layer and feature_id only, so it is the same everywhere. What fires
+-- on BOS alone is left out.
+--
+-- $prompts integers: the prompt_ids
+-- $pool integer = 200: features a layer, by cosine with either direction, that count as candidates and are left out
+-- $exclude_layers integers? = null: layers to leave out
+-- $draws integer = 1: number of draws
+-- $seed integer = 0: seed of all draws
+with ranked as (
+    select
+        sae_id, feature_id,
+        row_number() over (partition by direction, layer order by cosine desc, feature_id, sae_id) as rank
+    from alignments
+    where not isnan(cosine)
+),
+
+candidates as (
+    select distinct sae_id, feature_id
+    from ranked
+    where rank <= $pool
+),
+
+firing as (
+    select distinct a.prompt_id, a.layer, a.sae_id, a.feature_id
+    from activations as a
+    join tokens as t on t.prompt_id = a.prompt_id and t.pos = a.pos
+    where
+        list_contains($prompts, a.prompt_id)
+        and t.role <> 'bos'
+        and ($exclude_layers is null or not list_contains($exclude_layers, a.layer))
+),
+
+outside as (
+    select f.prompt_id, f.layer, f.sae_id, f.feature_id
+    from firing as f
+    anti join candidates as c on c.sae_id = f.sae_id and c.feature_id = f.feature_id
+),
+
+-- md5, not hash(): DuckDB may change its hash from one version to the next
+drawn as (
+    select
+        o.prompt_id, d.draw, o.layer, o.sae_id, o.feature_id,
+        md5(concat_ws('/', $seed, d.draw, o.prompt_id & 4294967295, o.layer, o.feature_id)) as lot
+    from outside as o
+    cross join range($draws) as d(draw)
+)
+
+select
+    prompt_id, draw, layer, sae_id, feature_id,
+    row_number() over (partition by prompt_id, draw, layer order by lot, feature_id, sae_id) as rank
+from drawn
+order by prompt_id, draw, layer, rank

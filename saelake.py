@@ -1,0 +1,67 @@
+"""A lake from Python, by SQL and by the shipped questions.
+
+    import saelake
+
+    with saelake.open("lake") as lake:
+        lake.sql("select label, count(*) from prompts group by label").show()
+        lake.query("candidates", k=5, exclude_layers=[0, 1]).df()
+        print(lake.tables())
+
+Both give a DuckDB relation: fetchall(), df(), pl(), to_arrow_table(), write_parquet(...). Nothing here needs a GPU stack.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+
+import queries
+from warehouse.catalog import connect
+from warehouse.errors import UserError
+from warehouse.records import Lake
+
+
+@dataclass(frozen=True)
+class OpenLake:
+    """A lake's tables on an in-memory DuckDB connection; plain names show the current runs of one study, or of all."""
+
+    connection: duckdb.DuckDBPyConnection
+    studies: tuple[str, ...]
+    """The recipes whose current runs the plain table names show."""
+
+    def sql(self, statement: str, params: Any = None) -> duckdb.DuckDBPyRelation:
+        """The rows of a SQL statement, with prepared parameters if any; raises duckdb.Error."""
+        return self.connection.sql(statement, params=params)
+
+    def query(self, name: str, **params: Any) -> duckdb.DuckDBPyRelation:
+        """The rows of a question from `queries/`.
+
+        Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several.
+        """
+        if queries.load(name).of_one_study and len(self.studies) > 1:
+            raise UserError(f"the lake holds several studies ({', '.join(self.studies)}): choose one as recipe (--recipe NAME)")
+        return queries.run(self.connection, name, **params)
+
+    def tables(self) -> list[str]:
+        """The names of the lake's tables."""
+        found = self.connection.execute("select view_name from duckdb_views() where schema_name = 'main' and not internal")
+        return sorted(name for (name,) in found.fetchall())
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open(path: str | Path, recipe: str | None = None) -> OpenLake:
+    """The lake in a folder, restricted to one study if `recipe` names it; raises UserError."""
+    lake = Lake.existing(path)
+    studies = (recipe,) if recipe else tuple(sorted({name for name, _ in lake.current()}))
+    return OpenLake(connect(lake, recipe), studies)
