@@ -131,11 +131,11 @@ def ingest(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
+    study = _recipe(recipe, limit)  # before the imports: a mistake in it is told at once
     from ingest import job
     from warehouse.progress import Bar
     from warehouse.records import Lake
 
-    study = _recipe(recipe, limit)
     with Bar() as progress:
         record = job.ingest(study, Lake.create(lake), force=force, progress=progress)
     _print_runs(lake, [record.run_id])
@@ -150,11 +150,11 @@ def analyze(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
+    study = _recipe(recipe, limit)  # before the imports: a mistake in it is told at once
     from analysis import stages
     from warehouse.progress import Bar
     from warehouse.records import Lake
 
-    study = _recipe(recipe, limit)
     with Bar() as progress:
         records = stages.analyze(study, Lake.create(lake), force=force, progress=progress)
     _print_runs(lake, [record.run_id for record in records])
@@ -167,11 +167,12 @@ def analyze(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
 @job_options
 def status(recipe: str, lake: Path, limit: int | None) -> None:
     """Tell which stages of RECIPE are done, and why the others are not."""
+    study = _recipe(recipe, limit)
     from analysis import stages
     from queries.formats import Rows, show_table
     from warehouse.records import Lake
 
-    found = stages.status(_recipe(recipe, limit), Lake.existing(lake) if lake.exists() else Lake(lake))
+    found = stages.status(study, Lake.existing(lake) if lake.exists() else Lake(lake))
     names = ("stage", "state", "run_id", "why")
     show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
 
@@ -262,7 +263,7 @@ def runs(lake: Path, recipe: str | None, kind: str | None, output: Path | None) 
     from queries.formats import show
 
     with _open(lake, None) as opened:
-        found = opened.query("runs", recipe=recipe)
+        found = opened.query("runs", study=recipe)
         if kind in (None, "table") and output is None:
             found = found.select("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device")
         show(found, kind, output)

@@ -4,7 +4,7 @@
 -- rows, not times or hardware: equal hashes are equal content.
 --
 -- $stage text? = null: only runs of this stage
--- $recipe text? = null: only runs of this recipe
+-- $study text? = null: only runs of this study, by its recipe's name
 with counted as (
     select
         run_id,
@@ -31,5 +31,5 @@ select
     r.versions ->> 'duckdb' as duckdb
 from all_runs.runs as r
 join counted on counted.run_id = r.run_id
-where ($stage is null or r.stage = $stage) and ($recipe is null or r.recipe = $recipe)
+where ($stage is null or r.stage = $stage) and ($study is null or r.recipe = $study)
 order by r.started, r.run_id

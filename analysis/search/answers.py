@@ -17,7 +17,6 @@ from warehouse.runs import Rows
 from warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS, Table
 from warehouse.store import sha256_text
 
-
 Columns = Mapping[str, Sequence[object] | np.ndarray]
 
 

@@ -1,51 +1,110 @@
-"""What the candidates are held against: as many random features that fire on the prompt (R15)."""
+"""What found sets are held against: as many random features that fire on the prompt (R15), the features that fire on many
+tokens (R17, O'Brien et al.), and the first candidates clamped to positive values.
+"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import duckdb
+import numpy as np
 
 import queries
 from analysis.engine.requests import FeatureSet, Request
 from analysis.search.answers import Ablation, ablation_rows
-from analysis.search.candidates import ks, shards_of_split
+from analysis.search.candidates import ks, pool, shards_of_split
 from analysis.stage import Stage, Work
 from warehouse.runs import Rows
 
+Draws = Mapping[str, np.ndarray]
+"""Columns draw, layer, feature_id, rank: the random features of one prompt."""
+
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
-    with bench.sql([work.parents[stage] for stage in ("ingest", "alignments")]) as con:
+    shards = shards_of_split(work.bench.study)
+    with work.bench.sql([work.parents[stage] for stage in ("ingest", "alignments", "minimal")]) as con:
         for name in missing:
-            yield name, ablation_rows(bench, work.spec.stage, _random_draws(work, con, shards[name]))
+            drawn = _drawn(work, con, shards[name])
+            asked = [
+                *_as_many_as_top_k(work, drawn),
+                *_as_many_as_minimal(work, con, drawn),
+                *_firing(work, con, shards[name]),
+                *_clamped(work, con, shards[name]),
+            ]
+            yield name, ablation_rows(work.bench, work.spec.stage, asked)
 
 
-def _random_draws(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> list[Ablation]:
-    """Random features that fire on the prompt and are no candidate: K a layer, or all that the prompt has if fewer."""
-    bench, settings = work.bench, work.bench.recipe.candidates
-    seed, n_draws = bench.recipe.compute.seed, bench.recipe.controls.random_draws
-    drawn = queries.run(
+def _drawn(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> dict[int, Draws]:
+    """Shuffled features by prompt: they fire on it, and are no candidate in the pool up to the cap."""
+    settings = work.bench.recipe.candidates
+    found = queries.run(
         con,
         "random_active",
-        prompts=[int(bench.prompt_ids[p]) for p in prompts],
+        prompts=[int(work.bench.prompt_ids[p]) for p in prompts],
         pool=settings.cap,
         exclude_layers=list(settings.exclude_layers),
-        draws=n_draws,
-        seed=seed,
+        draws=work.bench.recipe.controls.random_draws,
+        seed=work.spec.seed,
     ).fetchnumpy()
-    asked = []
-    for prompt, draw in product(prompts, range(n_draws)):
-        mine = (drawn["prompt_id"] == bench.prompt_ids[prompt]) & (drawn["draw"] == draw)
-        layer, feature_id, rank = (drawn[name][mine] for name in ("layer", "feature_id", "rank"))
-        for k in ks(settings):
-            features = FeatureSet.of(layer[rank <= k], feature_id[rank <= k])
-            asked.append(Ablation(Request(prompt, features), "random", k=k, draw=draw, seed=seed))
-    return asked
+    return {p: _of_prompt(found, int(work.bench.prompt_ids[p])) for p in prompts}
+
+
+def _of_prompt(rows: Draws, prompt_id: int) -> Draws:
+    mine = rows["prompt_id"] == prompt_id
+    return {name: column[mine] for name, column in rows.items()}
+
+
+def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
+    """K a layer, for every K of Stage 1; all that the prompt has, where it has fewer."""
+    for (prompt, rows), draw in product(drawn.items(), range(work.bench.recipe.controls.random_draws)):
+        for k in ks(work.bench.recipe.candidates):
+            chosen = (rows["draw"] == draw) & (rows["rank"] <= k)
+            features = FeatureSet.of(rows["layer"][chosen], rows["feature_id"][chosen])
+            yield Ablation(Request(prompt, features), "random", k=k, draw=draw, seed=work.spec.seed)
+
+
+def _as_many_as_minimal(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
+    """As many a layer as the prompt's first minimal set has."""
+    sizes = con.execute(
+        "select prompt_id, layer, count(*) as n from ablations join feature_sets using (set_id) "
+        "where condition = 'minimal' and draw = 0 group by all"
+    ).fetchnumpy()
+    for prompt, rows in drawn.items():
+        mine = sizes["prompt_id"] == work.bench.prompt_ids[prompt]
+        wanted = dict(zip(sizes["layer"][mine].tolist(), sizes["n"][mine].tolist(), strict=True))
+        n_wanted = np.array([wanted.get(layer, 0) for layer in rows["layer"].tolist()])
+        for draw in range(work.bench.recipe.controls.random_draws if wanted else 0):
+            chosen = (rows["draw"] == draw) & (rows["rank"] <= n_wanted)
+            features = FeatureSet.of(rows["layer"][chosen], rows["feature_id"][chosen])
+            yield Ablation(Request(prompt, features), "random_minimal", draw=draw, seed=work.spec.seed)
+
+
+def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
+    """The features of the searched layers that fire on at least k tokens of the prompt, BOS left out."""
+    excluded = work.bench.recipe.candidates.exclude_layers
+    for k in work.bench.recipe.controls.firing_on_tokens:
+        rows = queries.run(con, "firing_on_tokens", k=k, exclude_layers=list(excluded)).fetchnumpy()
+        for prompt in prompts:
+            mine = rows["prompt_id"] == work.bench.prompt_ids[prompt]
+            features = FeatureSet.of(rows["layer"][mine], rows["feature_id"][mine])
+            yield Ablation(Request(prompt, features), "firing_on_tokens", k=k)
+
+
+def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
+    """The first candidate of every layer held at a positive value at every position: do benign prompts become refused?"""
+    values = work.bench.recipe.controls.clamp_values
+    for direction in work.bench.recipe.candidates.directions if values else ():
+        found = pool(con, work.bench.recipe.candidates, direction)
+        first = found["rank"] == 1
+        for draw, value in enumerate(values):
+            features = FeatureSet.of(found["layer"][first], found["feature_id"][first], value)
+            for prompt in prompts:
+                if work.bench.study.prompts[prompt].label == "benign":
+                    yield Ablation(Request(prompt, features), f"clamp_{direction}", k=1, draw=draw)
 
 
 STAGE = Stage(
     name="controls",
-    parents=("alignments", "ingest"),
+    parents=("minimal", "alignments", "ingest"),
     sections=("candidates", "controls", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),

@@ -1,0 +1,97 @@
+-- Table 1: each way of finding critical features, side by side: what it flips, with how many features, at what cost.
+--
+-- One row a method, condition, tau and judge. n_refused counts the harmful prompts refused at baseline, n_searched those that the
+-- method has a set for; flip_rate is the share of (prompt, seed or draw) answers that flip among n_refused prompts, where a
+-- prompt without a set counts as a failure. set sizes are over harmful prompts; n_unique counts distinct features over all sets.
+-- benign_answered is the share of benign prompts still answered under the same sets. n_evaluations sums what the searches
+-- asked for (one search serves every tau).
+--
+-- $judge text? = null: only this judge
+with conditions as (
+    select unnest(['algorithm1', 'algorithm1_common', 'minimal', 'random_minimal']) as condition
+),
+
+answers as (
+    select
+        a.condition, a.tau, v.judge, p.label, a.prompt_id, a.set_id, a.ablation_id, a.seed, a.draw,
+        v.refused, v.degenerate, v.flipped
+    from verdicts as v
+    join ablations as a on a.ablation_id = v.ablation_id
+    join prompts as p on p.prompt_id = a.prompt_id
+    where $judge is null or v.judge = $judge
+),
+
+refused_at_baseline as (
+    select judge, prompt_id
+    from answers
+    where condition = 'none' and label = 'harmful'
+    group by judge, prompt_id
+    having bool_or(refused)
+),
+
+n_refused as (
+    select judge, count(*) as n_refused
+    from refused_at_baseline
+    group by judge
+),
+
+set_sizes as (
+    select set_id, count(*) as n_features
+    from feature_sets
+    group by set_id
+),
+
+harmful as (
+    select a.condition, a.tau, a.judge, a.prompt_id, a.flipped, a.degenerate, coalesce(s.n_features, 0) as n_features
+    from answers as a
+    semi join conditions as c on c.condition = a.condition
+    semi join refused_at_baseline as r on r.judge = a.judge and r.prompt_id = a.prompt_id
+    left join set_sizes as s on s.set_id = a.set_id
+),
+
+summed as (
+    select
+        condition, tau, judge,
+        count(distinct prompt_id) as n_searched,
+        count(distinct prompt_id) filter (where flipped) as n_flipped_once,
+        avg(flipped::integer) as share_flipped,
+        avg(degenerate::integer) as degenerate,
+        median(n_features) as median_features,
+        max(n_features) as largest
+    from harmful
+    group by condition, tau, judge
+),
+
+unique_features as (
+    select a.condition, a.tau, a.judge, count(distinct (f.sae_id, f.feature_id)) as n_unique
+    from answers as a
+    join feature_sets as f on f.set_id = a.set_id
+    where a.label = 'harmful'
+    group by a.condition, a.tau, a.judge
+),
+
+benign as (
+    select condition, tau, judge, avg(flipped::integer) as benign_answered
+    from answers
+    where label = 'benign'
+    group by condition, tau, judge
+),
+
+evaluations as (
+    select method, sum(n_evaluations) as n_evaluations
+    from searches
+    group by method
+)
+
+select
+    s.condition, s.tau, s.judge, n.n_refused, s.n_searched, s.n_flipped_once,
+    s.share_flipped * s.n_searched / n.n_refused as flip_rate,
+    s.median_features, s.largest, coalesce(u.n_unique, 0) as n_unique,
+    s.degenerate, b.benign_answered, e.n_evaluations
+from summed as s
+join n_refused as n on n.judge = s.judge
+left join unique_features as u
+    on u.condition = s.condition and u.judge = s.judge and u.tau is not distinct from s.tau
+left join benign as b on b.condition = s.condition and b.judge = s.judge and b.tau is not distinct from s.tau
+left join evaluations as e on e.method = regexp_replace(s.condition, '_common$', '')
+order by s.judge, s.condition, s.tau nulls first
