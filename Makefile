@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status test lint organism clean
+.PHONY: help venv ingest analyze status test lint docs organism clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ lint: $(INSTALLED)  ## format, lint and types
 
 test: lint  ## everything that CI runs
 	$(BIN)/python -m pytest
+
+docs: analyze  ## run the commands in README.md and docs/ and write their output there
+	$(BIN)/python -m tests.documents $(LAKE)
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m ingest.organism.build

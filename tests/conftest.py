@@ -1,0 +1,20 @@
+"""Fixtures that several test files share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the hub
+
+
+@pytest.fixture(scope="session")
+def organism_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake that `saelake analyze organism` makes, once for all tests; do not change it."""
+    lake = tmp_path_factory.mktemp("organism") / "lake"
+    command = [sys.executable, "-m", "cli", "analyze", "organism", "--lake", str(lake)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return lake
