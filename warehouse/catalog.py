@@ -6,15 +6,19 @@ lists its files one by one, below the session variable `lake`, so that the folde
     duckdb -readonly -cmd "set variable lake = '/path/to/lake'" /path/to/lake/catalog.duckdb
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from .errors import UserError
 from .records import Lake, RunRecord
-from .schema import RUNS_COLUMNS, TABLES, Table
-from .store import aside
+from .schema import RUNS_STRUCTURE, TABLES, Table
+from .store import aside, locked, sync_file
 
 ROOT = "coalesce(getvariable('lake') || '/', '')"
 
@@ -24,46 +28,52 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def views(records: Sequence[RunRecord], schema: str = "main") -> list[str]:
-    """Statements that create one view a table over the files of `records`."""
-    statements = [_runs_view(records, schema)]
+def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[str]) -> None:
+    """Creates `all_runs` over every published run, and plain names over the runs whose ids are `current`.
+
+    Sets the connection's session variable `lake`, which the views are built on.
+    """
+    con.execute("set variable lake = $1", [str(lake.root.resolve())])
+    con.execute("create schema all_runs")
+    records = lake.records()
+    wanted = set(current)
+    shown = [r for r in records if r.run_id in wanted]
+    con.execute(_runs_table(records))
+    listed = ", ".join(literal(r.run_id) for r in shown)
+    con.execute(f"create view main.runs as select * from all_runs.runs where run_id in ({listed or 'null'})")
     for table in TABLES.values():
-        paths = [f.path for r in records for f in r.files if f.table == table.name]
-        statements.append(_table_view(table, paths, schema))
-    return statements
+        for schema, runs in (("all_runs", records), ("main", shown)):
+            _create_table_view(con, table, [f.path for r in runs for f in r.files if f.table == table.name], schema)
 
 
-def _table_view(table: Table, paths: Iterable[str], schema: str) -> str:
+def _create_table_view(con: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[str], schema: str) -> None:
+    create = f"create view {schema}.{table.name} as select"
     names = ", ".join(f'"{c.name}"' for c in table.columns)
-    source = _files(paths)
-    if source:
+    source = ", ".join(f"{ROOT} || {literal(p)}" for p in paths)
+    nothing = ", ".join(f'null::{_sql_type(c.type)} as "{c.name}"' for c in table.columns)
+    if not paths:
+        con.execute(f"{create} {nothing} where false")
+        return
+    try:
         # No glob and no hive keys: the list is the truth, and every column is in the file.
-        return f"create view {schema}.{table.name} as select {names} from read_parquet({source}, hive_partitioning = false)"
-    typed = ", ".join(f'null::{_sql_type(table, c.name)} as "{c.name}"' for c in table.columns)
-    return f"create view {schema}.{table.name} as select {typed} where false"
+        con.execute(f"{create} {names} from read_parquet([{source}], hive_partitioning = false)")
+    except duckdb.Error as error:  # one damaged file must not hide the other tables
+        message = f"{table.name} cannot be read ({str(error).splitlines()[0]}): `saelake check` says what to do"
+        con.execute(f"{create} {nothing} where error({literal(message)})")
 
 
-def _runs_view(records: Sequence[RunRecord], schema: str) -> str:
-    names = ", ".join(f'"{name}"' for name in RUNS_COLUMNS)
-    source = _files(f"runs/{r.run_id}.json" for r in records)
-    if source:
-        columns = ", ".join(f'"{name}": {literal(kind)}' for name, kind in RUNS_COLUMNS.items())
-        return f"create view {schema}.runs as select {names} from read_json({source}, columns = {{{columns}}})"
-    typed = ", ".join(f'null::{kind} as "{name}"' for name, kind in RUNS_COLUMNS.items())
-    return f"create view {schema}.runs as select {typed} where false"
+def _runs_table(records: Sequence[RunRecord]) -> str:
+    """The run records as a table: a run that is dropped later cannot break it."""
+    rows = literal(json.dumps([asdict(r) for r in records], ensure_ascii=False))
+    structure = literal(json.dumps([RUNS_STRUCTURE]))
+    return f"create table all_runs.runs as select unnest(from_json({rows}, {structure}), max_depth := 2)"
 
 
-def _files(paths: Iterable[str]) -> str:
-    listed = ", ".join(f"{ROOT} || {literal(p)}" for p in paths)
-    return f"[{listed}]" if listed else ""
-
-
-def _sql_type(table: Table, column: str) -> str:
-    arrow = str(table.column(column).type)
-    names = {"string": "varchar", "int64": "bigint", "int32": "integer", "int16": "smallint", "float": "float"}
-    return {"bool": "boolean", "list<item: float>": "float[]", "list<element: float>": "float[]"}.get(arrow) or names[
-        arrow
-    ]
+def _sql_type(arrow: pa.DataType) -> str:
+    if pa.types.is_list(arrow):
+        return _sql_type(arrow.value_type) + "[]"
+    names = {"string": "varchar", "int64": "bigint", "int32": "integer", "int16": "smallint", "bool": "boolean"}
+    return names.get(str(arrow), str(arrow))
 
 
 def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
@@ -71,42 +81,47 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
     pointers = lake.current()
     recipes = sorted({name for name, _ in pointers})
     if recipe is not None and recipe not in recipes:
-        raise UserError(
-            f"the lake {lake.root} has no study named {recipe!r}; it has {', '.join(recipes) or 'none yet'}"
-        )
+        raise UserError(f"the lake {lake.root} has no study named {recipe!r}; it has {', '.join(recipes) or 'none yet'}")
     wanted = {run_id for (name, _), run_id in pointers.items() if recipe in (None, name)}
     return [r for r in lake.records() if r.run_id in wanted]
-
-
-def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Sequence[RunRecord]) -> None:
-    """Creates the views of both schemas on a connection, whose session variable `lake` is set first."""
-    con.execute("set variable lake = $1", [str(lake.root.resolve())])
-    for statement in views(current):
-        con.execute(statement)
-    con.execute("create schema all_runs")
-    for statement in views(lake.records(), "all_runs"):
-        con.execute(statement)
 
 
 def connect(
     lake: Lake, recipe: str | None = None, runs: Sequence[str] | None = None, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection on which the plain table names show one study, given runs, or all that is current."""
+    """An in-memory connection on which the plain table names show one study, given runs, or all that is current.
+
+    Raises UserError for an unknown recipe or run.
+    """
+    unknown = [run_id for run_id in runs or () if not lake.record_path(run_id).exists()]
+    if unknown:
+        raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}")
     con = duckdb.connect(config={"threads": threads} if threads else {})
-    records = current_records(lake, recipe)
-    if runs is not None:
-        by_id = {r.run_id: r for r in lake.records()}
-        records = [by_id[run_id] for run_id in runs]
-    create_views(con, lake, records)
+    create_views(con, lake, [r.run_id for r in current_records(lake, recipe)] if runs is None else runs)
     return con
 
 
-def refresh_catalog(lake: Lake) -> None:
-    """Rebuilds catalog.duckdb aside and renames it, so that an open shell keeps the old one whole. Hold the catalog lock."""
+@contextmanager
+def changing_catalog(lake: Lake) -> Iterator[None]:
+    """Lets one process at a time change run records and pointers, and brings the catalog up to date with them."""
+    with locked(lake.lock("catalog")):
+        lake.stale.touch()
+        yield
+        _build_catalog(lake)
+        lake.stale.unlink()
+
+
+def is_catalog_current(lake: Lake) -> bool:
+    return lake.catalog.exists() and not lake.stale.exists()
+
+
+def _build_catalog(lake: Lake) -> None:
+    """Builds catalog.duckdb aside and renames it, so that an open shell keeps the old one whole."""
     draft = aside(lake.catalog)
     try:
         with duckdb.connect(draft) as con:
-            create_views(con, lake, current_records(lake))
+            create_views(con, lake, [r.run_id for r in current_records(lake)])
+        sync_file(draft)
         draft.replace(lake.catalog)
     finally:
         for leftover in (draft, Path(f"{draft}.wal")):

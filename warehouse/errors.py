@@ -1,5 +1,24 @@
 """The one exception for mistakes that a user can mend; the command line shows it as a sentence, without a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
 
 class UserError(Exception):
     """What is wrong, where (recipe field, file or row), and how to mend it, in one sentence."""
+
+
+@contextmanager
+def storage_errors(root: Path) -> Iterator[None]:
+    """Turns what the file system refuses (disk full, no permission, read-only) into one sentence about the lake at `root`."""
+    try:
+        yield
+    except (OSError, duckdb.IOException) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write to the lake {root}: {reason}; what is published is intact and what is landed is kept: "
+            f"mend the cause and run the same command again"
+        ) from error

@@ -8,20 +8,25 @@ lake/
   landing/<run_id>/               shards of a run that is being computed
   locks/                          locks of living processes
   catalog.duckdb                  views for any DuckDB client
+
+A name that starts with a dot is a draft: nobody but its writer reads it.
 """
 
 import hashlib
 import json
+import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, storage_errors
 from .layout import DataFile
 from .schema import SCHEMA_VERSION
-from .store import canonical_json, sha256_text, write_atomic
+from .store import canonical_json, sha256_text, sync_folder, write_atomic
 
 FORMAT = "saelake"
+FOLDERS = ("runs", "data", "current", "landing", "locks")
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,17 @@ class RunRecord:
     content_hash: str
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        fields = asdict(self)
+        return json.dumps(fields | {"checksum": sha256_text(canonical_json(fields))}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RunRecord":
+        """The record that `to_json` wrote; raises ValueError, TypeError or KeyError if anything in it has changed."""
         fields = json.loads(text)
+        if not isinstance(fields, dict) or fields.pop("checksum", None) != sha256_text(canonical_json(fields)):
+            raise ValueError("its checksum does not fit its content")
+        if any(not f["path"].startswith("data/") or ".." in f["path"].split("/") for f in fields["files"]):
+            raise ValueError("it lists a file outside the lake's data folder")
         fields["parents"] = tuple(fields["parents"])
         fields["tables"] = tuple(TableContent(**t) for t in fields["tables"])
         fields["files"] = tuple(DataFile(**f) for f in fields["files"])
@@ -106,9 +117,7 @@ class Lake:
         """The lake at `root`; raises UserError if the folder is none, or is written by a newer saelake."""
         lake = cls(Path(root))
         if not lake.root.is_dir():
-            raise UserError(
-                f"no lake at {lake.root}: the folder does not exist; `saelake ingest RECIPE --lake DIR` makes one"
-            )
+            raise UserError(f"no lake at {lake.root}: the folder does not exist; `saelake ingest RECIPE --lake DIR` makes one")
         if not lake.marker.is_file():
             raise UserError(f"{lake.root} is not a lake: it has no saelake.json; give the folder of a lake with --lake")
         lake._check_version()
@@ -118,19 +127,27 @@ class Lake:
     def create(cls, root: Path | str) -> "Lake":
         """The lake at `root`, made if the folder is absent or empty; raises UserError if it holds something else."""
         lake = cls(Path(root))
-        if lake.marker.is_file():
+        is_used = lake.root.exists() and (not lake.root.is_dir() or any(p.name[0] != "." for p in lake.root.iterdir()))
+        if lake.marker.is_file():  # asked last: another process may be making the same lake, and writes the marker first
             return cls.existing(root)
-        if lake.root.exists() and (not lake.root.is_dir() or any(p.name[0] != "." for p in lake.root.iterdir())):
+        if is_used:
             raise UserError(f"{lake.root} is not a lake and not empty: give a new or empty folder with --lake")
-        write_atomic(lake.marker, canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION}) + "\n")
+        with storage_errors(lake.root):
+            write_atomic(lake.marker, canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION}) + "\n")
+            for folder in FOLDERS:
+                (lake.root / folder).mkdir(exist_ok=True)
+            sync_folder(lake.root)
         return lake
 
     def _check_version(self) -> None:
         try:
             marker = json.loads(self.marker.read_text(encoding="utf-8"))
             version = int(marker["schema_version"])
+            if marker["format"] != FORMAT:
+                raise ValueError("its format is unknown")
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.marker} is damaged ({error}): restore it from a copy of the lake") from error
+            text = canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION})
+            raise UserError(f"{self.marker} is damaged ({error}): a lake of this saelake holds {text} there") from error
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"the lake {self.root} has schema version {version}, this saelake reads version {SCHEMA_VERSION}: "
@@ -146,8 +163,17 @@ class Lake:
         return self.root / "catalog.duckdb"
 
     @property
+    def stale(self) -> Path:
+        """There while runs or pointers change: a catalog that a killed process left behind is then built again."""
+        return self.root / "locks" / "catalog.stale"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
+
+    def data_folders(self, run_id: str) -> list[Path]:
+        """The folders that hold, or held, published files of a run: `data/run_id`, or `data/run_id-2` after it was dropped."""
+        return [p for p in sorted(self.data.glob(f"{run_id}*")) if re.fullmatch(rf"{re.escape(run_id)}(-\d+)?", p.name)]
 
     def record_path(self, run_id: str) -> Path:
         return self.root / "runs" / f"{run_id}.json"
@@ -161,9 +187,13 @@ class Lake:
     def lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"
 
+    def record_paths(self) -> list[Path]:
+        """The files of all run records, sound or not."""
+        return sorted(p for p in (self.root / "runs").glob("*.json") if not p.name.startswith("."))
+
     def records(self) -> list[RunRecord]:
-        """Every published run, oldest first."""
-        records = [self._read(p) for p in (self.root / "runs").glob("*.json") if not p.name.startswith(".")]
+        """Every published run, oldest first; raises UserError for a damaged record."""
+        records = [self._read(p) for p in self.record_paths()]
         return sorted((r for r in records if r), key=lambda r: (r.finished, r.run_id))
 
     def record(self, run_id: str) -> RunRecord | None:
@@ -172,17 +202,29 @@ class Lake:
 
     def _read(self, path: Path) -> RunRecord | None:
         try:
-            return RunRecord.from_json(path.read_text(encoding="utf-8"))
+            record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+            if path.stem != record.run_id:
+                raise ValueError(f"it is the record of {record.run_id}")
+            return record
         except FileNotFoundError:  # dropped by another process since it was listed
             return None
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"the run record {path} is damaged ({error}): drop the run and compute it again") from error
+            raise UserError(
+                f"the run record {path} is damaged ({error}): `saelake drop {path.stem}`, then compute it again"
+            ) from error
+
+    def parents(self, record_path: Path) -> tuple[str, ...]:
+        """What a run is computed from, as far as its record, which may be damaged, still tells."""
+        try:
+            return tuple(json.loads(record_path.read_text(encoding="utf-8"))["parents"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return ()
 
     def current(self) -> dict[tuple[str, str], str]:
         """Which run is current for each (recipe, stage)."""
-        pointers = (self.root / "current").glob("*/*")
-        return {
-            (p.parent.name, p.name): p.read_text(encoding="utf-8").strip()
-            for p in pointers
-            if not p.name.startswith(".")
-        }
+        found = {}
+        for path in sorted((self.root / "current").glob("*/*")):
+            if not path.name.startswith("."):
+                with suppress(FileNotFoundError):  # dropped by another process since it was listed
+                    found[path.parent.name, path.name] = path.read_text(encoding="utf-8", errors="replace").strip()
+        return found

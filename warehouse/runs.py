@@ -1,212 +1,114 @@
 """The life of a run: planned as shards, landed shard by shard, published once, current until another takes its place.
 
-A shard is a folder that appears whole or not at all, so a killed job resumes with the missing ones. Publishing sorts the
-landed rows, writes the data files, and last of all the run record: before it nothing of the run exists for a reader.
+Publishing sorts the landed rows, writes the data files, and last of all the run record: before it nothing of the run exists
+for a reader. Whatever moment a process is killed at, the same request finds what is finished and does the rest.
 """
 
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
-from typing import Protocol
 
-import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from .catalog import refresh_catalog
-from .errors import UserError
-from .layout import ContentHash, DataFile, write_table
+from .catalog import changing_catalog, is_catalog_current
+from .errors import UserError, storage_errors
+from .landing import Completion, Plan, Rows, land
+from .layout import DataFile
 from .progress import Quiet
+from .publish import publish_files
 from .records import Lake, RunRecord, RunSpec, TableContent, run_tag
-from .schema import SCHEMA_VERSION, TABLES, Table
+from .schema import SCHEMA_VERSION
 from .store import folder_atomic, locked, sha256_text, write_atomic
 
+__all__ = ["Completion", "Plan", "Rows", "ensure_run", "land", "make_current"]
+
 RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "pyarrow", "numpy", "scipy")
-BATCH_ROWS = 131_072
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows that a shard lands: columns of the protocol, `run_id` left out; one layer's only, if the table lies by layer."""
-
-    table: str
-    rows: pa.Table
-    layer: int | None = None
-
-
-class Completion(Protocol):
-    """Sees the sorted activations while they are published and completes tables that summarise them."""
-
-    tables: frozenset[str]
-
-    def observe(self, layer: int, rows: pa.RecordBatch) -> None: ...
-
-    def complete(self, table: str, landed: pa.Table) -> pa.Table: ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a run is computed: its shards by name, and the function that computes the missing ones, in any order."""
-
-    shards: Sequence[str]
-    compute: Callable[[Sequence[str]], Iterator[tuple[str, list[Rows]]]]
-    tables: Sequence[str]
-    unit: str = "shards"
-    completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None
-    """Makes the completion from a function that reads a landed table."""
-
-
-def ensure_run(
-    lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, progress: Quiet | None = None
-) -> RunRecord:
+def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
     """The published run of `spec`: found, waited for, resumed or computed; it becomes the current one of its stage.
 
-    Raises UserError if `force` recomputes it and the content differs from what is published.
+    Raises UserError if `force` recomputes it and the content differs from what is published, and for what the disk refuses.
     """
     progress = progress or Quiet()
     published = lake.record(spec.run_id)
     if published is None or force:
-        with locked(lake.lock(spec.run_id), lambda: progress.say(f"waiting: another process computes {spec.run_id}")):
+        with ExitStack() as stack:
+            with storage_errors(lake.root):
+                lock = locked(lake.lock(spec.run_id), lambda: progress.say(f"waiting: another process computes {spec.run_id}"))
+                stack.enter_context(lock)
             published = lake.record(spec.run_id)
-            if published is None or force:
-                published = _compute(lake, spec, plan, published, progress)
+            if published is None:
+                published = _compute(lake, spec, plan, progress)
+            elif force:
+                _compute_again(lake, spec, plan, published, progress)
     make_current(lake, spec.recipe, published)
     return published
 
 
 def make_current(lake: Lake, recipe: str, record: RunRecord) -> None:
     """Points the recipe's stage at a published run and brings the catalog up to date."""
-    pointer = lake.pointer(recipe, record.stage)
-    with locked(lake.lock("catalog")):
-        if (
-            not pointer.is_file()
-            or pointer.read_text(encoding="utf-8").strip() != record.run_id
-            or not lake.catalog.exists()
-        ):
-            write_atomic(pointer, record.run_id + "\n")
-            refresh_catalog(lake)
+    key = (recipe, record.stage)
+    if lake.current().get(key) == record.run_id and is_catalog_current(lake):
+        return
+    with storage_errors(lake.root), changing_catalog(lake):
+        if not lake.record_path(record.run_id).exists():
+            raise UserError(f"run {record.run_id} was dropped by another process: run the same command again")
+        write_atomic(lake.pointer(*key), record.run_id + "\n")
 
 
-def _compute(lake: Lake, spec: RunSpec, plan: Plan, published: RunRecord | None, progress: Quiet) -> RunRecord:
+def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecord:
     started = _now()
-    landing = lake.landing(spec.run_id if published is None else f"{spec.run_id}.again")
-    if published is not None:
-        shutil.rmtree(landing, ignore_errors=True)
-    missing = [name for name in plan.shards if not (landing / name).is_dir()]
-    progress.start(f"{spec.recipe} · {spec.stage}", len(plan.shards), plan.unit, len(plan.shards) - len(missing))
-    if missing:
-        for name, rows in plan.compute(missing):
-            land(landing / name, rows)
-            progress.advance(1, sum(r.rows.num_rows for r in rows))
-    record = _publish(lake, spec, plan, landing, started, published)
-    shutil.rmtree(landing, ignore_errors=True)
+    _refuse_tag_collision(lake, spec)
+    landing = lake.landing(spec.run_id)
+    _land_missing(lake, spec, plan, landing, progress)
+    with storage_errors(lake.root):
+        for draft in lake.data.glob(f".{spec.run_id}*"):
+            shutil.rmtree(draft)  # of a killed process
+        data = _free_folder(lake, spec)
+        with folder_atomic(data) as draft:
+            contents, files = publish_files(landing, spec, plan, draft, progress)
+        record = _record(spec, started, contents, [_below(data.relative_to(lake.root), f) for f in files])
+        _commit(lake, spec, record)
+        shutil.rmtree(landing)
     return record
 
 
-def land(folder: Path, shard: Iterable[Rows]) -> None:
-    """Writes one shard, durable and atomically. The files are plain: they live until the run is published."""
-    with folder_atomic(folder) as draft:
-        for part in shard:
-            name = f"{part.table}.parquet" if part.layer is None else f"{part.table}/layer-{part.layer:02d}.parquet"
-            file = draft / name
-            file.parent.mkdir(exist_ok=True)
-            pq.write_table(part.rows, file, compression="none", use_dictionary=False, write_statistics=False)
-
-
-class _Landed:
-    """The landed shards of one run, seen by DuckDB as tables with the protocol's columns and final ids."""
-
-    def __init__(self, landing: Path, spec: RunSpec, tables: Sequence[str]) -> None:
-        self._landing = landing
-        self._spec = spec
-        self._con = duckdb.connect(config={"temp_directory": str(landing / "spill"), "preserve_insertion_order": False})
-        self._con.execute("set variable run_id = $1", [spec.run_id])
-        self._numbered: set[str] = set()
-        for name in tables:
-            owned = TABLES[name].owns
-            if owned and self.files(TABLES[name], None):
-                self._number(TABLES[name], owned)
-
-    def files(self, table: Table, layer: int | None) -> list[str]:
-        name = f"{table.name}.parquet" if layer is None else f"{table.name}/layer-{layer:02d}.parquet"
-        return sorted(str(p) for p in self._landing.glob(f"*/{name}") if not p.parent.name.startswith("."))
-
-    def layers(self, table: Table) -> list[int | None]:
-        if not table.by_layer:
-            return [None] if self.files(table, None) else []
-        return sorted(
-            {int(p.stem.removeprefix("layer-")) for p in self._landing.glob(f"*/{table.name}/layer-*.parquet")}
-        )
-
-    def _number(self, table: Table, owned: str) -> None:
-        """Dense ids for the content hashes that a table was landed with, in the order of its rows."""
-        rank = f"min({owned})" if owned in table.order else f"min(({', '.join(table.order)}))"
-        self._con.execute(
-            f"create temp table number_{owned} as select {owned} as landed_id, "
-            f"{self._spec.tag << 32}::bigint + row_number() over (order by {rank}, {owned}) - 1 as id "
-            f"from read_parquet({self.files(table, None)}) group by {owned}"
-        )
-        self._numbered.add(owned)
-
-    def select(self, table: Table, layer: int | None = None) -> str:
-        """A statement over one table's landed rows, sorted; columns that a completion adds may be absent."""
-        files = self.files(table, layer)
-        present = {r[0] for r in self._con.execute(f"describe select * from read_parquet({files})").fetchall()}
-        columns, joins = [], []
-        for column in table.columns:
-            if column.name == "run_id":
-                columns.append("getvariable('run_id') as run_id")
-            elif column.name in present and column.name in self._numbered:
-                columns.append(f"coalesce(number_{column.name}.id, landed.{column.name}) as {column.name}")
-                joins.append(f"left join number_{column.name} on number_{column.name}.landed_id = landed.{column.name}")
-            elif column.name in present:
-                columns.append(f"landed.{column.name}")
-        first = [table.owns] if table.owns in self._numbered else []  # numbered in the table's order, ties broken
-        order = ", ".join(dict.fromkeys(first + [c for c in table.order + table.key if c in present]))
-        # Shards know nothing of each other: two may land the same feature set.
-        select = "select distinct" if table.owns == "set_id" else "select"
-        return f"{select} {', '.join(columns)} from read_parquet({files}) as landed {' '.join(joins)} order by {order}"
-
-    def stream(self, table: Table, layer: int | None) -> Iterator[pa.RecordBatch]:
-        reader = self._con.execute(self.select(table, layer)).to_arrow_reader(BATCH_ROWS)
-        for batch in reader:
-            yield batch.cast(table.schema)
-
-    def read(self, table: Table, layer: int | None) -> pa.Table:
-        return self._con.execute(self.select(table, layer)).to_arrow_table()
-
-    def close(self) -> None:
-        self._con.close()
-
-
-def _publish(
-    lake: Lake, spec: RunSpec, plan: Plan, landing: Path, started: str, published: RunRecord | None
-) -> RunRecord:
-    """Writes the data files and, last, the record; with `published` given, only compares with it."""
-    folder = lake.data / (spec.run_id if published is None else f"{spec.run_id}.again")
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt that was killed: no record lists it
-    landed = _Landed(landing, spec, plan.tables)
+def _compute_again(lake: Lake, spec: RunSpec, plan: Plan, published: RunRecord, progress: Quiet) -> None:
+    """Computes a published run from nothing, beside it, and compares the content."""
+    landing = lake.landing(f"{spec.run_id}.again")
+    shutil.rmtree(landing, ignore_errors=True)
     try:
-        contents, files = _write_tables(lake, folder, landed, plan)
+        _land_missing(lake, spec, plan, landing, progress)
+        with storage_errors(lake.root):
+            contents, _ = publish_files(landing, spec, plan, landing / ".published", progress)
     finally:
-        landed.close()
-    content_hash = sha256_text("".join(f"{c.name}:{c.content_hash};" for c in contents))
-    if published is not None:
-        shutil.rmtree(folder)
-        differing = [
-            c.name for c, p in zip(contents, published.tables, strict=False) if c.content_hash != p.content_hash
-        ]
-        if differing or content_hash != published.content_hash:
-            raise UserError(
-                f"recomputing {spec.run_id} gave other content in {', '.join(differing) or 'its tables'}; the published run "
-                f"is kept: `saelake drop {spec.run_id}` first, if the new one is right"
-            )
-        return published
-    record = RunRecord(
+        shutil.rmtree(landing, ignore_errors=True)
+    if tuple(contents) != published.tables:
+        differing = ", ".join(sorted({c.name for c in set(contents) ^ set(published.tables)}))
+        raise UserError(
+            f"recomputing {spec.run_id} gave other content in {differing}; the published run is kept: "
+            f"`saelake drop {spec.run_id}` first, if the new one is right"
+        )
+
+
+def _land_missing(lake: Lake, spec: RunSpec, plan: Plan, landing: Path, progress: Quiet) -> None:
+    missing = [name for name in plan.shards if not (landing / name).is_dir()]
+    progress.start(f"{spec.recipe} · {spec.stage}", len(plan.shards), plan.unit, len(plan.shards) - len(missing))
+    if not missing:
+        return
+    for name, rows in plan.compute(missing):
+        with storage_errors(lake.root):
+            land(landing / name, rows)
+        progress.advance(1, sum(r.rows.num_rows for r in rows))
+    unlanded = [name for name in plan.shards if not (landing / name).is_dir()]
+    assert not unlanded, f"{spec.stage}: shards were not computed: {', '.join(unlanded)}"
+
+
+def _record(spec: RunSpec, started: str, contents: list[TableContent], files: list[DataFile]) -> RunRecord:
+    return RunRecord(
         run_id=spec.run_id,
         stage=spec.stage,
         recipe=spec.recipe,
@@ -220,55 +122,59 @@ def _publish(
             "system": platform.system(),
             "device": spec.config.get("device", "cpu"),
         },
-        versions={name: metadata.version(name) for name in RECORDED_PACKAGES} | {"python": platform.python_version()},
+        versions=_versions() | {"python": platform.python_version()},
         started=started,
         finished=_now(),
         tables=tuple(contents),
         files=tuple(files),
-        content_hash=content_hash,
+        content_hash=content_hash(contents),
     )
-    with locked(lake.lock("catalog")):
+
+
+def content_hash(contents: list[TableContent]) -> str:
+    """The hash of a run's whole content, from those of its tables."""
+    return sha256_text("".join(f"{c.name}:{c.content_hash};" for c in contents))
+
+
+def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> None:
+    """Makes a run visible, in one step: its record is there or not."""
+    with changing_catalog(lake):
         _refuse_tag_collision(lake, spec)
+        for parent in spec.parents:
+            if not lake.record_path(parent).exists():
+                raise UserError(
+                    f"run {parent}, which {spec.run_id} is computed from, is not in the lake (any more): "
+                    f"run the same command again"
+                )
         write_atomic(lake.record_path(spec.run_id), record.to_json())
-    return record
+        write_atomic(lake.pointer(spec.recipe, spec.stage), record.run_id + "\n")
 
 
-def _write_tables(lake: Lake, folder: Path, landed: _Landed, plan: Plan) -> tuple[list[TableContent], list[DataFile]]:
-    completion = plan.completion(lambda name: landed.read(TABLES[name], None)) if plan.completion else None
-    completed = completion.tables if completion else frozenset()
-    contents: dict[str, TableContent] = {}
-    files: list[DataFile] = []
-    # What sums up the activations is written after them.
-    for name in sorted(plan.tables, key=lambda n: (n in completed, list(TABLES).index(n))):
-        table = TABLES[name]
-        content = ContentHash(table.schema)
-        for layer in landed.layers(table):
-            if completion and name in completed:
-                rows: Iterable[pa.RecordBatch] = completion.complete(name, landed.read(table, layer)).to_batches()
-            else:
-                rows = landed.stream(table, layer)
-                if completion and layer is not None:
-                    rows = _observed(rows, completion, layer)
-            path = folder / name / (f"layer-{layer:02d}.parquet" if layer is not None else f"{name}.parquet")
-            n_rows, n_bytes, sha256 = write_table(path, name, rows, content)
-            files.append(DataFile(name, path.relative_to(lake.root).as_posix(), n_rows, n_bytes, sha256))
-        contents[name] = TableContent(name, content.n_rows, content.hexdigest())
-    return [contents[name] for name in TABLES if name in contents], files
+def _free_folder(lake: Lake, spec: RunSpec) -> Path:
+    """Where the run's files go. A dropped run's folder stays for those who still read it, until `gc` takes it away."""
+    names = (spec.run_id if n == 1 else f"{spec.run_id}-{n}" for n in count(1))
+    return next(lake.data / name for name in names if not (lake.data / name).exists())
 
 
-def _observed(rows: Iterator[pa.RecordBatch], completion: Completion, layer: int) -> Iterator[pa.RecordBatch]:
-    for batch in rows:
-        completion.observe(layer, batch)
-        yield batch
+def _below(folder: Path, file: DataFile) -> DataFile:
+    return DataFile(file.table, (folder / file.path).as_posix(), file.n_rows, file.n_bytes, file.sha256)
 
 
 def _refuse_tag_collision(lake: Lake, spec: RunSpec) -> None:
-    for other in lake.records():
-        if other.run_id != spec.run_id and run_tag(other.run_id) == spec.tag:
+    for path in lake.record_paths():
+        if path.stem != spec.run_id and run_tag(path.stem) == spec.tag:
             raise UserError(
-                f"the ids of run {spec.run_id} would collide with those of {other.run_id}: change the recipe's seed, or drop "
+                f"the ids of run {spec.run_id} would collide with those of {path.stem}: change the recipe's seed, or drop "
                 f"the other run"
             )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in RECORDED_PACKAGES:
+        with suppress(metadata.PackageNotFoundError):  # SQL and storage work without the GPU packages
+            found[name] = metadata.version(name)
+    return found
 
 
 def _now() -> str:

@@ -20,6 +20,12 @@ class Column:
     type: pa.DataType
     meaning: str
     null: str | None = None
+    refers: str | None = None
+    """The id that it holds, if its own name is not that id's."""
+
+    @property
+    def identity(self) -> str:
+        return self.refers or self.name
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Table:
     by_layer: bool = False
     owns: str | None = None
     """The id column that this table's runs number; it is landed as a content hash and published as a dense id."""
+
+    @property
+    def unique(self) -> list[str]:
+        """The columns whose order the rows of a file follow; no two rows of a run are equal in them."""
+        return list(dict.fromkeys(self.order + self.key))
 
     @property
     def schema(self) -> pa.Schema:
@@ -146,18 +157,16 @@ DIRECTIONS = Table(
         RUN_ID,
         LAYER,
         Column(
-            "vector", pa.list_(pa.float32()), "unit vector: mean resid_post at the last token, harmful minus benign"
+            "vector",
+            pa.list_(pa.field("element", pa.float32(), nullable=False)),
+            "unit vector: mean resid_post at the last token, harmful minus benign",
         ),
         Column("norm", pa.float32(), "length of the difference before it was scaled to 1"),
         Column("n_prompts", pa.int32(), "selection prompts: harmful and refused by the unmodified model"),
-        Column(
-            "n_flipped", pa.int32(), "selection prompts that flip when the direction is projected out of every layer"
-        ),
+        Column("n_flipped", pa.int32(), "selection prompts that flip when the direction is projected out of every layer"),
         Column("p_refusal_token", pa.float32(), "mean probability of a refusal token on them, projected out"),
         Column("kl", pa.float32(), "mean KL divergence of the next token on benign prompts, projected out (nats)"),
-        Column(
-            "induced", pa.float32(), "share of benign prompts that are refused when the direction is added at its layer"
-        ),
+        Column("induced", pa.float32(), "share of benign prompts that are refused when the direction is added at its layer"),
         Column("admitted", pa.bool_(), "passes the recipe's filters"),
         Column("chosen", pa.bool_(), "the direction that the study uses"),
     ),
@@ -169,9 +178,7 @@ ALIGNMENTS = Table(
     "how one decoder row lies to a refusal direction (R5); candidates are a query over it",
     (
         RUN_ID,
-        Column(
-            "direction", pa.string(), "own: the direction of the feature's layer; chosen: the study's one direction"
-        ),
+        Column("direction", pa.string(), "own: the direction of the feature's layer; chosen: the study's one direction"),
         SAE_ID,
         LAYER,
         FEATURE_ID,
@@ -209,12 +216,13 @@ ABLATIONS = Table(
         Column("seed", pa.int32(), "seed of the draw", null="nothing was drawn"),
         Column("draw", pa.int32(), "number of the draw, from 0", null="nothing was drawn"),
         Column("k", pa.int32(), "features a layer that were asked for", null="not a matter of K"),
+        Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
         Column("p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token"),
         Column("first_token", pa.string(), "the most probable first token of the answer"),
         Column("completion", pa.string(), "the greedy answer; model text, untrusted"),
     ),
     key=("ablation_id",),
-    order=("condition", "k", "draw", "prompt_id"),
+    order=("condition", "k", "tau", "draw", "seed", "prompt_id"),
     owns="ablation_id",
 )
 VERDICTS = Table(
@@ -232,6 +240,35 @@ VERDICTS = Table(
     key=("ablation_id", "judge"),
     order=("judge", "ablation_id"),
 )
+SEARCH_TRACE = Table(
+    "search_trace",
+    "one evaluation of Algorithm 1 (R6): the candidates without the first blocks of one random sequence",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("seed", pa.int32(), "number of the random sequence, from 0"),
+        Column("step", pa.int32(), "blocks that are not ablated any more"),
+        Column("block", pa.int64(), "set_id of the block that this step adds to those", null="step 0", refers="set_id"),
+        Column("p_refusal_token", pa.float32(), "probability of a refusal token under the ablation of the rest"),
+    ),
+    key=("prompt_id", "seed", "step"),
+    order=("prompt_id", "seed", "step"),
+)
+SEARCHES = Table(
+    "searches",
+    "one search of a prompt's critical set",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("method", pa.string(), "algorithm1 or minimal"),
+        Column("start", pa.int32(), "number of the random start or sequence, from 0"),
+        Column("k", pa.int32(), "candidates a layer that it began with: the prompt's first flip"),
+        Column("n_candidates", pa.int32(), "features that it began with"),
+        Column("n_evaluations", pa.int32(), "ablated passes that it asked for"),
+    ),
+    key=("prompt_id", "method", "start"),
+    order=("method", "prompt_id", "start"),
+)
 
 TABLES = {
     t.name: t
@@ -246,14 +283,16 @@ TABLES = {
         FEATURE_SETS,
         ABLATIONS,
         VERDICTS,
+        SEARCH_TRACE,
+        SEARCHES,
     )
 }
 
-RUNS_COLUMNS = {
+RUNS_STRUCTURE = {
     "run_id": "VARCHAR",
     "stage": "VARCHAR",
     "recipe": "VARCHAR",
-    "parents": "VARCHAR[]",
+    "parents": ["VARCHAR"],
     "config": "JSON",
     "code_version": "VARCHAR",
     "schema_version": "INTEGER",
@@ -262,24 +301,8 @@ RUNS_COLUMNS = {
     "versions": "JSON",
     "started": "TIMESTAMP",
     "finished": "TIMESTAMP",
-    "tables": "STRUCT(name VARCHAR, n_rows BIGINT, content_hash VARCHAR)[]",
-    "files": 'STRUCT("table" VARCHAR, path VARCHAR, n_rows BIGINT, n_bytes BIGINT, sha256 VARCHAR)[]',
+    "tables": [{"name": "VARCHAR", "n_rows": "BIGINT", "content_hash": "VARCHAR"}],
+    "files": [{"table": "VARCHAR", "path": "VARCHAR", "n_rows": "BIGINT", "n_bytes": "BIGINT", "sha256": "VARCHAR"}],
     "content_hash": "VARCHAR",
 }
 """The `runs` table: one JSON record a run (`runs/<run_id>.json`), with the DuckDB types of its fields."""
-
-
-def empty(table: str) -> pa.Table:
-    """A table of the protocol with no rows."""
-    return TABLES[table].schema.empty_table()
-
-
-def conform(table: str, rows: pa.Table) -> pa.Table:
-    """`rows` with exactly the protocol's columns, in order and type; raises AssertionError for a missing column or a null."""
-    schema = TABLES[table].schema
-    missing = set(schema.names) - set(rows.column_names)
-    assert not missing, f"{table}: rows lack {sorted(missing)}"
-    conformed = rows.select(schema.names).cast(schema)
-    for field in schema:
-        assert field.nullable or conformed[field.name].null_count == 0, f"{table}.{field.name} has nulls"
-    return conformed

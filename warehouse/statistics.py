@@ -114,5 +114,10 @@ def _index(ids: pa.Array) -> np.ndarray:
 
 def _with_columns(rows: pa.Table, columns: dict[str, np.ndarray | pa.Array], schema: pa.Schema) -> pa.Table:
     for name, values in columns.items():
-        rows = rows.append_column(name, pa.array(values))
+        absent = name not in rows.column_names
+        rows = (
+            rows.append_column(name, pa.array(values))
+            if absent
+            else rows.set_column(rows.column_names.index(name), name, pa.array(values))
+        )
     return rows.select(schema.names).cast(schema)

@@ -22,7 +22,7 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file, read in one-megabyte pieces."""
+    """Hex sha256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -62,7 +62,10 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextmanager
 def folder_atomic(path: Path) -> Iterator[Path]:
-    """A folder that appears at `path` with all its files, or not at all; yields the draft to write into."""
+    """A folder that appears at `path` with all its files, or not at all; yields the draft to write into.
+
+    If another process has made `path` meanwhile, that one stays and the draft goes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = aside(path)
     draft.mkdir()
@@ -71,7 +74,11 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         for file in draft.rglob("*"):
             sync_folder(file) if file.is_dir() else sync_file(file)
         sync_folder(draft)
-        draft.rename(path)
+        try:
+            draft.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
         sync_folder(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -81,42 +88,51 @@ def folder_atomic(path: Path) -> Iterator[Path]:
 def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds an exclusive lock on `path`; the kernel releases it when the process ends, however it ends.
 
-    `on_wait` is called once if another process holds it. The file goes when the lock is released; whoever waited on the
-    old file notices and takes the new one.
+    `on_wait` is called once if another process holds it.
     """
+    fd = _acquire(path, wait=False)
+    if fd is None:
+        if on_wait:
+            on_wait()
+        fd = _acquire(path, wait=True)
+    assert fd is not None
+    try:
+        yield
+    finally:
+        _release(fd, path)
+
+
+@contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """Holds the lock on `path` if nobody else does; yields whether it is held."""
+    fd = _acquire(path, wait=False)
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            _release(fd, path)
+
+
+def _acquire(path: Path, wait: bool) -> int | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same_file(fd, path):
+                return fd
         except BlockingIOError:
-            if on_wait:
-                on_wait()
-                on_wait = None
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        if _is_same_file(fd, path):
-            break
-        os.close(fd)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(fd)
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # its last owner removed the file when it was done with it: take the new one
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock at `path`."""
-    try:
-        fd = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+def _release(fd: int, path: Path) -> None:
+    path.unlink(missing_ok=True)  # before the lock is free, so that nobody can hold the old file as if it were the new one
+    os.close(fd)
 
 
 def _is_same_file(fd: int, path: Path) -> bool:

@@ -113,8 +113,8 @@ def _tests(sequences: Sequence[Sequenced], found: Sequence[list[np.ndarray]], ta
             tests.append(("algorithm1_common", None, reduce(np.intersect1d, [by_tau[i] for _, by_tau in searched])))
             for condition, seed, members in tests:
                 rest = np.setdiff1d(np.arange(len(pool)), members)
-                yield Ablation(Request(prompt, pool.at(members)), condition, k=pool.k, seed=seed, tau=tau)
-                yield Ablation(Request(prompt, pool.at(rest)), f"{condition}_complement", k=pool.k, seed=seed, tau=tau)
+                yield Ablation(Request(prompt, pool.at(members)), condition, seed=seed, tau=tau)
+                yield Ablation(Request(prompt, pool.at(rest)), f"{condition}_complement", seed=seed, tau=tau)
 
 
 def _trace_rows(bench: Bench, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray]) -> Rows:

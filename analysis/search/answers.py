@@ -117,7 +117,7 @@ def _set_table(bench: Bench, sets: dict[int, FeatureSet]) -> pa.Table:
     features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in sets.values())])
     columns: Columns = {
         "set_id": np.repeat(np.array(list(sets), dtype=np.int64), [len(s) for s in sets.values()]),
-        "sae_id": [sae_ids[int(layer)] for layer in features["layer"]],
+        "sae_id": pa.DictionaryArray.from_arrays(features["layer"], [sae_ids.get(n, "") for n in range(max(sae_ids) + 1)]),
         "layer": features["layer"],
         "feature_id": features["feature_id"],
         "value": features["value"],

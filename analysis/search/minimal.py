@@ -122,7 +122,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         oracle = _Oracle(bench, by_prompt)
         found = run_together(searches, oracle.flips)
         asked = [
-            Ablation(Request(p, by_prompt[p].at(end.members)), "minimal", k=by_prompt[p].k, draw=start, seed=work.spec.seed)
+            Ablation(Request(p, by_prompt[p].at(end.members)), "minimal", draw=start, seed=work.spec.seed)
             for (p, start), end in found.items()
         ]
         asked += on_benign(asked, bench, shards[name])

@@ -1,0 +1,131 @@
+"""Rows as table, CSV, JSON and Parquet: they round-trip, and untrusted text in them stays text."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from queries import QueryError
+from queries.formats import Rows, printable, show, show_table
+from tests.lakes import HOSTILE
+
+ROW = f"""
+select 9007199254740993::bigint as prompt_id, 9007199254740993::hugeint as total, 12345.678::float as value, 'nan'::double as nan,
+    $${HOSTILE}$$ as text, null::integer as nothing, true as yes, [1, 2] as list, {{'a': 'x', 'b': [9007199254740993]}} as nested,
+    timestamp '2026-01-02 03:04:05' as made, 1.50::decimal(5, 2) as price, '' as empty
+"""
+
+
+@pytest.fixture
+def relation() -> duckdb.DuckDBPyRelation:
+    return duckdb.connect().sql(ROW)
+
+
+def test_csv_round_trips(relation: duckdb.DuckDBPyRelation, tmp_path: Path) -> None:
+    show(relation, None, tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["text"] == HOSTILE
+    assert row["prompt_id"] == row["total"] == "9007199254740993"
+    assert (row["nothing"], row["yes"], row["list"], row["made"]) == ("", "true", "[1, 2]", "2026-01-02T03:04:05")
+    again = duckdb.sql(f"select text, prompt_id from read_csv('{tmp_path}/rows.csv', all_varchar = true)").fetchone()
+    assert again == (HOSTILE, "9007199254740993")
+
+
+def test_json_round_trips_with_ids_as_strings(relation: duckdb.DuckDBPyRelation, tmp_path: Path) -> None:
+    show(relation, "json", tmp_path / "rows")
+    (row,) = json.loads((tmp_path / "rows").read_text(encoding="utf-8"))
+    assert row["prompt_id"] == row["total"] == row["nested"]["b"][0] == "9007199254740993"
+    assert (row["text"], row["nothing"], row["nan"], row["yes"]) == (HOSTILE, None, None, True)
+    assert (row["list"], row["made"], row["price"]) == ([1, 2], "2026-01-02T03:04:05", 1.5)
+
+
+def test_json_keeps_small_ids_as_strings_and_repeated_columns(tmp_path: Path) -> None:
+    con = duckdb.connect()
+    show(con.sql("select 1::bigint as set_id, 2 as feature_id, 3 as a, 4 as a"), "json", tmp_path / "rows.json")
+    assert json.loads((tmp_path / "rows.json").read_text()) == [{"set_id": "1", "feature_id": 2, "a": 3, "a_1": 4}]
+    show(con.sql("select 1 as a where false"), "json", tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_parquet_round_trips(relation: duckdb.DuckDBPyRelation, tmp_path: Path) -> None:
+    show(relation, None, tmp_path / "rows.parquet")
+    again = duckdb.sql(f"select prompt_id, text, list, nested, made from '{tmp_path}/rows.parquet'").fetchall()
+    assert again == relation.select("prompt_id", "text", "list", "nested", "made").fetchall()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("before")
+    failing = duckdb.connect().sql("select if(i < 50000, i, error('late')) from range(100000) t(i)")
+    with pytest.raises(duckdb.Error, match="late"):
+        show(failing, "csv", tmp_path / "rows.csv")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("rows.csv", "before")]
+
+
+def table(relation: duckdb.DuckDBPyRelation, capsys: pytest.CaptureFixture[str]) -> str:
+    show(relation)
+    return capsys.readouterr().out
+
+
+def test_table_escapes_markup_and_control_characters(
+    relation: duckdb.DuckDBPyRelation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = table(relation.select("text", "nothing", "value", "prompt_id"), capsys)
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "\\x1b[31m[red]bold[/red]" in shown
+    header, _, line = shown.splitlines()
+    assert "-  1.235e+04  9007199254740993" in " ".join(line.split(" ")).strip() or "1.235e+04" in line
+    assert header.rstrip().endswith("prompt_id")
+
+
+def test_table_aligns_numbers_right_and_text_left(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = table(duckdb.connect().sql("from (values (1, 'a', null), (100, 'bb', 0.5)) t(number, text, share)"), capsys)
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert lines[0] == "number  text  share"
+    assert lines[2:] == ["     1  a         -", "   100  bb      0.5"]
+
+
+def test_table_cuts_long_text_and_many_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = table(duckdb.connect().sql("select repeat('x', 500) as long, i from range(1234) t(i)"), capsys)
+    assert max(map(len, shown.splitlines())) < 80
+    assert "x…" in shown
+    assert shown.splitlines()[-1] == "… 1,184 more rows: use a limit, or --format csv for all"
+
+
+def test_table_on_a_narrow_terminal_keeps_numbers_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = Terminal()
+    show_table(Rows(["id", "text"], ["BIGINT", "VARCHAR"], iter([(2**62, "word " * 30), (1, None)])), out)
+    assert str(2**62) in out.getvalue()
+    assert "\x1b[2m-\x1b[0m" in out.getvalue(), "null is dim on a terminal"
+
+
+def test_csv_and_json_on_a_terminal_do_not_obey_the_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    relation = duckdb.connect().sql("select $$\x1b[31m \x9b1m$$ as text")
+    for kind in ("csv", "json"):
+        show(relation, kind)
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown
+        assert "\x9b" not in shown
+
+
+def test_parquet_is_refused_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with pytest.raises(QueryError, match="parquet is not for a terminal"):
+        show(duckdb.connect().sql("select 1"), "parquet")
+
+
+def test_printable_spells_out_what_would_be_obeyed() -> None:
+    assert printable("é 漢 \x1b\n\u202e\x9b") == "é 漢 \\x1b\\n\\u202e\\x9b"

@@ -1,0 +1,211 @@
+"""Parameters of a query: what they accept, what they refuse in one sentence, and that a value is never more than a value."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import queries
+from queries.loader import _parse
+from queries.parameters import Parameter, parameter
+from queries.statements import check_reads
+from tests.lakes import HOSTILE
+
+KINDS = """\
+-- Shows what it is given. A second sentence.
+--
+-- $i integer = 1: an integer
+-- $n number? = 0.5: a number,
+--   or nothing
+-- $t text = a: a text
+-- $b boolean = false: a boolean
+-- $l integers = 1,2: a list
+-- $c one|two = one: a choice
+select $i as i, $n as n, $t as t, $b as b, $l as l, $c as c
+"""
+
+
+@pytest.fixture(scope="module")
+def con() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as con:
+        con.execute("create table saes as select 's' || i as sae_id, i as layer, 4 as width from range(2) t(i)")
+        con.execute("create table tokens (prompt_id bigint, pos int, role text)")
+        con.execute("create table activations (sae_id text, layer int, feature_id int, prompt_id bigint, pos int)")
+        con.execute("create table chosen as select 1 as layer, 3 as feature_id")
+        yield con
+
+
+def given_back(con: duckdb.DuckDBPyConnection, **values: Any) -> tuple[Any, ...]:
+    row = con.sql(_parse("kinds", KINDS).statement(con, values)).fetchone()
+    assert row is not None
+    return row
+
+
+def test_head_comment_is_documentation_and_declarations() -> None:
+    asked = _parse("kinds", KINDS)
+    assert asked.doc == "Shows what it is given. A second sentence."
+    assert asked.summary == "Shows what it is given"
+    assert asked.parameters[1] == Parameter("n", "number", True, "0.5", "a number, or nothing")
+    assert "  n number? = 0.5\n      a number, or nothing" in asked.help
+    assert parameter("$f features: which").required  # type: ignore[union-attr]
+
+
+def test_values_arrive_as_their_types(con: duckdb.DuckDBPyConnection) -> None:
+    assert given_back(con) == (1, 0.5, "a", False, [1, 2], "one")
+    python = given_back(con, i=-(2**63), n=None, t="", b=True, l=[], c="two")
+    assert python == (-(2**63), None, "", True, [], "two")
+    assert given_back(con, i="-7", n="1e-9", b="true", l="3, 4", t="null") == (-7, 1e-9, "null", True, [3, 4], "one")
+    assert given_back(con, n="null", l=5)[1] is None
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_any_text_comes_back_as_it_went_in(con: duckdb.DuckDBPyConnection, text: str) -> None:
+    assert given_back(con, t=text)[2] == text
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "'; drop table chosen; --", "$i $t", "'' or 1=1", "\\'; --", "/*", "null::int"])
+def test_hostile_text_is_inert(con: duckdb.DuckDBPyConnection, text: str) -> None:
+    assert given_back(con, t=text)[2] == text
+    assert con.sql("from chosen").fetchall() == [(1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"i": "seven"}, "i is an integer, not 'seven'"),
+        ({"i": 1.5}, "i is an integer, not 1.5"),
+        ({"i": True}, "i is an integer, not True"),
+        ({"i": "1; drop table chosen"}, "i is an integer, not '1; drop table chosen'"),
+        ({"i": 2**63}, "i is an integer, not 9223372036854775808"),
+        ({"i": None}, "i cannot be null: give an integer"),
+        ({"n": "inf"}, "n is a number, not 'inf'"),
+        ({"b": "maybe"}, "b is true or false, not 'maybe'"),
+        ({"b": []}, "b is true or false, not []"),
+        ({"l": "1,x"}, "l is a list of integers, such as 0,1, not ['1', 'x']"),
+        ({"c": "three"}, "c is one of one, two, not 'three'"),
+        ({"t": 5}, "t is text, not 5"),
+        ({"t": "a\0b"}, "t is text, not 'a\\x00b'"),
+        ({"other": 5}, "the query kinds has no parameter other: its parameters are i, n, t, b, l, c"),
+    ],
+)
+def test_wrong_values_are_refused_in_a_sentence(con: duckdb.DuckDBPyConnection, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(queries.QueryError) as refused:
+        given_back(con, **values)
+    assert str(refused.value) == sentence
+
+
+def test_unknown_names_suggest_the_nearest(con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(queries.QueryError, match="^there is no query candidate: did you mean candidates\\?$"):
+        queries.run(con, "candidate")
+    with pytest.raises(queries.QueryError, match="has no parameter exclude_layer: did you mean exclude_layers\\?$"):
+        queries.run(con, "candidates", exclude_layer=[0])
+    with pytest.raises(queries.QueryError, match="^the query cofiring needs features: which features$"):
+        queries.run(con, "cofiring")
+    with pytest.raises(queries.QueryError, match="there is no query"):
+        queries.load("../saelake")
+
+
+FEATURES = "{0: [1, 2], 1: [3]}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0:1, 0:2,1:3",
+        [(0, 1), (1, 3), (0, 2), (0, 2)],
+        "select * from (values (0, 1), (0, 2), (1, 3)) t(layer, feature_id);",
+        "with s as (select 's0' as sae_id, unnest([1, 2]) as feature_id) from s union all select 's1', 3 -- done",
+        "select layer, sae_id, feature_id from saes, (values (1), (2), (3)) t(feature_id) where (layer = 1) = (feature_id = 3)",
+    ],
+)
+def test_features_come_from_lists_and_selects(con: duckdb.DuckDBPyConnection, value: Any) -> None:
+    statement = queries.load("cofiring").statement(con, {"features": value})
+    assert "layer = 0 and sae_id = 's0' and feature_id between 1 and 2" in statement
+    assert "layer = 1 and sae_id = 's1' and feature_id between 3 and 3" in statement
+
+
+def test_features_come_from_a_table_and_are_literals(con: duckdb.DuckDBPyConnection) -> None:
+    for name in ("chosen", "main.chosen"):
+        assert "feature_id between 3 and 3" in queries.load("cofiring").statement(con, {"features": name})
+    assert "feature_id in (0, 3)" in queries.load("cofiring").statement(con, {"features": "1:3,1:0"})
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("2:1", "features: the study has no SAE with layer 2, its layers are 0, 1"),
+        ("1:4", "features: there is no feature 4 in layer 1, its features are 0 to 3"),
+        ("select 's9' as sae_id, 1 as feature_id", "features: the study has no SAE with sae_id s9, its layers are 0, 1"),
+        ("select 1 as layer", "features needs the columns feature_id and layer or sae_id, not layer"),
+        ("absent", "absent does not exist"),
+        ("1:2); drop table chosen; --", "layer:feature_id,..."),
+        ("select 1 as layer, 3 as feature_id; drop table chosen", "one statement at a time"),
+        ("drop table chosen", "only statements that read"),
+        ("with s as (select 1) delete from chosen", "only statements that read"),
+        ("select 1 as layer, 3 as feature_id) union (select 2, 3", "syntax error"),
+        ([1, 2], "features is a list of features"),
+        (5, "features is a list of features"),
+    ],
+)
+def test_wrong_features_are_refused_in_a_sentence(con: duckdb.DuckDBPyConnection, value: Any, sentence: str) -> None:
+    with pytest.raises(queries.QueryError) as refused:
+        queries.run(con, "cofiring", features=value)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert con.sql("from chosen").fetchall() == [(1, 3)]
+
+
+READS = [
+    "select 1",
+    "from range(3)",
+    "with a as (select 1) from a",
+    "values (1)",
+    "describe select 1",
+    "summarize select 1",
+    "show tables",
+    "explain select 1",
+    "explain analyze select 1",
+    "explain (format json) select 1",
+    "explain /* copy */ (select 1)",
+    "pivot (select 1 as a, 2 as b) on a using sum(b)",
+    "select 'copy; drop table x' -- ; drop",
+]
+WRITES = [
+    "copy (select 1) to 'x'",
+    "explain analyze copy (select 1) to 'x'",
+    "EXPLAIN  ANALYZE /* é */ COPY (select 1) to 'x'",
+    "explain (analyze, format json) copy (select 1) to 'x'",
+    "create table x as select 1",
+    "create temp macro f() as 1",
+    "with a as (select 1) insert into x from a",
+    "delete from x",
+    "update x set a = 1",
+    "drop view prompts",
+    "attach 'x' as y",
+    "set threads = 1",
+    "pragma enable_profiling",
+    "install httpfs",
+    "load httpfs",
+    "call pragma_version()",
+    "checkpoint",
+    "export database 'x'",
+    "select 1; select 2",
+    "select 1; drop table x",
+    "",
+    "-- nothing",
+]
+
+
+@pytest.mark.parametrize("statement", READS)
+def test_statements_that_read_pass(statement: str) -> None:
+    check_reads(statement)
+
+
+@pytest.mark.parametrize("statement", WRITES)
+def test_statements_that_may_write_are_refused(statement: str) -> None:
+    with pytest.raises(queries.QueryError):
+        check_reads(statement)

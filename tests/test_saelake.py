@@ -1,0 +1,40 @@
+"""`saelake.open`: SQL and questions from Python, on one study of a lake or all."""
+
+from pathlib import Path
+
+import pytest
+
+import saelake
+from queries import QueryError
+from tests.lakes import build_lake
+from warehouse.errors import UserError
+
+
+def test_open_answers_sql_and_questions(tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    with saelake.open(tmp_path / "lake") as lake:
+        assert lake.sql("select count(*) from prompts where label = $label", {"label": "benign"}).fetchall() == [(2,)]
+        assert len(lake.query("candidates", k=1).fetchall()) == 2
+        assert {"activations", "prompts", "runs"} <= set(lake.tables())
+        with pytest.raises(QueryError):
+            lake.query("candidate")
+
+
+def test_questions_are_about_one_study(tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    build_lake(tmp_path / "lake", "other", variant=1)
+    with saelake.open(tmp_path / "lake") as lake:
+        assert lake.sql("select count(*) from prompts").fetchall() == [(12,)]
+        with pytest.raises(UserError, match=r"several studies \(other, small\): choose one"):
+            lake.query("asr")
+        assert len(lake.query("runs").fetchall()) == 6
+    with saelake.open(str(tmp_path / "lake"), recipe="other") as lake:
+        assert lake.sql("select count(*) from prompts").fetchall() == [(6,)]
+        assert len(lake.query("asr", judge="phrases").fetchall()) == 16
+
+
+def test_open_refuses_what_is_no_lake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a lake"):
+        saelake.open(tmp_path)
+    with pytest.raises(UserError, match="no study named 'absent'"):
+        saelake.open(build_lake(tmp_path / "lake").root, recipe="absent")

@@ -1,0 +1,198 @@
+"""Looks through a whole lake for damage: what is missing, changed, or does not fit together, and what to repeat."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .content import ContentHash
+from .errors import UserError
+from .layout import BATCH_ROWS, DataFile
+from .order import RowOrder
+from .progress import Quiet
+from .records import Lake, RunRecord, RunSpec
+from .rules import REFERENCE_COLUMNS, References, broken_rules, referred
+from .runs import content_hash
+from .schema import SCHEMA_VERSION, TABLES
+from .store import sha256_file
+
+UNREADABLE = (OSError, pa.ArrowException)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong in a lake: where (relative to the lake), what, and how to mend it."""
+
+    run_id: str
+    path: str
+    what: str
+    mend: str
+    note: bool = False
+    """Worth knowing, but no damage."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}; {self.mend}"
+
+
+def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
+    """Reads every published byte and compares it with what run records and protocol say; an empty list is a sound lake."""
+    progress = progress or Quiet()
+    findings: list[Finding] = []
+    records: dict[str, RunRecord] = {}
+    for path in lake.record_paths():
+        try:
+            record = lake.record(path.stem)
+        except UserError as error:
+            mend = f"restore it from a copy, or `saelake drop {path.stem}` and repeat its stage"
+            findings.append(Finding(path.stem, _relative(lake, path), str(error).split(": `saelake")[0], mend))
+        else:
+            if record:
+                records[record.run_id] = record
+    progress.start("checking", sum(len(r.files) for r in records.values()), "files")
+    for record in records.values():
+        findings += _check_record(record, records)
+        findings += _RunCheck(lake, record, records).findings(progress)
+    listed = {f.path for r in records.values() for f in r.files}
+    return [*findings, *_check_pointers(lake), *_check_catalog(lake), *_unlisted(lake, listed)]
+
+
+def _relative(lake: Lake, path: Path) -> str:
+    return path.relative_to(lake.root).as_posix()
+
+
+def _repeat(record: RunRecord) -> str:
+    return f"restore it from a copy, or `saelake drop {record.run_id}` and repeat stage {record.stage} of recipe {record.recipe}"
+
+
+def _check_record(record: RunRecord, records: dict[str, RunRecord]) -> Iterator[Finding]:
+    path = f"runs/{record.run_id}.json"
+    spec = RunSpec(record.stage, record.recipe, record.config, record.parents, record.seed)
+    if record.schema_version != SCHEMA_VERSION:
+        yield Finding(record.run_id, path, f"it has schema version {record.schema_version}", _repeat(record))
+    elif spec.run_id != record.run_id:
+        yield Finding(record.run_id, path, "its id does not fit what it says of itself", _repeat(record))
+    if content_hash(list(record.tables)) != record.content_hash:
+        yield Finding(record.run_id, path, "its content hash does not fit those of its tables", _repeat(record))
+    for parent in record.parents:
+        if parent not in records:
+            what = f"run {parent}, which it is computed from, is not in the lake"
+            yield Finding(record.run_id, path, what, "keys into that run are not checked", note=True)
+
+
+class _RunCheck:
+    """Checks the files of one run, one batch of rows at a time."""
+
+    def __init__(self, lake: Lake, record: RunRecord, records: dict[str, RunRecord]) -> None:
+        self._lake = lake
+        self._record = record
+        self._known = _references(lake, record, records)
+
+    def findings(self, progress: Quiet) -> Iterator[Finding]:
+        for table in self._record.tables:
+            content = ContentHash(TABLES[table.name].schema) if table.name in TABLES else None
+            files = [f for f in self._record.files if f.table == table.name]
+            damaged = False
+            for file in files:
+                wrong = self._damage(file) or (list(self._read(file, content)) if content else ["its table is unknown"])
+                damaged |= bool(wrong)
+                yield from (self._finding(file.path, what) for what in wrong)
+                progress.advance(1, file.n_rows)
+            if content and not damaged and (content.n_rows, content.hexdigest()) != (table.n_rows, table.content_hash):
+                path = files[0].path if len(files) == 1 else f"data/{self._record.run_id}/{table.name}"
+                yield self._finding(path, f"the rows of {table.name} are not those that were published")
+
+    def _finding(self, path: str, what: str) -> Finding:
+        return Finding(self._record.run_id, path, what, _repeat(self._record))
+
+    def _damage(self, file: DataFile) -> list[str]:
+        """What is wrong with the file as a file."""
+        path = self._lake.root / file.path
+        if not path.is_file():
+            return ["the file is missing"]
+        if path.stat().st_size != file.n_bytes:
+            return [f"the file has {path.stat().st_size:,} bytes, published were {file.n_bytes:,}"]
+        try:
+            return [] if sha256_file(path) == file.sha256 else ["the file's bytes have changed since it was published"]
+        except OSError as error:
+            return [f"the file cannot be read ({error})"]
+
+    def _read(self, file: DataFile, content: ContentHash) -> Iterator[str]:
+        """What is wrong with the rows of a sound file; adds them to the table's content."""
+        table = TABLES[file.table]
+        order = RowOrder([name for name in table.unique if name != "run_id"])
+        broken: dict[str, int] = {}
+        n_rows = 0
+        try:
+            with pq.ParquetFile(self._lake.root / file.path, page_checksum_verification=True) as parquet:
+                if not parquet.schema_arrow.equals(table.schema):
+                    yield f"its columns are not those of {table.name}"
+                    return
+                for batch in parquet.iter_batches(BATCH_ROWS):
+                    n_rows += len(batch)
+                    content.update(batch)
+                    order.update(batch)
+                    for what, n in broken_rules(table, batch, self._record.run_id, self._known):
+                        broken[what] = broken.get(what, 0) + n
+        except UNREADABLE as error:
+            yield f"the file cannot be read ({str(error).splitlines()[0]})"
+            return
+        broken[f"({', '.join(table.unique)}) repeats"] = order.n_repeated
+        broken[f"order by {', '.join(table.unique)} is broken"] = order.n_misplaced
+        yield from (f"{what} in {n:,} row{'s' if n > 1 else ''}" for what, n in broken.items() if n)
+        if n_rows != file.n_rows:
+            yield f"the file has {n_rows:,} rows, published were {file.n_rows:,}"
+
+
+def _references(lake: Lake, record: RunRecord, records: dict[str, RunRecord]) -> References:
+    """What the run's rows may point to. Of a kind whose table is damaged or not in the lake, nothing is known."""
+    known, seen, waiting, unknown = References(), set[str](), [record.run_id], set[str]()
+    while waiting:
+        run_id = waiting.pop()
+        if run_id in seen:
+            continue
+        seen.add(run_id)
+        if run_id not in records:
+            return References()
+        waiting += records[run_id].parents
+        for file in records[run_id].files:
+            if file.table in REFERENCE_COLUMNS:
+                try:
+                    with pq.ParquetFile(lake.root / file.path, page_checksum_verification=True) as parquet:
+                        batches = parquet.iter_batches(columns=REFERENCE_COLUMNS[file.table])
+                        known = known.joined(referred(file.table, batches))
+                except (*UNREADABLE, KeyError, ValueError):
+                    unknown.add(file.table)
+    ids = {name: ids for name, ids in known.ids.items() if not unknown & {REFERENCE_TABLE[name]}}
+    return References(ids, known.n_tokens, {} if "saes" in unknown else known.saes)
+
+
+REFERENCE_TABLE = {columns[0]: table for table, columns in REFERENCE_COLUMNS.items()}
+
+
+def _check_pointers(lake: Lake) -> Iterator[Finding]:
+    published = {p.stem for p in lake.record_paths()}
+    for (recipe, stage), run_id in lake.current().items():
+        if run_id not in published:
+            what, mend = f"it points to run {run_id}, which is not in the lake", f"repeat stage {stage} of recipe {recipe}"
+            yield Finding(run_id, _relative(lake, lake.pointer(recipe, stage)), what, mend)
+
+
+def _check_catalog(lake: Lake) -> Iterator[Finding]:
+    mend = "delete it: the next command that publishes or looks up a run writes it anew"
+    if lake.catalog.exists():
+        try:
+            with duckdb.connect(lake.catalog, read_only=True) as con:
+                con.execute("select count(*) from duckdb_views()").fetchall()
+                con.execute("select count(*) from all_runs.runs").fetchall()
+        except duckdb.Error as error:
+            yield Finding("", lake.catalog.name, f"it cannot be opened ({str(error).splitlines()[0]})", mend)
+
+
+def _unlisted(lake: Lake, listed: set[str]) -> Iterator[Finding]:
+    for path in sorted(p for p in lake.data.rglob("*") if p.is_file()):
+        name = _relative(lake, path)
+        if name not in listed:
+            yield Finding("", name, "no run lists it", "nobody reads it, and `saelake gc` deletes it", note=True)

@@ -1,0 +1,106 @@
+"""Shards: what a job computes, written to disk whole or not at all, so that a killed job goes on with the missing ones."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .errors import UserError
+from .schema import TABLES
+from .store import folder_atomic
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that a shard lands: columns of the protocol, `run_id` left out; one layer's only, if the table lies by layer."""
+
+    table: str
+    rows: pa.Table
+    layer: int | None = None
+
+
+class Completion(Protocol):
+    """Sees the sorted activations while they are published and completes tables that summarise them."""
+
+    tables: frozenset[str]
+
+    def observe(self, layer: int, rows: pa.RecordBatch) -> None: ...
+
+    def complete(self, table: str, landed: pa.Table) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is computed: its shards by name, and the function that computes the missing ones, in any order."""
+
+    shards: Sequence[str]
+    compute: Callable[[Sequence[str]], Iterator[tuple[str, list[Rows]]]]
+    tables: Sequence[str]
+    unit: str = "shards"
+    completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None
+    """Makes the completion from a function that reads a landed table."""
+
+
+def land(folder: Path, shard: Iterable[Rows]) -> None:
+    """Writes one shard, durable and atomically. The files are plain: they live until the run is published."""
+    parts: dict[tuple[str, int | None], list[pa.Table]] = {}
+    for part in shard:
+        parts.setdefault((part.table, part.layer), []).append(_checked(part))
+    with folder_atomic(folder) as draft:
+        for (table, layer), rows in parts.items():
+            _write(draft / file_name(table, layer), pa.concat_tables(rows))
+
+
+def _checked(part: Rows) -> pa.Table:
+    assert TABLES[part.table].by_layer == (part.layer is not None), f"{part.table}: a layer is given where the table has none"
+    rows = conform(part.table, part.rows)
+    if part.layer is None:
+        return rows
+    assert (rows["layer"].to_numpy() == part.layer).all(), f"{part.table}: rows of another layer than {part.layer}"
+    return rows.drop_columns("layer")  # the file's name says it
+
+
+def _write(path: Path, rows: pa.Table) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = [f.name for f in rows.schema if pa.types.is_string(f.type) or pa.types.is_dictionary(f.type)]
+    pq.write_table(rows, path, compression="none", use_dictionary=text, write_statistics=False, store_schema=False)
+
+
+def conform(table: str, rows: pa.Table) -> pa.Table:
+    """`rows` in the protocol's order and types; text may be dictionary-coded, columns that publishing adds may be absent.
+
+    A column that may be null is null where it is absent.
+
+    Raises UserError for an activation that is not a finite number, AssertionError for an unknown column, a value that does not
+    fit its type, or a null where none may be.
+    """
+    known = TABLES[table].schema
+    unknown = set(rows.column_names) - set(known.names)
+    assert not unknown, f"{table} has no columns {sorted(unknown)}"
+    for name in (f.name for f in known if f.nullable and f.name not in rows.column_names):
+        rows = rows.append_column(name, pa.nulls(len(rows), known.field(name).type))
+    fields = [_landed_field(field, rows[field.name].type) for field in known if field.name in rows.column_names]
+    try:
+        conformed = rows.select([f.name for f in fields]).cast(pa.schema(fields))
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise AssertionError(f"{table}: {error}") from error
+    for field in fields:
+        column = conformed[field.name]
+        assert field.nullable or not column.null_count, f"{table}.{field.name} has nulls"
+        if field.name == "activation" and pc.all(pc.is_finite(column)).as_py() is False:
+            raise UserError(f"{table} has values that are not finite numbers: check that the SAEs belong to this model")
+    return conformed
+
+
+def _landed_field(field: pa.Field, given: pa.DataType) -> pa.Field:
+    is_coded = pa.types.is_dictionary(given) and given.value_type == field.type
+    return field.with_type(given) if is_coded else field
+
+
+def file_name(table: str, layer: int | None) -> str:
+    """Where a table's rows lie in the folder of a shard or of a published run."""
+    return f"{table}/{table}.parquet" if layer is None else f"{table}/layer-{layer:02d}.parquet"
