@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
+
     from ingest.recipe import Recipe
     from saelake import OpenLake
 
 RESUMABLE = ("ingest", "analyze")
 WRITE_ERRORS = {
-    errno.ENOSPC: "disk full",
-    errno.EDQUOT: "disk quota used up",
-    errno.EFBIG: "file too large for the file system or its limits",
-    errno.EROFS: "read-only file system",
-    errno.EACCES: "no permission",
-    errno.EPERM: "no permission",
+    errno.ENOSPC: "disk full at {}: free space",
+    errno.EDQUOT: "disk quota used up at {}: free space",
+    errno.EFBIG: "file too large for the file system or its limits at {}: free space or raise the limit",
+    errno.EROFS: "read-only file system at {}: make it writable",
+    errno.EACCES: "no permission at {}: make it readable and writable",
 }
-SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OneSentence(click.Group):
@@ -64,9 +64,8 @@ def sentence(error: Exception, resumes: bool) -> str:
         # The first paragraph says what is wrong; what follows quotes the statement.
         text = " ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())
     elif isinstance(error, OSError) and error.errno in WRITE_ERRORS:
-        fix = "free space" if error.errno in SPACE_ERRORS else "make it writable"
         kept = ", finished shards are kept" if resumes else ""
-        text = f"{WRITE_ERRORS[error.errno]} at {error.filename or error}: {fix} and run the same command again{kept}"
+        text = f"{WRITE_ERRORS[error.errno].format(error.filename or error)} and run the same command again{kept}"
     else:
         text = f"{type(error).__name__}: {error} (set SAELAKE_TRACEBACK=1 to see where, and report it)"
     return printable(" ".join(text.split("\n")))
@@ -76,16 +75,9 @@ Command = Callable[..., Any]
 
 
 def lake_option(command: Command) -> Command:
-    return click.option(
-        "--lake",
-        type=click.Path(path_type=Path),
-        default=Path("lake"),
-        envvar="SAELAKE_LAKE",
-        show_default="./lake",
-        show_envvar=True,
-        metavar="DIR",
-        help="The lake's folder.",
-    )(command)
+    folder: dict[str, Any] = {"type": click.Path(path_type=Path), "default": Path("lake"), "show_default": "./lake"}
+    environment: dict[str, Any] = {"envvar": "SAELAKE_LAKE", "show_envvar": True}
+    return click.option("--lake", metavar="DIR", help="The lake's folder.", **folder, **environment)(command)
 
 
 def study_option(command: Command) -> Command:
@@ -95,17 +87,15 @@ def study_option(command: Command) -> Command:
 def output_options(command: Command) -> Command:
     # Not click.Choice over queries.formats.FORMATS: help would have to import DuckDB.
     formats = click.Choice(["table", "csv", "json", "parquet"])
-    command = click.option(
-        "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file; by its suffix."
-    )(command)
-    return click.option("--format", "kind", type=formats, help="How rows are written; a table by default.")(command)
+    file = click.Path(path_type=Path, dir_okay=False)
+    command = click.option("--output", "-o", type=file, metavar="FILE", help="Write to a file, whole or not at all.")(command)
+    by_default = "How rows are written; by default as the file's suffix says, else a table."
+    return click.option("--format", "kind", type=formats, help=by_default)(command)
 
 
-def job_options(command: Command) -> Command:
-    command = click.option(
-        "--limit", type=click.IntRange(min=1), metavar="N", help="Only N prompts of each set, label and split: a quick look."
-    )(command)
-    return lake_option(command)
+def limit_option(command: Command) -> Command:
+    few = "Only N prompts of each set, label and split: a quick look."
+    return click.option("--limit", type=click.IntRange(min=1), metavar="N", help=few)(command)
 
 
 def force_option(command: Command) -> Command:
@@ -124,7 +114,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe")
-@job_options
+@lake_option
+@limit_option
 @force_option
 def ingest(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
     """Run RECIPE's prompts through its model and SAEs into the lake.
@@ -143,7 +134,8 @@ def ingest(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
 
 @main.command()
 @click.argument("recipe")
-@job_options
+@lake_option
+@limit_option
 @force_option
 def analyze(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
     """Bring every stage of RECIPE up to date, ingest included, and show what came out.
@@ -164,7 +156,8 @@ def analyze(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
 
 @main.command()
 @click.argument("recipe")
-@job_options
+@lake_option
+@limit_option
 def status(recipe: str, lake: Path, limit: int | None) -> None:
     """Tell which stages of RECIPE are done, and why the others are not."""
     study = _recipe(recipe, limit)
@@ -187,13 +180,11 @@ def sql(statement: str, lake: Path, recipe: str | None, kind: str | None, output
 
     The tables are those of `saelake sql "show tables"`, with the current runs; all_runs.NAME has every run.
     """
-    from queries.formats import show
     from queries.statements import check_reads
 
     statement = sys.stdin.read() if statement == "-" else statement
     check_reads(statement)
-    with _open(lake, recipe) as opened:
-        show(opened.sql(statement), kind, output)
+    _answer(lake, recipe, lambda opened: opened.sql(statement), kind, output)
 
 
 class Questions(click.Group):
@@ -216,14 +207,12 @@ class Questions(click.Group):
         def ask(
             lake: Path, recipe: str | None, kind: str | None, output: Path | None, as_sql: bool, **values: str | None
         ) -> None:
-            from queries.formats import show
-
             given = {name: value for name, value in values.items() if value is not None}
-            with _open(lake, recipe) as opened:
-                if as_sql:
+            if as_sql:
+                with _open(lake, recipe) as opened:
                     click.echo(asked.statement(opened.connection, given) + ";")
-                else:
-                    show(opened.query(cmd_name, **given), kind, output)
+            else:
+                _answer(lake, recipe, lambda opened: opened.query(cmd_name, **given), kind, output)
 
         # click would rewrap the documentation: \b keeps each paragraph as it stands.
         doc = "\n\n".join("\b\n" + paragraph for paragraph in asked.doc.split("\n\n"))
@@ -260,13 +249,9 @@ def list_queries() -> None:
 @output_options
 def runs(lake: Path, recipe: str | None, kind: str | None, output: Path | None) -> None:
     """List the lake's runs: which stage, from which runs, how long, how many rows."""
-    from queries.formats import show
-
-    with _open(lake, None) as opened:
-        found = opened.query("runs", study=recipe)
-        if kind in (None, "table") and output is None:
-            found = found.select("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device")
-        show(found, kind, output)
+    brief = kind in (None, "table") and output is None
+    shown = ("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device") if brief else ("*",)
+    _answer(lake, None, lambda opened: opened.query("runs", study=recipe).select(*shown), kind, output)
 
 
 def _recipe(name: str, limit: int | None) -> "Recipe":
@@ -280,6 +265,16 @@ def _open(lake: Path, recipe: str | None) -> "AbstractContextManager[OpenLake]":
     import saelake
 
     return saelake.open(lake, recipe)
+
+
+def _answer(
+    lake: Path, recipe: str | None, ask: "Callable[[OpenLake], DuckDBPyRelation]", kind: str | None, output: Path | None
+) -> None:
+    from queries.formats import show
+    from queries.statements import interruptible
+
+    with _open(lake, recipe) as opened:
+        interruptible(opened.connection, lambda: show(ask(opened), kind, output))
 
 
 def _print_runs(lake: Path, run_ids: list[str]) -> None:

@@ -1,10 +1,12 @@
 """What the stages of one study work with: the loaded subject, its engine, and SQL over the runs that they build on."""
 
+import gc
 from collections.abc import Sequence
 from functools import cached_property
 
 import duckdb
 import numpy as np
+import torch
 
 from analysis.engine.engine import AblationEngine
 from analysis.verdicts import Judge, judge_named
@@ -53,13 +55,21 @@ class Bench:
 
     @cached_property
     def oracle(self) -> Judge:
-        """The judge whose verdicts decide what flips, by the recipe."""
-        return judge_named(self.recipe.verdicts.oracle, self.recipe.model.refusal_tokens)
+        """The judge whose verdicts decide what flips, by the recipe; if it is a model, it stays in memory beside the subject."""
+        return judge_named(self.recipe.verdicts.oracle, self.recipe)
 
     @cached_property
     def prompt_ids(self) -> np.ndarray:
         """(n_prompts,) int64: the id of every prompt in the study's ingest run."""
         return prompt_ids(ingest_spec(self.study), len(self.study.prompts))
+
+    def unload(self) -> None:
+        """Frees the memory of the subject, its SAEs and the oracle; they are loaded again when they are asked for again."""
+        for name in ("engine", "saes", "subject", "oracle"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def sql(self, runs: Sequence[str]) -> duckdb.DuckDBPyConnection:
         """A connection on which plain table names show exactly these runs."""

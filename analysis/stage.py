@@ -21,7 +21,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents."""
+    """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents; of [verdicts] that is
+    the oracle alone, so that judges can be added.
+    """
 
     name: str
     parents: tuple[str, ...]
@@ -32,6 +34,8 @@ class Stage:
     compute: Callable[[Work, Sequence[str]], Iterator[tuple[str, list[Rows]]]]
     code_version: int = 1
     unit: str = "shards"
+    identity: Callable[[Study], Mapping[str, object]] = lambda _study: {}
+    """What else its content depends on."""
 
 
 def single_shard(_study: Study) -> Sequence[str]:

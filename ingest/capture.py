@@ -3,7 +3,7 @@
 Tensor names carry shapes: n tokens without padding, d residual width, f features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,19 @@ from torch import Tensor
 from ingest.saes import Sae
 from ingest.subject import Subject
 from warehouse.errors import UserError
+
+CHUNK_VALUES = {"cpu": 2**21, "cuda": 2**26}
+"""Pre-activations that are held at once, by device kind: a cache's worth, or enough to keep a GPU busy. A part of the plan,
+since how rows share a matrix product can move a value by a rounding."""
+
+
+class Captured(NamedTuple):
+    """Residuals of some prompts, without padding."""
+
+    order: list[int]
+    """Places of the prompts in the order in which their tokens follow one another."""
+    resid: dict[int, Tensor]
+    """layer -> (n, d) in the model's dtype"""
 
 
 class Nonzeros(NamedTuple):
@@ -38,45 +51,97 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return batches
 
 
+def capture(
+    subject: Subject, prompts: Sequence[Sequence[int]], layers: Sequence[int], max_tokens: int, *, on_host: bool = False
+) -> Captured:
+    """resid_post of `prompts` (token ids) after each of `layers`.
+
+    Args:
+        on_host: keep them in main memory (page-locked beside a CUDA device), not on the subject's device.
+    Raises UserError naming the layer whose residuals are not finite numbers.
+    """
+    device = torch.device("cpu") if on_host else subject.device
+    pinned = on_host and subject.device.type == "cuda"
+    batches = length_batches([len(p) for p in prompts], max_tokens)
+    n_tokens = sum(map(len, prompts))
+    resid: dict[int, Tensor] = {}
+    finite: dict[int, Tensor] = {}
+    start = 0
+    for rows in batches:
+        batch = subject.batch([prompts[i] for i in rows])
+        kept = batch.attention_mask_bt.bool()
+        end = start + sum(len(prompts[i]) for i in rows)
+        for layer, resid_btd in subject.read_resid_post(batch, layers).items():
+            resid_nd = resid_btd[kept]
+            if layer not in resid:
+                resid[layer] = torch.empty(
+                    n_tokens, resid_nd.shape[-1], dtype=resid_nd.dtype, device=device, pin_memory=pinned
+                )
+                finite[layer] = torch.ones((), dtype=torch.bool, device=subject.device)
+            finite[layer] &= resid_nd.isfinite().all()
+            resid[layer][start:end].copy_(resid_nd, non_blocking=True)
+        start = end
+    broken = [layer for layer in sorted(finite) if not finite[layer]]  # waits for the device, and so for the copies
+    if broken:
+        raise UserError(
+            f"the model's residual stream after layer {broken[0]} holds values that are not finite numbers: "
+            f'check the model\'s files, or set model.dtype = "float32"'
+        )
+    return Captured([i for rows in batches for i in rows], resid)
+
+
 def residuals(subject: Subject, prompts: Sequence[Sequence[int]], layers: Sequence[int], max_tokens: int) -> dict[int, Tensor]:
     """resid_post of `prompts` (token ids) after each of `layers`, on the subject's device.
 
     Returns: layer -> resid_nd, the prompts' tokens one after another, without padding, in the order given.
     """
-    lengths = [len(p) for p in prompts]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    out: dict[int, Tensor] = {}
-    for batch_rows in length_batches(lengths, max_tokens):
-        batch = subject.batch([prompts[i] for i in batch_rows])
-        kept = batch.attention_mask_bt.bool()
-        rows = torch.cat([torch.arange(starts[i], starts[i + 1], device=subject.device) for i in batch_rows])
-        for layer, resid_btd in subject.read_resid_post(batch, layers).items():
-            if layer not in out:
-                out[layer] = resid_btd.new_empty(int(starts[-1]), resid_btd.shape[-1])
-            out[layer][rows] = resid_btd[kept]
-    return out
+    captured = capture(subject, prompts, layers, max_tokens)
+    starts = np.cumsum([0] + [len(prompts[i]) for i in captured.order])
+    at = dict(zip(captured.order, starts, strict=False))
+    rows = torch.cat([torch.arange(at[i], at[i] + len(p)) for i, p in enumerate(prompts)]).to(subject.device)
+    return {layer: resid_nd[rows] for layer, resid_nd in captured.resid.items()}
 
 
 @torch.inference_mode()
-def nonzeros(sae: Sae, resid_nd: Tensor, max_tokens: int, *, to_bfloat16: bool = False) -> Nonzeros:
-    """What of `sae.encode(resid_nd)` is not zero, found on the device that holds the residuals.
+def nonzeros(sae: Sae, resid_nd: Tensor, *, to_bfloat16: bool = False) -> Nonzeros:
+    """What of `sae.encode(resid_nd)` is not zero, found on the SAE's device.
 
     Args:
         to_bfloat16: round the values to bfloat16 (a recorded setting of the recipe; the sparsity pattern is untouched).
     Raises UserError if an activation is not finite.
     """
+    device = sae.W_enc.device
+    n_rows = max(CHUNK_VALUES.get(device.type, CHUNK_VALUES["cpu"]) // sae.width, 1)
     parts = []
-    for start in range(0, len(resid_nd), max_tokens):
-        acts_nf = sae.encode(resid_nd[start : start + max_tokens])
-        token, feature_id = acts_nf.nonzero(as_tuple=True)
-        activation = acts_nf[token, feature_id]
+    for start, acts_nf, active_nf in _activations(sae, resid_nd.to(device, non_blocking=True), n_rows):
+        place = active_nf.flatten().nonzero().squeeze(1)
+        activation = acts_nf.flatten()[place]
         if to_bfloat16:
             activation = activation.bfloat16().float()
-        parts.append(((token + start).cpu().numpy(), feature_id.int().cpu().numpy(), activation.float().cpu().numpy()))
-    found = Nonzeros(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        token = place // sae.width
+        parts.append((token + start, (place - token * sae.width).int(), activation))
+    if not parts:
+        return Nonzeros(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    found = Nonzeros(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
     if not np.isfinite(found.activation).all():
         raise UserError(
             f"layer {sae.layer} gives activations that are not finite numbers: check that the SAE belongs to this model, "
             f'or set model.dtype = "float32"'
         )
     return found
+
+
+def _activations(sae: Sae, resid_nd: Tensor, n_rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(first row, values, which of them are active), chunk by chunk; where active, the values are those of `sae.encode`."""
+    if not sae.elementwise:
+        for start in range(0, len(resid_nd), n_rows):
+            acts_nf = sae.encode(resid_nd[start : start + n_rows])
+            yield start, acts_nf, acts_nf != 0
+        return
+    # relu(pre) * (pre > threshold) is not zero exactly where pre > max(threshold, 0), and there it is pre.
+    bound_f = sae.threshold.clamp_min(0)
+    out_nf = resid_nd.new_empty(min(n_rows, len(resid_nd)), sae.width, dtype=torch.float32)
+    for start in range(0, len(resid_nd), n_rows):
+        part_nd = resid_nd[start : start + n_rows]
+        pre_nf = sae.pre_activations(part_nd, out_nf[: len(part_nd)])
+        yield start, pre_nf, pre_nf > bound_f

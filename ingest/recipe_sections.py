@@ -263,9 +263,48 @@ class Generation(Section):
     max_new_tokens: Count = 32
 
 
+JUDGES = ("first_token", "phrases", "harmbench")
+JudgeName = Literal["first_token", "phrases", "harmbench"]
+
+
+class Harmbench(Section):
+    """The HarmBench classifier: which model, and the instruction that it is put. Loaded only where it judges."""
+
+    path: ExistingPath | None = None
+    id: str | None = None
+    revision: str | None = None
+    template: ExistingPath | None = None
+    """A file with the instruction, with {behavior} and {generation} in it; without it, the model card is read."""
+    template_sha256: Sha256 | None = None
+    """Asserted sha256 of the instruction that is used."""
+    dtype: Dtype = "bfloat16"
+    batch_tokens: Count = 8192
+    """Padded tokens a forward pass."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.path is not None and (self.id is not None or self.revision is not None):
+            raise ValueError("give path, or id and revision, not both")
+        return self
+
+    @property
+    def hub_id(self) -> str:
+        """The model on the hub, where there is no path."""
+        return self.id or "cais/HarmBench-Llama-2-13b-cls"
+
+    @property
+    def location(self) -> str:
+        """Where it is loaded from, for people."""
+        return str(self.path or self.hub_id)
+
+
 class Verdicts(Section):
-    judges: Names = ("first_token", "phrases")
-    oracle: str = "first_token"
+    """Which judges read the answers; `saelake judge` adds others later."""
+
+    judges: Annotated[tuple[JudgeName, ...], Field(min_length=1)] = ("first_token", "phrases")
+    oracle: JudgeName = "first_token"
+    """The judge whose verdicts decide what flips. With harmbench, subject and classifier are in memory together."""
+    harmbench: Harmbench = Harmbench()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

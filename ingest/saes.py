@@ -11,7 +11,7 @@ Letters of shapes: n tokens, d residual width, f latents. Nothing is kept betwee
 import re
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from torch import Tensor
 from ingest.sae_refs import SaeRef, list_saes
 from warehouse.errors import UserError
 
-if TYPE_CHECKING:
-    from ingest.subject import Subject
-
 __all__ = ["Sae", "SaeFacts", "SaeRef", "check_fits", "list_saes", "load_sae", "read_facts"]
 
 ARCHITECTURES = ("standard", "jumprelu", "topk")
@@ -32,6 +29,16 @@ HOOKS = (
     (re.compile(r"model\.(?:language_model\.)?layers\.(\d+)(?:\.output)?"), 0),
     (re.compile(r"blocks\.(\d+)\.hook_resid_pre"), -1),  # the same tensor: what block l - 1 gives
 )
+
+
+class Sized(Protocol):
+    """What an SAE must fit: a loaded subject, or its shape as its files tell it."""
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def d_model(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,11 @@ class SaeFacts:
     """The hook point that it was trained on, if declared."""
     norm: str
     """none | dataset norm folded: ... (a scale for all tokens, inside the weights)"""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of its weights, loaded."""
+        return 4 * (2 * self.d_in * self.width + 2 * self.width + self.d_in)
 
 
 class SaeColumns(NamedTuple):
@@ -120,6 +132,14 @@ class Sae:
         """All activations (..., f) of residuals (..., d): SAELens' own encoder, in float32."""
         acts_nf: Tensor = self.module.encode(resid_nd.float())
         return acts_nf
+
+    @torch.no_grad()
+    def pre_activations(self, resid_nd: Tensor, out_nf: Tensor) -> Tensor:
+        """What `encode` gates, (n, f) in float32, written into `out_nf`: the same arithmetic without a pass for each step."""
+        x_nd = resid_nd.float()
+        if self.apply_b_dec_to_input:
+            x_nd = x_nd - self.b_dec
+        return torch.mm(x_nd, self.W_enc, out=out_nf).add_(self.b_enc)
 
     @torch.no_grad()
     def columns(self, feature_ids: np.ndarray) -> SaeColumns:
@@ -201,7 +221,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     )
 
 
-def check_fits(sae: Sae | SaeFacts, subject: "Subject") -> None:
+def check_fits(sae: Sae | SaeFacts, subject: Sized) -> None:
     """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
     facts = sae.facts if isinstance(sae, Sae) else sae
     ref = facts.ref

@@ -86,12 +86,10 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features) -> s
 
     A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files.
     """
-    macro = con.execute(
-        "select count(*) from duckdb_functions() where function_name = $1 and function_type = 'table_macro'", [f"{table}_of"]
-    ).fetchone()
+    macros = con.execute("select function_name from duckdb_functions() where function_type = 'table_macro'").fetchall()
     branches = [f"select * from {table} where false"] if not features else []
     for (layer, sae_id), feature_ids in features.items():
-        source = f"{table}_of({layer})" if macro and macro[0] else table
+        source = f"{table}_of({layer})" if (f"{table}_of",) in macros else table
         branches.append(
             f"select * from {source} where layer = {layer} and sae_id = {quoted(sae_id)} and {_predicate(feature_ids)}"
         )

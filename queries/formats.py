@@ -138,6 +138,7 @@ def _csv(rows: Rows, out: TextIO) -> None:
     to_screen = out.isatty()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([printable(name) if to_screen else name for name in rows.names])
+    out.flush()  # the first row may take long
     for row in rows.rows:
         values = [_csv_value(value) for value in row]
         writer.writerow([printable(v) if to_screen and isinstance(v, str) else v for v in values])

@@ -1,4 +1,7 @@
-"""Tells a statement that only reads from one that may write."""
+"""Statements that people type: which of them only read, and how a long one is stopped."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 
@@ -38,3 +41,14 @@ def _explained(sql: str) -> str:
             continue
         return rest
     return ""
+
+
+def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[], None]) -> None:
+    """Does work on a connection so that an interrupt (Ctrl-C) stops it at once: DuckDB itself may not look for a long time."""
+    with ThreadPoolExecutor(1) as worker:
+        running = worker.submit(work)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            con.interrupt()
+            raise

@@ -130,9 +130,10 @@ def _ingest_rows(first_id: int) -> list[Rows]:
             },
         ),
     ]
+    columns: dict[str, Sequence[object]]
     for layer in (0, 1):
-        features = {"sae_id": [f"sae{layer}"] * WIDTH, "layer": [layer] * WIDTH, "feature_id": range(WIDTH)}
-        rows.append(_rows("features", features | {"decoder_norm": [1.0] * WIDTH, "threshold": [0.0] * WIDTH}, layer))
+        columns = {"sae_id": [f"sae{layer}"] * WIDTH, "layer": [layer] * WIDTH, "feature_id": range(WIDTH)}
+        rows.append(_rows("features", columns | {"decoder_norm": [1.0] * WIDTH, "threshold": [0.0] * WIDTH}, layer))
         fired = [(f, p, pos, value) for (at, f), tokens_ in FIRINGS.items() if at == layer for (p, pos), value in tokens_.items()]
         rows.append(
             _rows(
@@ -155,7 +156,7 @@ def _alignment_rows() -> list[Rows]:
     rows = []
     for layer in (0, 1):
         pairs = [(d, f, cosine) for (d, at), cosines in COSINES.items() if at == layer for f, cosine in enumerate(cosines)]
-        columns = {
+        columns: dict[str, Sequence[object]] = {
             "direction": [direction for direction, *_ in pairs],
             "sae_id": [f"sae{layer}"] * len(pairs),
             "layer": [layer] * len(pairs),

@@ -29,10 +29,10 @@ class ContentHash:
         self.n_rows += batch.num_rows
         for field in self._schema:
             column = batch[field.name]
-            column = column if column.type == field.type else column.cast(field.type)
             if pa.types.is_string(field.type):
-                self._update_runs(field.name, column)
+                self._update_runs(field.name, *_runs(column))
             else:
+                column = column if column.type == field.type else column.cast(field.type)
                 self._update_streams(field.name, _value_streams(column, field.nullable))
 
     def hexdigest(self) -> str:
@@ -44,9 +44,7 @@ class ContentHash:
             total.update(f";{name}:{self._streams[name].hexdigest()}".encode())
         return total.hexdigest()
 
-    def _update_runs(self, name: str, column: pa.Array) -> None:
-        encoded = pc.run_end_encode(column)
-        values, counts = encoded.values, np.diff(encoded.run_ends.to_numpy(), prepend=0).astype("<i8")
+    def _update_runs(self, name: str, values: pa.Array, counts: np.ndarray) -> None:
         if name in self._open_runs:
             value, count = self._open_runs[name]
             if value[0].as_py() == values[0].as_py():
@@ -61,8 +59,18 @@ class ContentHash:
         for stream, content in streams:
             key = f"{name}.{stream}"
             if key not in self._streams:
-                self._streams[key] = hashlib.blake2b(digest_size=16)
+                self._streams[key] = hashlib.sha256()
             self._streams[key].update(content)
+
+
+def _runs(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Text as runs of equal values, with the length of each."""
+    if pa.types.is_dictionary(column.type):
+        if len(column.dictionary) == 1 and not column.null_count:
+            return column.dictionary, np.array([len(column)], dtype="<i8")
+        column = column.cast(column.type.value_type)
+    encoded = pc.run_end_encode(column)
+    return encoded.values, np.diff(encoded.run_ends.to_numpy(), prepend=0).astype("<i8")
 
 
 def _run_streams(values: pa.Array, counts: np.ndarray) -> Iterator[tuple[str, Any]]:

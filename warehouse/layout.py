@@ -24,6 +24,9 @@ BYTE_STREAM_COLUMNS = {"activation", "cosine"}  # DuckDB reads byte streams of f
 REPEATED_COLUMNS = {"run_id", "sae_id"}
 """Handed to the writer as Arrow dictionaries, which it writes faster; the file holds plain strings all the same."""
 
+UNRANGED_COLUMNS = {"run_id", "pos"}
+"""No reader can skip row groups of `activations` by their range: a file holds one run, and a row group nearly every position."""
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -46,6 +49,7 @@ def parquet_options(table: str) -> dict[str, Any]:
         "compression_level": 3,
         "use_dictionary": [n for n in names if n not in encoding],
         "column_encoding": encoding,
+        "write_statistics": [n for n in names if table != "activations" or n not in UNRANGED_COLUMNS],
         "write_page_index": True,
         "write_page_checksum": True,
         "store_schema": False,  # the Parquet types say it all, for every reader

@@ -1,10 +1,10 @@
 """The arithmetic of an intervention at one layer, for a batch whose rows may each have their own.
 
 Ablating features S keeps the SAE's reconstruction error, so h' = h - sum over S of z_i d_i, with z from the residual of the
-same, ablated pass. Only the encoder columns and decoder rows of S are read. Clamping to v adds v_i d_i. Encoding and gate are
-float32 whatever the model's dtype is.
+same, ablated pass. Only the encoder and decoder rows of S are read. Clamping to v adds v_i d_i. Encoding and gate are float32
+whatever the model's dtype is.
 
-Letters of shapes: b batch, t token, d residual width, u features in use at this layer, k features a row.
+Letters of shapes: b batch, t token, n = b t, d residual width, u features in use at this layer, k features a row.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from analysis.engine.requests import DirectionEdit, FeatureSet
-from ingest.saes import Sae
+from analysis.engine.slices import Slice, Slices
 
-# A gathered row costs its weights' memory traffic on top of the arithmetic, as much as this many tokens' arithmetic.
-GATHER_TOKENS = 48
+# Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304).
+GATHER_TOKENS = 26
 
 
 class Edit(Protocol):
@@ -28,70 +28,49 @@ class Edit(Protocol):
 
 
 class PooledEdit:
-    """One encoder slice for the union of all rows' features, and a mask that says whose they are."""
+    """One slice for the union of all rows' features, and a mask that says whose they are, where they are not everyone's."""
 
-    def __init__(self, sae: Sae, sets: Sequence[np.ndarray]) -> None:
-        union = np.unique(np.concatenate([rows["feature_id"] for rows in sets]))
+    def __init__(self, slices: Slices, sets: Sequence[np.ndarray]) -> None:
+        features, row = _flat(sets)
+        union = slices.union(features["feature_id"])
+        place = np.searchsorted(union, features["feature_id"])
+        self._slice = slices.of(union)
         mask_bu = np.zeros((len(sets), len(union)), dtype=np.float32)
-        value_bu = np.zeros_like(mask_bu)
-        for row, features in enumerate(sets):
-            columns = np.searchsorted(union, features["feature_id"])
-            mask_bu[row, columns] = 1
-            value_bu[row, columns] = features["value"]
-        self._columns = sae.columns(union)
-        device = sae.W_enc.device
-        # Where every row has every feature (one set for the whole batch), there is nothing to mask.
-        self._mask_b1u = None if mask_bu.all() else torch.from_numpy(mask_bu).to(device)[:, None]
-        self._value_b1u = torch.from_numpy(value_bu).to(device)[:, None] if value_bu.any() else None
+        mask_bu[row, place] = 1
+        self._mask_b1u = None if mask_bu.all() else _on(slices.device, mask_bu)
+        self._value_b1u = _values(slices.device, mask_bu.shape, row, place, features["value"])
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        change_btu = -self._columns.encode(resid_btd.float())
-        if self._value_b1u is not None:
-            change_btu = change_btu + self._value_b1u
-        if self._mask_b1u is not None:
-            change_btu = change_btu * self._mask_b1u
-        return _added(resid_btd, change_btu @ self._columns.W_dec, where_bt)
+        resid_nd = resid_btd.float().reshape(-1, resid_btd.shape[-1])
+        acts_nu = self._slice.encode(resid_nd)
+        _taken_out(acts_nu.view(*resid_btd.shape[:2], -1), self._mask_b1u, self._value_b1u, where_bt)
+        edited_nd = torch.addmm(resid_nd, acts_nu, self._slice.decoder_ud, alpha=-1)
+        return edited_nd.view(resid_btd.shape).to(resid_btd.dtype)
 
 
 class GatheredEdit:
-    """Each row's own encoder columns, padded to the longest row: for many distinct features and few a row."""
+    """Each row's own features, padded to the longest row: for many distinct features and few a row. Elementwise SAEs only."""
 
-    def __init__(self, sae: Sae, sets: Sequence[np.ndarray]) -> None:
-        longest = max(len(rows) for rows in sets)
-        ids_bk = np.zeros((len(sets), longest), dtype=np.int64)
-        value_bk = np.zeros((len(sets), longest), dtype=np.float32)
-        mask_bk = np.zeros((len(sets), longest), dtype=np.float32)
-        for row, features in enumerate(sets):
-            ids_bk[row, : len(features)] = features["feature_id"]
-            value_bk[row, : len(features)] = features["value"]
-            mask_bk[row, : len(features)] = 1
-        device = sae.W_enc.device
-        self._columns = sae.columns(ids_bk)
-        self._value_b1k = torch.from_numpy(value_bk).to(device)[:, None]
-        self._mask_b1k = torch.from_numpy(mask_bk).to(device)[:, None]
-
-    def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        change_btk = (self._value_b1k - self._columns.encode(resid_btd.float())) * self._mask_b1k
-        return _added(resid_btd, torch.bmm(change_btk, self._columns.W_dec), where_bt)
-
-
-class FullEdit:
-    """Decode-plus-error over all latents: for SAEs whose activation looks at all of them (TopK)."""
-
-    def __init__(self, sae: Sae, sets: Sequence[np.ndarray]) -> None:
-        self._sae = sae
-        row = np.repeat(np.arange(len(sets)), [len(rows) for rows in sets])
-        features = np.concatenate(sets)
-        device = sae.W_enc.device
-        self._row = torch.from_numpy(row).to(device)
-        self._feature_id = torch.from_numpy(features["feature_id"].astype(np.int64)).to(device)
-        self._value = torch.from_numpy(features["value"].copy()).to(device)
+    def __init__(self, slices: Slices, sets: Sequence[np.ndarray]) -> None:
+        features, row = _flat(sets)
+        union = slices.union(features["feature_id"])
+        counts = np.array([len(rows) for rows in sets])
+        column = np.arange(len(features)) - np.repeat(np.cumsum(counts) - counts, counts)
+        places_bk = np.zeros((len(sets), counts.max()), dtype=np.int64)
+        places_bk[row, column] = np.searchsorted(union, features["feature_id"])
+        mask_bk = np.zeros(places_bk.shape, dtype=np.float32)
+        mask_bk[row, column] = 1
+        pooled = slices.of(union)
+        assert isinstance(pooled, Slice), "a latent of this SAE cannot be computed alone"
+        self._rows = pooled.rows(torch.from_numpy(places_bk).to(slices.device))
+        self._mask_b1k = None if mask_bk.all() else _on(slices.device, mask_bk)
+        self._value_b1k = _values(slices.device, mask_bk.shape, row, column, features["value"])
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        acts_btf = self._sae.encode(resid_btd.float())
-        edited_btf = acts_btf.clone()
-        edited_btf[self._row, :, self._feature_id] = self._value[:, None]
-        return _added(resid_btd, (edited_btf - acts_btf) @ self._sae.W_dec, where_bt)
+        resid = resid_btd.float()
+        acts_btk = self._rows.encode(resid)
+        _taken_out(acts_btk, self._mask_b1k, self._value_b1k, where_bt)
+        return torch.baddbmm(resid, acts_btk, self._rows.decoder_bkd, alpha=-1).to(resid_btd.dtype)
 
 
 class ProjectionEdit:
@@ -102,36 +81,62 @@ class ProjectionEdit:
         for row, edit in enumerate(edits):
             if edit is not None:
                 vectors[row] = edit.vector
-        self._vector_b1d = torch.from_numpy(vectors).to(device)[:, None]
+        self._vector_b1d = _on(device, vectors)
         out = [float(edit is not None and edit.project_out) for edit in edits]
         add = [edit.add if edit is not None else 0.0 for edit in edits]
         self._out_b11 = torch.tensor(out, device=device)[:, None, None]
         self._add_b11 = torch.tensor(add, device=device)[:, None, None]
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        along_bt1 = (resid_btd.float() * self._vector_b1d).sum(-1, keepdim=True)
-        return _added(resid_btd, (self._add_b11 - self._out_b11 * along_bt1) * self._vector_b1d, where_bt)
+        resid = resid_btd.float()
+        along_bt1 = self._add_b11 - self._out_b11 * (resid @ self._vector_b1d.mT)
+        if where_bt is not None:
+            along_bt1 = along_bt1 * where_bt[..., None]
+        return torch.baddbmm(resid, along_bt1, self._vector_b1d).to(resid_btd.dtype)
 
 
-def feature_edit(sae: Sae, sets: Sequence[FeatureSet], n_tokens: int) -> Edit | None:
+def feature_edit(slices: Slices, sets: Sequence[FeatureSet], n_tokens: int) -> Edit | None:
     """The cheapest exact form for these rows at the SAE's layer; None where no row touches it.
 
     Args:
-        n_tokens: tokens a row, which weigh a gathered row's memory traffic against pooled arithmetic.
+        n_tokens: tokens a row, whose pooled arithmetic is weighed against a row's gather.
     """
-    rows = [one.at(sae.layer) for one in sets]
-    longest = max(len(r) for r in rows)
+    by_row = [one.at(slices.sae.layer) for one in sets]
+    longest = max(map(len, by_row))
     if longest == 0:
         return None
-    if not sae.elementwise:
-        return FullEdit(sae, rows)
-    n_union = len(np.unique(np.concatenate([r["feature_id"] for r in rows])))
-    if n_union * n_tokens <= longest * (n_tokens + GATHER_TOKENS):
-        return PooledEdit(sae, rows)
-    return GatheredEdit(sae, rows)
+    n_union = len(slices.union(np.concatenate([rows["feature_id"] for rows in by_row])))
+    if not slices.sae.elementwise or n_union * n_tokens <= longest * (n_tokens + GATHER_TOKENS):
+        return PooledEdit(slices, by_row)
+    return GatheredEdit(slices, by_row)
 
 
-def _added(resid_btd: Tensor, delta_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+def _taken_out(acts_btu: Tensor, mask_b1u: Tensor | None, value_b1u: Tensor | None, where_bt: Tensor | None) -> None:
+    """In place, from activations to what an edit takes out of the residual stream."""
+    if mask_b1u is not None:
+        acts_btu.mul_(mask_b1u)
+    if value_b1u is not None:
+        acts_btu.sub_(value_b1u)
     if where_bt is not None:
-        delta_btd = delta_btd * where_bt[..., None]
-    return (resid_btd.float() + delta_btd).to(resid_btd.dtype)
+        acts_btu.mul_(where_bt[..., None])
+
+
+def _flat(sets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All rows' features one after another, and whose each is."""
+    return np.concatenate(sets), np.repeat(np.arange(len(sets)), [len(rows) for rows in sets])
+
+
+def _values(
+    device: torch.device, shape: tuple[int, ...], row: np.ndarray, column: np.ndarray, value: np.ndarray
+) -> Tensor | None:
+    """What features are held at, 0 elsewhere; None where all are ablated."""
+    if not value.any():
+        return None
+    value_bu = np.zeros(shape, dtype=np.float32)
+    value_bu[row, column] = value
+    return _on(device, value_bu)
+
+
+def _on(device: torch.device, rows_bx: np.ndarray) -> Tensor:
+    """(b, 1, x) on the device."""
+    return torch.from_numpy(rows_bx).to(device)[:, None]

@@ -1,46 +1,78 @@
 """The part of the network below the first touched layer: computed once a prompt, then every pass resumes above it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
-from ingest.capture import length_batches
+from analysis.engine.memory import Batches, Size
 from ingest.subject import Subject
 
 
 class PrefixStore:
     """Clean resid_post of one layer for all prompts, kept until another layer is asked for."""
 
-    def __init__(self, subject: Subject, prompts: Sequence[Sequence[int]], batch_tokens: int) -> None:
+    def __init__(self, subject: Subject, prompts: Sequence[Sequence[int]], batches: Batches) -> None:
         self._subject = subject
         self._prompts = prompts
-        self._batch_tokens = batch_tokens
+        self._batches = batches
         self._layer: int | None = None
         self._resid_td: dict[int, Tensor] = {}
 
-    def states(self, layer: int, prompts: Sequence[int], width: int) -> Tensor:
-        """resid_btd after block `layer` of the unmodified model, left-padded to `width` tokens."""
+    def states(self, layer: int, prompts: Sequence[int]) -> Tensor:
+        """resid_btd after block `layer` of the unmodified model, left-padded."""
         if layer != self._layer:
             self._layer, self._resid_td = layer, {}
-        self._compute([p for p in dict.fromkeys(prompts) if p not in self._resid_td])
-        first = self._resid_td[prompts[0]]
-        resid_btd = first.new_zeros(len(prompts), width, first.shape[-1])
-        for row, prompt in enumerate(prompts):
-            resid_td = self._resid_td[prompt]
-            resid_btd[row, width - len(resid_td) :] = resid_td
-        return resid_btd
+        distinct, rows = _distinct(prompts)
+        self._compute([p for p in distinct if p not in self._resid_td])
+        resid_btd = pad_sequence([self._resid_td[p] for p in distinct], batch_first=True, padding_side="left")
+        return resid_btd if rows is None else resid_btd[rows]
 
     def _compute(self, prompts: Sequence[int]) -> None:
         assert self._layer is not None
-        for chosen in length_batches([len(self._prompts[p]) for p in prompts], self._batch_tokens):
-            batch = self._subject.batch([self._prompts[prompts[i]] for i in chosen])
-            resid_btd = self._subject.read_resid_post(batch, [self._layer])[self._layer]
-            for row, index in enumerate(chosen):
-                prompt = prompts[index]
+        prompts = sorted(prompts, key=lambda p: len(self._prompts[p]))
+
+        def clean(part: slice) -> Tensor:
+            batch = self._subject.batch([self._prompts[p] for p in prompts[part]])
+            return self._subject.read_resid_post(batch, [self._layer])[self._layer]
+
+        for part, resid_btd in self._batches.run([Size(len(self._prompts[p])) for p in prompts], clean):
+            for row, prompt in zip(resid_btd, prompts[part], strict=True):
                 # A copy, so that the padded batch can go.
-                self._resid_td[prompt] = resid_btd[row, -len(self._prompts[prompt]) :].clone()
+                self._resid_td[prompt] = row[-len(self._prompts[prompt]) :].clone()
+
+
+class _Below(Exception):
+    """Leaves a pass above the layer whose residual was wanted."""
+
+
+def below(subject: Subject, layer: int, prompts: Sequence[int], token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache]:
+    """resid_btd after block `layer` of the unmodified model, and the keys and values of the blocks up to it.
+
+    A prompt that many rows share is computed once for this batch.
+
+    Args:
+        prompts: (b,) number of each row's prompt.
+        token_ids: the tokens of every prompt, by number.
+    """
+    distinct, rows = _distinct(prompts)
+    cache = DynamicCache(config=subject.model.config)
+    read: list[Tensor] = []
+
+    def keep(resid_btd: Tensor) -> None:
+        read.append(resid_btd)
+        raise _Below
+
+    with subject.resid_post(layer, keep), suppress(_Below):
+        subject.forward(subject.batch([token_ids[p] for p in distinct]), cache)
+    if rows is None:
+        return read[0], cache
+    cache.batch_select_indices(torch.tensor(rows, device=subject.device))
+    return read[0][rows], cache
 
 
 @contextmanager
@@ -64,3 +96,10 @@ def resumed(subject: Subject, layer: int, resid_btd: Tensor) -> Iterator[None]:
     finally:
         for block in skipped:
             del block.forward
+
+
+def _distinct(prompts: Sequence[int]) -> tuple[list[int], list[int] | None]:
+    """The prompts without repetition, and each row's place among them (None where none repeats)."""
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    rows = [places[prompt] for prompt in prompts]
+    return list(places), None if len(places) == len(rows) else rows

@@ -45,6 +45,11 @@ class FeatureSet:
     def layers(self) -> tuple[int, ...]:
         return tuple(int(layer) for layer in np.unique(self.rows["layer"]))
 
+    @cached_property
+    def widest(self) -> int:
+        """Most features in one layer."""
+        return int(np.unique(self.rows["layer"], return_counts=True)[1].max(initial=0))
+
     def at(self, layer: int) -> np.ndarray:
         """The rows of one layer, sorted by feature_id."""
         start, stop = np.searchsorted(self.rows["layer"], [layer, layer + 1])

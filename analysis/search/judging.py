@@ -1,36 +1,50 @@
 """Verdicts over stored answers (R7): a run for each judge, so that judges can be added without ablating again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from analysis.search.answers import verdict_rows
-from analysis.stage import Stage, Work, single_shard
-from analysis.verdicts import Answer, judge_named
+from analysis.search.candidates import shards_of_split
+from analysis.stage import Stage, Work
+from analysis.verdicts import Answer, is_model, judge_identity, judge_named
+from ingest.job import Study
 from warehouse.runs import Rows
+
+PREFIX = "verdicts_"
+"""A judge's stage is called by its name behind this."""
 
 ANSWERS = """
 select ablation_id, text, first_token, p_refusal_token, completion
 from ablations join prompts using (prompt_id)
+where prompt_id in (select unnest($prompt_ids))
 order by ablation_id
 """
 
 
 def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    judgement = judge_named(judge, work.bench.recipe.model.refusal_tokens)
+    if is_model(judge):
+        work.bench.unload()
+    judgement = judge_named(judge, work.bench.recipe)
+    shards = shards_of_split(work.bench.study)
     with work.bench.sql(list(work.parents.values())) as con:
-        found = con.execute(ANSWERS).fetchall()
-    verdicts = judgement([Answer(*row[1:]) for row in found])
-    for name in missing:
-        yield name, [verdict_rows([row[0] for row in found], judge, verdicts)]
+        for name in missing:
+            found = con.execute(ANSWERS, {"prompt_ids": work.bench.prompt_ids[list(shards[name])].tolist()}).fetchall()
+            verdicts = judgement([Answer(*row[1:]) for row in found])
+            yield name, [verdict_rows([row[0] for row in found], judge, verdicts)]
+
+
+def _identity(judge: str, study: Study) -> Mapping[str, object]:
+    return {"judge": judge_identity(judge, study.recipe)}
 
 
 def stage(judge: str, answered_by: Sequence[str]) -> Stage:
     """The stage in which one judge reads the answers of some stages."""
     return Stage(
-        name=f"verdicts_{judge}",
+        name=PREFIX + judge,
         parents=(*answered_by, "ingest"),
         sections=(),
         tables=("verdicts",),
-        shards=single_shard,
+        shards=lambda study: list(shards_of_split(study)),
         compute=partial(_compute, judge),
+        identity=partial(_identity, judge),
     )

@@ -79,7 +79,7 @@ def test_table_escapes_markup_and_control_characters(
     assert "\u202e" not in shown
     assert "\\x1b[31m[red]bold[/red]" in shown
     header, _, line = shown.splitlines()
-    assert "-  1.235e+04  9007199254740993" in " ".join(line.split(" ")).strip() or "1.235e+04" in line
+    assert line.split()[-3:] == ["-", "1.235e+04", "9007199254740993"]
     assert header.rstrip().endswith("prompt_id")
 
 
@@ -108,10 +108,12 @@ def test_table_on_a_narrow_terminal_keeps_numbers_whole(monkeypatch: pytest.Monk
     out = Terminal()
     show_table(Rows(["id", "text"], ["BIGINT", "VARCHAR"], iter([(2**62, "word " * 30), (1, None)])), out)
     assert str(2**62) in out.getvalue()
-    assert "\x1b[2m-\x1b[0m" in out.getvalue(), "null is dim on a terminal"
+    assert "\x1b[2m-" in out.getvalue(), "null is dim on a terminal"
 
 
-def test_csv_and_json_on_a_terminal_do_not_obey_the_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_and_json_on_a_terminal_do_not_obey_the_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     relation = duckdb.connect().sql("select $$\x1b[31m \x9b1m$$ as text")
     for kind in ("csv", "json"):

@@ -99,17 +99,14 @@ def test_wrong_values_are_refused_in_a_sentence(con: duckdb.DuckDBPyConnection, 
 
 
 def test_unknown_names_suggest_the_nearest(con: duckdb.DuckDBPyConnection) -> None:
-    with pytest.raises(queries.QueryError, match="^there is no query candidate: did you mean candidates\\?$"):
+    with pytest.raises(queries.QueryError, match=r"^there is no query candidate: did you mean candidates\?$"):
         queries.run(con, "candidate")
-    with pytest.raises(queries.QueryError, match="has no parameter exclude_layer: did you mean exclude_layers\\?$"):
+    with pytest.raises(queries.QueryError, match=r"has no parameter exclude_layer: did you mean exclude_layers\?$"):
         queries.run(con, "candidates", exclude_layer=[0])
-    with pytest.raises(queries.QueryError, match="^the query cofiring needs features: which features$"):
+    with pytest.raises(queries.QueryError, match=r"^the query cofiring needs features: which features$"):
         queries.run(con, "cofiring")
     with pytest.raises(queries.QueryError, match="there is no query"):
         queries.load("../saelake")
-
-
-FEATURES = "{0: [1, 2], 1: [3]}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""How many requests share a pass: as many as free memory holds, and fewer after a pass did not fit."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from ingest.subject import Subject
+from warehouse.errors import UserError
+
+# Of the memory that is free when the work begins; the rest is for fragments and for what the estimate leaves out.
+SHARE = 0.5
+# Padded tokens a pass beyond which it gets no faster (CPU: measured with 1 and 135 million parameters; others: an estimate).
+MOST_TOKENS = {"cpu": 4096, "cuda": 32768, "mps": 16384}
+MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+UNKNOWN = 4 << 30
+"""Free memory where the machine does not tell."""
+
+Result = TypeVar("Result")
+
+
+class Size(NamedTuple):
+    """What a request's row in a batch holds."""
+
+    n_tokens: int
+    n_new: int = 0
+    """Tokens to be generated."""
+    n_features: int = 0
+    """Features held, in all layers."""
+    widest: int = 0
+    """Features held or watched in one layer, at most."""
+
+
+class Batches:
+    """Cuts work into batches for one subject, and remembers what did not fit."""
+
+    def __init__(self, subject: Subject, most_tokens: int | None = None) -> None:
+        self._subject = subject
+        self._most_tokens = most_tokens or MOST_TOKENS.get(subject.device.type, 4096)
+        self._most_bytes: float = float("inf")
+
+    def run(self, sizes: Sequence[Size], compute: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
+        """Results of neighbouring requests together, sizes given in rising order of tokens.
+
+        Where memory runs out, the requests concerned are computed again in smaller parts, and so is all that follows. UserError
+        where one request does not fit by itself.
+        """
+        start, free = 0, SHARE * free_bytes(self._subject.device)
+        while start < len(sizes):
+            part = slice(start, start + self._n_fitting(sizes[start:], min(free, self._most_bytes)))
+            try:
+                result = compute(part)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                fits = False
+            else:
+                fits = True
+            if fits:
+                yield part, result
+                start = part.stop
+            else:  # here, not above: the error holds on to the tensors of the failed pass
+                self._shrink(sizes[part])
+
+    def _n_fitting(self, sizes: Sequence[Size], most_bytes: float) -> int:
+        n = 0
+        for n_rows, largest in enumerate(accumulate(map(self._bytes, sizes), max), start=1):
+            if n and (n_rows * sizes[n].n_tokens > self._most_tokens or n_rows * largest > most_bytes):
+                break
+            n = n_rows
+        return n
+
+    def _shrink(self, sizes: Sequence[Size]) -> None:
+        if len(sizes) == 1:
+            raise UserError(
+                f"A prompt of {sizes[0].n_tokens} tokens does not fit into this {self._subject.device.type}'s free memory by "
+                f'itself: free some, set model.dtype = "bfloat16", or choose another compute.device.'
+            )
+        self._most_bytes = len(sizes) * max(map(self._bytes, sizes)) / 2
+        gc.collect()
+        if self._subject.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self._subject.device.type == "mps":
+            torch.mps.empty_cache()
+
+    def _bytes(self, size: Size) -> int:
+        """At the peak of one layer: its activations and attention, the edit's (t, u) and (t, d), and what all layers keep."""
+        config = self._subject.model.config.get_text_config()
+        t, d, heads = size.n_tokens, self._subject.d_model, config.num_attention_heads
+        kept = 2 if self._subject.dtype == torch.bfloat16 else 4
+        activations = t * kept * (8 * d + 3 * config.intermediate_size)
+        eager = config._attn_implementation == "eager"
+        attention = 2 * heads * t * t * (kept + 4) if eager else 4 * t * t
+        key_value_heads = getattr(config, "num_key_value_heads", None) or heads
+        d_head = getattr(config, "head_dim", None) or d // heads
+        cache = 2 * kept * (t + size.n_new) * (self._subject.n_layers + 1) * key_value_heads * d_head if size.n_new else 0
+        edits = 4 * (3 * t * size.widest + 2 * t * d + 2 * d * size.n_features)
+        logits = 3 * 4 * self._subject.n_vocab
+        return activations + attention + cache + edits + logits
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that nobody uses, what torch holds in reserve included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return min(_available(), _left_in_container())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out: MPS and the CPU's allocator have no exception of their own for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return UNKNOWN
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def _left_in_container() -> int:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return UNKNOWN * 1024
