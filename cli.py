@@ -6,100 +6,22 @@
 Everything heavy is imported by the command that needs it, so that help and SQL answer at once.
 """
 
-import errno
-import os
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli_options import OneSentence, force_option, lake_option, limit_option, output_options, study_option
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from duckdb import DuckDBPyRelation
 
     from ingest.recipe import Recipe
     from saelake import OpenLake
-
-RESUMABLE = ("ingest", "analyze")
-WRITE_ERRORS = {
-    errno.ENOSPC: "disk full at {}: free space",
-    errno.EDQUOT: "disk quota used up at {}: free space",
-    errno.EFBIG: "file too large for the file system or its limits at {}: free space or raise the limit",
-    errno.EROFS: "read-only file system at {}: make it writable",
-    errno.EACCES: "no permission at {}: make it readable and writable",
-}
-
-
-class OneSentence(click.Group):
-    """A group of commands whose mistakes end in one sentence; SAELAKE_TRACEBACK=1 shows where they come from."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
-            raise
-        except KeyboardInterrupt:
-            resumes = ctx.invoked_subcommand in RESUMABLE
-            click.echo("stopped; the same command continues" if resumes else "stopped", err=True)
-            ctx.exit(130)
-        except Exception as error:
-            if os.environ.get("SAELAKE_TRACEBACK") == "1":
-                raise
-            raise click.ClickException(sentence(error, ctx.invoked_subcommand in RESUMABLE)) from error
-
-
-def sentence(error: Exception, resumes: bool) -> str:
-    """What a person can do about an error; `resumes` if the command finds its finished work again."""
-    import duckdb
-
-    from queries import QueryError
-    from queries.formats import printable
-    from warehouse.errors import UserError
-
-    if isinstance(error, UserError | QueryError):
-        text = str(error)
-    elif isinstance(error, duckdb.Error):
-        # The first paragraph says what is wrong; what follows quotes the statement.
-        text = " ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())
-    elif isinstance(error, OSError) and error.errno in WRITE_ERRORS:
-        kept = ", finished shards are kept" if resumes else ""
-        text = f"{WRITE_ERRORS[error.errno].format(error.filename or error)} and run the same command again{kept}"
-    else:
-        text = f"{type(error).__name__}: {error} (set SAELAKE_TRACEBACK=1 to see where, and report it)"
-    return printable(" ".join(text.split("\n")))
-
-
-Command = Callable[..., Any]
-
-
-def lake_option(command: Command) -> Command:
-    folder: dict[str, Any] = {"type": click.Path(path_type=Path), "default": Path("lake"), "show_default": "./lake"}
-    environment: dict[str, Any] = {"envvar": "SAELAKE_LAKE", "show_envvar": True}
-    return click.option("--lake", metavar="DIR", help="The lake's folder.", **folder, **environment)(command)
-
-
-def study_option(command: Command) -> Command:
-    return click.option("--recipe", metavar="NAME", help="Show only this study, where the lake holds several.")(command)
-
-
-def output_options(command: Command) -> Command:
-    # Not click.Choice over queries.formats.FORMATS: help would have to import DuckDB.
-    formats = click.Choice(["table", "csv", "json", "parquet"])
-    file = click.Path(path_type=Path, dir_okay=False)
-    command = click.option("--output", "-o", type=file, metavar="FILE", help="Write to a file, whole or not at all.")(command)
-    by_default = "How rows are written; by default as the file's suffix says, else a table."
-    return click.option("--format", "kind", type=formats, help=by_default)(command)
-
-
-def limit_option(command: Command) -> Command:
-    few = "Only N prompts of each set, label and split: a quick look."
-    return click.option("--limit", type=click.IntRange(min=1), metavar="N", help=few)(command)
-
-
-def force_option(command: Command) -> Command:
-    return click.option("--force", is_flag=True, help="Compute again what is published, and compare.")(command)
 
 
 @click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -286,13 +208,21 @@ def _print_runs(lake: Path, run_ids: list[str]) -> None:
 
 
 def _print_findings(opened: "OpenLake", judge: str) -> None:
-    """K chosen on half the prompts, and the share that every condition flips without a K, or at a chosen one."""
+    """What the study came to, by the oracle: K chosen on half of the prompts, every condition's rate there, and Table 1."""
     from queries.formats import show
 
     own, chosen = (opened.query("k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen"))
     choice = own.union(chosen)
-    ks = {k for (k,) in choice.select("k").fetchall()}
-    if ks:
-        show(choice)
-    rates = opened.query("asr", judge=judge, k=sorted(ks))
-    show(rates.select("condition", "label", "k", "n_prompts", "asr", "n_refused_at_baseline", "asr_of_refused"))
+    ks = sorted({k for (k,) in choice.select("k").fetchall()})
+    rates = opened.query("asr", judge=judge, k=ks).filter("tau is null")
+    methods = opened.query("methods", judge=judge)
+    for title, found in (
+        (
+            "Top K features a layer ablated: K chosen on half of the refused harmful prompts (0), reported on the other half (1)",
+            choice,
+        ),
+        (f"Answered prompts by condition, at K = {', '.join(map(str, ks))}", rates),
+        ("Critical features by method (Table 1)", methods),
+    ):
+        click.echo(f"\n{title}")
+        show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))

@@ -10,8 +10,12 @@ from functools import partial
 from analysis.bench import Bench
 from analysis.search import algorithm1, alignments, baseline, candidates, controls, directions, judging, minimal
 from analysis.stage import Stage, Work
+from analysis.verdicts import check_judge, judge_identity
 from ingest.job import Study, ingest_spec, ingest_study, open_study
+from ingest.prompts import require_splits
 from ingest.recipe import Recipe
+from ingest.recipe_sections import JUDGES
+from warehouse.errors import UserError
 from warehouse.progress import Quiet
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
@@ -22,9 +26,13 @@ ANSWERING = (baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, 
 
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a recipe's analysis, each after the ones that it needs."""
-    answered_by = [stage.name for stage in ANSWERING]
-    judges = [judging.stage(name, answered_by) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
+    judges = [judging_stage(name) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
     return [directions.STAGE, alignments.STAGE, *ANSWERING, *judges]
+
+
+def judging_stage(judge: str) -> Stage:
+    """The stage in which a judge reads all stored answers."""
+    return judging.stage(judge, [stage.name for stage in ANSWERING])
 
 
 @dataclass(frozen=True)
@@ -38,32 +46,60 @@ class StageStatus:
     why: str
 
 
-def specs(study: Study) -> dict[str, RunSpec]:
-    """The identity of every stage's run, ingest first."""
+def specs(study: Study, asked: Sequence[Stage] | None = None) -> dict[str, RunSpec]:
+    """The identity of every stage's run, ingest first; of the recipe's stages, or of those that are asked for, in this order."""
+    oracle = judge_identity(study.recipe.verdicts.oracle, study.recipe)
     found = {"ingest": ingest_spec(study)}
-    for stage in stages(study.recipe):
-        found[stage.name] = _spec(stage, study, found)
+    for stage in stages(study.recipe) if asked is None else asked:
+        config = study.identity | {"code": stage.code_version}
+        config |= {name: oracle if name == "verdicts" else study.recipe.section(name) for name in stage.sections}
+        config |= stage.identity(study)
+        parents = tuple(found[parent].run_id for parent in stage.parents)
+        found[stage.name] = RunSpec(stage.name, study.recipe.name, config, parents, study.recipe.compute.seed)
     return found
 
 
-def _spec(stage: Stage, study: Study, known: Mapping[str, RunSpec]) -> RunSpec:
-    config = study.identity | {"code": stage.code_version}
-    config |= {section: study.recipe.section(section) for section in stage.sections}
-    parents = tuple(known[parent].run_id for parent in stage.parents)
-    return RunSpec(stage.name, study.recipe.name, config, parents, study.recipe.compute.seed)
+def open_analysis(recipe: Recipe) -> Study:
+    """The study of a recipe, with the prompts that its analysis needs; raises UserError before anything is computed."""
+    study = open_study(recipe)
+    require_splits(recipe, study.prompts)
+    return study
 
 
 def analyze(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> list[RunRecord]:
     """Ingests if needed, then brings every stage up to date; returns the runs in the order of the stages."""
-    study = open_study(recipe)
+    study = open_analysis(recipe)
     known = specs(study)
     bench = Bench(study, lake)
     records = [ingest_study(study, lake, force=force, progress=progress)]
-    for stage in stages(recipe):
-        parents = {name: known[name].run_id for name in stage.parents}
-        plan = Plan(stage.shards(study), partial(_compute, stage, bench, known[stage.name], parents), stage.tables, stage.unit)
-        records.append(ensure_run(lake, known[stage.name], plan, force=force, progress=progress))
-    return records
+    return records + [ensure_stage(stage, known, bench, force=force, progress=progress) for stage in stages(recipe)]
+
+
+def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
+    """Verdicts of one judge over all stored answers of a recipe, as a run of its own: nothing is ablated again.
+
+    Raises UserError for an unknown judge, for the recipe's oracle (its verdicts were stored with the answers), and where the
+    answers are not there yet.
+    """
+    check_judge(name)
+    if name == recipe.verdicts.oracle:
+        raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
+    study = open_analysis(recipe)
+    stage = judging_stage(name)
+    known = specs(study, [directions.STAGE, alignments.STAGE, *ANSWERING, stage])
+    if absent := [parent for parent in stage.parents if lake.record(known[parent].run_id) is None]:
+        raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
+    return ensure_stage(stage, known, Bench(study, lake), force=force, progress=progress)
+
+
+def ensure_stage(
+    stage: Stage, known: Mapping[str, RunSpec], bench: Bench, *, force: bool = False, progress: Quiet | None = None
+) -> RunRecord:
+    """The published run of a stage whose parents are published: found, resumed or computed."""
+    parents = {name: known[name].run_id for name in stage.parents}
+    compute = partial(_compute, stage, bench, known[stage.name], parents)
+    plan = Plan(stage.shards(bench.study), compute, stage.tables, stage.unit)
+    return ensure_run(bench.lake, known[stage.name], plan, force=force, progress=progress)
 
 
 def _compute(
@@ -73,17 +109,23 @@ def _compute(
 
 
 def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
-    """Every stage of the recipe: whether its run is there, and if not, what has changed since the current one."""
+    """Every stage of the recipe, and every judge that was asked beside it: whether its run is there, and if not, what has changed
+    since the current one.
+    """
     study = open_study(recipe)
-    known = specs(study)
     current = lake.current()
+    asked = stages(recipe)
+    names = {stage.name for stage in asked}
+    judged = [stage.removeprefix(judging.PREFIX) for name, stage in sorted(current) if name == recipe.name]
+    beside = [name for name in judged if name in JUDGES and name != recipe.verdicts.oracle]
+    known = specs(study, [*asked, *(judging_stage(name) for name in beside if judging.PREFIX + name not in names)])
     found: list[StageStatus] = []
     for name, spec in known.items():
         landed = lake.landing(spec.run_id)
         if lake.record(spec.run_id):
             state, why = "done", ""
         elif landed.is_dir():
-            n_landed = sum(1 for p in landed.iterdir() if p.is_dir() and p.name[0] != "." and p.name != "spill")
+            n_landed = sum(1 for p in landed.iterdir() if p.is_dir() and p.name[0] != ".")
             state, why = "resumable", f"{n_landed} shards landed"
         else:
             previous = current.get((recipe.name, name))

@@ -1,7 +1,9 @@
 """The ingest job: prompts through the model and its SAEs into an `ingest` run, shard by shard."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,9 +16,10 @@ from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
 from warehouse.statistics import FeatureStatistics
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 TABLES = ("prompts", "tokens", "saes", "features", "activations")
 SAES_SHARD = "saes"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,24 @@ def ingest_study(study: Study, lake: Lake, *, force: bool = False, progress: Qui
         from ingest.shards import ShardMaker
 
         maker = ShardMaker(study, spec)
-        for name in missing:
-            if name == SAES_SHARD:
-                yield name, maker.saes()
-            else:
-                start = int(name.removeprefix("prompts-"))
-                yield name, maker.prompts(range(start, min(start + size, len(study.prompts))))
+        slices = {name: start for name in missing if name != SAES_SHARD for start in [int(name.removeprefix("prompts-"))]}
+        ranges = [range(start, min(start + size, len(study.prompts))) for start in slices.values()]
+        # Prompts first: their shards show whether the SAEs are the right ones.
+        yield from zip(slices, maker.prompts(ranges), strict=True)
+        if SAES_SHARD in missing:
+            yield SAES_SHARD, maker.saes()
 
-    plan = Plan(shards, compute, TABLES, completion=FeatureStatistics)
+    plan = Plan(shards, lambda missing: one_ahead(compute(missing)), TABLES, completion=FeatureStatistics)
     return ensure_run(lake, spec, plan, force=force, progress=progress)
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; while one is written, a thread computes the next."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = worker.submit(next, items, None)
+            yield item
 
 
 def prompt_ids(spec: RunSpec, n_prompts: int) -> np.ndarray:

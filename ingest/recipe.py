@@ -43,6 +43,7 @@ _LOCATIONS = {
     "model": {"path", "chat_template_file"},
     "saes": {"path"},
     "prompts": {"file", "url"},
+    "verdicts": {"harmbench"},
 }
 
 

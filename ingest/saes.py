@@ -204,6 +204,9 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
         assert scale is not None, "read_facts refuses an SAE without its norm"
         module.fold_activation_norm_scaling_factor(scale)
     module.eval().requires_grad_(False)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        if not getattr(module, name).isfinite().all():
+            raise UserError(f"saes: {ref.location} has values in {name} that are not finite numbers: its file is damaged.")
     W_dec = module.W_dec.data
     if getattr(module.cfg, "rescale_acts_by_decoder_norm", False):
         W_dec = W_dec / W_dec.norm(dim=-1, keepdim=True)

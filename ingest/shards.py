@@ -1,45 +1,59 @@
-"""The rows of an ingest run: one shard about the SAEs, one for every slice of the prompts."""
+"""The rows of an ingest run: one shard about the SAEs, one for every slice of the prompts.
 
-from collections.abc import Sequence
+Where the SAEs do not all fit on the device, the residuals of several shards wait in main memory while one layer's SAE after
+another is loaded and goes through them: an SAE is read once for each such group of shards, not once for each shard.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from ingest.capture import nonzeros, residuals
+from ingest.capture import Captured, capture, nonzeros
 from ingest.job import Study, prompt_ids
-from ingest.saes import Sae, check_fits, load_sae
+from ingest.preflight import check_device_memory, check_saes
+from ingest.saes import Sae, SaeFacts
+from ingest.shelf import HOST_SHARE, Shelf, host_bytes
 from ingest.subject import Subject, Tokenized
+from warehouse.errors import UserError
 from warehouse.records import RunSpec
 from warehouse.runs import Rows
+
+L0_FACTOR = 3.0
+"""Measured L0 may be so many times the declared one, or so small a part of it, before the run is stopped: another SAE, another
+place or another scale of its input is then likelier than a difference between texts."""
 
 
 class ShardMaker:
     """Holds the subject and its SAEs, checked against each other, and makes shards of rows.
 
-    Raises UserError, before any forward pass, for a prompt over the limit or an SAE that does not fit the model.
+    Raises UserError, before any forward pass, for a prompt over the limit, an SAE that does not fit the model, or too little
+    memory; and after the first shard's layer, when its SAE is far from as active as it should be.
     """
 
     def __init__(self, study: Study, spec: RunSpec) -> None:
         self._study = study
         self._prompt_ids = prompt_ids(spec, len(study.prompts))
+        facts = check_saes(study)
+        check_device_memory(study, facts)
         self._subject = Subject.load(study.recipe.model, study.recipe.compute)
         self._tokenized = [self._subject.encode(p.text) for p in study.prompts]
-        self._saes = {ref.layer: load_sae(ref, self._subject.device) for ref in study.saes}
-        for sae in self._saes.values():
-            check_fits(sae, self._subject)
+        self._facts: dict[int, SaeFacts] = {one.ref.layer: one for one in facts}
+        self._shelf = Shelf(facts, self._subject.device)
+        self._l0_checked: set[int] = set()
 
     def saes(self) -> list[Rows]:
         """`saes` and `features`, without the statistics that publishing adds."""
         table = {
-            "sae_id": [s.ref.sae_id for s in self._saes.values()],
-            "name": [s.ref.name for s in self._saes.values()],
-            "layer": pa.array(list(self._saes), pa.int16()),
-            "width": pa.array([s.width for s in self._saes.values()], pa.int32()),
-            "hook": [f"blocks.{layer}.hook_resid_post" for layer in self._saes],
-            "norm": [s.norm for s in self._saes.values()],
-            "declared_l0": pa.array([s.ref.declared_l0 for s in self._saes.values()], pa.float32()),
+            "sae_id": [s.ref.sae_id for s in self._facts.values()],
+            "name": [s.ref.name for s in self._facts.values()],
+            "layer": pa.array(list(self._facts), pa.int16()),
+            "width": pa.array([s.width for s in self._facts.values()], pa.int32()),
+            "hook": [f"blocks.{layer}.hook_resid_post" for layer in self._facts],
+            "norm": [s.norm for s in self._facts.values()],
+            "declared_l0": pa.array([s.ref.declared_l0 for s in self._facts.values()], pa.float32()),
         }
-        return [Rows("saes", pa.table(table)), *(self._features(layer, sae) for layer, sae in self._saes.items())]
+        return [Rows("saes", pa.table(table)), *(self._features(layer, self._shelf[layer]) for layer in self._facts)]
 
     def _features(self, layer: int, sae: Sae) -> Rows:
         columns = {
@@ -51,15 +65,39 @@ class ShardMaker:
         }
         return Rows("features", pa.table(columns), layer)
 
-    def prompts(self, rows: range) -> list[Rows]:
-        """`prompts`, `tokens` and `activations` of a slice of the study's prompts."""
-        tokenized = self._tokenized[rows.start : rows.stop]
-        prompt_id = self._prompt_ids[rows.start : rows.stop]
-        return [
-            self._prompt_table(rows, prompt_id, tokenized),
-            _token_table(prompt_id, tokenized),
-            *self._activations(prompt_id, tokenized),
-        ]
+    def prompts(self, slices: Sequence[range]) -> Iterator[list[Rows]]:
+        """`prompts`, `tokens` and `activations` of slices of the study's prompts, slice by slice."""
+        for group in self._groups(slices):
+            captured = [self._capture(rows) for rows in group]
+            parts: list[list[Rows]] = [[] for _ in group]
+            for layer in self._facts:
+                for rows, one, shard in zip(group, captured, parts, strict=True):
+                    shard.append(self._activations(self._shelf[layer], rows, one))
+            for rows, activations in zip(group, parts, strict=True):
+                tokenized = self._tokenized[rows.start : rows.stop]
+                prompt_id = self._prompt_ids[rows.start : rows.stop]
+                yield [self._prompt_table(rows, prompt_id, tokenized), _token_table(prompt_id, tokenized), *activations]
+
+    def _groups(self, slices: Sequence[range]) -> Iterator[list[range]]:
+        """Slices to go through layer by layer together: one each where the SAEs stay loaded, else as many as memory holds."""
+        room = 0.0 if self._shelf.all_fit else HOST_SHARE * host_bytes()
+        group: list[range] = []
+        for rows in slices:
+            if group and self._resid_bytes([*group, rows]) > room:
+                yield group
+                group = []
+            group.append(rows)
+        if group:
+            yield group
+
+    def _resid_bytes(self, group: Sequence[range]) -> int:
+        n_tokens = sum(len(self._tokenized[i].token_ids) for rows in group for i in rows)
+        return n_tokens * len(self._facts) * self._subject.d_model * self._subject.dtype.itemsize
+
+    def _capture(self, rows: range) -> Captured:
+        token_ids = [self._tokenized[i].token_ids for i in rows]
+        batch_tokens = self._study.recipe.capture.batch_tokens
+        return capture(self._subject, token_ids, list(self._facts), batch_tokens, on_host=not self._shelf.all_fit)
 
     def _prompt_table(self, rows: range, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
         prompts = self._study.prompts[rows.start : rows.stop]
@@ -76,26 +114,37 @@ class ShardMaker:
         }
         return Rows("prompts", pa.table(columns))
 
-    def _activations(self, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> list[Rows]:
-        capture = self._study.recipe.capture
-        token_ids = [t.token_ids for t in tokenized]
-        lengths = [len(ids) for ids in token_ids]
-        prompt_of_token = np.repeat(prompt_id, lengths)
+    def _activations(self, sae: Sae, rows: range, captured: Captured) -> Rows:
+        numbers = np.array(captured.order) + rows.start
+        lengths = [len(self._tokenized[i].token_ids) for i in numbers]
         pos_of_token = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
-        resid = residuals(self._subject, token_ids, list(self._saes), capture.batch_tokens)
-        parts = []
-        for layer, sae in self._saes.items():
-            found = nonzeros(sae, resid.pop(layer), capture.batch_tokens, to_bfloat16=capture.round == "bfloat16")
-            columns = {
-                "sae_id": _constant(sae.ref.sae_id, len(found.token)),
-                "layer": np.full(len(found.token), layer, dtype=np.int16),
-                "feature_id": found.feature_id,
-                "prompt_id": prompt_of_token[found.token],
-                "pos": pos_of_token[found.token],
-                "activation": found.activation,
-            }
-            parts.append(Rows("activations", pa.table(columns), layer))
-        return parts
+        to_bfloat16 = self._study.recipe.capture.round == "bfloat16"
+        found = nonzeros(sae, captured.resid.pop(sae.layer), to_bfloat16=to_bfloat16)
+        if sae.layer not in self._l0_checked:
+            is_bos = np.concatenate([np.array(self._tokenized[i].roles) == "bos" for i in numbers])
+            check_l0(sae, float((~is_bos[found.token]).sum() / max((~is_bos).sum(), 1)))
+            self._l0_checked.add(sae.layer)
+        columns = {
+            "sae_id": _constant(sae.ref.sae_id, len(found.token)),
+            "layer": np.full(len(found.token), sae.layer, dtype=np.int16),
+            "feature_id": found.feature_id,
+            "prompt_id": np.repeat(self._prompt_ids[numbers], lengths)[found.token],
+            "pos": pos_of_token[found.token],
+            "activation": found.activation,
+        }
+        return Rows("activations", pa.table(columns), sae.layer)
+
+
+def check_l0(sae: Sae, measured: float) -> None:
+    """UserError when the mean number of active latents a token (BOS left out) is far from the one that is declared."""
+    declared = sae.ref.declared_l0
+    if declared is None or declared / L0_FACTOR <= measured <= declared * L0_FACTOR:
+        return
+    convention = "" if sae.norm == "none" else f" (input scale: {sae.norm})"
+    raise UserError(
+        f"saes: {sae.ref.location} has {measured:.3g} active latents a token on the first prompts, but {declared:g} are "
+        f"declared{convention}: check that it belongs to this model and layer, or give the L0 that you expect as saes.l0."
+    )
 
 
 def _token_table(prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:

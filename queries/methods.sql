@@ -4,7 +4,7 @@
 -- method has a set for; flip_rate is the share of (prompt, seed or draw) answers that flip among n_refused prompts, where a
 -- prompt without a set counts as a failure. set sizes are over harmful prompts; n_unique counts distinct features over all sets.
 -- benign_answered is the share of benign prompts still answered under the same sets. n_evaluations sums what the searches
--- asked for (one search serves every tau).
+-- asked for (one search serves every tau), and seconds is what its whole stage took, judging and publishing included.
 --
 -- $judge text? = null: only this judge
 with conditions as (
@@ -81,17 +81,24 @@ evaluations as (
     select method, sum(n_evaluations) as n_evaluations
     from searches
     group by method
+),
+
+stages as (
+    select stage, epoch(finished) - epoch(started) as seconds
+    from runs
+    where stage in ('algorithm1', 'minimal')
 )
 
 select
     s.condition, s.tau, s.judge, n.n_refused, s.n_searched, s.n_flipped_once,
     s.share_flipped * s.n_searched / n.n_refused as flip_rate,
     s.median_features, s.largest, coalesce(u.n_unique, 0) as n_unique,
-    s.degenerate, b.benign_answered, e.n_evaluations
+    s.degenerate, b.benign_answered, e.n_evaluations, round(t.seconds, 1) as seconds
 from summed as s
 join n_refused as n on n.judge = s.judge
 left join unique_features as u
     on u.condition = s.condition and u.judge = s.judge and u.tau is not distinct from s.tau
 left join benign as b on b.condition = s.condition and b.judge = s.judge and b.tau is not distinct from s.tau
 left join evaluations as e on e.method = regexp_replace(s.condition, '_common$', '')
+left join stages as t on t.stage = e.method
 order by s.judge, s.condition, s.tau nulls first

@@ -34,32 +34,49 @@ def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[s
     Sets the connection's session variable `lake`, which the views are built on.
     """
     con.execute("set variable lake = $1", [str(lake.root.resolve())])
-    con.execute("create schema all_runs")
     records = lake.records()
     wanted = set(current)
     shown = [r for r in records if r.run_id in wanted]
-    con.execute(_runs_table(records))
+    con.begin()
+    try:
+        for statement in _statements(records, shown):
+            con.execute(statement)
+        con.commit()
+    except duckdb.Error:  # a view is refused if its first file is damaged, which must not hide the other tables
+        con.rollback()
+        for statement in _statements(records, shown):
+            _create_if_readable(con, statement)
+
+
+def _statements(records: Sequence[RunRecord], shown: Sequence[RunRecord]) -> Iterator[str]:
+    yield "create schema all_runs"
+    yield _runs_table(records)
     listed = ", ".join(literal(r.run_id) for r in shown)
-    con.execute(f"create view main.runs as select * from all_runs.runs where run_id in ({listed or 'null'})")
+    yield f"create view main.runs as select * from all_runs.runs where run_id in ({listed or 'null'})"
     for table in TABLES.values():
         for schema, runs in (("all_runs", records), ("main", shown)):
-            _create_table_view(con, table, [f.path for r in runs for f in r.files if f.table == table.name], schema)
+            yield _table_view(table, [f.path for r in runs for f in r.files if f.table == table.name], schema)
 
 
-def _create_table_view(con: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[str], schema: str) -> None:
+def _table_view(table: Table, paths: Sequence[str], schema: str) -> str:
     create = f"create view {schema}.{table.name} as select"
-    names = ", ".join(f'"{c.name}"' for c in table.columns)
-    source = ", ".join(f"{ROOT} || {literal(p)}" for p in paths)
-    nothing = ", ".join(f'null::{_sql_type(c.type)} as "{c.name}"' for c in table.columns)
-    if not paths:
-        con.execute(f"{create} {nothing} where false")
-        return
-    try:
+    if paths:
+        names = ", ".join(f'"{c.name}"' for c in table.columns)
+        source = ", ".join(f"{ROOT} || {literal(p)}" for p in paths)
         # No glob and no hive keys: the list is the truth, and every column is in the file.
-        con.execute(f"{create} {names} from read_parquet([{source}], hive_partitioning = false)")
-    except duckdb.Error as error:  # one damaged file must not hide the other tables
-        message = f"{table.name} cannot be read ({str(error).splitlines()[0]}): `saelake check` says what to do"
-        con.execute(f"{create} {nothing} where error({literal(message)})")
+        return f"{create} {names} from read_parquet([{source}], hive_partitioning = false)"
+    typed = ", ".join(f'null::{_sql_type(c.type)} as "{c.name}"' for c in table.columns)
+    return f"{create} {typed} where false"
+
+
+def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
+    """Creates a view, or one in its place that says why it cannot be read."""
+    try:
+        con.execute(statement)
+    except duckdb.Error as error:
+        name = statement.split()[2]
+        message = f"{name} cannot be read ({str(error).splitlines()[0]}): `saelake check` says what to do"
+        con.execute(f"create view {name} as select error({literal(message)}) as damaged")
 
 
 def _runs_table(records: Sequence[RunRecord]) -> str:

@@ -29,14 +29,11 @@ class RowOrder:
     def _count(self, batch: pa.RecordBatch) -> None:
         steps = np.zeros(batch.num_rows - 1, dtype=np.int8)
         for column in batch.columns:
-            undecided = steps == 0
-            if not undecided.any():
-                return
-            steps = np.where(undecided, _steps(column), steps)
-            if (steps == -1).any():
-                self.n_misplaced += int((steps == -1).sum())
-                return
+            if steps.all():
+                break
+            steps = np.where(steps == 0, _steps(column), steps)
         self.n_repeated += int((steps == 0).sum())
+        self.n_misplaced += int((steps == -1).sum())
 
 
 def _steps(column: pa.Array) -> np.ndarray:

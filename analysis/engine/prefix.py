@@ -28,17 +28,16 @@ class PrefixStore:
         if layer != self._layer:
             self._layer, self._resid_td = layer, {}
         distinct, rows = _distinct(prompts)
-        self._compute([p for p in distinct if p not in self._resid_td])
+        self._compute(layer, [p for p in distinct if p not in self._resid_td])
         resid_btd = pad_sequence([self._resid_td[p] for p in distinct], batch_first=True, padding_side="left")
         return resid_btd if rows is None else resid_btd[rows]
 
-    def _compute(self, prompts: Sequence[int]) -> None:
-        assert self._layer is not None
+    def _compute(self, layer: int, prompts: Sequence[int]) -> None:
         prompts = sorted(prompts, key=lambda p: len(self._prompts[p]))
 
         def clean(part: slice) -> Tensor:
             batch = self._subject.batch([self._prompts[p] for p in prompts[part]])
-            return self._subject.read_resid_post(batch, [self._layer])[self._layer]
+            return self._subject.read_resid_post(batch, [layer])[layer]
 
         for part, resid_btd in self._batches.run([Size(len(self._prompts[p])) for p in prompts], clean):
             for row, prompt in zip(resid_btd, prompts[part], strict=True):
@@ -50,7 +49,9 @@ class _Below(Exception):
     """Leaves a pass above the layer whose residual was wanted."""
 
 
-def below(subject: Subject, layer: int, prompts: Sequence[int], token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache]:
+def below(
+    subject: Subject, layer: int, prompts: Sequence[int], token_ids: Sequence[Sequence[int]]
+) -> tuple[Tensor, DynamicCache]:
     """resid_btd after block `layer` of the unmodified model, and the keys and values of the blocks up to it.
 
     A prompt that many rows share is computed once for this batch.

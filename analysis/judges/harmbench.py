@@ -198,14 +198,16 @@ def _model_card(settings: Harmbench) -> Path:
     if settings.path is not None:
         card = settings.path / "README.md"
         if not card.is_file():
-            raise UserError(f"{FIELD}: {settings.path} has no README.md to read the instruction from: name a file as {FIELD}.template")
+            raise UserError(
+                f"{FIELD}: {settings.path} has no README.md to read the instruction from: name a file as {FIELD}.template"
+            )
         return card
     try:
         return Path(hf_hub_download(settings.hub_id, "README.md", revision=_commit(settings)))
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise UserError(
-            f"{FIELD}: the model card of {settings.hub_id}, which holds the instruction, cannot be read from the hub or its cache: "
-            f"write the instruction to a file and name it as {FIELD}.template"
+            f"{FIELD}: the model card of {settings.hub_id}, with the instruction in it, is not in the hub's cache and cannot be "
+            f"read from the hub: write the instruction to a file and name it as {FIELD}.template"
         ) from error
 
 

@@ -1,0 +1,93 @@
+"""Activations of watched features in a pass, as columns without the zeros."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from analysis.engine.slices import Slices
+from ingest.subject import Batch, Subject
+from warehouse.errors import UserError
+
+Watched = Mapping[int, np.ndarray | None]
+"""layer -> feature_ids; None: all features of that layer."""
+
+# Activations that exist at a time as a dense (n, f), in float32 numbers.
+DENSE = 1 << 25
+
+
+class Activations(NamedTuple):
+    """Non-zero activations, in the order of the columns."""
+
+    request: np.ndarray
+    """(nnz,) int64: place in the requests."""
+    layer: np.ndarray
+    """(nnz,) int16"""
+    feature_id: np.ndarray
+    """(nnz,) int32"""
+    pos: np.ndarray
+    """(nnz,) int32: position in the prompt."""
+    activation: np.ndarray
+    """(nnz,) float32: as the SAE reads it before this layer's interventions."""
+
+    @classmethod
+    def of(cls, parts: Sequence["Activations"], place: np.ndarray) -> "Activations":
+        """The parts together, each request with the rows of the one at its place, in order."""
+        columns = [np.concatenate(column) for column in zip(cls.none(), *parts, strict=True)]
+        order = np.lexsort(columns[3::-1])
+        columns = [column[order] for column in columns]
+        first, stop = (np.searchsorted(columns[0], place, side=side) for side in ("left", "right"))
+        found = np.concatenate([np.empty(0, dtype=np.int64), *map(np.arange, first, stop)])
+        return cls(np.repeat(np.arange(len(place)), stop - first), *(column[found] for column in columns[1:]))
+
+    @classmethod
+    def none(cls) -> "Activations":
+        """No rows."""
+        return cls(*(np.empty(0, dtype=dtype) for dtype in (np.int64, np.int16, np.int32, np.int32, np.float32)))
+
+
+class _Seen(Exception):
+    """Leaves a pass after the last watched layer."""
+
+
+class Watch:
+    """Reads what is watched. Opened before the interventions, its hooks see the residual stream before a layer's edits."""
+
+    def __init__(self, subject: Subject, slices: Mapping[int, Slices], watched: Watched, batch: Batch) -> None:
+        self.parts: list[Activations] = []
+        self._subject = subject
+        self._slices = slices
+        self._watched = watched
+        self._kept_bt = batch.attention_mask_bt.bool()
+        self._row_n = self._kept_bt.nonzero()[:, 0].cpu().numpy()
+        self._pos_n = batch.position_ids_bt[self._kept_bt].int().cpu().numpy()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While open, a pass over the batch is read, and left after the last watched layer."""
+        with suppress(_Seen), ExitStack() as hooks:
+            for layer in sorted(self._watched):
+                hooks.enter_context(self._subject.resid_post(layer, partial(self._see, layer)))
+            yield
+
+    def _see(self, layer: int, resid_btd: Tensor) -> None:
+        slices, wanted = self._slices[layer], self._watched[layer]
+        ids = np.arange(slices.sae.width) if wanted is None else np.unique(wanted)
+        resid_nd = resid_btd[self._kept_bt].float()
+        step = max(1, DENSE // slices.sae.width)
+        for start in range(0, len(resid_nd) if len(ids) else 0, step):
+            some_nd = resid_nd[start : start + step]
+            acts_nu = slices.sae.encode(some_nd) if wanted is None else slices.of(ids).encode(some_nd)
+            token, column = acts_nu.nonzero(as_tuple=True)
+            activation = acts_nu[token, column].float().cpu().numpy()
+            if not np.isfinite(activation).all():
+                raise UserError(f"layer {layer} gives activations that are not finite numbers while features are held.")
+            n = (token + start).cpu().numpy()
+            found = ids[column.cpu().numpy()].astype(np.int32)
+            layers = np.full(len(n), layer, dtype=np.int16)
+            self.parts.append(Activations(self._row_n[n], layers, found, self._pos_n[n], activation))
+        if layer == max(self._watched):
+            raise _Seen

@@ -1,0 +1,43 @@
+"""What can be wrong with a study before any weights are loaded, each a sentence: access, fit of the SAEs, memory."""
+
+from collections.abc import Sequence
+
+from ingest.job import Study
+from ingest.model_shape import ModelShape, read_shape
+from ingest.saes import SaeFacts, check_fits, read_facts
+from ingest.shelf import free_bytes, host_bytes
+from warehouse.errors import UserError
+
+
+def check_saes(study: Study) -> list[SaeFacts]:
+    """What every SAE's configuration says; UserError when one does not fit the model, going by both configurations."""
+    facts = [read_facts(ref) for ref in study.saes]
+    shape = read_shape(study.recipe.model)
+    for one in facts if shape is not None else ():
+        check_fits(one, shape)
+    return facts
+
+
+def check_device_memory(study: Study, facts: Sequence[SaeFacts]) -> None:
+    """UserError when the model and its largest SAE cannot be on the device together."""
+    import torch
+
+    shape = read_shape(study.recipe.model)
+    if shape is None:
+        return
+    device = torch.device(study.device)
+    there = free_bytes(device) if device.type == "cuda" else host_bytes()
+    if (short := shortage(shape, study.recipe.model.dtype, max(one.n_bytes for one in facts), there, device.type)) is not None:
+        raise UserError(short)
+
+
+def shortage(shape: ModelShape, dtype: str, largest_sae: int, there: int, device: str) -> str | None:
+    """The sentence about too little memory, or None where it suffices."""
+    weights = shape.n_parameters * (2 if dtype == "bfloat16" else 4)
+    if weights + largest_sae <= there:
+        return None
+    hint = ', or set model.dtype = "bfloat16"' if dtype == "float32" else ""
+    return (
+        f"The model takes {weights / 1e9:.1f} GB in {dtype} and its largest SAE {largest_sae / 1e9:.1f} GB, but {device} has "
+        f"{there / 1e9:.1f} GB free: use a device with more memory{hint}."
+    )
