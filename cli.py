@@ -226,3 +226,7 @@ def _print_findings(opened: "OpenLake", judge: str) -> None:
     ):
         click.echo(f"\n{title}")
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ingest.recipe_sections import ModelSpec
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+WEIGHTS = {".safetensors", ".npz", ".gguf"}
 SAE_FILES = ("*.json", "*.safetensors", "*.npz")
 
 
@@ -24,7 +25,7 @@ def fingerprint(model: "ModelSpec") -> str:
     UserError when the folder has no model in it, or the hub's id or revision cannot be found.
     """
     if model.path is not None:
-        return "sha256:" + hash_folder(model.path, MODEL_FILES, "model.path")
+        return "sha256:" + hash_folder(model.path, (*MODEL_FILES, model.gguf) if model.gguf else MODEL_FILES, "model.path")
     assert model.id is not None, "a ModelSpec has a path or an id"
     return f"{model.id}@{hub_commit(model.id, model.revision, 'model.id')}"
 
@@ -32,7 +33,7 @@ def fingerprint(model: "ModelSpec") -> str:
 def hash_folder(folder: Path, patterns: Iterable[str], field: str) -> str:
     """sha256 over names and contents of the folder's files that match a pattern; independent of where the folder lies."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
-    if not any(file.suffix in {".safetensors", ".npz"} for file in files):
+    if not any(file.suffix in WEIGHTS for file in files):
         raise UserError(f"{field}: there are no .safetensors weights in {folder} (pickled weights are not read).")
     total = hashlib.sha256()
     for file in files:

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 from ingest.fingerprint import hash_file
 from ingest.recipe import PromptSet
+from ingest.recipe_sections import Source
 from warehouse.errors import UserError
 
 Row = dict[str, Any]
@@ -37,14 +38,23 @@ HUB_DATA_FILES = [
 
 
 def rows_of(spec: PromptSet) -> Iterator[Row]:
-    """The rows of a prompt set in file order; UserError when the source cannot be found, read or verified."""
+    """The rows of a prompt set in file order; UserError when a source cannot be found, read or verified."""
     if spec.hub is not None:
         return _hub_rows(spec)
-    file = _downloaded(spec) if spec.url is not None else spec.file
-    assert file is not None, "a prompt set has a file, url or hub"
-    if spec.url is None and spec.sha256 is not None and (found := hash_file(file)) != spec.sha256:
-        raise UserError(f"Prompt set {spec.set!r}: {file} has sha256 {found}, but the recipe says {spec.sha256}.")
-    return read_rows(file, f"Prompt set {spec.set!r}")
+    owner = f"Prompt set {spec.set!r}"
+    return (row for source in spec.files for row in _source_rows(source, owner))
+
+
+def _source_rows(source: Source, owner: str) -> Iterator[Row]:
+    file = _downloaded(source, owner) if source.url is not None else source.file
+    assert file is not None, "a source has a file or url"
+    if source.url is None and source.sha256 is not None and (found := hash_file(file)) != source.sha256:
+        raise UserError(f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}.")
+    n_rows = 0
+    for n_rows, row in enumerate(read_rows(file, owner), start=1):
+        yield row
+    if source.count is not None and n_rows != source.count:
+        raise UserError(f"{owner}: {source.url or file} has {n_rows} rows, but its count says {source.count}.")
 
 
 def read_rows(file: Path, owner: str) -> Iterator[Row]:
@@ -104,20 +114,31 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAELAKE_CACHE") or Path.home() / ".cache" / "saelake")
 
 
-def _downloaded(spec: PromptSet) -> Path:
-    """The verified local copy of a URL, named by its hash; a copy that was damaged since is fetched again."""
-    assert spec.url is not None, "no url"
-    assert spec.sha256 is not None, "no sha256"
-    file = cache_folder() / f"{spec.sha256}{Path(urlsplit(spec.url).path).suffix}"
-    if file.is_file() and hash_file(file) == spec.sha256:
+def cached_download(source: Source) -> Path:
+    """Where the copy of a URL is, or will be, named by its hash."""
+    assert source.url is not None, "no url"
+    assert source.sha256 is not None, "no sha256"
+    return cache_folder() / f"{source.sha256}{Path(urlsplit(source.url).path).suffix}"
+
+
+def is_here(spec: PromptSet) -> bool:
+    """Whether all rows of a set can be read without the network."""
+    return all(one.file is not None or cached_download(one).is_file() for one in spec.files) and spec.hub is None
+
+
+def _downloaded(source: Source, owner: str) -> Path:
+    """The verified local copy of a URL; a copy that was damaged since is fetched again."""
+    file = cached_download(source)
+    if file.is_file() and hash_file(file) == source.sha256:
         return file
+    assert source.url is not None, "no url"
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         arrived = Path(folder, file.name)
-        _fetch(spec.url, arrived, f"Prompt set {spec.set!r}")
-        if (found := hash_file(arrived)) != spec.sha256:
+        _fetch(source.url, arrived, owner)
+        if (found := hash_file(arrived)) != source.sha256:
             raise UserError(
-                f"Prompt set {spec.set!r}: {spec.url} has sha256 {found}, but the recipe says {spec.sha256}: "
+                f"{owner}: {source.url} has sha256 {found}, but the recipe says {source.sha256}: "
                 "the file has changed, so look at it before changing the hash."
             )
         arrived.replace(file)

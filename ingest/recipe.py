@@ -39,11 +39,11 @@ __all__ = ["Column", "Compute", "Fractions", "ModelSpec", "PromptSet", "Recipe",
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 # Where content lies is no part of what it is: hashes of models, SAEs and prompts stand for these in run ids.
-_LOCATIONS = {
-    "model": {"path", "chat_template_file"},
-    "saes": {"path"},
-    "prompts": {"file", "url"},
-    "verdicts": {"harmbench"},
+_LOCATIONS: dict[str, Any] = {
+    "model": {"path": True, "chat_template_file": True},
+    "saes": {"path": True},
+    "prompts": {"file": True, "url": True, "sources": {"__all__": {"file": True, "url": True}}},
+    "verdicts": {"harmbench": True},
 }
 
 
@@ -95,7 +95,7 @@ class Recipe(Section):
 
         The pinned template stands in "model" as text. "prompts" gives {"sets": [...], "prompts_per_group": n or absent}.
         """
-        left_out = _LOCATIONS.get(name, set())
+        left_out = _LOCATIONS.get(name, {})
         if name == "prompts":
             sets = [one.model_dump(mode="json", exclude=left_out, exclude_none=True) for one in self.prompts]
             limited = {} if self.prompts_per_group is None else {"prompts_per_group": self.prompts_per_group}

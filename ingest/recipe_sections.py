@@ -56,6 +56,8 @@ class ModelSpec(Section):
     path: ExistingPath | None = None
     id: str | None = None
     revision: str | None = None
+    gguf: str | None = None
+    """The name of a .gguf file there, which is read instead of safetensors (needs the package gguf); its weights are unpacked."""
     dtype: Dtype = "float32"
     refusal_tokens: Names = ("I",)
     max_prompt_tokens: Count = 512
@@ -93,6 +95,8 @@ class SaesSpec(Section):
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     l0: float | tuple[float, ...] | None = None
     """Declared mean number of active latents a token: one for all layers, or a list in the order of layers."""
+    threshold: Literal["saelens", "published"] = "saelens"
+    """Llama Scope's thresholds: multiplied by the dataset norm's scale, as SAELens loads them, or as they were published."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -171,6 +175,22 @@ Split = Annotated[
 ]
 
 
+class Source(Section):
+    """One of several files that a set is read from, in the order given."""
+
+    file: ExistingPath | None = None
+    url: Annotated[str, Field(pattern="^https?://")] | None = None
+    sha256: Sha256 | None = None
+    count: Count | None = None
+    """Asserted number of rows in the file."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.one_of("file", "url") == "url" and self.sha256 is None:
+            raise ValueError("url needs sha256, the hash of the file, so that everyone reads the same prompts")
+        return self
+
+
 class PromptSet(Section):
     """One set of prompts: where its rows come from, and which columns mean what."""
 
@@ -182,6 +202,8 @@ class PromptSet(Section):
     config: str | None = None
     hub_split: str | None = None
     revision: str | None = None
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
+    """Several files instead of one: their rows one after another, counted on from file to file."""
     text: str = "instruction"
     label: Label
     category: Category | None = None
@@ -197,13 +219,20 @@ class PromptSet(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        source = self.one_of("file", "url", "hub")
+        source = self.one_of("file", "url", "hub", "sources")
         self.only_with("hub", "config", "hub_split", "revision")
         if source == "url" and self.sha256 is None:
             raise ValueError("url needs sha256, the hash of the file, so that everyone reads the same prompts")
         if source == "hub" and self.sha256 is not None:
             raise ValueError("sha256 belongs to a file or url; pin a hub data set with revision")
+        if source == "sources" and self.sha256 is not None:
+            raise ValueError("sha256 belongs to each of the sources")
         return self
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """The files that it is read from; none for a hub data set."""
+        return self.sources or (() if self.hub else (Source.model_construct(file=self.file, url=self.url, sha256=self.sha256),))
 
 
 class Capture(Section):

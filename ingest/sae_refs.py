@@ -34,6 +34,8 @@ class SaeRef:
     path: Path | None
     release: str | None
     release_id: str | None
+    published_threshold: bool = False
+    """Llama Scope only: the threshold as published, where SAELens multiplies it by the scale of the input."""
 
     @property
     def location(self) -> str:
@@ -80,12 +82,14 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
     if spec.revision not in (None, commit):
         raise UserError(f"saes.revision is {spec.revision}, but {repository} is at commit {commit}, which SAELens would load.")
     refs = []
+    published = spec.threshold == "published"
     for layer, release_id, l0 in zip(spec.layers, ids, l0s, strict=True):
-        name = f"{spec.release}/{release_id}@{commit}"
+        name = f"{spec.release}/{release_id}@{commit}" + (" (threshold as published)" if published else "")
         content_hash = hashlib.sha256(name.encode()).hexdigest()
         declared = spec.declared_l0(layer)
         key = f"layer_{layer:02d}-{content_hash[:8]}"
-        refs.append(SaeRef(key, name, layer, content_hash, l0 if declared is None else declared, None, spec.release, release_id))
+        declared = l0 if declared is None else declared
+        refs.append(SaeRef(key, name, layer, content_hash, declared, None, spec.release, release_id, published))
     return refs
 
 

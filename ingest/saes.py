@@ -52,7 +52,7 @@ class SaeFacts:
     hook: str | None
     """The hook point that it was trained on, if declared."""
     norm: str
-    """none | dataset norm folded: ... (a scale for all tokens, inside the weights)"""
+    """none | dataset norm folded: SCALE, with what became of the threshold (one scale for all tokens, inside the weights)"""
 
     @property
     def n_bytes(self) -> int:
@@ -163,6 +163,7 @@ class Sae:
 def read_facts(ref: SaeRef) -> SaeFacts:
     """What an SAE's configuration says, without its weights; UserError when it cannot be read or is not supported."""
     from sae_lens.loading.pretrained_sae_loaders import (
+        get_conversion_loader_name,
         get_sae_lens_config_from_disk,
         handle_config_defaulting,
         load_sae_config_from_huggingface,
@@ -178,7 +179,10 @@ def read_facts(ref: SaeRef) -> SaeFacts:
         sizes = config["d_in"], config["d_sae"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"saes: the configuration of {ref.location} cannot be read ({_first_line(error)}).") from error
-    norm = _norm_convention(ref, config.get("normalize_activations", "none"), _norm_scale(ref, metadata))
+    scale = _norm_scale(ref, metadata)
+    if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
+        raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out.')
+    norm = _norm_convention(ref, config.get("normalize_activations", "none"), scale)
     return _supported(SaeFacts(ref, config["architecture"], *sizes, hook, norm))
 
 
@@ -203,6 +207,10 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
         scale = _norm_scale(ref, module.cfg.metadata.to_dict())
         assert scale is not None, "read_facts refuses an SAE without its norm"
         module.fold_activation_norm_scaling_factor(scale)
+    if ref.published_threshold:
+        scale = _norm_scale(ref, {})
+        assert scale is not None, "read_facts refuses it otherwise"
+        module.threshold.data = module.threshold.data / scale
     module.eval().requires_grad_(False)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         if not getattr(module, name).isfinite().all():
@@ -267,7 +275,9 @@ def _norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
         )
     if scale is None:
         raise UserError(f"saes: {ref.location} expects scaled inputs but does not say the scale: fold it in with SAELens first.")
-    return f"dataset norm folded: {scale:.6g}"
+    if ref.release is None:
+        return f"dataset norm folded: {scale:.6g}"
+    return f"dataset norm folded: {scale:.6g}, threshold {'as published' if ref.published_threshold else 'too'}"
 
 
 def _supported(facts: SaeFacts) -> SaeFacts:

@@ -78,7 +78,7 @@ class Subject:
             torch.set_num_threads(compute.threads)
         device = resolve_device(compute.device)
         dtype = torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
-        tokenizer = _load_tokenizer(model)
+        tokenizer = load_tokenizer(model)
         template = ChatTemplate.of(tokenizer, model)
         network = _load_network(model, dtype).to(device).eval().requires_grad_(False)
         n_vocab = network.get_input_embeddings().weight.shape[0]
@@ -227,9 +227,12 @@ def _field(model: ModelSpec) -> str:
     return f"model.path {model.path}" if model.path else f"model.id {model.id}"
 
 
-def _load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer of a recipe's model; UserError when it cannot be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(model.path or model.id, revision=model.revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            model.path or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model)
+        )
     except Exception as error:  # the tokenizers library raises nothing more specific for a damaged file
         raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({_first_line(error)}).") from error
 
@@ -244,13 +247,18 @@ def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **_gguf(model),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{_field(model)}: the model cannot be loaded ({_first_line(error)}).") from error
     if absent := sorted(info["missing_keys"]):
         # transformers would go on with random numbers in their place.
         raise UserError(f"{_field(model)}: the files lack {len(absent)} of the model's weights, for example {absent[0]}.")
     return network
+
+
+def _gguf(model: ModelSpec) -> dict[str, Any]:
+    return {} if model.gguf is None else {"gguf_file": model.gguf}
 
 
 def _first_line(error: Exception) -> str:

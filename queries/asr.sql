@@ -7,6 +7,7 @@
 -- tau is the threshold of Algorithm 1, whose seeds count as draws.
 --
 -- $judge text? = null: only this judge
+-- $conditions text? = null: only these conditions, as none,random; null for all
 -- $k integers? = null: only these K, beside the conditions without a K; null for every K
 with answers as (
     select a.condition, v.judge, p.label, a.k, a.tau, a.prompt_id, v.refused, v.flipped
@@ -27,7 +28,9 @@ compared as (
     select a.condition, a.judge, a.label, a.k, a.tau, a.prompt_id, a.flipped, coalesce(b.refused, false) as was_refused
     from answers as a
     left join baseline as b on b.judge = a.judge and b.prompt_id = a.prompt_id
-    where $k is null or a.k is null or list_contains($k, a.k)
+    where
+        ($k is null or a.k is null or list_contains($k, a.k))
+        and ($conditions is null or list_contains(string_split($conditions, ','), a.condition))
 )
 
 select

@@ -81,12 +81,12 @@ def templates_in(card: str) -> Iterator[str]:
 
 
 def _texts(block: str) -> list[str]:
-    """The string literals of a block of Python; those in three quotes where the rest is none; the block where it has none."""
+    """The string literals of a block of Python; those in three quotes where it is none; the block itself where there are none."""
     try:
         literals = [node.value for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant)]
-        return [text for text in literals if isinstance(text, str)]
     except SyntaxError:
-        return [text for _, text in QUOTED.findall(block)] or [block]
+        literals = [text for _, text in QUOTED.findall(block)]
+    return [text for text in literals if isinstance(text, str)] or [block]
 
 
 def filled(template: str, behavior: str, generation: str) -> str:

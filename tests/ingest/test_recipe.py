@@ -160,7 +160,7 @@ def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> 
         ('id = "layer_{layer}/width_65k/average_l0_{l0}"', "", "release needs id"),
         ('release = "gemma-scope-2b-pt-res"', 'path = "no/{layer}"', "id only makes sense together with release"),
         ('file = "own.csv"', 'file = "gone.csv"', "prompts[0].file: there is no gone.csv in"),
-        ('file = "own.csv"', 'file = "own.csv"\nhub = "a/b"', "exactly one of file, url, hub, not file and hub"),
+        ('file = "own.csv"', 'file = "own.csv"\nhub = "a/b"', "exactly one of file, url, hub, sources, not file and hub"),
         ('file = "own.csv"', 'url = "https://x.org/a.csv"', "url needs sha256"),
         ('file = "own.csv"', 'url = "ftp://x.org/a.csv"', "prompts[0].url: String should match pattern"),
         ('file = "own.csv"', 'file = "own.csv"\nhub_split = "train"', "hub_split only makes sense together with hub"),

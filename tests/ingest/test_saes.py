@@ -224,7 +224,7 @@ def test_llama_scope_loads_by_release_with_its_norm_folded(offline_hub: Path) ->
     assert sae.facts.hook == "blocks.1.hook_resid_post"
     assert sae.norm.startswith("dataset norm folded: ")
     scale = sae.W_enc[0, 0] / random["encoder.weight"][0, 0]
-    assert sae.norm == f"dataset norm folded: {scale:.6g}"
+    assert sae.norm == f"dataset norm folded: {scale:.6g}, threshold too"
     resid_nd = torch.randn(5, 8)
     torch.testing.assert_close(sae.columns(np.arange(12)).encode(resid_nd), sae.encode(resid_nd))
 

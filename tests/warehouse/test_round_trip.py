@@ -1,0 +1,140 @@
+"""Any rows that fit a table of the protocol come back unchanged, from every reader, in the table's order."""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.warehouse.toys import table as toy_table
+from warehouse.catalog import connect
+from warehouse.order import RowOrder
+from warehouse.records import Lake, RunRecord, RunSpec
+from warehouse.runs import Plan, Rows, ensure_run
+from warehouse.schema import TABLES, Column, Table
+
+SPEC = RunSpec("stage", "recipe", {"device": "cpu"})
+BITS = {"int16": 15, "int32": 31, "int64": 63}
+
+
+def _values(column: Column, table: Table) -> st.SearchStrategy[Any]:
+    kind = str(column.type)
+    if column.name == "layer" and table.by_layer:
+        values: st.SearchStrategy[Any] = st.sampled_from([0, 1, 7, 123])
+    elif kind in BITS:
+        values = st.integers(0, 3) | st.integers(-(2 ** BITS[kind]), 2 ** BITS[kind] - 1)
+    elif kind == "float":
+        values = st.floats(width=32, allow_nan=False, allow_infinity=column.name != "activation")
+    elif kind == "bool":
+        values = st.booleans()
+    elif pa.types.is_list(column.type):
+        values = st.lists(st.floats(width=32, allow_nan=False), max_size=4)
+    else:
+        values = st.sampled_from(["", "a", "ü\u202e\x00\n'", "b" * 300]) | st.text(max_size=8)
+    return values if column.null is None else st.none() | values
+
+
+def _rows(table: Table) -> st.SearchStrategy[list[dict[str, Any]]]:
+    columns = {c.name: _values(c, table) for c in table.columns if c.name != "run_id"}
+    unique = ["ablation_id"] if table.owns == "ablation_id" else [c for c in table.unique if c != "run_id"]
+    return st.lists(st.fixed_dictionaries(columns), max_size=8, unique_by=lambda row: tuple(row[c] for c in unique))
+
+
+def _publish(lake: Lake, table: Table, shards: Sequence[Sequence[dict[str, Any]]]) -> RunRecord:
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        for name in missing:
+            by_layer: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
+            for row in shards[int(name)]:
+                by_layer[row["layer"] if table.by_layer else None].append(row)
+            if not by_layer and not table.by_layer:
+                by_layer[None] = []
+            names = [c.name for c in table.columns if c.name != "run_id"]
+            yield (
+                name,
+                [
+                    Rows(table.name, toy_table(table.name, {n: [r[n] for r in rows] for n in names}), layer)
+                    for layer, rows in by_layer.items()
+                ],
+            )
+
+    return ensure_run(lake, SPEC, Plan([str(i) for i in range(len(shards))], compute, [table.name]))
+
+
+def _repr(rows: list[dict[str, Any]], leave_out: str | None) -> list[str]:
+    """Rows to compare; repr tells -0.0 from 0.0."""
+    return sorted(repr(sorted((k, v) for k, v in row.items() if k not in ("run_id", leave_out))) for row in rows)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_rows_come_back_unchanged(name: str, data: st.DataObject) -> None:
+    table = TABLES[name]
+    rows = data.draw(_rows(table))
+    owner = data.draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+    shards = [[row for row, i in zip(rows, owner, strict=True) if i == shard] for shard in range(3)]
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.create(Path(folder) / "lake")
+        record = _publish(lake, table, shards)
+        assert record.n_rows(name) == len(rows)
+
+        by_pyarrow = [row for f in record.files for row in pq.read_table(lake.root / f.path).to_pylist()]
+        assert _repr(by_pyarrow, table.owns) == _repr(rows, table.owns)
+        with connect(lake) as con:
+            found = con.execute(f"select * from {name}").to_arrow_table()
+            assert _repr(found.to_pylist(), table.owns) == _repr(rows, table.owns)
+        with duckdb.connect(lake.catalog, read_only=True) as con:
+            con.execute("set variable lake = $1", [str(lake.root)])
+            found = con.execute(f"select * from all_runs.{name}").to_arrow_table()
+            assert _repr(found.to_pylist(), table.owns) == _repr(rows, table.owns)
+
+        for file in record.files:
+            order = RowOrder(table.unique)
+            with pq.ParquetFile(lake.root / file.path, page_checksum_verification=True) as parquet:
+                assert parquet.schema_arrow.equals(table.schema)
+                for batch in parquet.iter_batches(3):
+                    order.update(batch)
+            assert (order.n_repeated, order.n_misplaced) == (0, 0)
+
+        again = Lake.create(Path(folder) / "again")
+        assert _publish(again, table, [rows[::-1]]).content_hash == record.content_hash, "shards show in the content"
+
+
+def test_files_have_page_checksums_and_page_indexes(tmp_path: Path) -> None:
+    rows = [{"prompt_id": 1, "pos": pos, "token_id": 7, "token": "a", "role": "user"} for pos in range(10)]
+    lake = Lake.create(tmp_path)
+    path = lake.root / _publish(lake, TABLES["tokens"], [rows]).files[0].path
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    assert all(c.has_offset_index and c.has_column_index for c in columns)
+    page = columns[2].data_page_offset  # of pos
+    content = bytearray(path.read_bytes())
+    content[page + columns[2].total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(path, columns=["pos"], page_checksum_verification=True)
+
+
+def test_any_engine_reads_the_types_of_activations(tmp_path: Path) -> None:
+    """No dictionary types, no extension types: what pyarrow and DuckDB see is what the protocol says."""
+    lake = Lake.create(tmp_path)
+    row = {"sae_id": "s", "layer": 3, "feature_id": 5, "prompt_id": 2**40, "pos": 1, "activation": 0.5}
+    file = lake.root / _publish(lake, TABLES["activations"], [[row]]).files[0].path
+    assert pq.read_schema(file).metadata is None
+    described = duckdb.sql(f"describe select * from '{file}'").fetchall()
+    assert [kind for _, kind, *_ in described] == ["VARCHAR", "VARCHAR", "SMALLINT", "INTEGER", "BIGINT", "SMALLINT", "FLOAT"]
+
+
+def test_a_row_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path)
+    row = {"sae_id": "s", "layer": 3, "feature_id": 5, "prompt_id": 2**40, "pos": 1, "activation": 0.5}
+    with pytest.raises(AssertionError, match="comes twice"):
+        _publish(lake, TABLES["activations"], [[row], [row]])
+    assert lake.records() == []

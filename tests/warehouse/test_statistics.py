@@ -1,0 +1,92 @@
+"""Per-feature statistics, summed up while publishing, equal plain SQL over what was published."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warehouse.catalog import connect
+from warehouse.check import check
+from warehouse.records import Lake
+from warehouse.synth import Shape, synthesize
+
+IN_SQL = """
+with firing as (
+    select a.*, t.role = 'bos' as is_bos, p.label
+    from activations a join tokens t using (prompt_id, pos) join prompts p using (prompt_id)
+),
+summed as (
+    select
+        sae_id,
+        feature_id,
+        count(*) filter (not is_bos) as n_tokens,
+        count(*) filter (is_bos) as n_bos,
+        count(distinct prompt_id) filter (not is_bos) as n_prompts,
+        count(distinct prompt_id) filter (not is_bos and label = 'harmful') as n_harmful,
+        count(distinct prompt_id) filter (not is_bos and label = 'benign') as n_benign,
+        avg(activation::double) filter (not is_bos) as mean_activation,
+        max(activation) filter (not is_bos) as max_activation
+    from firing
+    group by all
+)
+select
+    f.sae_id, f.feature_id, f.n_tokens, f.n_bos, f.n_prompts, f.n_harmful, f.n_benign, f.mean_activation, f.max_activation,
+    coalesce(s.n_tokens, 0), coalesce(s.n_bos, 0), coalesce(s.n_prompts, 0), coalesce(s.n_harmful, 0), coalesce(s.n_benign, 0),
+    s.mean_activation, s.max_activation
+from features f left join summed s using (sae_id, feature_id)
+order by all
+"""
+L0 = """
+select measured_l0, count(activation) / (select count(*) from tokens where role <> 'bos')
+from saes
+left join (activations semi join (from tokens where role <> 'bos') using (prompt_id, pos)) using (sae_id)
+group by all
+"""
+
+
+@settings(max_examples=12)
+@given(
+    n_prompts=st.integers(1, 12),
+    tokens_per_prompt=st.integers(2, 9),
+    width=st.integers(1, 40),
+    density=st.floats(0.01, 0.6),
+    zipf=st.floats(0, 2),
+    shard_prompts=st.integers(1, 12),
+    rounding=st.sampled_from(["bfloat16", "float32"]),
+)
+def test_statistics_equal_sql(
+    n_prompts: int, tokens_per_prompt: int, width: int, density: float, zipf: float, shard_prompts: int, rounding: str
+) -> None:
+    shape = Shape(n_prompts, tokens_per_prompt, 2, width, density * width, zipf, rounding, shard_prompts)
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.create(Path(folder) / "lake")
+        synthesize(lake, shape)
+        assert check(lake) == []
+        with connect(lake) as con:
+            rows = con.execute(IN_SQL).fetchall()
+            for measured, counted in con.execute(L0).fetchall():
+                assert measured == pytest.approx(counted, rel=1e-6)
+    assert len(rows) == 2 * width
+    for _, _, *values in rows:
+        published, in_sql = values[:7], values[7:]
+        assert published[:5] == in_sql[:5]
+        assert published[5] == pytest.approx(in_sql[5], rel=1e-6) if in_sql[5] is not None else published[5] is None
+        assert published[6] == in_sql[6]
+
+
+def test_a_synthetic_lake_has_the_shape_that_was_asked_for(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path)
+    shape = Shape(n_prompts=60, n_layers=2, width=2048, l0=30, shard_prompts=20)
+    record = synthesize(lake, shape)
+    with connect(lake) as con:
+        l0 = con.execute("select measured_l0 from saes").fetchall()
+        assert all(30 * 0.85 < value < 30 * 1.15 for (value,) in l0)
+        most, median = con.execute("select max(n_tokens), median(n_tokens) from features").fetchall()[0]
+        assert most > 100 * max(median, 1) / 10
+        exact = "select bool_and(activation = (activation::double)::float and activation > 0) from activations"
+        assert con.execute(exact).fetchall() == [(True,)]
+    other = Lake.create(tmp_path.parent / "other")
+    assert synthesize(other, shape).content_hash == record.content_hash
+    assert Shape.of_rows(10_000_000).n_prompts == pytest.approx(288, abs=1)
