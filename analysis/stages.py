@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from analysis.bench import Bench
-from analysis.search import algorithm1, alignments, baseline, candidates, controls, directions, judging, minimal
+from analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
 from analysis.stage import Stage, Work
 from analysis.verdicts import check_judge, judge_identity
 from ingest.job import Study, ingest_spec, ingest_study, open_study
 from ingest.prompts import require_splits
 from ingest.recipe import Recipe
 from ingest.recipe_sections import JUDGES
+from warehouse.catalog import connect
 from warehouse.errors import UserError
 from warehouse.progress import Quiet
 from warehouse.records import Lake, RunRecord, RunSpec
@@ -68,11 +69,15 @@ def open_analysis(recipe: Recipe) -> Study:
 
 def analyze(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> list[RunRecord]:
     """Ingests if needed, then brings every stage up to date; returns the runs in the order of the stages."""
-    study = open_analysis(recipe)
+    return analyze_study(open_analysis(recipe), lake, force=force, progress=progress)
+
+
+def analyze_study(study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> list[RunRecord]:
+    """`analyze` for a study that is opened already."""
     known = specs(study)
     bench = Bench(study, lake)
     records = [ingest_study(study, lake, force=force, progress=progress)]
-    return records + [ensure_stage(stage, known, bench, force=force, progress=progress) for stage in stages(recipe)]
+    return records + [ensure_stage(stage, known, bench, force=force, progress=progress) for stage in stages(study.recipe)]
 
 
 def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
@@ -90,6 +95,34 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
     if absent := [parent for parent in stage.parents if lake.record(known[parent].run_id) is None]:
         raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
     return ensure_stage(stage, known, Bench(study, lake), force=force, progress=progress)
+
+
+def ablate(
+    recipe: Recipe,
+    lake: Lake,
+    condition: str,
+    features: str | Sequence[tuple[int, int]],
+    *,
+    value: float = 0.0,
+    force: bool = False,
+    progress: Quiet | None = None,
+) -> RunRecord:
+    """Answers of the analysis' prompts (candidates.split) while chosen features are ablated together, as a run of its own.
+
+    Ingests if needed. The verdicts stored with the answers are the oracle's.
+
+    Args:
+        condition: what `ablations.condition` calls it; asking again under the same name with other features takes its place.
+        features: `layer:feature_id,...`, pairs of both, or a select with the columns layer (or sae_id) and feature_id.
+        value: the activation that they are clamped to instead, if not 0.
+    Raises UserError for a name that the analysis uses itself and for no features, QueryError for what is no feature of the study.
+    """
+    chosen.check_condition(condition)
+    study = open_analysis(recipe)
+    ingest_study(study, lake, progress=progress)
+    with connect(lake, recipe.name) as con:
+        stage = chosen.stage(condition, chosen.feature_set(con, features, value))
+    return ensure_stage(stage, specs(study, [stage]), Bench(study, lake), force=force, progress=progress)
 
 
 def ensure_stage(

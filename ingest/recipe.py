@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ingest.recipe_errors import nearest, sentence
+from ingest.recipe_interactions import FactorisationMachine, Interactions, Probe, Stage3
 from ingest.recipe_sections import (
     Algorithm1,
     Candidates,
@@ -22,15 +23,20 @@ from ingest.recipe_sections import (
     Compute,
     Controls,
     Count,
+    Diagnostic,
     Direction,
     Fractions,
     Generation,
+    Losses,
     Minimal,
     ModelSpec,
     PromptSet,
+    Redundancy,
     SaesSpec,
     Section,
+    Steering,
     Verdicts,
+    Waking,
 )
 from warehouse.errors import UserError
 
@@ -44,6 +50,7 @@ _LOCATIONS: dict[str, Any] = {
     "saes": {"path": True},
     "prompts": {"file": True, "url": True, "sources": {"__all__": {"file": True, "url": True}}},
     "verdicts": {"harmbench": True},
+    "losses": {"texts": {"__all__": {"file": True}}},
 }
 
 
@@ -60,6 +67,15 @@ class Recipe(Section):
     algorithm1: Algorithm1 = Algorithm1()
     minimal: Minimal = Minimal()
     controls: Controls = Controls()
+    diagnostic: Diagnostic = Diagnostic()
+    redundancy: Redundancy = Redundancy()
+    waking: Waking = Waking()
+    steering: Steering = Steering()
+    losses: Losses = Losses()
+    interactions: Interactions = Interactions()
+    fm: FactorisationMachine = FactorisationMachine()
+    probe: Probe = Probe()
+    stage3: Stage3 = Stage3()
     generation: Generation = Generation()
     verdicts: Verdicts = Verdicts()
     compute: Compute = Compute()
@@ -75,6 +91,8 @@ class Recipe(Section):
             raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
         if set(self.saes.layers) <= set(self.candidates.exclude_layers):
             raise ValueError("candidates.exclude_layers leaves no layer of saes.layers")
+        if self.stage3.size not in self.fm.sizes:
+            raise ValueError(f"stage3.size is {self.stage3.size}, but fm.sizes has no such machine")
         return self
 
     @property

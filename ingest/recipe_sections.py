@@ -113,9 +113,6 @@ class SaesSpec(Section):
             raise ValueError(f"l0 lists {len(self.l0)} values for {len(self.layers)} layers: one a layer is needed")
         if "{l0}" in pattern and self.l0 is None:
             raise ValueError(f"{pattern} has {{l0}} in it: give l0, a list with one value a layer")
-        for layer in self.layers if self.path else ():
-            if not Path(self.fill(pattern, layer)).exists():
-                raise ValueError(f"there is no SAE folder {self.fill(pattern, layer)} for layer {layer}")
         return self
 
     def declared_l0(self, layer: int) -> float | None:

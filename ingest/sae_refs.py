@@ -57,6 +57,8 @@ def _local(spec: SaesSpec) -> list[SaeRef]:
     refs = []
     for layer in spec.layers:
         folder = Path(spec.fill(str(spec.path), layer))
+        if not folder.is_dir():
+            raise UserError(f"saes.path: there is no SAE folder {folder} for layer {layer}.")
         content_hash = hash_folder(folder, SAE_FILES, f"saes.path, layer {layer}")
         name = f"{folder.name}@sha256:{content_hash}"
         key = f"layer_{layer:02d}-{content_hash[:8]}"
@@ -64,26 +66,46 @@ def _local(spec: SaesSpec) -> list[SaeRef]:
     return refs
 
 
-def _released(spec: SaesSpec) -> list[SaeRef]:
+@dataclass(frozen=True)
+class Listed:
+    """What SAELens' directory says about the SAEs of a release that a recipe names."""
+
+    repository: str
+    conversion: str
+    """Which of SAELens' loaders reads it."""
+    ids: list[str]
+    folders: list[str]
+    """Where in the repository each lies."""
+    l0s: list[float | None]
+
+
+def listed_saes(spec: SaesSpec) -> Listed:
+    """The released SAEs of a recipe, in the order of its layers; UserError for an unknown release or id. No network."""
     assert spec.release is not None, "no release"
     assert spec.id is not None, "no id"
     listed = _release(spec.release)
     ids = [spec.fill(spec.id, layer) for layer in spec.layers]
-    if listed is not None:
-        known = {str(entry["id"]): entry for entry in listed["saes"]}
-        for release_id in ids:
-            if release_id not in known:
-                raise UserError(f"saes.id: release {spec.release} has no SAE {release_id!r}{nearest(release_id, known)}.")
-        l0s = [known[release_id].get("l0") or None for release_id in ids]
-    else:
-        l0s = [None] * len(ids)
-    repository = listed["repo_id"] if listed is not None else spec.release
-    commit = hub_commit(repository, None, "saes.release")
+    if listed is None:
+        return Listed(spec.release, "sae_lens", ids, ids, [None] * len(ids))
+    known = {str(entry["id"]): entry for entry in listed["saes"]}
+    for release_id in ids:
+        if release_id not in known:
+            raise UserError(f"saes.id: release {spec.release} has no SAE {release_id!r}{nearest(release_id, known)}.")
+    folders = [str(known[release_id]["path"]) for release_id in ids]
+    l0s = [known[release_id].get("l0") or None for release_id in ids]
+    return Listed(str(listed["repo_id"]), str(listed.get("conversion_func") or "sae_lens"), ids, folders, l0s)
+
+
+def _released(spec: SaesSpec) -> list[SaeRef]:
+    listed = listed_saes(spec)
+    commit = hub_commit(listed.repository, None, "saes.release")
     if spec.revision not in (None, commit):
-        raise UserError(f"saes.revision is {spec.revision}, but {repository} is at commit {commit}, which SAELens would load.")
+        raise UserError(
+            f"saes.revision is {spec.revision}, but {listed.repository} is at commit {commit}, which SAELens would load."
+        )
     refs = []
     published = spec.threshold == "published"
-    for layer, release_id, l0 in zip(spec.layers, ids, l0s, strict=True):
+    for layer, release_id, l0 in zip(spec.layers, listed.ids, listed.l0s, strict=True):
         name = f"{spec.release}/{release_id}@{commit}" + (" (threshold as published)" if published else "")
         content_hash = hashlib.sha256(name.encode()).hexdigest()
         declared = spec.declared_l0(layer)

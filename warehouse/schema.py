@@ -269,6 +269,156 @@ SEARCHES = Table(
     key=("prompt_id", "method", "start"),
     order=("method", "prompt_id", "start"),
 )
+LAYER_COSINES = Table(
+    "layer_cosines",
+    "how the residual stream of a prompt's last token lies to a refusal direction after one block (R4)",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("direction", pa.string(), "own: the direction of this layer; chosen: the study's one direction"),
+        LAYER,
+        Column("cosine", pa.float32(), "cosine of resid_post at the last token and the direction"),
+    ),
+    key=("prompt_id", "direction", "layer"),
+    order=("direction", "layer", "prompt_id"),
+)
+DECODER_COSINES = Table(
+    "decoder_cosines",
+    "two candidate features whose decoder rows are alike; every pair stands once, in the order of layer and feature_id",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("other_sae_id", pa.string(), "the SAE of the other feature"),
+        Column("other_layer", pa.int16(), "its layer"),
+        Column("other_feature_id", pa.int32(), "its index"),
+        Column("cosine", pa.float32(), "cosine of the two decoder rows, at least the recipe's redundancy.min_cosine"),
+    ),
+    key=("run_id", "sae_id", "feature_id", "other_sae_id", "other_feature_id"),
+    order=("layer", "feature_id", "other_layer", "other_feature_id"),
+)
+CRITICAL_FEATURES = Table(
+    "critical_features",
+    "one feature of a set that Stage 2 found for a prompt, and whether it fires on that prompt at all (R8)",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("method", pa.string(), "minimal, or algorithm1: what all seeds find, at the smallest tau that flips"),
+        Column("start", pa.int32(), "number of the random start of the search; 0 where there is one set only"),
+        Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_tokens", pa.int32(), "tokens of the prompt on which it fires, BOS included; 0: it is inert"),
+        Column("max_activation", pa.float32(), "its largest activation there", null="inert"),
+    ),
+    key=("prompt_id", "method", "start", "sae_id", "feature_id"),
+    order=("method", "start", "prompt_id", "layer", "feature_id"),
+)
+WAKING_PASSES = Table(
+    "waking_passes",
+    "one ablated pass whose activations were captured, and whose ablation it stands for (R13)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        PROMPT_ID,
+        Column("method", pa.string(), "whose critical set was ablated, what of it fires", null="one critical feature"),
+        Column("start", pa.int32(), "the search's start", null="one critical feature"),
+        Column("source_sae_id", pa.string(), "SAE of the one critical feature", null="a whole set"),
+        Column("source_layer", pa.int16(), "its layer", null="a whole set"),
+        Column("source_feature_id", pa.int32(), "its index", null="a whole set"),
+        Column(
+            "control",
+            pa.int32(),
+            "number of the matched control, from 0: as many other features that fire about as strongly in the same layers, "
+            "ablated instead",
+            null="the critical features themselves",
+        ),
+    ),
+    key=("ablation_id",),
+    order=("method", "start", "source_layer", "source_feature_id", "control", "prompt_id"),
+)
+REACTIVATIONS = Table(
+    "reactivations",
+    "one non-zero activation while something is ablated; of a matched control only features that are silent on the clean prompt",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        POS,
+        Column("activation", pa.float32(), "the feature's activation in the ablated pass, before it is itself ablated; above 0"),
+    ),
+    key=("ablation_id", "sae_id", "feature_id", "pos"),
+    order=("feature_id", "ablation_id", "pos"),
+    by_layer=True,
+)
+WAKINGS = Table(
+    "wakings",
+    "a feature that is silent on a clean prompt and fires while something below its layer is ablated (R13)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_tokens", pa.int32(), "tokens on which it fires then"),
+        Column("n_first", pa.int32(), "of these the prompt's first token"),
+        Column("n_template", pa.int32(), "of these other tokens of the template"),
+        Column("n_user", pa.int32(), "of these the user's tokens"),
+        Column("max_activation", pa.float32(), "largest activation on them"),
+    ),
+    key=("ablation_id", "sae_id", "feature_id"),
+    order=("ablation_id", "layer", "feature_id"),
+)
+WAKING_EDGES = Table(
+    "waking_edges",
+    "ablating one feature wakes another, over all prompts, against matched controls (R13)",
+    (
+        RUN_ID,
+        Column("source_sae_id", pa.string(), "SAE of the ablated feature", null="the prompt's whole critical set"),
+        Column("source_layer", pa.int16(), "its layer", null="the prompt's whole critical set"),
+        Column("source_feature_id", pa.int32(), "its index", null="the prompt's whole critical set"),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_prompts", pa.int32(), "prompts on which the source was ablated"),
+        Column("n_tested", pa.int32(), "of these those with a matched control"),
+        Column("n_woken", pa.int32(), "prompts on which it wakes the feature"),
+        Column("n_woken_tested", pa.int32(), "of these those with a matched control"),
+        Column("expected", pa.float64(), "n_woken_tested that the controls let expect if the source were one of them"),
+        Column("n_tokens", pa.int32(), "woken tokens over all prompts"),
+        Column("n_first", pa.int32(), "of these first tokens"),
+        Column("n_template", pa.int32(), "of these other template tokens"),
+        Column("n_user", pa.int32(), "of these the user's"),
+        Column("mean_activation", pa.float32(), "mean over prompts of the largest activation", null="never woken by the source"),
+        Column("p_value", pa.float64(), "one-sided: chance of n_woken_tested or more if the source were one of its controls"),
+        Column("q_value", pa.float64(), "p_value after Benjamini-Hochberg over all edges of single sources, or of whole sets"),
+    ),
+    key=("run_id", "source_sae_id", "source_feature_id", "sae_id", "feature_id"),
+    order=("source_layer", "source_feature_id", "layer", "feature_id"),
+)
+LOSSES = Table(
+    "losses",
+    "cross-entropy of one text under one intervention (R16)",
+    (
+        RUN_ID,
+        Column("texts", pa.string(), "the recipe's set of texts"),
+        Column("text_number", pa.int32(), "the text's place in it, from 0"),
+        Column("text_hash", pa.string(), "hash of the text"),
+        Column("condition", pa.string(), "none, direction, or minimal: a prompt's critical set is ablated"),
+        Column("lender", pa.int64(), "the prompt whose set it is", null="no set", refers="prompt_id"),
+        Column("n_features", pa.int32(), "features that are ablated"),
+        Column("n_context", pa.int32(), "tokens that are context only: BOS, or the templated prompt"),
+        Column("n_tokens", pa.int32(), "tokens whose loss counts"),
+        Column("is_cut", pa.bool_(), "the text was longer than the recipe's max_tokens"),
+        Column("loss", pa.float32(), "mean negative log-likelihood of these tokens (nats)"),
+    ),
+    key=("texts", "text_number", "condition", "lender"),
+    order=("texts", "condition", "lender", "text_number"),
+)
 
 TABLES = {
     t.name: t
@@ -285,6 +435,14 @@ TABLES = {
         VERDICTS,
         SEARCH_TRACE,
         SEARCHES,
+        LAYER_COSINES,
+        DECODER_COSINES,
+        CRITICAL_FEATURES,
+        WAKING_PASSES,
+        REACTIVATIONS,
+        WAKINGS,
+        WAKING_EDGES,
+        LOSSES,
     )
 }
 

@@ -74,7 +74,7 @@ def ablation_rows(bench: Bench, stage: str, asked: Sequence[Ablation], more_sets
     The ids are content hashes, which publishing numbers.
     """
     answers = judged(bench, [a.request for a in asked])
-    sets = {s.key: s for s in chain((a.request.features for a in asked), more_sets) if len(s)}
+    sets = chain((a.request.features for a in asked), more_sets)
     prompts = [int(bench.prompt_ids[a.request.prompt]) for a in asked]
     names = [f"{stage}|{a.condition}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{p}" for a, p in zip(asked, prompts, strict=True)]
     ablation_ids = [int(sha256_text(name)[:15], 16) for name in names]
@@ -93,9 +93,9 @@ def ablation_rows(bench: Bench, stage: str, asked: Sequence[Ablation], more_sets
         "completion": [a.completion for a in answers],
     }
     return [
-        Rows("ablations", _table(ABLATIONS, ablations)),
+        Rows("ablations", table_of(ABLATIONS, ablations)),
         verdict_rows(ablation_ids, bench.recipe.verdicts.oracle, [a.verdict for a in answers]),
-        Rows("feature_sets", _set_table(bench, sets)),
+        set_rows(bench, sets),
     ]
 
 
@@ -109,21 +109,24 @@ def verdict_rows(ablation_ids: Sequence[int], judge: str, verdicts: Sequence[Ver
         "flipped": [v.flipped for v in verdicts],
         "score": [v.score for v in verdicts],
     }
-    return Rows("verdicts", _table(VERDICTS, columns))
+    return Rows("verdicts", table_of(VERDICTS, columns))
 
 
-def _set_table(bench: Bench, sets: dict[int, FeatureSet]) -> pa.Table:
+def set_rows(bench: Bench, sets: Iterable[FeatureSet]) -> Rows:
+    """Rows of `feature_sets`; each set once, the empty one left out."""
+    distinct = {s.key: s for s in sets if len(s)}
     sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
-    features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in sets.values())])
+    features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in distinct.values())])
     columns: Columns = {
-        "set_id": np.repeat(np.array(list(sets), dtype=np.int64), [len(s) for s in sets.values()]),
+        "set_id": np.repeat(np.array(list(distinct), dtype=np.int64), [len(s) for s in distinct.values()]),
         "sae_id": pa.DictionaryArray.from_arrays(features["layer"], [sae_ids.get(n, "") for n in range(max(sae_ids) + 1)]),
         "layer": features["layer"],
         "feature_id": features["feature_id"],
         "value": features["value"],
     }
-    return _table(FEATURE_SETS, columns)
+    return Rows("feature_sets", table_of(FEATURE_SETS, columns))
 
 
-def _table(table: Table, columns: Columns) -> pa.Table:
+def table_of(table: Table, columns: Columns) -> pa.Table:
+    """Columns as an Arrow table of the protocol's types; columns that publishing adds may be absent."""
     return pa.table({name: pa.array(values, table.column(name).type) for name, values in columns.items()})

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
 from ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
+from ingest.sae_refs import list_saes
 from warehouse.errors import UserError
 
 MINIMAL = """
@@ -189,8 +191,12 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, expected: str) -
 def test_missing_sae_folder_is_named_with_its_layer(tmp_path: Path) -> None:
     (tmp_path / "saes" / "layer_0").mkdir(parents=True)
     spec = 'release = "gemma-scope-2b-pt-res"\nid = "layer_{layer}/width_65k/average_l0_{l0}"'
-    message = mistake(tmp_path, (spec, 'path = "saes/layer_{layer}"'))
-    assert message.endswith(f"there is no SAE folder {tmp_path}/saes/layer_1 for layer 1.")
+    recipe = load(tmp_path, (spec, 'path = "saes/layer_{layer}"'))
+    with pytest.raises(UserError, match=r"there are no \.safetensors weights in"):
+        list_saes(recipe)
+    save_file({}, tmp_path / "saes" / "layer_0" / "sae_weights.safetensors")
+    with pytest.raises(UserError, match=f"saes.path: there is no SAE folder {tmp_path}/saes/layer_1 for layer 1."):
+        list_saes(recipe)
 
 
 def test_unknown_names_and_files() -> None:

@@ -1,5 +1,6 @@
 """The content hash sees logical rows only, and the row order sees what a sort would."""
 
+import itertools
 from typing import Any
 
 import pyarrow as pa
@@ -50,8 +51,8 @@ def test_hash_does_not_depend_on_cuts(rows: list[tuple[Any, ...]], cuts: list[in
     """Slices keep their parent's buffers and offsets, copies do not; empty batches count for nothing."""
     whole = _batch(rows)
     edges = [0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]
-    slices = [whole.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
-    copies = [_batch(rows[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    slices = [whole.slice(a, b - a) for a, b in itertools.pairwise(edges)]
+    copies = [_batch(rows[a:b]) for a, b in itertools.pairwise(edges)]
     assert _hash(whole) == _hash(*slices) == _hash(*copies) == _hash(*rechunk(slices, 5))
 
 
@@ -90,7 +91,7 @@ def test_row_order_counts_what_python_counts(rows: list[tuple[Any, ...]], size: 
     for batch in table.to_batches(max_chunksize=size):
         order.update(batch)
     keys = [tuple((v is None, v or type(v)()) if v is not None else (True,) for v in row) for row in rows]
-    pairs = list(zip(keys, keys[1:], strict=False))
+    pairs = list(itertools.pairwise(keys))
     assert order.n_repeated == sum(a == b for a, b in pairs)
     assert (order.n_misplaced > 0) == any(a > b for a, b in pairs)
 

@@ -32,6 +32,8 @@ def _values(column: Column, table: Table) -> st.SearchStrategy[Any]:
         values = st.integers(0, 3) | st.integers(-(2 ** BITS[kind]), 2 ** BITS[kind] - 1)
     elif kind == "float":
         values = st.floats(width=32, allow_nan=False, allow_infinity=column.name != "activation")
+        if column.name in table.unique:
+            values = values.map(lambda value: value + 0.0)  # -0.0 and 0.0 are one key: sorting makes them 0.0
     elif kind == "bool":
         values = st.booleans()
     elif pa.types.is_list(column.type):
@@ -73,7 +75,7 @@ def _repr(rows: list[dict[str, Any]], leave_out: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_rows_come_back_unchanged(name: str, data: st.DataObject) -> None:
     table = TABLES[name]
@@ -114,9 +116,9 @@ def test_files_have_page_checksums_and_page_indexes(tmp_path: Path) -> None:
     group = pq.read_metadata(path).row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
     assert all(c.has_offset_index and c.has_column_index for c in columns)
-    page = columns[2].data_page_offset  # of pos
+    pages = columns[2].dictionary_page_offset  # of pos
     content = bytearray(path.read_bytes())
-    content[page + columns[2].total_compressed_size - 3] ^= 1
+    content[pages + columns[2].total_compressed_size - 3] ^= 1
     path.write_bytes(content)
     with pytest.raises(OSError, match="CRC"):
         pq.read_table(path, columns=["pos"], page_checksum_verification=True)

@@ -1,0 +1,61 @@
+"""Features that a person chose, ablated (or clamped) together: a hunch, answered with rows that join all others."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import duckdb
+
+from analysis.engine.requests import FeatureSet, Request
+from analysis.search.answers import Ablation, ablation_rows
+from analysis.search.candidates import shards_of_split
+from analysis.stage import Stage, Work
+from queries.features import resolve
+from queries.parameters import Parameter
+from warehouse.errors import UserError
+from warehouse.runs import Rows
+from warehouse.store import sha256_text
+
+CONDITION = re.compile("[a-z][a-z0-9_]{0,60}")
+OF_THE_ANALYSIS = re.compile("none|direction|(top_k|random|algorithm1|minimal|firing_on_tokens|clamp)(_.*)?")
+
+
+def check_condition(condition: str) -> None:
+    """Raises UserError for a name that the analysis uses itself, or that is none."""
+    if not CONDITION.fullmatch(condition):
+        raise UserError(f"the condition {condition!r} is no name: use small letters, digits and underscores")
+    if OF_THE_ANALYSIS.fullmatch(condition):
+        raise UserError(f"the condition {condition} is one of the analysis' own: choose another name")
+
+
+def feature_set(con: duckdb.DuckDBPyConnection, features: str | Sequence[tuple[int, int]], value: float) -> FeatureSet:
+    """The features that a list or a select names, of the SAEs that the connection shows.
+
+    Raises UserError if there are none, QueryError for what is no feature.
+    """
+    found = resolve(con, Parameter("features", "features", False, None, "which features"), features)
+    pairs = [(layer, feature_id) for (layer, _), feature_ids in found.items() for feature_id in feature_ids]
+    if not pairs:
+        raise UserError("features names no feature at all: there is nothing to ablate")
+    return FeatureSet.of([layer for layer, _ in pairs], [feature_id for _, feature_id in pairs], value)
+
+
+def _compute(condition: str, features: FeatureSet, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    shards = shards_of_split(work.bench.study)
+    for name in missing:
+        asked = [Ablation(Request(prompt, features), condition) for prompt in shards[name]]
+        yield name, ablation_rows(work.bench, work.spec.stage, asked)
+
+
+def stage(condition: str, features: FeatureSet) -> Stage:
+    """The stage that ablates a set on the prompts of the analysis; each condition is a stage of its own."""
+    content = sha256_text(str(features.rows.tolist()))
+    return Stage(
+        name=f"chosen_{condition}",
+        parents=("ingest",),
+        sections=("generation", "verdicts", "capture"),
+        tables=("feature_sets", "ablations", "verdicts"),
+        shards=lambda study: list(shards_of_split(study)),
+        compute=partial(_compute, condition, features),
+        identity=lambda study: {"condition": condition, "features": content, "split": study.recipe.candidates.split},
+    )

@@ -1,0 +1,166 @@
+"""Stage 2 on the embedded organism, the way of the paper and ours, without a lake."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cosine_similarity
+
+from analysis.bench import Bench
+from analysis.engine.engine import AblationEngine
+from analysis.engine.requests import Request
+from analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
+from analysis.search.critical import Pool
+from analysis.search.directions import difference_of_means
+from benchmarks.harness import Report, alternated
+from benchmarks.published import algorithm1_loop, decode_plus_error, greedy
+from ingest.job import open_study
+from ingest.recipe import load_recipe
+from warehouse.records import Lake
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "organism.toml"
+N_LITERAL = 2
+TAU = 0.5
+N_NEW = 16
+
+
+@dataclass(frozen=True)
+class Organism:
+    """The loaded study and the candidate pools of its prompts."""
+
+    bench: Bench
+    pools: list[Pool]
+    """At each prompt's first flip, for the refused harmful test prompts that flip at some K."""
+    capped: list[Pool]
+    """The same prompts at K = cap."""
+
+
+def load() -> Organism:
+    """The organism of the shipped recipe; candidates as the recipe chooses them."""
+    recipe = load_recipe(RECIPE)
+    study = open_study(recipe)
+    bench = Bench(study, Lake(Path("unused")))
+    directions = torch.from_numpy(difference_of_means(bench, recipe.direction.split))
+    settings = recipe.candidates
+    layers = [layer for layer in bench.saes if layer not in settings.exclude_layers]
+    ranked = {
+        layer: cosine_similarity(bench.saes[layer].W_dec, directions[layer][None]).argsort(descending=True).numpy()
+        for layer in layers
+    }
+
+    def top(prompt: int, k: int) -> Pool:
+        return Pool(prompt, k, np.repeat(layers, k), np.concatenate([ranked[layer][:k] for layer in layers]))
+
+    harmful = np.array(study.numbers(settings.split, "harmful"))
+    requests = [
+        Request(p, top(p, k).at(range(k * len(layers))) if k else Request(p).features)
+        for p in harmful
+        for k in range(settings.cap + 1)
+    ]
+    said = bench.engine.next_token(requests).token_id.reshape(len(harmful), -1)
+    refuses = np.isin(said, bench.subject.refusal_token_ids)
+    flips = [p for p, row in zip(harmful, refuses, strict=True) if row[0] and not row.all()]
+    first = {int(p): int(np.argmin(row)) for p, row in zip(harmful, refuses, strict=True)}
+    return Organism(bench, [top(int(p), first[int(p)]) for p in flips], [top(int(p), settings.cap) for p in flips])
+
+
+def published_evaluations(n_candidates: int, block_size: int, n_taus: int, seeds: int) -> int:
+    """Two evaluations a step, for every threshold and seed."""
+    return 2 * (n_candidates // block_size) * n_taus * seeds
+
+
+def distinct_evaluations(n_candidates: int, block_size: int, seeds: int) -> int:
+    """floor(|C| / N) + 1 a seed; the whole pool is one state for all seeds, and so is the empty set where N divides |C|."""
+    n_blocks = n_candidates // block_size
+    shared = (seeds - 1) * (2 if n_candidates % block_size == 0 else 1)
+    return seeds * (n_blocks + 1) - shared
+
+
+def stage2(organism: Organism, pools: Sequence[Pool]) -> tuple[float, int]:
+    """Algorithm 1 for all thresholds and seeds of the recipe, by a fresh engine: seconds, and evaluations."""
+    bench, settings = organism.bench, organism.bench.recipe.algorithm1
+    engine = AblationEngine(bench.subject, bench.saes, bench.token_ids)
+    start = time.perf_counter()
+    sequences = [
+        Sequenced(pool, seed, block_sequence(len(pool), settings.block_size, np.random.default_rng([seed, pool.prompt])))
+        for pool in pools
+        for seed in range(settings.seeds)
+    ]
+    requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
+    p_refusal = engine.next_token(requests).p_refusal.astype(np.float64)
+    stops = np.cumsum([len(s.blocks) + 1 for s in sequences])
+    for s, trace in zip(sequences, np.split(p_refusal, stops[:-1]), strict=True):
+        found_sets(s.blocks, trace, np.array(settings.taus))
+    return time.perf_counter() - start, len({r.state for r in requests})
+
+
+def measure(report: Report, rounds: int) -> None:
+    """Algorithm 1 and greedy answers on the organism, batched against one prompt at a time."""
+    organism = load()
+    bench, settings = organism.bench, organism.bench.recipe.algorithm1
+    n_taus, seeds, n = len(settings.taus), settings.seeds, settings.block_size
+    report.line(
+        f"\norganism: {bench.subject.n_layers} layers of width {bench.subject.d_model}, SAEs of {bench.saes[0].width} latents, "
+        f"{len(organism.pools)} prompts that flip; {n_taus} thresholds x {seeds} seeds, N = {n}"
+    )
+    for name, pools in (("first_flip", organism.pools), ("cap", organism.capped)):
+        _algorithm1(report, organism, name, pools, rounds)
+    _greedy(report, organism, rounds)
+
+
+def _algorithm1(report: Report, organism: Organism, name: str, pools: Sequence[Pool], rounds: int) -> None:
+    bench, settings = organism.bench, organism.bench.recipe.algorithm1
+    n_taus, seeds, n = len(settings.taus), settings.seeds, settings.block_size
+    # The largest pools, where the loop has most steps to be timed on.
+    two = sorted(pools, key=len, reverse=True)[:N_LITERAL]
+    counted: list[int] = []
+
+    def literal() -> None:
+        counted[:] = [algorithm1_loop(bench.subject, bench.saes, bench.token_ids[p.prompt], p, n, TAU, seed=0)[1] for p in two]
+
+    times = alternated({"literal": literal, "stage2": partial(stage2, organism, pools)}, rounds)
+    _, n_ours = stage2(organism, pools)
+    n_published = sum(published_evaluations(len(p), n, n_taus, seeds) for p in pools)
+    per_literal, per_ours = times.median("literal") / sum(counted), times.median("stage2") / n_ours
+    report.line(f"\npools at {name}: {len(pools)} prompts, {min(map(len, pools))} to {max(map(len, pools))} candidates")
+    report.line(
+        f"  literal loop on SAELens hooks: {N_LITERAL} prompts, one seed, one threshold: {sum(counted)} evaluations in "
+        f"{times.median('literal'):.3f} s ({1e3 * per_literal:.2f} ms each); extrapolated to the {n_published} of the "
+        f"published sweep: {n_published * per_literal:.1f} s"
+    )
+    report.line(
+        f"  whole Stage 2 search here: {n_ours} evaluations in {times.median('stage2'):.3f} s ({1e3 * per_ours:.3f} ms each)"
+    )
+    claimed = name == "cap"  # pools at first flip hold a few blocks, less than the count's 16 n / (n + 1) supposes
+    report.ratio(f"organism_{name}_evaluation_speedup", sum(counted) ** -1 * n_ours / times.ratio("stage2", "literal"), ">= 10")
+    report.ratio(f"organism_{name}_evaluations_saved", n_published / n_ours, ">= 16" if claimed else "none")
+    report.ratio(f"organism_{name}_stage2_speedup", n_published / sum(counted) / times.ratio("stage2", "literal"), ">= 100")
+
+
+def _greedy(report: Report, organism: Organism, rounds: int) -> None:
+    bench = organism.bench
+    requests = [Request(p.prompt, p.at(range(len(p)))) for p in organism.pools]
+    some = requests[:8]
+
+    def hooked() -> None:
+        for r in some:
+            with decode_plus_error(bench.subject, bench.saes, r.features):
+                greedy(bench.subject, bench.token_ids[r.prompt], N_NEW)
+
+    def one_at_a_time() -> None:
+        for r in some:
+            bench.engine.answer([r], N_NEW)
+
+    def batched() -> None:
+        bench.engine.answer(requests, N_NEW)
+
+    times = alternated({"SAELens hooks, one prompt": hooked, "engine, one prompt": one_at_a_time, "batch": batched}, rounds)
+    report.line(f"\ngreedy continuations of {N_NEW} tokens: {len(some)} prompts one at a time, {len(requests)} in a batch")
+    report.line(times.table())
+    scale = len(requests) / len(some)
+    report.ratio("organism_greedy_speedup", scale / times.ratio("batch", "engine, one prompt"), ">= 5")
+    report.ratio("organism_greedy_speedup_over_hooks", scale / times.ratio("batch", "SAELens hooks, one prompt"), ">= 5")

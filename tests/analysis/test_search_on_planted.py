@@ -1,0 +1,320 @@
+"""Every search, on the network whose causes are known, through the lake and by SQL alone."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+import torch
+
+import saelake
+from analysis import stages
+from analysis.search.algorithm1 import block_sequence
+from analysis.search.directions import Scores, choose
+from ingest.recipe import load_recipe
+from queries import QueryError
+from tests.analysis.test_algorithm1 import literal_loop
+from tests.planted import Feature, Loaded, ablate, load, minimal_sets, prompt_ids, write_planted
+from warehouse.errors import UserError
+from warehouse.records import Lake
+
+STARTS, SEEDS, BLOCK_SIZE = 48, 3, 2
+TAUS = [0.1, 0.4, 0.8]
+SEARCHES = f"""
+[algorithm1]
+direction = "own"
+block_size = {BLOCK_SIZE}
+taus = {TAUS}
+seeds = {SEEDS}
+
+[minimal]
+direction = "own"
+starts = {STARTS}
+"""
+SETS = """
+select
+    a.condition, a.prompt_id, a.draw, a.seed, a.tau,
+    list(struct_pack(layer := f.layer, feature_id := f.feature_id) order by f.layer, f.feature_id)
+        filter (where f.set_id is not null) as features
+from ablations as a
+join prompts as p on p.prompt_id = a.prompt_id
+left join feature_sets as f on f.set_id = a.set_id
+where p.label = 'harmful'
+group by a.ablation_id, a.condition, a.prompt_id, a.draw, a.seed, a.tau
+order by all
+"""
+
+
+class Analysed:
+    """The planted study in a lake, analysed, with SQL over it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.planted = write_planted(folder / "study")
+        self.planted.recipe.write_text(self.planted.recipe.read_text() + SEARCHES)
+        self.recipe = load_recipe(self.planted.recipe)
+        self.lake = Lake.create(folder / "lake")
+        self.records = stages.analyze(self.recipe, self.lake)
+        # Condition -> a select that a researcher would write: the rows of the table that defines the network.
+        harmless = (*self.planted.noise, *self.planted.categories.values())
+        for condition, feature_ids in {
+            "primary": (self.planted.primary,),
+            "backup_only": (self.planted.backup,),
+            "primary_and_backup": (self.planted.primary, self.planted.backup),
+            "noise": harmless,
+        }.items():
+            listed = f"select layer, feature_id from features where layer between 2 and 5 and feature_id in {(*feature_ids, -1)}"
+            stages.ablate(self.recipe, self.lake, condition, listed)
+        self.opened = saelake.open(self.lake.root)
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        return self.opened.sql(statement).fetchall()
+
+    def sets(self, condition: str) -> dict[tuple[int, Any, Any, Any], frozenset[Feature]]:
+        """(prompt_id, draw, seed, tau) -> the features that were ablated on a harmful prompt."""
+        found = self.opened.sql(SETS).filter(f"condition = '{condition}'").fetchall()
+        return {
+            (prompt_id, draw, seed, tau): frozenset((f["layer"], f["feature_id"]) for f in features or ())
+            for _, prompt_id, draw, seed, tau, features in found
+        }
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Analysed]:
+    before = torch.get_num_threads()
+    analysed = Analysed(tmp_path_factory.mktemp("analysed"))
+    yield analysed
+    analysed.opened.close()
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def loaded(analysed: Analysed) -> Loaded:
+    return load(analysed.planted)
+
+
+def test_the_table_that_defines_the_network_comes_out_of_the_lake(analysed: Analysed) -> None:
+    found = analysed.rows(
+        """
+        select condition, count(*), count(*) filter (where flipped), min(a.p_refusal_token), max(a.p_refusal_token)
+        from ablations as a join verdicts using (ablation_id) join prompts using (prompt_id)
+        where condition in ('none', 'primary', 'backup_only', 'primary_and_backup', 'noise')
+            and label = 'harmful' and judge = 'first_token'
+        group by condition
+        """
+    )
+    table = {condition: row for condition, *row in found}
+    assert all(n == 6 for n, *_ in table.values())
+    assert {condition: n_flipped for condition, (_, n_flipped, *_) in table.items()} == {
+        "none": 0,
+        "primary": 0,
+        "backup_only": 0,
+        "primary_and_backup": 6,
+        "noise": 0,
+    }
+    for condition in ("none", "backup_only", "noise"):
+        assert table[condition][2] > 0.9999
+    assert 0.99 < table["primary"][2] <= table["primary"][3] < 0.9995, "the backup alone refuses a little less surely"
+    assert table["primary_and_backup"][3] < 0.01
+
+
+def test_benign_prompts_are_answered_whatever_was_chosen(analysed: Analysed) -> None:
+    answered = analysed.rows(
+        "select condition, count(*), count(*) filter (where flipped) from ablations join verdicts using (ablation_id) "
+        "join prompts using (prompt_id) where label = 'benign' and condition not like 'clamp%' group by condition, judge"
+    )
+    assert len({condition for condition, *_ in answered}) >= 10
+    assert all(n == n_answered for _, n, n_answered in answered)
+
+
+def test_the_dormant_backup_never_fires_and_the_primary_fires_on_every_harmful_prompt(analysed: Analysed) -> None:
+    backup, primary = analysed.planted.backup, analysed.planted.primary
+    assert analysed.rows(f"select count(*) from activations where feature_id = {backup}") == [(0,)]
+    assert analysed.rows(f"select sum(n_tokens), sum(n_bos) from features where feature_id = {backup}") == [(0, 0)]
+    fires = analysed.rows(
+        f"select label, layer, count(distinct prompt_id), min(activation) from activations join prompts using (prompt_id) "
+        f"where feature_id = {primary} group by label, layer order by layer"
+    )
+    assert [(label, layer, n) for label, layer, n, _ in fires] == [("harmful", layer, 24) for layer in (2, 3, 4, 5)]
+
+
+def test_the_direction_is_chosen_where_the_primary_is(analysed: Analysed) -> None:
+    rows = analysed.rows("select layer, n_flipped, n_prompts, chosen from directions order by layer")
+    assert [n_flipped for _, n_flipped, _, _ in rows] == [0, 0, 6, 6, 6, 6]
+    assert {n for _, _, n, _ in rows} == {6}
+    tied = analysed.rows("select layer from directions where n_flipped = 6 order by p_refusal_token, layer")
+    assert [layer for layer, *_, chosen in rows if chosen] == [tied[0][0]]
+    aligned = analysed.rows(
+        "select layer, feature_id from alignments where direction = 'own' and layer >= 2 "
+        "qualify row_number() over (partition by layer order by cosine desc) = 1 order by layer"
+    )
+    assert aligned == [(layer, analysed.planted.primary) for layer in (2, 3, 4, 5)]
+    asr = analysed.opened.query("asr", judge="first_token").filter("condition = 'direction'")
+    assert asr.select("label", "asr", "asr_of_refused").order("label").fetchall() == [
+        ("benign", 1.0, None),
+        ("harmful", 1.0, 1.0),
+    ]
+
+
+def test_ties_between_layers_go_to_the_surer_and_then_the_lower_one() -> None:
+    def scores(n_flipped: int, p: float) -> Scores:
+        return Scores(n_prompts=9, n_flipped=n_flipped, p_refusal_token=p, kl=0.0, induced=1.0)
+
+    layers = [scores(8, 0.0), scores(9, 0.2), scores(9, 0.1), scores(9, 0.1), scores(9, 0.0)]
+    assert choose(layers, [True] * 5) == 4
+    assert choose(layers, [True] * 4 + [False]) == 2
+    assert choose(layers, [True, True, False, False, False]) == 1
+    with pytest.raises(UserError, match="no layer passes"):
+        choose(layers, [False] * 5)
+
+
+@pytest.mark.parametrize("direction", ["own", "chosen"])
+def test_one_feature_a_layer_flips_none_and_two_flip_all(analysed: Analysed, direction: str) -> None:
+    by_k = analysed.opened.query("asr", judge="first_token").filter(f"condition = 'top_k_{direction}' and label = 'harmful'")
+    assert by_k.select("k", "n_flipped").order("k").fetchall() == [(1, 0), (2, 6), (3, 6), (4, 6)]
+    first = analysed.opened.query("first_flip", condition=f"top_k_{direction}", judge="phrases").filter("label = 'harmful'")
+    assert first.select("first_k").fetchall() == [(2,)] * 6
+    choice = analysed.opened.query("k_choice", condition=f"top_k_{direction}", judge="first_token")
+    assert choice.select("k", "flipped_0", "flipped_1").fetchall() == [(2, 1.0, 1.0)]
+
+
+def test_the_guaranteed_search_finds_exactly_the_enumerated_minimal_sets(analysed: Analysed, loaded: Loaded) -> None:
+    texts = dict(analysed.rows("select prompt_id, text from prompts where label = 'harmful' and split = 'test'"))
+    found = analysed.sets("minimal")
+    assert len(found) == 6 * STARTS
+    by_prompt = {prompt_id: [features for (of, *_), features in found.items() if of == prompt_id] for prompt_id in texts}
+    for prompt_id, text in texts.items():
+        true_sets = minimal_sets(analysed.planted, text, loaded)
+        assert set(by_prompt[prompt_id]) <= true_sets, "every start ends in a true minimal set"
+    assert {len(set(ends)) for ends in by_prompt.values()} == {len(analysed.planted.minimal_sets)}, "the starts find all of them"
+    flips = analysed.rows("select distinct flipped from ablations join verdicts using (ablation_id) where condition = 'minimal'")
+    assert flips == [(True,)]
+
+
+def algorithm1_spec(analysed: Analysed) -> Any:
+    return stages.specs(stages.open_analysis(analysed.recipe))["algorithm1"]
+
+
+def test_algorithm_1_equals_the_literal_loop_on_the_literal_network(analysed: Analysed) -> None:
+    """The paper's loop, one evaluation after another, by full decode plus error in float64, from the same draws."""
+    loaded = load(analysed.planted)
+    double = Loaded(loaded.model.double(), loaded.tokenizer, [sae.double() for sae in loaded.saes], loaded.refusal_id)
+    pool = [
+        (layer, feature_id)
+        for layer, feature_id in analysed.opened.query("candidates", k=2, direction="own", exclude_layers=[0, 1])
+        .select("layer", "feature_id")
+        .fetchall()
+    ]
+    first_id = analysed.rows("select min(prompt_id) from prompts")[0][0]
+    traces = {
+        (prompt_id, seed): np.array(ps)
+        for prompt_id, seed, ps in analysed.rows(
+            "select prompt_id, seed, list(p_refusal_token order by step) from search_trace group by prompt_id, seed"
+        )
+    }
+    found = analysed.sets("algorithm1")
+    texts = dict(analysed.rows("select prompt_id, text from prompts where label = 'harmful' and split = 'test'"))
+    assert set(traces) == set(product(texts, range(SEEDS)))
+    assert len(found) == len(traces) * len(TAUS)
+    for (prompt_id, seed), trace in traces.items():
+        ids_1t = prompt_ids(double, texts[prompt_id])
+        seen: dict[frozenset[int], float] = {}
+
+        def p(ablated: frozenset[int], ids_1t: torch.Tensor = ids_1t, seen: dict[frozenset[int], float] = seen) -> float:
+            if ablated not in seen:
+                seen[ablated] = float(ablate(double, ids_1t, [[pool[i] for i in ablated]]).p_refusal_b)
+            return seen[ablated]
+
+        rng = np.random.default_rng([algorithm1_spec(analysed).seed, seed, prompt_id - first_id])
+        draws = block_sequence(len(pool), BLOCK_SIZE, rng)
+        for tau in TAUS:
+            literal = {pool[i] for i in literal_loop(len(pool), BLOCK_SIZE, tau, draws, p)}
+            assert found[prompt_id, None, seed, np.float32(tau).item()] == literal, (texts[prompt_id], seed, tau)
+        ablated = [set(range(len(pool))) - set(draws[:t].ravel().tolist()) for t in range(len(draws) + 1)]
+        np.testing.assert_allclose(trace, [p(frozenset(a)) for a in ablated], atol=1e-4)
+    assert {len(s) for s in found.values()} != {0}, "some set is found"
+
+
+def test_algorithm_1_keeps_what_all_seeds_share_and_tests_the_complements(analysed: Analysed) -> None:
+    found, common = analysed.sets("algorithm1"), analysed.sets("algorithm1_common")
+    pool = {f for s in analysed.sets("algorithm1_complement").values() for f in s} | {f for s in found.values() for f in s}
+    for (prompt_id, _, _, tau), features in common.items():
+        of_seeds = [s for (p, _, _, of_tau), s in found.items() if (p, of_tau) == (prompt_id, tau)]
+        assert len(of_seeds) == SEEDS
+        assert features == frozenset.intersection(*of_seeds)
+    for key, rest in analysed.sets("algorithm1_complement").items():
+        assert rest == pool - found[key]
+
+
+def test_random_controls_are_of_the_asked_size_and_flip_nothing(analysed: Analysed) -> None:
+    controls = analysed.opened.query("asr").filter("condition like 'random%' and label = 'harmful'")
+    rows = controls.select("condition", "n_flipped", "n_refused_at_baseline").fetchall()
+    assert len(rows) >= 10
+    assert all(row[1:] == (0, 6) for row in rows)
+    largest = analysed.rows(
+        "select a.k, max(n) from (select set_id, layer, count(*) as n from feature_sets group by all) "
+        "join ablations as a using (set_id) where condition = 'random' group by a.k order by a.k"
+    )
+    assert largest == [(k, k) for k in (1, 2, 3, 4)]
+    candidates = {analysed.planted.primary, analysed.planted.backup, analysed.planted.decoy, analysed.planted.dead[0]}
+    drawn = analysed.rows(
+        "select distinct feature_id from feature_sets join ablations using (set_id) where condition like 'random%'"
+    )
+    assert not {feature_id for (feature_id,) in drawn} & candidates
+
+
+def test_table_1_compares_the_methods(analysed: Analysed) -> None:
+    found = analysed.opened.query("methods", judge="first_token")
+    rows = {(r[0], r[1]): dict(zip(found.columns, r, strict=True)) for r in found.fetchall()}
+    minimal, random = rows["minimal", None], rows["random_minimal", None]
+    assert (minimal["n_refused"], minimal["n_searched"], minimal["flip_rate"]) == (6, 6, 1.0)
+    assert minimal["largest"] == 2
+    assert random["flip_rate"] == 0
+    assert len([key for key in rows if key[0] == "algorithm1"]) == len(TAUS)
+    assert rows["algorithm1", np.float32(0.1).item()]["n_evaluations"] == 6 * SEEDS * (8 // BLOCK_SIZE + 1)
+    assert all(row["benign_answered"] == 1 for row in rows.values())
+
+
+def test_chosen_features_are_a_list_or_a_select_and_a_condition_is_replaced(analysed: Analysed) -> None:
+    listed = stages.ablate(analysed.recipe, analysed.lake, "mine", f"4:{analysed.planted.primary}")
+    same = stages.ablate(analysed.recipe, analysed.lake, "mine", [(4, analysed.planted.primary)])
+    assert same.run_id == listed.run_id
+    selected = stages.ablate(
+        analysed.recipe, analysed.lake, "mine", "select 4 as layer, feature_id from features where feature_id = 5", value=9.0
+    )
+    assert selected.run_id != listed.run_id
+    with saelake.open(analysed.lake.root) as opened:
+        rows = opened.sql(
+            "select distinct layer, feature_id, value from feature_sets join ablations using (set_id) where condition = 'mine'"
+        )
+        assert rows.fetchall() == [(4, 5, 9.0)]
+
+
+@pytest.mark.parametrize(
+    ("condition", "features", "error", "words"),
+    [
+        ("none", "2:5", UserError, "one of the analysis' own"),
+        ("top_k_own", "2:5", UserError, "one of the analysis' own"),
+        ("a b", "2:5", UserError, "no name"),
+        ("mine", "2:999", QueryError, "there is no feature 999"),
+        ("mine", "9:5", QueryError, "no SAE with layer 9"),
+        ("mine", "select 1 as a", QueryError, "needs the columns"),
+        ("mine", "drop view prompts", QueryError, "features"),
+        ("mine", "select layer, feature_id from features where false", UserError, "no feature at all"),
+    ],
+)
+def test_chosen_features_that_are_none_are_one_sentence(
+    analysed: Analysed, condition: str, features: str, error: type[Exception], words: str
+) -> None:
+    before = analysed.lake.record_paths()
+    with pytest.raises(error, match=words):
+        stages.ablate(analysed.recipe, analysed.lake, condition, features)
+    assert analysed.lake.record_paths() == before
+
+
+def test_results_reach_any_duckdb(analysed: Analysed) -> None:
+    with duckdb.connect(str(analysed.lake.catalog), read_only=True) as con:
+        con.execute("set variable lake = $1", [str(analysed.lake.root)])
+        assert con.sql("select count(distinct condition) from ablations").fetchall()[0][0] >= 12
