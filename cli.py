@@ -93,6 +93,29 @@ def status(recipe: str, lake: Path, limit: int | None) -> None:
 
 
 @main.command()
+@click.argument("recipe")
+@limit_option
+@click.option("--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; where it is quick, by default.")
+@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
+def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> None:
+    """Tell what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
+
+    Ends with exit code 1 where a licence or memory is missing.
+    """
+    study = _recipe(recipe, limit)
+    import json
+    import shutil
+
+    from ingest.plan import make_plan
+    from ingest.plan_table import render
+
+    found = make_plan(study, measure=measure)
+    text = json.dumps(found.to_json(), indent=1) if kind == "json" else render(found, shutil.get_terminal_size((120, 24)).columns)
+    click.echo(text)
+    sys.exit(1 if found.problems else 0)
+
+
+@main.command()
 @click.argument("statement")
 @lake_option
 @study_option

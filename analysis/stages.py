@@ -43,7 +43,7 @@ class StageStatus:
     stage: str
     run_id: str
     state: str
-    """done, resumable (some shards are landed) or to do"""
+    """done, resumable (some shards are landed), to do, or unknown (its classifier cannot be found)"""
     why: str
 
 
@@ -147,24 +147,35 @@ def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
     """
     study = open_study(recipe)
     current = lake.current()
-    asked = stages(recipe)
-    names = {stage.name for stage in asked}
+    known = specs(study)
+    found = [_status(name, spec, lake, current, known) for name, spec in known.items()]
     judged = [stage.removeprefix(judging.PREFIX) for name, stage in sorted(current) if name == recipe.name]
-    beside = [name for name in judged if name in JUDGES and name != recipe.verdicts.oracle]
-    known = specs(study, [*asked, *(judging_stage(name) for name in beside if judging.PREFIX + name not in names)])
-    found: list[StageStatus] = []
-    for name, spec in known.items():
-        landed = lake.landing(spec.run_id)
-        if lake.record(spec.run_id):
-            state, why = "done", ""
-        elif landed.is_dir():
-            n_landed = sum(1 for p in landed.iterdir() if p.is_dir() and p.name[0] != ".")
-            state, why = "resumable", f"{n_landed} shards landed"
-        else:
-            previous = current.get((recipe.name, name))
-            state, why = "to do", _changes(spec, lake.record(previous) if previous else None, known)
-        found.append(StageStatus(name, spec.run_id, state, why))
+    for name in judged:
+        if name in JUDGES and name != recipe.verdicts.oracle and judging.PREFIX + name not in known:
+            found.append(_status_beside(judging_stage(name), study, lake, current))
     return found
+
+
+def _status_beside(stage: Stage, study: Study, lake: Lake, current: Mapping[tuple[str, str], str]) -> StageStatus:
+    """The status of a judge that the recipe does not name (any more); its classifier may be out of reach."""
+    try:
+        known = specs(study, [*stages(study.recipe), stage])
+    except UserError as error:
+        return StageStatus(stage.name, current[study.recipe.name, stage.name], "unknown", str(error))
+    return _status(stage.name, known[stage.name], lake, current, known)
+
+
+def _status(
+    name: str, spec: RunSpec, lake: Lake, current: Mapping[tuple[str, str], str], known: Mapping[str, RunSpec]
+) -> StageStatus:
+    landed = lake.landing(spec.run_id)
+    if lake.record(spec.run_id):
+        return StageStatus(name, spec.run_id, "done", "")
+    if landed.is_dir():
+        n_landed = sum(1 for p in landed.iterdir() if p.is_dir() and p.name[0] != ".")
+        return StageStatus(name, spec.run_id, "resumable", f"{n_landed} shards landed")
+    previous = current.get((spec.recipe, name))
+    return StageStatus(name, spec.run_id, "to do", _changes(spec, lake.record(previous) if previous else None, known))
 
 
 def _changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunSpec]) -> str:

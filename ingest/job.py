@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ingest.access import require_access
 from ingest.fingerprint import fingerprint
 from ingest.prompts import Prompt, content_hash, load_prompts
 from ingest.recipe import Recipe
@@ -47,6 +48,7 @@ def open_study(recipe: Recipe) -> Study:
     """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
     from ingest.subject import resolve_device
 
+    require_access(recipe.model)
     return Study(
         recipe,
         load_prompts(recipe),

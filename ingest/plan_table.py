@@ -14,6 +14,9 @@ def render(plan: StudyPlan, width: int = 120) -> str:
     """The plan as text, for a terminal or a file; its numbers are rounded, `StudyPlan.to_json` has them all."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     for table in (_access(plan), _prompts(plan), _lake(plan), _memory(plan), _stages(plan)):
+        # The title apart from its table: rich would break it at the table's width.
+        console.print(table.title, markup=False, highlight=False)
+        table.title = None
         console.print(table)
     for problem in plan.problems:
         console.print(f"! {problem}", markup=False, highlight=False)
@@ -40,7 +43,7 @@ def time(hours: float) -> str:
 
 
 def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold", padding=(0, 2, 0, 0))
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table

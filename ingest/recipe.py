@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from ingest.recipe_effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from ingest.recipe_errors import nearest, sentence
 from ingest.recipe_interactions import FactorisationMachine, Interactions, Probe, Stage3
 from ingest.recipe_sections import (
@@ -23,20 +24,15 @@ from ingest.recipe_sections import (
     Compute,
     Controls,
     Count,
-    Diagnostic,
     Direction,
     Fractions,
     Generation,
-    Losses,
     Minimal,
     ModelSpec,
     PromptSet,
-    Redundancy,
     SaesSpec,
     Section,
-    Steering,
     Verdicts,
-    Waking,
 )
 from warehouse.errors import UserError
 

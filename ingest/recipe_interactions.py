@@ -36,7 +36,7 @@ class Training(Section):
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     epochs: Count = 20
-    batch_size: Count = 32
+    batch_size: Count = 64
 
 
 class FactorisationMachine(Training):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ingest.capture import Captured, capture, nonzeros
 from ingest.job import Study, prompt_ids
 from ingest.preflight import check_device_memory, check_saes
-from ingest.saes import Sae, SaeFacts
+from ingest.saes import Sae, SaeFacts, check_fits
 from ingest.shelf import HOST_SHARE, Shelf, host_bytes
 from ingest.subject import Subject, Tokenized
 from warehouse.errors import UserError
@@ -37,6 +37,8 @@ class ShardMaker:
         facts = check_saes(study)
         check_device_memory(study, facts)
         self._subject = Subject.load(study.recipe.model, study.recipe.compute)
+        for one in facts:
+            check_fits(one, self._subject)  # again: the loaded model is the judge
         self._tokenized = [self._subject.encode(p.text) for p in study.prompts]
         self._facts: dict[int, SaeFacts] = {one.ref.layer: one for one in facts}
         self._shelf = Shelf(facts, self._subject.device)

@@ -41,11 +41,12 @@ def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[s
     try:
         for statement in _statements(records, shown):
             con.execute(statement)
-        con.commit()
     except duckdb.Error:  # a view is refused if its first file is damaged, which must not hide the other tables
         con.rollback()
         for statement in _statements(records, shown):
             _create_if_readable(con, statement)
+    else:
+        con.commit()
 
 
 def _statements(records: Sequence[RunRecord], shown: Sequence[RunRecord]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import duckdb
 import pyarrow as pa
@@ -101,7 +101,9 @@ class _RunCheck:
                 yield from (self._finding(file.path, what) for what in wrong)
                 progress.advance(1, file.n_rows)
             if content and not damaged and (content.n_rows, content.hexdigest()) != (table.n_rows, table.content_hash):
-                path = files[0].path if len(files) == 1 else f"data/{self._record.run_id}/{table.name}"
+                path = f"runs/{self._record.run_id}.json"
+                if files:
+                    path = files[0].path if len(files) == 1 else PurePosixPath(files[0].path).parent.as_posix()
                 yield self._finding(path, f"the rows of {table.name} are not those that were published")
 
     def _finding(self, path: str, what: str) -> Finding:

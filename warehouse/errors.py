@@ -16,7 +16,7 @@ def storage_errors(root: Path) -> Iterator[None]:
     """Turns what the file system refuses (disk full, no permission, read-only) into one sentence about the lake at `root`."""
     try:
         yield
-    except (OSError, duckdb.IOException) as error:
+    except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise UserError(
             f"cannot write to the lake {root}: {reason}; what is published is intact and what is landed is kept: "

@@ -420,6 +420,134 @@ LOSSES = Table(
     order=("texts", "condition", "lender", "text_number"),
 )
 
+VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+MODEL = Column("model", pa.string(), "fm_20 (a factorisation machine with embeddings of length 20), probe, ...")
+MODELS = Table(
+    "models",
+    "one fitted factorisation machine or probe (R9, R12)",
+    (
+        RUN_ID,
+        MODEL,
+        Column("size", pa.int32(), "length of its embeddings; 0 for a probe"),
+        Column("bias", pa.float32(), "its constant term"),
+        Column("best_epoch", pa.int32(), "the epoch, from 1, whose parameters are kept: best on validation"),
+        Column("n_features", pa.int32(), "features that fire on a training prompt, on the tokens that count"),
+        Column("n_untrained", pa.int32(), "features that fire only on validation or test prompts, and are left out"),
+        Column("n_nonzeros", pa.int64(), "feature values of the training prompts that are not 0"),
+        Column("mean_cosine", pa.float32(), "mean cosine of two features' embeddings", null="a probe"),
+    ),
+    key=("run_id", "model"),
+    order=("model",),
+)
+FM_METRICS = Table(
+    "fm_metrics",
+    "how a factorisation machine or probe does on one split, in one epoch of its training",
+    (
+        RUN_ID,
+        MODEL,
+        Column("epoch", pa.int32(), "from 1"),
+        Column("split", pa.string(), "train (as the epoch goes by), val or test (after it)"),
+        Column("n_prompts", pa.int32(), "prompts of the split"),
+        Column("loss", pa.float32(), "mean negative log-likelihood of the label (nats)", null="no prompts"),
+        Column("accuracy", pa.float32(), "share of prompts whose label is right", null="no prompts"),
+    ),
+    key=("run_id", "model", "epoch", "split"),
+    order=("model", "epoch", "split"),
+)
+FM_EMBEDDINGS = Table(
+    "fm_embeddings",
+    "what a factorisation machine learned about one feature (R9)",
+    (
+        RUN_ID,
+        MODEL,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_train", pa.int32(), "training prompts on which it fires"),
+        Column("scale", pa.float32(), "its largest value in training, by which its values are divided"),
+        Column("weight", pa.float32(), "linear weight of its scaled value"),
+        Column("vector", VECTOR, "its embedding; two features interact by the dot product of theirs"),
+    ),
+    key=("run_id", "model", "sae_id", "feature_id"),
+    order=("model", "layer", "feature_id"),
+)
+FM_PAIRS = Table(
+    "fm_pairs",
+    "one of the strongest pairs of features of a factorisation machine (R9)",
+    (
+        RUN_ID,
+        MODEL,
+        Column("rank", pa.int32(), "from 1, by the size of the contribution"),
+        Column("sae_id_a", pa.string(), "the SAE of the first", refers="sae_id"),
+        Column("layer_a", pa.int16(), "its layer", refers="layer"),
+        Column("feature_id_a", pa.int32(), "the first feature", refers="feature_id"),
+        Column("sae_id_b", pa.string(), "the SAE of the second", refers="sae_id"),
+        Column("layer_b", pa.int16(), "its layer", refers="layer"),
+        Column("feature_id_b", pa.int32(), "the second feature", refers="feature_id"),
+        Column("dot", pa.float32(), "dot product of the embeddings"),
+        Column("cosine", pa.float32(), "their cosine"),
+        Column("cofiring", pa.float32(), "mean product of the two scaled values over the training prompts"),
+        Column("contribution", pa.float32(), "dot x cofiring: what the pair adds to the logit of harmful, on average"),
+    ),
+    key=("run_id", "model", "rank"),
+    order=("model", "rank"),
+)
+PROBE_WEIGHTS = Table(
+    "probe_weights",
+    "the weight of one feature in the logistic probe (R12)",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_train", pa.int32(), "training prompts on which it fires"),
+        Column("scale", pa.float32(), "its largest value in training, by which its values are divided"),
+        Column("weight", pa.float32(), "weight of its scaled value"),
+    ),
+    key=("run_id", "sae_id", "feature_id"),
+    order=("layer", "feature_id"),
+)
+PREDICTIONS = Table(
+    "predictions",
+    "what a factorisation machine or probe says of one prompt",
+    (
+        RUN_ID,
+        MODEL,
+        PROMPT_ID,
+        Column("split", pa.string(), "train, val or test of the machine, not of the study"),
+        Column("label", pa.string(), "harmful or benign"),
+        Column("p_harmful", pa.float32(), "its probability of harmful"),
+        Column("correct", pa.bool_(), "the more probable label is the prompt's"),
+    ),
+    key=("run_id", "model", "prompt_id"),
+    order=("model", "split", "prompt_id"),
+)
+COMPARISONS = Table(
+    "comparisons",
+    "one rate with its interval, one comparison with its test, or the stability of one kind of set (R21)",
+    (
+        RUN_ID,
+        Column("kind", pa.string(), "rate, comparison or stability"),
+        Column("measure", pa.string(), "flipped, p_refusal_token, correct, jaccard"),
+        Column("label", pa.string(), "label of the prompts: harmful (those that are refused at baseline), benign or all"),
+        Column("a", pa.string(), "the condition or model"),
+        Column("b", pa.string(), "what it is held against; empty for a rate"),
+        Column("k", pa.int32(), "K of the conditions", null="not a matter of K"),
+        Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
+        Column("n", pa.int32(), "prompts; pairs of prompts for a comparison; sets for stability"),
+        Column("estimate", pa.float64(), "the rate; a - b; the mean Jaccard index"),
+        Column("low", pa.float64(), "lower end of its 95% interval", null="no interval"),
+        Column("high", pa.float64(), "upper end of its 95% interval", null="no interval"),
+        Column("test", pa.string(), "the test, or what the interval is: wilson, mcnemar_exact, permutation, wilcoxon, bootstrap"),
+        Column("p", pa.float64(), "two-sided p of no difference", null="nothing is compared"),
+        Column("p_holm", pa.float64(), "p after Holm's correction over all comparisons of the run", null="nothing is compared"),
+        Column("effect", pa.float64(), "effect size", null="nothing is compared"),
+        Column("effect_measure", pa.string(), "cohens_h or rank_biserial; empty if nothing is compared"),
+    ),
+    key=("run_id", "kind", "measure", "label", "a", "b", "k", "tau"),
+    order=("kind", "measure", "label", "a", "b", "k", "tau"),
+)
+
 TABLES = {
     t.name: t
     for t in (

@@ -8,13 +8,13 @@ Letters of shapes: b batch, t token, n = b t, d residual width, u features in us
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.engine.requests import DirectionEdit, FeatureSet
+from analysis.engine.requests import FEATURE, DirectionEdit, FeatureSet
 from analysis.engine.slices import Slice, Slices
 
 # Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304).
@@ -27,18 +27,45 @@ class Edit(Protocol):
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor: ...
 
 
+class Held(NamedTuple):
+    """What features the rows of a batch hold, one row after another."""
+
+    n_rows: int
+    row: np.ndarray
+    """(k,) int64: whose feature it is."""
+    features: np.ndarray
+    """(k,) of dtype FEATURE, sorted in each row."""
+
+    @classmethod
+    def of(cls, sets: Sequence[FeatureSet]) -> "Held":
+        """All rows' sets, in all layers."""
+        # As bytes, because numpy is slow to join structured arrays.
+        whole = np.concatenate([one.rows.view(np.uint8) for one in sets]).view(FEATURE)
+        return cls(len(sets), np.repeat(np.arange(len(sets)), [len(one) for one in sets]), whole)
+
+    @property
+    def layers(self) -> list[int]:
+        """Touched by some row, from the lowest."""
+        return np.flatnonzero(np.bincount(self.features["layer"])).tolist()
+
+    def at(self, layer: int) -> "Held":
+        """What is held at one layer."""
+        here = self.features["layer"] == layer
+        return Held(self.n_rows, self.row[here], self.features[here])
+
+
 class PooledEdit:
     """One slice for the union of all rows' features, and a mask that says whose they are, where they are not everyone's."""
 
-    def __init__(self, slices: Slices, sets: Sequence[np.ndarray]) -> None:
-        features, row = _flat(sets)
-        union = slices.union(features["feature_id"])
-        place = np.searchsorted(union, features["feature_id"])
+    def __init__(self, slices: Slices, held: Held) -> None:
+        ids = held.features["feature_id"]
+        union = slices.union(ids)
+        place = np.searchsorted(union, ids)
         self._slice = slices.of(union)
-        mask_bu = np.zeros((len(sets), len(union)), dtype=np.float32)
-        mask_bu[row, place] = 1
+        mask_bu = np.zeros((held.n_rows, len(union)), dtype=np.float32)
+        mask_bu[held.row, place] = 1
         self._mask_b1u = None if mask_bu.all() else _on(slices.device, mask_bu)
-        self._value_b1u = _values(slices.device, mask_bu.shape, row, place, features["value"])
+        self._value_b1u = _values(slices.device, mask_bu.shape, held, place)
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
         resid_nd = resid_btd.float().reshape(-1, resid_btd.shape[-1])
@@ -51,20 +78,20 @@ class PooledEdit:
 class GatheredEdit:
     """Each row's own features, padded to the longest row: for many distinct features and few a row. Elementwise SAEs only."""
 
-    def __init__(self, slices: Slices, sets: Sequence[np.ndarray]) -> None:
-        features, row = _flat(sets)
-        union = slices.union(features["feature_id"])
-        counts = np.array([len(rows) for rows in sets])
-        column = np.arange(len(features)) - np.repeat(np.cumsum(counts) - counts, counts)
-        places_bk = np.zeros((len(sets), counts.max()), dtype=np.int64)
-        places_bk[row, column] = np.searchsorted(union, features["feature_id"])
+    def __init__(self, slices: Slices, held: Held) -> None:
+        ids = held.features["feature_id"]
+        union = slices.union(ids)
+        counts = np.bincount(held.row, minlength=held.n_rows)
+        column = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
+        places_bk = np.zeros((held.n_rows, counts.max()), dtype=np.int64)
+        places_bk[held.row, column] = np.searchsorted(union, ids)
         mask_bk = np.zeros(places_bk.shape, dtype=np.float32)
-        mask_bk[row, column] = 1
+        mask_bk[held.row, column] = 1
         pooled = slices.of(union)
         assert isinstance(pooled, Slice), "a latent of this SAE cannot be computed alone"
         self._rows = pooled.rows(torch.from_numpy(places_bk).to(slices.device))
         self._mask_b1k = None if mask_bk.all() else _on(slices.device, mask_bk)
-        self._value_b1k = _values(slices.device, mask_bk.shape, row, column, features["value"])
+        self._value_b1k = _values(slices.device, mask_bk.shape, held, column)
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
         resid = resid_btd.float()
@@ -95,20 +122,17 @@ class ProjectionEdit:
         return torch.baddbmm(resid, along_bt1, self._vector_b1d).to(resid_btd.dtype)
 
 
-def feature_edit(slices: Slices, sets: Sequence[FeatureSet], n_tokens: int) -> Edit | None:
-    """The cheapest exact form for these rows at the SAE's layer; None where no row touches it.
+def feature_edit(slices: Slices, held: Held, n_tokens: int) -> Edit:
+    """The cheapest exact form for what the rows hold at the SAE's layer.
 
     Args:
         n_tokens: tokens a row, whose pooled arithmetic is weighed against a row's gather.
     """
-    by_row = [one.at(slices.sae.layer) for one in sets]
-    longest = max(map(len, by_row))
-    if longest == 0:
-        return None
-    n_union = len(slices.union(np.concatenate([rows["feature_id"] for rows in by_row])))
+    longest = np.bincount(held.row).max()
+    n_union = len(slices.union(held.features["feature_id"]))
     if not slices.sae.elementwise or n_union * n_tokens <= longest * (n_tokens + GATHER_TOKENS):
-        return PooledEdit(slices, by_row)
-    return GatheredEdit(slices, by_row)
+        return PooledEdit(slices, held)
+    return GatheredEdit(slices, held)
 
 
 def _taken_out(acts_btu: Tensor, mask_b1u: Tensor | None, value_b1u: Tensor | None, where_bt: Tensor | None) -> None:
@@ -121,19 +145,12 @@ def _taken_out(acts_btu: Tensor, mask_b1u: Tensor | None, value_b1u: Tensor | No
         acts_btu.mul_(where_bt[..., None])
 
 
-def _flat(sets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All rows' features one after another, and whose each is."""
-    return np.concatenate(sets), np.repeat(np.arange(len(sets)), [len(rows) for rows in sets])
-
-
-def _values(
-    device: torch.device, shape: tuple[int, ...], row: np.ndarray, column: np.ndarray, value: np.ndarray
-) -> Tensor | None:
+def _values(device: torch.device, shape: tuple[int, ...], held: Held, column: np.ndarray) -> Tensor | None:
     """What features are held at, 0 elsewhere; None where all are ablated."""
-    if not value.any():
+    if not held.features["value"].any():
         return None
     value_bu = np.zeros(shape, dtype=np.float32)
-    value_bu[row, column] = value
+    value_bu[held.row, column] = held.features["value"]
     return _on(device, value_bu)
 
 

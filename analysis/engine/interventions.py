@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from analysis.engine.edits import Edit, ProjectionEdit, feature_edit
+from analysis.engine.edits import Edit, Held, ProjectionEdit, feature_edit
 from analysis.engine.requests import Request
 from analysis.engine.slices import Slices
 from ingest.subject import Batch, Subject
@@ -24,11 +24,10 @@ class Interventions:
     def __init__(self, subject: Subject, slices: Mapping[int, Slices], requests: Sequence[Request], n_tokens: int) -> None:
         self._subject = subject
         self._requests = requests
+        held = Held.of([r.features for r in requests])
         self._edits: dict[int, list[Edit]] = {}
-        for layer in sorted({layer for r in requests for layer in r.features.layers}):
-            edit = feature_edit(slices[layer], [r.features for r in requests], n_tokens)
-            if edit is not None:
-                self._edits.setdefault(layer, []).append(edit)
+        for layer in held.layers:
+            self._edits[layer] = [feature_edit(slices[layer], held.at(layer), n_tokens)]
         directions = [r.direction for r in requests]
         for layer in sorted({layer for d in directions if d for layer in d.layers}):
             here = [d if d is not None and layer in d.layers else None for d in directions]

@@ -39,6 +39,7 @@ class Batches:
 
     def __init__(self, subject: Subject, most_tokens: int | None = None) -> None:
         self._subject = subject
+        self._shape = _Shape.of(subject)
         self._most_tokens = most_tokens or MOST_TOKENS.get(subject.device.type, 4096)
         self._most_bytes: float = float("inf")
 
@@ -88,18 +89,36 @@ class Batches:
 
     def _bytes(self, size: Size) -> int:
         """At the peak of one layer: its activations and attention, the edit's (t, u) and (t, d), and what all layers keep."""
-        config = self._subject.model.config.get_text_config()
-        t, d, heads = size.n_tokens, self._subject.d_model, config.num_attention_heads
-        kept = 2 if self._subject.dtype == torch.bfloat16 else 4
-        activations = t * kept * (8 * d + 3 * config.intermediate_size)
-        eager = config._attn_implementation == "eager"
-        attention = 2 * heads * t * t * (kept + 4) if eager else 4 * t * t
+        shape, t = self._shape, size.n_tokens
+        cache = shape.cached * (t + size.n_new) if size.n_new else 0
+        edits = 4 * (3 * t * size.widest + 2 * t * shape.d_model + 2 * shape.d_model * size.n_features)
+        return t * shape.activations + t * t * shape.attention + cache + edits + shape.logits
+
+
+class _Shape(NamedTuple):
+    """Bytes that a subject needs."""
+
+    d_model: int
+    activations: int
+    """of one layer, a token"""
+    attention: int
+    """of one layer, a pair of tokens"""
+    cached: int
+    """keys and values of all layers, and of one while it grows, a token"""
+    logits: int
+    """of one position, with their softmax, in float32"""
+
+    @classmethod
+    def of(cls, subject: Subject) -> "_Shape":
+        config, d = subject.model.config.get_text_config(), subject.d_model
+        number = 2 if subject.dtype == torch.bfloat16 else 4
+        heads = config.num_attention_heads
         key_value_heads = getattr(config, "num_key_value_heads", None) or heads
         d_head = getattr(config, "head_dim", None) or d // heads
-        cache = 2 * kept * (t + size.n_new) * (self._subject.n_layers + 1) * key_value_heads * d_head if size.n_new else 0
-        edits = 4 * (3 * t * size.widest + 2 * t * d + 2 * d * size.n_features)
-        logits = 3 * 4 * self._subject.n_vocab
-        return activations + attention + cache + edits + logits
+        # Attention that is not fused writes scores and weights, and its softmax is in float32.
+        pair = 2 * heads * (number + 4) if config._attn_implementation == "eager" else 4
+        cached = 2 * number * (subject.n_layers + 1) * key_value_heads * d_head
+        return cls(d, number * (8 * d + 3 * config.intermediate_size), pair, cached, 3 * 4 * subject.n_vocab)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -43,12 +43,17 @@ class FeatureSet:
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
-        return tuple(int(layer) for layer in np.unique(self.rows["layer"]))
+        """The layers that it touches, from the lowest."""
+        return tuple(np.flatnonzero(self._n_by_layer).tolist())
 
-    @cached_property
+    @property
     def widest(self) -> int:
         """Most features in one layer."""
-        return int(np.unique(self.rows["layer"], return_counts=True)[1].max(initial=0))
+        return int(self._n_by_layer.max(initial=0))
+
+    @cached_property
+    def _n_by_layer(self) -> np.ndarray:
+        return np.bincount(self.rows["layer"])
 
     def at(self, layer: int) -> np.ndarray:
         """The rows of one layer, sorted by feature_id."""

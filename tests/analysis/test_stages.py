@@ -43,7 +43,7 @@ def judged_by(recipe: Recipe, *judges: str, oracle: str = "first_token") -> Reci
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     file = write_planted(tmp_path_factory.mktemp("stages")).recipe
-    text = file.read_text().replace("shard_prompts = 16", "shard_prompts = 5").replace("random_draws = 3", "random_draws = 1")
+    text = file.read_text().replace("shard_prompts = 16", "shard_prompts = 6").replace("random_draws = 3", "random_draws = 1")
     file.write_text(text.replace("cap = 4", "cap = 2") + FEW)
     return load_recipe(file)
 
@@ -143,10 +143,9 @@ def test_a_judge_reads_stored_answers_later(recipe: Recipe, lake: Lake, hub: Pat
     assert stale.count("to do") > 3
 
 
-def test_a_judge_that_is_stopped_goes_on_with_the_missing_shards(recipe: Recipe, tmp_path: Path, hub: Path) -> None:
-    lake = Lake.create(tmp_path / "lake")
-    study = judged_by(recipe, "first_token")
-    stages.analyze(study, lake)
+def test_a_judge_that_is_stopped_goes_on_with_the_missing_shards(recipe: Recipe, lake: Lake, hub: Path) -> None:
+    (hub / "README.md").write_text("```\nAnother: {behavior} {generation}\n```\n")
+    study = judged_by(recipe, "first_token", "harmbench")
 
     class Stopped(Quiet):
         def advance(self, n: int = 1, rows: int = 0) -> None:
@@ -154,21 +153,17 @@ def test_a_judge_that_is_stopped_goes_on_with_the_missing_shards(recipe: Recipe,
 
     with pytest.raises(KeyboardInterrupt):
         stages.judge(study, lake, "harmbench", progress=Stopped())
-    (state,) = [s for s in stages.status(judged_by(recipe, "first_token", "harmbench"), lake) if s.stage == "verdicts_harmbench"]
+    (state,) = [s for s in stages.status(study, lake) if s.stage == "verdicts_harmbench"]
     assert (state.state, state.why) == ("resumable", "1 shards landed")
-    landed = [path for path in lake.landing(state.run_id).rglob("*.parquet")]
-    kept = {path.name: path.stat().st_mtime_ns for path in landed}
-    seen: list[int] = []
+    already: list[int] = []
 
     class Counts(Quiet):
         def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
-            seen.append(done)
+            already.append(done)
 
     record = stages.judge(study, lake, "harmbench", progress=Counts())
-    assert seen[0] == 1
-    assert kept
-    forced = stages.judge(study, lake, "harmbench", force=True)
-    assert forced.content_hash == record.content_hash
+    assert already[0] == 1
+    assert stages.judge(study, lake, "harmbench", force=True).content_hash == record.content_hash
 
 
 def test_what_cannot_be_judged_is_one_sentence(recipe: Recipe, lake: Lake, tmp_path: Path, hub: Path) -> None:
@@ -202,7 +197,7 @@ def test_the_subject_is_gone_before_the_classifier_comes(
 
     monkeypatch.setattr(Subject, "load", classmethod(loads_subject))
     monkeypatch.setattr(Classifier, "load", classmethod(loads_judge))
-    records = stages.analyze(judged_by(recipe, "first_token", "harmbench"), Lake.create(tmp_path / "lake"))
+    records = stages.analyze(judged_by(recipe, "first_token", "harmbench").limit(2), Lake.create(tmp_path / "lake"))
     assert records[-1].stage == "verdicts_harmbench"
     assert judges == 1
 
@@ -226,12 +221,12 @@ def test_searches_work_with_the_classifier_as_their_oracle(
     monkeypatch.setattr(Classifier, "load", classmethod(loads_judge))
     monkeypatch.setattr(Classifier, "_probabilities", says_yes)
     lake = Lake.create(tmp_path / "lake")
-    stages.analyze(judged_by(recipe, "harmbench", "phrases", oracle="harmbench"), lake)
+    stages.analyze(judged_by(recipe, "harmbench", "phrases", oracle="harmbench").limit(4), lake)
     assert len(loads) == 1, "the oracle is loaded once for all stages"
     with saelake.open(lake.root) as opened:
         by_k = opened.query("asr", judge="harmbench").filter("condition = 'top_k_own' and label = 'harmful'")
-        assert by_k.select("k", "n_flipped").order("k").fetchall() == [(1, 0), (2, 6)]
-        assert opened.sql("select distinct n_flipped from directions where chosen").fetchall() == [(6,)]
+        assert by_k.select("k", "n_flipped").order("k").fetchall() == [(1, 0), (2, 4)]
+        assert opened.sql("select n_flipped from directions where chosen").fetchall() == [(4,)]
         flips = "select judge, bool_and(flipped), min(score) from ablations join verdicts using (ablation_id) "
         found = opened.sql(flips + "where condition = 'minimal' group by judge order by judge").fetchall()
         assert found == [("harmbench", True, 0.0), ("phrases", True, 0.0)]
@@ -242,9 +237,10 @@ def test_status_is_quick_and_says_what_has_changed(recipe: Recipe, lake: Lake, t
     started = time.perf_counter()
     found = {s.stage: s for s in stages.status(recipe, lake)}
     assert time.perf_counter() - started < 2
-    assert list(found)[0] == "ingest"
-    assert list(found)[-1].startswith("verdicts_")
+    assert next(iter(found)) == "ingest"
     assert {s.state for name, s in found.items() if name != "verdicts_harmbench"} == {"done"}
+    assert found["verdicts_harmbench"].state == "unknown", "asked by another test, from a hub that is out of reach here"
+    assert "cannot be reached" in found["verdicts_harmbench"].why
     changed = {s.stage: s for s in stages.status(change(recipe, "random_draws = 1", "random_draws = 2"), lake)}
     assert changed["minimal"].state == "done"
     assert (changed["controls"].state, changed["controls"].why) == ("to do", "changed: controls")
@@ -253,12 +249,8 @@ def test_status_is_quick_and_says_what_has_changed(recipe: Recipe, lake: Lake, t
     assert not (tmp_path / "none").exists()
 
 
-def test_a_limited_run_is_another_study_of_the_same_recipe(recipe: Recipe, tmp_path: Path) -> None:
-    lake = Lake.create(tmp_path / "lake")
-    records = stages.analyze(recipe.limit(2), lake)
-    assert records[0].n_rows("prompts") == 12
-    assert {s.state for s in stages.status(recipe, lake)} == {"to do"}
-    assert {s.state for s in stages.status(recipe.limit(2), lake)} == {"done"}
+def test_a_limited_run_is_another_study_of_the_same_recipe(recipe: Recipe, lake: Lake) -> None:
+    assert {s.state for s in stages.status(recipe.limit(1), lake) if s.state != "unknown"} == {"to do"}
 
 
 def test_forced_stages_give_the_same_content(recipe: Recipe, lake: Lake) -> None:

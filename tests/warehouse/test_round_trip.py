@@ -30,8 +30,8 @@ def _values(column: Column, table: Table) -> st.SearchStrategy[Any]:
         values: st.SearchStrategy[Any] = st.sampled_from([0, 1, 7, 123])
     elif kind in BITS:
         values = st.integers(0, 3) | st.integers(-(2 ** BITS[kind]), 2 ** BITS[kind] - 1)
-    elif kind == "float":
-        values = st.floats(width=32, allow_nan=False, allow_infinity=column.name != "activation")
+    elif kind in ("float", "double"):
+        values = st.floats(width=32 if kind == "float" else 64, allow_nan=False, allow_infinity=column.name != "activation")
         if column.name in table.unique:
             values = values.map(lambda value: value + 0.0)  # -0.0 and 0.0 are one key: sorting makes them 0.0
     elif kind == "bool":

@@ -1,0 +1,59 @@
+"""Does the direction tell harmful from benign, and from which layer on (R4): its cosine with every prompt's last token."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from analysis.search.answers import Columns, table_of
+from analysis.stage import Stage, Work, prompt_shards
+from ingest.capture import residuals
+from ingest.job import Study
+from warehouse.errors import UserError
+from warehouse.runs import Rows
+from warehouse.schema import LAYER_COSINES
+
+
+def last_token_cosines(resid_ld: torch.Tensor, own_ld: np.ndarray, chosen: int) -> dict[str, np.ndarray]:
+    """Cosine (l,) of one residual a layer with that layer's own unit direction, and with the chosen layer's."""
+    unit_ld = torch.nn.functional.normalize(resid_ld.double(), dim=-1).cpu().numpy()
+    return {"own": (unit_ld * own_ld).sum(-1), "chosen": unit_ld @ own_ld[chosen]}
+
+
+def _shards(study: Study) -> dict[str, Sequence[int]]:
+    return prompt_shards(study.numbers(study.recipe.diagnostic.split), study.recipe.capture.shard_prompts)
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, shards = work.bench, _shards(work.bench.study)
+    if not shards:
+        raise UserError(f"diagnostic.split is {bench.recipe.diagnostic.split!r}, but no prompt is in that split")
+    with bench.sql([work.parents["direction"]]) as con:
+        found = con.execute("select layer, vector, chosen from directions order by layer").fetchall()
+    layers = [layer for layer, _, _ in found]
+    own_ld = np.array([vector for _, vector, _ in found], dtype=np.float64)
+    chosen = next(i for i, (_, _, is_chosen) in enumerate(found) if is_chosen)
+    for name in missing:
+        token_ids = [bench.token_ids[p] for p in shards[name]]
+        last = np.cumsum([len(ids) for ids in token_ids]) - 1
+        resid = residuals(bench.subject, token_ids, layers, bench.recipe.capture.batch_tokens)
+        resid_bld = torch.stack([resid[layer][last] for layer in layers], dim=1)
+        rows = [last_token_cosines(resid_ld, own_ld, chosen) for resid_ld in resid_bld]
+        n_layers, n_rows = len(layers), len(rows) * len(layers)
+        columns: Columns = {
+            "prompt_id": np.tile(np.repeat(bench.prompt_ids[list(shards[name])], n_layers), 2),
+            "direction": ["own"] * n_rows + ["chosen"] * n_rows,
+            "layer": np.tile(layers, 2 * len(rows)),
+            "cosine": np.concatenate([row[direction] for direction in ("own", "chosen") for row in rows]),
+        }
+        yield name, [Rows("layer_cosines", table_of(LAYER_COSINES, columns))]
+
+
+STAGE = Stage(
+    name="layer_diagnostic",
+    parents=("direction", "ingest"),
+    sections=("diagnostic", "capture"),
+    tables=("layer_cosines",),
+    shards=lambda study: list(_shards(study)),
+    compute=_compute,
+)

@@ -1,0 +1,57 @@
+"""Critical features that do not fire on the very prompt that they are critical for (R8): what is lost without them?
+
+Every set that Stage 2 found is ablated in two parts: what of it fires on the prompt, and what does not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+import queries
+from analysis.engine.requests import FeatureSet, Request
+from analysis.search.answers import Ablation, ablation_rows, table_of
+from analysis.search.candidates import shards_of_split
+from analysis.stage import Stage, Work
+from warehouse.runs import Rows
+from warehouse.schema import CRITICAL_FEATURES
+
+PARTS = ("active", "silent")
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, shards = work.bench, shards_of_split(work.bench.study)
+    with bench.sql(list(work.parents.values())) as con:
+        critical = queries.run(con, "critical_features", judge=bench.recipe.verdicts.oracle).to_arrow_table()
+    columns = {name: critical[name].to_numpy() for name in critical.column_names}
+    for name in missing:
+        mine = np.isin(columns["prompt_id"], bench.prompt_ids[list(shards[name])])
+        asked = list(_parts(work, {n: column[mine] for n, column in columns.items()}))
+        found = critical.filter(mine)
+        rows = table_of(CRITICAL_FEATURES, {n: found[n].combine_chunks() for n in found.column_names})
+        yield name, [*ablation_rows(bench, work.spec.stage, asked), Rows("critical_features", rows)]
+
+
+def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]:
+    """Both parts of every set, the empty ones too: what they flip is what nothing flips."""
+    number = {int(prompt_id): n for n, prompt_id in enumerate(work.bench.prompt_ids)}
+    keys = list(zip(critical["prompt_id"].tolist(), critical["method"].tolist(), critical["start"].tolist(), strict=True))
+    members: dict[tuple[int, str, int], list[int]] = {}
+    for row, key in enumerate(keys):
+        members.setdefault(key, []).append(row)
+    for (prompt_id, method, start), rows in members.items():
+        tau = None if method == "minimal" else float(critical["tau"][rows[0]])
+        for part in PARTS:
+            kept = [row for row in rows if (critical["n_tokens"][row] > 0) == (part == "active")]
+            features = FeatureSet.of(critical["layer"][kept], critical["feature_id"][kept])
+            draw = start if method == "minimal" else None
+            yield Ablation(Request(number[prompt_id], features), f"{method}_{part}", draw=draw, tau=tau)
+
+
+STAGE = Stage(
+    name="inert",
+    parents=("minimal", "algorithm1", "ingest"),
+    sections=("generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts", "critical_features"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+)

@@ -1,0 +1,44 @@
+"""Matched controls: for every critical feature of a prompt, others that fire about as strongly in the same layer."""
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+import queries
+from ingest.recipe import Recipe
+
+Feature = tuple[int, int]
+"""(layer, feature_id)"""
+Controls = Mapping[tuple[int, Feature], list[Feature]]
+"""(prompt_id, critical feature) -> its controls, best first"""
+
+
+def assigned(cost_so: np.ndarray, n: int) -> list[list[int]]:
+    """Up to `n` others for each source, no other twice, at the least total cost; places in the columns of (sources, others)."""
+    rows, columns = linear_sum_assignment(np.repeat(cost_so, n, axis=0))
+    found: list[list[int]] = [[] for _ in cost_so]
+    for row, column in zip(rows, columns, strict=True):
+        found[row // n].append(int(column))
+    return [[mine[i] for i in np.argsort(cost_so[s, mine], kind="stable")] for s, mine in enumerate(found)]
+
+
+def matched(con: duckdb.DuckDBPyConnection, recipe: Recipe, prompt_ids: Sequence[int], seed: int) -> Controls:
+    """Controls of the critical features of some prompts, without replacement within a prompt."""
+    n = recipe.waking.controls
+    found = queries.run(
+        con, "matched_active", prompts=prompt_ids, pool=recipe.candidates.cap, similarity=recipe.waking.similarity, seed=seed
+    ).fetchnumpy()
+    controls: dict[tuple[int, Feature], list[Feature]] = {}
+    # The rows come by prompt and layer.
+    starts = np.flatnonzero(np.diff(found["prompt_id"], prepend=-1) | np.diff(found["layer"], prepend=-1))
+    for part in np.split(np.arange(len(found["layer"])), starts[1:]) if n and len(starts) else ():
+        prompt_id, layer = int(found["prompt_id"][part[0]]), int(found["layer"][part[0]])
+        sources, row = np.unique(found["feature_id"][part], return_inverse=True)
+        others, column = np.unique(found["other_feature_id"][part], return_inverse=True)
+        cost_so = np.empty((len(sources), len(others)))
+        cost_so[row, column] = found["cost"][part]
+        for source, places in zip(sources, assigned(cost_so, n), strict=True):
+            controls[prompt_id, (layer, int(source))] = [(layer, int(others[place])) for place in places]
+    return controls

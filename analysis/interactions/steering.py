@@ -1,0 +1,41 @@
+"""Features held at positive values on benign prompts (R14): at the first token only, as the paper does, and at every token."""
+
+from collections.abc import Iterator, Sequence
+
+import queries
+from analysis.engine.requests import FeatureSet, Request
+from analysis.search.answers import Ablation, ablation_rows
+from analysis.stage import Stage, Work, prompt_shards
+from ingest.job import Study
+from warehouse.runs import Rows
+
+FIRST_TOKEN = (0,)
+
+
+def _shards(study: Study) -> dict[str, Sequence[int]]:
+    benign = study.numbers(study.recipe.candidates.split, "benign")[: study.recipe.steering.prompts]
+    return prompt_shards(benign, study.recipe.capture.shard_prompts)
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, settings, shards = work.bench, work.bench.recipe.steering, _shards(work.bench.study)
+    with bench.sql([work.parents[stage] for stage in ("inert", "waking", "waking_graph")]) as con:
+        chosen = queries.run(con, "steering_features", features_are=settings.features, n=settings.n_features).fetchnumpy()
+    for name in missing:
+        asked: list[Ablation] = []
+        for draw, value in enumerate(settings.values if len(chosen["layer"]) else ()):
+            held = FeatureSet.of(chosen["layer"], chosen["feature_id"], value)
+            for prompt in shards[name]:
+                asked.append(Ablation(Request(prompt, held, positions=FIRST_TOKEN), "clamp_first_token", draw=draw))
+                asked.append(Ablation(Request(prompt, held), "clamp_all_tokens", draw=draw))
+        yield name, ablation_rows(bench, work.spec.stage, asked)
+
+
+STAGE = Stage(
+    name="steering",
+    parents=("inert", "waking", "waking_graph", "ingest"),
+    sections=("steering", "candidates", "generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts"),
+    shards=lambda study: list(_shards(study)),
+    compute=_compute,
+)

@@ -1,0 +1,185 @@
+"""What wakes while critical features are ablated (R13): activations captured in ablated passes, beside matched controls.
+
+On every prompt with a critical set, each critical feature that fires is ablated alone, and all that fire of each set together.
+The same is done with as many other features that fire about as strongly in the same layers. Only layers above the lowest
+ablated one are read, since the pass is the clean one up to there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from analysis.engine.requests import FeatureSet, Request
+from analysis.engine.watch import Watched
+from analysis.interactions.matching import Controls, Feature, matched
+from analysis.search.answers import Columns, set_rows, table_of
+from analysis.search.candidates import pool, shards_of_split
+from analysis.stage import Stage, Work
+from warehouse.runs import Rows
+from warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
+from warehouse.store import sha256_text
+
+CRITICAL = """
+select prompt_id, method, start, layer, feature_id
+from critical_features
+where n_tokens > 0 and list_contains($prompts, prompt_id)
+order by all
+"""
+# Of controls only what a waking can be made of: all that fires would be five times as many rows that nobody reads.
+KEPT = """
+select captured.*
+from captured
+anti join (select distinct prompt_id, layer, feature_id from activations where list_contains($prompts, prompt_id)) as awake
+    on captured.is_control and awake.prompt_id = captured.prompt_id and awake.layer = captured.layer
+    and awake.feature_id = captured.feature_id
+order by all
+"""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One ablated pass, as a row of `waking_passes` names it."""
+
+    prompt: int
+    features: FeatureSet
+    method: str | None = None
+    start: int | None = None
+    source: Feature | None = None
+    control: int | None = None
+
+    @property
+    def condition(self) -> str:
+        return f"waking_{'set' if self.source is None else 'one'}{'' if self.control is None else '_control'}"
+
+
+def passes(critical: Sequence[tuple[int, str, int, int, int]], controls: Controls, number: Mapping[int, int]) -> Iterator[Pass]:
+    """All passes of some prompts, from their critical features that fire: (prompt_id, method, start, layer, feature_id).
+
+    A whole set has controls only where each of its features has one; only the first minimal set has any, so that prompts count
+    once.
+    """
+    sets: dict[tuple[int, str, int], list[Feature]] = {}
+    for prompt_id, method, start, layer, feature_id in critical:
+        sets.setdefault((prompt_id, method, start), []).append((layer, feature_id))
+    ones = dict.fromkeys((prompt_id, f) for (prompt_id, method, _), found in sets.items() if method == "minimal" for f in found)
+    for prompt_id, source in ones:
+        yield Pass(number[prompt_id], _set([source]), source=source)
+        for n, other in enumerate(controls.get((prompt_id, source), ())):
+            yield Pass(number[prompt_id], _set([other]), source=source, control=n)
+    for (prompt_id, method, start), found in sets.items():
+        yield Pass(number[prompt_id], _set(found), method, start)
+        if (method, start) == ("minimal", 0):
+            for n, others in enumerate(zip(*(controls.get((prompt_id, f), ()) for f in found), strict=False)):
+                yield Pass(number[prompt_id], _set(others), method, start, control=n)
+
+
+def _set(features: Sequence[Feature]) -> FeatureSet:
+    return FeatureSet.of([layer for layer, _ in features], [feature_id for _, feature_id in features])
+
+
+def watched(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, np.ndarray | None]:
+    """layer -> which features are recorded there, by the recipe; None: all."""
+    candidates, layers = work.bench.recipe.candidates, sorted(work.bench.recipe.saes.layers)
+    if work.bench.recipe.waking.watched == "all":
+        return dict.fromkeys(layers)
+    pools = [pool(con, candidates, direction) for direction in candidates.directions]
+    found = {layer: [p["feature_id"][p["layer"] == layer] for p in pools] for layer in layers}
+    return {layer: np.unique(np.concatenate(ids)) for layer, ids in found.items() if sum(map(len, ids))}
+
+
+def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
+    """What fires in the passes: columns number (of the pass), prompt_id, is_control, layer, feature_id, pos, activation."""
+    by_layer: dict[int, list[int]] = {}
+    for i, one in enumerate(asked):
+        by_layer.setdefault(one.features.layers[0], []).append(i)
+    parts: list[pa.Table] = []
+    for lowest, members in sorted(by_layer.items()):
+        above = {layer: ids for layer, ids in recorded.items() if layer > lowest}
+        found = work.bench.engine.activations([Request(asked[i].prompt, asked[i].features) for i in members], above)
+        number = np.array(members, dtype=np.int64)[found.request]
+        prompts = np.array([asked[i].prompt for i in members], dtype=np.int64)[found.request]
+        is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
+        columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
+        parts.append(pa.table(columns | {name: getattr(found, name) for name in ("layer", "feature_id", "pos", "activation")}))
+    return pa.concat_tables(parts)
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, shards = work.bench, shards_of_split(work.bench.study)
+    number = {int(prompt_id): n for n, prompt_id in enumerate(bench.prompt_ids)}
+    with bench.sql(list(work.parents.values())) as con:
+        recorded = watched(work, con)
+        for name in missing:
+            prompt_ids = [int(bench.prompt_ids[p]) for p in shards[name]]
+            critical = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
+            controls = matched(con, bench.recipe, prompt_ids, work.spec.seed)
+            asked = list(passes(critical, controls, number))
+            if not asked:
+                yield name, []
+                continue
+            con.register("captured", capture(work, asked, recorded))
+            kept = con.execute(KEPT, {"prompts": prompt_ids}).to_arrow_table()
+            con.unregister("captured")
+            yield name, [*_pass_rows(work, asked), *_reactivation_rows(work, asked, kept)]
+
+
+def _ids(work: Work, asked: Sequence[Pass]) -> np.ndarray:
+    names = (f"{work.spec.stage}|{p.condition}|{p.prompt}|{p.method}|{p.start}|{p.source}|{p.control}" for p in asked)
+    return np.array([int(sha256_text(name)[:15], 16) for name in names], dtype=np.int64)
+
+
+def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
+    bench, n = work.bench, len(asked)
+    sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
+    first = bench.engine.next_token([Request(p.prompt, p.features) for p in asked])
+    prompt_ids = bench.prompt_ids[[p.prompt for p in asked]]
+    ablations: Columns = {
+        "ablation_id": _ids(work, asked),
+        "prompt_id": prompt_ids,
+        "set_id": [p.features.key for p in asked],
+        "stage": [work.spec.stage] * n,
+        "condition": [p.condition for p in asked],
+        "seed": [None if p.control is None else work.spec.seed for p in asked],
+        "draw": [p.control for p in asked],
+        "k": [None] * n,
+        "tau": [None] * n,
+        "p_refusal_token": first.p_refusal,
+        "first_token": [bench.text([int(token)]) for token in first.token_id],
+        "completion": [""] * n,  # nothing is generated in these passes
+    }
+    named: Columns = {
+        "ablation_id": ablations["ablation_id"],
+        "prompt_id": prompt_ids,
+        "method": [p.method for p in asked],
+        "start": [p.start for p in asked],
+        "source_sae_id": [None if p.source is None else sae_ids[p.source[0]] for p in asked],
+        "source_layer": [None if p.source is None else p.source[0] for p in asked],
+        "source_feature_id": [None if p.source is None else p.source[1] for p in asked],
+        "control": [p.control for p in asked],
+    }
+    yield Rows("ablations", table_of(ABLATIONS, ablations))
+    yield set_rows(bench, [p.features for p in asked])
+    yield Rows("waking_passes", table_of(WAKING_PASSES, named))
+
+
+def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Iterator[Rows]:
+    ids, layers = _ids(work, asked), kept["layer"].to_numpy()
+    for ref in work.bench.study.saes:
+        here = kept.filter(layers == ref.layer)
+        columns = {name: here[name].to_numpy() for name in ("layer", "feature_id", "pos", "activation")}
+        columns |= {"ablation_id": ids[here["number"].to_numpy()]}
+        sae_id = pa.DictionaryArray.from_arrays(np.zeros(len(here), dtype=np.int8), [ref.sae_id]).cast(pa.string())
+        yield Rows("reactivations", table_of(REACTIVATIONS, columns | {"sae_id": sae_id}), ref.layer)
+
+
+STAGE = Stage(
+    name="waking",
+    parents=("inert", "alignments", "ingest"),
+    sections=("waking", "candidates", "capture"),
+    tables=("feature_sets", "ablations", "waking_passes", "reactivations"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+)

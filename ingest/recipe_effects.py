@@ -1,0 +1,82 @@
+"""The tables of a recipe that interactions, redundancy and side effects read (R4, R8, R13, R14, R16)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ingest.recipe_sections import Count, ExistingPath, Section
+
+
+class Diagnostic(Section):
+    """Cosine of the residual stream with the direction, by layer (R4)."""
+
+    split: str = "test"
+
+
+class Redundancy(Section):
+    """Pairs of candidates whose decoder rows are alike."""
+
+    min_cosine: Annotated[float, Field(ge=-1, le=1)] = 0.3
+    """Pairs below it are not recorded."""
+
+
+class Waking(Section):
+    """What fires while critical features are ablated (R13), against matched controls."""
+
+    controls: Annotated[int, Field(ge=0)] = 5
+    """Other features that fire on the prompt, in the same layer and about as strongly, for every critical one."""
+    similarity: Annotated[float, Field(gt=1)] = 2.0
+    """Factor of the largest activation within which controls are drawn at random; others are taken only where these run out."""
+    watched: Literal["candidates", "all"] = "candidates"
+    """Which features are recorded: the candidates up to the cap, or all features of the layers above."""
+
+
+class Steering(Section):
+    """Features held at positive values on benign prompts (R14)."""
+
+    features: Literal["redundant", "critical"] = "redundant"
+    """The critical features that wake while others are ablated, or all that are critical."""
+    n_features: Count = 10
+    """At most so many, the ones of most prompts."""
+    values: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 10.0, 20.0, 30.0)
+    prompts: Count | None = None
+    """Only the first so many benign prompts of the split."""
+
+
+class TextSet(Section):
+    """Texts whose cross-entropy is measured: a file, or a data set on the hub."""
+
+    set: Annotated[str, Field(min_length=1)]
+    file: ExistingPath | None = None
+    hub: str | None = None
+    config: str | None = None
+    hub_split: str | None = None
+    revision: str | None = None
+    text: str = "text"
+    prompt: str | None = None
+    """The column of what the user says before the text: it goes through the chat template and is context only."""
+    take: Count = 100
+    """The first so many rows whose text has a token to predict."""
+    max_tokens: Annotated[int, Field(ge=2)] = 256
+    """Longer texts are cut here, the context included."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.one_of("file", "hub")
+        self.only_with("hub", "config", "hub_split", "revision")
+        return self
+
+
+class Losses(Section):
+    """Cross-entropy on ordinary text (R16)."""
+
+    texts: tuple[TextSet, ...] = ()
+    sets: Count = 10
+    """Critical sets of as many prompts, drawn at random, each ablated on every text."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [texts.set for texts in self.texts]
+        if len(set(names)) != len(names):
+            raise ValueError("two [[losses.texts]] have one name: give every set its own")
+        return self

@@ -1,0 +1,50 @@
+-- Side effects (R16): cross-entropy on ordinary text, and refusals of benign prompts, with and without the interventions.
+--
+-- One row a set of texts and condition: none, direction (projected out of every layer) or minimal (a prompt's critical set ablated).
+-- loss is the mean over texts of the mean negative log-likelihood per token, in nats; for minimal it is the mean over the n_sets
+-- ablated sets, with sd over sets. added is loss minus that of none. benign_refused is the share of benign prompts that the judge
+-- reads as refused under the same condition, benign_degenerate the share without sensible text.
+--
+-- $judge text = first_token: who reads the answers to benign prompts
+with per_set as (
+    select
+        texts, condition, lender,
+        count(*) as n_texts, sum(n_tokens) as n_tokens, avg(loss) as loss, any_value(n_features) as n_features
+    from losses
+    group by texts, condition, lender
+),
+
+per_condition as (
+    select
+        texts, condition,
+        any_value(n_texts) as n_texts,
+        any_value(n_tokens) as n_tokens,
+        count(lender) as n_sets,
+        avg(n_features) as n_features,
+        avg(loss) as loss,
+        stddev_samp(loss) as sd
+    from per_set
+    group by texts, condition
+),
+
+benign as (
+    select
+        a.condition,
+        count(distinct a.prompt_id) as n_benign,
+        avg(v.refused::integer) as refused,
+        avg(v.degenerate::integer) as degenerate
+    from ablations as a
+    join verdicts as v on v.ablation_id = a.ablation_id
+    join prompts as p on p.prompt_id = a.prompt_id
+    where p.label = 'benign' and v.judge = $judge and a.condition in ('none', 'direction', 'minimal')
+    group by a.condition
+)
+
+select
+    c.texts, c.condition, c.n_texts, c.n_tokens, c.n_sets, c.n_features, c.loss, c.sd,
+    c.loss - n.loss as added,
+    b.n_benign, b.refused as benign_refused, b.degenerate as benign_degenerate
+from per_condition as c
+join per_condition as n on n.texts = c.texts and n.condition = 'none'
+left join benign as b on b.condition = c.condition
+order by c.texts, case c.condition when 'none' then 0 when 'direction' then 1 else 2 end

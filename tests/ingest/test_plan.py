@@ -1,0 +1,189 @@
+"""The plan of a study: right about what is here, honest about what is not, and no download on the way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from click.testing import CliRunner
+
+import cli
+from ingest import preflight
+from ingest.access import access_to, require_access
+from ingest.job import ingest, open_study
+from ingest.model_shape import KNOWN, read_shape
+from ingest.plan import make_plan
+from ingest.plan_sizes import width_of
+from ingest.plan_table import render, size, time
+from ingest.plan_work import corpus, stage_work
+from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from tests.ingest.small_study import lake_in, write_study
+from tests.ingest.tiny import as_hub_cache, empty_offline_hub, save_model
+from warehouse.errors import UserError
+from warehouse.records import Lake
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setenv("SAELAKE_CACHE", str(tmp_path / "prompts"))
+    return empty_offline_hub(tmp_path / "hub", monkeypatch)
+
+
+def on_one_thread(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"compute": Compute(device="cpu", threads=1)})
+
+
+def test_rows_and_bytes_of_the_organism_are_within_a_tenth(tmp_path: Path) -> None:
+    recipe = on_one_thread(load_recipe("organism"))
+    planned = make_plan(recipe)
+    lake = Lake.create(tmp_path / "lake")
+    record = ingest(recipe, lake)
+    assert planned.lake.n_tokens == record.n_rows("tokens")
+    assert planned.lake.n_activations == pytest.approx(record.n_rows("activations"), rel=0.1)
+    assert planned.lake.n_bytes == pytest.approx(sum(file.n_bytes for file in record.files), rel=0.1)
+    assert planned.lake.known_by == "a sample of 160 prompts"
+    assert planned.problems == []
+
+
+def test_limited_study_is_planned_as_limited() -> None:
+    recipe = on_one_thread(load_recipe("organism"))
+    assert corpus(recipe.limit(5)).n_prompts == len(open_study(recipe.limit(5)).prompts)
+
+
+def test_passes_of_the_organism_are_those_of_its_stages() -> None:
+    recipe = load_recipe("organism")
+    shape = read_shape(recipe.model)
+    assert shape is not None
+    found = corpus(recipe)
+    work = {one.stage: one for one in stage_work(recipe, found, shape)}
+    prompts = open_study(recipe).prompts
+    test = [prompt for prompt in prompts if prompt.split == "test"]
+    harmful = [prompt for prompt in test if prompt.label == "harmful"]
+    assert work["ingest"].passes == len(prompts)
+    assert work["baseline"].answers == 2 * len(test)
+    assert work["candidates"].answers == len(test) * 20 * 2, "every K, both directions"
+    assert work["algorithm1"].passes == len(harmful) * 3 * (20 * 4 // 5 + 1), "the identity: one evaluation a step, not two"
+    assert work["candidates"].share == pytest.approx(4 / 6), "the two excluded layers are not computed again"
+
+
+def test_gemma_is_planned_without_network_or_files() -> None:
+    planned = make_plan(load_recipe("gemma-2-2b"))
+    sizes = {one.what: one for one in planned.downloads}
+    assert sizes["model"].n_bytes == pytest.approx(5.23e9, rel=0.01)
+    assert sizes["16 SAEs"].n_bytes == pytest.approx(16 * 2 * 2304 * 65_536 * 4, rel=0.01)
+    assert {one.known_by for one in planned.downloads} == {"estimate"}
+    assert not any(one.is_here for one in planned.downloads)
+    assert planned.lake.known_by == "declared L0"
+    assert planned.lake.n_activations == planned.lake.n_tokens * 972, "the paper's L0s add up to this"
+    memory = {one.what.split(" ")[0]: one.n_bytes for one in planned.memory}
+    assert memory["largest"] == pytest.approx(1.2e9, rel=0.02)
+    assert memory["all"] == pytest.approx(19.3e9, rel=0.02)
+    published = next(one.work.note for one in planned.stages if one.work.stage == "algorithm1")
+    assert "23,143,680 passes" in published, "861 prompts, 24 runs of the loop, 14 layers of 200: 23 million"
+
+
+def test_llama_fits_a_small_card_layer_by_layer() -> None:
+    planned = make_plan(load_recipe("llama-3.1-8b"))
+    memory = {one.what.split(" ")[0]: one.n_bytes for one in planned.memory}
+    assert memory["model"] + memory["largest"] + memory["residuals"] < 24e9 < memory["model"] + memory["all"]
+
+
+def test_missing_licence_is_a_sentence_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = "google/gemma-2-2b-it asks for the Gemma licence to be accepted"
+    recipe = load_recipe("gemma-2-2b")
+    assert [expected in problem for problem in make_plan(recipe).problems if "licence" in problem] == [True]
+    with pytest.raises(UserError, match=expected):
+        open_study(recipe)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+    assert access_to(recipe.model).state == "token", "offline nobody can say whether it is accepted"
+    require_access(recipe.model)
+
+
+def test_open_models_and_scopes_need_no_licence() -> None:
+    assert access_to(ModelSpec(id="HuggingFaceTB/SmolLM2-135M-Instruct")).state == "open"
+    assert access_to(ModelSpec(id="google/gemma-scope-2b-pt-res")).licence is None
+    assert access_to(ModelSpec(id="meta-llama/Llama-3.1-8B-Instruct")).licence == "the Llama licence"
+
+
+def test_gated_model_in_the_cache_is_here(offline: Path) -> None:
+    save_model("gemma2", as_hub_cache(offline, "google/gemma-2-2b-it", "a" * 40))
+    model = ModelSpec(id="google/gemma-2-2b-it")
+    assert access_to(model).state == "here"
+    shape = read_shape(model)
+    assert shape is not None
+    assert (shape.d_model, shape.known_by) == (32, "config"), "what is here goes before what is known"
+
+
+def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.shelf.host_bytes", lambda: 4_000_000_000)
+    planned = make_plan(load_recipe("gemma-2-2b"))
+    assert (
+        "The model takes 5.2 GB in bfloat16 and its largest SAE 1.2 GB, but cpu has 4.0 GB free: use a device with more memory."
+    ) in planned.problems
+    monkeypatch.setattr(preflight, "host_bytes", lambda: 30_000)
+    with pytest.raises(UserError, match=r'The model takes .* in float32 .* or set model\.dtype = "bfloat16"'):
+        ingest(write_study(tmp_path, "llama"), lake_in(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
+def test_small_studies_are_measured(tmp_path: Path, family: str) -> None:
+    recipe = write_study(tmp_path, family)
+    planned = make_plan(recipe)
+    record = ingest(recipe, lake_in(tmp_path))
+    assert planned.lake.n_activations == record.n_rows("activations"), "the sample is the study"
+    guessed = make_plan(recipe, measure=False).lake
+    assert guessed.known_by == "a guess of L0 = 64"
+    assert guessed.n_tokens == planned.lake.n_tokens
+
+
+def test_parameters_are_counted_as_the_model_does(tmp_path: Path) -> None:
+    from ingest.subject import Subject
+
+    for family in ("llama", "gemma2", "gemma3", "qwen3"):
+        spec = ModelSpec(path=save_model(family, tmp_path / family))
+        shape = read_shape(spec)
+        assert shape is not None
+        loaded = sum(weight.numel() for weight in Subject.load(spec, Compute(device="cpu")).model.parameters())
+        assert shape.n_parameters == pytest.approx(loaded, rel=0.03), f"{family}: all but norms"
+    assert KNOWN["google/gemma-2-2b-it"].n_layers == 26
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("layer_3/width_65k/average_l0_42", 65_536),
+        ("layer_5_width_16k_l0_medium", 16_384),
+        ("layer_5/width_1m/average_l0_9", 1_048_576),
+        ("llama_scope_lxr_32x/l3r_32x", 131_072),
+    ],
+)
+def test_width_by_name(name: str, width: int) -> None:
+    assert width_of(name, 4096) == width
+
+
+def test_command_line_shows_it_and_says_what_is_missing() -> None:
+    shown = CliRunner().invoke(cli.main, ["plan", "gemma-2-2b"])
+    assert shown.exit_code == 1
+    for part in ("access and downloads", "google/gemma-scope-2b-pt-res", "19.3 GB", "harmful", "861", "work · estimated"):
+        assert part in shown.output
+    assert shown.output.splitlines()[-1].startswith("! ") or "licence" in shown.output
+    as_json = CliRunner().invoke(cli.main, ["plan", "organism", "--format", "json", "--no-measure"])
+    assert as_json.exit_code == 0
+    read: dict[str, Any] = json.loads(as_json.output)
+    assert read["lake"]["n_tokens"] == 12_025
+    assert [one["work"]["stage"] for one in read["stages"]][:2] == ["ingest", "direction"]
+
+
+def test_model_of_unknown_size_is_named(tmp_path: Path) -> None:
+    recipe = write_study(tmp_path, "llama")
+    unknown = recipe.model_copy(update={"model": ModelSpec(id="acme/unknown")})
+    with pytest.raises(UserError, match=r"the size of acme/unknown is not known here: download its config\.json first"):
+        make_plan(unknown)
+
+
+def test_numbers_for_people() -> None:
+    assert [size(n) for n in (None, 512, 1_208_500_000, 999_600_000)] == ["-", "512 B", "1.21 GB", "1 GB"]
+    assert [time(hours) for hours in (0.001, 0.5, 30)] == ["3.6 s", "30 min", "30 h"]
+    assert "organism" in render(make_plan(load_recipe("organism"), measure=False), width=80)

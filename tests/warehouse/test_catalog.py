@@ -1,0 +1,127 @@
+"""catalog.duckdb answers any DuckDB client, wherever the lake is moved and whatever is killed or damaged around it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.warehouse import toys
+from warehouse import runs
+from warehouse.catalog import connect
+from warehouse.errors import UserError
+from warehouse.housekeeping import drop
+from warehouse.records import Lake
+
+ELSEWHERE = """
+import duckdb, sys
+con = duckdb.connect(sys.argv[1] + "/catalog.duckdb", read_only=True)
+con.execute(f"set variable lake = '{sys.argv[1]}'")
+counts = "select (select count(*) from activations), (select count(*) from all_runs.verdicts), count(*) from runs"
+print(*con.execute(counts).fetchone())
+"""
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake.create(tmp_path / "lake")
+    toys.ingest(lake)
+    toys.answers(lake)
+    return lake
+
+
+def test_it_answers_after_a_move_from_another_folder(lake: Lake, tmp_path: Path) -> None:
+    n_rows = lake.records()[0].n_rows("activations")
+    moved = tmp_path / "it has moved"
+    lake.root.rename(moved)
+    output = subprocess.run([sys.executable, "-c", ELSEWHERE, moved], cwd="/", capture_output=True, text=True)
+    assert output.stdout.split() == [str(n_rows), "24", "2"], output.stderr
+
+
+def test_it_answers_from_the_lakes_own_folder_without_a_variable(lake: Lake) -> None:
+    code = "import duckdb; print(duckdb.connect('catalog.duckdb', read_only=True).sql('from verdicts').fetchall().__len__())"
+    output = subprocess.run([sys.executable, "-c", code], cwd=lake.root, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "24"
+
+
+def test_plain_names_show_current_runs_and_all_runs_the_rest(lake: Lake) -> None:
+    toys.ingest(lake, seed=1)
+    lake.pointer("toy1", "ingest").unlink()
+    with connect(lake) as con, connect(lake, "toy0") as one, connect(lake, runs=[toys.ingest_spec(1).run_id]) as given:
+        assert con.execute("select count(*) from runs").fetchall() == [(2,)]
+        assert con.execute("select count(*) from all_runs.runs").fetchall() == [(3,)]
+        assert one.execute("select distinct run_id from prompts").fetchall() == [(toys.ingest_spec(0).run_id,)]
+        assert given.execute("select distinct run_id from prompts").fetchall() == [(toys.ingest_spec(1).run_id,)]
+    with pytest.raises(UserError, match="no study named 'toy9'; it has toy0"):
+        connect(lake, "toy9")
+    with pytest.raises(UserError, match="no run ingest_0"):
+        connect(lake, runs=["ingest_0"])
+
+
+def test_the_runs_table_holds_the_records(lake: Lake) -> None:
+    record = lake.records()[1]
+    with connect(lake) as con:
+        rows = con.execute(
+            "select parents, config->>'device', seed, started, len(files), files[1].path, content_hash from runs "
+            "where run_id = $1",
+            [record.run_id],
+        ).fetchall()
+    parents, device, seed, started, n_files, path, content_hash = rows[0]
+    assert (tuple(parents), device, seed) == (record.parents, "cpu", 0)
+    assert started.isoformat(timespec="milliseconds") == record.started
+    assert (n_files, path, content_hash) == (3, record.files[0].path, record.content_hash)
+
+
+@pytest.mark.parametrize("killed_after", ["write_atomic", "record"])
+def test_a_kill_between_record_pointer_and_catalog_is_mended(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, killed_after: str
+) -> None:
+    """As if the process died: nothing after that point happens, and no handler runs."""
+    calls = []
+    real = runs.write_atomic
+
+    def dying(path: Path, text: str) -> None:
+        real(path, text)
+        calls.append(path)
+        if len(calls) == (1 if killed_after == "record" else 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "write_atomic", dying)
+    with pytest.raises(KeyboardInterrupt):
+        toys.ingest(lake, seed=1)
+    monkeypatch.undo()
+    toys.ingest(lake, seed=1)
+    with duckdb.connect(lake.catalog, read_only=True) as con:
+        con.execute("set variable lake = $1", [str(lake.root)])
+        assert con.execute("select count(*) from runs").fetchall() == [(3,)]
+        assert con.execute("select count(distinct run_id) from activations").fetchall() == [(2,)]
+
+
+def test_an_open_catalog_stays_whole_while_runs_come_and_go(lake: Lake) -> None:
+    with duckdb.connect(lake.catalog, read_only=True) as con:
+        con.execute("set variable lake = $1", [str(lake.root)])
+        before = con.execute("select count(*), sum(feature_id) from activations").fetchall()
+        for run_id in (toys.answers_spec().run_id, toys.ingest_spec().run_id):
+            drop(lake, run_id)
+        toys.ingest(lake)
+        assert con.execute("select count(*), sum(feature_id) from activations").fetchall() == before
+        assert con.execute("select count(*) from runs").fetchall() == [(2,)]
+        assert con.execute("select count(*) from verdicts").fetchall() == [(24,)]
+
+
+def test_one_damaged_file_does_not_hide_the_other_tables(lake: Lake) -> None:
+    record = lake.records()[0]
+    os.truncate(lake.root / next(f.path for f in record.files if f.table == "activations"), 100)
+    toys.ingest(lake, seed=1)  # the catalog is built again
+    with connect(lake) as con:
+        assert con.execute("select count(*) from prompts").fetchall() == [(48,)]
+        with pytest.raises(duckdb.Error, match="saelake check"):
+            con.execute("select count(damaged) from activations").fetchall()
+
+
+def test_a_missing_catalog_is_built_again(lake: Lake) -> None:
+    lake.catalog.unlink()
+    toys.ingest(lake)
+    assert lake.catalog.exists()
