@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli_lake import COMMANDS
 from cli_options import OneSentence, force_option, lake_option, limit_option, output_options, study_option
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def status(recipe: str, lake: Path, limit: int | None) -> None:
 @main.command()
 @click.argument("recipe")
 @limit_option
-@click.option("--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; where it is quick, by default.")
+@click.option(
+    "--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; where it is quick, by default."
+)
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
 def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> None:
     """Tell what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
@@ -250,6 +253,9 @@ def _print_findings(opened: "OpenLake", judge: str) -> None:
         click.echo(f"\n{title}")
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
 
+
+for command in COMMANDS:
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -69,6 +69,7 @@ def read_until(lake: Lake, deadline: float) -> None:
     """One of many readers: every run that it sees is whole and right, in a connection and in the catalog file."""
     expected = {run_id: tuple(n) for run_id, n in json.loads((lake.root.parent / EXPECTED).read_text()).items()}
     n_reads = n_rows = 0
+    said = time.time()
     while time.time() < deadline:
         n_rows += _check_runs(connect(lake), expected)
         if lake.catalog.exists():
@@ -76,7 +77,9 @@ def read_until(lake: Lake, deadline: float) -> None:
             con.execute("set variable lake = $1", [str(lake.root)])
             n_rows += _check_runs(con, expected)
         n_reads += 1
-        print(n_reads, n_rows, flush=True)
+        if n_reads == 1 or time.time() > said + 1:
+            print(n_reads, n_rows, flush=True)
+            said = time.time()
 
 
 COUNTED = """

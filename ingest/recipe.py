@@ -46,7 +46,7 @@ _LOCATIONS: dict[str, Any] = {
     "saes": {"path": True},
     "prompts": {"file": True, "url": True, "sources": {"__all__": {"file": True, "url": True}}},
     "verdicts": {"harmbench": True},
-    "losses": {"texts": {"__all__": {"file": True}}},
+    "losses": {"texts": {"__all__": {"file": True, "url": True}}},
 }
 
 

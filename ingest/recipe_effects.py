@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ingest.recipe_sections import Count, ExistingPath, Section
+from ingest.recipe_sections import Count, ExistingPath, Section, Sha256
 
 
 class Diagnostic(Section):
@@ -44,10 +44,12 @@ class Steering(Section):
 
 
 class TextSet(Section):
-    """Texts whose cross-entropy is measured: a file, or a data set on the hub."""
+    """Texts whose cross-entropy is measured: a file, a URL pinned by its hash, or a data set on the hub pinned by its commit."""
 
     set: Annotated[str, Field(min_length=1)]
     file: ExistingPath | None = None
+    url: Annotated[str, Field(pattern="^https?://")] | None = None
+    sha256: Sha256 | None = None
     hub: str | None = None
     config: str | None = None
     hub_split: str | None = None
@@ -62,8 +64,12 @@ class TextSet(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.one_of("file", "hub")
+        source = self.one_of("file", "url", "hub")
         self.only_with("hub", "config", "hub_split", "revision")
+        if source == "url" and self.sha256 is None:
+            raise ValueError("url needs sha256, the hash of the file, so that everyone reads the same texts")
+        if source == "hub" and self.revision is None:
+            raise ValueError("hub needs revision, a commit, so that everyone reads the same texts")
         return self
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from .catalog import changing_catalog
 from .errors import UserError, storage_errors
 from .records import Lake
-from .store import try_locked
+from .store import is_draft, try_locked
 
 GRACE_SECONDS = 15 * 60
 """How long files stay that a reader may still have open: those of a dropped run, by its older catalog."""
@@ -64,19 +64,23 @@ def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float = GRACE_S
                         deleted.append(_delete(lake, path, why, dry_run))
         with try_locked(lake.lock("catalog")) as is_free:
             if is_free:
-                drafts = [p for folder in (lake.root, lake.root / "runs") for p in folder.glob(".*") if p.is_file()]
-                drafts += (lake.root / "current").glob("*/.*")
+                drafts = [p for part in ("*", "runs/*", "current/*/*") for p in lake.root.glob(part) if is_draft(p)]
                 deleted += [_delete(lake, path, "a draft of a killed process", dry_run) for path in sorted(drafts)]
     return deleted
 
 
 def _run_ids(lake: Lake) -> set[str]:
-    return {_run_id(p.name) for folder in (lake.data, lake.root / "landing") for p in folder.glob("*")}
+    return {
+        _run_id(p.name)
+        for folder in (lake.data, lake.root / "landing")
+        for p in folder.glob("*")
+        if is_draft(p) or p.name[0] != "."
+    }
 
 
 def _run_id(name: str) -> str:
     """The run that a folder of `data/` or `landing/` belongs to: `run`, `run-2`, `run.again`, or a draft `.run.1a2b3c4d`."""
-    name = re.sub(r"\.[0-9a-f]{8}$", "", name[1:]) if name.startswith(".") else name
+    name = name[1:].rsplit(".", 1)[0] if name.startswith(".") else name
     return re.sub(r"-\d+$", "", name.removesuffix(".again"))
 
 
@@ -84,7 +88,7 @@ def _garbage_of_run(lake: Lake, run_id: str, before: float, landings: bool) -> I
     """Paths that can go, for a run whose lock is held."""
     record = lake.record(run_id)
     listed = {lake.root / f.path for f in record.files} if record else set()
-    yield from ((p, "a draft of a killed process") for p in sorted(lake.data.glob(f".{run_id}*")))
+    yield from ((p, "a draft of a killed process") for p in sorted(lake.data.glob(f".{run_id}*")) if is_draft(p))
     for folder in lake.data_folders(run_id):
         if not any(folder in path.parents for path in listed):
             if max(p.stat().st_mtime for p in (folder, *folder.rglob("*"))) <= before:

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -45,6 +46,11 @@ def sync_file(path: Path) -> None:
 def aside(path: Path) -> Path:
     """A name beside `path` that nobody else uses; what a killed process leaves there is garbage, never read."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file or folder has a name that `aside` gave (or is the log that DuckDB keeps beside such a file)."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}(\.wal)?", path.name) is not None
 
 
 def write_atomic(path: Path, text: str) -> None:

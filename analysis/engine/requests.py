@@ -27,9 +27,11 @@ class FeatureSet:
         rows = np.empty(len(columns[0]), dtype=FEATURE)
         rows["layer"], rows["feature_id"] = columns
         rows["value"] = value if isinstance(value, float | int) else np.fromiter(value, dtype=np.float32)
-        rows.sort(order=["layer", "feature_id"])
-        repeated = (rows["layer"][1:] == rows["layer"][:-1]) & (rows["feature_id"][1:] == rows["feature_id"][:-1])
-        assert not repeated.any(), "a feature is in a set twice"
+        place = rows["layer"].astype(np.int64) << 32 | rows["feature_id"]
+        if not (place[1:] > place[:-1]).all():
+            order = np.argsort(place)
+            rows, place = rows[order], place[order]
+            assert (place[1:] > place[:-1]).all(), "a feature is in a set twice"
         return cls(rows)
 
     def __len__(self) -> int:

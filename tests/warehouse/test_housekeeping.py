@@ -79,7 +79,7 @@ def test_gc_takes_what_killed_processes_left(lake: Lake) -> None:
         ".catalog.duckdb.0123abcd",
         ".catalog.duckdb.0123abcd.wal",
     ]
-    kept = ["landing/unfinished_0123/a/ablations.parquet", "data/other_0123/young.parquet"]
+    kept = [".gitignore", "data/.gitkeep", "landing/unfinished_0123/a/ablations.parquet", "data/other_0123/young.parquet"]
     for name in left + kept:
         (lake.root / name).parent.mkdir(parents=True, exist_ok=True)
         (lake.root / name).write_text("12345")

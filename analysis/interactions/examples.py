@@ -1,0 +1,121 @@
+"""What the factorisation machine and the probe learn from: sparse, scaled rows of feature values, with labels and splits (R9)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+from scipy.sparse import csr_matrix
+
+import queries
+from analysis.stage import Work
+from ingest.job import Study
+from warehouse.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Prompts as rows of x, the features that fire on a training prompt as its columns."""
+
+    prompt_ids: np.ndarray
+    """(n,) int64"""
+    y: np.ndarray
+    """(n,) float32: 1 harmful, 0 benign"""
+    split: np.ndarray
+    """(n,) of train, val and test"""
+    x: csr_matrix
+    """(n, m) float32: values divided by `scale`"""
+    layers: np.ndarray
+    """(m,)"""
+    feature_ids: np.ndarray
+    """(m,)"""
+    scale: np.ndarray
+    """(m,) float32: the largest value in training"""
+    n_train: np.ndarray
+    """(m,): training prompts on which the feature fires"""
+    n_untrained: int
+    """Features that fire on val or test prompts only; nothing can be learned about them, so x leaves them out."""
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """split -> rows of x"""
+        return {name: np.flatnonzero(self.split == name) for name in SPLITS}
+
+
+def examples_of(work: Work) -> Examples:
+    """The examples that a recipe describes, by SQL over the study's activations."""
+    settings = work.bench.recipe.interactions
+    sets = ",".join(settings.sets) or None
+    with work.bench.sql([work.parents["ingest"], work.parents["direction"]]) as con:
+        prompts = queries.run(
+            con,
+            "fm_prompts",
+            sets=sets,
+            balanced=settings.balanced,
+            val=settings.val,
+            test=settings.test,
+            seed=work.spec.seed,
+        ).fetchnumpy()
+        cells = _cells(con, work, sets)
+    return examples(prompts, cells)
+
+
+def _cells(con: duckdb.DuckDBPyConnection, work: Work, sets: str | None) -> Mapping[str, np.ndarray]:
+    settings = work.bench.recipe.interactions
+    excluded = list(work.bench.recipe.candidates.exclude_layers)
+    found = queries.run(
+        con, "fm_input", tokens=settings.tokens, aggregate=settings.aggregate, exclude_layers=excluded, sets=sets
+    ).fetchnumpy()
+    if not len(found["value"]):
+        raise UserError("interactions: no feature fires on the last tokens in a layer from the first one up to the direction's")
+    return found
+
+
+def examples(prompts: Mapping[str, np.ndarray], cells: Mapping[str, np.ndarray]) -> Examples:
+    """From the rows of the queries fm_prompts and fm_input.
+
+    Raises UserError if a label is missing.
+    """
+    prompt_ids, labels = prompts["prompt_id"], prompts["label"].astype(str)
+    split = prompts["split"].astype(str)
+    for label in ("harmful", "benign"):
+        if not ((labels == label) & (split == "train")).any():
+            raise UserError(f"interactions.sets has no {label} prompt to train on: both labels are needed")
+    row = np.searchsorted(prompt_ids, cells["prompt_id"])
+    wanted = prompt_ids[np.minimum(row, len(prompt_ids) - 1)] == cells["prompt_id"]
+    row, number, value = row[wanted], cells["number"][wanted], cells["value"][wanted]
+    n_numbers = int(cells["number"].max()) + 1
+
+    in_train = (split == "train")[row]
+    n_train = np.bincount(number[in_train], minlength=n_numbers)
+    n_any = np.bincount(number, minlength=n_numbers)
+    scale = np.zeros(n_numbers, dtype=np.float32)
+    np.maximum.at(scale, number[in_train], value[in_train])
+    # The most common features first: what is wanted most often lies side by side in memory.
+    kept = np.argsort(-n_train, kind="stable")[: np.count_nonzero(n_train)]
+    place = np.full(n_numbers, -1, dtype=np.int32)
+    place[kept] = np.arange(len(kept), dtype=np.int32)
+
+    learned = place[number] >= 0
+    row, column, value = row[learned], place[number[learned]], value[learned]
+    x = csr_matrix((value / scale[kept][column], (row, column)), shape=(len(prompt_ids), len(kept)), dtype=np.float32)
+    layer_of, feature_of = np.empty(n_numbers, dtype=np.int16), np.empty(n_numbers, dtype=np.int32)
+    layer_of[cells["number"]], feature_of[cells["number"]] = cells["layer"], cells["feature_id"]
+    return Examples(
+        prompt_ids=prompt_ids,
+        y=(labels == "harmful").astype(np.float32),
+        split=split,
+        x=x,
+        layers=layer_of[kept],
+        feature_ids=feature_of[kept],
+        scale=scale[kept],
+        n_train=n_train[kept],
+        n_untrained=int(np.count_nonzero((n_any > 0) & (n_train == 0))),
+    )
+
+
+def identity(study: Study) -> Mapping[str, object]:
+    """What the examples depend on beside [interactions]."""
+    return {"exclude_layers": list(study.recipe.candidates.exclude_layers)}

@@ -1,0 +1,179 @@
+"""The factorisation machine of the study (R9): one for every embedding length of the recipe, as tables."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from analysis.bench import Bench
+from analysis.interactions.examples import SPLITS, Examples, examples_of, identity
+from analysis.interactions.machine import Machine, Settings, Trained, train
+from analysis.stage import Stage, Work
+from ingest.job import Study
+from ingest.recipe_interactions import Training
+from warehouse.runs import Rows
+from warehouse.schema import TABLES
+
+PAIRED = 2048
+"""Pairs are looked for among so many features, those with the longest embeddings, weighed by how often and strongly they fire."""
+
+
+def mean_pairwise_cosine(embeddings: np.ndarray) -> float:
+    """Mean cosine of two rows of (m, k), over all pairs of distinct rows, without forming the pairs; NaN for fewer than two."""
+    unit = _unit(embeddings.astype(np.float64))
+    n = len(unit)
+    return float((np.square(unit.sum(0)).sum() - np.square(unit).sum()) / (n * (n - 1))) if n > 1 else float("nan")
+
+
+def strongest_pairs(examples: Examples, embeddings: np.ndarray, n_pairs: int) -> dict[str, np.ndarray]:
+    """The pairs that add most to the logit on average: columns a, b (places), dot, cofiring, contribution, cosine; best first.
+
+    contribution = <v_a, v_b> mean(x_a x_b) over the training prompts. Looked for among the PAIRED features of the largest
+    |v| mean(x^2)^0.5, which bounds their contributions.
+    """
+    x = examples.x[examples.places["train"]]
+    reach = np.linalg.norm(embeddings, axis=1) * np.sqrt(np.asarray(x.multiply(x).mean(axis=0)).ravel())
+    among = np.sort(np.argsort(-reach, kind="stable")[:PAIRED])
+    mine = x[:, among]
+    cofiring = np.asarray((mine.T @ mine).todense(), dtype=np.float32) / x.shape[0]
+    vectors = embeddings[among]
+    dots = vectors @ vectors.T
+    a, b = np.triu_indices(len(among), k=1)
+    contribution = (dots * cofiring)[a, b]
+    n_pairs = min(n_pairs, np.count_nonzero(contribution))
+    best = np.argsort(-np.abs(contribution), kind="stable")[:n_pairs]
+    a, b = a[best], b[best]
+    unit = _unit(vectors)
+    return {
+        "a": among[a],
+        "b": among[b],
+        "dot": dots[a, b],
+        "cofiring": cofiring[a, b],
+        "contribution": contribution[best],
+        "cosine": (unit[a] * unit[b]).sum(1),
+    }
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def settings_of(training: Training, n_factors: int, seed: int, init_sd: float = 0.0) -> Settings:
+    """A recipe's training settings, for embeddings of some length."""
+    return Settings(n_factors, training.learning_rate, training.epochs, training.batch_size, init_sd, seed)
+
+
+def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> list[Rows]:
+    """Rows of models, fm_metrics and predictions: what a machine and a probe have in common."""
+    machine, n_train = trained.machine, examples.places["train"]
+    mean_cosine = mean_pairwise_cosine(machine.embeddings) if size else float("nan")
+    epochs = [(number, split, getattr(epoch, split)) for number, epoch in enumerate(trained.epochs, 1) for split in SPLITS]
+    n_prompts = {name: len(rows) for name, rows in examples.places.items()}
+    logits = machine.logits(examples.x)
+    return [
+        rows_of(
+            "models",
+            {
+                "model": [model],
+                "size": [size],
+                "bias": [machine.bias],
+                "best_epoch": [trained.best_epoch],
+                "n_features": [examples.x.shape[1]],
+                "n_untrained": [examples.n_untrained],
+                "n_nonzeros": [examples.x[n_train].nnz],
+                "mean_cosine": [None if np.isnan(mean_cosine) else mean_cosine],
+            },
+        ),
+        rows_of(
+            "fm_metrics",
+            {
+                "model": [model] * len(epochs),
+                "epoch": [number for number, *_ in epochs],
+                "split": [split for _, split, _ in epochs],
+                "n_prompts": [n_prompts[split] for _, split, _ in epochs],
+                "loss": [score.loss if n_prompts[split] else None for _, split, score in epochs],
+                "accuracy": [score.accuracy if n_prompts[split] else None for _, split, score in epochs],
+            },
+        ),
+        rows_of(
+            "predictions",
+            {
+                "model": [model] * len(logits),
+                "prompt_id": examples.prompt_ids,
+                "split": examples.split,
+                "label": np.where(examples.y > 0.5, "harmful", "benign"),
+                "p_harmful": 1 / (1 + np.exp(-logits.astype(np.float64))),
+                "correct": (logits > 0) == (examples.y > 0.5),
+            },
+        ),
+    ]
+
+
+def feature_columns(bench: Bench, examples: Examples, machine: Machine) -> dict[str, object]:
+    """The columns that say which feature has which weight."""
+    sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
+    return {
+        "sae_id": [sae_ids[layer] for layer in examples.layers.tolist()],
+        "layer": examples.layers,
+        "feature_id": examples.feature_ids,
+        "n_train": examples.n_train,
+        "scale": examples.scale,
+        "weight": machine.weights,
+    }
+
+
+def rows_of(table: str, columns: Mapping[str, object]) -> Rows:
+    """Rows of a table from columns in any form that Arrow takes."""
+    types = TABLES[table]
+    return Rows(table, pa.table({name: pa.array(values, types.column(name).type) for name, values in columns.items()}))
+
+
+def _embedding_rows(bench: Bench, model: str, examples: Examples, machine: Machine) -> Rows:
+    vectors = machine.embeddings
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+    columns = {"model": [model] * len(vectors)} | feature_columns(bench, examples, machine)
+    return rows_of("fm_embeddings", columns | {"vector": pa.ListArray.from_arrays(offsets, vectors.ravel())})
+
+
+def _pair_rows(bench: Bench, model: str, examples: Examples, machine: Machine) -> Rows:
+    pairs = strongest_pairs(examples, machine.embeddings, bench.recipe.fm.pairs)
+    features = feature_columns(bench, examples, machine)
+    columns: dict[str, object] = {"model": [model] * len(pairs["a"]), "rank": np.arange(1, len(pairs["a"]) + 1)}
+    for name in ("sae_id", "layer", "feature_id"):
+        for side in ("a", "b"):
+            columns[f"{name}_{side}"] = np.asarray(features[name])[pairs[side]]
+    return rows_of("fm_pairs", columns | {name: pairs[name] for name in ("dot", "cosine", "cofiring", "contribution")})
+
+
+def _shards(study: Study) -> dict[str, int]:
+    """Shard -> embedding length."""
+    return {f"fm_{size}": size for size in sorted(set(study.recipe.fm.sizes))}
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, settings = work.bench, work.bench.recipe.fm
+    examples = examples_of(work)
+    sizes = _shards(bench.study)
+    for name in missing:
+        fitting = settings_of(settings, sizes[name], work.spec.seed, settings.init_sd)
+        trained = train(examples.x, examples.y, examples.places, fitting)
+        yield (
+            name,
+            [
+                *model_rows(name, sizes[name], examples, trained),
+                _embedding_rows(bench, name, examples, trained.machine),
+                _pair_rows(bench, name, examples, trained.machine),
+            ],
+        )
+
+
+STAGE = Stage(
+    name="fm",
+    parents=("direction", "ingest"),
+    sections=("interactions", "fm"),
+    tables=("models", "fm_metrics", "fm_embeddings", "fm_pairs", "predictions"),
+    shards=lambda study: list(_shards(study)),
+    compute=_compute,
+    unit="machines",
+    identity=identity,
+)

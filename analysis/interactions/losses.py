@@ -1,0 +1,131 @@
+"""Side effects on ordinary text (R16): cross-entropy with the direction projected out, and with critical sets ablated."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from analysis.engine.interventions import Interventions
+from analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from analysis.engine.slices import Slices
+from analysis.interactions.texts import Text, read_texts, source_hash
+from analysis.search.answers import Columns, table_of
+from analysis.stage import Stage, Work
+from ingest.capture import length_batches
+from ingest.job import Study
+from ingest.subject import Subject
+from warehouse.runs import Rows
+from warehouse.schema import LOSSES
+
+LOGITS = 1 << 26
+"""Numbers of logits that exist at a time: a quarter of a GiB in float32, and as much again for their logarithms."""
+# md5, not hash(): DuckDB may change its hash from one version to the next
+LENDERS = """
+with lenders as (
+    select prompt_id
+    from critical_features
+    where method = 'minimal' and start = 0
+    group by prompt_id
+    order by md5(concat_ws('/', $seed, prompt_id & 4294967295)), prompt_id
+    limit $n
+)
+
+select c.prompt_id, c.layer, c.feature_id
+from critical_features as c
+semi join lenders as l on l.prompt_id = c.prompt_id
+where c.method = 'minimal' and c.start = 0
+order by all
+"""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One intervention, as rows of `losses` name it; `request` is what acts, whatever prompt it names."""
+
+    name: str
+    request: Request
+    lender: int | None = None
+    """prompt_id of the prompt whose set it is"""
+
+
+@torch.inference_mode()
+def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text], request: Request) -> np.ndarray:
+    """(n,) float32: mean negative log-likelihood of each text's counted tokens, in nats, under the interventions of a request."""
+    found = np.empty(len(texts), dtype=np.float32)
+    for rows in length_batches([len(t.token_ids) for t in texts], max(1, LOGITS // subject.n_vocab)):
+        batch = subject.batch([texts[i].token_ids for i in rows])
+        width = batch.input_ids_bt.shape[1]
+        with Interventions(subject, slices, [request] * len(rows), width).at_work(batch):
+            logits_btv = subject.forward(batch, logits_to_keep=0)
+        # What is said at t is about the token at t + 1.
+        nll_bt = torch.nn.functional.cross_entropy(
+            logits_btv[:, :-1].flatten(0, 1), batch.input_ids_bt[:, 1:].flatten(), reduction="none"
+        ).view(len(rows), width - 1)
+        counted_b = torch.tensor([texts[i].n_counted for i in rows], device=subject.device)
+        # Padding is on the left, so the counted tokens are the last ones.
+        counts_bt = torch.arange(width - 1, 0, -1, device=subject.device) <= counted_b[:, None]
+        found[rows] = ((nll_bt * counts_bt).sum(1) / counted_b).cpu().numpy()
+    return found
+
+
+def conditions(work: Work) -> list[Condition]:
+    """The unmodified model, the direction projected out of every layer, and a recorded draw of critical sets."""
+    bench = work.bench
+    with bench.sql([work.parents[stage] for stage in ("inert", "direction")]) as con:
+        vector = con.execute("select vector from directions where chosen").fetchone()
+        rows = con.execute(LENDERS, {"seed": work.spec.seed, "n": bench.recipe.losses.sets}).fetchnumpy()
+    assert vector is not None, "a direction run without a chosen layer"
+    direction = DirectionEdit(np.array(vector[0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
+    found = [Condition("none", Request(0)), Condition("direction", Request(0, direction=direction))]
+    for lender in np.unique(rows["prompt_id"]):
+        mine = rows["prompt_id"] == lender
+        features = FeatureSet.of(rows["layer"][mine], rows["feature_id"][mine])
+        found.append(Condition("minimal", Request(0, features), int(lender)))
+    return found
+
+
+def _shards(study: Study) -> Sequence[str]:
+    return [f"texts-{i:02d}" for i in range(len(study.recipe.losses.texts))] or ["no-texts"]
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench = work.bench
+    if missing == ["no-texts"]:
+        yield "no-texts", []
+        return
+    slices = {layer: Slices(sae) for layer, sae in bench.saes.items()}
+    asked = conditions(work)
+    for name in missing:
+        spec = bench.recipe.losses.texts[int(name.removeprefix("texts-"))]
+        texts = read_texts(spec, bench.subject)
+        measured: dict[object, np.ndarray] = {}
+        for one in asked:  # different prompts may lend the same set
+            if one.request.state not in measured:
+                measured[one.request.state] = losses(bench.subject, slices, texts, one.request)
+        n, repeated = len(texts), len(asked)
+        columns: Columns = {
+            "texts": [spec.set] * n * repeated,
+            "text_number": [t.number for t in texts] * repeated,
+            "text_hash": [t.text_hash for t in texts] * repeated,
+            "condition": [one.name for one in asked for _ in texts],
+            "lender": [one.lender for one in asked for _ in texts],
+            "n_features": [len(one.request.features) for one in asked for _ in texts],
+            "n_context": [t.n_context for t in texts] * repeated,
+            "n_tokens": [t.n_counted for t in texts] * repeated,
+            "is_cut": [t.is_cut for t in texts] * repeated,
+            "loss": np.concatenate([measured[one.request.state] for one in asked]),
+        }
+        yield name, [Rows("losses", table_of(LOSSES, columns))]
+
+
+STAGE = Stage(
+    name="losses",
+    parents=("inert", "direction", "ingest"),
+    sections=("losses",),
+    tables=("losses",),
+    shards=_shards,
+    compute=_compute,
+    unit="sets of texts",
+    identity=lambda study: {"texts": [source_hash(spec) for spec in study.recipe.losses.texts]},
+)

@@ -1,0 +1,31 @@
+"""The linear probe (R12): logistic regression on what the factorisation machine sees, trained the same way."""
+
+from collections.abc import Iterator, Sequence
+
+from analysis.interactions.examples import examples_of, identity
+from analysis.interactions.factorisation import feature_columns, model_rows, rows_of, settings_of
+from analysis.interactions.machine import train
+from analysis.stage import Stage, Work, single_shard
+from warehouse.runs import Rows
+
+MODEL = "probe"
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    examples = examples_of(work)
+    settings = settings_of(work.bench.recipe.probe, 0, work.spec.seed)
+    trained = train(examples.x, examples.y, examples.places, settings)
+    weights = rows_of("probe_weights", feature_columns(work.bench, examples, trained.machine))
+    for name in missing:
+        yield name, [*model_rows(MODEL, 0, examples, trained), weights]
+
+
+STAGE = Stage(
+    name="probe",
+    parents=("direction", "ingest"),
+    sections=("interactions", "probe"),
+    tables=("models", "fm_metrics", "probe_weights", "predictions"),
+    shards=single_shard,
+    compute=_compute,
+    identity=identity,
+)

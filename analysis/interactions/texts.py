@@ -1,0 +1,75 @@
+"""Texts whose cross-entropy is measured, as tokens: which of them are context only, and which count."""
+
+from dataclasses import dataclass
+
+from ingest.fingerprint import hash_file
+from ingest.prompt_sources import Row, rows_of
+from ingest.prompts import hash_prompt
+from ingest.recipe_effects import TextSet
+from ingest.recipe_sections import PromptSet
+from ingest.subject import Subject
+from warehouse.errors import UserError
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a set."""
+
+    number: int
+    """Its place among the texts of its set, from 0."""
+    text_hash: str
+    token_ids: list[int]
+    n_context: int
+    """Tokens at the beginning whose loss does not count: BOS, or the templated prompt."""
+    is_cut: bool
+
+    @property
+    def n_counted(self) -> int:
+        return len(self.token_ids) - self.n_context
+
+
+def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
+    """The first `take` texts with a token to predict; UserError for a missing column, no text at all, or an unreadable source."""
+    source = {
+        name: getattr(spec, name) for name in ("set", "file", "url", "sha256", "hub", "config", "hub_split", "revision", "take")
+    }
+    texts: list[Text] = []
+    for number, row in enumerate(rows_of(PromptSet(**source, label="benign")), start=1):
+        text = _cell(spec, spec.text, number, row)
+        prompt = None if spec.prompt is None else _cell(spec, spec.prompt, number, row)
+        token_ids, n_context = _tokens(subject, text, prompt)
+        cut = token_ids[: spec.max_tokens]
+        if len(cut) > n_context:
+            hashed = hash_prompt(text if prompt is None else f"{prompt}\0{text}")
+            texts.append(Text(len(texts), hashed, cut, n_context, len(cut) < len(token_ids)))
+        if len(texts) == spec.take:
+            break
+    if not texts:
+        raise UserError(f"Texts {spec.set!r}: no row has a token to predict within max_tokens = {spec.max_tokens}.")
+    return texts
+
+
+def source_hash(spec: TextSet) -> str:
+    """What stands for a set's content in a run's identity; the recipe pins what is not a local file."""
+    return hash_file(spec.file) if spec.file is not None else str(spec.sha256 or spec.revision)
+
+
+def _cell(spec: TextSet, column: str, number: int, row: Row) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise UserError(
+            f"Texts {spec.set!r}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}."
+        )
+    return value
+
+
+def _tokens(subject: Subject, text: str, prompt: str | None) -> tuple[list[int], int]:
+    """Tokens, and how many at the beginning are context."""
+    tokenizer = subject.tokenizer
+    if prompt is not None:
+        context = subject.encode(prompt).token_ids
+        return [*context, *tokenizer(text, add_special_tokens=False)["input_ids"]], len(context)
+    token_ids: list[int] = tokenizer(text)["input_ids"]
+    if tokenizer.bos_token_id is not None and token_ids[:1] != [tokenizer.bos_token_id]:
+        token_ids = [tokenizer.bos_token_id, *token_ids]
+    return token_ids, 1
