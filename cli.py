@@ -50,8 +50,9 @@ def ingest(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
     from warehouse.progress import Bar
     from warehouse.records import Lake
 
+    opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress:
-        record = job.ingest(study, Lake.create(lake), force=force, progress=progress)
+        record = job.ingest_study(opened, Lake.create(lake), force=force, progress=progress)
     _print_runs(lake, [record.run_id])
 
 
@@ -70,11 +71,65 @@ def analyze(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
     from warehouse.progress import Bar
     from warehouse.records import Lake
 
+    analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress:
-        records = stages.analyze(study, Lake.create(lake), force=force, progress=progress)
+        records = stages.analyze_study(analysed, Lake.create(lake), force=force, progress=progress)
     _print_runs(lake, [record.run_id for record in records])
     with _open(lake, study.name) as opened:
         _print_findings(opened, study.verdicts.oracle)
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--judge", "name", required=True, metavar="NAME", help="first_token, phrases or harmbench.")
+@lake_option
+@limit_option
+@force_option
+def judge(recipe: str, name: str, lake: Path, limit: int | None, force: bool) -> None:
+    """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
+    """
+    study = _recipe(recipe, limit)
+    from analysis import stages
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    with Bar() as progress:
+        record = stages.judge(study, Lake.existing(lake), name, force=force, progress=progress)
+    _print_runs(lake, [record.run_id])
+    with _open(lake, study.name) as opened:
+        _print_findings(opened, name)
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--features", required=True, metavar="LIST", help="LAYER:ID,... or a select with the columns layer and feature_id.")
+@click.option("--condition", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
+@click.option("--value", type=float, default=0.0, show_default=True, help="Clamp them to this activation; 0 ablates.")
+@lake_option
+@limit_option
+@force_option
+def ablate(recipe: str, features: str, condition: str, value: float, lake: Path, limit: int | None, force: bool) -> None:
+    """Ablate features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
+
+    RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
+    """
+    study = _recipe(recipe, limit)
+    from analysis import stages
+    from queries.formats import show
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    analysed = stages.open_analysis(study)
+    with Bar() as progress:
+        record = stages.ablate_study(
+            analysed, Lake.create(lake), condition, features, value=value, force=force, progress=progress
+        )
+    _print_runs(lake, [record.run_id])
+    with _open(lake, study.name) as opened:
+        rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', '{condition}')")
+        show(rates.select("condition", "label", "n_prompts", "asr", "n_refused_at_baseline", "asr_of_refused"))
 
 
 @main.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-RESUMABLE = ("ingest", "analyze", "judge")
+RESUMABLE = ("ingest", "analyze", "judge", "ablate")
 WRITE_ERRORS = {
     errno.ENOSPC: "disk full at {}: free space",
     errno.EDQUOT: "disk quota used up at {}: free space",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from analysis.bench import Bench
+from analysis.interactions import diagnostic, edges, inert, losses, redundancy, steering, waking
 from analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
 from analysis.stage import Stage, Work
 from analysis.verdicts import check_judge, judge_identity
@@ -21,14 +22,26 @@ from warehouse.progress import Quiet
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
 
-ANSWERING = (baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, controls.STAGE)
+SEARCH = (directions.STAGE, alignments.STAGE, baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, controls.STAGE)
+INTERACTIONS = (
+    diagnostic.STAGE,
+    redundancy.STAGE,
+    inert.STAGE,
+    waking.STAGE,
+    edges.STAGE,
+    steering.STAGE,
+    losses.STAGE,
+)
+COMPUTED = (*SEARCH, *INTERACTIONS)
+"""All stages but the judges, each after the ones that it needs."""
+ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 """The stages that ablate and store answers, which the judges read."""
 
 
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a recipe's analysis, each after the ones that it needs."""
     judges = [judging_stage(name) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
-    return [directions.STAGE, alignments.STAGE, *ANSWERING, *judges]
+    return [*COMPUTED, *judges]
 
 
 def judging_stage(judge: str) -> Stage:
@@ -91,7 +104,7 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
         raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
     study = open_analysis(recipe)
     stage = judging_stage(name)
-    known = specs(study, [directions.STAGE, alignments.STAGE, *ANSWERING, stage])
+    known = specs(study, [*COMPUTED, stage])
     if absent := [parent for parent in stage.parents if lake.record(known[parent].run_id) is None]:
         raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
     return ensure_stage(stage, known, Bench(study, lake), force=force, progress=progress)
@@ -117,10 +130,23 @@ def ablate(
         value: the activation that they are clamped to instead, if not 0.
     Raises UserError for a name that the analysis uses itself and for no features, QueryError for what is no feature of the study.
     """
+    return ablate_study(open_analysis(recipe), lake, condition, features, value=value, force=force, progress=progress)
+
+
+def ablate_study(
+    study: Study,
+    lake: Lake,
+    condition: str,
+    features: str | Sequence[tuple[int, int]],
+    *,
+    value: float = 0.0,
+    force: bool = False,
+    progress: Quiet | None = None,
+) -> RunRecord:
+    """`ablate` for a study that is opened already."""
     chosen.check_condition(condition)
-    study = open_analysis(recipe)
     ingest_study(study, lake, progress=progress)
-    with connect(lake, recipe.name) as con:
+    with connect(lake, study.recipe.name) as con:
         stage = chosen.stage(condition, chosen.feature_set(con, features, value))
     return ensure_stage(stage, specs(study, [stage]), Bench(study, lake), force=force, progress=progress)
 

@@ -29,8 +29,8 @@ class Access(NamedTuple):
         if self.state != "refused":
             return None
         return (
-            f"model.id: {self.repository} asks for {self.licence} to be accepted: do so at https://huggingface.co/{self.repository}, "
-            f"then log in with `hf auth login` (or set HF_TOKEN)."
+            f"model.id: {self.repository} asks for {self.licence} to be accepted: do so on its page at "
+            f"https://huggingface.co/{self.repository}, then log in with `hf auth login` (or set HF_TOKEN)."
         )
 
 

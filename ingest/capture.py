@@ -74,9 +74,7 @@ def capture(
         for layer, resid_btd in subject.read_resid_post(batch, layers).items():
             resid_nd = resid_btd[kept]
             if layer not in resid:
-                resid[layer] = torch.empty(
-                    n_tokens, resid_nd.shape[-1], dtype=resid_nd.dtype, device=device, pin_memory=pinned
-                )
+                resid[layer] = torch.empty(n_tokens, resid_nd.shape[-1], dtype=resid_nd.dtype, device=device, pin_memory=pinned)
                 finite[layer] = torch.ones((), dtype=torch.bool, device=subject.device)
             finite[layer] &= resid_nd.isfinite().all()
             resid[layer][start:end].copy_(resid_nd, non_blocking=True)

@@ -96,7 +96,8 @@ def ingest_study(study: Study, lake: Lake, *, force: bool = False, progress: Qui
         if SAES_SHARD in missing:
             yield SAES_SHARD, maker.saes()
 
-    plan = Plan(shards, lambda missing: one_ahead(compute(missing)), TABLES, completion=FeatureStatistics)
+    tables = (*TABLES, "activations_by_prompt") if study.recipe.capture.prompt_major else TABLES
+    plan = Plan(shards, lambda missing: one_ahead(compute(missing)), tables, completion=FeatureStatistics)
     return ensure_run(lake, spec, plan, force=force, progress=progress)
 
 

@@ -34,6 +34,10 @@ def read_shape(model: ModelSpec) -> ModelShape | None:
     file = local_file(model, "config.json")
     if file is not None:
         return shape_of(json.loads(file.read_text("utf-8")))
+    if model.gguf is not None and model.path is not None:
+        from transformers import AutoConfig
+
+        return shape_of(AutoConfig.from_pretrained(model.path, gguf_file=model.gguf).to_dict())
     return KNOWN.get(model.id or "")
 
 

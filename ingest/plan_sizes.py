@@ -2,21 +2,17 @@
 else from what is known of their formats. No torch.
 """
 
-import json
 import math
 import re
-import struct
-import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 from ingest.model_shape import ModelShape, cached_file
 from ingest.recipe import Recipe
 from ingest.recipe_sections import ModelSpec, SaesSpec
 from ingest.sae_refs import listed_saes
+from ingest.weight_files import tensor_shapes
 
 # SAELens' loaders: which file each reads below an SAE's folder, and how many bytes a weight takes there.
 SAE_FORMATS = {
@@ -99,21 +95,8 @@ def width_of(name: str, d_model: int) -> int:
 
 def matrix_shape(file: Path) -> tuple[int, int] | None:
     """Shape of the largest matrix in a .safetensors or .npz file, from its header alone."""
-    if file.suffix == ".safetensors":
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-        shapes = [tuple(value["shape"]) for name, value in header.items() if name != "__metadata__"]
-    else:
-        shapes = [_npy_shape(file, name) for name in zipfile.ZipFile(file).namelist()]
-    matrices = [shape for shape in shapes if len(shape) == 2]
+    matrices = [(shape[0], shape[1]) for shape in tensor_shapes(file).values() if len(shape) == 2]
     return max(matrices, key=lambda shape: shape[0] * shape[1]) if matrices else None
-
-
-def _npy_shape(file: Path, name: str) -> tuple[int, ...]:
-    with zipfile.ZipFile(file) as archive, archive.open(name) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return tuple(read(stream)[0])
 
 
 def downloads(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Download]:

@@ -76,7 +76,9 @@ def _prompts(plan: StudyPlan) -> Table:
 
 
 def _lake(plan: StudyPlan) -> Table:
-    table = _table(f"\nlake after ingest · by {plan.lake.known_by}", "tokens", "activations", "on disk", right=("tokens", "activations"))
+    table = _table(
+        f"\nlake after ingest · by {plan.lake.known_by}", "tokens", "activations", "on disk", right=("tokens", "activations")
+    )
     table.add_row(f"{plan.lake.n_tokens:,}", f"{plan.lake.n_activations:,}", size(plan.lake.n_bytes))
     return table
 

@@ -8,7 +8,8 @@ from ingest.model_shape import ModelShape, local_file
 from ingest.prompt_sources import is_here
 from ingest.prompts import Prompt, load_prompts
 from ingest.recipe import Fractions, Recipe
-from ingest.recipe_sections import ModelSpec, PromptSet
+from ingest.recipe_prompts import PromptSet
+from ingest.recipe_sections import ModelSpec
 
 USER_TOKENS = 20
 """Of a prompt that is not here: what requests in the usual sets have, by rule of thumb."""
@@ -64,7 +65,7 @@ def corpus(recipe: Recipe) -> Corpus:
 
 
 def _tokenizer_is_here(model: ModelSpec) -> bool:
-    return model.gguf is not None and model.path is not None or local_file(model, "tokenizer.json") is not None
+    return (model.gguf is not None and model.path is not None) or local_file(model, "tokenizer.json") is not None
 
 
 def _counted(recipe: Recipe) -> Corpus:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ingest.job import Study
 from ingest.model_shape import ModelShape, read_shape
-from ingest.saes import SaeFacts, check_fits, read_facts
+from ingest.sae_facts import SaeFacts, check_facts, read_facts
 from ingest.shelf import free_bytes, host_bytes
 from warehouse.errors import UserError
 
@@ -13,8 +13,9 @@ def check_saes(study: Study) -> list[SaeFacts]:
     """What every SAE's configuration says; UserError when one does not fit the model, going by both configurations."""
     facts = [read_facts(ref) for ref in study.saes]
     shape = read_shape(study.recipe.model)
-    for one in facts if shape is not None else ():
-        check_fits(one, shape)
+    if shape is not None:
+        for one in facts:
+            check_facts(one, shape)
     return facts
 
 

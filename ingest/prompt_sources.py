@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from ingest.fingerprint import hash_file
 from ingest.recipe import PromptSet
-from ingest.recipe_sections import Source
+from ingest.recipe_prompts import Source
 from warehouse.errors import UserError
 
 Row = dict[str, Any]
@@ -51,7 +51,8 @@ def _source_rows(source: Source, owner: str) -> Iterator[Row]:
     if source.url is None and source.sha256 is not None and (found := hash_file(file)) != source.sha256:
         raise UserError(f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}.")
     n_rows = 0
-    for n_rows, row in enumerate(read_rows(file, owner), start=1):
+    for row in read_rows(file, owner):
+        n_rows += 1
         yield row
     if source.count is not None and n_rows != source.count:
         raise UserError(f"{owner}: {source.url or file} has {n_rows} rows, but its count says {source.count}.")

@@ -16,20 +16,18 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from ingest.recipe_effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from ingest.recipe_errors import nearest, sentence
 from ingest.recipe_interactions import FactorisationMachine, Interactions, Probe, Stage3
+from ingest.recipe_prompts import Column, Fractions, PromptSet
 from ingest.recipe_sections import (
     Algorithm1,
     Candidates,
     Capture,
-    Column,
     Compute,
     Controls,
     Count,
     Direction,
-    Fractions,
     Generation,
     Minimal,
     ModelSpec,
-    PromptSet,
     SaesSpec,
     Section,
     Verdicts,

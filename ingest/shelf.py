@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ingest.saes import Sae, SaeFacts, load_sae
+from ingest.sae_facts import SaeFacts
+from ingest.saes import Sae, load_sae
 from warehouse.errors import UserError
 
 WORKING_SHARE = 0.75

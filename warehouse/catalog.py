@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from .errors import UserError
+from .landing import file_layer
 from .records import Lake, RunRecord
 from .schema import RUNS_STRUCTURE, TABLES, Table
 from .store import aside, locked, sync_file
@@ -33,7 +34,7 @@ def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[s
 
     Sets the connection's session variable `lake`, which the views are built on.
     """
-    con.execute("set variable lake = $1", [str(lake.root.resolve())])
+    con.execute(f"set variable lake = {literal(str(lake.root.resolve()))}")  # a prepared value would import pandas
     records = lake.records()
     wanted = set(current)
     shown = [r for r in records if r.run_id in wanted]
@@ -57,17 +58,41 @@ def _statements(records: Sequence[RunRecord], shown: Sequence[RunRecord]) -> Ite
     for table in TABLES.values():
         for schema, runs in (("all_runs", records), ("main", shown)):
             yield _table_view(table, [f.path for r in runs for f in r.files if f.table == table.name], schema)
+        if table.by_layer:
+            yield _layer_macro(table, shown)
 
 
 def _table_view(table: Table, paths: Sequence[str], schema: str) -> str:
-    create = f"create view {schema}.{table.name} as select"
-    if paths:
-        names = ", ".join(f'"{c.name}"' for c in table.columns)
-        source = ", ".join(f"{ROOT} || {literal(p)}" for p in paths)
-        # No glob and no hive keys: the list is the truth, and every column is in the file.
-        return f"{create} {names} from read_parquet([{source}], hive_partitioning = false)"
+    return f"create view {schema}.{table.name} as {_rows(table, _file_list(paths)) if paths else _no_rows(table)}"
+
+
+def _layer_macro(table: Table, runs: Sequence[RunRecord]) -> str:
+    """`activations_of(layer)`: the rows of one layer, which opens only that layer's files; `layer` must be a literal."""
+    by_layer: dict[int, list[str]] = {}
+    for file in (f for r in runs for f in r.files if f.table == table.name):
+        by_layer.setdefault(file_layer(file.path), []).append(file.path)
+    rows = _no_rows(table)
+    if by_layer:
+        branches = " ".join(f"when {layer} then {_file_list(paths)}" for layer, paths in sorted(by_layer.items()))
+        first = _file_list(next(iter(by_layer.values())))  # something must be there for a layer that has no files
+        listed = ", ".join(map(str, sorted(by_layer)))
+        rows = f"{_rows(table, f'case layer_read {branches} else {first} end')} where layer_read in ({listed})"
+    return f"create macro main.{table.name}_of(layer_read) as table {rows}"
+
+
+def _file_list(paths: Sequence[str]) -> str:
+    return "[" + ", ".join(f"{ROOT} || {literal(path)}" for path in paths) + "]"
+
+
+def _rows(table: Table, files: str) -> str:
+    # No glob and no hive keys: the list is the truth, and every column is in the file.
+    names = ", ".join(f'"{c.name}"' for c in table.columns)
+    return f"select {names} from read_parquet({files}, hive_partitioning = false)"
+
+
+def _no_rows(table: Table) -> str:
     typed = ", ".join(f'null::{_sql_type(c.type)} as "{c.name}"' for c in table.columns)
-    return f"{create} {typed} where false"
+    return f"select {typed} where false"
 
 
 def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
@@ -75,7 +100,9 @@ def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
     try:
         con.execute(statement)
     except duckdb.Error as error:
-        name = statement.split()[2]
+        kind, name = statement.split("(")[0].split()[1:3]
+        if kind == "macro":
+            return
         message = f"{name} cannot be read ({str(error).splitlines()[0]}): `saelake check` says what to do"
         con.execute(f"create view {name} as select error({literal(message)}) as damaged")
 
@@ -115,6 +142,7 @@ def connect(
     if unknown:
         raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}")
     con = duckdb.connect(config={"threads": threads} if threads else {})
+    con.execute("set parquet_metadata_cache = true")  # published files never change
     create_views(con, lake, [r.run_id for r in current_records(lake, recipe)] if runs is None else runs)
     return con
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import pyarrow as pa
@@ -104,3 +104,8 @@ def _landed_field(field: pa.Field, given: pa.DataType) -> pa.Field:
 def file_name(table: str, layer: int | None) -> str:
     """Where a table's rows lie in the folder of a shard or of a published run."""
     return f"{table}/{table}.parquet" if layer is None else f"{table}/layer-{layer:02d}.parquet"
+
+
+def file_layer(path: str) -> int:
+    """The layer whose rows a file holds, of a table that lies by layer: the inverse of `file_name`."""
+    return int(PurePosixPath(path).stem.removeprefix("layer-"))

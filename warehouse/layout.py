@@ -16,16 +16,16 @@ from .content import ContentHash
 from .schema import TABLES
 from .store import sha256_file, sync_file
 
-FACT_ROW_GROUP = 16_384
+ROW_GROUPS = {"activations": 16_384, "activations_by_prompt": 65_536}
 BATCH_ROWS = 131_072
-"""Rows that are handled at once: the row group of all tables but `activations`, and a multiple of that one's."""
+"""Rows that are handled at once: the row group of all tables but the two above, and a multiple of theirs."""
 DELTA_COLUMNS = {"feature_id", "prompt_id", "ablation_id", "set_id"}
 BYTE_STREAM_COLUMNS = {"activation", "cosine"}  # DuckDB reads byte streams of floats only: `pos` takes a dictionary, +2% bytes
 REPEATED_COLUMNS = {"run_id", "sae_id"}
 """Handed to the writer as Arrow dictionaries, which it writes faster; the file holds plain strings all the same."""
 
-UNRANGED_COLUMNS = {"run_id", "pos"}
-"""No reader can skip row groups of `activations` by their range: a file holds one run, and a row group nearly every position."""
+UNRANGED_COLUMNS = {"activations": {"run_id", "pos"}, "activations_by_prompt": {"run_id", "pos", "feature_id"}}
+"""No reader can skip row groups by their range: a file holds one run, and a row group nearly every position."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def parquet_options(table: str) -> dict[str, Any]:
         "compression_level": 3,
         "use_dictionary": [n for n in names if n not in encoding],
         "column_encoding": encoding,
-        "write_statistics": [n for n in names if table != "activations" or n not in UNRANGED_COLUMNS],
+        "write_statistics": [n for n in names if n not in UNRANGED_COLUMNS.get(table, ())],
         "write_page_index": True,
         "write_page_checksum": True,
         "store_schema": False,  # the Parquet types say it all, for every reader
@@ -64,7 +64,7 @@ def write_table(path: Path, table: str, batches: Iterable[pa.RecordBatch], conte
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = _writing_schema(table)
-    row_group = FACT_ROW_GROUP if table == "activations" else BATCH_ROWS
+    row_group = ROW_GROUPS.get(table, BATCH_ROWS)
     n_rows = 0
     with pq.ParquetWriter(path, schema, **parquet_options(table)) as writer:
         for rows in batches:

@@ -1,4 +1,7 @@
-"""From landed shards to published files: DuckDB sorts out of core, pyarrow writes, ids get their final numbers on the way."""
+"""From landed shards to published files: rows are sorted out of core, pyarrow writes, ids get their final numbers on the way.
+
+DuckDB sorts every table but the activations, which can be counted into order (facts.py).
+"""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .content import ContentHash
-from .landing import Completion, Plan, file_name
+from .facts import by_feature, by_prompt, find_parts
+from .landing import Completion, Plan, file_layer, file_name
 from .layout import BATCH_ROWS, DataFile, rechunk, write_table
 from .order import RowOrder
 from .progress import Quiet
 from .records import RunSpec, TableContent
-from .schema import TABLES, Table
+from .schema import ACTIVATIONS, ACTIVATIONS_BY_PROMPT, TABLES, Table
 
 MEMORY_LIMIT = "1GB"
 """What DuckDB may use before it spills to disk, beside the landed shards."""
@@ -44,15 +48,21 @@ class Landed:
 
     def layers(self, table: Table) -> Sequence[int | None]:
         """The layers that a table's files are split by; [None] for one file, [] for no rows at all."""
+        if table.copies:
+            return [None] if self.layers(TABLES[table.copies]) else []
         if not table.by_layer:
             return [None] if self._files(table, None) else []
-        return sorted({int(p.stem.removeprefix("layer-")) for p in self._landing.glob(f"[!.]*/{table.name}/layer-*.parquet")})
+        return sorted({file_layer(p.as_posix()) for p in self._landing.glob(f"[!.]*/{table.name}/layer-*.parquet")})
 
     def stream(self, table: Table, layer: int | None = None) -> Iterator[pa.RecordBatch]:
         """Sorted rows in batches of BATCH_ROWS; columns that a completion adds may be absent, repeated text is dictionary-coded.
 
         Raises AssertionError if a row comes twice.
         """
+        counted = self._counted(table, layer)
+        if counted is not None:
+            yield from counted
+            return
         files = self._files(table, layer)
         constants, base = self._constants(table, layer, files), self._base(table, files)
         sorted_by = [c for c in table.unique if c not in constants]
@@ -63,8 +73,24 @@ class Landed:
             assert not order.n_repeated, f"{table.name}: a row comes twice in ({', '.join(sorted_by)})"
             columns = {name: batch[name] for name in batch.schema.names}
             columns |= {name: pc.add(columns[name].cast(pa.int64()), first) for name, first in base.items()}
-            columns |= {name: _constant(value, table.schema.field(name).type, len(batch)) for name, value in constants.items()}
-            yield pa.RecordBatch.from_pydict({name: columns[name] for name in table.schema.names if name in columns})
+            yield _with_constants(table, columns, constants, len(batch))
+
+    def _counted(self, table: Table, layer: int | None) -> Iterator[pa.RecordBatch] | None:
+        """The rows of `stream` if they are activations that can be counted into order."""
+        if table not in (ACTIVATIONS, ACTIVATIONS_BY_PROMPT):
+            return None
+        layers = [layer] if layer is not None else [n for n in self.layers(ACTIVATIONS) if n is not None]
+        parts = find_parts({n: [Path(file) for file in self._files(ACTIVATIONS, n)] for n in layers})
+        assert parts is not None or not table.copies, f"{table.name}: a layer has several SAEs, or prompts of several runs"
+        if not parts:
+            return None
+        constants: dict[str, Any] = {"run_id": self._spec.run_id}
+        if table == ACTIVATIONS_BY_PROMPT:
+            rows = by_prompt(parts)
+        else:
+            constants |= {"layer": layer, "sae_id": parts[0].sae_id}
+            rows = by_feature(parts)
+        return (_with_constants(table, dict(zip(b.schema.names, b.columns, strict=True)), constants, len(b)) for b in rechunk(rows))
 
     def read(self, table: Table, layer: int | None = None) -> pa.Table:
         """The rows of `stream` at once."""
@@ -123,6 +149,11 @@ class Landed:
         first = [table.owns] if table.owns in self._numbered else []  # numbered in the table's order, ties broken
         order = ", ".join(str(name) for name in dict.fromkeys(first + sorted_by))
         return f"{select} {', '.join(columns)} from read_parquet({files}) as landed {' '.join(joins)} order by {order}"
+
+
+def _with_constants(table: Table, columns: dict[str, pa.Array], constants: Mapping[str, Any], n_rows: int) -> pa.RecordBatch:
+    columns |= {name: _constant(value, table.schema.field(name).type, n_rows) for name, value in constants.items()}
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in table.schema.names if name in columns})
 
 
 def _constant(value: Any, kind: pa.DataType, n_rows: int) -> pa.Array:

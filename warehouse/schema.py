@@ -40,6 +40,8 @@ class Table:
     by_layer: bool = False
     owns: str | None = None
     """The id column that this table's runs number; it is landed as a content hash and published as a dense id."""
+    copies: str | None = None
+    """The table whose rows it holds in another order; it is never landed, but written from that table's shards."""
 
     @property
     def unique(self) -> list[str]:
@@ -149,6 +151,14 @@ ACTIVATIONS = Table(
     key=("sae_id", "feature_id", "prompt_id", "pos"),
     order=("feature_id", "prompt_id", "pos"),
     by_layer=True,
+)
+ACTIVATIONS_BY_PROMPT = Table(
+    "activations_by_prompt",
+    "one non-zero activation, again: all that fires on a prompt lies together, where the recipe asks for it",
+    ACTIVATIONS.columns,
+    key=ACTIVATIONS.key,
+    order=("prompt_id", "layer", "feature_id", "pos"),
+    copies="activations",
 )
 DIRECTIONS = Table(
     "directions",
@@ -556,6 +566,7 @@ TABLES = {
         SAES,
         FEATURES,
         ACTIVATIONS,
+        ACTIVATIONS_BY_PROMPT,
         DIRECTIONS,
         ALIGNMENTS,
         FEATURE_SETS,
@@ -571,6 +582,13 @@ TABLES = {
         WAKINGS,
         WAKING_EDGES,
         LOSSES,
+        MODELS,
+        FM_METRICS,
+        FM_EMBEDDINGS,
+        FM_PAIRS,
+        PROBE_WEIGHTS,
+        PREDICTIONS,
+        COMPARISONS,
     )
 }
 

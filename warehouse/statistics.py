@@ -61,6 +61,7 @@ class FeatureStatistics:
     def observe(self, layer: int, rows: pa.RecordBatch) -> None:
         """Adds sorted rows of one layer's `activations`."""
         sums = self._sums[layer]
+        assert rows["feature_id"][-1].as_py() < sums.width, f"layer {layer}: a feature_id is past its SAE's width"
         feature, prompt = rows["feature_id"].to_numpy(), _index(rows["prompt_id"])
         activation = rows["activation"].to_numpy()
         bos = rows["pos"].to_numpy() < self._n_bos[prompt]
@@ -114,10 +115,6 @@ def _index(ids: pa.Array) -> np.ndarray:
 
 def _with_columns(rows: pa.Table, columns: dict[str, np.ndarray | pa.Array], schema: pa.Schema) -> pa.Table:
     for name, values in columns.items():
-        absent = name not in rows.column_names
-        rows = (
-            rows.append_column(name, pa.array(values))
-            if absent
-            else rows.set_column(rows.column_names.index(name), name, pa.array(values))
-        )
+        rows = rows.drop_columns(name) if name in rows.column_names else rows
+        rows = rows.append_column(name, pa.array(values))
     return rows.select(schema.names).cast(schema)

@@ -41,6 +41,8 @@ class Shape:
     """Exponent of the rates at which features fire."""
     round: str = "bfloat16"
     """bfloat16 or float32: what the values are rounded to, as in a recipe."""
+    prompt_major: bool = False
+    """Whether activations are stored a second time, prompt by prompt."""
     shard_prompts: int = 100
 
     @classmethod
@@ -71,7 +73,8 @@ def plan(shape: Shape, spec: RunSpec) -> Plan:
                 texts = [_prompts(shape, spec, prompts), _tokens(shape, spec, prompts)]
                 yield name, [*texts, *(layer.activations(spec, prompts) for layer in layers)]
 
-    return Plan([SAES_SHARD, *starts], compute, TABLES, completion=FeatureStatistics)
+    tables = (*TABLES, "activations_by_prompt") if shape.prompt_major else TABLES
+    return Plan([SAES_SHARD, *starts], compute, tables, completion=FeatureStatistics)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from ingest.fingerprint import hash_file
 from ingest.prompt_sources import Row, rows_of
 from ingest.prompts import hash_prompt
 from ingest.recipe_effects import TextSet
-from ingest.recipe_sections import PromptSet
+from ingest.recipe_prompts import PromptSet
 from ingest.subject import Subject
 from warehouse.errors import UserError
 

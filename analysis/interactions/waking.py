@@ -30,11 +30,25 @@ order by all
 """
 # Of controls only what a waking can be made of: all that fires would be five times as many rows that nobody reads.
 KEPT = """
-select captured.*
+with awake as (
+    select distinct prompt_id, layer, feature_id
+    from activations
+    where list_contains($prompts, prompt_id)
+),
+
+controls as (
+    select *
+    from captured
+    where is_control
+)
+
+select *
+from controls
+anti join awake using (prompt_id, layer, feature_id)
+union all
+select *
 from captured
-anti join (select distinct prompt_id, layer, feature_id from activations where list_contains($prompts, prompt_id)) as awake
-    on captured.is_control and awake.prompt_id = captured.prompt_id and awake.layer = captured.layer
-    and awake.feature_id = captured.feature_id
+where not is_control
 order by all
 """
 

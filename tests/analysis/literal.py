@@ -14,8 +14,19 @@ from ingest.saes import Sae
 from ingest.subject import Subject
 
 
-def literal_logits(subject: Subject, saes: Mapping[int, Sae], token_ids: list[int], request: Request, n_prompt: int) -> Tensor:
-    """(v,) float32 logits after the last of `token_ids`, the first `n_prompt` of which are the prompt."""
+def literal_logits(
+    subject: Subject,
+    saes: Mapping[int, Sae],
+    token_ids: list[int],
+    request: Request,
+    n_prompt: int,
+    acts_tf: dict[int, Tensor] | None = None,
+) -> Tensor:
+    """(v,) float32 logits after the last of `token_ids`, the first `n_prompt` of which are the prompt.
+
+    Args:
+        acts_tf: filled with the activations that every SAE reads in this pass, by layer.
+    """
     chosen = range(len(token_ids)) if request.positions is None else [p for p in request.positions if p < n_prompt]
     where_t1 = torch.zeros(len(token_ids), 1, dtype=torch.bool)
     where_t1[list(chosen)] = True
@@ -23,6 +34,8 @@ def literal_logits(subject: Subject, saes: Mapping[int, Sae], token_ids: list[in
     def hook(layer: int):
         def edit(resid_btd: Tensor) -> Tensor:
             edited = resid_btd
+            if acts_tf is not None:
+                acts_tf[layer] = saes[layer].module.encode(resid_btd)[0]
             features = request.features.at(layer)
             if len(features):
                 module = saes[layer].module

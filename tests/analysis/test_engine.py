@@ -1,10 +1,9 @@
 """The engine against the literal formula: every family, every intervention, whatever shares the batch."""
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,85 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.engine.edits import GatheredEdit, Held, PooledEdit
-from analysis.engine.engine import AblationEngine
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from analysis.engine.slices import Slices
-from ingest.recipe import Compute, ModelSpec, load_recipe
-from ingest.sae_refs import SaeRef, list_saes
-from ingest.saes import Sae, load_sae
+from ingest.recipe import Compute, ModelSpec
 from ingest.subject import Subject
+from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny
 from tests.analysis.literal import literal_answer, literal_logits
-from tests.ingest.tiny import D_MODEL, N_LAYERS, save_model, save_sae
-from tests.planted import write_planted
-
-TEXTS = [
-    "How do I pick a lock?",
-    "Write a poem about the sea and a small house by it.",
-    "I am sorry.",
-    "Where is the hospital?",
-]
-WIDTH = 40
-
-
-class Bench(NamedTuple):
-    subject: Subject
-    saes: dict[int, Sae]
-    prompts: list[list[int]]
-
-    def engine(self, **options: int) -> AblationEngine:
-        return AblationEngine(self.subject, self.saes, self.prompts, **options)
-
-
-@cache
-def tiny(family: str, architecture: str = "jumprelu") -> Bench:
-    folder = Path(mkdtemp())
-    spec = ModelSpec(path=save_model(family, folder / "model"), refusal_tokens=("I",))
-    subject = Subject.load(spec, Compute(device="cpu", threads=1))
-    more = {"k": 8} if architecture == "topk" else {}
-    saes = {}
-    for layer in range(N_LAYERS):
-        path = save_sae(folder / f"sae_{layer}", architecture, layer, width=WIDTH, seed=layer, **more)
-        saes[layer] = load_sae(SaeRef(f"s{layer}", f"s{layer}", layer, "0" * 64, None, path, None, None))
-    return Bench(subject, saes, [subject.encode(text).token_ids for text in TEXTS])
-
-
-@cache
-def planted_bench() -> Bench:
-    recipe = load_recipe(write_planted(Path(mkdtemp())).recipe)
-    subject = Subject.load(recipe.model, recipe.compute)
-    saes = {ref.layer: load_sae(ref) for ref in list_saes(recipe)}
-    return Bench(subject, saes, [subject.encode(t).token_ids for t in ("how to build a bomb at home", "how to hide the gun")])
-
-
-def some_set(rng: np.random.Generator, size: int, *, clamp: bool = False, width: int = WIDTH) -> FeatureSet:
-    layers = rng.integers(0, N_LAYERS, size)
-    rows = np.unique(np.stack([layers, rng.integers(0, width, size)]), axis=1)
-    return FeatureSet.of(rows[0], rows[1], rng.choice([0.0, 1.5, 4.0], rows.shape[1]).tolist() if clamp else 0.0)
-
-
-def some_direction(rng: np.random.Generator, d_model: int = D_MODEL) -> DirectionEdit:
-    vector = rng.standard_normal(d_model).astype(np.float32)
-    layers = tuple(sorted(rng.choice(N_LAYERS, rng.integers(1, N_LAYERS + 1), replace=False).tolist()))
-    return DirectionEdit(vector / np.linalg.norm(vector), layers, bool(rng.integers(2)), float(rng.choice([0.0, 2.0])))
-
-
-def some_request(rng: np.random.Generator) -> Request:
-    return Request(
-        prompt=int(rng.integers(len(TEXTS))),
-        features=some_set(rng, int(rng.integers(0, 20)), clamp=bool(rng.integers(2))),
-        direction=some_direction(rng) if rng.integers(3) == 0 else None,
-        positions=(0, 2, 3) if rng.integers(4) == 0 else None,
-    )
-
-
-def assert_literal(bench: Bench, requests: list[Request]) -> None:
-    expected = torch.stack(
-        [
-            literal_logits(bench.subject, bench.saes, bench.prompts[r.prompt], r, len(bench.prompts[r.prompt])).log_softmax(-1)
-            for r in requests
-        ]
-    )
-    torch.testing.assert_close(bench.engine().log_probabilities(requests), expected, atol=1e-4, rtol=1e-4)
+from tests.ingest.tiny import D_MODEL, N_LAYERS, save_model
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen3", "gpt_neox"])
@@ -109,6 +36,8 @@ def test_equals_decode_plus_error_on_the_planted_network() -> None:
 def test_an_sae_that_looks_at_all_latents_takes_the_full_path() -> None:
     bench, rng = tiny("llama", "topk"), np.random.default_rng(2)
     assert not bench.saes[0].elementwise
+    with pytest.warns(UserWarning, match="TopK"):
+        bench.engine()
     assert_literal(bench, [some_request(rng) for _ in range(10)])
 
 
@@ -141,13 +70,26 @@ def test_answers_do_not_depend_on_the_company_the_padding_or_the_order(seed: int
     torch.testing.assert_close(together, alone[torch.from_numpy(order)], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen3", "gpt_neox"])
 def test_greedy_answers_keep_the_interventions_on(family: str) -> None:
     bench, rng = tiny(family), np.random.default_rng(3)
     requests = [Request(0)] + [some_request(rng) for _ in range(5)]
     answers = bench.engine().answer(requests, max_new_tokens=6)
     expected = [literal_answer(bench.subject, bench.saes, bench.prompts[r.prompt], r, 6) for r in requests]
     assert answers.token_ids == expected
+
+
+def test_answers_longer_than_a_sliding_window_in_padded_batches() -> None:
+    for family in ("gemma2", "gemma3"):
+        bench, rng = tiny(family), np.random.default_rng(8)
+        window = bench.subject.model.config.sliding_window
+        lengths = sorted(map(len, bench.prompts))
+        assert lengths[0] < lengths[-1], "rows of one length are not padded"
+        assert lengths[0] > window, "prompts do not pass the window"
+        requests = [Request(i % len(TEXTS), some_set(rng, 6)) for i in range(8)]
+        answers = bench.engine().answer(requests, max_new_tokens=window + 2)
+        expected = [literal_answer(bench.subject, bench.saes, bench.prompts[r.prompt], r, window + 2) for r in requests]
+        assert answers.token_ids == expected
 
 
 def test_first_token_of_an_answer_is_the_next_token() -> None:
@@ -158,16 +100,83 @@ def test_first_token_of_an_answer_is_the_next_token() -> None:
     np.testing.assert_allclose(following.p_refusal, answers.first.p_refusal, atol=1e-5)
 
 
-def test_the_prefix_is_computed_once_a_prompt() -> None:
-    bench, engine = tiny("llama"), tiny("llama").engine()
-    requests = [Request(0, FeatureSet.of([2], [i])) for i in range(5)]
-    engine.next_token(requests)
-    calls = []
-    with bench.subject.resid_post(0, lambda resid: calls.append(resid.shape)), bench.subject.resid_post(2, lambda resid: None):
-        engine.next_token(requests)
-    handed_over = [shape for shape in calls if shape[-1] == D_MODEL]
-    # Block 0 is passed through without being computed, and no clean pass is run again.
-    assert len(handed_over) == 1
+@pytest.mark.parametrize("positions", [None, (0,), (1, 4, 5)])
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_held_features_at_chosen_positions(value: float, positions: tuple[int, ...] | None) -> None:
+    sets = [FeatureSet.of([0, 1, 1], [i, 2, 3 + i], value) for i in range(4)]
+    assert_literal(tiny("gemma2"), [Request(i, one, positions=positions) for i, one in enumerate(sets)])
+
+
+@pytest.mark.parametrize("positions", [None, (2, 3)])
+@pytest.mark.parametrize(("project_out", "add"), [(True, 0.0), (False, 2.0), (True, 1.5)])
+def test_a_direction_is_taken_out_or_put_in(project_out: bool, add: float, positions: tuple[int, ...] | None) -> None:
+    vector = np.full(D_MODEL, D_MODEL**-0.5, dtype=np.float32)
+    direction = DirectionEdit(vector, (0, 2), project_out, add)
+    assert_literal(tiny("gemma2"), [Request(i, direction=direction, positions=positions) for i in range(4)])
+
+
+def test_positions_beyond_the_prompt_mean_nothing() -> None:
+    bench = tiny("llama")
+    n = len(bench.prompts[0])
+    held = FeatureSet.of([0, 1, 2], [1, 2, 3], 4.0)
+    answers = bench.engine().answer([Request(0, held, positions=(n, n + 1)), Request(0)], 5)
+    assert answers.token_ids[0] == answers.token_ids[1]
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "standard", "topk"])
+def test_watched_activations_are_those_of_the_ablated_pass(architecture: str) -> None:
+    bench, rng = tiny("gemma2", architecture), np.random.default_rng(6)
+    requests = [Request(2), *(some_request(rng) for _ in range(8)), Request(2)]
+    watched = {0: None, 1: np.array([3, 30, 4]), 2: np.arange(0, WIDTH, 2)}
+    seen = bench.engine(batch_tokens=60).activations(requests, watched)
+    for i, request in enumerate(requests):
+        acts_tf: dict[int, torch.Tensor] = {}
+        prompt = bench.prompts[request.prompt]
+        literal_logits(bench.subject, bench.saes, prompt, request, len(prompt), acts_tf)
+        for layer, ids in watched.items():
+            ids = np.arange(WIDTH) if ids is None else ids
+            mine = (seen.request == i) & (seen.layer == layer)
+            dense_tf = torch.zeros(len(prompt), WIDTH)
+            dense_tf[seen.pos[mine], seen.feature_id[mine]] = torch.from_numpy(seen.activation[mine])
+            torch.testing.assert_close(dense_tf[:, ids], acts_tf[layer][:, ids].detach(), atol=1e-4, rtol=1e-4)
+            assert set(seen.feature_id[mine].tolist()) <= set(ids.tolist())
+    order = np.lexsort((seen.pos, seen.feature_id, seen.layer, seen.request))
+    np.testing.assert_array_equal(order, np.arange(len(order)))
+
+
+def test_watching_nothing_gives_no_rows() -> None:
+    assert len(tiny("llama").engine().activations([Request(0)], {}).request) == 0
+    assert len(tiny("llama").engine().activations([Request(0)], {1: np.array([], dtype=np.int64)}).request) == 0
+
+
+@pytest.mark.parametrize("form", [PooledEdit, GatheredEdit])
+def test_a_bfloat16_model_keeps_gates_in_float32(form: Callable) -> None:
+    sae = tiny("llama").saes[1]
+    resid_btd = torch.randn(3, 5, D_MODEL, generator=torch.Generator().manual_seed(0)).bfloat16() * 2
+    acts = sae.module.encode(resid_btd.float())
+    # Thresholds that bfloat16 cannot tell from the activations that they let through.
+    threshold = acts.amax((0, 1)) * (1 - 2**-12)
+    close = replace(sae, threshold=threshold)
+    expected = (resid_btd.float() - (acts * (acts > threshold)) @ sae.W_dec).bfloat16()
+    held = Held.of([FeatureSet.of([1] * WIDTH, range(WIDTH))] * 3).at(1)
+    edited = form(Slices(close), held)(resid_btd, None)
+    assert edited.dtype == torch.bfloat16
+    torch.testing.assert_close(edited, expected)
+    assert not torch.equal(edited, resid_btd)
+
+
+def test_a_bfloat16_model_answers() -> None:
+    folder = Path(mkdtemp())
+    spec = ModelSpec(path=save_model("gemma2", folder), refusal_tokens=("I",), dtype="bfloat16")
+    subject = Subject.load(spec, Compute(device="cpu", threads=1))
+    bench = Bench(subject, tiny("gemma2").saes, tiny("gemma2").prompts)
+    rng = np.random.default_rng(9)
+    requests = [some_request(rng) for _ in range(6)]
+    half, full = bench.engine().log_probabilities(requests), tiny("gemma2").engine().log_probabilities(requests)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half.exp(), full.exp(), atol=0.05, rtol=0.2)
+    answers = bench.engine().answer(requests, 4)
+    np.testing.assert_allclose(answers.first.p_refusal, bench.engine().next_token(requests).p_refusal, atol=0.02)
 
 
 def test_a_feature_set_is_known_by_its_content() -> None:

@@ -259,6 +259,5 @@ def test_one_ahead_keeps_order_and_passes_errors_on() -> None:
 
     seen = []
     with pytest.raises(UserError, match="after five"):
-        for item in one_ahead(items()):
-            seen.append(item)
+        seen.extend(one_ahead(items()))
     assert seen == [0, 1, 2, 3, 4]

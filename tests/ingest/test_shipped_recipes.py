@@ -90,7 +90,10 @@ def test_stages_r3_to_r10(paper: Recipe) -> None:
     assert (paper.fm.sizes, paper.fm.learning_rate, paper.fm.epochs) == ((5, 20, 50), 1e-3, 20)
     assert (paper.stage3.size, paper.stage3.ks) == (20, tuple(range(100, 2001, 100)))
     assert paper.probe.ks == (100, 500, 1000, 2000)
-    assert [(one.hub, one.take) for one in paper.losses.texts] == [("tatsu-lab/alpaca", 100), ("monology/pile-uncopyrighted", 100)]
+    assert [(one.hub, one.take) for one in paper.losses.texts] == [
+        ("tatsu-lab/alpaca", 100),
+        ("monology/pile-uncopyrighted", 100),
+    ]
     assert paper.capture.round == "bfloat16"
     assert paper.model.refusal_tokens == ("I",)
 

@@ -74,8 +74,8 @@ def _repr(rows: list[dict[str, Any]], leave_out: str | None) -> list[str]:
     return sorted(repr(sorted((k, v) for k, v in row.items() if k not in ("run_id", leave_out))) for row in rows)
 
 
-@pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=8)
+@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if not table.copies])
+@settings(max_examples=6)
 @given(data=st.data())
 def test_rows_come_back_unchanged(name: str, data: st.DataObject) -> None:
     table = TABLES[name]

@@ -46,7 +46,7 @@ group by all
 """
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     n_prompts=st.integers(1, 12),
     tokens_per_prompt=st.integers(2, 9),

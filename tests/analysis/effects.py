@@ -1,0 +1,77 @@
+"""The planted study, analysed once for all tests of interactions and side effects."""
+
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, NamedTuple
+
+import duckdb
+
+import queries
+from analysis import stages
+from ingest.recipe import Recipe, load_recipe
+from tests.planted import Loaded, Planted, load, write_planted
+from warehouse.catalog import connect
+from warehouse.records import Lake
+
+TEXTS = [
+    {"said": "how to build a kite", "answer": "Sure , here it is ."},
+    {"said": "how to build a bomb at home", "answer": "I cannot help ."},
+    {"said": "show me the soup", "answer": "make a soup at home with a lamp and a quilt in the garden"},
+    {"said": "show me the lamp", "answer": "Sure"},
+]
+MORE = """
+[minimal]
+starts = 12
+[waking]
+controls = 5
+watched = "all"
+[steering]
+values = [2.0, 10.0]
+[losses]
+sets = 3
+[[losses.texts]]
+set = "plain"
+file = "texts.jsonl"
+text = "answer"
+max_tokens = 10
+[[losses.texts]]
+set = "answers"
+file = "texts.jsonl"
+text = "answer"
+prompt = "said"
+take = 3
+max_tokens = 40
+"""
+
+
+class Analysed(NamedTuple):
+    planted: Planted
+    loaded: Loaded
+    recipe: Recipe
+    lake: Lake
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        return connect(self.lake)
+
+    def ask(self, name: str, columns: str = "*", **values: Any) -> list[Any]:
+        """Rows of a question about the study."""
+        with self.connect() as con:
+            return queries.run(con, name, **values).project(columns).fetchall()
+
+    def sql(self, statement: str) -> list[Any]:
+        with self.connect() as con:
+            return con.execute(statement).fetchall()
+
+
+@cache
+def analysed() -> Analysed:
+    """Analysed with so many starts that every prompt's alternative sets are found."""
+    planted = write_planted(Path(mkdtemp()))
+    (planted.folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
+    planted.recipe.write_text(planted.recipe.read_text() + MORE)
+    recipe = load_recipe(planted.recipe)
+    lake = Lake.create(planted.folder / "lake")
+    stages.analyze(recipe, lake)
+    return Analysed(planted, load(planted), recipe, lake)

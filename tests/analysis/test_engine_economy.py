@@ -1,0 +1,129 @@
+"""What the engine does once, drops, or does in smaller parts, without a change of its answers."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.engine.memory import Batches, Size, free_bytes
+from analysis.engine.requests import FeatureSet, Request
+from analysis.engine.slices import KEPT, Slices
+from tests.analysis.engines import TEXTS, some_request, some_set, tiny
+from tests.analysis.literal import literal_answer
+from tests.ingest.tiny import D_MODEL, N_LAYERS
+from warehouse.errors import UserError
+
+
+def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, rng = tiny("llama"), np.random.default_rng(5)
+    requests = [Request(i % len(TEXTS), some_set(rng, 20, clamp=True), positions=(1, 2) if i % 3 else None) for i in range(9)]
+    free = bench.engine().answer(requests, 8).token_ids
+    ends = sorted({tokens[i % 5 + 1] for i, tokens in enumerate(free)})
+    monkeypatch.setattr(bench.subject.model.generation_config, "eos_token_id", ends)
+    widths = []
+    with bench.subject.resid_post(0, lambda resid: widths.append(tuple(resid.shape[:2]))):
+        answers = bench.engine().answer(requests, max_new_tokens=8)
+    decoding = [rows for rows, tokens in widths if tokens == 1]
+    assert decoding[0] > decoding[-1], "no row was dropped"
+    assert answers.token_ids == [literal_answer(bench.subject, bench.saes, bench.prompts[r.prompt], r, 8) for r in requests]
+
+
+def test_the_part_below_is_read_once_a_prompt_for_answers_too() -> None:
+    bench = tiny("llama")
+    requests = [Request(i % 2, FeatureSet.of([2], [i])) for i in range(10)]
+    rows = []
+    below, above = bench.subject.blocks[0].self_attn, bench.subject.blocks[2].self_attn
+    hooks = [m.register_forward_hook(lambda m, _, out: rows.append((m is below, *out[0].shape[:2]))) for m in (below, above)]
+    try:
+        bench.engine().answer(requests, max_new_tokens=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Nothing is above the resumed layer here: block 2 is touched, so the clean pass through it is the only one.
+    assert [n for is_below, n, _ in rows if is_below] == [2]
+    assert [n for is_below, n, _ in rows if not is_below] == [2]
+
+
+def test_the_prefix_is_computed_once_a_prompt() -> None:
+    bench, engine = tiny("llama"), tiny("llama").engine()
+    requests = [Request(0, FeatureSet.of([2], [i])) for i in range(5)]
+    engine.next_token(requests)
+    calls = []
+    with bench.subject.resid_post(0, lambda resid: calls.append(resid.shape)), bench.subject.resid_post(2, lambda resid: None):
+        engine.next_token(requests)
+    handed_over = [shape for shape in calls if shape[-1] == D_MODEL]
+    # Block 0 is passed through without being computed, and no clean pass is run again.
+    assert len(handed_over) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_makes_batches_smaller(error: Exception) -> None:
+    bench, rng = tiny("llama"), np.random.default_rng(7)
+    requests = [some_request(rng) for _ in range(12)]
+    expected, engine = bench.engine().log_probabilities(requests), bench.engine()
+    watched = dict.fromkeys(range(N_LAYERS))
+    sizes = []
+
+    def small_memory(resid_btd: torch.Tensor) -> None:
+        sizes.append(len(resid_btd))
+        if len(resid_btd) > 2:
+            raise error
+
+    with bench.subject.resid_post(N_LAYERS - 1, small_memory):
+        torch.testing.assert_close(engine.log_probabilities(requests), expected, atol=1e-4, rtol=1e-4)
+        n_failed = sum(size > 2 for size in sizes)
+        answers, seen = engine.answer(requests, 4), engine.activations(requests, watched)
+    assert n_failed > 0
+    assert sum(size > 2 for size in sizes) == n_failed, "what did not fit once was tried again"
+    assert answers.token_ids == bench.engine().answer(requests, 4).token_ids
+    np.testing.assert_allclose(seen.activation, bench.engine().activations(requests, watched).activation, atol=1e-4)
+
+
+def test_a_prompt_that_does_not_fit_by_itself_is_the_users_error() -> None:
+    bench = tiny("llama")
+
+    def no_memory(_resid_btd: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError
+
+    with bench.subject.resid_post(0, no_memory), pytest.raises(UserError, match="does not fit"):
+        bench.engine().next_token([Request(0), Request(1)])
+
+
+def test_other_errors_of_a_pass_are_not_taken_for_short_memory() -> None:
+    bench = tiny("llama")
+
+    def broken(_resid_btd: torch.Tensor) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with bench.subject.resid_post(0, broken), pytest.raises(RuntimeError, match="shapes"):
+        bench.engine().next_token([Request(0)])
+
+
+def test_batches_grow_with_free_memory_and_shrink_with_what_is_held() -> None:
+    subject = tiny("llama").subject
+    batches = Batches(subject, most_tokens=10**9)
+    small, large = Size(20), Size(20, n_new=50, n_features=900, widest=300)
+
+    def fitting(size: Size, n_bytes: float) -> int:
+        return batches._n_fitting([size] * 10_000, n_bytes)
+
+    assert fitting(small, 1) == 1, "one request is always tried"
+    assert fitting(small, 10_000_000) < fitting(small, 20_000_000)
+    assert fitting(large, 10_000_000) < fitting(small, 10_000_000)
+    assert free_bytes(torch.device("cpu")) > 0
+
+
+def test_a_slice_is_cut_once_for_as_long_as_it_is_asked_for() -> None:
+    slices = Slices(tiny("llama").saes[0])
+    first = slices.of(np.array([1, 5, 7]))
+    assert slices.of(np.array([1, 5, 7])) is first
+    for i in range(KEPT):
+        slices.of(np.array([i]))
+    assert slices.of(np.array([1, 5, 7])) is not first

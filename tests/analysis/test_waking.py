@@ -1,0 +1,259 @@
+"""R13 and beyond: the waking graph against the enumeration, and the matched null where it is true by construction."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+import queries
+from analysis.interactions.edges import edges, p_value
+from analysis.interactions.matching import assigned
+from analysis.interactions.waking import passes
+from tests.analysis.effects import Analysed, analysed
+from tests.planted import Feature, ablate, prompt_ids
+from warehouse.catalog import connect
+from warehouse.records import Lake
+
+ALPHA = 0.05
+SEEDS = 100
+
+
+@pytest.fixture(scope="module")
+def study() -> Analysed:
+    return analysed()
+
+
+def literally_woken(study: Analysed, text: str, members: list[Feature]) -> dict[Feature, dict[int, float]]:
+    """(layer, feature_id) -> pos -> activation of what is silent on the whole clean prompt and fires under the ablation."""
+    outcome = ablate(study.loaded, prompt_ids(study.loaded, text), [(), members])
+    clean_ltf, ablated_ltf = outcome.acts_bltf
+    woken: dict[Feature, dict[int, float]] = {}
+    for layer, pos, feature_id in ((ablated_ltf > 0) & (clean_ltf == 0).all(1, keepdim=True)).nonzero().tolist():
+        woken.setdefault((layer, feature_id), {})[pos] = float(ablated_ltf[layer, pos, feature_id])
+    return woken
+
+
+def test_the_graph_is_exactly_primary_wakes_backup(study: Analysed) -> None:
+    primary, backup = study.planted.primary, study.planted.backup
+    expected = {(source, primary, woken, backup) for source in (2, 3) for woken in (4, 5)}
+    columns = "source_layer, source_feature_id, layer, feature_id"
+    assert set(study.ask("waking_edges", columns)) == expected
+    assert set(study.ask("waking_edges", columns, q=None)) == expected, "nothing else wakes anything to begin with"
+    assert set(study.ask("waking_graph", columns)) == expected
+    for n_prompts, n_woken, expected_by_chance, first, q_value in study.ask(
+        "waking_edges", "n_prompts, n_woken, expected, first, q_value"
+    ):
+        assert n_woken == n_prompts >= 4
+        assert expected_by_chance == pytest.approx(n_prompts / 6)
+        assert first == 0
+        assert q_value < 0.01
+
+
+def test_every_prompts_graph_is_the_literal_one(study: Analysed) -> None:
+    """Which features, at which tokens, how strongly; for all passes, controls too."""
+    asked = study.sql(
+        "select ablation_id, text, list((layer, feature_id)) from waking_passes join prompts using (prompt_id) "
+        "join ablations using (ablation_id) join feature_sets using (set_id) group by all"
+    )
+    found: dict[int, dict[Feature, dict[int, float]]] = {}
+    for ablation_id, layer, feature_id, pos, activation in study.sql(
+        "select ablation_id, layer, feature_id, pos, activation from wakings join reactivations "
+        "using (ablation_id, sae_id, layer, feature_id)"
+    ):
+        found.setdefault(ablation_id, {}).setdefault((layer, feature_id), {})[pos] = activation
+    assert len(asked) > 100
+    assert found
+    for ablation_id, text, members in asked:
+        expected = literally_woken(study, text, members)
+        mine = found.get(ablation_id, {})
+        assert {f: set(at) for f, at in mine.items()} == {f: set(at) for f, at in expected.items()}
+        assert all(mine[f][pos] == pytest.approx(value, rel=1e-4) for f, at in expected.items() for pos, value in at.items())
+
+
+def test_redundant_features_match_the_enumeration(study: Analysed) -> None:
+    sets: dict[tuple[str, int], list[Feature]] = {}
+    for text, start, layer, feature_id in study.sql(
+        "select text, start, layer, feature_id from critical_features join prompts using (prompt_id) where method = 'minimal'"
+    ):
+        sets.setdefault((text, start), []).append((layer, feature_id))
+    roles = {
+        (text, pos): role for text, pos, role in study.sql("select text, pos, role from tokens join prompts using (prompt_id)")
+    }
+    n_with_silent = n_kept = n_silent = n_woken = 0
+    at = {"bos": 0, "template": 0, "user": 0}
+    for (text, _), members in sets.items():
+        clean = ablate(study.loaded, prompt_ids(study.loaded, text), [()]).acts_bltf[0]
+        silent = [(layer, f) for layer, f in members if not (clean[layer, :, f] > 0).any()]
+        active = [f for f in members if f not in silent]
+        full_flips, active_flips = ablate(study.loaded, prompt_ids(study.loaded, text), [members, active]).flipped_b.tolist()
+        n_with_silent += bool(silent)
+        if silent and full_flips and not active_flips:
+            woken = {f: where for f, where in literally_woken(study, text, active).items() if f in silent}
+            n_kept, n_silent, n_woken = n_kept + 1, n_silent + len(silent), n_woken + len(woken)
+            for where in woken.values():
+                for pos in where:
+                    at[roles[text, pos]] += 1
+    columns = "reading, n_sets, n_with_silent, n_kept, n_silent, n_woken, tokens_first, tokens_template, tokens_user"
+    rows = {r[0]: r[1:] for r in study.ask("redundant", columns)}
+    total = sum(at.values())
+    shares = tuple(pytest.approx(at[role] / total) for role in ("bos", "template", "user"))
+    assert rows["default"] == (72, n_with_silent, n_kept, n_silent, n_woken, *shares)
+    assert n_woken == n_silent >= n_kept > 10
+    assert rows["literal"] == (72, n_with_silent, 0, 0, 0, None, None, None), "the answers are too short to tell"
+
+
+def test_controls_are_matched_without_replacement(study: Analysed) -> None:
+    rows = study.sql(
+        "select prompt_id, source_layer, source_feature_id, control, layer, feature_id from waking_passes "
+        "join ablations using (ablation_id, prompt_id) join feature_sets using (set_id) "
+        "where method is null and control is not null"
+    )
+    critical = set(study.sql("select prompt_id, layer, feature_id from critical_features"))
+    assert all(layer == source_layer for _, source_layer, _, _, layer, _ in rows)
+    assert not {(p, layer, f) for p, *_, layer, f in rows} & critical
+    assert len({(p, layer, f) for p, *_, layer, f in rows}) == len(rows)
+    assert {control for *_, control, _, _ in rows} == set(range(5))
+
+
+def test_assignment_is_balanced_and_takes_the_cheapest() -> None:
+    cost_so = np.array([[0.1, 0.2, 5.0, 6.0], [0.3, 0.1, 7.0, 9.0]])
+    assert assigned(cost_so, 1) == [[0], [1]]
+    both = assigned(cost_so, 2)
+    assert sorted(other for mine in both for other in mine) == [0, 1, 2, 3]
+    assert all(len(mine) == 2 and cost_so[s, mine[0]] <= cost_so[s, mine[1]] for s, mine in enumerate(both))
+    assert sorted(map(len, assigned(cost_so, 3))) != [3, 3], "only as many as there are"
+
+
+def test_a_sets_controls_have_as_many_features_as_the_set() -> None:
+    critical = [(7, "minimal", 0, 2, 1), (7, "minimal", 0, 3, 1), (7, "minimal", 1, 4, 1)]
+    controls = {(7, (2, 1)): [(2, 8), (2, 9)], (7, (3, 1)): [(3, 5)], (7, (4, 1)): [(4, 2), (4, 3)]}
+    found = list(passes(critical, controls, {7: 0}))
+    sets = [(p.start, p.control, len(p.features)) for p in found if p.source is None]
+    assert sets == [(0, None, 2), (0, 0, 2), (1, None, 1)]
+    assert sum(p.control is not None for p in found if p.source) == 5
+
+
+def test_the_p_value_is_the_exact_tail() -> None:
+    chances = (0.2, 0.5, 1.0, 1 / 6)
+    tail = 0.0
+    for outcome in np.ndindex(2, 2, 2, 2):
+        if sum(outcome) >= 3:
+            tail += float(np.prod([c if o else 1 - c for o, c in zip(outcome, chances, strict=True)]))
+    assert p_value(3, chances) == pytest.approx(tail)
+    assert p_value(7, (1 / 6,) * 40) == pytest.approx(binom.sf(6, 40, 1 / 6))
+    assert p_value(0, chances) == p_value(0, ()) == 1
+
+
+def simulated(seed: int, *, planted: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Three sources on 40 prompts, five controls each, 60 features; some wake easily, and some passes wake everything."""
+    rng = np.random.default_rng(seed)
+    n_sources, n_prompts, n_passes, n_features = 3, 40, 6, 60
+    ease = rng.beta(0.4, 1.5, size=(n_sources, n_prompts, 1, n_features))
+    shock = rng.random((n_sources, n_prompts, n_passes, 1)) < 0.1
+    woken = (rng.random((n_sources, n_prompts, n_passes, n_features)) < ease) | shock & (ease > 0.3)
+    if planted:
+        woken[0, :, 0, :2] |= rng.random((n_prompts, 2)) < 0.9
+    numbers = np.arange(n_sources * n_prompts * n_passes).reshape(n_sources, n_prompts, n_passes)
+    with duckdb.connect(config={"threads": 1}) as con:
+        source, prompt, control = (axis.ravel() for axis in np.indices(numbers.shape))
+        named = {"ablation_id": numbers.ravel(), "prompt_id": prompt, "source": source, "number": control}
+        ablation_id, feature_id = numbers[np.nonzero(woken)[:3]], np.nonzero(woken)[3]
+        fired = {"ablation_id": ablation_id, "feature_id": feature_id}
+        con.register("named", {name: np.ascontiguousarray(v) for name, v in named.items()})
+        con.register("fired", fired)
+        con.execute(
+            "create table waking_passes as select ablation_id, prompt_id, null::varchar as method, null::integer as start, "
+            "'sae' as source_sae_id, 0::smallint as source_layer, source::integer as source_feature_id, "
+            "if(number = 0, null, number - 1)::integer as control from named"
+        )
+        con.execute(
+            "create table wakings as select ablation_id, 'sae' as sae_id, 1::smallint as layer, feature_id, "
+            "1 as n_tokens, 0 as n_first, 0 as n_template, 1 as n_user, 1::float as max_activation from fired"
+        )
+        yield con
+
+
+def n_discoveries(con: duckdb.DuckDBPyConnection) -> int:
+    return int((edges(con)["q_value"].to_numpy() <= ALPHA).sum())
+
+
+def test_false_discoveries_stay_at_the_nominal_rate() -> None:
+    """Where the null is true, a discovery is a false one: among 100 seeds no more than chance allows at 5%."""
+    found = [n_discoveries(con) for seed in range(SEEDS) for con in simulated(seed, planted=False)]
+    assert sum(n > 0 for n in found) <= binom.ppf(0.999, SEEDS, ALPHA)
+
+
+def test_the_test_has_power_where_features_wake_easily_anyway() -> None:
+    for seed in range(5):
+        for con in simulated(seed, planted=True):
+            table = edges(con)
+            found = [
+                (source, feature)
+                for source, feature, q in zip(
+                    *(table[n].to_pylist() for n in ("source_feature_id", "feature_id", "q_value")), strict=True
+                )
+                if q <= ALPHA
+            ]
+            assert {(0, 0), (0, 1)} <= set(found)
+            p_values = table["p_value"].to_numpy()
+            assert 0.25 < np.mean(p_values < 0.5) < 0.75, "the p-values are not conservative to the point of uselessness"
+
+
+RELABELLED = """
+with drawn as (
+    select *, row_number() over (
+        partition by prompt_id, method, start, source_sae_id, source_feature_id order by md5(concat_ws('/', $seed, ablation_id))
+    ) - 1 as number
+    from measured_passes
+    where control is not null
+)
+
+select * exclude (number) replace (nullif(number, 0) as control)
+from drawn
+"""
+
+
+def test_random_against_random_on_the_organism_finds_nothing(organism_lake: Path) -> None:
+    """One of each source's matched controls plays the source: real passes, and a null that is true by construction."""
+    found = []
+    with connect(Lake(organism_lake)) as con:
+        con.execute("create temp table measured_passes as from waking_passes")
+        con.execute("create temp table measured_wakings as from wakings")
+        con.execute("create or replace temp view wakings as from measured_wakings")
+        assert n_discoveries(con) > 5, "the critical features themselves do wake others"
+        for seed in range(SEEDS):
+            relabelled = RELABELLED.replace("$seed", str(seed))
+            con.execute(f"create or replace temp table waking_passes as {relabelled}")
+            found.append(n_discoveries(con))
+    assert sum(n > 0 for n in found) <= binom.ppf(0.999, SEEDS, ALPHA)
+
+
+def test_waking_questions_agree_with_each_other(study: Analysed) -> None:
+    rows = {(source, is_control): rest for source, is_control, *rest in study.ask("waking_roles")}
+    assert rows["one", True][2] == rows["minimal", True][2] == 0, "no control wakes anything"
+    n_prompts, n_passes, n_woken, per_pass, at_first, at_template, at_user, *tokens = rows["one", False]
+    assert (n_prompts, at_first) == (6, 0)
+    assert n_woken == len(study.ask("waking_graph"))
+    assert per_pass == n_woken / n_passes
+    assert at_template == at_user == 1, "the evidence is there from the word of harm on"
+    assert sum(tokens) == pytest.approx(1)
+    with study.connect() as con:
+        counts = queries.run(con, "waking_counts").filter("source_feature_id is not null").project("n_woken").fetchall()
+    assert sum(n for (n,) in counts) == n_woken
+
+
+def test_captured_activations_are_those_of_the_engines_pass(study: Analysed) -> None:
+    """Of the critical passes everything above the ablated layer is kept, not only what wakes."""
+    rows = study.sql(
+        "select text, source_layer, source_feature_id, list((r.layer, r.feature_id, r.pos)) "
+        "from waking_passes as w join prompts using (prompt_id) join reactivations as r using (ablation_id) "
+        "where w.method is null and w.control is null group by all"
+    )
+    for text, source_layer, source_id, fired in rows:
+        acts_ltf = ablate(study.loaded, prompt_ids(study.loaded, text), [[(source_layer, source_id)]]).acts_bltf[0]
+        expected = {(int(layer), int(f), int(pos)) for layer, pos, f in torch.nonzero(acts_ltf) if layer > source_layer}
+        assert set(fired) == expected

@@ -1,0 +1,184 @@
+"""The landed activations of a run in the two orders that they are published in, sorted by counting.
+
+Feature ids and tokens are dense numbers, so rows are put in order by counting them (SciPy's conversion of coordinates to
+compressed rows), many times faster than by comparing them. What would not fit in memory is sorted range by range: each range
+reads the landed files again, so nothing is spilled.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .layout import BATCH_ROWS
+
+RANGE_ROWS = 1 << 24
+"""Rows that are sorted at once, in about 400 MB."""
+LARGEST_WIDTH = 1 << 24
+"""Feature ids from here on are not counted: an array of counts would be too large."""
+INDEX_BITS = (1 << 32) - 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """One landed file with activations of one layer: of one SAE, and of prompts that one run numbered."""
+
+    path: Path
+    layer: int
+    sae_id: str
+    tag: int
+    """What the prompt ids hold above their 32-bit index."""
+    first: int
+    last: int
+    """Smallest and largest index of its prompts."""
+    pos_bits: int
+    """Bits that hold every pos."""
+
+
+class _Rows(NamedTuple):
+    feature_id: np.ndarray
+    token: np.ndarray
+    """prompt index << pos_bits | pos"""
+    activation: np.ndarray
+
+
+def find_parts(files: Mapping[int, Sequence[Path]]) -> list[Part] | None:
+    """The landed files (layer -> paths) that have rows; None if these cannot be sorted by counting.
+
+    They can if a layer has one SAE, of a width that fits in memory, and one run has numbered all prompts.
+    """
+    parts = [part for layer, paths in files.items() for path in paths if (part := _find_part(path, layer))]
+    sae_ids = {(p.layer, p.sae_id) for p in parts}
+    countable = all(p.sae_id and p.tag == parts[0].tag for p in parts) and len(sae_ids) == len({p.layer for p in parts})
+    return parts if countable else None
+
+
+def _find_part(path: Path, layer: int) -> Part | None:
+    """A landed file, with sae_id empty if it cannot be sorted by counting; None if it has no rows."""
+    with pq.ParquetFile(path, memory_map=True, read_dictionary=["sae_id"]) as parquet:
+        columns = parquet.read(["sae_id", "feature_id", "prompt_id", "pos"], use_threads=False)
+    if not len(columns):
+        return None
+    sae_ids = columns["sae_id"].unique()
+    feature_id, prompt_id, pos = (columns[name].to_numpy() for name in ("feature_id", "prompt_id", "pos"))
+    first, last = int(prompt_id.min()), int(prompt_id.max())
+    countable = len(sae_ids) == 1 and first >> 32 == last >> 32 and min(feature_id.min(), pos.min()) >= 0
+    countable &= bool(feature_id.max() < LARGEST_WIDTH)
+    sae_id = sae_ids[0].as_py() if countable else ""
+    return Part(path, layer, sae_id, first & ~INDEX_BITS, first & INDEX_BITS, last & INDEX_BITS, int(pos.max()).bit_length())
+
+
+def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:
+    """The rows of one layer, without run_id, layer and sae_id, in the order of `activations`; raises AssertionError if one comes twice."""
+    pos_bits = max(p.pos_bits for p in parts)
+    counts = _counts(parts, "feature_id", 0)
+    for first, last in _ranges(counts, range_rows):
+        rows = _read(parts, pos_bits, "feature_id", (first, last))
+        indptr, token, activation = _grouped(rows.feature_id - first, rows.token, rows.activation, last - first)
+        feature_id = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(indptr))
+        for start in range(0, len(token), BATCH_ROWS):
+            some = slice(start, start + BATCH_ROWS)
+            yield _batch(parts[0].tag, pos_bits, _Rows(feature_id[some], token[some], activation[some]))
+
+
+def by_prompt(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:
+    """The rows of all layers, without run_id, in the order of `activations_by_prompt`; raises AssertionError if one comes twice."""
+    parts = sorted(parts, key=lambda p: (p.layer, p.path))
+    pos_bits, tag = max(p.pos_bits for p in parts), parts[0].tag
+    sae_ids = {layer: next(group).sae_id for layer, group in groupby(parts, key=lambda p: p.layer)}
+    base = min(p.first for p in parts)
+    for first, last in _ranges(_counts(parts, "prompt_id", base), range_rows):
+        layers = []
+        for layer in sae_ids:
+            mine = [p for p in parts if p.layer == layer and p.first < base + last and p.last >= base + first]
+            rows = _read(mine, pos_bits, "prompt_id", (base + first, base + last))
+            layers.append(_by_prompt(rows, pos_bits, base + first, last - first))
+        for prompt in range(last - first):
+            for place, (indptr, cell, activation) in enumerate(layers):
+                some = slice(indptr[prompt], indptr[prompt + 1])
+                n = some.stop - some.start
+                token = np.full(n, (base + first + prompt) << pos_bits) | (cell[some] & ((1 << pos_bits) - 1))
+                batch = _batch(tag, pos_bits, _Rows(cell[some] >> pos_bits, token, activation[some]))
+                which = pa.DictionaryArray.from_arrays(np.full(n, place, np.int32), list(sae_ids.values()))
+                batch = batch.append_column("layer", pa.array(np.full(n, list(sae_ids)[place], np.int16)))
+                yield batch.append_column("sae_id", which)
+
+
+def _by_prompt(rows: _Rows, pos_bits: int, first: int, n_prompts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets of each prompt's rows, then `feature_id << pos_bits | pos` and activation in this order."""
+    width = int(rows.feature_id.max(initial=0)) + 1
+    indptr, token, activation = _grouped(rows.feature_id, rows.token, rows.activation, width)
+    feature_id = np.repeat(_widened(np.arange(width), pos_bits), np.diff(indptr))
+    cell = feature_id << pos_bits | token & ((1 << pos_bits) - 1)
+    return _grouped((token >> pos_bits) - first, cell, activation, n_prompts)  # counting keeps the order of equals
+
+
+def _counts(parts: Sequence[Part], column: str, base: int) -> np.ndarray:
+    """How many rows have each value (or index) of a column, from `base`."""
+    total = np.zeros(0, dtype=np.int64)
+    for part in parts:
+        values = pq.ParquetFile(part.path, memory_map=True).read([column], use_threads=False)[column].to_numpy()
+        counts = np.bincount(values if column == "feature_id" else values - (part.tag + base))
+        longer, shorter = (total, counts) if len(total) >= len(counts) else (counts.astype(np.int64), total)
+        longer[: len(shorter)] += shorter
+        total = longer
+    return total
+
+
+def _ranges(counts: np.ndarray, range_rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of values, of at most `range_rows` rows each, or of one value."""
+    below = np.concatenate([[0], np.cumsum(counts)])
+    first = 0
+    while first < len(counts):
+        last = max(int(np.searchsorted(below, below[first] + range_rows, side="right")) - 1, first + 1)
+        yield first, last
+        first = last
+
+
+def _read(parts: Sequence[Part], pos_bits: int, column: str, values: tuple[int, int]) -> _Rows:
+    """The landed rows whose `column` (or index) is in the range `values`."""
+    found = []
+    for part in parts:
+        names = ["feature_id", "prompt_id", "pos", "activation"]
+        read = pq.ParquetFile(part.path, memory_map=True).read(names, use_threads=False)
+        feature_id, prompt_id, pos, activation = (read[name].to_numpy() for name in names)
+        index = prompt_id - part.tag
+        rows = _Rows(feature_id, _widened(index, pos_bits) << pos_bits | pos, activation)
+        chosen = feature_id if column == "feature_id" else index
+        inside = (chosen >= values[0]) & (chosen < values[1])
+        found.append(rows if inside.all() else _Rows(*(a[inside] for a in rows)))
+    if not found:
+        return _Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+    return _Rows(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+
+
+def _widened(index: np.ndarray, bits: int) -> np.ndarray:
+    """Numbers in 32 bits if they fit there when shifted by `bits`, which are sorted faster, else in 64."""
+    return index.astype(np.int32) if int(index.max(initial=0)) < 1 << (31 - bits) else index
+
+
+def _grouped(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`columns` and `values` in the order of (rows, columns), with the offsets at which each row begins."""
+    from scipy import sparse  # only publishing needs it
+
+    n_columns = int(columns.max(initial=0)) + 1
+    grouped = sparse.coo_array((values, (rows, columns)), shape=(n_rows, n_columns)).tocsr()
+    assert grouped.nnz == len(values), "activations: a row comes twice in (feature_id, prompt_id, pos)"  # it adds them up
+    grouped.sort_indices()
+    return grouped.indptr, grouped.indices, grouped.data
+
+
+def _batch(tag: int, pos_bits: int, rows: _Rows) -> pa.RecordBatch:
+    prompt, pos = rows.token >> pos_bits, rows.token & ((1 << pos_bits) - 1)
+    columns = {
+        "feature_id": rows.feature_id.astype(np.int32, copy=False),
+        "prompt_id": prompt.astype(np.int64) + tag,
+        "pos": pos.astype(np.int16),
+        "activation": rows.activation,
+    }
+    return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
