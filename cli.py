@@ -121,11 +121,8 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: Path,
     from warehouse.progress import Bar
     from warehouse.records import Lake
 
-    analysed = stages.open_analysis(study)
     with Bar() as progress:
-        record = stages.ablate_study(
-            analysed, Lake.create(lake), condition, features, value=value, force=force, progress=progress
-        )
+        record = stages.ablate(study, Lake.existing(lake), condition, features, value=value, force=force, progress=progress)
     _print_runs(lake, [record.run_id])
     with _open(lake, study.name) as opened:
         rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', '{condition}')")

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from analysis.bench import Bench
-from analysis.interactions import diagnostic, edges, inert, losses, redundancy, steering, waking
+from analysis.interactions import (
+    comparisons,
+    diagnostic,
+    edges,
+    factorisation,
+    inert,
+    losses,
+    probe,
+    redundancy,
+    stage3,
+    steering,
+    waking,
+)
 from analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
 from analysis.stage import Stage, Work
 from analysis.verdicts import check_judge, judge_identity
@@ -31,6 +43,10 @@ INTERACTIONS = (
     edges.STAGE,
     steering.STAGE,
     losses.STAGE,
+    factorisation.STAGE,
+    probe.STAGE,
+    stage3.STAGE,
+    stage3.PROBE_STAGE,
 )
 COMPUTED = (*SEARCH, *INTERACTIONS)
 """All stages but the judges, each after the ones that it needs."""
@@ -41,7 +57,7 @@ ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a recipe's analysis, each after the ones that it needs."""
     judges = [judging_stage(name) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
-    return [*COMPUTED, *judges]
+    return [*COMPUTED, comparisons.stage([stage.name for stage in ANSWERING]), *judges]
 
 
 def judging_stage(judge: str) -> Stage:
@@ -74,9 +90,11 @@ def specs(study: Study, asked: Sequence[Stage] | None = None) -> dict[str, RunSp
 
 
 def open_analysis(recipe: Recipe) -> Study:
-    """The study of a recipe, with the prompts that its analysis needs; raises UserError before anything is computed."""
+    """The study of a recipe, with the prompts and judges that its analysis needs; raises UserError before any compute."""
     study = open_study(recipe)
     require_splits(recipe, study.prompts)
+    for judge in recipe.verdicts.judges:
+        judge_identity(judge, recipe)
     return study
 
 
@@ -130,23 +148,10 @@ def ablate(
         value: the activation that they are clamped to instead, if not 0.
     Raises UserError for a name that the analysis uses itself and for no features, QueryError for what is no feature of the study.
     """
-    return ablate_study(open_analysis(recipe), lake, condition, features, value=value, force=force, progress=progress)
-
-
-def ablate_study(
-    study: Study,
-    lake: Lake,
-    condition: str,
-    features: str | Sequence[tuple[int, int]],
-    *,
-    value: float = 0.0,
-    force: bool = False,
-    progress: Quiet | None = None,
-) -> RunRecord:
-    """`ablate` for a study that is opened already."""
     chosen.check_condition(condition)
+    study = open_analysis(recipe)
     ingest_study(study, lake, progress=progress)
-    with connect(lake, study.recipe.name) as con:
+    with connect(lake, recipe.name) as con:
         stage = chosen.stage(condition, chosen.feature_set(con, features, value))
     return ensure_stage(stage, specs(study, [stage]), Bench(study, lake), force=force, progress=progress)
 

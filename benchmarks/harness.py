@@ -91,7 +91,7 @@ class Report:
 
     def ratio(self, name: str, value: float, target: str) -> None:
         """One claim: `ratio NAME VALUE target <= 1.10`, or `target none` for a figure that nothing is claimed of."""
-        self.line(f"ratio {name} {value:.{3 if value < 10 else 1}f} target {target}")
+        self.line(f"ratio {name} {value:.{3 if value < 10 else 2}f} target {target}")
 
     def not_run(self, contender: str, reason: str) -> None:
         """A contender that cannot run here."""

@@ -153,7 +153,7 @@ def evaluation(report: Report, real: Real, rounds: int, clock: Clock) -> None:
 
 def generation(report: Report, real: Real, rounds: int, clock: Clock) -> None:
     """Greedy continuations while the pool is ablated."""
-    engine, few = real.engine(), 4
+    engine, few = real.engine(), 2
     # The pool, as Stage 1 tests it, and two of its subsets, as Stage 2 does.
     starts = [real.pool.at(range(gone, len(real.pool))) for gone in (0, 400, 800)]
     requests = [Request(row, one) for one in starts for row in range(len(real.prompts))]
@@ -193,7 +193,7 @@ def counts(report: Report) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the unpacked model")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; two are slower here while others use the machine")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
@@ -211,7 +211,7 @@ def main() -> None:
     )
     forward(report, real, arguments.rounds, clock)
     evaluation(report, real, arguments.rounds, clock)
-    generation(report, real, max(3, arguments.rounds // 2), clock)
+    generation(report, real, arguments.rounds, clock)
     counts(report)
     organism.measure(report, arguments.rounds, clock)
     gemma.measure(report, arguments.rounds)

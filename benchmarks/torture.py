@@ -238,8 +238,9 @@ def study_kills(folder: Path, recipe: str, count: int, chance: random.Random) ->
         process.communicate()
     misses.append(finish(analyze(folder / "interrupted")))
     whole, interrupted = Lake.existing(folder / "whole"), Lake.existing(folder / "interrupted")
-    if _contents(whole) != _contents(interrupted):
-        misses.append("the interrupted study's lake differs from the undisturbed one")
+    differing = sorted({run_id for run_id, _ in _contents(whole).items() ^ _contents(interrupted).items()})
+    if differing:
+        misses.append(f"the interrupted study's lake differs from the undisturbed one in {', '.join(differing)}")
     print(f"{n_killed} of {count} studies were killed before they ended")
     return [miss for miss in misses if miss] + _damage(interrupted)
 

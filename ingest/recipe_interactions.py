@@ -64,7 +64,7 @@ class Stage3(Section):
     """Which machine's embeddings."""
     similarity: Literal["maximum", "mean"] = "maximum"
     """Over the cosines with the prompt's critical features."""
-    critical: Literal["minimal", "algorithm1_common"] = "minimal"
+    critical: Literal["minimal", "algorithm1"] = "minimal"
     """Which sets of Stage 2 it starts from: the first minimal set, or that of Algorithm 1 at the smallest tau that flips."""
     active: Literal["last_tokens", "prompt"] = "last_tokens"
     """Where a feature must fire to be ranked: on the tokens that count, or anywhere but on BOS."""

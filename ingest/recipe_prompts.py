@@ -12,7 +12,7 @@ class Column(Section):
     """A value that is read from a column, with its values renamed by `map` where the map has them."""
 
     column: str
-    map: dict[str, str] = {}
+    map: dict[str, str] = Field(default_factory=dict)
 
 
 class Fractions(Section):
@@ -89,7 +89,7 @@ class PromptSet(Section):
     label: Label
     category: Category | None = None
     split: Split = Fractions(shares={"train": 0.4, "val": 0.2, "test": 0.4})
-    where: dict[str, Scalar | tuple[Scalar, ...]] = {}
+    where: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     """Keep only the rows whose columns have this value (or one of these)."""
     deduplicate: bool = False
     """Keep the first of equal prompts; otherwise equal prompts are an error."""

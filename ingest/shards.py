@@ -2,6 +2,7 @@
 
 Where the SAEs do not all fit on the device, the residuals of several shards wait in main memory while one layer's SAE after
 another is loaded and goes through them: an SAE is read once for each such group of shards, not once for each shard.
+A killed job then repeats a group.
 """
 
 from collections.abc import Iterator, Sequence

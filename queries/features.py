@@ -84,15 +84,21 @@ def _layers(con: duckdb.DuckDBPyConnection) -> str:
 def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features) -> str:
     """A subquery: the rows of `table` that belong to the features, by literal predicates, one branch a layer.
 
-    A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files.
+    A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files. Where these hold a single SAE,
+    layer and sae_id are written in as constants: reading them row by row would take longer than reading the ids.
     """
     macros = con.execute("select function_name from duckdb_functions() where function_type = 'table_macro'").fetchall()
+    by_layer = (f"{table}_of",) in macros
+    n_saes = dict(con.execute("select layer, count(distinct sae_id) from saes group by layer").fetchall())
     branches = [f"select * from {table} where false"] if not features else []
     for (layer, sae_id), feature_ids in features.items():
-        source = f"{table}_of({layer})" if (f"{table}_of",) in macros else table
-        branches.append(
-            f"select * from {source} where layer = {layer} and sae_id = {quoted(sae_id)} and {_predicate(feature_ids)}"
-        )
+        sae, predicate = quoted(sae_id), _predicate(feature_ids)
+        if by_layer and n_saes[layer] == 1:
+            constants = f"* replace ({layer}::smallint as layer, {sae} as sae_id)"
+            branches.append(f"select {constants} from {table}_of({layer}) where {predicate}")
+        else:
+            source = f"{table}_of({layer})" if by_layer else table
+            branches.append(f"select * from {source} where layer = {layer} and sae_id = {sae} and {predicate}")
     return "(" + "\n    union all ".join(branches) + ")"
 
 

@@ -6,12 +6,33 @@
 -- $prompt_id integer: the prompt, as a number or its digits
 -- $n integer = 5: features a token
 -- $layer integer? = null: only features of this layer
-with ranked as (
+with copied as (
+    select pos, layer, sae_id, feature_id, activation
+    from activations_by_prompt
+    where prompt_id = $prompt_id and ($layer is null or layer = $layer)
+),
+
+-- A row only where a run has no copy by prompt: without it, the join below reads nothing.
+uncopied as (
+    select 1 as missing
+    where not exists (select 1 from copied)
+),
+
+firings as (
+    select pos, layer, sae_id, feature_id, activation
+    from copied
+    union all
+    select a.pos, a.layer, a.sae_id, a.feature_id, a.activation
+    from activations as a
+    cross join uncopied
+    where a.prompt_id = $prompt_id and ($layer is null or a.layer = $layer)
+),
+
+ranked as (
     select
         pos, layer, sae_id, feature_id, activation,
         row_number() over (partition by pos order by activation desc, layer, sae_id, feature_id) as rank
-    from activations
-    where prompt_id = $prompt_id and ($layer is null or layer = $layer)
+    from firings
     qualify rank <= $n
 )
 

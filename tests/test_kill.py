@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 2\n"
 N_INGEST = 13
 """Shards of the ingest run."""
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which a process counts as hung."""
 
 
@@ -98,8 +98,9 @@ def test_killed_at_random_moments_ends_in_the_same_content(
 
 def test_two_processes_at_once_on_a_new_lake(recipe: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     watched = Watched(Lake(tmp_path / "lake"))
-    both = [start("analyze", recipe, watched.lake) for _ in range(2)]
+    both = [start("ingest", recipe, watched.lake) for _ in range(2)]
     watched.until_over(*both)
     assert [process.wait(PATIENCE) for process in both] == [0, 0]
-    assert contents(watched.lake) == undisturbed
+    assert len(contents(watched.lake)) == 1
+    assert contents(watched.lake).items() <= undisturbed.items()
     assert all(len(seen) == 1 for seen in watched.landed.values()), "each shard is computed by one of them"

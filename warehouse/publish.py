@@ -82,19 +82,24 @@ class Landed:
         layers = [layer] if layer is not None else [n for n in self.layers(ACTIVATIONS) if n is not None]
         parts = find_parts({n: [Path(file) for file in self._files(ACTIVATIONS, n)] for n in layers})
         assert parts is not None or not table.copies, f"{table.name}: a layer has several SAEs, or prompts of several runs"
-        if not parts:
+        if parts is None:
             return None
+        if not parts:  # nothing fired
+            return iter(())
         constants: dict[str, Any] = {"run_id": self._spec.run_id}
         if table == ACTIVATIONS_BY_PROMPT:
             rows = by_prompt(parts)
         else:
             constants |= {"layer": layer, "sae_id": parts[0].sae_id}
             rows = by_feature(parts)
-        return (_with_constants(table, dict(zip(b.schema.names, b.columns, strict=True)), constants, len(b)) for b in rechunk(rows))
+        return (
+            _with_constants(table, dict(zip(b.schema.names, b.columns, strict=True)), constants, len(b)) for b in rechunk(rows)
+        )
 
     def read(self, table: Table, layer: int | None = None) -> pa.Table:
         """The rows of `stream` at once."""
-        return pa.Table.from_batches(self.stream(table, layer))
+        batches = list(self.stream(table, layer))
+        return pa.Table.from_batches(batches) if batches else table.schema.empty_table()
 
     def _files(self, table: Table, layer: int | None) -> list[str]:
         return sorted(str(p) for p in self._landing.glob(f"[!.]*/{file_name(table.name, layer)}"))

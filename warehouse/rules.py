@@ -17,6 +17,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     **dict.fromkeys(("n_benign", "n_flipped", "n_candidates", "n_evaluations", "k", "draw", "step", "start"), (0, None)),
     **dict.fromkeys(("width",), (1, None)),
     **dict.fromkeys(("p_refusal_token", "induced", "score"), (-SLACK, 1 + SLACK)),
+    **dict.fromkeys(("p_value", "q_value"), (0, 1)),
+    **dict.fromkeys(("loss", "n_woken", "n_first", "n_template", "n_user", "n_context", "control"), (0, None)),
     **dict.fromkeys(("decoder_norm", "measured_l0", "declared_l0"), (0, None)),
     "activation": (float(np.finfo(np.float32).smallest_subnormal), None),
     "cosine": (-1 - SLACK, 1 + SLACK),

@@ -57,14 +57,12 @@ class Batches:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                fits = False
             else:
-                fits = True
-            if fits:
                 yield part, result
                 start = part.stop
-            else:  # here, not above: the error holds on to the tensors of the failed pass
-                self._shrink(sizes[part])
+                continue
+            # Not inside `except`: the error holds on to the tensors of the failed pass.
+            self._shrink(sizes[part])
 
     def _n_fitting(self, sizes: Sequence[Size], most_bytes: float) -> int:
         n = 0

@@ -40,8 +40,8 @@ def strongest_pairs(examples: Examples, embeddings: np.ndarray, n_pairs: int) ->
     dots = vectors @ vectors.T
     a, b = np.triu_indices(len(among), k=1)
     contribution = (dots * cofiring)[a, b]
-    n_pairs = min(n_pairs, np.count_nonzero(contribution))
-    best = np.argsort(-np.abs(contribution), kind="stable")[:n_pairs]
+    n_found = min(n_pairs, int(np.count_nonzero(contribution)))
+    best = np.argsort(-np.abs(contribution), kind="stable")[:n_found]
     a, b = a[best], b[best]
     unit = _unit(vectors)
     return {

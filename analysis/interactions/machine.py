@@ -10,6 +10,7 @@ Letters of shapes: m columns, b prompts of a batch, n non-zeros a prompt (padded
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,7 +94,11 @@ class Trained(NamedTuple):
 
 def train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings) -> Trained:
     """Fits a machine to labels y (0 or 1); `splits` gives the places of the prompts of train, val and test."""
-    y = y.astype(np.float32)
+    with _one_thread():
+        return _train(x, y.astype(np.float32), splits, settings)
+
+
+def _train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings) -> Trained:
     learner = _Learner(x.shape[1], settings)
     rng = np.random.default_rng(settings.seed)
     epochs: list[Epoch] = []
@@ -117,6 +122,17 @@ def score(logits: np.ndarray, y: np.ndarray) -> Score:
         return Score(float("nan"), float("nan"))
     loss = np.logaddexp(0, np.where(y > 0.5, -logits, logits).astype(np.float64)).mean()
     return Score(float(loss), float(((logits > 0) == (y > 0.5)).mean()))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps are small and bound by memory: more threads only wait for each other, and sums would depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Learner:

@@ -17,7 +17,7 @@ from warehouse.runs import Rows
 from warehouse.store import sha256_text
 
 CONDITION = re.compile("[a-z][a-z0-9_]{0,60}")
-OF_THE_ANALYSIS = re.compile("none|direction|(top_k|random|algorithm1|minimal|firing_on_tokens|clamp)(_.*)?")
+OF_THE_ANALYSIS = re.compile("none|direction|(top_k|random|algorithm1|minimal|firing_on_tokens|clamp|waking)(_.*)?")
 
 
 def check_condition(condition: str) -> None:

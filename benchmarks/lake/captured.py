@@ -1,9 +1,9 @@
 """What a capture hands over, in memory: the same rows for every contender, each in the form that it takes them in."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import duckdb
 import numpy as np
 
 from warehouse.landing import Rows
@@ -62,7 +62,7 @@ class Captured:
 
 def synthetic(n_rows: int, rounding: str, seed: int = 0) -> Captured:
     """About `n_rows` non-zeros; `rounding` is bfloat16 or float32."""
-    shape = Shape.of_rows(n_rows, round=rounding)
+    shape = Shape.of_rows(n_rows, round=rounding, prompt_major=True)
     spec = RunSpec("ingest", f"bench_{rounding}", {"code": CODE_VERSION, "device": "cpu", "n_rows": n_rows}, seed=seed)
     shards = plan(shape, spec)
     return Captured(shape, spec, list(shards.compute(shards.shards)))
@@ -84,13 +84,12 @@ class Asked:
         return ",".join(f"{layer}:{feature}" for layer, ids in features.items() for feature in ids)
 
 
-def asked(captured: Captured, n: int = 200, min_prompts: int = 5, seed: int = 1) -> Asked:
-    """Features drawn evenly among those that fire on at least `min_prompts` tokens, and a prompt in the middle."""
+def asked(con: duckdb.DuckDBPyConnection, shape: Shape, n: int = 200, min_tokens: int = 5, seed: int = 1) -> Asked:
+    """Features drawn evenly among those that fire on at least `min_tokens` tokens, and a prompt in the middle."""
     random = np.random.default_rng(seed)
-    alive: Sequence[np.ndarray] = [
-        np.flatnonzero(np.bincount(layer.feature_id, minlength=captured.shape.width) >= min_prompts) for layer in captured.layers
-    ]
-    shares = [len(part) for part in np.array_split(np.arange(n), len(alive))]
+    found = con.execute(f"select layer, feature_id from features where n_tokens >= {min_tokens} order by all").fetchnumpy()
+    alive = [found["feature_id"][found["layer"] == layer] for layer in range(shape.n_layers)]
+    shares = [len(part) for part in np.array_split(np.arange(n), shape.n_layers)]
     few = {layer: np.sort(random.choice(ids, k, replace=False)) for layer, (ids, k) in enumerate(zip(alive, shares, strict=True))}
     many = {layer: np.sort(random.choice(ids, n, replace=False)) for layer, ids in enumerate(alive)}
-    return Asked(few, many, captured.shape.n_prompts // 2)
+    return Asked(few, many, shape.n_prompts // 2)

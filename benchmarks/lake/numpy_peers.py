@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from benchmarks.lake.answers import Cofiring, Firings, Samples, Statistics, cofiring, summed, top_samples
-from benchmarks.lake.captured import Captured, LayerRows
+from benchmarks.lake.captured import Captured
 
 N_SPLITS = 5
 """delphi's own default"""
@@ -51,7 +51,12 @@ class Delphi:
         """`save_splits`, as delphi's own pipeline does."""
         self._cache.save_splits(N_SPLITS, self._folder)  # type: ignore[attr-defined]
 
+    def share(self, other: "Delphi") -> None:
+        """Writes from the memory of another one."""
+        self._cache = other._cache
+
     def forget(self) -> None:
+        """Lets go of the cache's memory."""
         self._cache = None
 
     def statistics(self) -> Statistics:
@@ -211,8 +216,3 @@ def _by_feature(feature_id: np.ndarray, token: np.ndarray, activation: np.ndarra
     """Rows sorted by feature, then token: SciPy's counting sort."""
     grouped = sparse.coo_array((activation, (feature_id, token)), shape=(width, int(token.max(initial=0)) + 1)).tocsr()
     return grouped.indptr, grouped.indices, grouped.data
-
-
-def rows_by_feature(layer: LayerRows, width: int) -> tuple[np.ndarray, ...]:
-    """(indptr, token, activation) of a layer, for the estimate of the floor."""
-    return _by_feature(layer.feature_id, layer.token, layer.activation, width)

@@ -84,7 +84,7 @@ def native(lake: Lake, captured: Captured, file: Path) -> Sql:
     file.unlink(missing_ok=True)
     with connect(lake) as source:
         source.execute(f"attach '{file}' as own")
-        for name in (*SMALL, "features", "activations"):
+        for name in (*SMALL, "features", "activations", "activations_by_prompt"):
             order = ", ".join(dict.fromkeys(("layer",) * TABLES[name].by_layer + TABLES[name].order))
             source.execute(f"create table own.{name} as select * from {name} order by {order}")
     return Sql(duckdb.connect(file, read_only=True), captured)
@@ -117,6 +117,7 @@ def naive(lake: Lake, captured: Captured, folder: Path) -> Sql:
             con.register(f"{name}_rows", source.sql(f"from {name}").to_arrow_table())
             con.execute(f"create table {name} as from {name}_rows")
     con.execute(f"create view activations as from read_parquet('{folder}/*.parquet')")
+    con.execute("create view activations_by_prompt as from activations where false")
     return Sql(con, captured)
 
 

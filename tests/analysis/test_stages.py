@@ -131,7 +131,8 @@ def test_a_judge_reads_stored_answers_later(recipe: Recipe, lake: Lake, hub: Pat
     assert len(record.config["judge"]["template_sha256"]) == 64
     with saelake.open(lake.root, "planted") as opened:
         counts = dict(opened.sql("select judge, count(distinct ablation_id) from verdicts group by judge").fetchall())
-        assert counts == dict.fromkeys(("first_token", "phrases", "harmbench"), opened.sql("from ablations").shape[0])
+        answered = opened.sql("from ablations where stage <> 'waking'").shape[0]  # in its passes nothing is generated
+        assert counts == dict.fromkeys(("first_token", "phrases", "harmbench"), answered)
         assert opened.query("asr", judge="harmbench").shape[0] > 5
     assert {s.stage: s.state for s in stages.status(study, lake)}["verdicts_harmbench"] == "done"
     monkeypatch.setattr(Classifier, "load", no_subject)

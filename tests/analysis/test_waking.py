@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binom
 
 import queries
+from analysis import stages
 from analysis.interactions.edges import edges, p_value
 from analysis.interactions.matching import assigned
 from analysis.interactions.waking import passes
@@ -257,3 +258,19 @@ def test_captured_activations_are_those_of_the_engines_pass(study: Analysed) -> 
         acts_ltf = ablate(study.loaded, prompt_ids(study.loaded, text), [[(source_layer, source_id)]]).acts_bltf[0]
         expected = {(int(layer), int(f), int(pos)) for layer, pos, f in torch.nonzero(acts_ltf) if layer > source_layer}
         assert set(fired) == expected
+
+
+def test_changing_one_section_reruns_only_what_depends_on_it(study: Analysed) -> None:
+    def ids(**sections: object) -> dict[str, str]:
+        recipe = study.recipe.model_copy(update=sections)
+        return {name: spec.run_id for name, spec in stages.specs(stages.open_analysis(recipe)).items()}
+
+    def changed(section: str, **values: object) -> set[str]:
+        other = ids(**{section: getattr(study.recipe, section).model_copy(update=values)})
+        return {name for name, run_id in ids().items() if other[name] != run_id and not name.startswith("verdicts_")}
+
+    assert changed("diagnostic", split="val") == {"layer_diagnostic"}
+    assert changed("redundancy", min_cosine=0.9) == {"decoder_cosines"}
+    assert changed("steering", values=(3.0,)) == {"steering"}
+    assert changed("losses", sets=1) == {"losses"}
+    assert changed("waking", controls=2) == {"waking", "waking_graph", "steering"}

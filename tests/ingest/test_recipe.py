@@ -75,7 +75,7 @@ def test_every_shipped_recipe_says_only_what_the_format_knows(monkeypatch: pytes
     # Whether the files that it names are there is another question, asked where they are made.
     monkeypatch.setattr(Path, "exists", lambda self: True)
     for file in RECIPES.glob("*.toml"):
-        assert load_recipe(file.stem).name == file.stem
+        assert load_recipe(file.stem).name == file.stem.replace(".", "-")
 
 
 def test_paths_resolve_against_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,11 @@ def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> 
             "called 'own'",
         ),
         ("[saes]", "x = = 1\n[saes]", "is not valid TOML: Invalid value (at line 5, column 5)"),
-        ('label = "harmful"', 'label = "harmful"\n[verdicts]\noracle = "zz"', "oracle 'zz' is not one of judges"),
+        (
+            'label = "harmful"',
+            'label = "harmful"\n[verdicts]\noracle = "zz"',
+            "should be 'first_token', 'phrases' or 'harmbench', not 'zz'",
+        ),
         ('label = "harmful"', 'label = "harmful"\n[candidates]\nexclude_layers = [0, 1]', "leaves no layer"),
         (
             'label = "harmful"',

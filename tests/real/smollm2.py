@@ -59,7 +59,7 @@ def write_study(folder: Path, model: Path, width: int = 1024) -> Recipe:
     content["saes"]["path"] = str(folder / "saes" / "layer_{layer}")
     content["capture"] |= {"shard_prompts": 5, "batch_tokens": 512}
     content["candidates"] |= {"step": 20, "cap": 40, "directions": ["own"]}
-    content["generation"]["max_new_tokens"] = 8
+    content["generation"]["max_new_tokens"] = 5
     content["compute"] |= {"device": "cpu", "threads": 1}
     recipe = Recipe.model_validate(content, context={"folder": shipped.file.parent})
     make_saes(recipe, folder / "saes", width)

@@ -39,7 +39,7 @@ from features f left join summed s using (sae_id, feature_id)
 order by all
 """
 L0 = """
-select measured_l0, count(activation) / (select count(*) from tokens where role <> 'bos')
+select sae_id, measured_l0, count(activation) / (select count(*) from tokens where role <> 'bos')
 from saes
 left join (activations semi join (from tokens where role <> 'bos') using (prompt_id, pos)) using (sae_id)
 group by all
@@ -66,7 +66,7 @@ def test_statistics_equal_sql(
         assert check(lake) == []
         with connect(lake) as con:
             rows = con.execute(IN_SQL).fetchall()
-            for measured, counted in con.execute(L0).fetchall():
+            for _, measured, counted in con.execute(L0).fetchall():
                 assert measured == pytest.approx(counted, rel=1e-6)
     assert len(rows) == 2 * width
     for _, _, *values in rows:

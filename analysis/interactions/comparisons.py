@@ -1,0 +1,208 @@
+"""Every rate of the study with an interval, every comparison with a test, every search with its stability (R21), as a table.
+
+What is compared is a list: the found methods against their random controls, and against each other. Conditions that a study does
+not have are passed over.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+
+import queries
+from analysis.interactions.factorisation import rows_of
+from analysis.interactions.statistics import (
+    Test,
+    bootstrap_mean,
+    holm,
+    mcnemar,
+    paired_interval,
+    paired_test,
+    wilcoxon,
+    wilson,
+)
+from analysis.stage import Stage, Work, single_shard
+from warehouse.runs import Rows
+
+COMPARED = (
+    ("top_k_own", "random"),
+    ("top_k_chosen", "random"),
+    ("top_k_own", "top_k_chosen"),
+    ("top_k_own", "direction"),
+    ("top_k_chosen", "direction"),
+    ("minimal", "random_minimal"),
+    ("minimal", "minimal_active"),
+    ("algorithm1", "minimal"),
+    ("algorithm1_common", "minimal"),
+    ("stage3", "stage3_random"),
+    ("stage3", "minimal_active"),
+    ("stage3", "stage3_probe"),
+    ("stage3_alone", "stage3_alone_random"),
+    ("stage3_alone", "stage3_probe_alone"),
+)
+"""Conditions a and b: every setting of a against the one of b with the same K and tau, or the only one if b has none."""
+CORRECT = """
+select model, prompt_id, correct
+from predictions
+where split = 'test'
+order by model, prompt_id
+"""
+
+
+class Setting(NamedTuple):
+    """One intervention on the prompts of one label."""
+
+    condition: str
+    k: int | None
+    tau: float | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What happens to the prompts of a setting; arrays (n,) in one order of prompts a label."""
+
+    prompt_ids: np.ndarray
+    flipped: np.ndarray
+    """Share of the draws that flip."""
+    p_refusal_token: np.ndarray
+    """NaN where there is no answer."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of `comparisons`."""
+
+    kind: str
+    measure: str
+    label: str
+    a: str
+    n: int
+    estimate: float
+    low: float | None
+    high: float | None
+    test: str
+    b: str = ""
+    k: int | None = None
+    tau: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    effect: float | None = None
+    effect_measure: str = ""
+
+
+def answers_of(con: duckdb.DuckDBPyConnection, judge: str) -> dict[Setting, Answers]:
+    """Setting -> answers, from the question per_prompt."""
+    rows: dict[Setting, list[tuple[int, float, float]]] = defaultdict(list)
+    for condition, k, tau, label, *answer in queries.run(con, "per_prompt", judge=judge).fetchall():
+        rows[Setting(condition, k, tau, label)].append((answer[0], answer[1], np.nan if answer[2] is None else answer[2]))
+    found = {}
+    for setting, answered in rows.items():
+        ids, flips, p_refusal = zip(*answered, strict=True)
+        found[setting] = Answers(np.array(ids), np.array(flips, dtype=np.float64), np.array(p_refusal, dtype=np.float64))
+    return found
+
+
+def rates(answers: dict[Setting, Answers]) -> Iterator[Row]:
+    """The share of prompts that flip, of every setting."""
+    for (condition, k, tau, label), found in answers.items():
+        yield _rate("flipped", label, condition, found.flipped, k, tau)
+
+
+def _rate(measure: str, label: str, a: str, shares: np.ndarray, k: int | None = None, tau: float | None = None) -> Row:
+    interval = wilson(float(shares.sum()), len(shares))
+    return Row("rate", measure, label, a, len(shares), float(shares.mean()), *interval, "wilson", k=k, tau=tau)
+
+
+def comparisons(answers: dict[Setting, Answers], seed: int) -> Iterator[Row]:
+    """Flips and refusal probabilities of every pair of settings that COMPARED names, on the harmful prompts of both."""
+    for a, b in COMPARED:
+        for one, mine in answers.items():
+            other = _partner(one, b, answers) if (one.condition, one.label) == (a, "harmful") else None
+            if other is None:
+                continue
+            theirs = answers[other]
+            assert np.array_equal(mine.prompt_ids, theirs.prompt_ids), f"{one} and {other} are about different prompts"
+            interval = paired_interval(mine.flipped, theirs.flipped)
+            test = paired_test(mine.flipped, theirs.flipped, seed)
+            estimate = float(mine.flipped.mean() - theirs.flipped.mean())
+            yield _compared("flipped", one, b, len(mine.flipped), estimate, interval, test)
+            both = ~np.isnan(mine.p_refusal_token) & ~np.isnan(theirs.p_refusal_token)
+            if both.any():
+                p_a, p_b = mine.p_refusal_token[both], theirs.p_refusal_token[both]
+                interval = bootstrap_mean(p_a - p_b, seed)
+                yield _compared("p_refusal_token", one, b, len(p_a), float((p_a - p_b).mean()), interval, wilcoxon(p_a, p_b))
+
+
+def _partner(one: Setting, condition: str, answers: dict[Setting, Answers]) -> Setting | None:
+    same = (one._replace(condition=condition), one._replace(condition=condition, k=None, tau=None))
+    return next((other for other in same if other in answers), None)
+
+
+def _compared(measure: str, one: Setting, b: str, n: int, estimate: float, interval: tuple[float, float], test: Test) -> Row:
+    return Row(
+        "comparison", measure, one.label, one.condition, n, estimate, *interval, test.name, b, one.k, one.tau,
+        p=test.p, effect=test.effect, effect_measure=test.effect_measure,
+    )  # fmt: skip
+
+
+def models(con: duckdb.DuckDBPyConnection) -> Iterator[Row]:
+    """Accuracy on the test prompts, and every factorisation machine against the probe."""
+    correct: dict[str, list[bool]] = defaultdict(list)
+    for model, _, is_correct in con.execute(CORRECT).fetchall():
+        correct[model].append(is_correct)
+    for model, right in correct.items():
+        yield _rate("correct", "all", model, np.array(right, dtype=np.float64))
+    for model, right in correct.items():
+        if model != "probe" and "probe" in correct:
+            a, b = np.array(right), np.array(correct["probe"])
+            estimate = float(a.mean() - b.mean())
+            interval = paired_interval(a.astype(float), b.astype(float))
+            yield _compared("correct", Setting(model, None, None, "all"), "probe", len(a), estimate, interval, mcnemar(a, b))
+
+
+def stability(con: duckdb.DuckDBPyConnection, seed: int) -> Iterator[Row]:
+    """Jaccard indices over starts or seeds (mean over prompts) and over halves of the prompts."""
+    found: dict[tuple[str, int | None, float | None, str], list[float]] = defaultdict(list)
+    for condition, k, tau, over, _, index in queries.run(con, "stability").fetchall():
+        found[condition, k, tau, over].append(index)
+    for (condition, k, tau, over), indices in found.items():
+        values = np.array(indices)
+        low, high = bootstrap_mean(values, seed) if over == "starts" else (None, None)
+        test = "bootstrap" if over == "starts" else ""
+        yield Row("stability", "jaccard", "harmful", condition, len(values), float(values.mean()), low, high, test, over, k, tau)
+
+
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows with p_holm, over all comparisons of the same measure."""
+    found = list(rows)
+    for measure in {row.measure for row in rows}:
+        places = [i for i, row in enumerate(rows) if row.measure == measure and row.p is not None]
+        for i, p_holm in zip(places, holm(np.array([rows[i].p for i in places], dtype=np.float64)).tolist(), strict=True):
+            found[i] = replace(rows[i], p_holm=p_holm)
+    return found
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    seed = work.spec.seed
+    with work.bench.sql(list(work.parents.values())) as con:
+        answers = answers_of(con, work.bench.recipe.verdicts.oracle)
+        rows = corrected([*rates(answers), *comparisons(answers, seed), *models(con), *stability(con, seed)])
+    names = list(Row.__dataclass_fields__)
+    for name in missing:
+        yield name, [rows_of("comparisons", {column: [getattr(row, column) for row in rows] for column in names})]
+
+
+def stage(answered_by: Sequence[str]) -> Stage:
+    """The stage that sums up the answers of some stages, as the oracle reads them."""
+    return Stage(
+        name="statistics",
+        parents=(*dict.fromkeys((*answered_by, "fm", "probe")), "ingest"),
+        sections=("verdicts",),
+        tables=("comparisons",),
+        shards=single_shard,
+        compute=_compute,
+    )

@@ -1,0 +1,192 @@
+"""Stage 3 (R10 to R12): new features that go with the critical ones by the factorisation machine, ablated with them and alone.
+
+The linear probe's ranking goes the same way, as its own stage. Beside each, as many random features of the same layers that fire
+on the prompt as well.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+
+import queries
+from analysis.engine.requests import FeatureSet, Request
+from analysis.interactions.factorisation import rows_of
+from analysis.search.answers import Ablation, ablation_rows
+from analysis.search.candidates import shards_of_split
+from analysis.search.critical import on_benign
+from analysis.stage import Stage, Work
+from ingest.job import Study
+from warehouse.runs import Rows
+
+CRITICAL = """
+select prompt_id, layer, feature_id, max_activation
+from critical_features
+where method = $method and start = 0 and n_tokens > 0
+order by prompt_id, layer, feature_id
+"""
+Columns = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One prompt: its critical features that fire, and all others that fire, best first."""
+
+    prompt: int
+    critical: Columns
+    """Columns layer, feature_id and max_activation."""
+    others: Columns
+    """Columns layer and feature_id, in the order of rank."""
+
+    def top(self, k: int) -> np.ndarray:
+        """Places of the first k among the others; of all, where there are fewer."""
+        return np.arange(min(k, len(self.others["layer"])))
+
+    def like(self, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Random places with as many features of each layer."""
+        layers = self.others["layer"]
+        drawn = [
+            rng.choice(np.flatnonzero(layers == layer), size=np.count_nonzero(layers[places] == layer), replace=False)
+            for layer in np.unique(layers[places])
+        ]
+        return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *drawn]))
+
+    def alone(self, places: np.ndarray) -> FeatureSet:
+        """The features at these places."""
+        return FeatureSet.of(self.others["layer"][places], self.others["feature_id"][places])
+
+    def joined(self, places: np.ndarray) -> FeatureSet:
+        """The critical features that fire, and those at these places."""
+        columns = (np.concatenate([self.critical[n], self.others[n][places]]) for n in ("layer", "feature_id"))
+        return FeatureSet.of(*columns)
+
+
+def asked(ranking: Ranking, condition: str, ks: Sequence[int], draws: int, seed: int) -> Iterator[Ablation]:
+    """Every K of one prompt: with the critical features and alone, by rank and at random."""
+    for k in ks:
+        top = ranking.top(k)
+        yield Ablation(Request(ranking.prompt, ranking.joined(top)), condition, k=k)
+        yield Ablation(Request(ranking.prompt, ranking.alone(top)), f"{condition}_alone", k=k)
+        for draw in range(draws):
+            random = ranking.like(top, np.random.default_rng([seed, draw, ranking.prompt, k]))
+            again = {"k": k, "draw": draw, "seed": seed}
+            yield Ablation(Request(ranking.prompt, ranking.joined(random)), f"{condition}_random", **again)
+            yield Ablation(Request(ranking.prompt, ranking.alone(random)), f"{condition}_alone_random", **again)
+
+
+def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str) -> dict[int, Ranking]:
+    """Prompt number -> ranking, for the prompts that have a critical set and something to rank."""
+    settings, tokens = work.bench.recipe.stage3, work.bench.recipe.interactions.tokens
+    found = queries.run(
+        con,
+        "new_features",
+        by=by,
+        model=f"fm_{settings.size}",
+        similarity=settings.similarity,
+        method=settings.critical,
+        tokens=tokens if settings.active == "last_tokens" else None,
+    )
+    others = _by_prompt(found.select("prompt_id", "layer", "feature_id").fetchnumpy())
+    critical = _by_prompt(con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy())
+    none = {name: np.empty(0, dtype=np.int64) for name in ("layer", "feature_id", "max_activation")}
+    number = {int(prompt_id): n for n, prompt_id in enumerate(work.bench.prompt_ids)}
+    return {number[p]: Ranking(number[p], critical.get(p, none), rows) for p, rows in others.items()}
+
+
+def _by_prompt(rows: Columns) -> dict[int, Columns]:
+    """Rows that are sorted by prompt_id, cut into prompts."""
+    ids, first = np.unique(rows["prompt_id"], return_index=True)
+    cuts = {name: np.split(np.asarray(column), first[1:]) for name, column in rows.items()}
+    return {int(p): {name: parts[i] for name, parts in cuts.items()} for i, p in enumerate(ids)}
+
+
+def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
+    """R11b: what the critical features that fire do while the top K new ones alone are ablated."""
+    bench = work.bench
+    sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
+    passes = [(one, k, one.alone(one.top(k))) for one in ranked if len(one.critical["layer"]) for k in ks]
+    layers = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["layer"] for one in ranked)])
+    ids = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["feature_id"] for one in ranked)])
+    watched = {int(layer): np.unique(ids[layers == layer]) for layer in np.unique(layers)}
+    seen = bench.engine.activations([Request(one.prompt, features) for one, _, features in passes], watched)
+    largest: dict[tuple[int, int, int], float] = {}
+    for *feature, activation in zip(
+        seen.request.tolist(), seen.layer.tolist(), seen.feature_id.tolist(), seen.activation.tolist(), strict=True
+    ):
+        key = (feature[0], feature[1], feature[2])
+        largest[key] = max(largest.get(key, 0.0), activation)
+    rows = [
+        (
+            int(bench.prompt_ids[one.prompt]),
+            k,
+            sae_ids[layer],
+            layer,
+            feature_id,
+            features.layers[0],
+            clean,
+            largest.get((i, layer, feature_id), 0.0),
+        )
+        for i, (one, k, features) in enumerate(passes)
+        for layer, feature_id, clean in zip(
+            *(one.critical[n].tolist() for n in ("layer", "feature_id", "max_activation")), strict=True
+        )
+    ]
+    names = ("prompt_id", "k", "sae_id", "layer", "feature_id", "lowest_layer", "clean", "ablated")
+    return rows_of("causal_links", {name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+
+def _answers(
+    work: Work, prompts: Sequence[int], ranked: Sequence[Ranking], condition: str, ks: Sequence[int], draws: int
+) -> list[Rows]:
+    tests = [one for ranking in ranked for one in asked(ranking, condition, ks, draws, work.spec.seed)]
+    tests += on_benign([one for one in tests if one.condition == condition], work.bench, prompts)
+    return ablation_rows(work.bench, work.spec.stage, tests)
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    settings, shards = work.bench.recipe.stage3, shards_of_split(work.bench.study)
+    with work.bench.sql(list(work.parents.values())) as con:
+        by_prompt = rankings(work, con, "embedding")
+    for name in missing:
+        ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
+        yield (
+            name,
+            [
+                *_answers(work, shards[name], ranked, "stage3", settings.ks, settings.random_draws),
+                link_rows(work, ranked, settings.ks),
+            ],
+        )
+
+
+def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    shards = shards_of_split(work.bench.study)
+    with work.bench.sql(list(work.parents.values())) as con:
+        by_prompt = rankings(work, con, "weight")
+    for name in missing:
+        ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
+        yield name, _answers(work, shards[name], ranked, "stage3_probe", work.bench.recipe.probe.ks, 0)
+
+
+def _critical(study: Study) -> Mapping[str, object]:
+    """The part of [stage3] that the probe's ablations share."""
+    return {"critical": study.recipe.stage3.critical, "active": study.recipe.stage3.active}
+
+
+STAGE = Stage(
+    name="stage3",
+    parents=("fm", "inert", "ingest"),
+    sections=("stage3", "generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts", "causal_links"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+)
+PROBE_STAGE = Stage(
+    name="stage3_probe",
+    parents=("probe", "inert", "ingest"),
+    sections=("generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute_probe,
+    identity=_critical,
+)
