@@ -33,10 +33,10 @@ def check(lake: Path) -> None:
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id")
 @lake_option
 def drop(run_id: str, lake: Path) -> None:
-    """Take RUN out of the lake; refuses while other runs depend on it.
+    """Take the run RUN_ID out of the lake; refuses while other runs depend on it.
 
     Its files stay until `saelake gc`, so that whoever reads them now can finish.
     """

@@ -4,7 +4,7 @@
 -- Wilson's 95% interval over prompts. kind comparison: a against b on the same prompts; p_holm is corrected over all comparisons
 -- of the same measure. kind stability: mean Jaccard index of the sets found again. The documentation of the table's columns says more.
 --
--- $kind rate|comparison|stability|all = comparison: which rows
+-- $rows rate|comparison|stability|all = comparison: which rows
 -- $measure text? = null: only this measure: flipped, p_refusal_token, correct, jaccard
 -- $label text? = null: only prompts of this label: harmful, benign, all
 -- $condition text = %: a or b is like this pattern of `like`
@@ -12,7 +12,7 @@ select
     kind, measure, label, a, b, k, tau, n, estimate, low, high, test, p, p_holm, effect, effect_measure
 from comparisons
 where
-    ($kind = 'all' or kind = $kind)
+    ($rows = 'all' or kind = $rows)
     and ($measure is null or measure = $measure)
     and ($label is null or label = $label)
     and (a like $condition or b like $condition)

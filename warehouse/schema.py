@@ -229,7 +229,7 @@ ABLATIONS = Table(
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
         Column("p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token"),
         Column("first_token", pa.string(), "the most probable first token of the answer"),
-        Column("completion", pa.string(), "the greedy answer; model text, untrusted; empty in the stage waking, which generates nothing"),
+        Column("completion", pa.string(), "the greedy answer; model text, untrusted; empty where nothing was generated (waking)"),
     ),
     key=("ablation_id",),
     order=("condition", "k", "tau", "draw", "seed", "prompt_id"),

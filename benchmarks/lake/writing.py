@@ -1,11 +1,15 @@
 """From captured rows to a published lake, beside what it takes the peers to write theirs and to sum up every feature."""
 
 import gc
+import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 
 from benchmarks.harness import Report, alternated
 from benchmarks.lake.captured import Captured
@@ -13,8 +17,8 @@ from benchmarks.lake.floor import floor
 from benchmarks.lake.numpy_peers import Csr, Delphi
 from benchmarks.lake.real import bytes_of, files_of
 from benchmarks.lake.sql_peers import Polars, Sql, naive, native, native_bytes, open_lake
-from warehouse.landing import Plan, land
-from warehouse.records import Lake, RunRecord
+from warehouse.landing import Plan, Rows, land
+from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import ensure_run
 from warehouse.statistics import FeatureStatistics
 from warehouse.synth import TABLES
@@ -52,6 +56,26 @@ def publish_landed(captured: Captured, lake: Lake, by_prompt: bool = False) -> R
     return ensure_run(lake, captured.spec, plan)
 
 
+def align(captured: Captured, lake: Lake) -> None:
+    """A run of random cosines, for the questions about candidates."""
+    random = np.random.default_rng(0)
+
+    def rows(layer: int) -> Rows:
+        width = captured.shape.width
+        columns = {
+            "direction": np.repeat(["own", "chosen"], width),
+            "sae_id": [f"synth{captured.spec.seed}/layer-{layer:02d}"] * (2 * width),
+            "layer": np.full(2 * width, layer, np.int16),
+            "feature_id": np.tile(np.arange(width, dtype=np.int32), 2),
+            "cosine": random.uniform(-1, 1, 2 * width).astype(np.float32),
+        }
+        return Rows("alignments", pa.table(columns), layer)
+
+    spec = RunSpec("alignments", captured.spec.recipe, {"device": "cpu"}, (captured.spec.run_id,))
+    shard = ("all", [rows(layer) for layer in range(captured.shape.n_layers)])
+    ensure_run(lake, spec, Plan(["all"], lambda missing: iter([shard]), ["alignments"]))
+
+
 def size(report: Report, captured: Captured, root: Path, target: str) -> None:
     """Bytes a non-zero of one synthetic capture."""
     lake, record = publish(captured, root)
@@ -69,6 +93,7 @@ def measure(report: Report, captured: Captured, work: Path) -> Stores:
     _speeds(report, captured, work / "speed")
     _pipelines(report, captured, work)
     lake, record = publish(captured, work / "lake", by_prompt=True)
+    align(captured, lake)
     ours = open_lake(lake, captured)
     delphi, csr = Delphi(captured, work / "delphi", own_loader=True), Csr(captured, work / "csr")
     stores = Stores(
@@ -97,13 +122,9 @@ def _speeds(report: Report, captured: Captured, root: Path) -> None:
     n = captured.n_rows / 1e6
     report.ratio("landing_million_rows_a_second", n / sorted(landing)[1], ">= 12")
     report.ratio("publishing_million_rows_a_second", n / sorted(publishing)[1], ">= 4")
-    report.line(f"  both by the wall clock, disk included, load {os_load():.1f}: {n / sorted(wall)[1]:.2f} million rows a second")
-
-
-def os_load() -> float:
-    import os
-
-    return os.getloadavg()[0]
+    report.line(
+        f"  both by the wall clock, disk included, load {os.getloadavg()[0]:.1f}: {n / sorted(wall)[1]:.2f} million rows a second"
+    )
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,0 +1,124 @@
+"""Intervals, tests and effect sizes against SciPy, statsmodels and examples worked out by hand."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
+
+from analysis.interactions import statistics
+from analysis.interactions.statistics import Interval
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
+    k, n = counts
+    expected = stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert statistics.wilson(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_of_shares_is_statsmodels() -> None:
+    assert statistics.wilson(7.25, 20) == pytest.approx(proportion_confint(7.25, 20, method="wilson"))
+    assert statistics.wilson(0, 10) == pytest.approx((0, 0.277533), abs=1e-6)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_is_statsmodels_exact(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = (np.array(side) for side in zip(*pairs, strict=True))
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    found = statistics.mcnemar(a, b)
+    # scipy and statsmodels may differ in the last digit; without a differing pair there is nothing to test
+    expected = 1.0 if table[0][1] + table[1][0] == 0 else statsmodels_mcnemar(table, exact=True).pvalue
+    assert found.p == pytest.approx(min(expected, 1.0), rel=1e-9)
+    assert found.effect == (table[0][1] + 0.5) / (table[1][0] + 0.5)
+
+
+def test_mcnemar_by_hand() -> None:
+    a = np.array([True] * 6 + [False] * 4)
+    b = np.array([False] * 5 + [True, True] + [False] * 3)
+    # five pairs for a, one for b: 2 (C(6,0) + C(6,1)) / 2^6
+    assert statistics.mcnemar(a, b).p == pytest.approx(14 / 64)
+
+
+def test_paired_interval_holds_the_difference_and_shrinks_with_agreement() -> None:
+    a = np.array([1.0] * 30 + [0.0] * 10)
+    b = np.array([1.0] * 20 + [0.0] * 20)
+    nested, crossed = statistics.paired_interval(a, b), statistics.paired_interval(a, b[::-1])
+    assert nested.low < 0.25 < nested.high
+    assert nested.high - nested.low < crossed.high - crossed.low
+    assert statistics.paired_interval(a, a) == pytest.approx((-(nested := statistics.paired_interval(a, a)).high, nested.high))
+
+
+def test_paired_interval_is_newcombes_formula() -> None:
+    """36 and 2 agree or differ as in Newcombe (1998), Table II: n = 50, a = 36, b = 12, c = 2, d = 0."""
+    a = np.array([1] * 36 + [1] * 12 + [0] * 2, dtype=float)
+    b = np.array([1] * 36 + [0] * 12 + [1] * 2, dtype=float)
+    (l1, u1), (l2, u2) = (proportion_confint(k, 50, method="wilson") for k in (48, 38))
+    phi = (36 * 0 - 12 * 2) / math.sqrt(48 * 2 * 38 * 12)
+    down = math.sqrt((0.96 - l1) ** 2 - 2 * phi * (0.96 - l1) * (u2 - 0.76) + (u2 - 0.76) ** 2)
+    up = math.sqrt((u1 - 0.96) ** 2 - 2 * phi * (u1 - 0.96) * (0.76 - l2) + (0.76 - l2) ** 2)
+    assert statistics.paired_interval(a, b) == pytest.approx((0.2 - down, 0.2 + up))
+
+
+def test_paired_interval_covers() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        common = rng.random(60) < 0.5
+        a, b = (
+            np.where(common, rng.random(60) < 0.7, side).astype(float) for side in (rng.random(60) < 0.8, rng.random(60) < 0.5)
+        )
+        low, high = statistics.paired_interval(a, b)
+        covered += low <= 0.5 * (0.8 - 0.5) <= high
+    assert covered / 400 > 0.92
+
+
+def test_wilcoxon_is_scipys_and_its_effect_by_hand() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.random(80), rng.random(80)
+    assert statistics.wilcoxon(a, b).p == stats.wilcoxon(a, b).pvalue
+    # differences 1, -2, 3, 0: ranks 1, 2, 3; (1 - 2 + 3) / 6
+    assert statistics.wilcoxon(np.array([1.0, 0, 3, 5]), np.array([0.0, 2, 0, 5])).effect == pytest.approx(1 / 3)
+    assert statistics.wilcoxon(a, a) == ("wilcoxon", 1.0, 0.0, "rank_biserial")
+
+
+def test_permutation_is_exact_where_all_sign_flips_are_few() -> None:
+    a, b = np.array([0.9, 0.5, 0.7, 1.0, 0.4]), np.array([0.1, 0.6, 0.2, 0.3, 0.4])
+    observed = (a - b).mean()
+    flips = [np.mean(np.array(signs) * (a - b)) for signs in product((1, -1), repeat=5)]
+    literal = np.mean([abs(flip) >= abs(observed) - 1e-12 for flip in flips])
+    assert statistics.permutation(a, b, seed=0).p == pytest.approx(literal)
+    assert statistics.permutation(a, a, seed=0).p == 1
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_cohens_h_is_statsmodels(a: float, b: float) -> None:
+    assert statistics.cohens_h(a, b) == pytest.approx(proportion_effectsize(a, b), abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_holm_is_statsmodels(p: list[float]) -> None:
+    np.testing.assert_allclose(statistics.holm(np.array(p)), multipletests(p, method="holm")[1], atol=1e-12)
+
+
+def test_bootstrap_covers_the_mean_and_knows_constants() -> None:
+    values = np.random.default_rng(2).normal(3, 1, 200)
+    low, high = statistics.bootstrap_mean(values, seed=0)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(200), rel=0.1)
+    assert statistics.bootstrap_mean(values, seed=0) == (low, high), "seeded"
+    assert statistics.bootstrap_mean(np.ones(5), seed=0) == Interval(1.0, 1.0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_null_is_rejected_no_more_often_than_said(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tests = [statistics.paired_test(*(rng.random((2, 40)) < 0.5).astype(float), seed=0) for _ in range(60)]
+    assert sum(t.p < 0.05 for t in tests) <= 10, "McNemar's exact test is conservative"
