@@ -10,14 +10,34 @@ with bos as (
     where role = 'bos' and not $bos
 ),
 
-counts as (
-    select a.prompt_id, a.layer, a.sae_id, a.feature_id, count(*) as n_tokens
+copied as (
+    select prompt_id, pos, layer, sae_id, feature_id
+    from activations_by_prompt
+    where prompt_id = $prompt_id
+),
+
+-- A row only where there is no copy by prompt to read: without it, the join below reads nothing.
+uncopied as (
+    select 1 as missing
+    where not exists (select 1 from copied)
+),
+
+firings as (
+    select prompt_id, pos, layer, sae_id, feature_id
+    from copied
+    union all
+    select a.prompt_id, a.pos, a.layer, a.sae_id, a.feature_id
     from activations as a
-    anti join bos on bos.prompt_id = a.prompt_id and bos.pos = a.pos
-    where
-        ($prompt_id is null or a.prompt_id = $prompt_id)
-        and ($exclude_layers is null or not list_contains($exclude_layers, a.layer))
-    group by a.prompt_id, a.layer, a.sae_id, a.feature_id
+    cross join uncopied
+    where $prompt_id is null or a.prompt_id = $prompt_id
+),
+
+counts as (
+    select f.prompt_id, f.layer, f.sae_id, f.feature_id, count(*) as n_tokens
+    from firings as f
+    anti join bos on bos.prompt_id = f.prompt_id and bos.pos = f.pos
+    where $exclude_layers is null or not list_contains($exclude_layers, f.layer)
+    group by f.prompt_id, f.layer, f.sae_id, f.feature_id
 )
 
 select prompt_id, layer, sae_id, feature_id, n_tokens

@@ -74,7 +74,10 @@ def _find_part(path: Path, layer: int) -> Part | None:
 
 
 def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:
-    """The rows of one layer, without run_id, layer and sae_id, in the order of `activations`; raises AssertionError if one comes twice."""
+    """The rows of one layer in the order of `activations`, without run_id, layer and sae_id.
+
+    Raises AssertionError if a row comes twice.
+    """
     pos_bits = max(p.pos_bits for p in parts)
     counts = _counts(parts, "feature_id", 0)
     for first, last in _ranges(counts, range_rows):
@@ -87,7 +90,10 @@ def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[
 
 
 def by_prompt(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:
-    """The rows of all layers, without run_id, in the order of `activations_by_prompt`; raises AssertionError if one comes twice."""
+    """The rows of all layers in the order of `activations_by_prompt`, without run_id.
+
+    Raises AssertionError if a row comes twice.
+    """
     parts = sorted(parts, key=lambda p: (p.layer, p.path))
     pos_bits, tag = max(p.pos_bits for p in parts), parts[0].tag
     sae_ids = {layer: next(group).sae_id for layer, group in groupby(parts, key=lambda p: p.layer)}

@@ -31,6 +31,14 @@ watched = "all"
 values = [2.0, 10.0]
 [losses]
 sets = 3
+[fm]
+sizes = [2, 4]
+[probe]
+ks = [2]
+[stage3]
+size = 4
+ks = [1, 2, 4, 8]
+random_draws = 2
 [[losses.texts]]
 set = "plain"
 file = "texts.jsonl"

@@ -75,8 +75,9 @@ def test_training_is_sparse_adam_on_torchfm(chunk: int, monkeypatch: pytest.Monk
         sparse.step(), dense.step()
         np.testing.assert_allclose(learner.step(x[rows], y[rows]), logits.detach().numpy(), rtol=2e-4, atol=2e-5)
     found = learner.machine()
-    np.testing.assert_allclose(found.weights, literal.weight.weight[:, 0].detach().numpy(), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(found.embeddings, literal.embedding.weight.detach().numpy(), rtol=1e-3, atol=1e-5)
+    # a step is about 0.05; where a gradient is nearly 0, rounding shows in Adam's quotient
+    np.testing.assert_allclose(found.weights, literal.weight.weight[:, 0].detach().numpy(), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found.embeddings, literal.embedding.weight.detach().numpy(), rtol=0, atol=1e-3)
     assert found.bias == pytest.approx(float(literal.bias.detach()), rel=1e-3)
 
 

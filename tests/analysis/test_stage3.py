@@ -1,0 +1,332 @@
+"""Stage 3, the causal link and the comparisons on the planted study, against literal recomputation."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from scipy import stats
+
+import queries
+import saelake
+from analysis.interactions.stage3 import Ranking
+from tests.analysis.effects import Analysed, analysed
+from tests.planted import ablate, prompt_ids
+
+Feature = tuple[int, int]
+LAST = 4
+KS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def study() -> Analysed:
+    return analysed()
+
+
+@pytest.fixture(scope="module")
+def con(study: Analysed) -> Iterator[duckdb.DuckDBPyConnection]:
+    with study.connect() as con:
+        yield con
+
+
+def values_on_last_tokens(study: Analysed) -> dict[int, dict[Feature, list[float]]]:
+    """prompt_id -> feature -> its activations on the last tokens, zeros left out."""
+    rows = study.sql(f"""
+        select prompt_id, layer, feature_id, activation from activations join prompts using (prompt_id)
+        where pos >= n_tokens - {LAST}
+    """)
+    found: dict[int, dict[Feature, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for prompt_id, layer, feature_id, activation in rows:
+        found[prompt_id][layer, feature_id].append(activation)
+    return found
+
+
+def critical_of(study: Analysed) -> dict[int, set[Feature]]:
+    found: dict[int, set[Feature]] = defaultdict(set)
+    for prompt_id, layer, feature_id in study.sql(
+        "select prompt_id, layer, feature_id from critical_features where method = 'minimal' and start = 0"
+    ):
+        found[prompt_id].add((layer, feature_id))
+    return found
+
+
+def ranked(study: Analysed, **values: str) -> dict[int, list[Feature]]:
+    found: dict[int, list[Feature]] = defaultdict(list)
+    for prompt_id, layer, feature_id in study.ask("new_features", "prompt_id, layer, feature_id", model="fm_4", **values):
+        found[prompt_id].append((layer, feature_id))
+    return found
+
+
+def sets_of(study: Analysed, condition: str) -> dict[tuple[int, int, int | None], set[Feature]]:
+    """(prompt_id, k, draw) -> features of the ablated set, on harmful prompts."""
+    found: dict[tuple[int, int, int | None], set[Feature]] = defaultdict(set)
+    for prompt_id, k, draw, layer, feature_id in study.sql(f"""
+        select prompt_id, k, draw, layer, feature_id from ablations join feature_sets using (set_id) join prompts using (prompt_id)
+        where condition = '{condition}' and label = 'harmful'
+    """):
+        found[prompt_id, k, draw].add((layer, feature_id))
+    return found
+
+
+def test_prompts_are_split_within_labels_by_the_seed(study: Analysed) -> None:
+    rows = study.ask("fm_prompts", "label, split, count(*)", val=0.25, test=0.125)
+    del rows  # project with count needs a group; the full rows follow
+    full = study.ask("fm_prompts", val=0.25, test=0.125)
+    counts = defaultdict(int)
+    for _, label, split in full:
+        counts[label, split] += 1
+    per_label = {"train": 15, "val": 6, "test": 3}
+    assert counts == {(label, split): n for label in ("harmful", "benign") for split, n in per_label.items()}
+    assert full == study.ask("fm_prompts", val=0.25, test=0.125)
+    assert full != study.ask("fm_prompts", val=0.25, test=0.125, seed=1)
+    assert study.ask("fm_prompts", sets="nothing,else") == []
+
+
+@pytest.mark.parametrize(("aggregate", "combine"), [("max", max), ("sum", sum), ("mean", lambda v: sum(v) / LAST)])
+def test_input_is_the_last_tokens_up_to_the_directions_layer(study: Analysed, aggregate: str, combine) -> None:  # type: ignore[no-untyped-def]
+    [(chosen,)] = study.sql("select layer from directions where chosen")
+    expected = {
+        (prompt_id, *feature): combine(values)
+        for prompt_id, by_feature in values_on_last_tokens(study).items()
+        for feature, values in by_feature.items()
+        if 2 <= feature[0] <= chosen
+    }
+    rows = study.ask("fm_input", "prompt_id, layer, feature_id, value, number", aggregate=aggregate, exclude_layers=[0, 1])
+    assert {row[:3]: pytest.approx(row[3], rel=1e-5) for row in rows} == expected
+    numbers = {row[1:3]: row[4] for row in rows}
+    assert sorted(numbers.values()) == list(range(len(numbers)))
+    assert sorted(numbers, key=lambda feature: numbers[feature]) == sorted(numbers)
+
+
+def test_ranking_is_by_cosine_with_the_critical_features(study: Analysed) -> None:
+    vectors = {
+        (layer, feature_id): np.array(vector) / np.linalg.norm(vector)
+        for layer, feature_id, vector in study.sql("select layer, feature_id, vector from fm_embeddings where model = 'fm_4'")
+    }
+    values, critical = values_on_last_tokens(study), critical_of(study)
+    for similarity, combine in (("maximum", max), ("mean", np.mean)):
+        found = ranked(study, similarity=similarity)
+        assert found.keys() == {p for p, features in critical.items() if features & vectors.keys()}
+        for prompt_id, features in found.items():
+            references = [vectors[f] for f in sorted(critical[prompt_id]) if f in vectors]
+            active = (values[prompt_id].keys() & vectors.keys()) - critical[prompt_id]
+            score = {f: combine([float(vectors[f] @ reference) for reference in references]) for f in active}
+            assert set(features) == active
+            assert [score[f] for f in features] == pytest.approx(sorted(score.values(), reverse=True), abs=1e-5)
+
+
+def test_the_probes_ranking_is_by_the_size_of_its_weights(study: Analysed) -> None:
+    weights = {(layer, f): abs(w) for layer, f, w in study.sql("select layer, feature_id, weight from probe_weights")}
+    for features in ranked(study, by="weight").values():
+        assert [weights[f] for f in features] == sorted((weights[f] for f in features), reverse=True)
+
+
+def test_what_is_ablated_is_the_active_critical_features_with_the_top_k_and_the_top_k_alone(study: Analysed) -> None:
+    active = defaultdict(set)
+    for prompt_id, layer, feature_id in study.sql(
+        "select prompt_id, layer, feature_id from critical_features where method = 'minimal' and start = 0 and n_tokens > 0"
+    ):
+        active[prompt_id].add((layer, feature_id))
+    together, alone, critical = sets_of(study, "stage3"), sets_of(study, "stage3_alone"), critical_of(study)
+    random, random_alone = sets_of(study, "stage3_random"), sets_of(study, "stage3_alone_random")
+    values = values_on_last_tokens(study)
+    for prompt_id, features in ranked(study).items():
+        for k in KS:
+            top = set(features[:k])
+            assert alone[prompt_id, k, None] == top
+            assert together[prompt_id, k, None] == top | active[prompt_id]
+            for draw in (0, 1):
+                drawn = random_alone[prompt_id, k, draw]
+                assert random[prompt_id, k, draw] == drawn | active[prompt_id]
+                assert sorted(layer for layer, _ in drawn) == sorted(layer for layer, _ in top), "as many a layer"
+                assert drawn <= values[prompt_id].keys() - critical[prompt_id]
+    assert len(alone) == len(ranked(study)) * len(KS)
+
+
+def test_answers_and_links_are_those_of_the_literal_ablation(study: Analysed) -> None:
+    texts = dict(study.sql("select prompt_id, text from prompts"))
+    answers = {
+        (prompt_id, k): (p, flipped)
+        for prompt_id, k, p, flipped in study.sql("""
+            select prompt_id, k, p_refusal_token, flipped from ablations join verdicts using (ablation_id)
+            join prompts using (prompt_id)
+            where condition = 'stage3_alone' and judge = 'first_token' and label = 'harmful'
+        """)
+    }
+    links = study.sql("select prompt_id, k, layer, feature_id, lowest_layer, clean, ablated from causal_links")
+    assert links
+    for (prompt_id, k, _), features in sets_of(study, "stage3_alone").items():
+        outcome = ablate(study.loaded, prompt_ids(study.loaded, texts[prompt_id]), [(), sorted(features)])
+        p, flipped = answers[prompt_id, k]
+        assert p == pytest.approx(float(outcome.p_refusal_b[1]), abs=1e-4)
+        assert flipped == bool(outcome.flipped_b[1])
+        for *key, layer, feature_id, lowest, clean, ablated in links:
+            if key == [prompt_id, k]:
+                literal = outcome.acts_bltf[:, layer, :, feature_id].amax(1)
+                assert lowest == min(layer for layer, _ in features)
+                assert (clean, ablated) == (
+                    pytest.approx(float(literal[0]), rel=1e-4),
+                    pytest.approx(float(literal[1]), rel=1e-4),
+                )
+
+
+def test_causal_link_counts_what_the_tables_hold(study: Analysed) -> None:
+    flips = {
+        (condition, k, prompt_id)
+        for condition, k, prompt_id in study.sql("""
+            select condition, k, prompt_id from ablations join verdicts using (ablation_id) join prompts using (prompt_id)
+            where label = 'harmful' and judge = 'first_token' and flipped and coalesce(draw, 0) = 0
+        """)
+    }
+    active = {prompt_id for condition, _, prompt_id in flips if condition == "minimal_active"}
+    links = study.sql("select k, prompt_id, clean, ablated from causal_links")
+    for k, n_active, n_alone, up_to, off, most in study.ask(
+        "causal_link", "k, n_active, n_alone, n_alone_up_to, switched_off, most_switched_off", judge="first_token"
+    ):
+        by_k = {smaller: {p for c, j, p in flips if (c, j) == ("stage3_alone", smaller)} for smaller in KS}
+        assert (n_active, n_alone) == (len(active), len(by_k[k] & active))
+        assert up_to == len(active & set().union(*(by_k[smaller] for smaller in KS if smaller <= k)))
+        of_prompts = defaultdict(list)
+        for j, prompt_id, _, ablated in links:
+            if j == k:
+                of_prompts[prompt_id].append(ablated == 0)
+        shares = [np.mean(found) for found in of_prompts.values()]
+        assert (off, most) == (pytest.approx(np.mean(shares)), pytest.approx(max(shares)))
+
+
+def test_stage3_question_counts_flips_and_failures(study: Analysed) -> None:
+    rows = {
+        row[:2]: row[2:]
+        for row in study.ask("stage3", "condition, k, n_refused, n_searched, flip_rate, flip_rate_up_to", judge="first_token")
+    }
+    [(n_refused, n_flipped)] = study.sql("""
+        select count(distinct prompt_id) filter (where condition = 'none' and refused), count(*) filter (where condition = 'stage3' and k = 2 and flipped)
+        from ablations join verdicts using (ablation_id) join prompts using (prompt_id) where label = 'harmful' and judge = 'first_token'
+    """)
+    assert rows["stage3", 2][:3] == (n_refused, len(ranked(study)), n_flipped / n_refused)
+    assert rows["stage3", 0][2] == 1, "minimal sets of active features flip"
+    for condition in ("stage3", "stage3_alone", "stage3_random"):
+        up_to = [rows[condition, k][3] for k in KS]
+        assert up_to == sorted(up_to)
+        assert all(rows[condition, k][2] <= rows[condition, k][3] + 1e-9 for k in KS)
+
+
+def test_coverage_counts_what_has_no_embedding(study: Analysed) -> None:
+    trained = set(study.sql("select layer, feature_id from fm_embeddings where model = 'fm_4'"))
+    layers = {layer for layer, _ in trained}
+    critical, values = critical_of(study), values_on_last_tokens(study)
+    active = [f for p in critical for f in values[p].keys() - critical[p] if f[0] in layers]
+    members = [f for features in critical.values() for f in features]
+    [row] = study.ask("stage3_coverage", model="fm_4")
+    assert row == (
+        len(critical),
+        sum(bool(features & trained) for features in critical.values()),
+        len(members),
+        sum(f not in trained for f in members),
+        len(active),
+        sum(f not in trained for f in active),
+    )
+
+
+def test_partners_are_ranked_by_cosine_or_interaction(study: Analysed) -> None:
+    vectors = {
+        f[:2]: np.array(f[2]) for f in study.sql("select layer, feature_id, vector from fm_embeddings where model = 'fm_4'")
+    }
+    given = min(vectors)
+    for order_by, key in (
+        ("cosine", lambda v: float(vectors[given] @ v / np.linalg.norm(v))),
+        ("interaction", lambda v: abs(float(vectors[given] @ v))),
+    ):
+        rows = study.ask(
+            "fm_partners", "partner_layer, partner_id", features=f"{given[0]}:{given[1]}", n=3, model="fm_4", order_by=order_by
+        )
+        assert rows == sorted(vectors.keys() - {given}, key=lambda f: -key(vectors[f]))[:3]
+
+
+def test_a_random_set_of_the_same_layers_is_possible_even_when_all_are_taken() -> None:
+    columns = {"layer": np.array([2, 3, 3, 5]), "feature_id": np.array([7, 1, 2, 9])}
+    ranking = Ranking(0, {n: c[:0] for n, c in columns.items()}, columns)
+    assert ranking.top(9).tolist() == [0, 1, 2, 3]
+    assert ranking.like(ranking.top(4), np.random.default_rng(0)).tolist() == [0, 1, 2, 3]
+    one = {tuple(ranking.like(np.array([1]), np.random.default_rng(seed)).tolist()) for seed in range(20)}
+    assert one == {(1,), (2,)}
+
+
+def test_every_rate_has_its_interval_and_is_that_of_the_answers(study: Analysed) -> None:
+    rates = study.sql("select a, k, tau, estimate, low, high, n from comparisons where kind = 'rate' and label = 'harmful'")
+    asked = (
+        {row[:3]: row[3] for row in study.ask("asr", "condition, k, tau, asr_of_refused", judge="first_token")}
+        if "tau" in queries.load("asr").sql
+        else {}
+    )
+    for condition, k, tau, estimate, low, high, n in rates:
+        assert low <= estimate <= high
+        expected = stats.binomtest(round(estimate * n), n).proportion_ci(method="wilson")
+        if abs(estimate * n - round(estimate * n)) < 1e-9:
+            assert (low, high) == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
+        del condition, k, tau
+    del asked
+    conditions = {c for (c,) in study.sql("select distinct condition from ablations join verdicts using (ablation_id)")}
+    assert {
+        a for (a,) in study.sql("select distinct a from comparisons where kind = 'rate' and measure = 'flipped'")
+    } == conditions
+
+
+def test_comparisons_are_paired_and_corrected(study: Analysed) -> None:
+    rows = study.sql(
+        "select measure, a, b, k, n, estimate, low, high, test, p, p_holm from comparisons where kind = 'comparison'"
+    )
+    pairs = {(measure, a, b) for measure, a, b, *_ in rows}
+    for a, b in (("top_k_own", "random"), ("minimal", "random_minimal"), ("stage3_alone", "stage3_alone_random")):
+        assert {("flipped", a, b), ("p_refusal_token", a, b)} <= pairs
+    assert ("correct", "fm_4", "probe") in pairs
+    assert all(low - 1e-9 <= estimate <= high + 1e-9 and 0 <= p <= p_holm <= 1 for *_, estimate, low, high, _, p, p_holm in rows)
+    [(n, estimate, p)] = [(r[4], r[5], r[9]) for r in rows if r[:3] == ("flipped", "top_k_own", "top_k_chosen") and r[3] == 1]
+    a, b = (
+        np.array(
+            [
+                f
+                for (f,) in study.sql(f"""
+                select flipped from ablations join verdicts using (ablation_id) join prompts using (prompt_id)
+                where condition = 'top_k_{direction}' and k = 1 and label = 'harmful' and judge = 'first_token' order by prompt_id
+            """)
+            ]
+        )
+        for direction in ("own", "chosen")
+    )
+    n_a, n_b = int((a & ~b).sum()), int((~a & b).sum())
+    assert (n, estimate) == (len(a), pytest.approx((n_a - n_b) / len(a)))
+    assert p == pytest.approx(stats.binomtest(n_a, n_a + n_b).pvalue if n_a + n_b else 1.0)
+
+
+def test_stability_is_the_mean_jaccard_of_what_starts_find(study: Analysed) -> None:
+    sets: dict[int, dict[int, set[Feature]]] = defaultdict(lambda: defaultdict(set))
+    for prompt_id, draw, layer, feature_id in study.sql("""
+        select prompt_id, draw, layer, feature_id from ablations join feature_sets using (set_id) join prompts using (prompt_id)
+        where condition = 'minimal' and label = 'harmful'
+    """):
+        sets[prompt_id][draw].add((layer, feature_id))
+    of_prompts = []
+    for by_start in sets.values():
+        found = list(by_start.values())
+        of_prompts.append(np.mean([len(a & b) / len(a | b) for i, a in enumerate(found) for b in found[i + 1 :]]))
+    halves = [set[Feature](), set[Feature]()]
+    for place, prompt_id in enumerate(sorted(sets)):
+        halves[place % 2] |= set().union(*sets[prompt_id].values())
+    rows = dict(study.sql("select b, estimate from comparisons where kind = 'stability' and a = 'minimal'"))
+    assert rows["starts"] == pytest.approx(np.mean(of_prompts))
+    assert rows["halves"] == pytest.approx(len(halves[0] & halves[1]) / len(halves[0] | halves[1]))
+
+
+def test_on_the_organism_the_machine_tells_harmful_from_benign(organism_lake: Path) -> None:
+    with saelake.open(organism_lake) as lake:
+        accuracy = dict(lake.query("fm_metrics").select("model", "test_accuracy").fetchall())
+        assert accuracy["fm_20"] >= 0.97
+        assert min(accuracy.values()) >= 0.9
+        rates = {
+            row[:2]: row[2] for row in lake.query("stage3", judge="first_token").select("condition", "k", "flip_rate").fetchall()
+        }
+    assert rates["stage3_alone", 40] > rates["stage3_alone_random", 40] + 0.2
+    assert rates["stage3_alone", 40] > rates["stage3_probe_alone", 40] + 0.2
