@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-search bench-ingest clean
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-search bench-ingest torture clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 venv: $(INSTALLED)  ## the virtual environment, with the exact versions of constraints.txt
 
@@ -59,6 +59,9 @@ bench-search: $(BENCH)/search  ## cost of an ablation and of the searches, besid
 
 bench-ingest: $(BENCH)/search  ## the whole ingest job beside forward and encode alone (10 minutes)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
+
+torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
+	$(BIN)/python -m benchmarks.torture --study organism
 
 clean:  ## remove what tools leave behind, but neither .venv nor a lake
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache dist

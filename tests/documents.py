@@ -1,6 +1,6 @@
 """Documents whose commands are run: ```console blocks in Markdown, `$ saelake ...` lines followed by what they print.
 
-    python -m tests.documents LAKE        # runs the commands on a lake and writes their output into the documents
+python -m tests.documents LAKE        # runs the commands on a lake and writes their output into the documents
 """
 
 import os

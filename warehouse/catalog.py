@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from .errors import UserError
-from .landing import file_layer
+from .files import file_layer
 from .records import Lake, RunRecord
 from .schema import RUNS_STRUCTURE, TABLES, Table
 from .store import aside, locked, sync_file

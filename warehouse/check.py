@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from .content import ContentHash
 from .errors import UserError
-from .layout import BATCH_ROWS, DataFile
+from .files import DataFile
+from .layout import BATCH_ROWS
 from .order import RowOrder
 from .progress import Quiet
 from .records import Lake, RunRecord, RunSpec

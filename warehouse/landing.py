@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import UserError
+from .files import file_name
 from .schema import TABLES
 from .store import folder_atomic
 
@@ -99,13 +100,3 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
 def _landed_field(field: pa.Field, given: pa.DataType) -> pa.Field:
     is_coded = pa.types.is_dictionary(given) and given.value_type == field.type
     return field.with_type(given) if is_coded else field
-
-
-def file_name(table: str, layer: int | None) -> str:
-    """Where a table's rows lie in the folder of a shard or of a published run."""
-    return f"{table}/{table}.parquet" if layer is None else f"{table}/layer-{layer:02d}.parquet"
-
-
-def file_layer(path: str) -> int:
-    """The layer whose rows a file holds, of a table that lies by layer: the inverse of `file_name`."""
-    return int(PurePosixPath(path).stem.removeprefix("layer-"))

@@ -5,7 +5,6 @@ values, zstd 3, row groups small enough that one feature's rows are read alone.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,6 @@ REPEATED_COLUMNS = {"run_id", "sae_id"}
 
 UNRANGED_COLUMNS = {"activations": {"run_id", "pos"}, "activations_by_prompt": {"run_id", "pos", "feature_id"}}
 """No reader can skip row groups by their range: a file holds one run, and a row group nearly every position."""
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A published file as its run record lists it: `path` relative to the lake, and what it must still hold."""
-
-    table: str
-    path: str
-    n_rows: int
-    n_bytes: int
-    sha256: str
 
 
 def parquet_options(table: str) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from .content import ContentHash
 from .facts import by_feature, by_prompt, find_parts
-from .landing import Completion, Plan, file_layer, file_name
-from .layout import BATCH_ROWS, DataFile, rechunk, write_table
+from .files import DataFile, file_layer, file_name
+from .landing import Completion, Plan
+from .layout import BATCH_ROWS, rechunk, write_table
 from .order import RowOrder
 from .progress import Quiet
 from .records import RunSpec, TableContent

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, storage_errors
-from .layout import DataFile
+from .files import DataFile
 from .schema import SCHEMA_VERSION
 from .store import canonical_json, sha256_text, sync_folder, write_atomic
 

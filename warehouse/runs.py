@@ -14,8 +14,8 @@ from pathlib import Path
 
 from .catalog import changing_catalog, is_catalog_current
 from .errors import UserError, storage_errors
+from .files import DataFile
 from .landing import Completion, Plan, Rows, land
-from .layout import DataFile
 from .progress import Quiet
 from .publish import publish_files
 from .records import Lake, RunRecord, RunSpec, TableContent, run_tag

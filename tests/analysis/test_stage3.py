@@ -1,15 +1,13 @@
 """Stage 3, the causal link and the comparisons on the planted study, against literal recomputation."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pytest
 from scipy import stats
 
-import queries
 import saelake
 from analysis.interactions.stage3 import Ranking
 from tests.analysis.effects import Analysed, analysed
@@ -23,12 +21,6 @@ KS = (1, 2, 4, 8)
 @pytest.fixture(scope="module")
 def study() -> Analysed:
     return analysed()
-
-
-@pytest.fixture(scope="module")
-def con(study: Analysed) -> Iterator[duckdb.DuckDBPyConnection]:
-    with study.connect() as con:
-        yield con
 
 
 def values_on_last_tokens(study: Analysed) -> dict[int, dict[Feature, list[float]]]:
@@ -63,7 +55,8 @@ def sets_of(study: Analysed, condition: str) -> dict[tuple[int, int, int | None]
     """(prompt_id, k, draw) -> features of the ablated set, on harmful prompts."""
     found: dict[tuple[int, int, int | None], set[Feature]] = defaultdict(set)
     for prompt_id, k, draw, layer, feature_id in study.sql(f"""
-        select prompt_id, k, draw, layer, feature_id from ablations join feature_sets using (set_id) join prompts using (prompt_id)
+        select prompt_id, k, draw, layer, feature_id
+        from ablations join feature_sets using (set_id) join prompts using (prompt_id)
         where condition = '{condition}' and label = 'harmful'
     """):
         found[prompt_id, k, draw].add((layer, feature_id))
@@ -71,10 +64,8 @@ def sets_of(study: Analysed, condition: str) -> dict[tuple[int, int, int | None]
 
 
 def test_prompts_are_split_within_labels_by_the_seed(study: Analysed) -> None:
-    rows = study.ask("fm_prompts", "label, split, count(*)", val=0.25, test=0.125)
-    del rows  # project with count needs a group; the full rows follow
     full = study.ask("fm_prompts", val=0.25, test=0.125)
-    counts = defaultdict(int)
+    counts: dict[tuple[str, str], int] = defaultdict(int)
     for _, label, split in full:
         counts[label, split] += 1
     per_label = {"train": 15, "val": 6, "test": 3}
@@ -85,7 +76,9 @@ def test_prompts_are_split_within_labels_by_the_seed(study: Analysed) -> None:
 
 
 @pytest.mark.parametrize(("aggregate", "combine"), [("max", max), ("sum", sum), ("mean", lambda v: sum(v) / LAST)])
-def test_input_is_the_last_tokens_up_to_the_directions_layer(study: Analysed, aggregate: str, combine) -> None:  # type: ignore[no-untyped-def]
+def test_input_is_the_last_tokens_up_to_the_directions_layer(
+    study: Analysed, aggregate: str, combine: Callable[[list[float]], float]
+) -> None:
     [(chosen,)] = study.sql("select layer from directions where chosen")
     expected = {
         (prompt_id, *feature): combine(values)
@@ -201,12 +194,16 @@ def test_stage3_question_counts_flips_and_failures(study: Analysed) -> None:
         row[:2]: row[2:]
         for row in study.ask("stage3", "condition, k, n_refused, n_searched, flip_rate, flip_rate_up_to", judge="first_token")
     }
-    [(n_refused, n_flipped)] = study.sql("""
-        select count(distinct prompt_id) filter (where condition = 'none' and refused), count(*) filter (where condition = 'stage3' and k = 2 and flipped)
-        from ablations join verdicts using (ablation_id) join prompts using (prompt_id) where label = 'harmful' and judge = 'first_token'
+    [(n_refused, n_at_2, n_at_0)] = study.sql("""
+        select
+            count(distinct prompt_id) filter (where condition = 'none' and refused),
+            count(*) filter (where condition = 'stage3' and k = 2 and flipped),
+            count(*) filter (where condition = 'minimal_active' and draw = 0 and flipped)
+        from ablations join verdicts using (ablation_id) join prompts using (prompt_id)
+        where label = 'harmful' and judge = 'first_token'
     """)
-    assert rows["stage3", 2][:3] == (n_refused, len(ranked(study)), n_flipped / n_refused)
-    assert rows["stage3", 0][2] == 1, "minimal sets of active features flip"
+    assert rows["stage3", 2][:3] == (n_refused, len(ranked(study)), n_at_2 / n_refused)
+    assert rows["stage3", 0][2] == n_at_0 / n_refused
     for condition in ("stage3", "stage3_alone", "stage3_random"):
         up_to = [rows[condition, k][3] for k in KS]
         assert up_to == sorted(up_to)
@@ -254,24 +251,24 @@ def test_a_random_set_of_the_same_layers_is_possible_even_when_all_are_taken() -
     assert one == {(1,), (2,)}
 
 
-def test_every_rate_has_its_interval_and_is_that_of_the_answers(study: Analysed) -> None:
-    rates = study.sql("select a, k, tau, estimate, low, high, n from comparisons where kind = 'rate' and label = 'harmful'")
-    asked = (
-        {row[:3]: row[3] for row in study.ask("asr", "condition, k, tau, asr_of_refused", judge="first_token")}
-        if "tau" in queries.load("asr").sql
-        else {}
-    )
-    for condition, k, tau, estimate, low, high, n in rates:
-        assert low <= estimate <= high
-        expected = stats.binomtest(round(estimate * n), n).proportion_ci(method="wilson")
-        if abs(estimate * n - round(estimate * n)) < 1e-9:
+def test_every_rate_has_wilsons_interval_and_is_that_of_the_answers(study: Analysed) -> None:
+    rates = study.sql("""
+        select a, k, n, estimate, low, high from comparisons
+        where kind = 'rate' and measure = 'flipped' and label = 'harmful' and tau is null
+    """)
+    asked = {
+        row[:2]: row[2]
+        for row in study.ask("asr", "condition, k, asr_of_refused, label", judge="first_token")
+        if row[3] == "harmful"
+    }
+    for a, k, n, estimate, low, high in rates:
+        if a in ("none", "direction", "top_k_own", "random"):
+            assert estimate == pytest.approx(asked[a, k])
+        if (estimate * n) % 1 < 1e-9:
+            expected = stats.binomtest(round(estimate * n), n).proportion_ci(method="wilson")
             assert (low, high) == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
-        del condition, k, tau
-    del asked
-    conditions = {c for (c,) in study.sql("select distinct condition from ablations join verdicts using (ablation_id)")}
-    assert {
-        a for (a,) in study.sql("select distinct a from comparisons where kind = 'rate' and measure = 'flipped'")
-    } == conditions
+    answered = {c for (c,) in study.sql("select distinct condition from ablations join verdicts using (ablation_id)")}
+    assert {a for (a,) in study.sql("select distinct a from comparisons where kind = 'rate' and measure = 'flipped'")} == answered
 
 
 def test_comparisons_are_paired_and_corrected(study: Analysed) -> None:
