@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-search bench-ingest torture clean
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-search bench-ingest bench-fm torture clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/mypy
 
 test: lint  ## everything that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end (minutes)
 	SAELAKE_REAL=$(BENCH)/search PYTHONPATH=$(BENCH)/search $(BIN)/python -m pytest -s tests/real
@@ -59,6 +59,14 @@ bench-search: $(BENCH)/search  ## cost of an ablation and of the searches, besid
 
 bench-ingest: $(BENCH)/search  ## the whole ingest job beside forward and encode alone (10 minutes)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
+
+# Another library of factorisation machines, and what it imports (pkg_resources left setuptools with version 81).
+$(BENCH)/fm: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ myfm==0.4.0 'setuptools<81'
+	@touch $@
+
+bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 minutes)
+	PYTHONPATH=$(BENCH)/fm $(BIN)/python -m benchmarks.fm --cache $(BENCH)
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

@@ -23,6 +23,10 @@ from .store import aside, locked, sync_file
 
 ROOT = "coalesce(getvariable('lake') || '/', '')"
 
+LARGEST_JOIN_FILTER = 500
+"""Values on one side of a join up to which DuckDB looks for row groups without them on the other side; its own default is 50.
+A join with 200 features over 60M rows takes half the time, and larger ones no more than before."""
+
 
 def literal(text: str) -> str:
     """A safe SQL string literal."""
@@ -143,6 +147,7 @@ def connect(
         raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}")
     con = duckdb.connect(config={"threads": threads} if threads else {})
     con.execute("set parquet_metadata_cache = true")  # published files never change
+    con.execute(f"set dynamic_or_filter_threshold = {LARGEST_JOIN_FILTER}")
     create_views(con, lake, [r.run_id for r in current_records(lake, recipe)] if runs is None else runs)
     return con
 
