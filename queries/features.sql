@@ -17,11 +17,12 @@ with prompt_counts as (
     group by run_id
 ),
 
-token_counts as (
-    select run_id, count(*) as n_study_tokens
-    from tokens
-    where role <> 'bos'
-    group by run_id
+studies as (
+    select p.run_id, p.n_harmful_prompts, p.n_benign_prompts, count(*) as n_study_tokens
+    from prompt_counts as p
+    join tokens as t on t.run_id = p.run_id
+    where t.role <> 'bos'
+    group by p.run_id, p.n_harmful_prompts, p.n_benign_prompts
 ),
 
 shares as (
@@ -30,17 +31,16 @@ shares as (
         f.sae_id,
         f.feature_id,
         f.n_tokens,
-        f.n_tokens / nullif(t.n_study_tokens, 0) as rate,
+        f.n_tokens / nullif(s.n_study_tokens, 0) as rate,
         f.mean_activation,
         f.max_activation,
         f.n_prompts,
         f.n_harmful,
         f.n_benign,
-        f.n_harmful / nullif(p.n_harmful_prompts, 0) as harmful,
-        f.n_benign / nullif(p.n_benign_prompts, 0) as benign
+        f.n_harmful / nullif(s.n_harmful_prompts, 0) as harmful,
+        f.n_benign / nullif(s.n_benign_prompts, 0) as benign
     from features as f
-    join prompt_counts as p on p.run_id = f.run_id
-    join token_counts as t on t.run_id = f.run_id
+    join studies as s on s.run_id = f.run_id
     where ($layer is null or f.layer = $layer) and f.n_prompts >= $min_prompts
 )
 

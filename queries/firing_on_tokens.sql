@@ -7,7 +7,7 @@
 with bos as (
     select prompt_id, pos
     from tokens
-    where role = 'bos' and not $bos
+    where role = 'bos' and not $bos and ($prompt_id is null or prompt_id = $prompt_id)
 ),
 
 copied as (

@@ -1,7 +1,7 @@
 """Statements that people type: which of them only read, and how a long one is stopped."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import duckdb
 
@@ -50,5 +50,7 @@ def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[], None]) -> N
         try:
             running.result()
         except KeyboardInterrupt:
-            con.interrupt()
+            while not running.done():  # an interrupt between two statements is lost, so it is said again
+                con.interrupt()
+                wait([running], timeout=0.05)
             raise

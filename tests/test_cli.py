@@ -34,9 +34,13 @@ def saelake(*arguments: str, lake: Lake | None = None, stdin: str | None = None)
     return CliRunner().invoke(cli.main, arguments, input=stdin, env=env)
 
 
+# A shell's background jobs ignore interrupts, and so would what they start: this process must not.
+PROGRAM = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import cli; cli.main()"
+
+
 def process(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", "import cli; cli.main()", *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -234,7 +238,10 @@ def test_a_real_interrupt_stops_a_long_statement(lake: Lake) -> None:
     assert asked.stdout
     assert asked.stdout.readline() == "h\n", "the header comes before the first row"
     asked.send_signal(signal.SIGINT)
-    _, stderr = asked.communicate(timeout=10)
+    try:
+        _, stderr = asked.communicate(timeout=30)
+    finally:
+        asked.kill()
     assert asked.returncode == 130
     assert stderr.strip() == "stopped"
 

@@ -15,9 +15,9 @@ from .content import ContentHash
 from .schema import TABLES
 from .store import sha256_file, sync_file
 
-ROW_GROUPS = {"activations": 16_384, "activations_by_prompt": 65_536}
+ROW_GROUPS = {"activations": 16_384}
 BATCH_ROWS = 131_072
-"""Rows that are handled at once: the row group of all tables but the two above, and a multiple of theirs."""
+"""Rows that are handled at once: the row group of all tables but those above, and a multiple of theirs."""
 DELTA_COLUMNS = {"feature_id", "prompt_id", "ablation_id", "set_id"}
 BYTE_STREAM_COLUMNS = {"activation", "cosine"}  # DuckDB reads byte streams of floats only: `pos` takes a dictionary, +2% bytes
 REPEATED_COLUMNS = {"run_id", "sae_id"}

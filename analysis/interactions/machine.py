@@ -36,7 +36,7 @@ class Settings:
     learning_rate: float = 1e-3
     epochs: int = 20
     batch_size: int = 64
-    init_sd: float = 0.01
+    init_sd: float = 0.001
     seed: int = 0
 
 
