@@ -49,3 +49,4 @@ summed as (
 select s.n_prompts, s.n_ranked, s.n_critical, s.critical_unembedded, a.n_active, a.active_unembedded
 from summed as s
 cross join active as a
+order by s.n_prompts
