@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm torture clean
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench torture clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,16 +37,8 @@ lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Seen green in one run; the files of test-all that are not here have not been yet, and each waits for that.
-SEEN_GREEN := tests/warehouse/test_check.py tests/warehouse/test_round_trip.py tests/warehouse/test_catalog.py \
-	tests/analysis/test_engine.py tests/analysis/test_algorithm1.py tests/analysis/test_minimal.py \
-	tests/queries tests/test_cli.py tests/test_planted.py tests/ingest/test_saes.py tests/ingest/test_organism.py
-
 test: lint  ## everything that CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(SEEN_GREEN)
-
-test-all: lint  ## every test, those of unfinished issues too
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2
 
 test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end (minutes)
 	SAELAKE_REAL=$(BENCH)/search PYTHONPATH=$(BENCH)/search $(BIN)/python -m pytest -s tests/real
@@ -75,6 +67,8 @@ $(BENCH)/fm: $(INSTALLED)
 
 bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 minutes)
 	PYTHONPATH=$(BENCH)/fm $(BIN)/python -m benchmarks.fm --cache $(BENCH)
+
+bench: bench-search bench-ingest bench-fm bench-lake  ## all benchmarks, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

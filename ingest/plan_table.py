@@ -45,7 +45,8 @@ def time(hours: float) -> str:
 def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        # Names are there to be copied: the other columns give way in a narrow terminal.
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column == "from")
     return table
 
 

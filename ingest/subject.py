@@ -7,6 +7,7 @@
 Letters of shapes: b batch, t token, d residual width, v vocabulary.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ingest.recipe import Compute, ModelSpec
 from ingest.template import ChatTemplate, Tokenized
@@ -239,6 +241,8 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
 
 def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
     """The weights, safetensors only; attention is sdpa where the architecture allows it (Gemma 2 does not)."""
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         network, info = AutoModelForCausalLM.from_pretrained(
             model.path or model.id,
