@@ -7,22 +7,26 @@ Everything heavy is imported by the command that needs it, so that help and SQL 
 """
 
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli_lake import COMMANDS
-from cli_options import OneSentence, force_option, lake_option, limit_option, output_options, study_option
+from cli_options import OneSentence, force_option, lake_option, limit_option, output_options, study_option, workers_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duckdb import DuckDBPyRelation
 
+    from analysis.crew import RayCrew
+    from ingest.job import Study
     from ingest.recipe import Recipe
     from saelake import OpenLake
+    from warehouse.records import Lake
 
 
 @click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -40,7 +44,8 @@ def main() -> None:
 @lake_option
 @limit_option
 @force_option
-def ingest(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
+@workers_option
+def ingest(recipe: str, lake: Path, limit: int | None, force: bool, workers: int | None) -> None:
     """Run RECIPE's prompts through its model and SAEs into the lake.
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
@@ -51,8 +56,10 @@ def ingest(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
     from warehouse.records import Lake
 
     opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
-    with Bar() as progress:
-        record = job.ingest_study(opened, Lake.create(lake), force=force, progress=progress)
+    into = Lake.create(lake)
+    with Bar() as progress, _crew(workers, opened, into) as crew:
+        compute = partial(crew.compute, job.ingest_spec(opened)) if crew else None
+        record = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
     _print_runs(lake, [record.run_id])
 
 
@@ -61,7 +68,8 @@ def ingest(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
 @lake_option
 @limit_option
 @force_option
-def analyze(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
+@workers_option
+def analyze(recipe: str, lake: Path, limit: int | None, force: bool, workers: int | None) -> None:
     """Bring every stage of RECIPE up to date, ingest included, and show what came out.
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
@@ -72,8 +80,9 @@ def analyze(recipe: str, lake: Path, limit: int | None, force: bool) -> None:
     from warehouse.records import Lake
 
     analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
-    with Bar() as progress:
-        records = stages.analyze_study(analysed, Lake.create(lake), force=force, progress=progress)
+    into = Lake.create(lake)
+    with Bar() as progress, _crew(workers, analysed, into) as crew:
+        records = stages.analyze_study(analysed, into, force=force, progress=progress, crew=crew)
     _print_runs(lake, [record.run_id for record in records])
     with _open(lake, study.name) as opened:
         _print_findings(opened, study.verdicts.oracle)
@@ -252,6 +261,15 @@ def runs(lake: Path, recipe: str | None, kind: str | None, output: Path | None) 
     brief = kind in (None, "table") and output is None
     shown = ("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device") if brief else ("*",)
     _answer(lake, None, lambda opened: opened.query("runs", study=recipe).select(*shown), kind, output)
+
+
+def _crew(workers: int | None, study: "Study", lake: "Lake") -> "AbstractContextManager[RayCrew | None]":
+    """The workers of --workers; 0 stands for as many as the cluster has room for."""
+    if workers is None:
+        return nullcontext()
+    from analysis.crew import RayCrew
+
+    return RayCrew(study, lake, workers or None)
 
 
 def _recipe(name: str, limit: int | None) -> "Recipe":

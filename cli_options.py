@@ -66,6 +66,23 @@ def lake_option(command: Command) -> Command:
     return click.option("--lake", metavar="DIR", help="The lake's folder.", **folder, **environment)(command)
 
 
+class Workers(click.ParamType):
+    """`ray` or `ray:N`."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        engine, _, number = value.partition(":")
+        if engine != "ray" or (number and not (number.isdigit() and int(number))) or value.endswith(":"):
+            self.fail(f"{value} is neither ray nor ray:N, with N workers", param, ctx)
+        return int(number or 0)
+
+
+def workers_option(command: Command) -> Command:
+    text = "Compute on a Ray cluster (RAY_ADDRESS, else one started here): a worker a GPU or processor, or N workers."
+    return click.option("--workers", type=Workers(), metavar="ray[:N]", help=text)(command)
+
+
 def study_option(command: Command) -> Command:
     return click.option("--recipe", metavar="NAME", help="Show only this study, where the lake holds several.")(command)
 

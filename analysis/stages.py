@@ -6,6 +6,7 @@ A stage's run is known before anything is computed: its id is a hash of its part
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from analysis.bench import Bench
 from analysis.interactions import (
@@ -65,6 +66,12 @@ def judging_stage(judge: str) -> Stage:
     return judging.stage(judge, [stage.name for stage in ANSWERING])
 
 
+class Crew(Protocol):
+    """Computes shards elsewhere, as `analysis.crew.RayCrew` does."""
+
+    def compute(self, spec: RunSpec, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]: ...
+
+
 @dataclass(frozen=True)
 class StageStatus:
     """One stage of a recipe in a lake, as `saelake status` shows it."""
@@ -103,12 +110,17 @@ def analyze(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet 
     return analyze_study(open_analysis(recipe), lake, force=force, progress=progress)
 
 
-def analyze_study(study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> list[RunRecord]:
-    """`analyze` for a study that is opened already."""
+def analyze_study(
+    study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, crew: Crew | None = None
+) -> list[RunRecord]:
+    """`analyze` for a study that is opened already; a crew computes the shards elsewhere than in this process."""
     known = specs(study)
     bench = Bench(study, lake)
-    records = [ingest_study(study, lake, force=force, progress=progress)]
-    return records + [ensure_stage(stage, known, bench, force=force, progress=progress) for stage in stages(study.recipe)]
+    compute = partial(crew.compute, known["ingest"]) if crew else None
+    records = [ingest_study(study, lake, force=force, progress=progress, compute=compute)]
+    for stage in stages(study.recipe):
+        records.append(ensure_stage(stage, known, bench, force=force, progress=progress, crew=crew))
+    return records
 
 
 def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
@@ -157,19 +169,26 @@ def ablate(
 
 
 def ensure_stage(
-    stage: Stage, known: Mapping[str, RunSpec], bench: Bench, *, force: bool = False, progress: Quiet | None = None
+    stage: Stage,
+    known: Mapping[str, RunSpec],
+    bench: Bench,
+    *,
+    force: bool = False,
+    progress: Quiet | None = None,
+    crew: Crew | None = None,
 ) -> RunRecord:
     """The published run of a stage whose parents are published: found, resumed or computed."""
-    parents = {name: known[name].run_id for name in stage.parents}
-    compute = partial(_compute, stage, bench, known[stage.name], parents)
+    compute = partial(crew.compute, known[stage.name]) if crew else partial(stage_rows, stage, bench, known)
     plan = Plan(stage.shards(bench.study), compute, stage.tables, stage.unit)
     return ensure_run(bench.lake, known[stage.name], plan, force=force, progress=progress)
 
 
-def _compute(
-    stage: Stage, bench: Bench, spec: RunSpec, parents: Mapping[str, str], missing: Sequence[str]
+def stage_rows(
+    stage: Stage, bench: Bench, known: Mapping[str, RunSpec], missing: Sequence[str]
 ) -> Iterator[tuple[str, list[Rows]]]:
-    return stage.compute(Work(bench, spec, parents), missing)
+    """The missing shards of a stage, computed in this process."""
+    parents = {name: known[name].run_id for name in stage.parents}
+    return stage.compute(Work(bench, known[stage.name], parents), missing)
 
 
 def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:

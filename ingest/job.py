@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from ingest.recipe import Recipe
 from ingest.sae_refs import SaeRef, list_saes
 from warehouse.progress import Quiet
 from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
+from warehouse.runs import Compute, Plan, Rows, ensure_run
 from warehouse.statistics import FeatureStatistics
+
+if TYPE_CHECKING:
+    from ingest.shards import ShardMaker
 
 CODE_VERSION = 2
 TABLES = ("prompts", "tokens", "saes", "features", "activations")
@@ -79,26 +83,38 @@ def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet |
     return ingest_study(open_study(recipe), lake, force=force, progress=progress)
 
 
-def ingest_study(study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
-    spec = ingest_spec(study)
+def ingest_study(
+    study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, compute: Compute | None = None
+) -> RunRecord:
+    """`ingest` for a study that is opened already; `compute` makes its shards elsewhere than in this process."""
+    plan = ingest_plan(study)
+    if compute is not None:
+        plan = replace(plan, compute=compute)
+    return ensure_run(lake, ingest_spec(study), plan, force=force, progress=progress)
+
+
+def ingest_plan(study: Study) -> Plan:
+    """The shards of a study's ingest run, computed in this process; subject and SAEs are loaded for the first and then kept."""
     size = study.recipe.capture.shard_prompts
     shards = [SAES_SHARD] + [f"prompts-{start:07d}" for start in range(0, len(study.prompts), size)]
 
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    @cache
+    def maker() -> "ShardMaker":
         # torch is imported when there is work for it, so that finding a finished run stays quick.
         from ingest.shards import ShardMaker
 
-        maker = ShardMaker(study, spec)
+        return ShardMaker(study, ingest_spec(study))
+
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         slices = {name: start for name in missing if name != SAES_SHARD for start in [int(name.removeprefix("prompts-"))]}
         ranges = [range(start, min(start + size, len(study.prompts))) for start in slices.values()]
         # Prompts first: their shards show whether the SAEs are the right ones.
-        yield from zip(slices, maker.prompts(ranges), strict=True)
+        yield from zip(slices, maker().prompts(ranges), strict=True)
         if SAES_SHARD in missing:
-            yield SAES_SHARD, maker.saes()
+            yield SAES_SHARD, maker().saes()
 
     tables = (*TABLES, "activations_by_prompt") if study.recipe.capture.prompt_major else TABLES
-    plan = Plan(shards, lambda missing: one_ahead(compute(missing)), tables, completion=FeatureStatistics)
-    return ensure_run(lake, spec, plan, force=force, progress=progress)
+    return Plan(shards, lambda missing: one_ahead(compute(missing)), tables, completion=FeatureStatistics)
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -34,12 +34,16 @@ class Completion(Protocol):
     def complete(self, table: str, landed: pa.Table) -> pa.Table: ...
 
 
+Compute = Callable[[Sequence[str]], Iterator[tuple[str, list[Rows]]]]
+"""Makes the rows of some shards, by name, in any order."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a run is computed: its shards by name, and the function that computes the missing ones, in any order."""
 
     shards: Sequence[str]
-    compute: Callable[[Sequence[str]], Iterator[tuple[str, list[Rows]]]]
+    compute: Compute
     tables: Sequence[str]
     unit: str = "shards"
     completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None

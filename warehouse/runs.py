@@ -15,14 +15,14 @@ from pathlib import Path
 from .catalog import changing_catalog, is_catalog_current
 from .errors import UserError, storage_errors
 from .files import DataFile
-from .landing import Completion, Plan, Rows, land
+from .landing import Completion, Compute, Plan, Rows, land
 from .progress import Quiet
 from .publish import publish_files
 from .records import Lake, RunRecord, RunSpec, TableContent, run_tag
 from .schema import SCHEMA_VERSION
 from .store import folder_atomic, locked, sha256_text, write_atomic
 
-__all__ = ["Completion", "Plan", "Rows", "ensure_run", "land", "make_current"]
+__all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "land", "make_current"]
 
 RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "pyarrow", "numpy", "scipy")
 
