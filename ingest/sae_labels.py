@@ -45,8 +45,8 @@ class Directory:
         described, place = self.sources.get(source), self.place(sae_name)
         if described is not None and described != place:
             raise UserError(
-                f"explanations.sources names {source} for {sae_name}, but it describes {described.repository}/{described.folder}: "
-                "labels of another SAE say nothing about this one's features"
+                f"explanations.sources names {source} for {sae_name}, but it describes {described.repository}/{described.folder}"
+                ": labels of another SAE say nothing about this one's features"
             )
 
 

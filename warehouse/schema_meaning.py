@@ -42,7 +42,9 @@ TAXONOMY = Table(
             pa.float64(),
             "one-sided: chance of n_user or more if the prompts on which it fires were drawn whatever their category",
         ),
-        Column("q_value", pa.float64(), "p_value after Benjamini-Hochberg, over all categories of all features that n_user counts"),
+        Column(
+            "q_value", pa.float64(), "p_value after Benjamini-Hochberg, over all categories of all features that n_user counts"
+        ),
     ),
     key=("run_id", "sae_id", "feature_id", "category"),
     order=("layer", "feature_id", "category"),

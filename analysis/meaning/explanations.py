@@ -1,7 +1,7 @@
 """Explanations of a study's features as a run: from Neuronpedia, or from a file of one's own (R20).
 
-They are keyed by the exact SAE. Where none is public for an SAE, its features stay without, and the lake's own top samples tell what
-they fire on.
+They are keyed by the exact SAE. Where none is public for an SAE, its features stay without, and the lake's own top samples tell
+what they fire on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,8 +64,8 @@ def explain(
     Args:
         source: "neuronpedia" (its API, for the features of the recipe's populations), "neuronpedia-bulk" (its bulk files, all
             features), or a .csv, .jsonl, .json or .parquet file with the columns sae_id, feature_id and description.
-    Raises UserError where no source describes the study's exact SAEs, for answers about other features, and for a server that does
-    not answer; what came until then is kept.
+    Raises UserError where no source describes the study's exact SAEs, for answers about other features, and for a server that
+    does not answer; what came until then is kept.
     """
     ingest = current_run(lake, recipe.name, "ingest")
     with connect(lake, recipe.name) as con:
@@ -104,8 +104,8 @@ def labelled_saes(recipe: Recipe, saes: Sequence[KnownSae], directory: Directory
         labelled.append(Labelled(sae, source))
     if not labelled:
         raise UserError(
-            f"no public explanations are known for the SAEs of {recipe.name} (such as {saes[0].name}): give a file of your own, or "
-            "name sources in [explanations]; labels of other SAEs of the same layers would be wrong"
+            f"no public explanations are known for the SAEs of {recipe.name} (such as {saes[0].name}): give a file of your own, "
+            "or name sources in [explanations]; labels of other SAEs of the same layers would be wrong"
         )
     return labelled
 
@@ -114,17 +114,16 @@ def current_run(lake: Lake, recipe: str, stage: str) -> str:
     """The current run of a study's stage; UserError if it has none."""
     run_id = lake.current().get((recipe, stage))
     if run_id is None:
-        raise UserError(f"the lake {lake.root} has no {stage} of {recipe} yet: `saelake analyze {recipe} --lake {lake.root}` first")
+        raise UserError(
+            f"the lake {lake.root} has no {stage} of {recipe} yet: `saelake analyze {recipe} --lake {lake.root}` first"
+        )
     return run_id
 
 
 def _asked(con: duckdb.DuckDBPyConnection, populations: Sequence[str]) -> Mapping[str, list[int]]:
     """sae_id -> the features of some populations."""
-    rows = con.execute(
-        "select sae_id, list(distinct feature_id order by feature_id) from populations where list_contains(?, population) group by 1",
-        [list(populations)],
-    ).fetchall()
-    return dict(rows)
+    found = "select sae_id, list(distinct feature_id order by feature_id) from populations where list_contains(?, population)"
+    return dict(con.execute(f"{found} group by sae_id", [list(populations)]).fetchall())
 
 
 def _api_plan(
@@ -184,8 +183,8 @@ def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explan
     for number, row in enumerate(read_rows(file, owner), start=1):
         if absent := [name for name in OWN_COLUMNS if name not in row]:
             raise UserError(
-                f"{owner}: {file.name} has no column {absent[0]}: it needs {', '.join(OWN_COLUMNS)} (sae_id as in the table saes: a "
-                "layer alone could mean another SAE), and may have method and explainer"
+                f"{owner}: {file.name} has no column {absent[0]}: it needs {', '.join(OWN_COLUMNS)} (sae_id as in the table "
+                "saes: a layer alone could mean another SAE), and may have method and explainer"
             )
         where = f"{owner}: {file.name}, row {number}"
         sae = known.get(str(row["sae_id"]))

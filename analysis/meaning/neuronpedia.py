@@ -3,7 +3,7 @@
     GET {base}/api/feature/{model}/{source}/{index}                    404: no such feature
     GET {bulk}/?list-type=2&prefix=v1/{model}/{source}/explanations/   an S3 listing of batch-N.jsonl.gz
 
-Polite: a few requests a second, and after an error longer and longer pauses. What comes back is checked against what was asked for.
+Polite: a few requests a second, and after an error longer and longer pauses. What comes back is checked against what was asked.
 """
 
 import gzip
@@ -81,7 +81,9 @@ class Client:
             if attempt < ATTEMPTS:
                 self.sleep(min(pause, LONGEST_PAUSE))
                 pause *= 2
-        raise UserError(f"{url} cannot be read: {problem}, {ATTEMPTS} times; what came so far is kept, the same command continues")
+        raise UserError(
+            f"{url} cannot be read: {problem}, {ATTEMPTS} times; what came so far is kept, the same command continues"
+        )
 
     def _wait_for_turn(self) -> None:
         if (early := self._next - self.clock()) > 0:
@@ -97,7 +99,9 @@ class Client:
         return body
 
 
-def of_feature(client: Client, base_url: str, source: str, feature_id: int, sae: Place | None, known: Directory) -> list[Explanation]:
+def of_feature(
+    client: Client, base_url: str, source: str, feature_id: int, sae: Place | None, known: Directory
+) -> list[Explanation]:
     """The explanations of one feature; none if Neuronpedia has none, or does not have the feature.
 
     Raises UserError if the answer is about another feature, or says that it is of another SAE than `sae`.
