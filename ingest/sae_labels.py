@@ -6,6 +6,7 @@ stands in the directory alone: sources whose repository and folder are the SAE's
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import yaml  # type: ignore[import-untyped]
 
@@ -50,6 +51,7 @@ class Directory:
             )
 
 
+@cache
 def read_directory() -> Directory:
     """SAELens' directory, from the file that sae-lens installs."""
     releases = yaml.load(directory_file().read_text("utf-8"), Loader=yaml.CSafeLoader)

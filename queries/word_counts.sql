@@ -1,14 +1,14 @@
 -- The most frequent words in the explanations of a population's features, stop words left out (Table 4, R20).
 --
--- n_features counts the features with the word in one of their explanations, n the word itself. Words are letters, digits and
--- apostrophes, in lower case.
+-- n_features counts the features with the word in one of their explanations, n the word itself. Words are letters and digits, with
+-- apostrophes inside, in lower case.
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = candidates: whose features
 -- $limit integer = 30: so many words
 with words as (
     select
         e.sae_id, e.feature_id,
-        unnest(regexp_extract_all(lower(replace(e.description, '’', '''')), '[\p{L}\p{N}][\p{L}\p{N}'']*')) as word
+        unnest(regexp_extract_all(lower(replace(e.description, '’', '''')), '[\p{L}\p{N}]+(?:''[\p{L}\p{N}]+)*')) as word
     from explanations as e
     semi join populations as p on p.population = $population and p.sae_id = e.sae_id and p.feature_id = e.feature_id
 ),

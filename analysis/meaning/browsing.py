@@ -38,6 +38,9 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     layers = [layer for (layer,) in con.execute("select distinct layer from saes order by layer").fetchall()]
     categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
 
+    if layers:  # what the first request would wait for
+        _rows(con, "histogram", features=[(layers[0], 0)])
+
     def cursor() -> duckdb.DuckDBPyConnection:
         with opening:  # requests are answered side by side, each on a cursor of its own
             return cursor_of(con, lake)

@@ -116,6 +116,7 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # a link works as soon as it is printed
     except (OSError, OverflowError) as error:
         listening.close()
         raise UserError(f"cannot listen on {host}, port {port} ({error}): give another --port or --host") from error
