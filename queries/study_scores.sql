@@ -6,6 +6,7 @@
 --
 -- $study text: the annotation study
 -- $mapping literal|user|specific = literal: what gives a feature a true category
+-- $none text = None: what the answer is called that no category fits
 -- $fdr number = 0.05: false discovery rate of specific
 with voted as (
     select
@@ -40,8 +41,8 @@ summed as (
         coalesce(list(category order by category) filter (where is_true), []) as truth,
         count(*) filter (where is_chosen and is_true) as n_hits,
         count(*) filter (where is_true) as n_true,
-        count(*) filter (where is_chosen and category <> 'None') as n_chosen,
-        bool_or(is_chosen and category = 'None') as is_none
+        count(*) filter (where is_chosen and category <> $none) as n_chosen,
+        bool_or(is_chosen and category = $none) as is_none
     from judged
     group by item, stratum, sae_id, layer, feature_id
 )

@@ -5,12 +5,17 @@
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = candidates: whose features
 -- $limit integer = 30: so many words
-with words as (
-    select
-        e.sae_id, e.feature_id,
-        unnest(regexp_extract_all(lower(replace(e.description, '’', '''')), '[\p{L}\p{N}]+(?:''[\p{L}\p{N}]+)*')) as word
+with explained as (
+    select e.sae_id, e.feature_id, translate(lower(e.description), '’“”„–—…', '''      ') as description
     from explanations as e
     semi join populations as p on p.population = $population and p.sae_id = e.sae_id and p.feature_id = e.feature_id
+),
+
+words as (
+    select
+        sae_id, feature_id,
+        unnest(regexp_extract_all(description, '[^\s[:punct:]]+(?:''[^\s[:punct:]]+)*')) as word
+    from explained
 ),
 
 stop_words as (

@@ -38,8 +38,8 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     layers = [layer for (layer,) in con.execute("select distinct layer from saes order by layer").fetchall()]
     categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
 
-    if layers:  # what the first request would wait for
-        _rows(con, "histogram", features=[(layers[0], 0)])
+    for layer in layers:  # what the first card of a layer would wait for: its files are opened
+        samples_of(con, [(layer, 0)])
 
     def cursor() -> duckdb.DuckDBPyConnection:
         with opening:  # requests are answered side by side, each on a cursor of its own
@@ -74,11 +74,11 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     @app.get("/b/{token}/{layer}/{feature_id}")
     def card(token: str, layer: int, feature_id: int) -> Response:
         check_secret(secret, token)
-        one = {"features": [(layer, feature_id)]}
+        one = {"layer": layer, "feature_id": feature_id}
         with closing(cursor()) as own:
             try:
-                found = _rows(own, "feature_search", layer=layer, feature_id=feature_id)
-                bars = histogram(_rows(own, "histogram", **one))
+                found = _rows(own, "feature_search", **one)
+                bars = histogram(_rows(own, "histogram", features=[(layer, feature_id)]))
             except QueryError as error:
                 raise HTTPException(404, str(error)) from error
             explanations = own.execute(

@@ -49,6 +49,8 @@ def new_app(hosts: Sequence[str]) -> FastAPI:
             the answers.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    for page in PAGES.glob("*.html"):  # compiled now, so that no request waits for it
+        _environment.get_template(page.name)
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Next) -> Response:

@@ -140,7 +140,6 @@ def test_a_page_by_mouse_with_undo_and_its_mistakes(lake: Lake, browser: Browser
         assert studies.state(lake, study).answers["ann"] == {}
         page.get_by_role("link", name="Skip →").click()
         assert page.url.endswith("/2")
-        assert page.evaluate("document.documentElement.scrollWidth") == 390, "nothing sticks out on a phone"
 
 
 @pytest.mark.parametrize("width", [1280, 390])
