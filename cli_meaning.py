@@ -61,13 +61,12 @@ def study() -> None:
 @click.option("--silent", "n_silent", type=click.IntRange(min=0), default=7, show_default=True, help="Features that never fire.")
 @click.option(
     "--population",
-    type=click.Choice(["candidates", "critical", "stage3", "stage3_new", "redundant"]),
     default="stage3",
     show_default=True,
-    help="Which features count as critical.",
+    help="Which features count as critical: candidates, critical, stage3, stage3_new or redundant.",
 )
 @click.option(
-    "--mapping", type=click.Choice(["literal", "user"]), default="literal", show_default=True, help="Fires on what tokens."
+    "--mapping", default="literal", show_default=True, help="Number of categories by firing anywhere (literal) or on user tokens."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and the order.")
 @lake_option
@@ -171,10 +170,9 @@ def close(name: str, unfinished: bool, lake: Path) -> None:
 @click.argument("name")
 @click.option(
     "--mapping",
-    type=click.Choice(["literal", "user", "specific"]),
     default="literal",
     show_default=True,
-    help="What counts as a feature's true category: it fires anywhere in its prompts, on the user's tokens, or more than chance.",
+    help="True categories: fires anywhere in their prompts (literal), on the user's tokens (user), more than chance (specific).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
 @lake_option
@@ -185,16 +183,14 @@ def score(name: str, mapping: str, seed: int, lake: Path) -> None:
     """
     import sys
 
+    from analysis.meaning import scores
     from analysis.meaning import study as studies
-    from analysis.meaning.scores import scores
     from queries.formats import Rows, show_table
-    from warehouse.catalog import connect
     from warehouse.records import Lake
 
     opened = Lake.existing(lake)
     loaded = studies.load(opened, name)
-    with connect(opened, loaded.recipe) as con:
-        found = scores(con, name, mapping=mapping, seed=seed)
+    found = scores.score(opened, loaded, mapping=mapping, seed=seed)
     names, types = ("measure", "of", "features", "estimate", "low", "high"), ["VARCHAR", "VARCHAR", "INTEGER", *["DOUBLE"] * 3]
     rows: list[list[Any]] = [[one.measure, one.of, one.measured.n, *map(_number, one.measured[1:])] for one in found]
     show_table(Rows(names, types, iter(rows)), sys.stdout)

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from ingest.recipe_sections import Names, Section
 
+Population = Literal["candidates", "critical", "stage3", "stage3_new", "redundant"]
 Url = Annotated[str, Field(pattern="^https?://[^?#]+$")]
 
 
@@ -24,7 +25,7 @@ class Explanations(Section):
     bulk_url: Url = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"
     sources: dict[Annotated[int, Field(ge=0)], str] = Field(default_factory=dict)
     """layer -> model/source, e.g. gemma-2-2b/5-gemmascope-res-65k__l0-53; the rest is what SAELens lists for the exact SAE."""
-    populations: Names = ("candidates", "critical", "stage3")
+    populations: Annotated[tuple[Population, ...], Field(min_length=1)] = ("candidates", "critical", "stage3")
     """Whose features are asked for one by one; bulk files hold all features of an SAE."""
     requests_per_second: Annotated[float, Field(gt=0, le=1000)] = 2.0
     """At most so many requests to the API; more than a few are impolite."""

@@ -16,7 +16,6 @@ from queries import QueryError
 from warehouse.catalog import connect, cursor_of
 from warehouse.records import Lake
 
-POPULATIONS = ("candidates", "critical", "stage3", "stage3_new", "redundant")
 CHART = (480, 96)
 """Width and height of a histogram, in pixels."""
 
@@ -35,6 +34,7 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     """Adds the pages below /b/<secret>, about one study of the lake; returns their connection, to be closed at the end."""
     con = connect(lake, recipe)
     opening = Lock()
+    populations = next(p.type.split("|") for p in queries.load("feature_search").parameters if p.name == "population")
     layers = [layer for (layer,) in con.execute("select distinct layer from saes order by layer").fetchall()]
     categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
 
@@ -66,7 +66,7 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
             asked=asked,
             layers=layers,
             categories=categories,
-            populations=POPULATIONS,
+            populations=populations,
             found=found,
             problem=problem,
         )

@@ -66,10 +66,15 @@ def visible(text: str) -> str:
     return text.strip(" ")
 
 
-def explanations_of(con: duckdb.DuckDBPyConnection) -> Mapping[FeatureKey, list[str]]:
-    """Every explanation of the study that a connection shows."""
+def explanations_of(con: duckdb.DuckDBPyConnection, features: Sequence[FeatureKey]) -> Mapping[FeatureKey, list[str]]:
+    """The explanations of some features; those that have none are absent."""
     found: dict[FeatureKey, list[str]] = defaultdict(list)
-    rows = con.execute("select sae_id, feature_id, description from explanations order by sae_id, feature_id, number").fetchall()
-    for sae_id, feature_id, description in rows:
+    asked = [f"{sae_id}/{feature_id}" for sae_id, feature_id in features]
+    rows = con.execute(
+        "select sae_id, feature_id, description from explanations where list_contains(?, sae_id || '/' || feature_id) "
+        "order by sae_id, feature_id, number",
+        [asked],
+    )
+    for sae_id, feature_id, description in rows.fetchall():
         found[sae_id, feature_id].append(description)
     return found

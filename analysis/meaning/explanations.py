@@ -135,6 +135,9 @@ def _api_plan(
         for features in [asked.get(one.sae.sae_id, [])]
         for start in range(0, len(features), SHARD_FEATURES)
     }
+    if not shards:
+        layers = ", ".join(str(one.sae.layer) for one in labelled)
+        raise UserError(f"no feature of explanations.populations is in a layer with public labels ({layers})")
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         for name in missing:

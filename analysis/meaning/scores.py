@@ -17,8 +17,10 @@ from analysis.meaning.agreement import (
     measured,
     pairs,
 )
-from analysis.meaning.study import NONE
+from analysis.meaning.study import NONE, AnnotationStudy, stage
+from warehouse.catalog import connect
 from warehouse.errors import UserError
+from warehouse.records import Lake
 
 
 class Score(NamedTuple):
@@ -31,16 +33,22 @@ class Score(NamedTuple):
     measured: Measured
 
 
+def score(lake: Lake, study: AnnotationStudy, *, mapping: str = "literal", seed: int = 0) -> list[Score]:
+    """All scores of a study, by its own answers and the taxonomy that it was drawn from; raises UserError if it is not closed."""
+    run_id = lake.current().get((study.recipe, stage(study.name)))
+    if run_id is None:
+        raise UserError(f"the study {study.name} is not closed: `saelake study close {study.name}` publishes its answers")
+    with connect(lake, runs=[*study.parents, run_id]) as con:
+        return scores(con, study.name, mapping=mapping, seed=seed)
+
+
 def scores(con: duckdb.DuckDBPyConnection, study: str, *, mapping: str = "literal", seed: int = 0) -> list[Score]:
     """All scores of a study that a connection shows; intervals are from a bootstrap over its features.
 
     accuracy and precision are means of the question study_scores over features. alpha and kappa are over yes-or-no decisions, one
     for each feature and category; None is no decision of its own, but a no to all.
-    Raises UserError if the study is not closed.
     """
     judged = queries.run(con, "study_scores", study=study, mapping=mapping).fetchnumpy()
-    if not len(judged["item"]):
-        raise UserError(f"there are no published answers of a study {study}: `saelake study close {study}` publishes them")
     found = []
     strata = judged["stratum"].astype(str)
     for stratum in ("all", "critical", "random", "silent"):

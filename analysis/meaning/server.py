@@ -82,17 +82,23 @@ def new_app(hosts: Sequence[str]) -> FastAPI:
 
 def _refusal(request: Request, hosts: Sequence[str]) -> Response | None:
     """Why a request is not answered, if it is not."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    if hosts and host not in hosts:
+    host = request.headers.get("host", "")
+    if hosts and _hostname(host) not in hosts:
         return Response("unknown host", 421)
     if request.method in ("GET", "HEAD"):
         return None
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        return Response("posts come from this server's pages only", 403)
-    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+    is_own = origin in (None, f"http://{host}", f"https://{host}")  # https: behind a proxy
+    if not is_own or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return Response("posts come from this server's pages only", 403)
     return None
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 async def form_of(request: Request) -> dict[str, list[str]]:

@@ -115,7 +115,9 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
         categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
     items = tuple(Item(*row[1:]) for row in drawn)
     if not any(item.stratum == "critical" for item in items):
-        raise UserError(f"the study {recipe} has no feature of {sampling.population} that fires on a labelled prompt")
+        raise UserError(
+            f"no feature of {sampling.population} in {recipe} fires on a labelled prompt: choose another --population"
+        )
     tokens = {one: secrets.token_urlsafe(16) for one in annotators}
     study = AnnotationStudy(name, recipe, parents, sampling, tuple(categories), items, tokens)
     with storage_errors(lake.root), folder_atomic(_folder(lake, name)) as draft:

@@ -170,7 +170,7 @@ def test_mistakes_are_told_and_leave_the_lake_as_it_was(lake: Lake) -> None:
     ):
         with pytest.raises(UserError, match=says):
             studies.create(lake, "small", name, people, DRAW)
-    with pytest.raises(UserError, match="no feature of redundant"):
+    with pytest.raises(UserError, match="no feature of redundant in small"):
         studies.create(lake, "small", "two", PEOPLE, Sampling("redundant"))
     with pytest.raises(UserError, match="has no annotation study 'two'; it has pilot"):
         studies.load(lake, "two")
@@ -198,6 +198,7 @@ def test_the_command_line_from_creating_to_scoring(lake: Lake) -> None:
     assert [json.loads(row["score"]) for row in rows].count(1.0) == 1
     for arguments, says in (
         (["study", "score", "other"], "has no annotation study 'other'"),
+        (["study", "create", "two", "--population", "all"], "population is one of candidates, critical, stage3"),
         (["study", "create", "two", "--recipe", "other"], "choose one study of the lake with --recipe: small"),
         (["annotate", "pilot", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
     ):
