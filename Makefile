@@ -68,12 +68,10 @@ $(BENCH)/fm: $(INSTALLED)
 bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 minutes)
 	PYTHONPATH=$(BENCH)/fm $(BIN)/python -m benchmarks.fm --cache $(BENCH)
 
-<<<<<<< HEAD
-bench: bench-search bench-ingest bench-fm bench-lake  ## all benchmarks, one after the other
-=======
 bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M activations (2 minutes)
 	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
->>>>>>> faafcdc (Recipes say what features mean; the feature browser is quick on a large lake)
+
+bench: bench-search bench-ingest bench-fm bench-lake bench-browser  ## all benchmarks, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism
