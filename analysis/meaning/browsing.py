@@ -39,7 +39,7 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
 
     for layer in layers:  # what the first card of a layer would wait for: its files are opened
-        samples_of(con, [(layer, 0)])
+        card_of(con, layer, 0)
 
     def cursor() -> duckdb.DuckDBPyConnection:
         with opening:  # requests are answered side by side, each on a cursor of its own
@@ -74,32 +74,31 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     @app.get("/b/{token}/{layer}/{feature_id}")
     def card(token: str, layer: int, feature_id: int) -> Response:
         check_secret(secret, token)
-        one = {"layer": layer, "feature_id": feature_id}
         with closing(cursor()) as own:
             try:
-                found = _rows(own, "feature_search", **one)
-                bars = histogram(_rows(own, "histogram", features=[(layer, feature_id)]))
+                shown = card_of(own, layer, feature_id)
             except QueryError as error:
                 raise HTTPException(404, str(error)) from error
-            explanations = own.execute(
-                "select description, explainer, source from explanations where sae_id = ? and feature_id = ? order by number",
-                [found[0]["sae_id"], feature_id],
-            ).fetchall()
-            return render(
-                "card.html",
-                base=f"/b/{token}",
-                recipe=recipe,
-                feature=found[0],
-                explanations=explanations,
-                bars=bars,
-                chart=CHART,
-                samples=next(iter(samples_of(own, [(layer, feature_id)]).values()), []),
-                categories=_categories(own, found[0]["sae_id"], feature_id),
-                roles=_rows(own, "causal_roles", **one),
-                neighbours=_rows(own, "neighbours", **one),
-            )
+        return render("card.html", base=f"/b/{token}", recipe=recipe, chart=CHART, **shown)
 
     return con
+
+
+def card_of(con: duckdb.DuckDBPyConnection, layer: int, feature_id: int) -> dict[str, Any]:
+    """What the card of a feature shows; raises QueryError where the study has no such feature."""
+    one = {"layer": layer, "feature_id": feature_id}
+    bars = histogram(_rows(con, "histogram", features=[(layer, feature_id)]))
+    feature = _rows(con, "feature_search", **one)[0]
+    explained = "select description, explainer, source from explanations where sae_id = ? and feature_id = ? order by number"
+    return {
+        "feature": feature,
+        "explanations": con.execute(explained, [feature["sae_id"], feature_id]).fetchall(),
+        "bars": bars,
+        "samples": next(iter(samples_of(con, [(layer, feature_id)]).values()), []),
+        "categories": _categories(con, feature["sae_id"], feature_id),
+        "roles": _rows(con, "causal_roles", **one),
+        "neighbours": _rows(con, "neighbours", **one),
+    }
 
 
 def _rows(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[dict[str, Any]]:
