@@ -124,7 +124,7 @@ def test_a_page_by_mouse_with_undo_and_its_mistakes(lake: Lake, browser: Browser
         page = context.new_page()
         page.goto(links[0])
         page.get_by_role("button", name="Save and next").click()
-        assert "choose at least one" in page.get_by_role("alert").inner_text()
+        assert "Choose at least one" in page.get_by_role("alert").inner_text()
         page.get_by_label("fraud").check()
         page.get_by_label("None of these").check()
         page.get_by_role("button", name="Save and next").click()
