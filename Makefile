@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench torture clean
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench torture clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -68,7 +68,10 @@ $(BENCH)/fm: $(INSTALLED)
 bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 minutes)
 	PYTHONPATH=$(BENCH)/fm $(BIN)/python -m benchmarks.fm --cache $(BENCH)
 
-bench: bench-search bench-ingest bench-fm bench-lake  ## all benchmarks, one after the other
+bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M activations (2 minutes)
+	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
+
+bench: bench-search bench-ingest bench-fm bench-lake bench-browser  ## all benchmarks, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-RESUMABLE = ("ingest", "analyze", "judge", "ablate")
+RESUMABLE = ("ingest", "analyze", "judge", "ablate", "explain")
 WRITE_ERRORS = {
     errno.ENOSPC: "disk full at {}: free space",
     errno.EDQUOT: "disk quota used up at {}: free space",

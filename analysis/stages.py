@@ -22,6 +22,7 @@ from analysis.interactions import (
     steering,
     waking,
 )
+from analysis.meaning import concepts, populations, taxonomy
 from analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
 from analysis.stage import Stage, Work
 from analysis.verdicts import check_judge, judge_identity
@@ -49,7 +50,8 @@ INTERACTIONS = (
     stage3.STAGE,
     stage3.PROBE_STAGE,
 )
-COMPUTED = (*SEARCH, *INTERACTIONS)
+MEANING = (populations.STAGE, taxonomy.STAGE, concepts.STAGE)
+COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 """All stages but the judges, each after the ones that it needs."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 """The stages that ablate and store answers, which the judges read."""
@@ -100,6 +102,7 @@ def open_analysis(recipe: Recipe) -> Study:
     """The study of a recipe, with the prompts and judges that its analysis needs; raises UserError before any compute."""
     study = open_study(recipe)
     require_splits(recipe, study.prompts)
+    taxonomy.check(study)
     for judge in recipe.verdicts.judges:
         judge_identity(judge, recipe)
     return study

@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from ingest.recipe_effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from ingest.recipe_errors import nearest, sentence
 from ingest.recipe_interactions import FactorisationMachine, Interactions, Probe, Stage3
+from ingest.recipe_meaning import Concepts, Explanations, Taxonomy
 from ingest.recipe_prompts import Column, Fractions, PromptSet
 from ingest.recipe_sections import (
     Algorithm1,
@@ -70,6 +71,9 @@ class Recipe(Section):
     fm: FactorisationMachine = FactorisationMachine()
     probe: Probe = Probe()
     stage3: Stage3 = Stage3()
+    taxonomy: Taxonomy = Taxonomy()
+    explanations: Explanations = Explanations()
+    concepts: Concepts = Concepts()
     generation: Generation = Generation()
     verdicts: Verdicts = Verdicts()
     compute: Compute = Compute()
@@ -85,6 +89,9 @@ class Recipe(Section):
             raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
         if set(self.saes.layers) <= set(self.candidates.exclude_layers):
             raise ValueError("candidates.exclude_layers leaves no layer of saes.layers")
+        unknown = next((name for name in self.taxonomy.sets if name not in names), None)
+        if unknown is not None:
+            raise ValueError(f"taxonomy.sets names {unknown!r}, but the sets of [[prompts]] are {', '.join(names)}")
         if self.stage3.size not in self.fm.sizes:
             raise ValueError(f"stage3.size is {self.stage3.size}, but fm.sizes has no such machine")
         return self

@@ -117,7 +117,7 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
 
 def _release(name: str) -> dict[str, Any] | None:
     """SAELens' entry of a release; None for a hub repository that SAELens does not list. UserError when it is neither."""
-    text = _directory().read_text("utf-8")
+    text = directory_file().read_text("utf-8")
     # The file has 50,000 lines: only the entry itself is parsed. Entries start in the first column.
     start = text.find(f"\n{name}:\n") + 1
     if text.startswith(f"{name}:\n"):
@@ -135,7 +135,7 @@ def _release(name: str) -> dict[str, Any] | None:
     return parsed[name]
 
 
-def _directory() -> Path:
+def directory_file() -> Path:
     package = find_spec("sae_lens")
     assert package is not None, "sae-lens is a dependency"
     assert package.submodule_search_locations, "sae-lens is a package"

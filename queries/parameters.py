@@ -17,7 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-DECLARATION = re.compile(r"\$(?P<name>[a-z]\w*) (?P<type>[a-z_|]+)(?P<nullable>\?)?(?: = (?P<default>[^:]+))?: (?P<meaning>.+)")
+DECLARATION = re.compile(
+    r"\$(?P<name>[a-z]\w*) (?P<type>[a-z0-9_|]+)(?P<nullable>\?)?(?: = (?P<default>[^:]+))?: (?P<meaning>.+)"
+)
 TYPES = {"integer": "bigint", "number": "double", "text": "varchar", "boolean": "boolean", "integers": "bigint[]"}
 INT64 = range(-(2**63), 2**63)
 

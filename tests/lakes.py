@@ -20,6 +20,8 @@ HOSTILE = '\x1b[31m[red]bold[/red]\x1b[0m, "quoted"\n\u202eend; drop table promp
 LABELS = ("harmful",) * 4 + ("benign",) * 2
 CATEGORIES = ("bombs", "bombs", "fraud", None, "food", None)
 TEXTS = ("text 0", "text 1", "text 2", HOSTILE, "text 4", "text 5")
+WORDS = ("a", "b")
+"""How the user's two tokens begin, which the prompt's number follows."""
 ROLES = ("bos", "template", "user", "user")
 WIDTH = 4
 
@@ -113,7 +115,7 @@ def _ingest_rows(first_id: int) -> list[Rows]:
                 "prompt_id": [first_id + p for p, _ in tokens],
                 "pos": [pos for _, pos in tokens],
                 "token_id": [pos for _, pos in tokens],
-                "token": [("<bos>", "user", f"a{p}", f"b{p}")[pos] for p, pos in tokens],
+                "token": [("<bos>", "user", f"{WORDS[0]}{p}", f"{WORDS[1]}{p}")[pos] for p, pos in tokens],
                 "role": [ROLES[pos] for _, pos in tokens],
             },
         ),

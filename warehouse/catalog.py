@@ -38,7 +38,7 @@ def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[s
 
     Sets the connection's session variable `lake`, which the views are built on.
     """
-    con.execute(f"set variable lake = {literal(str(lake.root.resolve()))}")  # a prepared value would import pandas
+    _point_at(con, lake)
     records = lake.records()
     wanted = set(current)
     shown = [r for r in records if r.run_id in wanted]
@@ -146,10 +146,26 @@ def connect(
     if unknown:
         raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}")
     con = duckdb.connect(config={"threads": threads} if threads else {})
-    con.execute("set parquet_metadata_cache = true")  # published files never change
-    con.execute(f"set dynamic_or_filter_threshold = {LARGEST_JOIN_FILTER}")
+    _configure(con)
     create_views(con, lake, [r.run_id for r in current_records(lake, recipe)] if runs is None else runs)
     return con
+
+
+def cursor_of(con: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
+    """A connection beside `con`, which `connect` made, for another thread: it shares the views, but no session."""
+    cursor = con.cursor()
+    _configure(cursor)
+    _point_at(cursor, lake)
+    return cursor
+
+
+def _configure(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("set parquet_metadata_cache = true")  # published files never change
+    con.execute(f"set dynamic_or_filter_threshold = {LARGEST_JOIN_FILTER}")
+
+
+def _point_at(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    con.execute(f"set variable lake = {literal(str(lake.root.resolve()))}")  # a prepared value would import pandas
 
 
 @contextmanager

@@ -6,6 +6,7 @@ lake/
   data/<run_id>/<table>/*.parquet the files that the record lists
   current/<recipe>/<stage>        which run of a recipe's stage is current
   landing/<run_id>/               shards of a run that is being computed
+  studies/<name>/                 an annotation study and the append log of its answers, until it is closed; its links are secret
   locks/                          locks of living processes
   catalog.duckdb                  views for any DuckDB client
 

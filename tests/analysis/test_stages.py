@@ -116,7 +116,13 @@ def test_a_change_reruns_only_what_depends_on_it(recipe: Recipe) -> None:
     after = run_ids(change(recipe, "random_draws = 1", "random_draws = 2"))
     assert [name for name in before if before[name] != after[name]] == ["controls", "statistics", "verdicts_phrases"]
     after = run_ids(change(recipe, "[generation]", "[fm]\nsizes = [5, 20]\n[generation]"))
-    assert [name for name in before if before[name] != after[name]] == ["fm", "stage3", "statistics", "verdicts_phrases"]
+    assert [name for name in before if before[name] != after[name]] == [
+        "fm",
+        "stage3",
+        "populations",
+        "statistics",
+        "verdicts_phrases",
+    ]
 
 
 def test_a_judge_reads_stored_answers_later(recipe: Recipe, lake: Lake, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

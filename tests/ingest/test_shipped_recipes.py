@@ -3,9 +3,10 @@
 import hashlib
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from ingest.recipe import RECIPES, Fractions, Recipe, load_recipe
+from ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
 from ingest.sae_refs import listed_saes
 from ingest.template import ChatTemplate
 from tests.ingest.tiny import gemma_tokenizer, llama3_tokenizer
@@ -96,6 +97,31 @@ def test_stages_r3_to_r10(paper: Recipe) -> None:
     ]
     assert paper.capture.round == "bfloat16"
     assert paper.model.refusal_tokens == ("I",)
+
+
+def test_meaning_of_features_r18_r20(paper: Recipe) -> None:
+    assert paper.taxonomy.sets == ("coconot",)
+    coconot = next(prompts for prompts in paper.prompts if prompts.set == "coconot")
+    assert (coconot.hub, coconot.label, coconot.category) == ("allenai/coconot", "harmful", Column(column="subcategory"))
+    groups = {"punctuation", "programming", "harm/violence/safety", "legal", "morality", "support/guidance", "sexual themes"}
+    own = {"scam/fraud"} if paper.name == "gemma-2-2b" else {"uncertainty", "social issues"}
+    assert set(paper.concepts.patterns) == groups | own
+    with duckdb.connect() as con:
+        for concept, text in {
+            "punctuation": "commas and periods in lists",
+            "programming": "references to programming code",
+            "harm/violence/safety": "phrases related to Violence",
+            "legal": "judgements of a court",
+            "morality": "moral duties",
+            "support/guidance": "offers of support",
+            "sexual themes": "sexual content",
+        }.items():
+            hits = [
+                name
+                for name, patterns in paper.concepts.patterns.items()
+                if any(con.execute("select regexp_matches(?, ?, 'i')", [text, one]).fetchall() == [(True,)] for one in patterns)
+            ]
+            assert hits == [concept], text
 
 
 def test_laptop_study() -> None:

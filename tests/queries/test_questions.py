@@ -265,6 +265,7 @@ def test_candidates_equal_plain_python(cosines: dict[tuple[int, int], float], k:
 def test_every_question_is_in_one_order_only(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     """Rows that tie on what a question orders by would make its answer depend on threads."""
     needed = {"features": EVERY_FEATURE, "prompt_id": prompt_id(lake, 0), "prompts": [prompt_id(lake, 0)]}
+    needed |= {"layer": 0, "feature_id": 1, "study": "pilot"}
     for name in queries.names():
         asked = queries.load(name)
         values = {p.name: needed[p.name] for p in asked.parameters if p.required}

@@ -1,0 +1,80 @@
+"""What a page shows of a feature: its explanations, and its top samples token by token."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+import queries
+
+FeatureKey = tuple[str, int]
+"""(sae_id, feature_id)"""
+VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥"}
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a sample."""
+
+    text: str
+    is_top: bool
+    is_template: bool
+    strength: int
+    """0 to 4: its activation beside the sample's strongest; 0 does not fire"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt around the token on which a feature fires most."""
+
+    activation: float
+    """on that token"""
+    token: str
+    tokens: Sequence[Token]
+    label: str
+    category: str | None
+
+
+def samples_of(con: duckdb.DuckDBPyConnection, features: Iterable[tuple[int, int]], n: int = 5) -> dict[FeatureKey, list[Sample]]:
+    """The top samples of features, given as (layer, feature_id); features that fire nowhere but on BOS are absent."""
+    rows = queries.run(con, "sample_tokens", features=list(features), n=n).fetchall()
+    grouped: dict[FeatureKey, dict[int, list[tuple[object, ...]]]] = defaultdict(lambda: defaultdict(list))
+    for _, sae_id, feature_id, rank, *row in rows:
+        grouped[sae_id, feature_id][rank].append(tuple(row))
+    return {key: [_sample(tokens) for tokens in by_rank.values()] for key, by_rank in grouped.items()}
+
+
+def _sample(rows: Sequence[tuple[object, ...]]) -> Sample:
+    activation, label, category = rows[0][:3]
+    tokens = []
+    for *_, text, role, is_top, here in rows:
+        strength = _strength(float(here), float(activation)) if here else 0  # type: ignore[arg-type]
+        tokens.append(Token(visible(str(text)), bool(is_top), role == "template", strength))
+    strongest = next(token.text for token in tokens if token.is_top)
+    return Sample(float(activation), strongest, tokens, str(label), None if category is None else str(category))  # type: ignore[arg-type]
+
+
+def _strength(here: float, strongest: float) -> int:
+    return min(4, 1 + int(4 * here / strongest)) if strongest else 0
+
+
+def visible(text: str) -> str:
+    """A token with its white space to be seen, as far as it would otherwise vanish."""
+    if not text.strip():
+        return "".join(VISIBLE.get(letter, "␣") for letter in text) or "∅"
+    return text.strip(" ")
+
+
+def explanations_of(con: duckdb.DuckDBPyConnection, features: Sequence[FeatureKey]) -> Mapping[FeatureKey, list[str]]:
+    """The explanations of some features; those that have none are absent."""
+    found: dict[FeatureKey, list[str]] = defaultdict(list)
+    asked = [f"{sae_id}/{feature_id}" for sae_id, feature_id in features]
+    rows = con.execute(
+        "select sae_id, feature_id, description from explanations where list_contains(?, sae_id || '/' || feature_id) "
+        "order by sae_id, feature_id, number",
+        [asked],
+    )
+    for sae_id, feature_id, description in rows.fetchall():
+        found[sae_id, feature_id].append(description)
+    return found

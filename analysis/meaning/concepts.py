@@ -1,0 +1,26 @@
+"""The recipe's concepts as a table, so that SQL alone groups explanations by them (R20)."""
+
+from collections.abc import Iterator, Sequence
+
+from analysis.search.answers import table_of
+from analysis.stage import Stage, Work, single_shard
+from warehouse.runs import Rows
+from warehouse.schema import CONCEPTS
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    patterns = work.bench.recipe.concepts.patterns
+    rows = [(rank, concept, one) for rank, concept in enumerate(patterns) for one in dict.fromkeys(patterns[concept])]
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(("rank", "concept", "pattern"))}
+    for name in missing:
+        yield name, [Rows("concepts", table_of(CONCEPTS, columns))]
+
+
+STAGE = Stage(
+    name="concepts",
+    parents=("ingest",),
+    sections=("concepts",),
+    tables=("concepts",),
+    shards=single_shard,
+    compute=_compute,
+)

@@ -1,0 +1,30 @@
+"""The groups of features that the stages of the search found, as one table that every question about meaning joins."""
+
+from collections.abc import Iterator, Sequence
+
+import queries
+from analysis.search.answers import table_of
+from analysis.stage import Stage, Work, single_shard
+from warehouse.runs import Rows
+from warehouse.schema import POPULATIONS
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    recipe = work.bench.recipe
+    method = recipe.stage3.critical
+    direction = recipe.minimal.direction if method == "minimal" else recipe.algorithm1.direction
+    with work.bench.sql(list(work.parents.values())) as con:
+        asked = {"judge": recipe.verdicts.oracle, "direction": direction, "method": method}
+        found = queries.run(con, "populations", **asked).to_arrow_table()
+    for name in missing:
+        yield name, [Rows("populations", table_of(POPULATIONS, {n: found[n].combine_chunks() for n in found.column_names}))]
+
+
+STAGE = Stage(
+    name="populations",
+    parents=("candidates", "inert", "waking", "waking_graph", "stage3", "ingest"),
+    sections=("stage3", "minimal", "algorithm1", "verdicts"),
+    tables=("populations",),
+    shards=single_shard,
+    compute=_compute,
+)

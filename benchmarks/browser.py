@@ -1,0 +1,78 @@
+"""make bench-browser: how long the feature browser takes to answer, over HTTP, on a large lake.
+
+    python -m benchmarks.browser --cache ~/.cache/saelake-bench
+
+A synthetic lake of 60M activations, 14 SAEs of 65,536 features; cards of the features that fire most, and of others at random,
+each asked for once, so that nothing of it was read before.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.request import urlopen
+
+from benchmarks.harness import Report
+from warehouse.catalog import connect
+from warehouse.records import Lake
+from warehouse.synth import Shape, synthesize
+
+ROWS = 60_000_000
+FREQUENT = 20
+OTHERS = 200
+SEARCHES = ("", "?layer=3", "?feature_id=17", "?words=weapon", "?population=critical")
+
+
+def milliseconds(urls: Sequence[str]) -> list[float]:
+    """How long each page takes, asked for one after another."""
+    taken = []
+    for url in urls:
+        start = time.perf_counter()
+        with urlopen(url) as response:
+            response.read()
+        taken.append(1e3 * (time.perf_counter() - start))
+    return taken
+
+
+def features(lake: Lake) -> dict[str, list[tuple[int, int]]]:
+    """The features whose cards are asked for, as (layer, feature_id)."""
+    with connect(lake) as con:
+        frequent = con.sql(f"select layer, feature_id from features order by n_tokens desc limit {FREQUENT}").fetchall()
+        lot = "md5(layer || '/' || feature_id)"
+        others = con.sql(f"select layer, feature_id from features order by {lot} limit {OTHERS}").fetchall()
+    return {"most frequent": frequent, "any": others}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "saelake-bench")
+    parser.add_argument("--rows", type=int, default=ROWS)
+    given = parser.parse_args()
+    report = Report("browser", "The feature browser", ["duckdb", "fastapi", "uvicorn"])
+    lake = Lake.create(given.cache / "browser-lake")
+    record = synthesize(lake, Shape.of_rows(given.rows))
+    report.line(f"{record.n_rows('activations'):,} activations, {record.n_rows('features'):,} features")
+    command = [sys.executable, "-m", "cli", "browse", "--port", "0", "--recipe", "synth", "--lake", str(lake.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            printed = re.search(r"http://\S+", server.stdout.readline())
+            assert printed is not None, "the server printed no link"
+            for name, chosen in features(lake).items():
+                taken = milliseconds([f"{printed[0]}/{layer}/{feature_id}" for layer, feature_id in chosen])
+                median = statistics.median(taken)
+                report.line(f"  card, {name:<14} median {median:6.1f} ms, slowest {max(taken):6.1f} ms, {len(taken)} cards")
+                report.ratio(f"slowest_card_{name.replace(' ', '_')}_in_300_ms", max(taken) / 300, "<= 1")
+            taken = milliseconds([printed[0] + asked for asked in SEARCHES])
+            report.line(f"  search               median {statistics.median(taken):6.1f} ms, slowest {max(taken):6.1f} ms")
+        finally:
+            server.terminate()
+    report.keep()
+
+
+if __name__ == "__main__":
+    main()

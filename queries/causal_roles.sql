@@ -1,0 +1,12 @@
+-- The runs in which a feature was found to be causal, of all studies of this exact SAE and their versions.
+--
+-- One row a run and population: for how many harmful prompts the stages found the feature (see the question populations). is_current:
+-- the run is one that plain table names show.
+--
+-- $layer integer: the feature's layer
+-- $feature_id integer: the feature
+select r.recipe, p.run_id, p.population, p.n_prompts, p.run_id in (select run_id from runs) as is_current
+from all_runs.populations as p
+join all_runs.runs as r on r.run_id = p.run_id
+where p.sae_id in (select sae_id from saes where layer = $layer) and p.feature_id = $feature_id
+order by is_current desc, r.recipe, p.run_id, p.population

@@ -1,0 +1,98 @@
+"""The tables of the protocol that say what features mean: categories, explanations, concepts and people's answers (R18-R20)."""
+
+import pyarrow as pa
+
+from .columns import FEATURE_ID, LAYER, RUN_ID, SAE_ID, Column, Table
+
+POPULATIONS = Table(
+    "populations",
+    "one feature of a group that a stage of the search found",
+    (
+        RUN_ID,
+        Column(
+            "population",
+            pa.string(),
+            "candidates (Stage 1, up to each prompt's first flip), critical (Stage 2), stage3 (the sets of Stage 3 that flip), "
+            "stage3_new (of these neither candidates nor critical) or redundant (critical, silent on the prompt, and woken)",
+        ),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_prompts", pa.int32(), "harmful prompts that it was found for"),
+    ),
+    key=("run_id", "population", "sae_id", "feature_id"),
+    order=("population", "layer", "feature_id"),
+)
+TAXONOMY = Table(
+    "taxonomy",
+    "one feature that fires on the labelled prompts, and one category (R18)",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("category", pa.string(), "the category"),
+        Column("n_prompts", pa.int32(), "prompts of the category"),
+        Column("n_literal", pa.int32(), "of these those on which it fires at all, on BOS and the template too"),
+        Column("n_user", pa.int32(), "of these those on which it fires on one of the user's tokens"),
+        Column("n_category_tokens", pa.int64(), "the user's tokens in prompts of the category"),
+        Column("n_user_tokens", pa.int64(), "of these those on which it fires"),
+        Column(
+            "p_value",
+            pa.float64(),
+            "one-sided: chance of n_user or more if the prompts on which it fires were drawn whatever their category",
+        ),
+        Column(
+            "q_value", pa.float64(), "p_value after Benjamini-Hochberg, over all categories of all features that n_user counts"
+        ),
+    ),
+    key=("run_id", "sae_id", "feature_id", "category"),
+    order=("layer", "feature_id", "category"),
+)
+EXPLANATIONS = Table(
+    "explanations",
+    "one explanation of a feature of this exact SAE (R20); text of others, untrusted",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("number", pa.int32(), "number of the feature's explanation, from 0"),
+        Column("description", pa.string(), "what the feature is said to be about"),
+        Column("method", pa.string(), "how it was explained, as the source says", null="not told"),
+        Column("explainer", pa.string(), "the model or person that explained it", null="not told"),
+        Column("source", pa.string(), "where it is from: a Neuronpedia source, or a file by name and hash"),
+    ),
+    key=("run_id", "sae_id", "feature_id", "number"),
+    order=("layer", "feature_id", "number"),
+)
+CONCEPTS = Table(
+    "concepts",
+    "one pattern of a concept, by the recipe (R20); which explanations match is a question",
+    (
+        RUN_ID,
+        Column("rank", pa.int32(), "the concept's place in the recipe, from 0"),
+        Column("concept", pa.string(), "the concept"),
+        Column("pattern", pa.string(), "regular expression (RE2) that an explanation of the concept matches, in any case"),
+    ),
+    key=("run_id", "concept", "pattern"),
+    order=("rank", "concept", "pattern"),
+)
+ANNOTATIONS = Table(
+    "annotations",
+    "one person's answer about one feature and one category of an annotation study (R19)",
+    (
+        RUN_ID,
+        Column("study", pa.string(), "the annotation study"),
+        Column("annotator", pa.string(), "who answered"),
+        Column("item", pa.int32(), "number of the feature in the study, from 0"),
+        Column("stratum", pa.string(), "what the feature was drawn as: critical, random (firing) or silent"),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("category", pa.string(), "a category, or None: no category fits"),
+        Column("chosen", pa.bool_(), "the person chose it"),
+    ),
+    key=("run_id", "annotator", "item", "category"),
+    order=("annotator", "item", "category"),
+)
