@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli_lake import COMMANDS
+import cli_lake
+import cli_sharing
 from cli_options import OneSentence, force_option, lake_option, limit_option, output_options, study_option
 
 if TYPE_CHECKING:
@@ -306,7 +307,7 @@ def _print_findings(opened: "OpenLake", judge: str) -> None:
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
 
 
-for command in COMMANDS:
+for command in (*cli_lake.COMMANDS, *cli_sharing.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""The commands that let a lake travel: share runs as a Parquet data set, add one to a lake."""
+
+from pathlib import Path
+
+import click
+
+from cli_options import lake_option, study_option
+
+
+@click.command()
+@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@lake_option
+@study_option
+@click.option("--runs", metavar="LIST", help="Only these runs, by id, separated by commas; by default all current ones.")
+@click.option("--tables", metavar="LIST", help="Only these tables, separated by commas.")
+@click.option("--restrict", multiple=True, metavar="SET", help="Leave out the text of this prompt set too; may be repeated.")
+@click.option("--with-completions", is_flag=True, help="Include the completions to harmful prompts.")
+def share(
+    target: Path,
+    lake: Path,
+    recipe: str | None,
+    runs: str | None,
+    tables: str | None,
+    restrict: tuple[str, ...],
+    with_completions: bool,
+) -> None:
+    """Write runs of the lake to DIR as a Parquet data set that any reader loads and others can add to their lake.
+
+    Completions to harmful prompts are left out, and so is the text of prompt sets that their recipe calls restricted.
+    """
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+    from warehouse.sharing.share import Choice
+    from warehouse.sharing.share import share as share_runs
+
+    choice = Choice(recipe, _listed(runs), _listed(tables), restrict, with_completions)
+    with Bar() as progress:
+        records = share_runs(Lake.existing(lake), target, choice, progress)
+    files = [file for record in records for file in record.files]
+    click.echo(f"{target}: {len(records)} runs, {len(files)} files, {sum(f.n_bytes for f in files):,} bytes; README.md is its card")
+    left_out = sorted({name for record in records for name in record.withheld})
+    if left_out:
+        click.echo(f"left out, in part or whole: {', '.join(left_out)}")
+
+
+@click.command()
+@click.argument("source")
+@lake_option
+@click.option("--as", "name", metavar="NAME", help="What its study is called here, where the lake has one of that name.")
+def add(source: str, lake: Path, name: str | None) -> None:
+    """Verify the shared set at SOURCE and publish its runs in the lake, beside those that are there.
+
+    SOURCE is a folder that `saelake share` wrote, or hf://datasets/ORGANISATION/NAME. The lake is made if it is not there.
+    """
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+    from warehouse.sharing.add import add as add_set
+    from warehouse.sharing.read import read_records
+    from warehouse.sharing.sources import fetched
+
+    with fetched(source) as folder, Bar() as progress:
+        read_records(folder)  # before there is a lake: a mistake leaves nothing behind
+        added = add_set(Lake.create(lake), folder, name=name, progress=progress)
+    click.echo(f"{len(added.published)} runs added, {len(added.known)} were there; study: {', '.join(added.studies)}")
+
+
+def _listed(names: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
+
+
+COMMANDS = (share, add)
