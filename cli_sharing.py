@@ -37,7 +37,9 @@ def share(
     with Bar() as progress:
         records = share_runs(Lake.existing(lake), target, choice, progress)
     files = [file for record in records for file in record.files]
-    click.echo(f"{target}: {len(records)} runs, {len(files)} files, {sum(f.n_bytes for f in files):,} bytes; README.md is its card")
+    click.echo(
+        f"{target}: {len(records)} runs, {len(files)} files, {sum(f.n_bytes for f in files):,} bytes; README.md is its card"
+    )
     left_out = sorted({name for record in records for name in record.withheld})
     if left_out:
         click.echo(f"left out, in part or whole: {', '.join(left_out)}")

@@ -3,9 +3,9 @@
     with hub_set("hf://datasets/org/name") as folder:
         add(lake, folder)
 
-Everything is judged on the copies. Records are written when all copies are sound, parents first; before that nobody sees any of
-them, and what a killed process leaves behind is a draft that `gc` deletes. A set is as trustworthy as who made it: its hashes say
-that it is whole, and the rules that its rows fit together, not that the numbers in it are true.
+Everything is judged on copies, whose files are written anew from the rows. Records are written when all copies are sound, parents
+first; before that nobody sees any of them, and what a killed process leaves behind is a draft that `gc` deletes. A set is as
+trustworthy as who made it: its hashes say that it is whole, and the rules that its rows fit together, not that its numbers are true.
 """
 
 import hashlib
@@ -16,14 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..catalog import changing_catalog
 from ..check import check_records
+from ..content import ContentHash
 from ..errors import UserError, storage_errors
 from ..files import DataFile
+from ..layout import BATCH_ROWS, rechunk, write_table
 from ..progress import Quiet
 from ..records import Lake, RunRecord, run_tag
 from ..runs import free_folder, refuse_tag_collision
+from ..schema import TABLES
 from ..store import folder_atomic, locked, write_atomic
 from .names import NAME, lake_names
 from .read import check_footer, open_file, read_records
@@ -139,42 +143,59 @@ def _copy(
         data = free_folder(lake, record.run_id)
         draft = copies.enter_context(folder_atomic(data))
         names = lake_names(record)
+        files = []
         for file in record.files:
-            _copy_file(folder, file, draft / names[file.path])
+            files.append(_take_file(folder, file, draft, names[file.path]))
             progress.advance(1, file.n_rows)
-        found.append((_moved(lake, record, draft, names), _moved(lake, record, data, names)))
+        found.append((_below(lake, record, draft, files), _below(lake, record, data, files)))
     return found
 
 
-def _copy_file(folder: Path, file: DataFile, target: Path) -> None:
-    """Copies one file if it has the size and hash that its record gives, and declares no more than it can hold."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, n_bytes = hashlib.sha256(), 0
-    try:
-        with open_file(folder, file.path) as source, target.open("wb") as copy:
-            while piece := source.read(min(COPY_BYTES, file.n_bytes - n_bytes + 1)):
-                n_bytes += len(piece)
-                if n_bytes > file.n_bytes:
-                    raise ValueError(f"it has more than the {file.n_bytes:,} bytes that its record gives")
-                digest.update(piece)
-                copy.write(piece)
-        if n_bytes != file.n_bytes or digest.hexdigest() != file.sha256:
-            raise ValueError("its bytes are not those that its record gives: copy the set again")
-        check_footer(target, file)
-    except (ValueError, pa.ArrowException) as error:
-        raise UserError(f"{folder / file.path} is refused: {str(error).splitlines()[0][:300]}") from error
-    except OSError as error:
-        if error.filename == str(target):
-            raise
-        raise UserError(
-            f"{folder / file.path} cannot be read: {error.strerror or error}; a shared set has regular files only"
-        ) from error
-
-
-def _moved(lake: Lake, record: RunRecord, data: Path, names: Mapping[str, str]) -> RunRecord:
-    """The record with the paths of its files below `data`."""
+def _below(lake: Lake, record: RunRecord, data: Path, files: Sequence[DataFile]) -> RunRecord:
+    """The record with files that lie in the folder `data`."""
     below = data.relative_to(lake.root)
-    return replace(record, files=tuple(replace(f, path=(below / names[f.path]).as_posix()) for f in record.files))
+    return replace(record, files=tuple(replace(f, path=(below / f.path).as_posix()) for f in files))
+
+
+def _take_file(folder: Path, file: DataFile, draft: Path, name: str) -> DataFile:
+    """One file of the set as a file of this lake, below `draft`.
+
+    Its rows are written anew: nothing else in it, such as statistics by which readers skip rows, is believed.
+    """
+    target = draft / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    incoming = target.with_name(f".{target.name}")
+    try:
+        _copy_file(folder, file, incoming)
+        check_footer(incoming, file)
+        with pq.ParquetFile(incoming, page_checksum_verification=True) as parquet:
+            rows = rechunk(parquet.iter_batches(BATCH_ROWS))
+            n_rows, n_bytes, sha256 = write_table(target, file.table, rows, ContentHash(TABLES[file.table].schema))
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
+            raise
+        raise UserError(f"{folder / file.path} is refused: {str(error).splitlines()[0][:300]}") from error
+    finally:
+        incoming.unlink(missing_ok=True)
+    return DataFile(file.table, name, n_rows, n_bytes, sha256)
+
+
+def _copy_file(folder: Path, file: DataFile, target: Path) -> None:
+    """Copies one file; raises ValueError unless it is a regular one of the size and hash that its record gives."""
+    try:
+        source = open_file(folder, file.path)
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror or error}): a shared set has regular files only") from error
+    digest, n_bytes = hashlib.sha256(), 0
+    with source, target.open("wb") as copy:
+        while piece := source.read(min(COPY_BYTES, file.n_bytes - n_bytes + 1)):
+            n_bytes += len(piece)
+            if n_bytes > file.n_bytes:
+                raise ValueError(f"it has more than the {file.n_bytes:,} bytes that its record gives")
+            digest.update(piece)
+            copy.write(piece)
+    if n_bytes != file.n_bytes or digest.hexdigest() != file.sha256:
+        raise ValueError("its bytes are not those that its record gives: copy the set again")
 
 
 def _verify(lake: Lake, drafts: Sequence[RunRecord], progress: Quiet) -> None:

@@ -66,9 +66,11 @@ def open_file(folder: Path, name: str) -> BinaryIO:
 
 
 def check_footer(path: Path, file: DataFile) -> None:
-    """Raises ValueError where a Parquet file declares more than it can hold, or row groups that would not fit in memory."""
+    """Raises ValueError where a Parquet file declares other columns or rows, or row groups that would not fit in memory."""
     with pq.ParquetFile(path) as parquet:
         metadata = parquet.metadata
+        if not parquet.schema_arrow.equals(TABLES[file.table].schema):
+            raise ValueError(f"its columns are not those of {file.table}")
         if metadata.num_rows != file.n_rows:
             raise ValueError(f"it has {metadata.num_rows:,} rows, its record says {file.n_rows:,}")
         for i in range(metadata.num_row_groups):
@@ -125,6 +127,10 @@ def _require_types(record: RunRecord) -> None:
     _require(all(isinstance(p, str) and RUN_ID.fullmatch(p) for p in record.parents), "a parent is no run_id")
     for value in (record.config, record.hardware, record.versions, record.about):
         _require(isinstance(value, dict), "config, hardware, versions or about is no object")
+    told = record.about.get("prompts", [])
+    _require(
+        isinstance(told, list) and all(isinstance(one, dict) and isinstance(one.get("set"), str) for one in told), "about is none"
+    )
     _require(isinstance(record.code_version, str), "its code_version is no text")
     _require(type(record.seed) is int, "its seed is no integer")
     for time in (record.started, record.finished):

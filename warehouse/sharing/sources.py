@@ -1,7 +1,7 @@
 """Where a shared set comes from: a folder, or a place that a fetcher copies into one first.
 
-    with fetched("hf://datasets/org/name@main") as folder:
-        add(lake, folder)
+with fetched("hf://datasets/org/name@main") as folder:
+    add(lake, folder)
 """
 
 import os
@@ -41,9 +41,9 @@ def fetch_hub(source: str, folder: Path) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    where = {"repo_type": "dataset", "revision": found["revision"]}
+    repo, revision = found["repo"], found["revision"]
     try:
-        snapshot = Path(snapshot_download(found["repo"], allow_patterns=PATTERNS, **where))
+        snapshot = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{source} cannot be reached ({str(error).splitlines()[0]})") from error
     for path in (p for pattern in PATTERNS for p in snapshot.glob(pattern)):
