@@ -1,4 +1,4 @@
-"""The commands that let a lake travel: share runs as a Parquet data set, add one to a lake."""
+"""The commands that take results out of a lake: a report, and data sets that travel from lake to lake."""
 
 from pathlib import Path
 
@@ -66,8 +66,34 @@ def add(source: str, lake: Path, name: str | None) -> None:
     click.echo(f"{len(added.published)} runs added, {len(added.known)} were there; study: {', '.join(added.studies)}")
 
 
+@click.command()
+@lake_option
+@study_option
+@click.option(
+    "--output",
+    "-o",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report.html"),
+    show_default=True,
+    metavar="FILE",
+    help="The page, one HTML file that needs nothing else.",
+)
+@click.option("--with-completions", is_flag=True, help="Fold in answers to harmful prompts.")
+def report(lake: Path, recipe: str | None, target: Path, with_completions: bool) -> None:
+    """Write every table and figure of a study to one HTML page that works offline.
+
+    It is made from the lake's tables alone: nothing is computed. What has not been run says so and names the command.
+    """
+    from analysis.report.page import write_report
+    from warehouse.records import Lake
+
+    n_bytes = write_report(Lake.existing(lake), recipe, target, with_completions=with_completions)
+    click.echo(f"{target}: {n_bytes:,} bytes")
+
+
 def _listed(names: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
-COMMANDS = (share, add)
+COMMANDS = (report, share, add)

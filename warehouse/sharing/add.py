@@ -4,8 +4,8 @@
         add(lake, folder)
 
 Everything is judged on copies, whose files are written anew from the rows. Records are written when all copies are sound, parents
-first; before that nobody sees any of them, and what a killed process leaves behind is a draft that `gc` deletes. A set is as
-trustworthy as who made it: its hashes say that it is whole, and the rules that its rows fit together, not that its numbers are true.
+first; before that nobody sees any of them, and what a killed process leaves behind is a draft that `gc` deletes. A set is only as
+good as who made it: its hashes say that it is whole, and the rules that its rows fit together, not that its numbers are true.
 """
 
 import hashlib

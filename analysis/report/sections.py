@@ -1,0 +1,6 @@
+"""The sections of the report in their order: the place to add one."""
+
+from analysis.report import interactions, meaning, provenance, search
+from analysis.report.blocks import Section
+
+SECTIONS: tuple[Section, ...] = (*search.SECTIONS, *interactions.SECTIONS, *meaning.SECTIONS, *provenance.SECTIONS)
