@@ -22,6 +22,7 @@ from analysis.report.answers import MOST_ROWS, Answer, Studied
 from analysis.report.blocks import Beside, Block, Figure, Note, Section, Table, Tiles, count, percent
 from analysis.report.published import figures
 from analysis.report.sections import SECTIONS
+from queries.formats import printable
 from warehouse.catalog import connect, current_records
 from warehouse.errors import UserError
 from warehouse.records import Lake
@@ -67,7 +68,7 @@ def page(study: Studied) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"cell": cell_text, "percent": percent, "count": count}
+    environment.filters |= {"cell": cell_text, "plain": plain_text, "percent": percent, "count": count}
     environment.tests |= {
         "figure": _is(Figure),
         "table": _is(Table),
@@ -164,8 +165,6 @@ def _published(study: Studied, section: str, here: Mapping[str, str]) -> list[tu
 
 def cell_text(value: Any, kind: str = "auto") -> str:
     """A value as a table shows it; control characters are spelt out."""
-    from queries.formats import printable
-
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -183,6 +182,11 @@ def cell_text(value: Any, kind: str = "auto") -> str:
 
 def _is_numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     return any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
+
+
+def plain_text(text: str) -> str:
+    """Lines of text in which control characters are spelt out."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def _script_json(value: Any) -> str:
