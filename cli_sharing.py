@@ -15,6 +15,10 @@ from cli_options import lake_option, study_option
 @click.option("--tables", metavar="LIST", help="Only these tables, separated by commas.")
 @click.option("--restrict", multiple=True, metavar="SET", help="Leave out the text of this prompt set too; may be repeated.")
 @click.option("--with-completions", is_flag=True, help="Include the completions to harmful prompts.")
+@click.option(
+    "--push", "repository", metavar="ORGANISATION/NAME", help="Then upload it to the hub as this data set, private if new."
+)
+@click.option("--public", is_flag=True, help="A data set that --push makes is public.")
 def share(
     target: Path,
     lake: Path,
@@ -23,6 +27,8 @@ def share(
     tables: str | None,
     restrict: tuple[str, ...],
     with_completions: bool,
+    repository: str | None,
+    public: bool,
 ) -> None:
     """Write runs of the lake to DIR as a Parquet data set that any reader loads and others can add to their lake.
 
@@ -30,9 +36,12 @@ def share(
     """
     from warehouse.progress import Bar
     from warehouse.records import Lake
+    from warehouse.sharing.push import push, require_login
     from warehouse.sharing.share import Choice
     from warehouse.sharing.share import share as share_runs
 
+    if repository:
+        require_login()
     choice = Choice(recipe, _listed(runs), _listed(tables), restrict, with_completions)
     with Bar() as progress:
         records = share_runs(Lake.existing(lake), target, choice, progress)
@@ -43,6 +52,8 @@ def share(
     left_out = sorted({name for record in records for name in record.withheld})
     if left_out:
         click.echo(f"left out, in part or whole: {', '.join(left_out)}")
+    if repository:
+        click.echo(f"pushed to {push(target, repository, public=public)}")
 
 
 @click.command()
