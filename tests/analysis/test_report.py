@@ -279,6 +279,6 @@ def test_a_browser_draws_every_chart(html: str, poisoned: Path, tmp_path: Path) 
         page_itself = re.sub(r"<script.*?</script>", "", dom, flags=re.DOTALL)
         assert page_itself.count("<svg") == n_charts
         assert 'class="drawn"' in dom
-        assert "could not be drawn" not in dom
+        assert "could not be drawn" not in page_itself
         assert "<img" not in page_itself
         assert "NaN" not in page_itself
