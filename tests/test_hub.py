@@ -87,18 +87,18 @@ def test_the_card_is_one_that_huggingface_hub_reads(lake: Lake, tmp_path: Path) 
     assert card.text.strip().startswith("# saelake: toy0")
 
 
-def test_every_configuration_loads_with_all_its_columns(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_configuration_of_the_embedded_study_loads_with_all_its_columns(organism_lake: Path, tmp_path: Path) -> None:
     import datasets
 
+    lake = Lake(organism_lake)
     share(lake, tmp_path / "set")
     configurations = datasets.get_dataset_config_names(str(tmp_path / "set"))
     assert set(configurations) == {p.name for p in (tmp_path / "set" / "data").iterdir()}
     with saelake.open(lake.root) as opened:
         for name in configurations:
             loaded = datasets.load_dataset(str(tmp_path / "set"), name, split="train", cache_dir=str(tmp_path / "cache"))
-            mine = opened.sql(f"from {name}")
-            assert loaded.column_names == mine.columns
-            assert len(loaded) == len(mine.fetchall())
+            assert loaded.column_names == opened.sql(f"from {name}").columns
+            assert [(len(loaded),)] == opened.sql(f"select count(*) from {name}").fetchall()
 
 
 def test_sources_that_are_none_are_sentences(tmp_path: Path) -> None:

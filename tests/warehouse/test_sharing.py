@@ -2,7 +2,10 @@
 
 import hashlib
 import shutil
+import signal
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import saelake
+from tests.conftest import ROOT
 from tests.warehouse.toys import answers, ingest
 from warehouse.check import check
 from warehouse.errors import UserError
@@ -147,13 +151,58 @@ def test_a_study_of_the_same_name_needs_another_one(lake: Lake, shared: Path, tm
 def test_a_run_with_other_content_is_refused(shared: Path, tmp_path: Path) -> None:
     other = Lake.create(tmp_path / "other")
     add(other, shared)
-    from dataclasses import replace
-
     record = next(r for r in other.records() if r.stage == "ingest")
     changed = tuple(replace(t, content_hash="0" * 64) for t in record.tables)
     other.record_path(record.run_id).write_text(replace(record, tables=changed).to_json())
     with pytest.raises(UserError, match="with other content in"):
         add(other, shared)
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from warehouse.records import Lake
+from warehouse.sharing import add as adding
+
+real, left = getattr(adding, sys.argv[1]), int(sys.argv[2])
+
+def dying(*given):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*given)
+
+setattr(adding, sys.argv[1], dying)
+adding.add(Lake(Path(sys.argv[3])), Path(sys.argv[4]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "n_visible"),
+    [
+        ("write_table", 1, 0),
+        ("write_table", 9, 0),
+        ("_publish", 1, 0),
+        ("write_atomic", 1, 0),
+        ("write_atomic", 2, 1),
+        ("write_atomic", 3, 2),
+    ],
+)
+def test_a_killed_add_shows_no_half_run_and_the_same_command_finishes(
+    function: str, call: int, n_visible: int, lake: Lake, shared: Path, tmp_path: Path
+) -> None:
+    other = Lake.create(tmp_path / "other")
+    killed = [sys.executable, "-c", DIE, function, str(call), str(other.root), str(shared)]
+    assert subprocess.run(killed, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert len(other.records()) == n_visible
+    assert all(parent in {r.run_id for r in other.records()} for r in other.records() for parent in r.parents)
+    assert [f for f in check(other) if not f.note] == []
+    assert add(other, shared).studies == ("toy0",)
+    gc(other, older_than_seconds=0)
+    assert check(other) == []
+    assert rows(other, COUNTS) == rows(lake, COUNTS)
+    assert not [p for p in other.data.iterdir() if p.name.startswith(".")]
 
 
 def test_the_sums_are_those_of_sha256sum(shared: Path) -> None:
