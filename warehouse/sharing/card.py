@@ -1,6 +1,5 @@
 """The card of a shared set: README.md with the configuration that the hub and `datasets` read, and what a person should know."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +92,14 @@ def _studies(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
             licences = [about.get(part, {}).get("licence") for part in ("model", "saes")] + [s["licence"] for s in sets]
             yield {
                 "recipe": record.recipe,
-                "model": about.get("model", {}).get("id") or config.get("model_hash", "not recorded"),
+                "model": about.get("model", {}).get("id") or "a folder of the study's own",
                 "model_hash": config.get("model_hash", "not recorded"),
                 "model_licence": licences[0] or "not stated",
                 "saes": config.get("saes", {}).get("names", []),
                 "saes_licence": licences[1] or "not stated",
                 "sets": sets,
                 "licences": {licence or "other" for licence in licences},
-                "versions": json.dumps(record.versions, sort_keys=True),
+                "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())),
             }
 
 
