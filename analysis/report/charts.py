@@ -49,7 +49,8 @@ def share(field: str, title: str, **scale: Any) -> Any:
 def colour(field: str, values: Sequence[str], title: str | None = None) -> Any:
     """One colour a value, in the order given."""
     scale = alt.Scale(domain=list(values), range=list(COLOURS[: len(values)]))
-    legend = alt.Legend(symbolOpacity=1, symbolType="circle", symbolStrokeWidth=0) if len(values) > 1 else None
+    columns = 2 if any(len(value) > 12 for value in values) else 4  # what a telephone has room for
+    legend = alt.Legend(symbolOpacity=1, symbolType="circle", symbolStrokeWidth=2, columns=columns) if len(values) > 1 else None
     return alt.Color(f"{field}:N", title=title, scale=scale, legend=legend)
 
 

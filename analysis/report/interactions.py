@@ -210,8 +210,9 @@ def _graph() -> Any:
         .mark_circle(size=50, opacity=1, color="var(--c1)")
         .encode(x="x2:Q", y=alt.Y("y2:Q", axis=None), tooltip=["to:N"])
     )
-    sources = charts.base().mark_circle(size=110, opacity=1, color="var(--c2)").encode(x="x:Q", y="y:Q", tooltip=["from:N"])
-    names = charts.base().mark_text(align="right", dx=-9, fontSize=11, fill="var(--ink)").encode(x="x:Q", y="y:Q", text="from:N")
+    once = charts.base().transform_aggregate(groupby=["from", "x", "y"])
+    sources = once.mark_circle(size=110, opacity=1, color="var(--c2)").encode(x="x:Q", y="y:Q", tooltip=["from:N"])
+    names = once.mark_text(align="right", dx=-9, fontSize=11, fill="var(--ink)").encode(x="x:Q", y="y:Q", text="from:N")
     return edges + ends + sources + names
 
 
