@@ -80,7 +80,7 @@ class Section:
     rows: str = ""
     """Rows of the replication list."""
     stages: tuple[str, ...] = ()
-    """Stages whose tables it reads."""
+    """Stages whose tables it reads, as patterns: study_* is met by any study."""
     questions: tuple[str, ...] = ()
     """Questions that it asks, where these may not be there."""
     command: str = "saelake analyze {recipe}"

@@ -46,9 +46,6 @@ def _concepts(study: Studied) -> Sequence[Block]:
 
 
 def _people(study: Studied) -> Sequence[Block]:
-    named = study.con.execute("select distinct study from annotations order by 1 limit 1").fetchone()
-    answer = study.ask("study_scores", study=str(named[0]) if named else "")
-    scores = [row["score"] for row in answer.rows if row["score"] is not None]
     cells = [
         Cell("item", "item"),
         Cell("stratum", "stratum"),
@@ -59,8 +56,13 @@ def _people(study: Studied) -> Sequence[Block]:
         Cell("score", "score", "share"),
         Cell("precision", "precision", "share"),
     ]
-    here = {"score": percent(sum(scores) / len(scores))} if scores else {}
-    return [Table("Every feature of the study", answer, cells, shown=20), Beside(here)]
+    blocks: list[Block] = []
+    for (name,) in study.con.execute("select distinct study from annotations order by study").fetchall():
+        answer = study.ask("study_scores", study=name)
+        scores = [row["score"] for row in answer.rows if row["score"] is not None]
+        here = {"score": percent(sum(scores) / len(scores))} if scores else {}
+        blocks += [Table(f"Every feature of the study {name}", answer, cells, shown=20), Beside(here)]
+    return blocks
 
 
 SECTIONS = (
@@ -79,8 +81,9 @@ SECTIONS = (
         "Concepts by patterns over the features' explanations.",
         _concepts,
         "R20 · Tables 4, 7, 8, 10, 11",
+        ("concepts", "explanations"),
         ("concepts",),
-        ("concepts",),
+        "saelake explain {recipe}",
     ),
     Section(
         "study",
@@ -88,7 +91,8 @@ SECTIONS = (
         "Annotators see a feature's explanation and top samples, and choose the categories that apply.",
         _people,
         "R19 · Table 12",
-        ("annotations",),
+        ("study_*",),
         ("study_scores",),
+        "saelake study create NAME",
     ),
 )

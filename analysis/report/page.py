@@ -7,6 +7,7 @@ nothing else: no request leaves it, and text from models or prompt sets stays te
 """
 
 import base64
+import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ def _study_name(lake: Lake, recipe: str | None) -> str:
 
 
 def _shown(section: Section, study: Studied) -> Shown:
-    absent = [stage for stage in section.stages if stage not in study.records]
+    absent = [stage for stage in section.stages if not fnmatch.filter(study.records, stage)]
     unknown = [name for name in section.questions if name not in queries.names()]
     if absent or unknown:
         return Shown(section, [], section.command.format(recipe=study.recipe))
