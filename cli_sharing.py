@@ -8,7 +8,7 @@ from cli_options import lake_option, study_option
 
 
 @click.command()
-@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @lake_option
 @study_option
 @click.option("--runs", metavar="LIST", help="Only these runs, by id, separated by commas; by default all current ones.")
@@ -20,7 +20,7 @@ from cli_options import lake_option, study_option
 )
 @click.option("--public", is_flag=True, help="A data set that --push makes is public.")
 def share(
-    target: Path,
+    folder: Path,
     lake: Path,
     recipe: str | None,
     runs: str | None,
@@ -30,7 +30,7 @@ def share(
     repository: str | None,
     public: bool,
 ) -> None:
-    """Write runs of the lake to DIR as a Parquet data set that any reader loads and others can add to their lake.
+    """Write runs of the lake to FOLDER as a Parquet data set that any reader loads and others can add to their lake.
 
     Completions to harmful prompts are left out, and so is the text of prompt sets that their recipe calls restricted.
     """
@@ -44,16 +44,16 @@ def share(
         require_login()
     choice = Choice(recipe, _listed(runs), _listed(tables), restrict, with_completions)
     with Bar() as progress:
-        records = share_runs(Lake.existing(lake), target, choice, progress)
+        records = share_runs(Lake.existing(lake), folder, choice, progress)
     files = [file for record in records for file in record.files]
     click.echo(
-        f"{target}: {len(records)} runs, {len(files)} files, {sum(f.n_bytes for f in files):,} bytes; README.md is its card"
+        f"{folder}: {len(records)} runs, {len(files)} files, {sum(f.n_bytes for f in files):,} bytes; README.md is its card"
     )
     left_out = sorted({name for record in records for name in record.withheld})
     if left_out:
         click.echo(f"left out, in part or whole: {', '.join(left_out)}")
     if repository:
-        click.echo(f"pushed to {push(target, repository, public=public)}")
+        click.echo(f"pushed to {push(folder, repository, public=public)}")
 
 
 @click.command()

@@ -198,7 +198,7 @@ def _answers(study: Studied) -> Sequence[Block]:
         return [
             Note("Answers to harmful prompts are left out of this report; saelake report --with-completions folds them in here.")
         ]
-    answer = study.ask("answers", condition="minimal", judge=study.judge)
+    answer = study.ask("completions", condition="minimal", judge=study.judge)
     cells = [Cell("text", "prompt", "text"), Cell("clean", "unmodified model", "text"), Cell("completion", "set ablated", "text")]
     return [Table("Answers while a minimal set is ablated", answer, cells, folded=True)]
 

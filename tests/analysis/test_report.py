@@ -194,10 +194,10 @@ def test_a_shared_lake_gives_the_same_report(organism_lake: Path, html: str, tmp
 
 
 def test_answers_to_harmful_prompts_are_in_only_when_asked_for(organism_lake: Path, html: str, tmp_path: Path) -> None:
-    assert not answers(html, "answers")
+    assert not answers(html, "completions")
     write_report(Lake(organism_lake), None, tmp_path / "report.html", with_completions=True)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    (rows,) = answers(text, "answers")
+    (rows,) = answers(text, "completions")
     assert len(rows) == 20
     section = re.search(r'<section id="answers">(.*?)</section>', text, re.DOTALL)
     assert section
