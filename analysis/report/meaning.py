@@ -10,9 +10,7 @@ from analysis.report.blocks import Beside, Block, Cell, Figure, Section, Table, 
 
 
 def _taxonomy(study: Studied) -> Sequence[Block]:
-    answer = study.ask("taxonomy_combinations")
-    rows = [row for row in answer.rows if row["counted"] == "combination"]
-    features = alt.X("sum(n_features):Q", title="features")
+    features = alt.X("sum(n_features):Q", title="features after Stage 3", axis=alt.Axis(tickMinStep=1))
     chart = charts.bars(alt.Y("n_categories:O", title="categories"), features, ("n_categories:O", "sum(n_features):Q"))
     cells = [
         Cell("counted", "counted"),
@@ -20,27 +18,29 @@ def _taxonomy(study: Studied) -> Sequence[Block]:
         Cell("n_features", "features"),
         Cell("share", "share", "share"),
     ]
-    return [
-        Figure("Features by the number of categories on which they fire", charts.spec(chart, 200), answer, "Bars", rows),
-        Table("Features by category and combination", answer, cells, shown=30),
-    ]
+    blocks: list[Block] = []
+    for mapping, where in (("literal", "on any token, as in the paper"), ("user", "on a token of the user's")):
+        answer = study.ask("taxonomy_combinations", population="stage3", mapping=mapping)
+        rows = [row for row in answer.rows if row["counted"] == "combination"]
+        title = f"Features by the number of categories on which they fire, {where}"
+        blocks.append(Figure(title, charts.spec(chart, 180), answer, "Number of features by number of categories", rows))
+        blocks.append(Table("By category and combination", answer, cells, shown=60, folded=True))
+    return blocks
 
 
 def _concepts(study: Studied) -> Sequence[Block]:
     answer = study.ask("concepts")
-    chart = charts.bars(
-        alt.Y("concept:N", title=None, sort=None), alt.X("n_features:Q", title="critical features"), ("concept:N", "n_features:Q")
-    )
+    features = alt.X("n_features:Q", title="critical features", axis=alt.Axis(tickMinStep=1))
+    chart = charts.bars(alt.Y("concept:N", title=None, sort=None), features, ("concept:N", "n_features:Q"))
     cells = [
         Cell("concept", "concept"),
         Cell("n_features", "features"),
         Cell("share", "share", "share"),
         Cell("examples", "examples"),
     ]
+    title = "Concepts of the critical features, by their explanations"
     return [
-        Figure(
-            "Concepts of the critical features, by their explanations", charts.spec(chart, 260), answer, "Features by concept"
-        ),
+        Figure(title, charts.spec(chart, 60 + 26 * len(answer.rows)), answer, "Number of features by concept"),
         Table("With examples", answer, cells, shown=30, folded=True),
     ]
 
