@@ -9,6 +9,7 @@ Every document is run in a folder of its own that holds `lake` (the embedded stu
 python -m tests.documents LAKE        # runs everything on a lake and writes the output into the documents
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -18,6 +19,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from click.testing import CliRunner
+
+import cli
 from warehouse.records import Lake
 from warehouse.sharing.share import share
 
@@ -69,24 +73,27 @@ def prepare(folder: Path, lake: Path) -> None:
 
 def printed(block: Block, folder: Path) -> str:
     """What a block prints in a prepared folder."""
-    environment = os.environ | {
-        "SAELAKE_LAKE": "lake",
-        "COLUMNS": "120",
-        "PYTHONPATH": str(ROOT),
-        "HF_HOME": str(folder / "hub"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
-    if block.language == "console":
-        words = shlex.split(block.code)
-        assert words[0] == "saelake", f"not a saelake command: {block.code}"
-        arguments, given = ["-m", "cli", *words[1:]], None
-    else:
-        arguments, given = (["-m", "cli", "sql", "-"] if block.language == "sql" else ["-"]), block.code
-    run = [sys.executable, "-W", "ignore", *arguments]
-    done = subprocess.run(run, cwd=folder, env=environment, input=given, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{block.code}: {done.stderr}"
-    return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
+    environment = {"SAELAKE_LAKE": "lake", "COLUMNS": "120", "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hub")}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    output = _program(block.code, folder, environment) if block.language == "python" else _command(block, folder, environment)
+    return "".join(f"{line.rstrip()}\n" for line in output.splitlines())
+
+
+def _program(code: str, folder: Path, environment: dict[str, str]) -> str:
+    run = [sys.executable, "-W", "ignore", "-"]
+    done = subprocess.run(run, cwd=folder, env=os.environ | environment, input=code, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{code}: {done.stderr}"
+    return done.stdout
+
+
+def _command(block: Block, folder: Path, environment: dict[str, str]) -> str:
+    words = shlex.split(block.code) if block.language == "console" else ["saelake", "sql", "-"]
+    assert words[0] == "saelake", f"not a saelake command: {block.code}"
+    given = block.code if block.language == "sql" else None
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(cli.main, words[1:], input=given, env=environment)
+    assert done.exit_code == 0, f"{block.code}: {done.output}"
+    return done.stdout
 
 
 def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool:
