@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench torture clean
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench torture clean report
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ ingest: $(INSTALLED)  ## sparse activations of RECIPE's prompts into LAKE
 
 analyze: $(INSTALLED)  ## ingest if needed, then search for causes and print the table
 	$(BIN)/saelake analyze $(RECIPE) --lake $(LAKE)
+
+report: analyze  ## every table and figure on one page, report.html
+	$(BIN)/saelake report --lake $(LAKE) --output report.html
 
 status: $(INSTALLED)  ## what is done, what would be computed, and why
 	$(BIN)/saelake status $(RECIPE) --lake $(LAKE)

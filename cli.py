@@ -16,6 +16,7 @@ import click
 
 import cli_lake
 import cli_meaning
+import cli_sharing
 from cli_options import OneSentence, force_option, lake_option, limit_option, output_options, study_option, workers_option
 
 if TYPE_CHECKING:
@@ -325,7 +326,7 @@ def _print_findings(opened: "OpenLake", judge: str) -> None:
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
 
 
-for command in (*cli_lake.COMMANDS, *cli_meaning.COMMANDS):
+for command in (*cli_lake.COMMANDS, *cli_sharing.COMMANDS, *cli_meaning.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

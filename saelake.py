@@ -7,13 +7,19 @@
         lake.query("candidates", k=5, exclude_layers=[0, 1]).df()
         print(lake.tables())
 
-Both give a DuckDB relation: fetchall(), df(), pl(), to_arrow_table(), write_parquet(...). Nothing here needs a GPU stack.
+The first two give a DuckDB relation: fetchall(), df(), pl(), to_arrow_table(), write_parquet(...). Sparse matrices, of a lake
+or of a shared set without one:
+
+    matrix, rows, features = saelake.open("lake").sparse(layer=4)                          # SciPy CSR, prompts x features
+    matrix, rows, features = saelake.sparse("set/data/activations/*.parquet", layer=4, rows="token", library="torch")
+
+Nothing here needs a GPU stack.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
@@ -21,6 +27,9 @@ import queries
 from warehouse.catalog import connect
 from warehouse.errors import UserError
 from warehouse.records import Lake
+
+if TYPE_CHECKING:
+    from queries.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,12 @@ class OpenLake:
             raise UserError(f"the lake holds several studies ({', '.join(self.studies)}): choose one as recipe (--recipe NAME)")
         return queries.run(self.connection, name, **params)
 
+    def sparse(self, **options: Any) -> "Sparse":
+        """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch"."""
+        from queries.sparse import sparse
+
+        return sparse(self.connection, **options)
+
     def tables(self) -> list[str]:
         """The names of the lake's tables."""
         found = self.connection.execute("select view_name from duckdb_views() where schema_name = 'main' and not internal")
@@ -65,3 +80,10 @@ def open(path: str | Path, recipe: str | None = None) -> OpenLake:
     lake = Lake.existing(path)
     studies = (recipe,) if recipe else tuple(sorted({name for name, _ in lake.current()}))
     return OpenLake(connect(lake, recipe), studies)
+
+
+def sparse(files: str, **options: Any) -> "Sparse":
+    """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`."""
+    from queries.sparse import sparse_of_files
+
+    return sparse_of_files(files, **options)

@@ -34,7 +34,7 @@ from warehouse.catalog import connect
 from warehouse.errors import UserError
 from warehouse.progress import Quiet
 from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
+from warehouse.runs import Plan, Rows, ensure_run, whole_run
 
 SEARCH = (directions.STAGE, alignments.STAGE, baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, controls.STAGE)
 INTERACTIONS = (
@@ -138,7 +138,7 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
     study = open_analysis(recipe)
     stage = judging_stage(name)
     known = specs(study, [*COMPUTED, stage])
-    if absent := [parent for parent in stage.parents if lake.record(known[parent].run_id) is None]:
+    if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
         raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
     return ensure_stage(stage, known, Bench(study, lake), force=force, progress=progress)
 
@@ -222,7 +222,7 @@ def _status(
     name: str, spec: RunSpec, lake: Lake, current: Mapping[tuple[str, str], str], known: Mapping[str, RunSpec]
 ) -> StageStatus:
     landed = lake.landing(spec.run_id)
-    if lake.record(spec.run_id):
+    if whole_run(lake, spec.run_id):
         return StageStatus(name, spec.run_id, "done", "")
     if landed.is_dir():
         n_landed = sum(1 for p in landed.iterdir() if p.is_dir() and p.name[0] != ".")
@@ -235,6 +235,8 @@ def _changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunS
     """Why the current run of a stage is not the one that the recipe asks for."""
     if previous is None:
         return "never computed"
+    if previous.run_id == spec.run_id:
+        return f"added without {', '.join(previous.withheld)}"
     changed = [name for name, value in spec.config.items() if previous.config.get(name) != value]
     changed += ["seed"] if previous.seed != spec.seed else []
     stage_of = {s.run_id: name for name, s in known.items()}

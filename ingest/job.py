@@ -72,7 +72,7 @@ def ingest_spec(study: Study) -> RunSpec:
         "prompts": recipe.section("prompts") | {"hash": content_hash(study.prompts)},
         "capture": recipe.section("capture"),
     }
-    return RunSpec("ingest", recipe.name, config, seed=recipe.compute.seed)
+    return RunSpec("ingest", recipe.name, config, seed=recipe.compute.seed, about=recipe.about())
 
 
 def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:

@@ -39,11 +39,14 @@ __all__ = ["Column", "Compute", "Fractions", "ModelSpec", "PromptSet", "Recipe",
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
-# Where content lies is no part of what it is: hashes of models, SAEs and prompts stand for these in run ids.
+# Where content lies and who may pass it on is no part of what it is: hashes of models, SAEs and prompts stand for it in run ids.
 _LOCATIONS: dict[str, Any] = {
-    "model": {"path": True, "chat_template_file": True},
-    "saes": {"path": True},
-    "prompts": {"file": True, "url": True, "sources": {"__all__": {"file": True, "url": True}}},
+    "model": {"path": True, "chat_template_file": True, "licence": True},
+    "saes": {"path": True, "licence": True},
+    "prompts": {
+        **dict.fromkeys(("file", "url", "licence", "restricted"), True),
+        "sources": {"__all__": {"file": True, "url": True}},
+    },
     "verdicts": {"harmbench": True},
     "losses": {"texts": {"__all__": {"file": True, "url": True}}},
 }
@@ -125,6 +128,21 @@ class Recipe(Section):
         if isinstance(section, ModelSpec) and (template := section.pinned_template()) is not None:
             content["chat_template"] = template
         return content
+
+    def about(self) -> dict[str, Any]:
+        """Who made what the study uses, and who may pass it on, as JSON values; folders of this machine are left out."""
+
+        def sources(one: PromptSet) -> list[str]:
+            return [one.hub] if one.hub else [source.url for source in one.files if source.url]
+
+        return {
+            "model": {"id": self.model.id, "licence": self.model.licence},
+            "saes": {"release": self.saes.release, "licence": self.saes.licence},
+            "prompts": [
+                {"set": one.set, "sources": sources(one), "licence": one.licence, "restricted": one.restricted}
+                for one in self.prompts
+            ],
+        }
 
 
 def load_recipe(path_or_name: str | Path) -> Recipe:

@@ -97,6 +97,9 @@ class PromptSet(Section):
     """Keep the first so many rows, after `where` and `deduplicate`; a hub data set is then streamed."""
     count: Count | None = None
     """Asserted number of prompts, after `where`, `deduplicate` and `take`."""
+    licence: str | None = None
+    restricted: bool = False
+    """Its text is not ours to pass on: `saelake share` leaves it out."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -69,6 +69,8 @@ class ModelSpec(Section):
     template_variables: dict[str, Scalar] = {}
     """Further variables of the template, e.g. date_string or enable_thinking."""
     system: str | None = None
+    licence: str | None = None
+    """The weights' licence, for the card of a shared set; like the other licences it is no part of a run's identity."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,6 +98,7 @@ class SaesSpec(Section):
     """Declared mean number of active latents a token: one for all layers, or a list in the order of layers."""
     threshold: Literal["saelens", "published"] = "saelens"
     """Llama Scope's thresholds: multiplied by the dataset norm's scale, as SAELens loads them, or as they were published."""
+    licence: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

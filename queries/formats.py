@@ -154,15 +154,25 @@ def _csv_value(value: Any) -> Any:
 
 def _json(rows: Rows, out: TextIO) -> None:
     """An array with one object a line; int64 ids are strings, for readers whose numbers end at 2^53."""
-    names = _distinct(rows.names)
-    is_id = [name.endswith("_id") and kind == "BIGINT" for name, kind in zip(rows.names, rows.types, strict=True)]
     separator = "[\n"
-    for row in rows.rows:
-        values = [str(v) if as_id and v is not None else _json_value(v) for v, as_id in zip(row, is_id, strict=True)]
-        line = json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False, allow_nan=False)
+    for row in _json_objects(rows):
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         out.write(separator + re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", line))
         separator = ",\n"
     out.write("\n]\n" if separator == ",\n" else "[]\n")
+
+
+def json_objects(relation: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
+    """Rows as JSON objects; int64 ids are strings, for readers whose numbers end at 2^53."""
+    return _json_objects(_rows(relation))
+
+
+def _json_objects(rows: Rows) -> Iterator[dict[str, Any]]:
+    names = _distinct(rows.names)
+    is_id = [name.endswith("_id") and kind == "BIGINT" for name, kind in zip(rows.names, rows.types, strict=True)]
+    for row in rows.rows:
+        values = [str(v) if as_id and v is not None else _json_value(v) for v, as_id in zip(row, is_id, strict=True)]
+        yield dict(zip(names, values, strict=True))
 
 
 def _json_value(value: Any) -> Any:

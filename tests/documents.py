@@ -1,18 +1,52 @@
-"""Documents whose commands are run: ```console blocks in Markdown, `$ saelake ...` lines followed by what they print.
+"""Documents whose commands are run, block by block, and show what was printed.
 
-python -m tests.documents LAKE        # runs the commands on a lake and writes their output into the documents
+    ```console          one command, `$ saelake ...`, and what it prints
+    ```sql              a statement; a ```text block right after it shows its answer
+    ```python           a program; a ```text block right after it shows what it prints
+
+Every document is run in a folder of its own that holds `lake` (the embedded study) and `set` (the same, shared).
+
+python -m tests.documents LAKE        # runs everything on a lake and writes the output into the documents
 """
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from click.testing import CliRunner
+
+import cli
+from warehouse.records import Lake
+from warehouse.sharing.share import share
+
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"```console\n(?P<command>\$ .*)\n(?P<output>(?:(?!```).*\n)*)```")
+BLOCK = re.compile(
+    r"```console\n(?P<console>\$ .*)\n(?P<printed>(?:(?!```).*\n)*)```"
+    r"|```(?P<language>sql|python)\n(?P<code>(?:(?!```).*\n)*)```(?:\n\n```text\n(?P<answer>(?:(?!```).*\n)*)```)?"
+)
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a document: what is run, and what it is shown to print; None if nothing is shown."""
+
+    language: str
+    code: str
+    shown: str | None
+
+    def written(self, output: str) -> str:
+        """The block with other output."""
+        if self.language == "console":
+            return f"```console\n$ {self.code}\n{output}```"
+        answer = "" if self.shown is None else f"\n\n```text\n{output}```"
+        return f"```{self.language}\n{self.code}```{answer}"
 
 
 def documents() -> list[Path]:
@@ -20,20 +54,46 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def commands(document: Path) -> list[tuple[str, str]]:
-    """(command, shown output) of every console block."""
-    return [(found["command"][2:], found["output"]) for found in BLOCK.finditer(document.read_text(encoding="utf-8"))]
+def blocks(document: Path) -> list[Block]:
+    """What a document has run."""
+    return [_block(found) for found in BLOCK.finditer(document.read_text(encoding="utf-8"))]
 
 
-def printed(command: str, lake: Path) -> str:
-    """What a `saelake ...` command prints on a lake."""
-    words = shlex.split(command)
-    assert words[0] == "saelake", f"not a saelake command: {command}"
-    environment = os.environ | {"SAELAKE_LAKE": str(lake), "COLUMNS": "120"}
-    run = [sys.executable, "-m", "cli", *words[1:]]
-    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+def _block(found: re.Match[str]) -> Block:
+    if found["console"]:
+        return Block("console", found["console"][2:], found["printed"])
+    return Block(found["language"], found["code"], found["answer"])
+
+
+def prepare(folder: Path, lake: Path) -> None:
+    """Fills the folder in which a document is run."""
+    (folder / "lake").symlink_to(lake.resolve())
+    share(Lake(lake), folder / "set")
+
+
+def printed(block: Block, folder: Path) -> str:
+    """What a block prints in a prepared folder."""
+    environment = {"SAELAKE_LAKE": "lake", "COLUMNS": "120", "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hub")}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    output = _program(block.code, folder, environment) if block.language == "python" else _command(block, folder, environment)
+    return "".join(f"{line.rstrip()}\n" for line in output.splitlines())
+
+
+def _program(code: str, folder: Path, environment: dict[str, str]) -> str:
+    run = [sys.executable, "-W", "ignore", "-"]
+    done = subprocess.run(run, cwd=folder, env=os.environ | environment, input=code, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{code}: {done.stderr}"
+    return done.stdout
+
+
+def _command(block: Block, folder: Path, environment: dict[str, str]) -> str:
+    words = shlex.split(block.code) if block.language == "console" else ["saelake", "sql", "-"]
+    assert words[0] == "saelake", f"not a saelake command: {block.code}"
+    given = block.code if block.language == "sql" else None
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(cli.main, words[1:], input=given, env=environment)
+    assert done.exit_code == 0, f"{block.code}: {done.output}"
+    return done.stdout
 
 
 def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool:
@@ -47,10 +107,15 @@ def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool
 
 def main(lake: Path) -> None:
     """Brings all documents up to date."""
+    from tests.protocol import PROTOCOL, protocol
+
+    PROTOCOL.write_text(protocol(), encoding="utf-8")
     for document in documents():
-        text = document.read_text(encoding="utf-8")
-        renewed = BLOCK.sub(lambda m: f"```console\n{m['command']}\n{printed(m['command'][2:], lake)}```", text)
-        document.write_text(renewed, encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            prepare(Path(folder), lake)
+            text = document.read_text(encoding="utf-8")
+            renewed = BLOCK.sub(lambda m, at=folder: _block(m).written(printed(_block(m), Path(at))), text)  # type: ignore[misc]
+            document.write_text(renewed, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,33 @@
-"""Every command that a document shows runs, and prints what the document shows."""
+"""Every command, statement and program that a document shows runs, and prints what the document shows."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, commands, documents, printed, same_but_for_rounding
+from ingest.recipe import load_recipe
+from tests.documents import ROOT, blocks, documents, prepare, printed, same_but_for_rounding
+from tests.protocol import PROTOCOL, protocol
 
-SHOWN = [(document, command, output) for document in documents() for command, output in commands(document)]
-
-
-def test_there_are_commands_to_check() -> None:
-    assert len(SHOWN) >= 5
+RUN = [document for document in documents() if blocks(document)]
 
 
-@pytest.mark.parametrize(("document", "command", "output"), SHOWN, ids=[f"{d.name}: {c}" for d, c, _ in SHOWN])
-def test_output_is_in_step(document: Path, command: str, output: str, organism_lake: Path) -> None:
-    now = printed(command, organism_lake)
-    assert same_but_for_rounding(output, now), f"{document.name} is out of date (make docs):\n{now}"
+def test_there_is_something_to_check() -> None:
+    assert sum(len(blocks(document)) for document in RUN) >= 30
+    assert len([b for b in blocks(ROOT / "docs" / "cookbook.md") if b.language == "sql" and b.shown]) >= 20
+
+
+@pytest.mark.parametrize("document", RUN, ids=lambda document: document.name)
+def test_output_is_in_step(document: Path, organism_lake: Path, tmp_path: Path) -> None:
+    prepare(tmp_path, organism_lake)
+    for block in blocks(document):
+        now = printed(block, tmp_path)
+        if block.shown is not None:
+            assert same_but_for_rounding(block.shown, now), f"{document.name} is out of date (make docs):\n{block.code}\n{now}"
+
+
+def test_the_protocol_is_the_schema() -> None:
+    assert PROTOCOL.read_text(encoding="utf-8") == protocol(), "make docs"
 
 
 def test_a_changed_word_or_number_is_noticed() -> None:
@@ -26,8 +37,19 @@ def test_a_changed_word_or_number_is_noticed() -> None:
 
 
 def test_links_of_documents_lead_somewhere() -> None:
-    import re
-
     for document in documents():
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} links to {target}"
+
+
+def test_recipes_in_documents_are_recipes(tmp_path: Path) -> None:
+    for name in ("model", "classifier", "saes/layer_2"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("prompts.csv", "template.txt"):
+        (tmp_path / name).touch()
+    text = (ROOT / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(recipes) == 3
+    for number, recipe in enumerate(recipes):
+        (tmp_path / f"{number}.toml").write_text(recipe, encoding="utf-8")
+        assert load_recipe(tmp_path / f"{number}.toml").prompts

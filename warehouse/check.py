@@ -1,6 +1,6 @@
 """Looks through a whole lake for damage: what is missing, changed, or does not fit together, and what to repeat."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -53,11 +53,16 @@ def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
             if record:
                 records[record.run_id] = record
     progress.start("checking", sum(len(r.files) for r in records.values()), "files")
-    for record in records.values():
-        findings += _check_record(record, records)
-        findings += _RunCheck(lake, record, records).findings(progress)
+    findings += check_records(lake, list(records.values()), records, progress)
     listed = {f.path for r in records.values() for f in r.files}
     return [*findings, *_check_pointers(lake), *_check_catalog(lake), *_unlisted(lake, listed)]
+
+
+def check_records(lake: Lake, records: Sequence[RunRecord], known: Mapping[str, RunRecord], progress: Quiet) -> Iterator[Finding]:
+    """What is wrong with some runs, in themselves and with what they point to in the runs that are `known`."""
+    for record in records:
+        yield from _check_record(record, known)
+        yield from _RunCheck(lake, record, known).findings(progress)
 
 
 def _relative(lake: Lake, path: Path) -> str:
@@ -68,7 +73,7 @@ def _repeat(record: RunRecord) -> str:
     return f"restore it from a copy, or `saelake drop {record.run_id}` and repeat stage {record.stage} of recipe {record.recipe}"
 
 
-def _check_record(record: RunRecord, records: dict[str, RunRecord]) -> Iterator[Finding]:
+def _check_record(record: RunRecord, records: Mapping[str, RunRecord]) -> Iterator[Finding]:
     path = f"runs/{record.run_id}.json"
     spec = RunSpec(record.stage, record.recipe, record.config, record.parents, record.seed)
     if record.schema_version != SCHEMA_VERSION:
@@ -86,7 +91,7 @@ def _check_record(record: RunRecord, records: dict[str, RunRecord]) -> Iterator[
 class _RunCheck:
     """Checks the files of one run, one batch of rows at a time."""
 
-    def __init__(self, lake: Lake, record: RunRecord, records: dict[str, RunRecord]) -> None:
+    def __init__(self, lake: Lake, record: RunRecord, records: Mapping[str, RunRecord]) -> None:
         self._lake = lake
         self._record = record
         self._known = _references(lake, record, records)
@@ -134,6 +139,7 @@ class _RunCheck:
                     yield f"its columns are not those of {table.name}"
                     return
                 for batch in parquet.iter_batches(BATCH_ROWS):
+                    batch.validate(full=True)  # text that is no UTF-8
                     n_rows += len(batch)
                     content.update(batch)
                     order.update(batch)
@@ -149,7 +155,7 @@ class _RunCheck:
             yield f"the file has {n_rows:,} rows, published were {file.n_rows:,}"
 
 
-def _references(lake: Lake, record: RunRecord, records: dict[str, RunRecord]) -> References:
+def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord]) -> References:
     """What the run's rows may point to. Of a kind whose table is damaged or not in the lake, nothing is known."""
     known, seen, waiting, unknown = References(), set[str](), [record.run_id], set[str]()
     while waiting:

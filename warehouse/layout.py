@@ -44,15 +44,18 @@ def parquet_options(table: str) -> dict[str, Any]:
     }
 
 
-def write_table(path: Path, table: str, batches: Iterable[pa.RecordBatch], content: ContentHash) -> tuple[int, int, str]:
+def write_table(
+    path: Path, table: str, batches: Iterable[pa.RecordBatch], content: ContentHash, group_rows: int | None = None
+) -> tuple[int, int, str]:
     """Writes sorted `batches` of BATCH_ROWS rows (see `rechunk`) as one durable Parquet file; returns its rows, bytes and sha256.
 
     Args:
         content: running hash of the whole table, updated with these rows.
+        group_rows: rows of a row group, if not those that suit the table.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = _writing_schema(table)
-    row_group = ROW_GROUPS.get(table, BATCH_ROWS)
+    row_group = group_rows or ROW_GROUPS.get(table, BATCH_ROWS)
     n_rows = 0
     with pq.ParquetWriter(path, schema, **parquet_options(table)) as writer:
         for rows in batches:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class RunSpec:
     """The stage's part of the recipe, hashes of prompts, template, model and SAEs, device kind, dtype, code version."""
     parents: tuple[str, ...] = ()
     seed: int = 0
+    about: dict[str, Any] = field(default_factory=dict)
+    """What is worth knowing, but determines nothing: licences, and where content was read from."""
 
     @property
     def run_id(self) -> str:
@@ -85,6 +87,9 @@ class RunRecord:
     tables: tuple[TableContent, ...]
     files: tuple[DataFile, ...]
     content_hash: str
+    about: dict[str, Any] = field(default_factory=dict)
+    withheld: tuple[str, ...] = ()
+    """Tables (`tokens`) and columns (`ablations.completion`) that were left out, in part or whole, when the run was shared."""
 
     def to_json(self) -> str:
         fields = asdict(self)
@@ -99,6 +104,7 @@ class RunRecord:
         if any(not f["path"].startswith("data/") or ".." in f["path"].split("/") for f in fields["files"]):
             raise ValueError("it lists a file outside the lake's data folder")
         fields["parents"] = tuple(fields["parents"])
+        fields["withheld"] = tuple(fields.get("withheld", ()))
         fields["tables"] = tuple(TableContent(**t) for t in fields["tables"])
         fields["files"] = tuple(DataFile(**f) for f in fields["files"])
         return cls(**fields)

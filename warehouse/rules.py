@@ -23,7 +23,12 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "activation": (float(np.finfo(np.float32).smallest_subnormal), None),
     "cosine": (-1 - SLACK, 1 + SLACK),
 }
-CHOICES = {"label": ("harmful", "benign"), "role": ("bos", "template", "user")}
+CHOICES = {
+    "label": ("harmful", "benign"),
+    "role": ("bos", "template", "user"),
+    "comparisons.label": ("harmful", "benign", "all"),
+}
+"""What a column may say, by its name, or by table and name where one table differs."""
 OWNERS = {"prompt_id": "prompts", "set_id": "feature_sets", "ablation_id": "ablations"}
 """The table that numbers an id; wherever else the id stands, it must be one of that table's."""
 
@@ -99,8 +104,9 @@ def _column_rules(table: Table, name: str, values: pa.Array, run_id: str) -> Ite
             yield f"is below {low:g}", pc.less(values, low)
         if high is not None:
             yield f"is above {high:g}", pc.greater(values, high)
-    if name in CHOICES:
-        yield f"is neither {' nor '.join(CHOICES[name])}", pc.invert(pc.is_in(values, pa.array(CHOICES[name])))
+    choices = CHOICES.get(f"{table.name}.{name}", CHOICES.get(name))
+    if choices:
+        yield f"is neither {' nor '.join(choices)}", pc.invert(pc.is_in(values, pa.array(choices)))
     if OWNERS.get(name) == table.name:
         yield "does not carry the run's tag", pa.array(values.to_numpy() >> 32 != run_tag(run_id))
 

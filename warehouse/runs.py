@@ -22,7 +22,7 @@ from .records import Lake, RunRecord, RunSpec, TableContent, run_tag
 from .schema import SCHEMA_VERSION
 from .store import folder_atomic, locked, sha256_text, write_atomic
 
-__all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "land", "make_current"]
+__all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "land", "make_current", "whole_run"]
 
 RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "pyarrow", "numpy", "scipy")
 
@@ -30,22 +30,30 @@ RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "
 def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
     """The published run of `spec`: found, waited for, resumed or computed; it becomes the current one of its stage.
 
+    A run that was added from a shared set which left something out is computed again, whole.
+
     Raises UserError if `force` recomputes it and the content differs from what is published, and for what the disk refuses.
     """
     progress = progress or Quiet()
-    published = lake.record(spec.run_id)
+    published = whole_run(lake, spec.run_id)
     if published is None or force:
         with ExitStack() as stack:
             with storage_errors(lake.root):
                 lock = locked(lake.lock(spec.run_id), lambda: progress.say(f"waiting: another process computes {spec.run_id}"))
                 stack.enter_context(lock)
-            published = lake.record(spec.run_id)
+            published = whole_run(lake, spec.run_id)
             if published is None:
                 published = _compute(lake, spec, plan, progress)
             elif force:
                 _compute_again(lake, spec, plan, published, progress)
     make_current(lake, spec.recipe, published)
     return published
+
+
+def whole_run(lake: Lake, run_id: str) -> RunRecord | None:
+    """A published run with all that it computed; None if it came from a shared set that left something out."""
+    record = lake.record(run_id)
+    return None if record is None or record.withheld else record
 
 
 def make_current(lake: Lake, recipe: str, record: RunRecord) -> None:
@@ -61,13 +69,13 @@ def make_current(lake: Lake, recipe: str, record: RunRecord) -> None:
 
 def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecord:
     started = _now()
-    _refuse_tag_collision(lake, spec)
+    refuse_tag_collision(lake, spec.run_id)
     landing = lake.landing(spec.run_id)
     _land_missing(lake, spec, plan, landing, progress)
     with storage_errors(lake.root):
         for draft in lake.data.glob(f".{spec.run_id}*"):
             shutil.rmtree(draft)  # of a killed process
-        data = _free_folder(lake, spec)
+        data = free_folder(lake, spec.run_id)
         with folder_atomic(data) as draft:
             contents, files = publish_files(landing, spec, plan, draft, progress)
         record = _record(spec, started, contents, [_below(data.relative_to(lake.root), f) for f in files])
@@ -128,6 +136,7 @@ def _record(spec: RunSpec, started: str, contents: list[TableContent], files: li
         tables=tuple(contents),
         files=tuple(files),
         content_hash=content_hash(contents),
+        about=spec.about,
     )
 
 
@@ -139,7 +148,7 @@ def content_hash(contents: list[TableContent]) -> str:
 def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> None:
     """Makes a run visible, in one step: its record is there or not."""
     with changing_catalog(lake):
-        _refuse_tag_collision(lake, spec)
+        refuse_tag_collision(lake, spec.run_id)
         for parent in spec.parents:
             if not lake.record_path(parent).exists():
                 raise UserError(
@@ -150,9 +159,9 @@ def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> None:
         write_atomic(lake.pointer(spec.recipe, spec.stage), record.run_id + "\n")
 
 
-def _free_folder(lake: Lake, spec: RunSpec) -> Path:
+def free_folder(lake: Lake, run_id: str) -> Path:
     """Where the run's files go. A dropped run's folder stays for those who still read it, until `gc` takes it away."""
-    names = (spec.run_id if n == 1 else f"{spec.run_id}-{n}" for n in count(1))
+    names = (run_id if n == 1 else f"{run_id}-{n}" for n in count(1))
     return next(lake.data / name for name in names if not (lake.data / name).exists())
 
 
@@ -160,11 +169,12 @@ def _below(folder: Path, file: DataFile) -> DataFile:
     return DataFile(file.table, (folder / file.path).as_posix(), file.n_rows, file.n_bytes, file.sha256)
 
 
-def _refuse_tag_collision(lake: Lake, spec: RunSpec) -> None:
+def refuse_tag_collision(lake: Lake, run_id: str) -> None:
+    """UserError if another run of the lake numbers its rows with the same 31 bits."""
     for path in lake.record_paths():
-        if path.stem != spec.run_id and run_tag(path.stem) == spec.tag:
+        if path.stem != run_id and run_tag(path.stem) == run_tag(run_id):
             raise UserError(
-                f"the ids of run {spec.run_id} would collide with those of {path.stem}: change the recipe's seed, or drop "
+                f"the ids of run {run_id} would collide with those of {path.stem}: change the recipe's seed, or drop "
                 f"the other run"
             )
 

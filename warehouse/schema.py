@@ -578,5 +578,7 @@ RUNS_STRUCTURE = {
     "tables": [{"name": "VARCHAR", "n_rows": "BIGINT", "content_hash": "VARCHAR"}],
     "files": [{"table": "VARCHAR", "path": "VARCHAR", "n_rows": "BIGINT", "n_bytes": "BIGINT", "sha256": "VARCHAR"}],
     "content_hash": "VARCHAR",
+    "about": "JSON",
+    "withheld": ["VARCHAR"],
 }
 """The `runs` table: one JSON record a run (`runs/<run_id>.json`), with the DuckDB types of its fields."""

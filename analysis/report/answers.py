@@ -1,0 +1,83 @@
+"""What a section works with: the study's tables, and questions whose SQL and rows the page shows beside every picture."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+import queries
+from queries.formats import json_objects
+from warehouse.records import RunRecord
+
+MOST_ROWS = 2_000
+"""Rows of an answer that the page carries; the rest is one command away."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, asked: the statement and its rows."""
+
+    question: str
+    parameters: Mapping[str, Any]
+    sql: str
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    """JSON values; ids as text"""
+    n_rows: int
+    """All rows, of which `rows` are the first."""
+
+    @property
+    def command(self) -> str:
+        """What answers it again in a shell."""
+        given = [part for name, value in self.parameters.items() for part in (f"--{name}", _as_text(value))]
+        return shlex.join(["saelake", "query", self.question, *given])
+
+    def one(self, **values: Any) -> dict[str, Any] | None:
+        """The first row with these values, if there is one."""
+        return next((row for row in self.rows if all(row[name] == value for name, value in values.items())), None)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Studied:
+    """The study of a report."""
+
+    con: duckdb.DuckDBPyConnection
+    recipe: str
+    records: Mapping[str, RunRecord]
+    """Its current run of each stage."""
+    with_completions: bool = False
+    """Whether answers to harmful prompts may be shown."""
+    asked: list[Answer] = field(default_factory=list)
+
+    def ask(self, question: str, **parameters: Any) -> Answer:
+        """Asks a question of queries/; parameters that are None keep their default."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        relation = queries.run(self.con, question, **given)
+        rows = list(json_objects(relation))
+        sql = queries.load(question).statement(self.con, given)
+        answer = Answer(question, given, sql, tuple(relation.columns), rows[:MOST_ROWS], len(rows))
+        self.asked.append(answer)
+        return answer
+
+    @property
+    def model(self) -> str | None:
+        """The hub id of the model under study, if it came from there."""
+        config = self.records["ingest"].config if "ingest" in self.records else {}
+        name = config.get("model", {}).get("id")
+        return name if isinstance(name, str) else None
+
+    @property
+    def judge(self) -> str:
+        """The recipe's oracle: whose verdicts were stored with the answers."""
+        found = self.con.execute(
+            "select judge from verdicts join runs using (run_id) where stage in ('candidates', 'baseline') order by 1 limit 1"
+        ).fetchone()
+        return str(found[0]) if found else "first_token"

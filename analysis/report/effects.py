@@ -1,0 +1,246 @@
+"""Sections about what ablating features sets off, what it costs, and how sure that is: R13, R14, R16, R21."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from analysis.report import charts
+from analysis.report.answers import Answer, Studied
+from analysis.report.blocks import Beside, Block, Cell, Figure, Section, Table, percent
+
+EDGES_DRAWN = 60
+
+
+def _redundancy(study: Studied) -> Sequence[Block]:
+    redundant, roles = study.ask("redundant", judge=study.judge), study.ask("waking_roles")
+    cells = [
+        Cell("reading", "reading"),
+        Cell("method", "sets of"),
+        Cell("n_sets", "sets"),
+        Cell("n_with_silent", "with silent features"),
+        Cell("n_kept", "kept"),
+        Cell("n_silent", "silent features"),
+        Cell("n_woken", "of these wake"),
+        Cell("at_first", "at the first token", "share"),
+        Cell("at_system", "at system tokens", "share"),
+    ]
+    places = ("first", "template", "user")
+    rows = [
+        {"who": f"{row['source']}{' (control)' if row['is_control'] else ''}", "place": place, "share": row[f"tokens_{place}"]}
+        for row in roles.rows
+        for place in places
+    ]
+    chart = charts.bars(
+        alt.Y("who:N", title=None, sort=None),
+        alt.X("share:Q", title="share of woken tokens", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+        ("who:N", "place:N", alt.Tooltip("share:Q", format=".1%")),
+        charts.colour("place", places),
+    )
+    words = "Share of woken tokens that are the first, template or user tokens"
+    default = redundant.one(reading="default", method="minimal")
+    here = {"first": percent(default["at_first"]), "system": percent(default["at_system"])} if default else {}
+    return [
+        Table("Critical features that are silent, and wake when the active ones go", redundant, cells),
+        Beside(here),
+        Figure("Where features wake, by what is ablated", charts.spec(chart, 40 + 36 * len(roles.rows)), roles, words, rows),
+    ]
+
+
+def _waking(study: Studied) -> Sequence[Block]:
+    answer = study.ask("waking_edges")
+    cells = [
+        Cell("source_layer", "layer"),
+        Cell("source_feature_id", "ablated"),
+        Cell("layer", "layer"),
+        Cell("feature_id", "wakes"),
+        Cell("n_woken", "on prompts"),
+        Cell("n_prompts", "of"),
+        Cell("expected", "expected of controls"),
+        Cell("template", "at template tokens", "share"),
+        Cell("q_value", "q"),
+    ]
+    drawn = _edges(answer)
+    blocks: list[Block] = []
+    if drawn:
+        title = f"Ablating A wakes B: the {len(drawn)} surest edges"
+        words = "Edges from ablated features to features that wake, by layer; thicker on more prompts"
+        blocks.append(Figure(title, charts.spec(_graph(), 420), answer, words, drawn))
+    return [
+        *blocks,
+        Table("Edges that matched controls do not explain, at a false discovery rate of 5%", answer, cells, shown=15),
+    ]
+
+
+def _edges(answer: Answer) -> list[dict[str, Any]]:
+    """The first edges with a place for both ends: layers from left to right, a layer's features one above the other."""
+    rows = answer.rows[:EDGES_DRAWN]
+    by_layer: dict[int, list[int]] = {}
+    for row in rows:
+        for layer, feature in ((row["source_layer"], row["source_feature_id"]), (row["layer"], row["feature_id"])):
+            if feature not in by_layer.setdefault(layer, []):
+                by_layer[layer].append(feature)
+    place = {(layer, f): (i + 0.5) / len(found) for layer, found in by_layer.items() for i, f in enumerate(sorted(found))}
+    return [
+        {
+            "from": f"L{row['source_layer']}-{row['source_feature_id']}",
+            "to": f"L{row['layer']}-{row['feature_id']}",
+            "x": row["source_layer"],
+            "y": place[row["source_layer"], row["source_feature_id"]],
+            "x2": row["layer"],
+            "y2": place[row["layer"], row["feature_id"]],
+            "share": row["n_woken"] / row["n_prompts"],
+            "n_woken": row["n_woken"],
+            "n_prompts": row["n_prompts"],
+        }
+        for row in rows
+    ]
+
+
+def _graph() -> Any:
+    tooltip = ["from:N", "to:N", "n_woken:Q", "n_prompts:Q"]
+    up = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
+    apart = alt.Scale(zero=False, padding=60)
+    across = alt.X("x:Q", title="layer", scale=apart, axis=alt.Axis(tickMinStep=1, grid=False, format="d"))
+    width = alt.StrokeWidth("share:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0.4, 4]))
+    edges = (
+        charts.base()
+        .mark_rule(opacity=0.45, color="var(--c1)")
+        .encode(x=across, y=up, x2="x2:Q", y2="y2:Q", strokeWidth=width, tooltip=tooltip)
+    )
+    ends = (
+        charts.base()
+        .mark_circle(size=50, opacity=1, color="var(--c1)")
+        .encode(x="x2:Q", y=alt.Y("y2:Q", axis=None), tooltip=["to:N"])
+    )
+    once = charts.base().transform_aggregate(groupby=["from", "x", "y"])
+    sources = once.mark_circle(size=110, opacity=1, color="var(--c2)").encode(x="x:Q", y="y:Q", tooltip=["from:N"])
+    names = once.mark_text(align="right", dx=-9, fontSize=11, fill="var(--ink)").encode(x="x:Q", y="y:Q", text="from:N")
+    return edges + ends + sources + names
+
+
+def _steering(study: Studied) -> Sequence[Block]:
+    answer = study.ask("steering", judge=study.judge, changed=True)
+    cells = [
+        Cell("text", "benign prompt", "text"),
+        Cell("value", "clamped to"),
+        Cell("clean", "unmodified", "text"),
+        Cell("first_token", "held at the first token", "text"),
+        Cell("all_tokens", "held at every token", "text"),
+    ]
+    return [Table("Continuations that change when features are held at a positive value", answer, cells, shown=10)]
+
+
+def _losses(study: Studied) -> Sequence[Block]:
+    answer = study.ask("losses", judge=study.judge)
+    cells = [
+        Cell("texts", "texts"),
+        Cell("condition", "intervention"),
+        Cell("n_texts", "texts"),
+        Cell("n_sets", "sets"),
+        Cell("loss", "cross-entropy (nats)"),
+        Cell("sd", "sd over sets"),
+        Cell("added", "added"),
+        Cell("benign_refused", "benign refused", "share"),
+        Cell("benign_degenerate", "benign degenerate", "share"),
+    ]
+    rows = [row | {"low": row["loss"] - (row["sd"] or 0), "high": row["loss"] + (row["sd"] or 0)} for row in answer.rows]
+    chart = charts.bars(
+        alt.Y("condition:N", title=None, sort=None),
+        alt.X("loss:Q", title="cross-entropy (nats a token), ± sd over sets"),
+        ("texts:N", "condition:N", alt.Tooltip("loss:Q", format=".4f"), "n_texts:Q", "n_sets:Q"),
+        interval=("low", "high"),
+    )
+    texts = list(dict.fromkeys(row["texts"] for row in answer.rows))
+    figures = [
+        Figure(
+            f"On {name}",
+            charts.spec(chart, 140),
+            answer,
+            "Cross-entropy by intervention",
+            [r for r in rows if r["texts"] == name],
+        )
+        for name in texts
+    ]
+    return [*figures, Table("Table 9: side effects on ordinary text", answer, cells, shown=24)]
+
+
+def _stability(study: Studied) -> Sequence[Block]:
+    stable, tested = study.ask("comparisons", rows="stability"), study.ask("comparisons", rows="comparison")
+    kinds = [Cell("a", "sets of"), Cell("b", "found again over"), Cell("k", "K"), Cell("tau", "τ"), Cell("n", "prompts")]
+    tests = [
+        Cell("measure", "measure"),
+        Cell("label", "prompts"),
+        Cell("a", "a"),
+        Cell("b", "b"),
+        Cell("k", "K"),
+        Cell("tau", "τ"),
+        Cell("n", "n"),
+        Cell("estimate", "a − b"),
+        Cell("low", "95% from"),
+        Cell("high", "to"),
+        Cell("test", "test"),
+        Cell("p_holm", "p (Holm)"),
+    ]
+    sure = [row for row in tested.rows if (row["p_holm"] or 1) < 0.05]
+    return [
+        Table(
+            "How alike the sets are that a search finds again (Jaccard index)",
+            stable,
+            [*kinds, Cell("estimate", "Jaccard"), Cell("low", "95% from"), Cell("high", "to")],
+            shown=30,
+        ),
+        Table(
+            f"Comparisons with their tests: {len(sure)} of {len(tested.rows)} differ at p < 0.05 after Holm's correction",
+            tested,
+            tests,
+            shown=40,
+            folded=True,
+        ),
+    ]
+
+
+SECTIONS = (
+    Section(
+        "redundancy",
+        "Features that stand in for others",
+        "Critical features that are silent on their prompt and switch on while the active ones are ablated, in two readings, "
+        "and the tokens at which anything wakes, beside matched controls.",
+        _redundancy,
+        "R13",
+        ("waking", "waking_graph", "inert"),
+    ),
+    Section(
+        "waking",
+        "What wakes what",
+        "Ablating feature A wakes feature B, silent until then. Tested against matched features of the same layers that fire as "
+        "strongly.",
+        _waking,
+        "R13",
+        ("waking_graph",),
+    ),
+    Section(
+        "steering",
+        "Holding features up",
+        "Critical or redundant features are clamped to a positive value on benign prompts, and the continuations compared.",
+        _steering,
+        "R14 · Tables 5 and 6",
+        ("steering",),
+    ),
+    Section(
+        "losses",
+        "What else it does",
+        "Cross-entropy on ordinary text, and answers to benign prompts, with and without the interventions.",
+        _losses,
+        "R16 · Table 9",
+        ("losses",),
+    ),
+    Section(
+        "stability",
+        "How sure is that?",
+        "Sets that a search finds again under other seeds and on the other half of the prompts; every comparison with its test.",
+        _stability,
+        "R21",
+        ("statistics",),
+    ),
+)

@@ -1,0 +1,135 @@
+"""Sections about other features that matter and how they do: R9 to R12."""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from analysis.report import charts
+from analysis.report.answers import Studied
+from analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, count, percent
+
+
+def _machines(study: Studied) -> Sequence[Block]:
+    best, epochs = study.ask("fm_metrics"), study.ask("fm_metrics", every_epoch=True)
+    names = [row["model"] for row in best.rows]
+    chart = charts.lines(
+        alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
+        alt.Y("val_loss:Q", title="loss on validation (nats)", scale=alt.Scale(zero=True)),
+        charts.colour("model", names),
+        ("model:N", "epoch:Q", alt.Tooltip("val_loss:Q", format=".3f"), alt.Tooltip("val_accuracy:Q", format=".1%")),
+        points=False,
+    )
+    cells = [
+        Cell("model", "model"),
+        Cell("epoch", "best epoch"),
+        Cell("n_features", "features"),
+        Cell("train_accuracy", "train", "share"),
+        Cell("val_accuracy", "validation", "share"),
+        Cell("test_accuracy", "test", "share"),
+        Cell("n_test", "test prompts"),
+        Cell("mean_cosine", "mean cosine of embeddings"),
+    ]
+    machine = next((row for row in best.rows if row["model"] == "fm_20"), None)
+    rates = study.ask("comparisons", rows="rate", measure="correct")
+    intervals = [
+        Cell("a", "model"),
+        Cell("n", "test prompts"),
+        Cell("estimate", "right", "share"),
+        Cell("low", "95% from", "share"),
+    ]
+    return [
+        Table("Accuracy at the epoch that is best on validation", best, cells),
+        Beside({"accuracy": percent(machine["test_accuracy"])} if machine else {}),
+        Table("Test accuracy with Wilson's interval", rates, [*intervals, Cell("high", "to", "share")]),
+        Figure("Validation loss by epoch", charts.spec(chart, 240), epochs, "Validation loss of each model by epoch"),
+    ]
+
+
+def _stage3(study: Studied) -> Sequence[Block]:
+    answer = study.ask("stage3", judge=study.judge)
+    names = ("stage3", "stage3_alone", "stage3_random", "stage3_alone_random", "stage3_probe")
+    rates = study.ask("rates", conditions=",".join(names))
+    chart = charts.lines(
+        alt.X("k:Q", title="K: new features ablated", axis=alt.Axis(tickMinStep=1)),
+        charts.share("rate", "refused prompts that flip"),
+        charts.colour("condition", names),
+        ("condition:N", "k:Q", alt.Tooltip("rate:Q", format=".1%"), alt.Tooltip("low:Q", format=".1%"), "high:Q", "n_prompts:Q"),
+        ("low", "high"),
+    )
+    cells = [
+        Cell("condition", "ablated"),
+        Cell("k", "K"),
+        Cell("flip_rate", "flips", "share"),
+        Cell("flip_rate_up_to", "at this K or less", "share"),
+        Cell("median_features", "features (median)"),
+        Cell("n_unique", "unique features of sets that flip"),
+        Cell("benign_answered", "benign answered", "share"),
+    ]
+    best = max(
+        (row for row in answer.rows if row["condition"] == "stage3" and row["k"]),
+        key=lambda r: r["flip_rate_up_to"],
+        default=None,
+    )
+    here = {"asr": percent(best["flip_rate_up_to"]), "features": count(best["n_unique"])} if best else {}
+    return [
+        Figure("Flips by the number of new features", charts.spec(chart, 320), rates, "Share of flips by K, with 95% intervals"),
+        Beside(here),
+        Table("Table 2: what new features flip, with the critical ones and alone", answer, cells, shown=60, folded=True),
+        Note(
+            "stage3: the critical features that fire and the top K new ones; alone: the new ones only; random: as many others "
+            "that fire; probe: ranked by the linear probe's weights."
+        ),
+    ]
+
+
+def _causal_link(study: Studied) -> Sequence[Block]:
+    answer = study.ask("causal_link", judge=study.judge)
+    cells = [
+        Cell("k", "K"),
+        Cell("n_active", "flip by active critical"),
+        Cell("n_alone", "of these by new ones alone"),
+        Cell("alone_share", "share", "share"),
+        Cell("switched_off", "critical that switch off", "share"),
+        Cell("most_switched_off", "most on a prompt", "share"),
+        Cell("fall_of_others", "fall of the others", "share"),
+        Cell("in_reach", "could change at all", "share"),
+    ]
+    best = max(answer.rows, key=lambda row: row["n_alone_up_to"] or 0, default=None)
+    here = {}
+    if best:
+        share = (best["n_alone_up_to"] or 0) / best["n_active"] if best["n_active"] else None
+        here = {
+            "alone": f"{count(best['n_alone_up_to'])} of {count(best['n_active'])} ({percent(share)})",
+            "off": percent(best["switched_off"]),
+            "fall": percent(best["fall_of_others"]),
+        }
+    return [Table("New features alone, and what they do to the critical ones", answer, cells, shown=24), Beside(here)]
+
+
+SECTIONS = (
+    Section(
+        "fm",
+        "Can a machine tell the prompts apart by their features?",
+        "A factorisation machine and a linear probe learn harmful from benign prompts, from the features on the last tokens.",
+        _machines,
+        "R9, R12",
+        ("fm", "probe", "statistics"),
+    ),
+    Section(
+        "stage3",
+        "Which other features matter?",
+        "Active features are ranked by how close their embeddings lie to those of the prompt's critical ones, and ablated with "
+        "them and alone.",
+        _stage3,
+        "R10, R12 · Table 2",
+        ("stage3", "stage3_probe", "statistics"),
+    ),
+    Section(
+        "causal_link",
+        "Are the new features causes by themselves?",
+        "The new features alone are ablated: do they flip the prompts, and what happens to the critical ones meanwhile?",
+        _causal_link,
+        "R11",
+        ("stage3",),
+    ),
+)

@@ -1,0 +1,209 @@
+"""Puts the sections into one HTML file that needs nothing else: no network, no server, no second file.
+
+    write_report(lake, "organism", Path("report.html"))
+
+Charts are drawn by Vega, which is in the page. A content security policy allows the page's own scripts, by their hashes, and
+nothing else: no request leaves it, and text from models or prompt sets stays text.
+"""
+
+import base64
+import fnmatch
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import queries
+from analysis.report.answers import MOST_ROWS, Answer, Studied
+from analysis.report.blocks import Beside, Block, Figure, Note, Section, Table, Tiles, count, percent
+from analysis.report.published import figures
+from analysis.report.sections import SECTIONS
+from queries.formats import printable
+from warehouse.catalog import connect, current_records
+from warehouse.errors import UserError
+from warehouse.records import Lake
+from warehouse.store import write_atomic
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A section as the page shows it."""
+
+    section: Section
+    blocks: Sequence[Block]
+    missing: str
+    """What has to be run for it; empty if it is there."""
+
+
+def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completions: bool = False) -> int:
+    """Writes the report of a study, whole or not at all; returns its bytes.
+
+    Args:
+        recipe: the study, where the lake holds several.
+        with_completions: also answers to harmful prompts, folded.
+    Raises UserError for a lake without studies, or with several where none is named.
+    """
+    name = _study_name(lake, recipe)
+    records = {record.stage: record for record in current_records(lake, name)}
+    with connect(lake, name) as con:
+        study = Studied(con, name, records, with_completions)
+        html = page(study)
+    write_atomic(target, html)
+    return len(html.encode())
+
+
+def page(study: Studied) -> str:
+    """The page of a study, as text."""
+    shown = [_shown(section, study) for section in SECTIONS]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"cell": cell_text, "plain": plain_text, "percent": percent, "count": count}
+    environment.tests |= {
+        "figure": _is(Figure),
+        "table": _is(Table),
+        "note": _is(Note),
+        "beside": _is(Beside),
+        "tiles": _is(Tiles),
+    }
+    figures_of = {id(block): f"figure-{i}" for i, block in enumerate(_blocks(shown, Figure))}
+    answer_of = {id(answer): f"answer-{i}" for i, answer in enumerate(study.asked)}
+    data = {
+        "answers": {answer_of[id(a)]: {"name": a.question, "columns": a.columns, "rows": _matrix(a)} for a in study.asked},
+        "figures": {figures_of[id(f)]: _drawing(f, answer_of) for f in _blocks(shown, Figure)},
+    }
+    scripts = [_bundle(), (FOLDER / "page.js").read_text(encoding="utf-8")]
+    return environment.get_template("page.html.jinja").render(
+        study=study,
+        facts=_facts(study),
+        shown=shown,
+        figure_id=lambda block: figures_of[id(block)],
+        answer_id=lambda answer: answer_of[id(answer)],
+        numeric=_is_numeric,
+        published=lambda section, here: _published(study, section, here),
+        most_rows=MOST_ROWS,
+        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        data=Markup(_script_json(data)),
+        scripts=[Markup(script) for script in scripts],
+        hashes=Markup(" ".join(_csp_hash(script) for script in scripts)),
+    )
+
+
+def _study_name(lake: Lake, recipe: str | None) -> str:
+    studies = sorted({name for name, _ in lake.current()})
+    if recipe is None and len(studies) != 1:
+        has = f"holds several studies ({', '.join(studies)}): choose one with --recipe NAME" if studies else "holds no study yet"
+        raise UserError(f"the lake {lake.root} {has}")
+    return recipe or studies[0]
+
+
+def _shown(section: Section, study: Studied) -> Shown:
+    absent = [stage for stage in section.stages if not fnmatch.filter(study.records, stage)]
+    unknown = [name for name in section.questions if name not in queries.names()]
+    if absent or unknown:
+        return Shown(section, [], section.command.format(recipe=study.recipe))
+    return Shown(section, section.render(study), "")
+
+
+def _blocks(shown: Sequence[Shown], kind: type) -> list[Any]:
+    return [block for one in shown for block in one.blocks if isinstance(block, kind)]
+
+
+def _is(kind: type) -> Any:
+    return lambda block: isinstance(block, kind)
+
+
+def _matrix(answer: Answer) -> list[list[Any]]:
+    return [[row[name] for name in answer.columns] for row in answer.rows]
+
+
+def _drawing(figure: Figure, answer_of: Mapping[int, str]) -> dict[str, Any]:
+    """A chart with its rows, or with the answer that these are."""
+    rows = {"answer": answer_of[id(figure.answer)]} if figure.rows is None else {"rows": list(figure.rows)}
+    return {"spec": figure.spec, **rows}
+
+
+def _facts(study: Studied) -> list[tuple[str, str]]:
+    """What the study is about: a few lines for the head of the page."""
+    con = study.con
+    facts = [("study", study.recipe)]
+    if "ingest" in study.records:
+        record = study.records["ingest"]
+        config = record.config
+        facts.append(("model", f"{study.model or 'a local model'} · {str(config.get('model_hash', ''))[:60]}"))
+        layers, widths, l0 = con.execute(
+            "select count(*), string_agg(distinct width, ', '), avg(measured_l0) from saes"
+        ).fetchall()[0]
+        if layers:
+            facts.append(("SAEs", f"{layers} layers, width {widths}, mean L0 {l0:.1f}"))
+        labels = con.execute("select label, count(*) from prompts group by label order by label desc").fetchall()
+        facts.append(("prompts", ", ".join(f"{n:,} {label}" for label, n in labels)))
+        facts.append(("activations", f"{record.n_rows('activations'):,} non-zeros"))
+    device = {str(r.hardware.get("device", "")) for r in study.records.values()}
+    finished = max((r.finished for r in study.records.values()), default="")
+    facts.append(("computed", f"on {', '.join(sorted(device))}, last run finished {finished[:16].replace('T', ' ')} UTC"))
+    withheld = sorted({name for r in study.records.values() for name in r.withheld})
+    if withheld:
+        facts.append(("added from a shared set", f"which left out {', '.join(withheld)}, in part or whole"))
+    return facts
+
+
+def _published(study: Studied, section: str, here: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(what, as published, here) of a section; nothing where the model is not the paper's."""
+    return [(what, value, here.get(key, "–")) for key, (what, value) in figures(study.model, section).items()]
+
+
+def cell_text(value: Any, kind: str = "auto") -> str:
+    """A value as a table shows it; control characters are spelt out."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if kind == "share" and isinstance(value, int | float):
+        return percent(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, list):
+        return printable(", ".join(str(item) for item in value))
+    return printable(str(value))
+
+
+def _is_numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
+
+
+def plain_text(text: str) -> str:
+    """Lines of text in which control characters are spelt out."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def _script_json(value: Any) -> str:
+    """JSON that may stand inside a script element, whatever text is in it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script."""
+    import vl_convert
+    from altair import SCHEMA_VERSION
+
+    text: str = vl_convert.javascript_bundle(vl_version=SCHEMA_VERSION[1:].rpartition(".")[0])  # type: ignore[call-arg]
+    return text.replace("</script", "<\\/script")
+
+
+def _csp_hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,0 +1,23 @@
+-- What prompts are answered under one condition, beside the answer of the unmodified model.
+--
+-- Answers are model text: untrusted, and to harmful prompts possibly harmful.
+--
+-- $condition text = minimal: the condition
+-- $label harmful|benign = harmful: which prompts
+-- $judge text = first_token: whose verdict
+-- $limit integer? = 20: so many prompts; null for all
+with clean as (
+    select prompt_id, min_by(completion, ablation_id) as completion
+    from ablations
+    where condition = 'none'
+    group by prompt_id
+)
+
+select a.prompt_id, p.text, a.k, a.draw, v.flipped, v.degenerate, c.completion as clean, a.completion
+from ablations as a
+join prompts as p on p.prompt_id = a.prompt_id
+join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+left join clean as c on c.prompt_id = a.prompt_id
+where a.condition = $condition and p.label = $label and coalesce(a.draw, 0) = 0
+order by a.prompt_id, a.k nulls first, a.ablation_id
+limit $limit

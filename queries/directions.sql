@@ -1,0 +1,8 @@
+-- The refusal direction of each layer, and why one of them was chosen (R3).
+--
+-- flip_rate is the share of the n_prompts selection prompts that flip when the direction is projected out of every layer; norm the
+-- length of the difference of means, kl what the projection does to benign prompts (nats), induced the share of benign prompts that
+-- are refused when the direction is added. admitted: it passes the recipe's filters.
+select layer, n_prompts, n_flipped / nullif(n_prompts, 0) as flip_rate, p_refusal_token, norm, kl, induced, admitted, chosen
+from directions
+order by layer

@@ -1,0 +1,45 @@
+"""docs/protocol.md from warehouse/schema.py: the protocol as a page. `make docs` writes it, a test keeps it in step."""
+
+from pathlib import Path
+
+from warehouse import schema
+from warehouse.schema import TABLES
+
+PROTOCOL = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
+HEAD = """# The protocol
+
+Every table of a lake, every column with its type and meaning. This page is made from
+[warehouse/schema.py](../warehouse/schema.py) by `make docs`; where it differs, the schema is right.
+
+"""
+LAYOUT = """
+All files are plain Parquet: zstd, page checksums, page index, no hive keys, no nested types but lists of numbers. `run_id`,
+`sae_id` and `layer` are real columns in every file that has them. A reader needs nothing but the files that a run record lists:
+
+```text
+lake/
+  saelake.json                    marks the folder as a lake, with its schema version
+  runs/<run_id>.json              the record of a published run, written last: configuration, parents, versions, files, hashes
+  data/<run_id>/<table>/*.parquet the files that the record lists; one a layer where the table lies by layer
+  current/<recipe>/<stage>        which run of a recipe's stage is current
+  catalog.duckdb                  views for any DuckDB client: plain names for current runs, all_runs.NAME for every run
+```
+
+The table `runs` has one row a run record, with the columns """
+
+
+def protocol() -> str:
+    """The whole page."""
+    introduction = (schema.__doc__ or "").split("\n\n", 1)[1].strip()
+    columns = ", ".join(f"`{name}`" for name in schema.RUNS_STRUCTURE)
+    parts = [HEAD + introduction + f"\n\nThe schema's version is {schema.SCHEMA_VERSION}.\n" + LAYOUT + columns + ".\n"]
+    for table in TABLES.values():
+        key = ", ".join(f"`{name}`" for name in table.key)
+        order = ", ".join(f"`{name}`" for name in table.order)
+        files = "One file a layer" if table.by_layer else "One file"
+        rows = [f"| `{c.name}` | {c.type} | {c.meaning}{f'; null: {c.null}' if c.null else ''} |" for c in table.columns]
+        parts.append(
+            f"\n## {table.name}\n\nA row is {table.row}. Unique: {key}. {files}, ordered by {order}.\n\n"
+            "| column | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+        )
+    return "".join(parts)

@@ -1,0 +1,218 @@
+"""Takes the runs of a shared set into a lake, beside what is there: copied aside, verified like one's own, then published.
+
+    with hub_set("hf://datasets/org/name") as folder:
+        add(lake, folder)
+
+Everything is judged on copies, whose files are written anew from the rows. Records are written when all copies are sound, parents
+first; before that nobody sees any of them, and what a killed process leaves behind is a draft that `gc` deletes. A set is only as
+good as who made it: its hashes say that it is whole, and the rules that its rows fit together, not that its numbers are true.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..catalog import changing_catalog
+from ..check import check_records
+from ..content import ContentHash
+from ..errors import UserError, storage_errors
+from ..files import DataFile
+from ..layout import BATCH_ROWS, rechunk, write_table
+from ..progress import Quiet
+from ..records import Lake, RunRecord, run_tag
+from ..runs import free_folder, refuse_tag_collision
+from ..schema import TABLES
+from ..store import folder_atomic, locked, write_atomic
+from .names import NAME, lake_names
+from .read import check_footer, open_file, read_records
+
+COPY_BYTES = 1 << 20
+SPARE_BYTES = 64 << 20
+"""What must stay free on the disk."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of a set's runs."""
+
+    published: tuple[RunRecord, ...]
+    known: tuple[RunRecord, ...]
+    """Runs that the lake had already, with the same content."""
+    studies: tuple[str, ...]
+    """The names under which plain table names show them."""
+
+
+def add(lake: Lake, folder: Path, *, name: str | None = None, progress: Quiet | None = None) -> Added:
+    """Verifies the shared set in `folder` and publishes its runs.
+
+    Args:
+        name: what the set's study is called in this lake, if not by its recipe's name.
+    Raises UserError, with the lake as it was, for a set that is damaged, hostile or of another schema; where the lake has a
+    study of that name with other runs, or one of the runs with other content; and for what the disk refuses.
+    """
+    progress = progress or Quiet()
+    records = read_records(folder)
+    pointers = _pointers(records, name)
+    _refuse_collisions(records)
+    with storage_errors(lake.root), ExitStack() as held:
+        for record in sorted(records, key=lambda r: r.run_id):
+            held.enter_context(locked(lake.lock(record.run_id)))  # gc leaves alone what a process works on
+        new = [record for record in records if not _is_known(lake, record)]
+        _refuse_other_study(lake, pointers)
+        _require_space(lake, new)
+        with ExitStack() as copies:
+            published = _copy(lake, folder, new, copies, progress)
+            _verify(lake, [draft for draft, _ in published], progress)
+        _publish(lake, [record for _, record in published], pointers)
+    known = tuple(r for r in records if r.run_id not in {n.run_id for n in new})
+    return Added(tuple(record for _, record in published), known, tuple(sorted({recipe for recipe, _ in pointers})))
+
+
+def _pointers(records: Sequence[RunRecord], name: str | None) -> dict[tuple[str, str], str]:
+    """(study, stage) -> run_id: what plain table names are to show."""
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name for a study: use letters, digits, - and _, a letter first")
+    if name is not None and len({r.recipe for r in records}) > 1:
+        raise UserError(f"the set has several studies ({', '.join(sorted({r.recipe for r in records}))}): they keep their names")
+    latest = sorted(records, key=lambda r: (r.finished, r.run_id))
+    return {(name or r.recipe, r.stage): r.run_id for r in latest}
+
+
+def _refuse_collisions(records: Sequence[RunRecord]) -> None:
+    tags: dict[int, str] = {}
+    for record in records:
+        other = tags.setdefault(run_tag(record.run_id), record.run_id)
+        if other != record.run_id:
+            raise UserError(f"the ids of runs {other} and {record.run_id} of the set collide: it cannot be added")
+
+
+def _is_known(lake: Lake, record: RunRecord) -> bool:
+    """Whether the lake has a run with at least this content; raises UserError if it has it with other content."""
+    mine = lake.record(record.run_id)
+    if mine is None:
+        refuse_tag_collision(lake, record.run_id)
+        return False
+    changed = {name.partition(".")[0] for name in (*mine.withheld, *record.withheld)}
+    theirs = {t.name: t.content_hash for t in record.tables}
+    ours = {t.name: t.content_hash for t in mine.tables}
+    for table in sorted(theirs.keys() & ours.keys()):
+        if theirs[table] != ours[table] and table not in changed:
+            raise UserError(
+                f"the lake has run {record.run_id} with other content in {table}: `saelake drop {record.run_id}` first, "
+                f"if the set is right"
+            )
+    return set(mine.withheld) <= set(record.withheld)
+
+
+def _refuse_other_study(lake: Lake, pointers: Mapping[tuple[str, str], str]) -> None:
+    current = lake.current()
+    mine = {recipe for recipe, _ in current}
+    for (recipe, stage), run_id in pointers.items():
+        if recipe in mine and current.get((recipe, stage)) != run_id:
+            raise UserError(
+                f"the lake has a study {recipe} of its own, whose {stage} is another run: give the set's study another name "
+                f"with --as NAME"
+            )
+
+
+def _require_space(lake: Lake, records: Sequence[RunRecord]) -> None:
+    wanted = sum(f.n_bytes for r in records for f in r.files)
+    free = shutil.disk_usage(lake.root).free - SPARE_BYTES
+    if wanted > free:
+        raise UserError(f"the set has {wanted:,} bytes and the disk of {lake.root} has room for {max(free, 0):,}: free space")
+
+
+def _copy(
+    lake: Lake, folder: Path, records: Sequence[RunRecord], copies: ExitStack, progress: Quiet
+) -> list[tuple[RunRecord, RunRecord]]:
+    """Copies every run into a draft folder, which becomes its own when `copies` closes without an error.
+
+    Returns each record twice: with the paths of the draft, and with those to publish.
+    """
+    progress.start("adding", sum(len(r.files) for r in records), "files")
+    found = []
+    for record in records:
+        for leftover in lake.data.glob(f".{record.run_id}*"):
+            shutil.rmtree(leftover)  # of a killed process
+        data = free_folder(lake, record.run_id)
+        draft = copies.enter_context(folder_atomic(data))
+        names = lake_names(record)
+        files = []
+        for file in record.files:
+            files.append(_take_file(folder, file, draft, names[file.path]))
+            progress.advance(1, file.n_rows)
+        found.append((_below(lake, record, draft, files), _below(lake, record, data, files)))
+    return found
+
+
+def _below(lake: Lake, record: RunRecord, data: Path, files: Sequence[DataFile]) -> RunRecord:
+    """The record with files that lie in the folder `data`."""
+    below = data.relative_to(lake.root)
+    return replace(record, files=tuple(replace(f, path=(below / f.path).as_posix()) for f in files))
+
+
+def _take_file(folder: Path, file: DataFile, draft: Path, name: str) -> DataFile:
+    """One file of the set as a file of this lake, below `draft`.
+
+    Its rows are written anew: nothing else in it, such as statistics by which readers skip rows, is believed.
+    """
+    target = draft / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    incoming = target.with_name(f".{target.name}")
+    try:
+        _copy_file(folder, file, incoming)
+        check_footer(incoming, file)
+        with pq.ParquetFile(incoming, page_checksum_verification=True) as parquet:
+            rows = rechunk(parquet.iter_batches(BATCH_ROWS))
+            n_rows, n_bytes, sha256 = write_table(target, file.table, rows, ContentHash(TABLES[file.table].schema))
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
+            raise
+        raise UserError(f"{folder / file.path} is refused: {str(error).splitlines()[0][:300]}") from error
+    finally:
+        incoming.unlink(missing_ok=True)
+    return DataFile(file.table, name, n_rows, n_bytes, sha256)
+
+
+def _copy_file(folder: Path, file: DataFile, target: Path) -> None:
+    """Copies one file; raises ValueError unless it is a regular one of the size and hash that its record gives."""
+    try:
+        source = open_file(folder, file.path)
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror or error}): a shared set has regular files only") from error
+    digest, n_bytes = hashlib.sha256(), 0
+    with source, target.open("wb") as copy:
+        while piece := source.read(min(COPY_BYTES, file.n_bytes - n_bytes + 1)):
+            n_bytes += len(piece)
+            if n_bytes > file.n_bytes:
+                raise ValueError(f"it has more than the {file.n_bytes:,} bytes that its record gives")
+            digest.update(piece)
+            copy.write(piece)
+    if n_bytes != file.n_bytes or digest.hexdigest() != file.sha256:
+        raise ValueError("its bytes are not those that its record gives: copy the set again")
+
+
+def _verify(lake: Lake, drafts: Sequence[RunRecord], progress: Quiet) -> None:
+    """Raises UserError unless the copied rows obey every rule that `saelake check` knows."""
+    known = {r.run_id: r for r in lake.records()} | {r.run_id: r for r in drafts}
+    progress.start("verifying", sum(len(r.files) for r in drafts), "files")
+    for record in drafts:
+        damage = next((f for f in check_records(lake, [record], known, progress) if not f.note), None)
+        if damage:
+            where = damage.path.partition("/")[2].partition("/")[2] or damage.path  # without the draft folder's name
+            raise UserError(f"run {record.run_id} of the set is refused: {where}: {damage.what}")
+
+
+def _publish(lake: Lake, records: Sequence[RunRecord], pointers: Mapping[tuple[str, str], str]) -> None:
+    with changing_catalog(lake):
+        _refuse_other_study(lake, pointers)
+        for record in records:
+            write_atomic(lake.record_path(record.run_id), record.to_json())
+        for key, run_id in pointers.items():
+            write_atomic(lake.pointer(*key), run_id + "\n")

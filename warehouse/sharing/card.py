@@ -1,0 +1,114 @@
+"""The card of a shared set: README.md with the configuration that the hub and `datasets` read, and what a person should know."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..records import RunRecord
+from ..schema import TABLES, Table
+from .withheld import Withheld
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+LARGER = ((100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"), (10_000_000_000, "1B<n<10B"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table of the set."""
+
+    table: Table
+    n_rows: int
+    n_bytes: int
+    left_out: tuple[str, ...]
+    """Columns that are left out on some rows."""
+
+
+def write_card(path: Path, records: Sequence[RunRecord], withheld: Withheld) -> None:
+    """Writes the card of a set with these records."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters["md"] = markdown_text
+    parts = list(_parts(records))
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        front_matter=_front_matter(records, parts),
+        name=", ".join(sorted({r.recipe for r in records})),
+        parts=parts,
+        records=records,
+        studies=list(_studies(records)),
+        absent=sorted({name for r in records for name in r.withheld if "." not in name}),
+        restricted=withheld.restricted,
+        with_completions=withheld.with_completions,
+        first="activations" if any(p.table.name == "activations" for p in parts) else parts[0].table.name,
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def markdown_text(value: object) -> str:
+    """Text from recipes and records that a Markdown or HTML reader shows as it is; one line."""
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    return "".join(f"&#{ord(c)};" if c in "&<>\"'`*_{}[]()#+!|\\~$" else c for c in text)
+
+
+def _parts(records: Sequence[RunRecord]) -> Iterator[Part]:
+    for table in TABLES.values():
+        files = [f for r in records for f in r.files if f.table == table.name]
+        if files:
+            left_out = {n.partition(".")[2] for r in records for n in r.withheld if n.startswith(f"{table.name}.")}
+            yield Part(table, sum(f.n_rows for f in files), sum(f.n_bytes for f in files), tuple(sorted(left_out)))
+
+
+def _front_matter(records: Sequence[RunRecord], parts: Sequence[Part]) -> str:
+    """YAML: what the hub's index and `datasets` read."""
+    import yaml  # type: ignore[import-untyped]
+
+    largest = max(part.n_rows for part in parts)
+    size = next((name for limit, name in (*SIZES, *LARGER) if largest < limit), "n>1T" if largest >= 10**12 else "10B<n<100B")
+    licences = {licence for study in _studies(records) for licence in study["licences"]}
+    configs = [{"config_name": p.table.name, "data_files": f"data/{p.table.name}/*.parquet"} for p in parts]
+    default = next((c for c in configs if c["config_name"] == "activations"), configs[0])
+    content = {
+        "pretty_name": "saelake: " + ", ".join(sorted({r.recipe for r in records})),
+        "license": licences.pop() if len(licences) == 1 else "other",
+        "tags": ["interpretability", "sparse-autoencoder", "saelake"],
+        "size_categories": [size],
+        "configs": [c | {"default": True} if c is default else c for c in configs],
+    }
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text.strip()
+
+
+def _studies(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
+    """What each ingest run says of its model, SAEs and prompts; a set without one says nothing."""
+    for record in records:
+        if record.stage == "ingest":
+            about, config = record.about, record.config
+            named = {one["set"]: one for one in about.get("prompts", ())}
+            sets = [_prompt_set(one, named.get(one["set"], {})) for one in config.get("prompts", {}).get("sets", ())]
+            licences = [about.get(part, {}).get("licence") for part in ("model", "saes")] + [s["licence"] for s in sets]
+            yield {
+                "recipe": record.recipe,
+                "model": about.get("model", {}).get("id") or "a folder of the study's own",
+                "model_hash": config.get("model_hash", "not recorded"),
+                "model_licence": licences[0] or "not stated",
+                "saes": config.get("saes", {}).get("names", []),
+                "saes_licence": licences[1] or "not stated",
+                "sets": sets,
+                "licences": {licence or "other" for licence in licences},
+                "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())),
+            }
+
+
+def _prompt_set(config: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    pins = [config.get("revision"), config.get("sha256"), *(source.get("sha256") for source in config.get("sources", ()))]
+    return {
+        "set": config["set"],
+        "sources": [config["hub"]] if config.get("hub") else about.get("sources") or ["a file of the study's own"],
+        "pins": [pin for pin in pins if pin],
+        "licence": about.get("licence"),
+        "restricted": bool(about.get("restricted")),
+    }

@@ -1,0 +1,186 @@
+"""Writes chosen runs of a lake as a Parquet data set that any reader loads, and that `add` can verify.
+
+    share(lake, Path("refusal-set"), recipe="organism")
+
+Files are copied as they are, after their hash is compared; only those that lose something, or whose row groups the hub's viewer
+would refuse, are written anew. The folder appears complete or not at all.
+"""
+
+import difflib
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ..catalog import connect, current_records
+from ..content import ContentHash
+from ..errors import UserError
+from ..files import DataFile
+from ..layout import BATCH_ROWS, rechunk, write_table
+from ..progress import Quiet
+from ..records import Lake, RunRecord, TableContent
+from ..runs import content_hash
+from ..schema import TABLES
+from ..store import folder_atomic, locked, sha256_file
+from .card import write_card
+from .names import CARD, SUMS, data_name, record_name
+from .withheld import Withheld, find_withheld
+
+LARGEST_GROUP = 100 << 20
+"""Bytes of a row group in memory; the hub's viewer wants at most 300 MB, and refuses more than 286 MB of some."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a lake is shared; by default every current run, with what it is computed from."""
+
+    recipe: str | None = None
+    runs: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    restricted: tuple[str, ...] = ()
+    """Prompt sets whose text is left out, beside those that their recipe marks."""
+    with_completions: bool = False
+    """Keep the completions to harmful prompts."""
+
+
+def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet | None = None) -> list[RunRecord]:
+    """Writes the set into a new or empty folder; returns its run records, as the set holds them.
+
+    Raises UserError for an unknown recipe, run, table or prompt set, where nothing is left to share, for a folder that holds
+    something, and for a file of the lake that is damaged.
+    """
+    progress = progress or Quiet()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is not empty: give a new or empty folder")
+    chosen = _chosen(lake, choice)
+    with ExitStack() as held:
+        for record in sorted(chosen, key=lambda r: r.run_id):
+            held.enter_context(locked(lake.lock(record.run_id)))  # gc leaves alone what a process works on
+        with connect(lake) as con:
+            known = [name for (name,) in con.execute('select distinct "set" from all_runs.prompts').fetchall()]
+            _require_sets(known, choice.restricted)
+            withheld = find_withheld(con, chosen, choice.restricted, choice.with_completions)
+        with _folder(target) as draft:
+            progress.start("sharing", sum(len(r.files) for r in chosen), "files")
+            shared = [_share_run(lake, record, choice.tables, withheld, draft, progress) for record in chosen]
+            shared = [record for record in shared if record.tables]
+            if not shared:
+                raise UserError(f"none of the chosen runs has rows in {', '.join(choice.tables)}")
+            for record in shared:
+                path = draft / record_name(record.run_id)
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(record.to_json(), encoding="utf-8")
+            write_card(draft / CARD, shared, withheld)
+            _write_sums(draft)
+    return shared
+
+
+@contextmanager
+def _folder(target: Path) -> Iterator[Path]:
+    try:
+        if target.is_dir():
+            target.rmdir()  # a rename would keep an empty folder that is there already
+        with folder_atomic(target) as draft:
+            yield draft
+    except OSError as error:
+        raise UserError(f"cannot write to {target}: {error.strerror or error}") from error
+
+
+def _chosen(lake: Lake, choice: Choice) -> list[RunRecord]:
+    for name in choice.tables:
+        if name not in TABLES:
+            close = difflib.get_close_matches(name, TABLES, n=1)
+            raise UserError(
+                f"there is no table {name}: {f'did you mean {close[0]}?' if close else 'the tables are ' + ', '.join(TABLES)}"
+            )
+    known = {r.run_id: r for r in lake.records()}
+    if choice.runs:
+        unknown = [run_id for run_id in choice.runs if run_id not in known]
+        if unknown:
+            raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}: `saelake runs` lists them")
+        wanted = set(choice.runs)
+    else:
+        wanted = _with_ancestors([r.run_id for r in current_records(lake, choice.recipe)], known)
+    if not wanted:
+        raise UserError(f"the lake {lake.root} has no runs to share")
+    return [r for r in known.values() if r.run_id in wanted]
+
+
+def _with_ancestors(run_ids: Iterable[str], known: dict[str, RunRecord]) -> set[str]:
+    found, waiting = set[str](), list(run_ids)
+    while waiting:
+        run_id = waiting.pop()
+        if run_id in known and run_id not in found:
+            found.add(run_id)
+            waiting += known[run_id].parents
+    return found
+
+
+def _require_sets(known: Sequence[str], asked: Sequence[str]) -> None:
+    for name in asked:
+        if name not in known:
+            raise UserError(f"there is no prompt set {name!r}; the lake has {', '.join(sorted(known)) or 'none'}")
+
+
+def _share_run(
+    lake: Lake, record: RunRecord, tables: Sequence[str], withheld: Withheld, folder: Path, progress: Quiet
+) -> RunRecord:
+    """Writes the files of one run; returns its record for the set."""
+    contents, files, left_out = list[TableContent](), list[DataFile](), set(record.withheld)
+    for table in record.tables:
+        if tables and table.name not in tables:
+            left_out.add(table.name)
+            continue
+        content = ContentHash(TABLES[table.name].schema)
+        for file in (f for f in record.files if f.table == table.name):
+            files.append(_share_file(lake, record, file, withheld, folder, content))
+            progress.advance(1, file.n_rows)
+        columns = withheld.columns(table.name)
+        shared = replace(table, content_hash=content.hexdigest()) if columns else table
+        left_out |= {f"{table.name}.{column}" for column in columns if shared != table}
+        contents.append(shared)
+    return replace(
+        record,
+        tables=tuple(contents),
+        files=tuple(files),
+        content_hash=content_hash(contents),
+        withheld=tuple(sorted(left_out)),
+    )
+
+
+def _share_file(
+    lake: Lake, record: RunRecord, file: DataFile, withheld: Withheld, folder: Path, content: ContentHash
+) -> DataFile:
+    name = data_name(file, record.run_id)
+    source, target = lake.root / file.path, folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_file() or sha256_file(source) != file.sha256:
+        raise UserError(f"{source} is missing or damaged: `saelake check` says what to do")
+    with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+        group_rows, loses = _group_rows(parquet.metadata), bool(withheld.columns(file.table))
+        if not loses and group_rows is None:
+            shutil.copyfile(source, target)
+            return replace(file, path=name)
+        rows = parquet.iter_batches(group_rows or BATCH_ROWS)
+        cut = rechunk((withheld.apply(file.table, batch) if loses else batch for batch in rows), group_rows or BATCH_ROWS)
+        n_rows, n_bytes, sha256 = write_table(target, file.table, cut, content, group_rows)
+    return DataFile(file.table, name, n_rows, n_bytes, sha256)
+
+
+def _group_rows(metadata: pq.FileMetaData) -> int | None:
+    """Rows a row group so that none is larger than LARGEST_GROUP; None if none is."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    if all(group.total_byte_size <= LARGEST_GROUP for group in groups):
+        return None
+    bytes_a_row = max(group.total_byte_size / group.num_rows for group in groups)
+    return max(1, math.floor(LARGEST_GROUP / bytes_a_row))
+
+
+def _write_sums(folder: Path) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")

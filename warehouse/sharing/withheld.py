@@ -1,0 +1,87 @@
+"""What a shared set leaves out by default: completions to harmful prompts, and the text of restricted prompt sets.
+
+A completion that is left out is replaced by a short digest of it, so that questions about equal answers (does the ablation of
+silent features change anything? R8, R13) keep their counts. Tokens of restricted text keep their place and lose token and id.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..records import RunRecord
+
+PROMPTS = """
+select prompt_id, list_contains($restricted, "set") as is_restricted, label = 'harmful' as is_harmful
+from all_runs.prompts
+order by prompt_id
+"""
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """What is left out of every run of a set."""
+
+    restricted: tuple[str, ...] = ()
+    """Prompt sets whose text is left out."""
+    with_completions: bool = False
+    """Keep the completions to harmful prompts."""
+    answered: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Ids of the prompts whose completions are kept; a prompt that the lake does not know may be harmful."""
+    hidden: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Ids of the prompts whose text is left out."""
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table that are left out on some rows."""
+        texts = {"prompts": ["text"], "tokens": ["token_id", "token"]} if len(self.hidden) else {}
+        return (texts | {"ablations": ["completion"]}).get(table, [])
+
+    def apply(self, table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows as they are shared."""
+        if table == "ablations":
+            is_out = pc.invert(_is_in(rows["prompt_id"], self.answered))
+            digests = [_digest(*pair) for pair in _pairs(rows.filter(is_out))]
+            return _with(rows, "completion", pc.replace_with_mask(rows["completion"], is_out, pa.array(digests, pa.string())))
+        is_out = _is_in(rows["prompt_id"], self.hidden)
+        if table == "tokens":
+            is_out = pc.and_(is_out, pc.equal(rows["role"], "user"))
+        for name in self.columns(table):
+            blank = pa.scalar("" if pa.types.is_string(rows[name].type) else 0, rows[name].type)
+            rows = _with(rows, name, pc.if_else(is_out, blank, rows[name]))
+        return rows
+
+
+def find_withheld(
+    con: duckdb.DuckDBPyConnection, records: list[RunRecord], restricted: tuple[str, ...], with_completions: bool
+) -> Withheld:
+    """What to leave out of some runs of the lake that `con` shows.
+
+    Restricted are the sets that the recipe marks so, and those named in `restricted`.
+    """
+    told = [one for record in records for one in record.about.get("prompts", ())]
+    names = tuple(sorted({*restricted, *(one["set"] for one in told if one.get("restricted"))}))
+    rows = con.execute(PROMPTS, {"restricted": list(names)}).fetchnumpy()
+    is_restricted, is_harmful = (np.asarray(rows[name], dtype=bool) for name in ("is_restricted", "is_harmful"))
+    is_answered = ~is_restricted & (~is_harmful | with_completions)
+    return Withheld(names, with_completions, rows["prompt_id"][is_answered], rows["prompt_id"][is_restricted])
+
+
+def _is_in(ids: pa.Array, known: np.ndarray) -> pa.Array:
+    return pc.is_in(ids, pa.array(known, pa.int64()))
+
+
+def _pairs(rows: pa.RecordBatch) -> list[tuple[int, str]]:
+    return list(zip(rows["prompt_id"].to_pylist(), rows["completion"].to_pylist(), strict=True))
+
+
+def _digest(prompt_id: int, completion: str) -> str:
+    """Equal for equal completions to one prompt; nothing was generated where it is empty."""
+    told = f"{prompt_id} {completion}".encode()
+    return f"withheld:{hashlib.sha256(told).hexdigest()[:8]}" if completion else ""
+
+
+def _with(rows: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
+    return rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
