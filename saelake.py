@@ -61,7 +61,7 @@ class OpenLake:
 
 
 def open(path: str | Path, recipe: str | None = None) -> OpenLake:
-    """The lake in a folder, restricted to one study if `recipe` names it; raises UserError."""
+    """The lake in a folder or at s3://bucket/prefix, restricted to one study if `recipe` names it; raises UserError."""
     lake = Lake.existing(path)
     studies = (recipe,) if recipe else tuple(sorted({name for name, _ in lake.current()}))
     return OpenLake(connect(lake, recipe), studies)

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from .errors import UserError
 from .files import file_layer
-from .records import Lake, RunRecord
+from .literals import literal
+from .records import Lake, RunRecord, record_key
 from .schema import RUNS_STRUCTURE, TABLES, Table
 from .store import aside, locked, sync_file
 
@@ -28,17 +29,13 @@ LARGEST_JOIN_FILTER = 500
 A join with 200 features over 60M rows takes half the time, and larger ones no more than before."""
 
 
-def literal(text: str) -> str:
-    """A safe SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[str]) -> None:
     """Creates `all_runs` over every published run, and plain names over the runs whose ids are `current`.
 
     Sets the connection's session variable `lake`, which the views are built on.
     """
-    con.execute(f"set variable lake = {literal(str(lake.root.resolve()))}")  # a prepared value would import pandas
+    lake.published.prepare(con)
+    con.execute(f"set variable lake = {literal(lake.published.url)}")  # a prepared value would import pandas
     records = lake.records()
     wanted = set(current)
     shown = [r for r in records if r.run_id in wanted]
@@ -130,7 +127,7 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
     pointers = lake.current()
     recipes = sorted({name for name, _ in pointers})
     if recipe is not None and recipe not in recipes:
-        raise UserError(f"the lake {lake.root} has no study named {recipe!r}; it has {', '.join(recipes) or 'none yet'}")
+        raise UserError(f"the lake {lake} has no study named {recipe!r}; it has {', '.join(recipes) or 'none yet'}")
     wanted = {run_id for (name, _), run_id in pointers.items() if recipe in (None, name)}
     return [r for r in lake.records() if r.run_id in wanted]
 
@@ -142,9 +139,9 @@ def connect(
 
     Raises UserError for an unknown recipe or run.
     """
-    unknown = [run_id for run_id in runs or () if not lake.record_path(run_id).exists()]
+    unknown = [run_id for run_id in runs or () if not lake.published.exists(record_key(run_id))]
     if unknown:
-        raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}")
+        raise UserError(f"the lake {lake} has no run {', '.join(unknown)}")
     con = duckdb.connect(config={"threads": threads} if threads else {})
     con.execute("set parquet_metadata_cache = true")  # published files never change
     con.execute(f"set dynamic_or_filter_threshold = {LARGEST_JOIN_FILTER}")
