@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench torture clean
+.PHONY: help venv ingest analyze status plan test test-real test-spark lint docs organism bench-lake bench-search bench-ingest bench-fm bench torture clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -69,6 +69,10 @@ bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 mi
 	PYTHONPATH=$(BENCH)/fm $(BIN)/python -m benchmarks.fm --cache $(BENCH)
 
 bench: bench-search bench-ingest bench-fm bench-lake  ## all benchmarks, one after the other
+
+test-spark: $(INSTALLED)  ## the questions on Spark, which needs Java: apt-get install openjdk-17-jre-headless
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark]'
+	$(BIN)/python -m pytest tests/queries/test_spark.py
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

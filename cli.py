@@ -204,14 +204,25 @@ class Questions(click.Group):
         @lake_option
         @study_option
         @output_options
+        @click.option(
+            "--engine", type=click.Choice(["duckdb", "spark"]), default="duckdb", help="What computes; spark needs Java."
+        )
         @click.option("--sql", "as_sql", is_flag=True, help="Print the statement itself, for any DuckDB shell.")
-        def ask(lake: str, recipe: str | None, kind: str | None, output: Path | None, as_sql: bool, **values: str | None) -> None:
+        def ask(
+            lake: str,
+            recipe: str | None,
+            kind: str | None,
+            output: Path | None,
+            engine: str,
+            as_sql: bool,
+            **values: str | None,
+        ) -> None:
             given = {name: value for name, value in values.items() if value is not None}
             if as_sql:
                 with _open(lake, recipe) as opened:
                     click.echo(asked.statement(opened.connection, given) + ";")
             else:
-                _answer(lake, recipe, lambda opened: opened.query(cmd_name, **given), kind, output)
+                _answer(lake, recipe, lambda opened: opened.query(cmd_name, engine=engine, **given), kind, output)
 
         # click would rewrap the documentation: \b keeps each paragraph as it stands.
         doc = "\n\n".join("\b\n" + paragraph for paragraph in asked.doc.split("\n\n"))

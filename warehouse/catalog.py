@@ -132,6 +132,14 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
     return [r for r in lake.records() if r.run_id in wanted]
 
 
+def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[str]]:
+    """The Parquet files behind each plain table name, for readers other than DuckDB; raises UserError for an unknown recipe."""
+    files: dict[str, list[str]] = {}
+    for file in (f for record in current_records(lake, recipe) for f in record.files):
+        files.setdefault(file.table, []).append(f"{lake.published.url}/{file.path}")
+    return files
+
+
 def connect(
     lake: Lake, recipe: str | None = None, runs: Sequence[str] | None = None, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
