@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import pyarrow as pa
 
 from .loader import load
 from .parameters import QueryError
@@ -62,10 +63,7 @@ def run(
     statement = _without_macros(con, name, parameters)
     translated, tables = translate(statement)
     for table in tables:
-        if files.get(table):
-            frame = spark.read.parquet(*files[table])
-        else:
-            frame = spark.createDataFrame(con.table(table).to_arrow_table())
+        frame = spark.read.parquet(*files[table]) if files.get(table) else spark.createDataFrame(_in_memory(con, table))
         frame.createOrReplaceTempView(table)
     try:
         rows = spark.sql(translated).toArrow()
@@ -74,6 +72,12 @@ def run(
     expected = con.sql(statement)
     typed = ", ".join(f'"{column}"::{kind} as "{column}"' for column, kind in zip(expected.columns, expected.types, strict=True))
     return con.from_arrow(rows).project(typed)
+
+
+def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
+    """A table that has no files: the run records, or one that no run has rows of."""
+    rows = con.table(table).to_arrow_table()
+    return rows if len(rows) else rows.schema.empty_table()  # Spark cannot take columns without any chunk
 
 
 def translate(statement: str) -> tuple[str, list[str]]:

@@ -14,6 +14,7 @@ import cli
 import queries
 import saelake
 from queries.spark import session, translate
+from tests.lakes import build_lake
 
 pytest.importorskip("pyspark", reason="the extra spark is not installed: pip install 'saelake[spark]'")
 pytest.importorskip("sqlglot", reason="the extra spark is not installed: pip install 'saelake[spark]'")
@@ -43,6 +44,13 @@ def lake(organism_lake: Path) -> Iterator[saelake.OpenLake]:
     session().stop()
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[saelake.OpenLake]:
+    """A lake that has nothing but an ingest run and its first ablations."""
+    with saelake.open(build_lake(tmp_path_factory.mktemp("small") / "lake").root) as opened:
+        yield opened
+
+
 def _required(lake: saelake.OpenLake, name: str) -> dict[str, Any]:
     """Values for the parameters without a default."""
     values = {}
@@ -68,6 +76,12 @@ def test_a_question_has_the_same_rows_on_spark(lake: saelake.OpenLake, name: str
             rows, theirs = here.fetchall(), there.fetchall()
             assert len(rows) == len(theirs)
             assert [(a, b) for a, b in zip(rows, theirs, strict=True) if not all(map(_same, a, b))] == []
+
+
+@pytest.mark.parametrize("name", ["fm_input", "fm_partners", "layer_diagnostic", "losses", "new_features", "stage3_coverage"])
+def test_a_question_about_a_stage_that_has_not_run_is_answered_too(small: saelake.OpenLake, name: str) -> None:
+    values = {"features": [(0, 1)]} if name == "fm_partners" else {}
+    assert small.query(name, engine="spark", **values).fetchall() == small.query(name, **values).fetchall()
 
 
 def test_the_command_asks_spark(lake: saelake.OpenLake, organism_lake: Path) -> None:
