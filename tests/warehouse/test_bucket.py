@@ -199,6 +199,20 @@ def test_a_dropped_run_is_unknown_and_its_files_go_after_a_day(lake: Lake) -> No
     assert check(lake) == []
 
 
+def test_without_credentials_a_bucket_is_asked_as_anybody_may(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This one is private: refused at once, without looking for the credentials of a machine in a cloud."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(UserError, match=r"cannot read s3://.*403 Forbidden"):
+        Lake.existing(str(lake))
+
+
+def test_what_is_missing_to_reach_a_bucket_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warehouse.bucket.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the extra s3: pip install 'saelake\[s3\]'"):
+        Lake.create(f"{bucket}/lake")
+
+
 def test_check_names_the_object_that_is_damaged(lake: Lake) -> None:
     record = toys.ingest(lake)
     damaged, missing = (next(f for f in record.files if f.table == name) for name in ("activations", "tokens"))
