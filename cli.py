@@ -47,7 +47,7 @@ def main() -> None:
 @limit_option
 @force_option
 @workers_option
-def ingest(recipe: str, lake: Path, limit: int | None, force: bool, workers: int | None) -> None:
+def ingest(recipe: str, lake: str, limit: int | None, force: bool, workers: int | None) -> None:
     """Run RECIPE's prompts through its model and SAEs into the lake.
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
@@ -71,7 +71,7 @@ def ingest(recipe: str, lake: Path, limit: int | None, force: bool, workers: int
 @limit_option
 @force_option
 @workers_option
-def analyze(recipe: str, lake: Path, limit: int | None, force: bool, workers: int | None) -> None:
+def analyze(recipe: str, lake: str, limit: int | None, force: bool, workers: int | None) -> None:
     """Bring every stage of RECIPE up to date, ingest included, and show what came out.
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
@@ -96,7 +96,7 @@ def analyze(recipe: str, lake: Path, limit: int | None, force: bool, workers: in
 @lake_option
 @limit_option
 @force_option
-def judge(recipe: str, name: str, lake: Path, limit: int | None, force: bool) -> None:
+def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool) -> None:
     """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
@@ -121,7 +121,7 @@ def judge(recipe: str, name: str, lake: Path, limit: int | None, force: bool) ->
 @lake_option
 @limit_option
 @force_option
-def ablate(recipe: str, features: str, condition: str, value: float, lake: Path, limit: int | None, force: bool) -> None:
+def ablate(recipe: str, features: str, condition: str, value: float, lake: str, limit: int | None, force: bool) -> None:
     """Ablate features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
@@ -144,14 +144,15 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: Path,
 @click.argument("recipe")
 @lake_option
 @limit_option
-def status(recipe: str, lake: Path, limit: int | None) -> None:
+def status(recipe: str, lake: str, limit: int | None) -> None:
     """Tell which stages of RECIPE are done, and why the others are not."""
     study = _recipe(recipe, limit)
     from analysis import stages
     from queries.formats import Rows, show_table
     from warehouse.records import Lake
 
-    found = stages.status(study, Lake.existing(lake) if lake.exists() else Lake(lake))
+    to_be_made = not Lake.at(lake).published.names("")
+    found = stages.status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
     names = ("stage", "state", "run_id", "why")
     show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
 
@@ -186,7 +187,7 @@ def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> Non
 @lake_option
 @study_option
 @output_options
-def sql(statement: str, lake: Path, recipe: str | None, kind: str | None, output: Path | None) -> None:
+def sql(statement: str, lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
     """Answer a SQL STATEMENT that reads; - reads it from standard input.
 
     The tables are those of `saelake sql "show tables"`, with the current runs; all_runs.NAME has every run.
@@ -214,16 +215,25 @@ class Questions(click.Group):
         @lake_option
         @study_option
         @output_options
+        @click.option(
+            "--engine", type=click.Choice(["duckdb", "spark"]), default="duckdb", help="What computes; spark needs Java."
+        )
         @click.option("--sql", "as_sql", is_flag=True, help="Print the statement itself, for any DuckDB shell.")
         def ask(
-            lake: Path, recipe: str | None, kind: str | None, output: Path | None, as_sql: bool, **values: str | None
+            lake: str,
+            recipe: str | None,
+            kind: str | None,
+            output: Path | None,
+            engine: str,
+            as_sql: bool,
+            **values: str | None,
         ) -> None:
             given = {name: value for name, value in values.items() if value is not None}
             if as_sql:
                 with _open(lake, recipe) as opened:
                     click.echo(asked.statement(opened.connection, given) + ";")
             else:
-                _answer(lake, recipe, lambda opened: opened.query(cmd_name, **given), kind, output)
+                _answer(lake, recipe, lambda opened: opened.query(cmd_name, engine=engine, **given), kind, output)
 
         # click would rewrap the documentation: \b keeps each paragraph as it stands.
         doc = "\n\n".join("\b\n" + paragraph for paragraph in asked.doc.split("\n\n"))
@@ -258,7 +268,7 @@ def list_queries() -> None:
 @lake_option
 @study_option
 @output_options
-def runs(lake: Path, recipe: str | None, kind: str | None, output: Path | None) -> None:
+def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
     """List the lake's runs: which stage, from which runs, how long, how many rows."""
     brief = kind in (None, "table") and output is None
     shown = ("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device") if brief else ("*",)
@@ -281,14 +291,14 @@ def _recipe(name: str, limit: int | None) -> "Recipe":
     return recipe.limit(limit) if limit else recipe
 
 
-def _open(lake: Path, recipe: str | None) -> "AbstractContextManager[OpenLake]":
+def _open(lake: str, recipe: str | None) -> "AbstractContextManager[OpenLake]":
     import saelake
 
     return saelake.open(lake, recipe)
 
 
 def _answer(
-    lake: Path, recipe: str | None, ask: "Callable[[OpenLake], DuckDBPyRelation]", kind: str | None, output: Path | None
+    lake: str, recipe: str | None, ask: "Callable[[OpenLake], DuckDBPyRelation]", kind: str | None, output: Path | None
 ) -> None:
     from queries.formats import show
     from queries.statements import interruptible
@@ -297,7 +307,7 @@ def _answer(
         interruptible(opened.connection, lambda: show(ask(opened), kind, output))
 
 
-def _print_runs(lake: Path, run_ids: list[str]) -> None:
+def _print_runs(lake: str, run_ids: list[str]) -> None:
     from queries.formats import show
 
     with _open(lake, None) as opened:

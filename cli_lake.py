@@ -1,7 +1,6 @@
 """The commands that keep a lake: check it, drop a run, collect garbage, make a synthetic one."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -10,7 +9,7 @@ from cli_options import lake_option
 
 @click.command()
 @lake_option
-def check(lake: Path) -> None:
+def check(lake: str) -> None:
     """Read everything in the lake and say what is damaged, and which run to repeat.
 
     Files are read through pyarrow with page checksums, hashes, counts, ranges and keys between tables are compared. Ends with
@@ -27,7 +26,7 @@ def check(lake: Path) -> None:
     for finding in findings:
         click.echo(printable(str(finding)))
     damaged = [finding for finding in findings if not finding.note]
-    n_runs = len(opened.record_paths())
+    n_runs = len(opened.run_ids())
     click.echo(f"{len(damaged)} damaged, in {n_runs} runs" if damaged else f"sound: {n_runs} runs")
     sys.exit(1 if damaged else 0)
 
@@ -35,7 +34,7 @@ def check(lake: Path) -> None:
 @click.command()
 @click.argument("run_id")
 @lake_option
-def drop(run_id: str, lake: Path) -> None:
+def drop(run_id: str, lake: str) -> None:
     """Take the run RUN_ID out of the lake; refuses while other runs depend on it.
 
     Its files stay until `saelake gc`, so that whoever reads them now can finish.
@@ -52,15 +51,16 @@ def drop(run_id: str, lake: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
 @click.option("--landings", is_flag=True, help="Also the landed shards of unfinished runs, which could be resumed.")
 @click.option(
-    "--older-than", type=click.FloatRange(min=0), default=15, show_default=True, metavar="MINUTES", help="Keep what is newer."
+    "--older-than", type=click.FloatRange(min=0), metavar="MINUTES", help="Keep what is newer. [default: 15, on S3 a day]"
 )
-def gc(lake: Path, dry_run: bool, landings: bool, older_than: float) -> None:
+def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> None:
     """Delete the files that no run record lists: those of dropped runs, and what killed processes left."""
     from queries.formats import printable
     from warehouse.housekeeping import gc as collect
     from warehouse.records import Lake
 
-    garbage = collect(Lake.existing(lake), dry_run=dry_run, older_than_seconds=older_than * 60, landings=landings)
+    seconds = None if older_than is None else older_than * 60
+    garbage = collect(Lake.existing(lake), dry_run=dry_run, older_than_seconds=seconds, landings=landings)
     for one in garbage:
         click.echo(printable(f"{one.n_bytes:>14,}  {one.path}  ({one.why})"))
     click.echo(f"{sum(one.n_bytes for one in garbage):,} bytes {'would be' if dry_run else 'were'} freed")
@@ -79,7 +79,7 @@ def gc(lake: Path, dry_run: bool, landings: bool, older_than: float) -> None:
     "--round", "rounding", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True, help="Of values."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another lake.")
-def synth(lake: Path, rows: int, layers: int, width: int, l0: float, zipf: float, rounding: str, seed: int) -> None:
+def synth(lake: str, rows: int, layers: int, width: int, l0: float, zipf: float, rounding: str, seed: int) -> None:
     """Make a synthetic lake with the shape of a real one, for benchmarks and capacity planning.
 
     It is the ingest run of a study called synth; every shipped question works on it.

@@ -1,7 +1,6 @@
 """The commands about what features mean: fetch explanations, and let people annotate."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,7 +25,7 @@ def server_options(command: Command) -> Command:
 @click.option("--source", required=True, metavar="SOURCE", help="neuronpedia, neuronpedia-bulk, or a file of your own.")
 @lake_option
 @force_option
-def explain(recipe: str, source: str, lake: Path, force: bool) -> None:
+def explain(recipe: str, source: str, lake: str, force: bool) -> None:
     """Bring explanations of RECIPE's features into the lake: public ones of exactly these SAEs, or your own.
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already. neuronpedia asks its API for the
@@ -80,7 +79,7 @@ def create(
     population: str,
     mapping: str,
     seed: int,
-    lake: Path,
+    lake: str,
     recipe: str | None,
 ) -> None:
     """Draw the features of an annotation study called NAME, blind and shuffled: critical, random and silent ones."""
@@ -100,7 +99,7 @@ def create(
 @click.argument("name")
 @server_options
 @lake_option
-def annotate(name: str, host: str, port: int, lake: Path) -> None:
+def annotate(name: str, host: str, port: int, lake: str) -> None:
     """Serve the annotation study NAME as a local page, with a link for each annotator, until it is interrupted.
 
     Whoever has a link can answer as that person. Answers are on disk before the next feature is shown.
@@ -127,7 +126,7 @@ def annotate(name: str, host: str, port: int, lake: Path) -> None:
 @server_options
 @lake_option
 @study_option
-def browse(host: str, port: int, lake: Path, recipe: str | None) -> None:
+def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
     """Serve a browser of the lake's features as a local page, until it is interrupted.
 
     Search by layer, number, explanation or category; each feature has a card. Only the printed link opens it. It tells what
@@ -154,7 +153,7 @@ def browse(host: str, port: int, lake: Path, recipe: str | None) -> None:
 @click.argument("name")
 @click.option("--unfinished", is_flag=True, help="Although answers are missing.")
 @lake_option
-def close(name: str, unfinished: bool, lake: Path) -> None:
+def close(name: str, unfinished: bool, lake: str) -> None:
     """Publish the answers of the annotation study NAME as a run; it takes none from then on."""
     from analysis.meaning import study as studies
     from warehouse.records import Lake
@@ -176,7 +175,7 @@ def close(name: str, unfinished: bool, lake: Path) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
 @lake_option
-def score(name: str, mapping: str, seed: int, lake: Path) -> None:
+def score(name: str, mapping: str, seed: int, lake: str) -> None:
     """Score the annotation study NAME, which is closed: accuracy, precision, Krippendorff's alpha and Cohen's kappa.
 
     Intervals are 95% from a bootstrap over features.

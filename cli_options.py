@@ -61,9 +61,8 @@ Command = Callable[..., Any]
 
 
 def lake_option(command: Command) -> Command:
-    folder: dict[str, Any] = {"type": click.Path(path_type=Path), "default": Path("lake"), "show_default": "./lake"}
-    environment: dict[str, Any] = {"envvar": "SAELAKE_LAKE", "show_envvar": True}
-    return click.option("--lake", metavar="DIR", help="The lake's folder.", **folder, **environment)(command)
+    place: dict[str, Any] = {"default": "lake", "show_default": "./lake", "envvar": "SAELAKE_LAKE", "show_envvar": True}
+    return click.option("--lake", metavar="DIR", help="The lake's folder, or s3://bucket/prefix.", **place)(command)
 
 
 class Workers(click.ParamType):

@@ -21,7 +21,7 @@ from cli_options import lake_option, study_option
 @click.option("--public", is_flag=True, help="A data set that --push makes is public.")
 def share(
     folder: Path,
-    lake: Path,
+    lake: str,
     recipe: str | None,
     runs: str | None,
     tables: str | None,
@@ -60,7 +60,7 @@ def share(
 @click.argument("source")
 @lake_option
 @click.option("--as", "name", metavar="NAME", help="What its study is called here, where the lake has one of that name.")
-def add(source: str, lake: Path, name: str | None) -> None:
+def add(source: str, lake: str, name: str | None) -> None:
     """Verify the shared set at SOURCE and publish its runs in the lake, beside those that are there.
 
     SOURCE is a folder that `saelake share` wrote, or hf://datasets/ORGANISATION/NAME. The lake is made if it is not there.
@@ -91,7 +91,7 @@ def add(source: str, lake: Path, name: str | None) -> None:
     help="The page, one HTML file that needs nothing else.",
 )
 @click.option("--with-completions", is_flag=True, help="Fold in answers to harmful prompts.")
-def report(lake: Path, recipe: str | None, target: Path, with_completions: bool) -> None:
+def report(lake: str, recipe: str | None, target: Path, with_completions: bool) -> None:
     """Write every table and figure of a study to one HTML page that works offline.
 
     It is made from the lake's tables alone: nothing is computed. What has not been run says so and names the command.

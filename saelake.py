@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import duckdb
 
 import queries
-from warehouse.catalog import connect
+from warehouse.catalog import connect, current_files
 from warehouse.errors import UserError
 from warehouse.records import Lake
 
@@ -39,19 +39,26 @@ class OpenLake:
     connection: duckdb.DuckDBPyConnection
     studies: tuple[str, ...]
     """The recipes whose current runs the plain table names show."""
+    lake: Lake
+    recipe: str | None = None
+    """The one study that is shown, if there are others."""
 
     def sql(self, statement: str, params: Any = None) -> duckdb.DuckDBPyRelation:
         """The rows of a SQL statement, with prepared parameters if any; raises duckdb.Error."""
         return self.connection.sql(statement, params=params)
 
-    def query(self, name: str, **params: Any) -> duckdb.DuckDBPyRelation:
-        """The rows of a question from `queries/`.
+    def query(self, name: str, *, engine: str = "duckdb", **params: Any) -> duckdb.DuckDBPyRelation:
+        """The rows of a question from `queries/`, computed by DuckDB or, for lakes past one machine, by spark.
 
         Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several.
         """
         if queries.load(name).of_one_study and len(self.studies) > 1:
             raise UserError(f"the lake holds several studies ({', '.join(self.studies)}): choose one as recipe (--recipe NAME)")
-        return queries.run(self.connection, name, **params)
+        if engine == "duckdb":
+            return queries.run(self.connection, name, **params)
+        from queries import spark
+
+        return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
 
     def sparse(self, **options: Any) -> "Sparse":
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch"."""
@@ -76,10 +83,10 @@ class OpenLake:
 
 
 def open(path: str | Path, recipe: str | None = None) -> OpenLake:
-    """The lake in a folder, restricted to one study if `recipe` names it; raises UserError."""
+    """The lake in a folder or at s3://bucket/prefix, restricted to one study if `recipe` names it; raises UserError."""
     lake = Lake.existing(path)
     studies = (recipe,) if recipe else tuple(sorted({name for name, _ in lake.current()}))
-    return OpenLake(connect(lake, recipe), studies)
+    return OpenLake(connect(lake, recipe), studies, lake, recipe)
 
 
 def sparse(files: str, **options: Any) -> "Sparse":

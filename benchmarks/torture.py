@@ -26,7 +26,7 @@ from warehouse.catalog import connect
 from warehouse.check import check
 from warehouse.errors import UserError
 from warehouse.housekeeping import drop, gc
-from warehouse.records import Lake
+from warehouse.records import Lake, record_key
 
 GRACE = 5.0
 """Seconds that `gc` spares a dropped run here: far longer than a reader of these lakes takes from opening to answer."""
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def work_once(lake: Lake) -> None:
     """Drops a stage and what it is computed from, collects garbage, computes both again: the whole life of a run."""
     for spec in (toys.answers_spec(), toys.ingest_spec()):
-        if lake.record_path(spec.run_id).exists():
+        if (lake.root / record_key(spec.run_id)).exists():
             drop(lake, spec.run_id)
     gc(lake, older_than_seconds=GRACE)
     toys.ingest(lake)
@@ -205,7 +205,7 @@ def damages(folder: Path, count: int, chance: random.Random) -> list[str]:
     toys.ingest(lake)
     toys.answers(lake)
     records = lake.records()
-    paths = [lake.root / f.path for r in records for f in r.files] + [lake.record_path(r.run_id) for r in records]
+    paths = [lake.root / f.path for r in records for f in r.files] + [lake.root / record_key(r.run_id) for r in records]
     for number in range(count):
         path, is_cut = chance.choice(paths), number % 4 == 3
         content = path.read_bytes()

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 Scalar = str | int | float | bool
 Dtype = Literal["float32", "bfloat16"]
@@ -58,7 +58,8 @@ class ModelSpec(Section):
     gguf: str | None = None
     """The name of a .gguf file there, which is read instead of safetensors (needs the package gguf); its weights are unpacked."""
     dtype: Dtype = "float32"
-    refusal_tokens: Names = ("I",)
+    refusal_tokens: Annotated[Names, Field(validation_alias=AliasChoices("refusal_tokens", "target_tokens"))] = ("I",)
+    """First tokens that count as the behaviour under study: a refusal or, by the other name, target_tokens, any other."""
     max_prompt_tokens: Count = 512
     chat_template: str | None = None
     """Jinja text that replaces the tokenizer's own template."""
@@ -226,6 +227,8 @@ class Verdicts(Section):
     judges: Annotated[tuple[JudgeName, ...], Field(min_length=1)] = ("first_token", "phrases")
     oracle: JudgeName = "first_token"
     """The judge whose verdicts decide what flips. With harmbench, subject and classifier are in memory together."""
+    phrases: Names | None = None
+    """What the judge phrases looks for, anywhere and whatever the case; by default the refusals of Arditi et al. (2024)."""
     harmbench: Harmbench = Harmbench()
 
     @model_validator(mode="after")

@@ -18,8 +18,8 @@ pairs as (
     select
         g.layer, g.sae_id, g.feature_id,
         e.layer as partner_layer, e.sae_id as partner_sae_id, e.feature_id as partner_id, e.n_train,
-        list_cosine_similarity(g.vector, e.vector) as cosine,
-        list_dot_product(g.vector, e.vector) as interaction
+        list_cosine_similarity(g.vector::double[], e.vector::double[]) as cosine,
+        list_dot_product(g.vector::double[], e.vector::double[]) as interaction
     from given as g
     join fm_embeddings as e
         on e.model = $model and e.n_train >= $min_train and (e.sae_id, e.feature_id) <> (g.sae_id, g.feature_id)

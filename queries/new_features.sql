@@ -33,13 +33,15 @@ active as (
 ),
 
 embedded as (
-    select sae_id, feature_id, vector
+    select sae_id, feature_id, vector::double[] as vector  -- in float, the last digit would rank, and differ by machine and engine
     from fm_embeddings
     where model = $model and $by = 'embedding'
 ),
 
 likeness as (
-    select a.prompt_id, a.layer, a.sae_id, a.feature_id, list_cosine_similarity(mine.vector, theirs.vector) as cosine
+    select
+        a.prompt_id, a.layer, a.sae_id, a.feature_id,
+        list_cosine_similarity(mine.vector, theirs.vector) as cosine
     from active as a
     join embedded as mine on mine.sae_id = a.sae_id and mine.feature_id = a.feature_id
     join critical as c on c.prompt_id = a.prompt_id

@@ -59,7 +59,7 @@ BLIND = {"R": "R", "F": "F", "D": "F"}
 """The second judge, phrases, takes degenerate text for an answer."""
 
 
-def build_lake(root: Path, recipe: str = "small", variant: int = 0) -> Lake:
+def build_lake(root: Path | str, recipe: str = "small", variant: int = 0) -> Lake:
     """The hand-made lake at `root`; another recipe with another variant adds a second study of the same content."""
     lake = Lake.create(root)
     config = {"device": "cpu", "variant": variant}

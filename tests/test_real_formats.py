@@ -153,7 +153,7 @@ def test_wrong_l0_stops_a_real_recipe(tmp_path: Path, patch: pytest.MonkeyPatch)
     lake = Lake.create(tmp_path / "lake")
     with pytest.raises(UserError, match=r"2 are declared \(input scale: dataset norm folded: 58\.9353, threshold too\)"):
         ingest_study(open_analysis(wrong), lake)
-    assert not list(lake.record_paths())
+    assert not lake.run_ids()
 
 
 def test_wrong_width_stops_a_real_recipe(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from .errors import UserError
 from .files import file_layer
-from .records import Lake, RunRecord
+from .literals import literal
+from .records import Lake, RunRecord, record_key
 from .schema import RUNS_STRUCTURE, TABLES, Table
 from .store import aside, locked, sync_file
 
@@ -26,11 +27,6 @@ ROOT = "coalesce(getvariable('lake') || '/', '')"
 LARGEST_JOIN_FILTER = 500
 """Values on one side of a join up to which DuckDB looks for row groups without them on the other side; its own default is 50.
 A join with 200 features over 60M rows takes half the time, and larger ones no more than before."""
-
-
-def literal(text: str) -> str:
-    """A safe SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[str]) -> None:
@@ -130,9 +126,17 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
     pointers = lake.current()
     recipes = sorted({name for name, _ in pointers})
     if recipe is not None and recipe not in recipes:
-        raise UserError(f"the lake {lake.root} has no study named {recipe!r}; it has {', '.join(recipes) or 'none yet'}")
+        raise UserError(f"the lake {lake} has no study named {recipe!r}; it has {', '.join(recipes) or 'none yet'}")
     wanted = {run_id for (name, _), run_id in pointers.items() if recipe in (None, name)}
     return [r for r in lake.records() if r.run_id in wanted]
+
+
+def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[str]]:
+    """The Parquet files behind each plain table name, for readers other than DuckDB; raises UserError for an unknown recipe."""
+    files: dict[str, list[str]] = {}
+    for file in (f for record in current_records(lake, recipe) for f in record.files):
+        files.setdefault(file.table, []).append(f"{lake.published.url}/{file.path}")
+    return files
 
 
 def connect(
@@ -142,9 +146,9 @@ def connect(
 
     Raises UserError for an unknown recipe or run.
     """
-    unknown = [run_id for run_id in runs or () if not lake.record_path(run_id).exists()]
+    unknown = [run_id for run_id in runs or () if not lake.published.exists(record_key(run_id))]
     if unknown:
-        raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}")
+        raise UserError(f"the lake {lake} has no run {', '.join(unknown)}")
     con = duckdb.connect(config={"threads": threads} if threads else {})
     _configure(con)
     create_views(con, lake, [r.run_id for r in current_records(lake, recipe)] if runs is None else runs)
@@ -165,7 +169,8 @@ def _configure(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _point_at(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    con.execute(f"set variable lake = {literal(str(lake.root.resolve()))}")  # a prepared value would import pandas
+    lake.published.prepare(con)
+    con.execute(f"set variable lake = {literal(lake.published.url)}")  # a prepared value would import pandas
 
 
 @contextmanager

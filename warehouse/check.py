@@ -14,7 +14,7 @@ from .files import DataFile
 from .layout import BATCH_ROWS
 from .order import RowOrder
 from .progress import Quiet
-from .records import Lake, RunRecord, RunSpec
+from .records import Lake, RunRecord, RunSpec, pointer_key, record_key
 from .rules import REFERENCE_COLUMNS, References, broken_rules, referred
 from .runs import content_hash
 from .schema import SCHEMA_VERSION, TABLES
@@ -43,30 +43,32 @@ def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
     progress = progress or Quiet()
     findings: list[Finding] = []
     records: dict[str, RunRecord] = {}
-    for path in lake.record_paths():
+    for run_id in lake.run_ids():
         try:
-            record = lake.record(path.stem)
+            record = lake.record(run_id)
         except UserError as error:
-            mend = f"restore it from a copy, or `saelake drop {path.stem}` and repeat its stage"
-            findings.append(Finding(path.stem, _relative(lake, path), str(error).split(": `saelake")[0], mend))
+            mend = f"restore it from a copy, or `saelake drop {run_id}` and repeat its stage"
+            findings.append(Finding(run_id, record_key(run_id), str(error).split(": `saelake")[0], mend))
         else:
             if record:
                 records[record.run_id] = record
     progress.start("checking", sum(len(r.files) for r in records.values()), "files")
+    sizes = _sizes(lake)
     findings += check_records(lake, list(records.values()), records, progress)
     listed = {f.path for r in records.values() for f in r.files}
-    return [*findings, *_check_pointers(lake), *_check_catalog(lake), *_unlisted(lake, listed)]
+    return [*findings, *_check_pointers(lake), *_check_catalog(lake), *_unlisted(sorted(sizes.keys() - listed))]
 
 
 def check_records(lake: Lake, records: Sequence[RunRecord], known: Mapping[str, RunRecord], progress: Quiet) -> Iterator[Finding]:
     """What is wrong with some runs, in themselves and with what they point to in the runs that are `known`."""
+    sizes = _sizes(lake)
     for record in records:
         yield from _check_record(record, known)
-        yield from _RunCheck(lake, record, known).findings(progress)
+        yield from _RunCheck(lake, record, known, sizes).findings(progress)
 
 
-def _relative(lake: Lake, path: Path) -> str:
-    return path.relative_to(lake.root).as_posix()
+def _sizes(lake: Lake) -> dict[str, int]:
+    return {entry.key: entry.n_bytes for entry in lake.published.entries("data")}
 
 
 def _repeat(record: RunRecord) -> str:
@@ -74,7 +76,7 @@ def _repeat(record: RunRecord) -> str:
 
 
 def _check_record(record: RunRecord, records: Mapping[str, RunRecord]) -> Iterator[Finding]:
-    path = f"runs/{record.run_id}.json"
+    path = record_key(record.run_id)
     spec = RunSpec(record.stage, record.recipe, record.config, record.parents, record.seed)
     if record.schema_version != SCHEMA_VERSION:
         yield Finding(record.run_id, path, f"it has schema version {record.schema_version}", _repeat(record))
@@ -91,9 +93,10 @@ def _check_record(record: RunRecord, records: Mapping[str, RunRecord]) -> Iterat
 class _RunCheck:
     """Checks the files of one run, one batch of rows at a time."""
 
-    def __init__(self, lake: Lake, record: RunRecord, records: Mapping[str, RunRecord]) -> None:
+    def __init__(self, lake: Lake, record: RunRecord, records: Mapping[str, RunRecord], sizes: Mapping[str, int]) -> None:
         self._lake = lake
         self._record = record
+        self._sizes = sizes
         self._known = _references(lake, record, records)
 
     def findings(self, progress: Quiet) -> Iterator[Finding]:
@@ -102,12 +105,12 @@ class _RunCheck:
             files = [f for f in self._record.files if f.table == table.name]
             damaged = False
             for file in files:
-                wrong = self._damage(file) or (list(self._read(file, content)) if content else ["its table is unknown"])
+                wrong = self._wrong(file, content)
                 damaged |= bool(wrong)
                 yield from (self._finding(file.path, what) for what in wrong)
                 progress.advance(1, file.n_rows)
             if content and not damaged and (content.n_rows, content.hexdigest()) != (table.n_rows, table.content_hash):
-                path = f"runs/{self._record.run_id}.json"
+                path = record_key(self._record.run_id)
                 if files:
                     path = files[0].path if len(files) == 1 else PurePosixPath(files[0].path).parent.as_posix()
                 yield self._finding(path, f"the rows of {table.name} are not those that were published")
@@ -115,26 +118,28 @@ class _RunCheck:
     def _finding(self, path: str, what: str) -> Finding:
         return Finding(self._record.run_id, path, what, _repeat(self._record))
 
-    def _damage(self, file: DataFile) -> list[str]:
-        """What is wrong with the file as a file."""
-        path = self._lake.root / file.path
-        if not path.is_file():
+    def _wrong(self, file: DataFile, content: ContentHash | None) -> list[str]:
+        """What is wrong with the file as a file or, if nothing is, with its rows."""
+        if file.path not in self._sizes:
             return ["the file is missing"]
-        if path.stat().st_size != file.n_bytes:
-            return [f"the file has {path.stat().st_size:,} bytes, published were {file.n_bytes:,}"]
+        if self._sizes[file.path] != file.n_bytes:
+            return [f"the file has {self._sizes[file.path]:,} bytes, published were {file.n_bytes:,}"]
         try:
-            return [] if sha256_file(path) == file.sha256 else ["the file's bytes have changed since it was published"]
+            with self._lake.published.local(file.path) as path:
+                if sha256_file(path) != file.sha256:
+                    return ["the file's bytes have changed since it was published"]
+                return list(self._read(path, file, content)) if content else ["its table is unknown"]
         except OSError as error:
             return [f"the file cannot be read ({error})"]
 
-    def _read(self, file: DataFile, content: ContentHash) -> Iterator[str]:
+    def _read(self, path: Path, file: DataFile, content: ContentHash) -> Iterator[str]:
         """What is wrong with the rows of a sound file; adds them to the table's content."""
         table = TABLES[file.table]
         order = RowOrder([name for name in table.unique if name != "run_id"])
         broken: dict[str, int] = {}
         n_rows = 0
         try:
-            with pq.ParquetFile(self._lake.root / file.path, page_checksum_verification=True) as parquet:
+            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
                 if not parquet.schema_arrow.equals(table.schema):
                     yield f"its columns are not those of {table.name}"
                     return
@@ -169,7 +174,10 @@ def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord])
         for file in records[run_id].files:
             if file.table in REFERENCE_COLUMNS:
                 try:
-                    with pq.ParquetFile(lake.root / file.path, page_checksum_verification=True) as parquet:
+                    with (
+                        lake.published.local(file.path) as path,
+                        pq.ParquetFile(path, page_checksum_verification=True) as parquet,
+                    ):
                         batches = parquet.iter_batches(columns=REFERENCE_COLUMNS[file.table])
                         known = known.joined(referred(file.table, batches))
                 except (*UNREADABLE, KeyError, ValueError):
@@ -182,11 +190,11 @@ REFERENCE_TABLE = {columns[0]: table for table, columns in REFERENCE_COLUMNS.ite
 
 
 def _check_pointers(lake: Lake) -> Iterator[Finding]:
-    published = {p.stem for p in lake.record_paths()}
+    published = set(lake.run_ids())
     for (recipe, stage), run_id in lake.current().items():
         if run_id not in published:
             what, mend = f"it points to run {run_id}, which is not in the lake", f"repeat stage {stage} of recipe {recipe}"
-            yield Finding(run_id, _relative(lake, lake.pointer(recipe, stage)), what, mend)
+            yield Finding(run_id, pointer_key(recipe, stage), what, mend)
 
 
 def _check_catalog(lake: Lake) -> Iterator[Finding]:
@@ -200,8 +208,6 @@ def _check_catalog(lake: Lake) -> Iterator[Finding]:
             yield Finding("", lake.catalog.name, f"it cannot be opened ({str(error).splitlines()[0]})", mend)
 
 
-def _unlisted(lake: Lake, listed: set[str]) -> Iterator[Finding]:
-    for path in sorted(p for p in lake.data.rglob("*") if p.is_file()):
-        name = _relative(lake, path)
-        if name not in listed:
-            yield Finding("", name, "no run lists it", "nobody reads it, and `saelake gc` deletes it", note=True)
+def _unlisted(keys: list[str]) -> list[Finding]:
+    mend = "nobody reads it, and `saelake gc` deletes it"
+    return [Finding("", key, "no run lists it", mend, note=True) for key in keys]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import duckdb
 
@@ -12,13 +11,13 @@ class UserError(Exception):
 
 
 @contextmanager
-def storage_errors(root: Path) -> Iterator[None]:
-    """Turns what the file system refuses (disk full, no permission, read-only) into one sentence about the lake at `root`."""
+def storage_errors(lake: object) -> Iterator[None]:
+    """Turns what the file system refuses (disk full, no permission, read-only) into one sentence about the `lake`."""
     try:
         yield
     except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise UserError(
-            f"cannot write to the lake {root}: {reason}; what is published is intact and what is landed is kept: "
+            f"cannot write to the lake {lake}: {reason}; what is published is intact and what is landed is kept: "
             f"mend the cause and run the same command again"
         ) from error

@@ -1,7 +1,5 @@
 """Taking things out of a lake: `drop` makes a run unknown, `gc` deletes what no run record lists."""
 
-import re
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,11 +7,12 @@ from pathlib import Path
 
 from .catalog import changing_catalog
 from .errors import UserError, storage_errors
-from .records import Lake
+from .places import Place
+from .records import Lake, data_key, pointer_key, record_key, run_of_folder
 from .store import is_draft, try_locked
 
-GRACE_SECONDS = 15 * 60
-"""How long files stay that a reader may still have open: those of a dropped run, by its older catalog."""
+DROPPED = ".dropped"
+"""A file beside those of a dropped run, from whose date their grace period counts."""
 
 
 @dataclass(frozen=True)
@@ -30,87 +29,83 @@ def drop(lake: Lake, run_id: str) -> None:
 
     Raises UserError if there is no such run, or if other runs depend on it.
     """
-    with storage_errors(lake.root), changing_catalog(lake):
-        path = lake.record_path(run_id)
-        if path not in lake.record_paths():
-            known = ", ".join(p.stem for p in lake.record_paths()) or "none"
-            raise UserError(f"the lake {lake.root} has no run {run_id!r}; it has {known}")
-        children = [p.stem for p in lake.record_paths() if p != path and run_id in lake.parents(p)]
+    with storage_errors(lake), changing_catalog(lake):
+        published = lake.run_ids()
+        if run_id not in published:
+            raise UserError(f"the lake {lake} has no run {run_id!r}; it has {', '.join(published) or 'none'}")
+        children = [child for child in published if child != run_id and run_id in lake.parents(child)]
         if children:
             raise UserError(f"run {run_id} is what {', '.join(children)} is computed from: drop that first")
         for folder in lake.data_folders(run_id):
-            folder.touch()  # the grace period counts from here
+            lake.published.write(f"{folder}/{DROPPED}", "")
         for (recipe, stage), current in lake.current().items():
             if current == run_id:
-                lake.pointer(recipe, stage).unlink(missing_ok=True)
-        path.unlink()
+                lake.published.delete(pointer_key(recipe, stage))
+        lake.published.delete(record_key(run_id))
 
 
-def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float = GRACE_SECONDS, landings: bool = False) -> list[Garbage]:
+def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float | None = None, landings: bool = False) -> list[Garbage]:
     """Deletes what no run record lists and no living process works on; returns what it deleted.
 
     Args:
         dry_run: only says what it would delete.
-        older_than_seconds: spares files of `data/` that are younger, or whose run was dropped more recently.
+        older_than_seconds: spares files of `data/` that are younger, or whose run was dropped more recently; by default
+            15 minutes, on S3 a day, since what another machine uploads there is not known by a lock.
         landings: also deletes landed shards of runs that are not finished, which then start from nothing.
     Raises UserError if a run record is damaged, since then nobody knows what it lists.
     """
+    spared = lake.published.grace_seconds if older_than_seconds is None else older_than_seconds
     deleted: list[Garbage] = []
-    with storage_errors(lake.root):
+    with storage_errors(lake):
         for run_id in sorted(_run_ids(lake)):
             with try_locked(lake.lock(run_id)) as is_free:
-                if is_free:  # no living process computes or publishes it
-                    for path, why in _garbage_of_run(lake, run_id, time.time() - older_than_seconds, landings):
-                        deleted.append(_delete(lake, path, why, dry_run))
+                if is_free:  # no living process of this machine computes or publishes it
+                    for place, key, why in _garbage_of_run(lake, run_id, time.time() - spared, landings):
+                        deleted.append(_delete(place, key, why, dry_run))
         with try_locked(lake.lock("catalog")) as is_free:
             if is_free:
                 drafts = [p for part in ("*", "runs/*", "current/*/*") for p in lake.root.glob(part) if is_draft(p)]
-                deleted += [_delete(lake, path, "a draft of a killed process", dry_run) for path in sorted(drafts)]
+                deleted += [_delete(lake.work, _key(lake, p), "a draft of a killed process", dry_run) for p in sorted(drafts)]
     return deleted
 
 
 def _run_ids(lake: Lake) -> set[str]:
-    return {
-        _run_id(p.name)
-        for folder in (lake.data, lake.root / "landing")
-        for p in folder.glob("*")
-        if is_draft(p) or p.name[0] != "."
-    }
+    names = {*lake.published.names("data"), *lake.work.names("data"), *lake.work.names("landing")}
+    return {run_of_folder(name) for name in names if is_draft(Path(name)) or name[0] != "."}
 
 
-def _run_id(name: str) -> str:
-    """The run that a folder of `data/` or `landing/` belongs to: `run`, `run-2`, `run.again`, or a draft `.run.1a2b3c4d`."""
-    name = name[1:].rsplit(".", 1)[0] if name.startswith(".") else name
-    return re.sub(r"-\d+$", "", name.removesuffix(".again"))
-
-
-def _garbage_of_run(lake: Lake, run_id: str, before: float, landings: bool) -> Iterator[tuple[Path, str]]:
-    """Paths that can go, for a run whose lock is held."""
+def _garbage_of_run(lake: Lake, run_id: str, before: float, landings: bool) -> Iterator[tuple[Place, str, str]]:
+    """Where, what and why can go, for a run whose lock is held."""
     record = lake.record(run_id)
-    listed = {lake.root / f.path for f in record.files} if record else set()
-    yield from ((p, "a draft of a killed process") for p in sorted(lake.data.glob(f".{run_id}*")) if is_draft(p))
+    listed = {f.path for f in record.files} if record else set()
+    drafts = [name for name in lake.work.names("data") if is_draft(Path(name)) and run_of_folder(name) == run_id]
+    yield from ((lake.work, data_key(name), "a draft of a killed process") for name in drafts)
     for folder in lake.data_folders(run_id):
-        if not any(folder in path.parents for path in listed):
-            if max(p.stat().st_mtime for p in (folder, *folder.rglob("*"))) <= before:
-                yield folder, "no run lists it"
+        entries = lake.published.entries(folder)
+        if not any(entry.key in listed for entry in entries):
+            if max((entry.modified for entry in entries), default=0.0) <= before:
+                yield lake.published, folder, "no run lists it"
             continue
-        strays = (p for p in sorted(folder.rglob("*")) if p.is_file() and p not in listed)
-        yield from ((p, "no run lists it") for p in strays if p.stat().st_mtime <= before)
+        strays = (entry.key for entry in entries if entry.key not in listed and entry.modified <= before)
+        yield from ((lake.published, key, "no run lists it") for key in strays)
     landing, again = lake.landing(run_id), lake.landing(f"{run_id}.again")
     if again.exists():
-        yield again, "landed by a killed process, to be compared"
+        yield lake.work, _key(lake, again), "landed by a killed process, to be compared"
     if landing.exists():
         if record:
-            yield landing, "landed for a run that is published"
+            yield lake.work, _key(lake, landing), "landed for a run that is published"
         elif landings:
-            yield landing, "landed for a run that is not finished"
+            yield lake.work, _key(lake, landing), "landed for a run that is not finished"
         else:
-            yield from ((p, "a draft of a killed process") for p in sorted(landing.glob(".*")))
+            yield from ((lake.work, _key(lake, p), "a draft of a killed process") for p in sorted(landing.glob(".*")))
 
 
-def _delete(lake: Lake, path: Path, why: str, dry_run: bool) -> Garbage:
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    garbage = Garbage(path.relative_to(lake.root).as_posix(), sum(p.stat().st_size for p in files), why)
+def _key(lake: Lake, path: Path) -> str:
+    return path.relative_to(lake.root).as_posix()
+
+
+def _delete(place: Place, key: str, why: str, dry_run: bool) -> Garbage:
+    garbage = Garbage(key, sum(entry.n_bytes for entry in place.entries(key)), why)
     if not dry_run:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        place.delete(key)
     return garbage

@@ -1,4 +1,4 @@
-"""What a run is: its identity, and the record that makes it published. A lake's folder, as paths.
+"""What a run is: its identity, and the record that makes it published. A lake's parts, as keys and paths.
 
 lake/
   saelake.json                    marks the folder as a lake, with its schema version
@@ -10,24 +10,32 @@ lake/
   locks/                          locks of living processes
   catalog.duckdb                  views for any DuckDB client
 
-A name that starts with a dot is a draft: nobody but its writer reads it.
+A name that starts with a dot is a draft: nobody but its writer reads it. Of a lake on S3 the first four lie below its prefix,
+the others in a working folder of this machine.
 """
 
 import hashlib
 import json
+import os
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError, storage_errors
 from .files import DataFile
+from .places import Folder, Place
 from .schema import SCHEMA_VERSION
-from .store import canonical_json, sha256_text, sync_folder, write_atomic
+from .store import canonical_json, sha256_text
 
 FORMAT = "saelake"
+MARKER = "saelake.json"
 FOLDERS = ("runs", "data", "current", "landing", "locks")
+REMOTE = "s3://"
+WORK_VARIABLE = "SAELAKE_WORK"
+"""Names the folder where lakes on S3 keep what is landing; workers that share a run's shards share it."""
 
 
 @dataclass(frozen=True)
@@ -115,55 +123,79 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Lake:
-    """A lake's folder. Making the object touches nothing; `create` and `existing` check the folder."""
+    """A lake. Making the object touches nothing; `create` and `existing` look at what is there."""
 
     root: Path
+    """The lake's folder; of a lake on S3, the working folder of this machine."""
+    remote: str | None = None
+    """Of a lake on S3, s3://bucket/prefix."""
 
     @classmethod
-    def existing(cls, root: Path | str) -> "Lake":
-        """The lake at `root`; raises UserError if the folder is none, or is written by a newer saelake."""
-        lake = cls(Path(root))
-        if not lake.root.is_dir():
-            raise UserError(f"no lake at {lake.root}: the folder does not exist; `saelake ingest RECIPE --lake DIR` makes one")
-        if not lake.marker.is_file():
-            raise UserError(f"{lake.root} is not a lake: it has no saelake.json; give the folder of a lake with --lake")
+    def at(cls, where: Path | str) -> "Lake":
+        """The lake in a folder or, for the text s3://bucket/prefix, on S3."""
+        if not str(where).startswith(REMOTE):
+            return cls(Path(where))
+        work = Path(os.environ.get(WORK_VARIABLE) or Path.home() / ".cache" / "saelake")
+        remote = str(where).rstrip("/")
+        return cls(work / "s3" / remote.removeprefix(REMOTE), remote)
+
+    @classmethod
+    def existing(cls, where: Path | str) -> "Lake":
+        """The lake at `where`; raises UserError if there is none, or one that is written by a newer saelake."""
+        lake = cls.at(where)
+        if lake.remote is None and not lake.root.is_dir():
+            raise UserError(f"no lake at {lake}: the folder does not exist; `saelake ingest RECIPE --lake DIR` makes one")
         lake._check_version()
         return lake
 
     @classmethod
-    def create(cls, root: Path | str) -> "Lake":
-        """The lake at `root`, made if the folder is absent or empty; raises UserError if it holds something else."""
-        lake = cls(Path(root))
-        is_used = lake.root.exists() and (not lake.root.is_dir() or any(p.name[0] != "." for p in lake.root.iterdir()))
-        if lake.marker.is_file():  # asked last: another process may be making the same lake, and writes the marker first
-            return cls.existing(root)
+    def create(cls, where: Path | str) -> "Lake":
+        """The lake at `where`, made if nothing is there yet; raises UserError if something else is."""
+        lake = cls.at(where)
+        is_used = lake.root.is_file() or any(name[0] != "." for name in lake.published.names(""))
+        if lake.published.exists(MARKER):  # asked last: another process may be making the same lake, and writes the marker first
+            return cls.existing(where)
         if is_used:
-            raise UserError(f"{lake.root} is not a lake and not empty: give a new or empty folder with --lake")
-        with storage_errors(lake.root):
-            write_atomic(lake.marker, canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION}) + "\n")
+            raise UserError(f"{lake} is not a lake and not empty: give a new or empty folder with --lake")
+        with storage_errors(lake):
+            lake.published.create(MARKER, canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION}) + "\n")
             for folder in FOLDERS:
-                (lake.root / folder).mkdir(exist_ok=True)
-            sync_folder(lake.root)
+                (lake.root / folder).mkdir(parents=True, exist_ok=True)
         return lake
+
+    def __str__(self) -> str:
+        return self.remote or str(self.root)
+
+    @cached_property
+    def published(self) -> Place:
+        """Where run records, pointers and data files lie."""
+        if self.remote is None:
+            return self.work
+        from .bucket import Bucket
+
+        return Bucket(self.remote, self.root)
+
+    @property
+    def work(self) -> Folder:
+        """Where landed shards, locks, drafts and the catalog lie: on a file system."""
+        return Folder(self.root)
 
     def _check_version(self) -> None:
         try:
-            marker = json.loads(self.marker.read_text(encoding="utf-8"))
+            marker = json.loads(self.published.read(MARKER))
             version = int(marker["schema_version"])
             if marker["format"] != FORMAT:
                 raise ValueError("its format is unknown")
+        except FileNotFoundError as error:
+            raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of a lake with --lake") from error
         except (ValueError, KeyError, TypeError) as error:
             text = canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION})
-            raise UserError(f"{self.marker} is damaged ({error}): a lake of this saelake holds {text} there") from error
+            raise UserError(f"{self}/{MARKER} is damaged ({error}): a lake of this saelake holds {text} there") from error
         if version != SCHEMA_VERSION:
             raise UserError(
-                f"the lake {self.root} has schema version {version}, this saelake reads version {SCHEMA_VERSION}: "
+                f"the lake {self} has schema version {version}, this saelake reads version {SCHEMA_VERSION}: "
                 f"{'upgrade saelake' if version > SCHEMA_VERSION else 'ingest into a new lake'}"
             )
-
-    @property
-    def marker(self) -> Path:
-        return self.root / "saelake.json"
 
     @property
     def catalog(self) -> Path:
@@ -174,19 +206,9 @@ class Lake:
         """There while runs or pointers change: a catalog that a killed process left behind is then built again."""
         return self.root / "locks" / "catalog.stale"
 
-    @property
-    def data(self) -> Path:
-        return self.root / "data"
-
-    def data_folders(self, run_id: str) -> list[Path]:
+    def data_folders(self, run_id: str) -> list[str]:
         """The folders that hold, or held, published files of a run: `data/run_id`, or `data/run_id-2` after it was dropped."""
-        return [p for p in sorted(self.data.glob(f"{run_id}*")) if re.fullmatch(rf"{re.escape(run_id)}(-\d+)?", p.name)]
-
-    def record_path(self, run_id: str) -> Path:
-        return self.root / "runs" / f"{run_id}.json"
-
-    def pointer(self, recipe: str, stage: str) -> Path:
-        return self.root / "current" / recipe / stage
+        return [data_key(name) for name in self.published.names("data") if run_of_folder(name) == run_id and name[0] != "."]
 
     def landing(self, run_id: str) -> Path:
         return self.root / "landing" / run_id
@@ -194,44 +216,61 @@ class Lake:
     def lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"
 
-    def record_paths(self) -> list[Path]:
-        """The files of all run records, sound or not."""
-        return sorted(p for p in (self.root / "runs").glob("*.json") if not p.name.startswith("."))
+    def run_ids(self) -> list[str]:
+        """The runs that have a record, sound or not."""
+        names = self.published.names("runs")
+        return [name.removesuffix(".json") for name in names if name.endswith(".json") and name[0] != "."]
 
     def records(self) -> list[RunRecord]:
         """Every published run, oldest first; raises UserError for a damaged record."""
-        records = [self._read(p) for p in self.record_paths()]
+        records = [self.record(run_id) for run_id in self.run_ids()]
         return sorted((r for r in records if r), key=lambda r: (r.finished, r.run_id))
 
     def record(self, run_id: str) -> RunRecord | None:
-        """One published run, or None."""
-        return self._read(self.record_path(run_id))
-
-    def _read(self, path: Path) -> RunRecord | None:
+        """One published run, or None; raises UserError for a damaged record."""
         try:
-            record = RunRecord.from_json(path.read_text(encoding="utf-8"))
-            if path.stem != record.run_id:
+            record = RunRecord.from_json(self.published.read(record_key(run_id)))
+            if run_id != record.run_id:
                 raise ValueError(f"it is the record of {record.run_id}")
             return record
-        except FileNotFoundError:  # dropped by another process since it was listed
+        except FileNotFoundError:  # of a listed run: dropped by another process since
             return None
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"the run record {path} is damaged ({error}): `saelake drop {path.stem}`, then compute it again"
+                f"the run record {self}/{record_key(run_id)} is damaged ({error}): `saelake drop {run_id}`, then compute it again"
             ) from error
 
-    def parents(self, record_path: Path) -> tuple[str, ...]:
+    def parents(self, run_id: str) -> tuple[str, ...]:
         """What a run is computed from, as far as its record, which may be damaged, still tells."""
         try:
-            return tuple(json.loads(record_path.read_text(encoding="utf-8"))["parents"])
+            return tuple(json.loads(self.published.read(record_key(run_id)))["parents"])
         except (OSError, ValueError, TypeError, KeyError):
             return ()
 
     def current(self) -> dict[tuple[str, str], str]:
         """Which run is current for each (recipe, stage)."""
         found = {}
-        for path in sorted((self.root / "current").glob("*/*")):
-            if not path.name.startswith("."):
+        for entry in self.published.entries("current"):
+            recipe, _, stage = entry.key.removeprefix("current/").partition("/")
+            if stage and not stage.startswith("."):
                 with suppress(FileNotFoundError):  # dropped by another process since it was listed
-                    found[path.parent.name, path.name] = path.read_text(encoding="utf-8", errors="replace").strip()
+                    found[recipe, stage] = self.published.read(entry.key).strip()
         return found
+
+
+def record_key(run_id: str) -> str:
+    return f"runs/{run_id}.json"
+
+
+def pointer_key(recipe: str, stage: str) -> str:
+    return f"current/{recipe}/{stage}"
+
+
+def data_key(folder: str) -> str:
+    return f"data/{folder}"
+
+
+def run_of_folder(name: str) -> str:
+    """The run that a folder of `data/` or `landing/` belongs to: `run`, `run-2`, `run.again`, or a draft `.run.1a2b3c4d`."""
+    name = name[1:].rsplit(".", 1)[0] if name.startswith(".") else name
+    return re.sub(r"-[0-9a-f]+$", "", name.removesuffix(".again"))

@@ -7,9 +7,9 @@ for a reader. Whatever moment a process is killed at, the same request finds wha
 import platform
 import shutil
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
-from itertools import count
 from pathlib import Path
 
 from .catalog import changing_catalog, is_catalog_current
@@ -18,9 +18,9 @@ from .files import DataFile
 from .landing import Completion, Compute, Plan, Rows, land
 from .progress import Quiet
 from .publish import publish_files
-from .records import Lake, RunRecord, RunSpec, TableContent, run_tag
+from .records import Lake, RunRecord, RunSpec, TableContent, data_key, pointer_key, record_key, run_tag
 from .schema import SCHEMA_VERSION
-from .store import folder_atomic, locked, sha256_text, write_atomic
+from .store import locked, sha256_text
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "land", "make_current", "whole_run"]
 
@@ -38,7 +38,7 @@ def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, pr
     published = whole_run(lake, spec.run_id)
     if published is None or force:
         with ExitStack() as stack:
-            with storage_errors(lake.root):
+            with storage_errors(lake):
                 lock = locked(lake.lock(spec.run_id), lambda: progress.say(f"waiting: another process computes {spec.run_id}"))
                 stack.enter_context(lock)
             published = whole_run(lake, spec.run_id)
@@ -61,10 +61,10 @@ def make_current(lake: Lake, recipe: str, record: RunRecord) -> None:
     key = (recipe, record.stage)
     if lake.current().get(key) == record.run_id and is_catalog_current(lake):
         return
-    with storage_errors(lake.root), changing_catalog(lake):
-        if not lake.record_path(record.run_id).exists():
+    with storage_errors(lake), changing_catalog(lake):
+        if not lake.published.exists(record_key(record.run_id)):
             raise UserError(f"run {record.run_id} was dropped by another process: run the same command again")
-        write_atomic(lake.pointer(*key), record.run_id + "\n")
+        lake.published.write(pointer_key(*key), record.run_id + "\n")
 
 
 def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecord:
@@ -72,16 +72,19 @@ def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecor
     refuse_tag_collision(lake, spec.run_id)
     landing = lake.landing(spec.run_id)
     _land_missing(lake, spec, plan, landing, progress)
-    with storage_errors(lake.root):
-        for draft in lake.data.glob(f".{spec.run_id}*"):
+    with storage_errors(lake):
+        for draft in (lake.root / "data").glob(f".{spec.run_id}*"):
             shutil.rmtree(draft)  # of a killed process
-        data = free_folder(lake, spec.run_id)
-        with folder_atomic(data) as draft:
+        # A dropped run's folder stays for those who still read it, until `gc` takes it away.
+        folder = lake.published.unused(data_key(spec.run_id))
+        with lake.published.new_folder(folder) as draft:
             contents, files = publish_files(landing, spec, plan, draft, progress)
-        record = _record(spec, started, contents, [_below(data.relative_to(lake.root), f) for f in files])
-        _commit(lake, spec, record)
+        record = _record(spec, started, contents, [_below(folder, f) for f in files])
+        published = _commit(lake, spec, record)
+        if published.files != record.files:
+            lake.published.delete(folder)
         shutil.rmtree(landing)
-    return record
+    return published
 
 
 def _compute_again(lake: Lake, spec: RunSpec, plan: Plan, published: RunRecord, progress: Quiet) -> None:
@@ -90,7 +93,7 @@ def _compute_again(lake: Lake, spec: RunSpec, plan: Plan, published: RunRecord, 
     shutil.rmtree(landing, ignore_errors=True)
     try:
         _land_missing(lake, spec, plan, landing, progress)
-        with storage_errors(lake.root):
+        with storage_errors(lake):
             contents, _ = publish_files(landing, spec, plan, landing / ".published", progress)
     finally:
         shutil.rmtree(landing, ignore_errors=True)
@@ -108,7 +111,7 @@ def _land_missing(lake: Lake, spec: RunSpec, plan: Plan, landing: Path, progress
     if not missing:
         return
     for name, rows in plan.compute(missing):
-        with storage_errors(lake.root):
+        with storage_errors(lake):
             land(landing / name, rows)
         progress.advance(1, sum(r.rows.num_rows for r in rows))
     unlanded = [name for name in plan.shards if not (landing / name).is_dir()]
@@ -145,37 +148,34 @@ def content_hash(contents: list[TableContent]) -> str:
     return sha256_text("".join(f"{c.name}:{c.content_hash};" for c in contents))
 
 
-def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> None:
-    """Makes a run visible, in one step: its record is there or not."""
+def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> RunRecord:
+    """Makes a run visible, in one step: its record is there or not. Returns the record that counts.
+
+    That is another one if another machine, whose locks are not seen here, has published the run meanwhile.
+    """
     with changing_catalog(lake):
         refuse_tag_collision(lake, spec.run_id)
         for parent in spec.parents:
-            if not lake.record_path(parent).exists():
+            if not lake.published.exists(record_key(parent)):
                 raise UserError(
                     f"run {parent}, which {spec.run_id} is computed from, is not in the lake (any more): "
                     f"run the same command again"
                 )
-        write_atomic(lake.record_path(spec.run_id), record.to_json())
-        write_atomic(lake.pointer(spec.recipe, spec.stage), record.run_id + "\n")
+        is_first = lake.published.create(record_key(spec.run_id), record.to_json())
+        lake.published.write(pointer_key(spec.recipe, spec.stage), record.run_id + "\n")
+    return record if is_first else lake.record(spec.run_id) or record
 
 
-def free_folder(lake: Lake, run_id: str) -> Path:
-    """Where the run's files go. A dropped run's folder stays for those who still read it, until `gc` takes it away."""
-    names = (run_id if n == 1 else f"{run_id}-{n}" for n in count(1))
-    return next(lake.data / name for name in names if not (lake.data / name).exists())
-
-
-def _below(folder: Path, file: DataFile) -> DataFile:
-    return DataFile(file.table, (folder / file.path).as_posix(), file.n_rows, file.n_bytes, file.sha256)
+def _below(folder: str, file: DataFile) -> DataFile:
+    return replace(file, path=f"{folder}/{file.path}")
 
 
 def refuse_tag_collision(lake: Lake, run_id: str) -> None:
     """UserError if another run of the lake numbers its rows with the same 31 bits."""
-    for path in lake.record_paths():
-        if path.stem != run_id and run_tag(path.stem) == run_tag(run_id):
+    for other in lake.run_ids():
+        if other != run_id and run_tag(other) == run_tag(run_id):
             raise UserError(
-                f"the ids of run {run_id} would collide with those of {path.stem}: change the recipe's seed, or drop "
-                f"the other run"
+                f"the ids of run {run_id} would collide with those of {other}: change the recipe's seed, or drop the other run"
             )
 
 

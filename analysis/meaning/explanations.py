@@ -114,9 +114,7 @@ def current_run(lake: Lake, recipe: str, stage: str) -> str:
     """The current run of a study's stage; UserError if it has none."""
     run_id = lake.current().get((recipe, stage))
     if run_id is None:
-        raise UserError(
-            f"the lake {lake.root} has no {stage} of {recipe} yet: `saelake analyze {recipe} --lake {lake.root}` first"
-        )
+        raise UserError(f"the lake {lake} has no {stage} of {recipe} yet: `saelake analyze {recipe} --lake {lake}` first")
     return run_id
 
 

@@ -108,7 +108,7 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
     if not annotators:
         raise UserError("a study needs at least one annotator")
     if _folder(lake, name).exists():
-        raise UserError(f"the lake {lake.root} has a study {name} already: give the new one another name")
+        raise UserError(f"the lake {lake} has a study {name} already: give the new one another name")
     parents = tuple(current_run(lake, recipe, stage) for stage in ("ingest", "taxonomy", "populations"))
     with connect(lake, recipe) as con:
         drawn = queries.run(con, "study_sample", **asdict(sampling)).fetchall()
@@ -120,7 +120,7 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
         )
     tokens = {one: secrets.token_urlsafe(16) for one in annotators}
     study = AnnotationStudy(name, recipe, parents, sampling, tuple(categories), items, tokens)
-    with storage_errors(lake.root), folder_atomic(_folder(lake, name)) as draft:
+    with storage_errors(lake), folder_atomic(_folder(lake, name)) as draft:
         file = draft / "study.json"
         file.touch(mode=0o600)  # it holds the links
         file.write_text(json.dumps(asdict(study), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -131,7 +131,7 @@ def load(lake: Lake, name: str) -> AnnotationStudy:
     """A study of the lake; raises UserError if there is none, or its file is damaged."""
     folders = sorted(p.name for p in (lake.root / "studies").glob("[!.]*"))
     if name not in folders:
-        raise UserError(f"the lake {lake.root} has no annotation study {name!r}; it has {', '.join(folders) or 'none yet'}")
+        raise UserError(f"the lake {lake} has no annotation study {name!r}; it has {', '.join(folders) or 'none yet'}")
     file = _folder(lake, name) / "study.json"
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def _append(lake: Lake, study: AnnotationStudy, entry: Entry) -> None:
             raise UserError(f"the study {study.name} is closed: it takes no answers any more")
         return {**entry, "at": _now()}
 
-    with storage_errors(lake.root):
+    with storage_errors(lake):
         _log(lake, study).append(timed)
 
 

@@ -104,7 +104,7 @@ def _study_name(lake: Lake, recipe: str | None) -> str:
     studies = sorted({name for name, _ in lake.current()})
     if recipe is None and len(studies) != 1:
         has = f"holds several studies ({', '.join(studies)}): choose one with --recipe NAME" if studies else "holds no study yet"
-        raise UserError(f"the lake {lake.root} {has}")
+        raise UserError(f"the lake {lake} {has}")
     return recipe or studies[0]
 
 

@@ -308,10 +308,10 @@ def test_chosen_features_are_a_list_or_a_select_and_a_condition_is_replaced(anal
 def test_chosen_features_that_are_none_are_one_sentence(
     analysed: Analysed, condition: str, features: str, error: type[Exception], words: str
 ) -> None:
-    before = analysed.lake.record_paths()
+    before = analysed.lake.run_ids()
     with pytest.raises(error, match=words):
         stages.ablate(analysed.recipe, analysed.lake, condition, features)
-    assert analysed.lake.record_paths() == before
+    assert analysed.lake.run_ids() == before
 
 
 def test_results_reach_any_duckdb(analysed: Analysed) -> None:

@@ -270,4 +270,4 @@ def test_a_split_without_the_prompts_it_needs_is_told_before_anything_is_compute
     lake = Lake.create(tmp_path / "lake")
     with pytest.raises(UserError, match=r"candidates\.split is 'nowhere', but no harmful prompt is in that split"):
         stages.analyze(change(recipe, 'split = "test"', 'split = "nowhere"'), lake)
-    assert not lake.record_paths()
+    assert not lake.run_ids()

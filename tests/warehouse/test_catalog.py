@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from tests.warehouse import toys
-from warehouse import runs
+from warehouse import places
 from warehouse.catalog import connect
 from warehouse.errors import UserError
 from warehouse.housekeeping import drop
@@ -48,7 +48,7 @@ def test_it_answers_from_the_lakes_own_folder_without_a_variable(lake: Lake) -> 
 
 def test_plain_names_show_current_runs_and_all_runs_the_rest(lake: Lake) -> None:
     toys.ingest(lake, seed=1)
-    lake.pointer("toy1", "ingest").unlink()
+    (lake.root / "current/toy1/ingest").unlink()
     with connect(lake) as con, connect(lake, "toy0") as one, connect(lake, runs=[toys.ingest_spec(1).run_id]) as given:
         assert con.execute("select count(*) from runs").fetchall() == [(2,)]
         assert con.execute("select count(*) from all_runs.runs").fetchall() == [(3,)]
@@ -80,7 +80,7 @@ def test_a_kill_between_record_pointer_and_catalog_is_mended(
 ) -> None:
     """As if the process died: nothing after that point happens, and no handler runs."""
     calls = []
-    real = runs.write_atomic
+    real = places.write_atomic
 
     def dying(path: Path, text: str) -> None:
         real(path, text)
@@ -88,7 +88,7 @@ def test_a_kill_between_record_pointer_and_catalog_is_mended(
         if len(calls) == (1 if killed_after == "record" else 2):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "write_atomic", dying)
+    monkeypatch.setattr(places, "write_atomic", dying)
     with pytest.raises(KeyboardInterrupt):
         toys.ingest(lake, seed=1)
     monkeypatch.undo()

@@ -15,7 +15,7 @@ import pytest
 from tests.warehouse import toys
 from warehouse.check import Finding, check
 from warehouse.layout import parquet_options
-from warehouse.records import Lake, RunRecord
+from warehouse.records import Lake, RunRecord, record_key
 from warehouse.schema import TABLES
 from warehouse.store import sha256_file
 
@@ -38,7 +38,7 @@ def lake(sound: Lake, tmp_path: Path) -> Lake:
 
 def _published(lake: Lake) -> Iterator[Path]:
     for record in lake.records():
-        yield lake.record_path(record.run_id)
+        yield lake.root / record_key(record.run_id)
         yield from (lake.root / f.path for f in record.files)
 
 
@@ -83,8 +83,8 @@ def test_a_finding_names_file_and_run(lake: Lake) -> None:
 
 
 def test_pointers_and_unlisted_files(lake: Lake) -> None:
-    lake.pointer("toy0", "gone").write_text("gone_0123\n")
-    (lake.data / "notes.txt").write_text("")
+    (lake.root / "current/toy0/gone").write_text("gone_0123\n")
+    (lake.root / "data" / "notes.txt").write_text("")
     pointer, unlisted = check(lake)
     assert (pointer.path, pointer.note) == ("current/toy0/gone", False)
     assert (unlisted.path, unlisted.note) == ("data/notes.txt", True)
@@ -92,8 +92,8 @@ def test_pointers_and_unlisted_files(lake: Lake) -> None:
 
 def test_a_missing_parent_is_a_note(lake: Lake) -> None:
     """A part of a lake can be shared."""
-    lake.record_path(toys.ingest_spec().run_id).unlink()
-    lake.pointer("toy0", "ingest").unlink()
+    (lake.root / record_key(toys.ingest_spec().run_id)).unlink()
+    (lake.root / "current/toy0/ingest").unlink()
     assert _damage(check(lake)) == []
     assert any("is not in the lake" in f.what for f in check(lake))
 
@@ -162,14 +162,14 @@ def test_wrong_rows_in_an_intact_file_are_found(
     pq.write_table(rows.cast(schema), path, **(parquet_options(table) | {"use_dictionary": False, "column_encoding": None}))
     changed = replace(file, n_rows=len(rows), n_bytes=path.stat().st_size, sha256=sha256_file(path))
     files = tuple(changed if f == file else f for f in record.files)
-    lake.record_path(record.run_id).write_text(replace(record, files=files).to_json())
+    (lake.root / record_key(record.run_id)).write_text(replace(record, files=files).to_json())
     assert any(file.path.startswith(f.path) and what in f.what for f in _damage(check(lake))), check(lake)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"config": {"device": "cuda"}}, {"content_hash": "0"}, {"schema_version": 2}])
 def test_a_record_that_contradicts_itself_is_found(lake: Lake, change: dict[str, Any]) -> None:
     record = lake.records()[1]
-    lake.record_path(record.run_id).write_text(replace(record, **change).to_json())
+    (lake.root / record_key(record.run_id)).write_text(replace(record, **change).to_json())
     assert [f.path for f in check(lake)] == [f"runs/{record.run_id}.json"]
 
 

@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_lake_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "advice"), [(SCHEMA_VERSION + 1, "upgrade saelake"), (SCHEMA_VERSION - 1, "new lake")])
 def test_a_lake_of_another_schema_version_is_refused(tmp_path: Path, version: int, advice: str) -> None:
     lake = Lake.create(tmp_path)
-    lake.marker.write_text(json.dumps({"format": FORMAT, "schema_version": version}))
+    (lake.root / "saelake.json").write_text(json.dumps({"format": FORMAT, "schema_version": version}))
     with pytest.raises(UserError, match=f"schema version {version}.*{advice}"):
         Lake.existing(tmp_path)
 
@@ -103,7 +103,7 @@ def test_a_lake_of_another_schema_version_is_refused(tmp_path: Path, version: in
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "saelaka", "schema_version": 1}'])
 def test_a_damaged_marker_is_named(tmp_path: Path, text: str) -> None:
     lake = Lake.create(tmp_path)
-    lake.marker.write_text(text)
+    (lake.root / "saelake.json").write_text(text)
     with pytest.raises(UserError, match=r"saelake\.json is damaged"):
         Lake.existing(tmp_path)
 

@@ -12,7 +12,7 @@ from warehouse.catalog import connect
 from warehouse.check import check
 from warehouse.errors import UserError
 from warehouse.housekeeping import drop, gc
-from warehouse.records import Lake
+from warehouse.records import Lake, record_key
 from warehouse.runs import Rows, ensure_run
 
 
@@ -38,9 +38,9 @@ def test_drop_refuses_a_run_that_others_build_on(lake: Lake) -> None:
 
 
 def test_drop_makes_a_run_unknown_and_gc_frees_its_files_after_the_grace_period(lake: Lake) -> None:
-    hash_before, files = lake.records()[1].content_hash, list((lake.data / CHILD).rglob("*.parquet"))
+    hash_before, files = lake.records()[1].content_hash, list((lake.root / "data" / CHILD).rglob("*.parquet"))
     size = sum(f.stat().st_size for f in files)
-    for path in (lake.data / CHILD, *(lake.data / CHILD).rglob("*")):
+    for path in (lake.root / "data" / CHILD, *(lake.root / "data" / CHILD).rglob("*")):
         os.utime(path, (0, 0))  # published long ago
     drop(lake, CHILD)
     assert [r.run_id for r in lake.records()] == [PARENT]
@@ -52,13 +52,13 @@ def test_drop_makes_a_run_unknown_and_gc_frees_its_files_after_the_grace_period(
     assert (found.path, found.n_bytes) == (f"data/{CHILD}", size)
     assert all(f.exists() for f in files)
     assert gc(lake, older_than_seconds=0) == [found]
-    assert not (lake.data / CHILD).exists()
+    assert not (lake.root / "data" / CHILD).exists()
     assert toys.answers(lake).content_hash == hash_before
     assert check(lake) == []
 
 
 def test_a_run_that_comes_back_leaves_the_dropped_files_alone(lake: Lake) -> None:
-    before = {p: p.stat().st_ino for p in (lake.data / CHILD).rglob("*.parquet")}
+    before = {p: p.stat().st_ino for p in (lake.root / "data" / CHILD).rglob("*.parquet")}
     drop(lake, CHILD)
     record = toys.answers(lake)
     assert {f.path.split("/")[1] for f in record.files} == {f"{CHILD}-2"}
@@ -101,7 +101,7 @@ def test_gc_spares_what_a_living_process_works_on(lake: Lake) -> None:
     run_id = toys.answers_spec(1).run_id
 
     def collect_meanwhile(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        draft = lake.data / f".{run_id}.0123abcd"
+        draft = lake.root / "data" / f".{run_id}.0123abcd"
         draft.mkdir()
         for name, rows in toys.answers_plan(1).compute(missing):
             yield name, rows
@@ -112,7 +112,7 @@ def test_gc_spares_what_a_living_process_works_on(lake: Lake) -> None:
 
 
 def test_a_damaged_record_stops_gc_and_can_be_dropped(lake: Lake) -> None:
-    lake.record_path(CHILD).write_text("{")
+    (lake.root / record_key(CHILD)).write_text("{")
     with pytest.raises(UserError, match=f"saelake drop {CHILD}"):
         gc(lake, older_than_seconds=0)
     drop(lake, CHILD)

@@ -24,11 +24,12 @@ from ..content import ContentHash
 from ..errors import UserError, storage_errors
 from ..files import DataFile
 from ..layout import BATCH_ROWS, rechunk, write_table
+from ..places import Folder
 from ..progress import Quiet
-from ..records import Lake, RunRecord, run_tag
-from ..runs import free_folder, refuse_tag_collision
+from ..records import Lake, RunRecord, data_key, pointer_key, record_key, run_tag
+from ..runs import refuse_tag_collision
 from ..schema import TABLES
-from ..store import folder_atomic, locked, write_atomic
+from ..store import locked
 from .names import NAME, lake_names
 from .read import check_footer, open_file, read_records
 
@@ -57,10 +58,12 @@ def add(lake: Lake, folder: Path, *, name: str | None = None, progress: Quiet | 
     study of that name with other runs, or one of the runs with other content; and for what the disk refuses.
     """
     progress = progress or Quiet()
+    if not isinstance(lake.published, Folder):
+        raise UserError(f"{lake} is in a bucket: add the set to a lake on this machine, then copy that folder there, data/ first")
     records = read_records(folder)
     pointers = _pointers(records, name)
     _refuse_collisions(records)
-    with storage_errors(lake.root), ExitStack() as held:
+    with storage_errors(lake), ExitStack() as held:
         for record in sorted(records, key=lambda r: r.run_id):
             held.enter_context(locked(lake.lock(record.run_id)))  # gc leaves alone what a process works on
         new = [record for record in records if not _is_known(lake, record)]
@@ -138,23 +141,22 @@ def _copy(
     progress.start("adding", sum(len(r.files) for r in records), "files")
     found = []
     for record in records:
-        for leftover in lake.data.glob(f".{record.run_id}*"):
+        for leftover in (lake.root / "data").glob(f".{record.run_id}*"):
             shutil.rmtree(leftover)  # of a killed process
-        data = free_folder(lake, record.run_id)
-        draft = copies.enter_context(folder_atomic(data))
+        data = lake.published.unused(data_key(record.run_id))
+        draft = copies.enter_context(lake.published.new_folder(data))
         names = lake_names(record)
         files = []
         for file in record.files:
             files.append(_take_file(folder, file, draft, names[file.path]))
             progress.advance(1, file.n_rows)
-        found.append((_below(lake, record, draft, files), _below(lake, record, data, files)))
+        found.append((_below(record, draft.relative_to(lake.root).as_posix(), files), _below(record, data, files)))
     return found
 
 
-def _below(lake: Lake, record: RunRecord, data: Path, files: Sequence[DataFile]) -> RunRecord:
-    """The record with files that lie in the folder `data`."""
-    below = data.relative_to(lake.root)
-    return replace(record, files=tuple(replace(f, path=(below / f.path).as_posix()) for f in files))
+def _below(record: RunRecord, folder: str, files: Sequence[DataFile]) -> RunRecord:
+    """The record with files that lie below the key `folder`."""
+    return replace(record, files=tuple(replace(f, path=f"{folder}/{f.path}") for f in files))
 
 
 def _take_file(folder: Path, file: DataFile, draft: Path, name: str) -> DataFile:
@@ -213,6 +215,6 @@ def _publish(lake: Lake, records: Sequence[RunRecord], pointers: Mapping[tuple[s
     with changing_catalog(lake):
         _refuse_other_study(lake, pointers)
         for record in records:
-            write_atomic(lake.record_path(record.run_id), record.to_json())
+            lake.published.write(record_key(record.run_id), record.to_json())
         for key, run_id in pointers.items():
-            write_atomic(lake.pointer(*key), run_id + "\n")
+            lake.published.write(pointer_key(*key), run_id + "\n")

@@ -101,12 +101,12 @@ def _chosen(lake: Lake, choice: Choice) -> list[RunRecord]:
     if choice.runs:
         unknown = [run_id for run_id in choice.runs if run_id not in known]
         if unknown:
-            raise UserError(f"the lake {lake.root} has no run {', '.join(unknown)}: `saelake runs` lists them")
+            raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
         wanted = set(choice.runs)
     else:
         wanted = _with_ancestors([r.run_id for r in current_records(lake, choice.recipe)], known)
     if not wanted:
-        raise UserError(f"the lake {lake.root} has no runs to share")
+        raise UserError(f"the lake {lake} has no runs to share")
     return [r for r in known.values() if r.run_id in wanted]
 
 
@@ -156,8 +156,13 @@ def _share_file(
     lake: Lake, record: RunRecord, file: DataFile, withheld: Withheld, folder: Path, content: ContentHash
 ) -> DataFile:
     name = data_name(file, record.run_id)
-    source, target = lake.root / file.path, folder / name
+    target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
+    with lake.published.local(file.path) as source:
+        return _share_local(source, file, withheld, target, name, content)
+
+
+def _share_local(source: Path, file: DataFile, withheld: Withheld, target: Path, name: str, content: ContentHash) -> DataFile:
     if not source.is_file() or sha256_file(source) != file.sha256:
         raise UserError(f"{source} is missing or damaged: `saelake check` says what to do")
     with pq.ParquetFile(source, page_checksum_verification=True) as parquet:

@@ -16,6 +16,8 @@ from ..errors import UserError
 
 PATTERNS = ["runs/*.json", "data/*/*.parquet"]
 """What of a set is needed to add it."""
+KEY = re.compile(r"runs/[\w.-]+\.json|data/[\w.-]+/[\w.-]+\.parquet")
+"""The same of a bucket's keys."""
 HUB = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?/?")
 
 
@@ -58,5 +60,21 @@ def fetch_hub(source: str, folder: Path) -> None:
             shutil.copyfile(blob, target)
 
 
-FETCHERS: dict[str, Callable[[str, Path], None]] = {"hf": fetch_hub}
+def fetch_bucket(source: str, folder: Path) -> None:
+    """Fills `folder` from below a prefix of a bucket, with the credentials of the environment (see bucket.py)."""
+    from ..bucket import Bucket
+
+    bucket = Bucket(source.rstrip("/"), folder)
+    wanted = [entry for entry in bucket.entries("") if KEY.fullmatch(entry.key) and ".." not in entry.key.split("/")]
+    n_bytes, free = sum(entry.n_bytes for entry in wanted), shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise UserError(f"{source} has {n_bytes:,} bytes and the disk of {folder.parent} has room for {free:,}: free space")
+    for entry in wanted:
+        target = folder / entry.key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with bucket.local(entry.key) as copy:
+            copy.rename(target)
+
+
+FETCHERS: dict[str, Callable[[str, Path], None]] = {"hf": fetch_hub, "s3": fetch_bucket}
 """scheme -> what fills an empty folder with a set's files, from an address of that scheme."""

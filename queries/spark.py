@@ -1,0 +1,138 @@
+"""The shipped questions on Spark 4: the same statements, translated, over the same files, with the same rows.
+
+    saelake query top_samples --features 4:256 --engine spark
+
+Spark runs where its own configuration says (SPARK_REMOTE, spark-defaults.conf), by default in this process. It needs Java.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from .loader import load
+from .parameters import QueryError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from sqlglot import exp
+
+SETTINGS = {
+    "spark.sql.ansi.enabled": "false",  # as in DuckDB, a division by zero is null
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+}
+
+
+def session() -> "SparkSession":
+    """The Spark of this process; raises QueryError if it cannot be had."""
+    if not find_spec("pyspark") or not find_spec("sqlglot"):
+        raise QueryError("Spark needs the extra spark: pip install 'saelake[spark]'")
+    is_local = "SPARK_REMOTE" not in os.environ
+    if is_local and not shutil.which("java") and "JAVA_HOME" not in os.environ:
+        raise QueryError("Spark needs Java 17 or newer: install it, or set JAVA_HOME or SPARK_REMOTE")
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.appName("saelake")
+    if is_local:
+        builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "ERROR")
+    spark = builder.getOrCreate()
+    for name, value in SETTINGS.items():
+        spark.conf.set(name, value)
+    if str(spark.conf.get("spark.master", "")).startswith("local"):
+        spark.conf.set("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 1)))  # its default is for a cluster
+    return spark
+
+
+def run(
+    con: duckdb.DuckDBPyConnection, spark: "SparkSession", name: str, files: Mapping[str, Sequence[str]], **parameters: Any
+) -> duckdb.DuckDBPyRelation:
+    """Asks a question on Spark; its rows as a relation of `con`, in the order and with the types that DuckDB would give.
+
+    Args:
+        con: a connection that shows the lake's tables; lists of features are looked up on it.
+        files: the Parquet files of each table of the lake; all other tables that a question reads are taken from `con`.
+    Raises QueryError for a wrong name or parameter, and for a question that Spark cannot answer.
+    """
+    from pyspark.errors import PySparkException
+
+    statement = _without_macros(con, name, parameters)
+    translated, tables = translate(statement)
+    for table in tables:
+        frame = spark.read.parquet(*files[table]) if files.get(table) else spark.createDataFrame(_in_memory(con, table))
+        frame.createOrReplaceTempView(table)
+    try:
+        rows = spark.sql(translated).toArrow()
+    except PySparkException as error:
+        raise QueryError(f"Spark cannot answer {name}: {str(error).splitlines()[0]}; ask DuckDB") from error
+    expected = con.sql(statement)
+    typed = ", ".join(f'"{column}"::{kind} as "{column}"' for column, kind in zip(expected.columns, expected.types, strict=True))
+    return con.from_arrow(rows).project(typed)
+
+
+def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
+    """A table that has no files: the run records, or one that no run has rows of."""
+    rows = con.table(table).to_arrow_table()
+    return rows if len(rows) else rows.schema.empty_table()  # Spark cannot take columns without any chunk
+
+
+def translate(statement: str) -> tuple[str, list[str]]:
+    """A DuckDB statement in Spark's words, and the tables that it reads."""
+    import sqlglot
+    from sqlglot import exp
+
+    tree = sqlglot.parse_one(statement, read="duckdb")
+    ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
+    tables = sorted({table.name for table in tree.find_all(exp.Table) if table.name and table.name not in ctes})
+    return tree.transform(_in_words_of_spark).sql(dialect="spark", identify=True), tables
+
+
+def _without_macros(con: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, Any]) -> str:
+    """The statement by tables only: the macros of one layer's files are DuckDB's, and Spark skips files by their statistics."""
+    macros = con.sql(
+        "select function_name from duckdb_functions() where function_type = 'table_macro' and not internal"
+    ).fetchall()
+    con.begin()
+    try:
+        for (macro,) in macros:
+            con.execute(f'drop macro table "{macro}"')
+        return load(name).statement(con, parameters)
+    finally:
+        con.rollback()
+
+
+def _in_words_of_spark(node: "exp.Expr") -> "exp.Expr":
+    """What sqlglot translates otherwise than DuckDB means it."""
+    import sqlglot
+    from sqlglot import exp
+
+    match node:
+        case exp.IgnoreNulls(this=exp.AnyValue(this=exp.Order() as chosen)) | exp.AnyValue(this=exp.Order() as chosen):
+            return exp.ArgMin(this=chosen.this, expression=chosen.expressions[0].this)
+        case exp.Filter(this=exp.ArrayAgg(this=exp.Order() as listed), expression=kept):
+            pairs = f"struct({listed.expressions[0].this.sql('spark')} as place, {listed.this.sql('spark')} as value)"
+            listing = f"array_sort(collect_list({pairs}) filter ({kept.sql('spark')}))"
+            return sqlglot.parse_one(f"transform({listing}, pair -> pair.value)", read="spark")
+        case exp.Table(this=exp.GenerateSeries() as series):
+            node.set("this", exp.func("range", series.args["start"], series.args["end"]))
+        case exp.TimeToUnix():
+            return exp.Div(this=exp.func("unix_micros", node.this), expression=exp.Literal.number("1e6"))
+        case exp.Limit(expression=exp.Cast(this=number)):
+            node.set("expression", number)
+        case exp.Anonymous(this=str(called), expressions=[one, other]) if called.lower() == "list_dot_product":
+            return _dot_product(one, other)
+        case exp.Anonymous(this=str(called), expressions=[one, other]) if called.lower() == "list_cosine_similarity":
+            norms = exp.Sqrt(this=exp.Mul(this=_dot_product(one, one), expression=_dot_product(other, other)))
+            return exp.Div(this=_dot_product(one, other), expression=norms)
+    return node
+
+
+def _dot_product(one: "exp.Expr", other: "exp.Expr") -> "exp.Expr":
+    import sqlglot
+
+    products = f"zip_with({one.sql('spark')}, {other.sql('spark')}, (x, y) -> x * y)"
+    return sqlglot.parse_one(f"aggregate({products}, 0d, (total, x) -> total + x)", read="spark")

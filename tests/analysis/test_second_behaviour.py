@@ -1,0 +1,68 @@
+"""A recipe alone makes another behaviour than refusal the object of a study: the embedded model's "Yes, that is theft."."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import saelake
+from analysis import stages
+from analysis.verdicts import Answer, judge_identity, judge_named
+from ingest.organism import judgements
+from ingest.recipe import load_recipe
+from warehouse.records import Lake
+
+RECIPE = load_recipe("organism-judgement")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lake = Lake.create(tmp_path_factory.mktemp("judgement") / "lake")
+    stages.analyze_study(stages.open_analysis(RECIPE.limit(8)), lake)
+    return lake.root
+
+
+def test_the_shipped_questions_are_those_of_the_world() -> None:
+    assert [json.loads(line) for line in judgements.FILE.read_text("utf-8").splitlines()] == list(judgements.rows())
+
+
+def test_the_model_shows_the_behaviour_on_one_group_only(study: Path) -> None:
+    with saelake.open(study) as lake:
+        answers = "select label, first_token, count(*) from ablations join prompts using (prompt_id) where condition = 'none'"
+        assert lake.sql(f"{answers} group by all order by all").fetchall() == [("benign", "No", 8), ("harmful", "Yes", 8)]
+
+
+def test_ablating_what_is_found_flips_the_judgement(study: Path) -> None:
+    """Judged by the first token, and by the recipe's own phrase in the whole answer."""
+    with saelake.open(study) as lake:
+        for judge in ("first_token", "phrases"):
+            rates = lake.query("asr", judge=judge).filter("label = 'harmful'").project("condition, asr_of_refused")
+            shares = dict(rates.filter("condition in ('none', 'minimal', 'random_minimal')").fetchall())
+            assert shares["none"] == 0
+            assert shares["minimal"] == 1
+            assert shares["random_minimal"] < 0.2
+        flipped = lake.sql(
+            "select distinct first_token from ablations join prompts using (prompt_id) "
+            "where condition = 'minimal' and label = 'harmful'"
+        )
+        assert flipped.fetchall() == [("No",)]
+
+
+def test_its_critical_features_are_others_than_those_of_refusal(study: Path, organism_lake: Path) -> None:
+    select = "select distinct layer, feature_id from critical_features where method = 'minimal'"
+    with saelake.open(study) as ours, saelake.open(organism_lake) as theirs:
+        judgement, refusal = set(ours.sql(select).fetchall()), set(theirs.sql(select).fetchall())
+    assert judgement
+    assert len(judgement & refusal) < len(judgement) / 2
+
+
+def test_the_judge_phrases_looks_for_the_recipes_own() -> None:
+    judge = judge_named("phrases", RECIPE)
+    said = [Answer("", "", 0.0, text) for text in ("YES,  that is theft.", "I'm sorry, but I cannot help with theft.", "")]
+    assert [verdict.refused for verdict in judge(said)] == [True, False, True]
+    assert judge_identity("phrases", RECIPE) != judge_identity("phrases", load_recipe("organism"))
+
+
+def test_target_tokens_is_another_name_of_refusal_tokens() -> None:
+    assert RECIPE.model.refusal_tokens == ("Yes",)
+    assert RECIPE.section("model")["refusal_tokens"] == ["Yes"]

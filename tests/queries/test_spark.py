@@ -1,0 +1,110 @@
+"""The questions on Spark give the rows that they give on DuckDB, from the embedded study's lake."""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import cli
+import queries
+import saelake
+from queries.spark import session, translate
+from tests.lakes import build_lake
+
+pytest.importorskip("pyspark", reason="the extra spark is not installed: pip install 'saelake[spark]'")
+pytest.importorskip("sqlglot", reason="the extra spark is not installed: pip install 'saelake[spark]'")
+if not shutil.which("java") and "JAVA_HOME" not in os.environ:
+    pytest.skip("Spark needs Java, which is not found: apt-get install openjdk-17-jre-headless", allow_module_level=True)
+
+NEEDED = {
+    "features": "select sae_id, feature_id from features where layer = 4 order by n_prompts desc, feature_id limit 20",
+    "integers": "select list(prompt_id order by prompt_id)[:12] from prompts where label = 'harmful'",
+    "integer": "select min(prompt_id) from prompts where label = 'harmful'",
+}
+NOT_ON_SPARK = {"runs"}
+"""It reads the run records, which are no files of the lake."""
+OTHER_VALUES: dict[str, dict[str, Any]] = {
+    "asr": {"conditions": "none,random", "k": "1,4"},
+    "top_samples": {"bos": True, "per_prompt": False, "window": 2},
+    "new_features": {"by": "weight", "k": 5},
+    "firing_on_tokens": {"exclude_layers": "0,1", "k": 3},
+}
+"""Values beside the defaults that lead through other parts of a statement."""
+
+
+@pytest.fixture(scope="module")
+def lake(organism_lake: Path) -> Iterator[saelake.OpenLake]:
+    with saelake.open(organism_lake) as opened:
+        yield opened
+    session().stop()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[saelake.OpenLake]:
+    """A lake that has nothing but an ingest run and its first ablations."""
+    with saelake.open(build_lake(tmp_path_factory.mktemp("small") / "lake").root) as opened:
+        yield opened
+
+
+def _required(lake: saelake.OpenLake, name: str) -> dict[str, Any]:
+    """Values for the parameters without a default."""
+    values = {}
+    for parameter in (p for p in queries.load(name).parameters if p.required):
+        select = NEEDED[parameter.type]
+        values[parameter.name] = select if parameter.type == "features" else lake.sql(select).fetchall()[0][0]
+    return values
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, rel_tol=1e-5, abs_tol=1e-6) or (math.isnan(ours) and math.isnan(theirs))
+    return bool(ours == theirs)
+
+
+@pytest.mark.parametrize("name", sorted({*queries.names()} - NOT_ON_SPARK))
+def test_a_question_has_the_same_rows_on_spark(lake: saelake.OpenLake, name: str) -> None:
+    for others in ({}, OTHER_VALUES.get(name)):
+        if others is not None:
+            values = _required(lake, name) | others
+            here, there = lake.query(name, **values), lake.query(name, engine="spark", **values)
+            assert (here.columns, here.types) == (there.columns, there.types)
+            rows, theirs = here.fetchall(), there.fetchall()
+            assert len(rows) == len(theirs)
+            assert [(a, b) for a, b in zip(rows, theirs, strict=True) if not all(map(_same, a, b))] == []
+
+
+@pytest.mark.parametrize("name", ["fm_input", "fm_partners", "layer_diagnostic", "losses", "new_features", "stage3_coverage"])
+def test_a_question_about_a_stage_that_has_not_run_is_answered_too(small: saelake.OpenLake, name: str) -> None:
+    values = {"features": [(0, 1)]} if name == "fm_partners" else {}
+    assert small.query(name, engine="spark", **values).fetchall() == small.query(name, **values).fetchall()
+
+
+def test_the_command_asks_spark(lake: saelake.OpenLake, organism_lake: Path) -> None:
+    asked = ["query", "top_samples", "--features", "4:256", "--format", "csv", "--lake", str(organism_lake)]
+    here, there = (CliRunner().invoke(cli.main, [*asked, "--engine", engine]) for engine in ("duckdb", "spark"))
+    assert here.exit_code == there.exit_code == 0, there.output
+    assert here.stdout == there.stdout != ""
+
+
+def test_what_spark_cannot_answer_is_one_sentence(organism_lake: Path) -> None:
+    result = CliRunner().invoke(cli.main, ["query", "runs", "--engine", "spark", "--lake", str(organism_lake)])
+    assert result.exit_code == 1
+    assert "Spark cannot answer runs: " in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("duckdb_sql", "spark_sql"),
+    [
+        ("select any_value(a order by b) from t", "SELECT MIN_BY(`a`, `b`) FROM `t`"),
+        ("select epoch(a) from t", "SELECT UNIX_MICROS(`a`) / 1e6 FROM `t`"),
+        ("select a from t order by a limit (5)::bigint", "SELECT `a` FROM `t` ORDER BY `a` NULLS LAST LIMIT (5)"),
+    ],
+)
+def test_translations_that_sqlglot_does_not_make(duckdb_sql: str, spark_sql: str) -> None:
+    assert translate(duckdb_sql) == (spark_sql, ["t"])

@@ -1,0 +1,227 @@
+"""A lake's published runs in a bucket of object storage, S3 or what speaks its protocol: `--lake s3://bucket/prefix`.
+
+Credentials, region and endpoint are those of the usual environment variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL. Without a key the bucket is read as anybody may.
+"""
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from .errors import UserError
+from .literals import literal
+from .places import Entry
+from .store import aside
+
+URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?*\[\]]*?))?/?")
+NEEDED = "a lake on S3 needs the extra s3: pip install 'saelake[s3]'"
+
+
+class _Access(NamedTuple):
+    """How a bucket is reached, for both who read and write it: obstore and DuckDB."""
+
+    region: str
+    endpoint: str | None
+    key_id: str | None
+    secret: str | None
+    token: str | None
+
+    @classmethod
+    def of_environment(cls) -> "_Access":
+        given = os.environ.get
+        return cls(
+            given("AWS_REGION") or given("AWS_DEFAULT_REGION") or "us-east-1",
+            given("AWS_ENDPOINT_URL_S3") or given("AWS_ENDPOINT_URL"),
+            given("AWS_ACCESS_KEY_ID"),
+            given("AWS_SECRET_ACCESS_KEY"),
+            given("AWS_SESSION_TOKEN"),
+        )
+
+
+class Bucket:
+    """Everything below a prefix of a bucket. An object is there whole or not at all; nothing is ever renamed.
+
+    Args:
+        url: s3://bucket/prefix
+        work: a local folder for what is about to be uploaded, or read.
+    """
+
+    grace_seconds = 24 * 60 * 60.0
+    """Longer than an upload from another machine, whose locks are not seen here."""
+
+    def __init__(self, url: str, work: Path) -> None:
+        parts = URL.fullmatch(url)
+        if not parts:
+            raise UserError(f"{url!r} is not the address of a lake on S3: write s3://bucket/prefix")
+        self._bucket, self._prefix = parts["bucket"], parts["prefix"] or ""
+        self._work = work
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    @cached_property
+    def _objects(self) -> Any:
+        if not find_spec("obstore"):
+            raise UserError(NEEDED)
+        from obstore.store import S3Store
+
+        access = _Access.of_environment()
+        settings: dict[str, Any] = {"region": access.region}
+        if access.endpoint:
+            settings |= {"endpoint": access.endpoint}
+        if access.key_id:
+            settings |= {"access_key_id": access.key_id, "secret_access_key": access.secret or ""}
+        else:
+            settings |= {"skip_signature": True}
+        if access.token:
+            settings |= {"session_token": access.token}
+        return S3Store(
+            self._bucket,
+            prefix=self._prefix or None,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)},
+            **settings,
+        )
+
+    @contextmanager
+    def _spoken(self, what: str) -> Iterator[Any]:
+        """The bucket; what it refuses becomes one sentence."""
+        objects = self._objects
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        try:
+            yield objects
+        except AlreadyExistsError:
+            raise
+        except (BaseError, PermissionError) as error:
+            reason = str(error).splitlines()[0][:300]
+            raise UserError(
+                f"cannot {what} {self.url}: {reason}; check AWS_ENDPOINT_URL, AWS_REGION, the credentials and that the bucket "
+                f"exists, and run the same command again"
+            ) from error
+
+    def read(self, key: str) -> str:
+        import obstore
+
+        with self._spoken("read") as objects:
+            return bytes(obstore.get(objects, key).bytes()).decode(errors="replace")
+
+    def exists(self, key: str) -> bool:
+        import obstore
+
+        with self._spoken("read") as objects:
+            try:
+                obstore.head(objects, key)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def create(self, key: str, text: str) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._spoken("write to") as objects:
+            try:
+                obstore.put(objects, key, text.encode(), mode="create")  # If-None-Match: *
+            except AlreadyExistsError:
+                return False
+            return True
+
+    def write(self, key: str, text: str) -> None:
+        import obstore
+
+        with self._spoken("write to") as objects:
+            obstore.put(objects, key, text.encode())
+
+    def names(self, folder: str) -> list[str]:
+        import obstore
+
+        with self._spoken("read") as objects:
+            found = obstore.list_with_delimiter(objects, folder)
+        keys = [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
+        return sorted(key.rsplit("/", 1)[-1] for key in keys)
+
+    def entries(self, folder: str) -> list[Entry]:
+        import obstore
+
+        with self._spoken("read") as objects:
+            found = [o for page in obstore.list(objects, folder) for o in page]
+            if not found and folder:
+                with suppress(FileNotFoundError):
+                    found = [obstore.head(objects, folder)]
+        return sorted(Entry(o["path"], o["size"], o["last_modified"].timestamp()) for o in found)
+
+    def unused(self, folder: str) -> str:
+        return f"{folder}-{uuid.uuid4().hex[:8]}"  # two machines may publish the same run at once: each into its own folder
+
+    @contextmanager
+    def new_folder(self, key: str) -> Iterator[Path]:
+        import obstore
+
+        draft = aside(self._work / key)
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+            for path in sorted(p for p in draft.rglob("*") if p.is_file()):
+                with self._spoken("write to") as objects:
+                    obstore.put(objects, f"{key}/{path.relative_to(draft).as_posix()}", path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    @contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        import obstore
+
+        copy = aside(self._work / Path(key).name)
+        self._work.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._spoken("read") as objects, copy.open("wb") as file:
+                for piece in obstore.get(objects, key):
+                    file.write(piece)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        import obstore
+
+        keys = [e.key for e in self.entries(key)] or [key]
+        with self._spoken("delete from") as objects:
+            obstore.delete(objects, keys)
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        con.execute(f"load {literal(str(_httpfs()))}")
+        access = _Access.of_environment()
+        settings = {"type": "s3", "scope": literal(f"s3://{self._bucket}"), "region": literal(access.region)}
+        if access.endpoint:
+            scheme, _, host = access.endpoint.rstrip("/").rpartition("://")
+            settings |= {"endpoint": literal(host), "url_style": "'path'", "use_ssl": str(scheme != "http").lower()}
+        if access.key_id:
+            settings |= {"key_id": literal(access.key_id), "secret": literal(access.secret or "")}
+        if access.token:
+            settings |= {"session_token": literal(access.token)}
+        listed = ", ".join(f"{name} {value}" for name, value in settings.items())
+        con.execute(f"create or replace temporary secret saelake ({listed})")
+        con.execute("set enable_http_metadata_cache = true")  # published files never change
+
+
+def _httpfs() -> Path:
+    """DuckDB's extension that reads S3, as its wheel brings it: nothing is downloaded."""
+    spec = find_spec("duckdb_extension_httpfs")
+    if not spec or not spec.origin:
+        raise UserError(NEEDED)
+    path = Path(spec.origin).parent / "extensions" / f"v{duckdb.__version__}" / "httpfs.duckdb_extension"
+    if not path.is_file():
+        raise UserError(f"duckdb-extension-httpfs is not for DuckDB {duckdb.__version__}: install the version of that number")
+    return path

@@ -1,0 +1,117 @@
+"""Where what a lake publishes lies: a folder, or a bucket of object storage (bucket.py). Keys name all in it: `runs/x.json`."""
+
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import duckdb
+
+from .store import folder_atomic, write_atomic
+
+
+class Entry(NamedTuple):
+    """One published file or small text."""
+
+    key: str
+    n_bytes: int
+    modified: float
+    """Seconds since 1970."""
+
+
+class Place(Protocol):
+    """What records, pointers and data files need of where they lie. Keys are relative and use slashes."""
+
+    grace_seconds: float
+    """How long `gc` spares what no run lists."""
+
+    @property
+    def url(self) -> str:
+        """What a reader puts, with a slash, before a key."""
+
+    def read(self, key: str) -> str:
+        """A small text; raises FileNotFoundError."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def create(self, key: str, text: str) -> bool:
+        """Puts a small text where none is, durable and whole; False, and nothing changes, if there is one."""
+
+    def write(self, key: str, text: str) -> None:
+        """Puts a small text in the place of any, durable and whole."""
+
+    def names(self, folder: str) -> list[str]:
+        """What lies directly below a folder, sorted; [] if it is absent."""
+
+    def entries(self, folder: str) -> list[Entry]:
+        """Every file below a folder (or the file of that name), sorted by key; drafts are among them."""
+
+    def unused(self, folder: str) -> str:
+        """A folder that nobody has written to, named after `folder`."""
+
+    def new_folder(self, key: str) -> AbstractContextManager[Path]:
+        """A local folder to write into, all of which lies below `key` when the block ends; if it fails, nothing there is read."""
+
+    def local(self, key: str) -> AbstractContextManager[Path]:
+        """A published file as a local one."""
+
+    def delete(self, key: str) -> None:
+        """Deletes a file, or a folder with all that is in it, if there is any."""
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Lets a connection read what lies here."""
+
+
+class Folder:
+    """A folder of a file system."""
+
+    grace_seconds = 15 * 60.0
+    """Longer than a reader takes that still has files of a dropped run open, by its older catalog."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def url(self) -> str:
+        return str(self._root.resolve())
+
+    def read(self, key: str) -> str:
+        return (self._root / key).read_text(encoding="utf-8", errors="replace")
+
+    def exists(self, key: str) -> bool:
+        return (self._root / key).exists()
+
+    def create(self, key: str, text: str) -> bool:
+        if self.exists(key):  # two who ask at once are kept apart by the locks of a lake on a file system
+            return False
+        self.write(key, text)
+        return True
+
+    def write(self, key: str, text: str) -> None:
+        write_atomic(self._root / key, text)
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(p.name for p in (self._root / folder).glob("*"))
+
+    def entries(self, folder: str) -> list[Entry]:
+        top = self._root / folder
+        files = [p for p in (top, *top.rglob("*")) if p.is_file()]
+        return sorted(Entry(p.relative_to(self._root).as_posix(), p.stat().st_size, p.stat().st_mtime) for p in files)
+
+    def unused(self, folder: str) -> str:
+        names = (folder if n == 1 else f"{folder}-{n}" for n in count(1))
+        return next(name for name in names if not self.exists(name))
+
+    def new_folder(self, key: str) -> AbstractContextManager[Path]:
+        return folder_atomic(self._root / key)
+
+    def local(self, key: str) -> AbstractContextManager[Path]:
+        return nullcontext(self._root / key)
+
+    def delete(self, key: str) -> None:
+        path = self._root / key
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """A file system needs nothing."""
