@@ -161,9 +161,13 @@ def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> RunRecord:
                     f"run {parent}, which {spec.run_id} is computed from, is not in the lake (any more): "
                     f"run the same command again"
                 )
-        is_first = lake.published.create(record_key(spec.run_id), record.to_json())
+        other = None
+        if not lake.published.create(record_key(spec.run_id), record.to_json()):
+            other = whole_run(lake, spec.run_id)
+            if other is None:  # what is there came from a shared set that left something out
+                lake.published.write(record_key(spec.run_id), record.to_json())
         lake.published.write(pointer_key(spec.recipe, spec.stage), record.run_id + "\n")
-    return record if is_first else lake.record(spec.run_id) or record
+    return other or record
 
 
 def _below(folder: str, file: DataFile) -> DataFile:

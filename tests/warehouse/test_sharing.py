@@ -18,7 +18,7 @@ from tests.warehouse.toys import answers, ingest
 from warehouse.check import check
 from warehouse.errors import UserError
 from warehouse.housekeeping import gc
-from warehouse.records import Lake
+from warehouse.records import Lake, record_key
 from warehouse.runs import whole_run
 from warehouse.schema import TABLES
 from warehouse.sharing import share as sharing
@@ -153,7 +153,7 @@ def test_a_run_with_other_content_is_refused(shared: Path, tmp_path: Path) -> No
     add(other, shared)
     record = next(r for r in other.records() if r.stage == "ingest")
     changed = tuple(replace(t, content_hash="0" * 64) for t in record.tables)
-    other.record_path(record.run_id).write_text(replace(record, tables=changed).to_json())
+    other.published.write(record_key(record.run_id), replace(record, tables=changed).to_json())
     with pytest.raises(UserError, match="with other content in"):
         add(other, shared)
 
@@ -161,10 +161,12 @@ def test_a_run_with_other_content_is_refused(shared: Path, tmp_path: Path) -> No
 DIE = """
 import os, signal, sys
 from pathlib import Path
+from warehouse.places import Folder
 from warehouse.records import Lake
 from warehouse.sharing import add as adding
 
-real, left = getattr(adding, sys.argv[1]), int(sys.argv[2])
+place = Folder if sys.argv[1] == "write" else adding
+real, left = getattr(place, sys.argv[1]), int(sys.argv[2])
 
 def dying(*given):
     global left
@@ -173,7 +175,7 @@ def dying(*given):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*given)
 
-setattr(adding, sys.argv[1], dying)
+setattr(place, sys.argv[1], dying)
 adding.add(Lake(Path(sys.argv[3])), Path(sys.argv[4]))
 """
 
@@ -184,9 +186,9 @@ adding.add(Lake(Path(sys.argv[3])), Path(sys.argv[4]))
         ("write_table", 1, 0),
         ("write_table", 9, 0),
         ("_publish", 1, 0),
-        ("write_atomic", 1, 0),
-        ("write_atomic", 2, 1),
-        ("write_atomic", 3, 2),
+        ("write", 1, 0),
+        ("write", 2, 1),
+        ("write", 3, 2),
     ],
 )
 def test_a_killed_add_shows_no_half_run_and_the_same_command_finishes(
@@ -202,7 +204,7 @@ def test_a_killed_add_shows_no_half_run_and_the_same_command_finishes(
     gc(other, older_than_seconds=0)
     assert check(other) == []
     assert rows(other, COUNTS) == rows(lake, COUNTS)
-    assert not [p for p in other.data.iterdir() if p.name.startswith(".")]
+    assert not [p for p in (other.root / "data").iterdir() if p.name.startswith(".")]
 
 
 def test_the_sums_are_those_of_sha256sum(shared: Path) -> None:

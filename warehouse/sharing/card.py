@@ -33,7 +33,8 @@ def write_card(path: Path, records: Sequence[RunRecord], withheld: Withheld) -> 
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
     )
     environment.filters["md"] = markdown_text
-    parts = list(_parts(records))
+    every = list(_parts(records))
+    parts = [part for part in every if part.n_rows] or every  # `datasets` cannot load a configuration without rows
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         front_matter=_front_matter(records, parts),
         name=", ".join(sorted({r.recipe for r in records})),

@@ -65,7 +65,7 @@ def fetch_bucket(source: str, folder: Path) -> None:
     from ..bucket import Bucket
 
     bucket = Bucket(source.rstrip("/"), folder)
-    wanted = [entry for entry in bucket.entries("") if KEY.fullmatch(entry.key) and ".." not in entry.key.split("/")]
+    wanted = [entry for entry in bucket.entries("") if KEY.fullmatch(entry.key)]
     n_bytes, free = sum(entry.n_bytes for entry in wanted), shutil.disk_usage(folder).free
     if n_bytes > free:
         raise UserError(f"{source} has {n_bytes:,} bytes and the disk of {folder.parent} has room for {free:,}: free space")
