@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench torture clean report test-spark
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench-workers bench torture clean report test-spark
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -74,7 +74,10 @@ bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 mi
 bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M activations (2 minutes)
 	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
 
-bench: bench-search bench-ingest bench-fm bench-lake bench-browser  ## all benchmarks, one after the other
+bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
+	$(BIN)/python -m benchmarks.workers
+
+bench: bench-search bench-ingest bench-fm bench-lake bench-browser bench-workers  ## all benchmarks, one after the other
 
 test-spark: $(INSTALLED)  ## the questions on Spark, which needs Java: apt-get install openjdk-17-jre-headless
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark]'
