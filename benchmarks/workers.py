@@ -2,9 +2,9 @@
 
     python -m benchmarks.workers
 
-The stage is `candidates` of the embedded study (K = 1 to the recipe's cap), in shards of 16 prompts. Workers have loaded the subject
-before the clock starts, as they have after a study's first shards; the clock is the wall's, so other work on the machine shows. The
-content must be the same.
+The stage is `candidates` of the embedded study (K = 1 to the recipe's cap), in shards of 16 prompts. Workers have loaded the
+subject before the clock starts, as they have after a study's first shards; the clock is the wall's, so other work on the machine
+shows. The content must be the same.
 """
 
 import argparse

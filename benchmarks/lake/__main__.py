@@ -56,8 +56,8 @@ def main() -> None:
         del captured, stores
         for folder in options.work.iterdir():
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-        sizes = [10_000_000, 100_000_000] + [HUGE] * options.huge
-        growth.measure(report, [min(n, 10 * options.rows) for n in sizes], options.work)
+        sizes = [min(n, 10 * options.rows) for n in (10_000_000, 100_000_000)] + [HUGE] * options.huge
+        growth.measure(report, sizes, options.work)
     finally:
         shutil.rmtree(options.work, ignore_errors=True)
     if not options.dry:
