@@ -60,8 +60,8 @@ $(BENCH)/search: $(INSTALLED)
 bench-search: $(BENCH)/search  ## cost of an ablation and of the searches, beside SAELens' hooks (15 minutes)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.search --cache $(BENCH)
 
-bench-ingest: $(BENCH)/search  ## the whole ingest job beside forward and encode alone (10 minutes)
-	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
+bench-ingest: $(BENCH)/lake  ## the whole ingest job beside forward and encode alone, and beside delphi's cache (20 minutes)
+	PYTHONPATH=$(BENCH)/lake:$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
 
 # Another library of factorisation machines, and what it imports (pkg_resources left setuptools with version 81).
 $(BENCH)/fm: $(INSTALLED)

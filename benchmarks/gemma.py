@@ -129,7 +129,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = Non
         a @ b
         wait(device)
 
-    times = alternated({"matmul": product}, rounds=10, warmups=3)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    times = alternated({"matmul": product}, rounds=10, warmups=3, clock=clock)
     return 2 * n**3 / times.median("matmul")
 
 

@@ -12,11 +12,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
 import torch
 
+from benchmarks import caching
 from benchmarks.harness import Report, alternated
 from benchmarks.subjects import random_saes, save_sae, smollm2
 from ingest.capture import CHUNK_VALUES, length_batches
@@ -106,6 +108,10 @@ def main() -> None:
         f"{n_tokens / times.median('whole job'):,.0f} tokens/s of processor time, {n_bytes / n_rows:.2f} bytes a non-zero"
     )
     report.ratio("ingest_job", times.ratio("whole job", "forward + encode"), "<= 1.15")
+    if find_spec("delphi") is None:
+        report.not_run("delphi", "eai-delphi is not on the path: make bench-ingest installs it")
+    else:
+        caching.measure(report, options.cache, options.rounds, options.threads)
     if not options.dry:
         report.keep()
 
