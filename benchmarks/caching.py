@@ -2,8 +2,8 @@
 
     python -m benchmarks.caching saelake --cache ~/.cache/saelake-bench --to FOLDER     # one contender, once
 
-Run by `make bench-ingest`. delphi takes token rows of one length, so the prompts are those of the commonest length. It runs the model
-to its end, keeps everything in memory and writes float16 values; saelake stops after the last SAE and writes float32.
+Run by `make bench-ingest`. delphi takes token rows of one length, so the prompts are those of the commonest length. It runs the
+model to its end, keeps everything in memory and writes float16 values; saelake stops after the last SAE and writes float32.
 """
 
 import argparse

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+import saelake
+from analysis.stages import COMPUTED
 from ingest import preflight
 from ingest.access import access_to, require_access
 from ingest.job import ingest, open_study
@@ -66,6 +68,36 @@ def test_passes_of_the_organism_are_those_of_its_stages() -> None:
     assert work["candidates"].answers == len(test) * 20 * 2, "every K, both directions"
     assert work["algorithm1"].passes == len(harmful) * 3 * (20 * 4 // 5 + 1), "the identity: one evaluation a step, not two"
     assert work["candidates"].share == pytest.approx(4 / 6), "the two excluded layers are not computed again"
+
+
+def test_stages_after_the_search_are_those_that_the_organism_ran(organism_lake: Path) -> None:
+    """Two of 120 harmful prompts are answered anyway and not searched; minimal sets are smaller here than supposed."""
+    recipe = load_recipe("organism")
+    shape = read_shape(recipe.model)
+    assert shape is not None
+    planned = {one.stage: one for one in stage_work(recipe, corpus(recipe), shape)}
+    with saelake.open(organism_lake) as opened:
+        ran = dict(opened.sql("select stage, count(*) from ablations group by all").fetchall())
+        (texts,) = opened.sql("select count(*) from losses").fetchone() or (0,)
+    for stage in ("candidates", "steering"):
+        assert planned[stage].answers == ran[stage]
+    for stage in ("inert", "stage3", "stage3_probe", "minimal", "controls"):
+        assert planned[stage].answers == pytest.approx(ran[stage], rel=0.05), stage
+    assert planned["waking"].passes >= ran["waking"]
+    assert planned["losses"].passes == texts
+    ran_by = {stage.name for stage in COMPUTED} - {"alignments", "decoder_cosines", "waking_graph", "fm", "probe"}
+    assert set(planned) == ran_by | {"ingest", "fm, probe"}, "every stage that runs the model is planned"
+
+
+def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = make_plan(load_recipe("gemma-2-2b"))
+    judged = next(one for one in planned.stages if one.work.stage == "harmbench")
+    assert judged.work.passes == sum(one.work.answers for one in planned.stages)
+    assert ("classifier, where it judges", 26_000_000_000) in [(one.what, one.n_bytes) for one in planned.memory]
+    monkeypatch.setattr("ingest.shelf.host_bytes", lambda: 24_000_000_000)
+    (short,) = (problem for problem in make_plan(load_recipe("gemma-2-2b")).problems if "classifier" in problem)
+    assert short.startswith("The model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
+    assert not any("classifier" in problem for problem in make_plan(load_recipe("gemma-3-270m")).problems)
 
 
 def test_gemma_is_planned_without_network_or_files() -> None:
