@@ -101,6 +101,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
     if classifier is not None:
         memory.append(Memory("classifier, where it judges", classifier))
     rate = _rate(device, recipe.model.dtype)
+    encode_rate = rate if recipe.model.dtype == "float32" else _rate(device, "float32")
     short = _shortage(recipe, shape, saes, there, device) or _no_room_for_classifier(recipe, memory[0], classifier, there, device)
     problems = [problem for problem in (access.problem, short) if problem]
     return StudyPlan(
@@ -113,7 +114,10 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
         prompts=found.groups,
         tokens_known_by=found.known_by,
         lake=_lake(recipe, saes, found, measure=measure and is_here and not problems),
-        stages=[_timed(one, recipe, shape, saes, found, rate, device) for one in (*work, *judge_work(recipe, found, work))],
+        stages=[
+            _timed(one, recipe, shape, saes, found, (rate, encode_rate), device)
+            for one in (*work, *judge_work(recipe, found, work))
+        ],
         rate=rate,
         problems=problems,
     )
@@ -164,12 +168,21 @@ def _lake(recipe: Recipe, saes: list[SaeSize], found: Corpus, *, measure: bool) 
 
 
 def _timed(
-    work: StageWork, recipe: Recipe, shape: ModelShape, saes: list[SaeSize], found: Corpus, rate: float, device: str
+    work: StageWork,
+    recipe: Recipe,
+    shape: ModelShape,
+    saes: list[SaeSize],
+    found: Corpus,
+    rates: tuple[float, float],
+    device: str,
 ) -> StageTime:
+    """Its time at the rates of products in the model's dtype, and in float32, which SAEs are encoded in."""
+    rate, encode_rate = rates
     length = work.length or mean_length(found, [recipe.candidates.split] if work.stage != "ingest" else [])
-    per_token = 2 * (work.n_parameters or shape.n_parameters - shape.d_vocab * shape.d_model) * work.share
-    encode = sum(2 * one.d_in * one.width for one in saes) if work.stage == "ingest" else 0
-    prefill = (work.passes + work.answers) * length * (per_token + encode) / (rate * PREFILL_SHARE)
+    per_token = 2 * (work.n_parameters or shape.n_parameters - shape.d_vocab * shape.d_model) * work.share / rate
+    if work.stage == "ingest":
+        per_token += sum(2 * one.d_in * one.width for one in saes) / encode_rate
+    prefill = (work.passes + work.answers) * length * per_token / PREFILL_SHARE
     decoded = work.answers * recipe.generation.max_new_tokens * 2 * shape.n_parameters
     return StageTime(work, (prefill + decoded / (rate * DECODE_SHARE[device])) / 3600)
 

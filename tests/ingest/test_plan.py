@@ -20,6 +20,7 @@ from ingest.plan_sizes import width_of
 from ingest.plan_table import render, size, time
 from ingest.plan_work import corpus, stage_work
 from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from tests.documents import ROOT
 from tests.ingest.small_study import lake_in, write_study
 from tests.ingest.tiny import as_hub_cache, empty_offline_hub, save_model
 from warehouse.errors import UserError
@@ -114,6 +115,19 @@ def test_gemma_is_planned_without_network_or_files() -> None:
     assert memory["all"] == pytest.approx(19.3e9, rel=0.02)
     published = next(one.work.note for one in planned.stages if one.work.stage == "algorithm1")
     assert "23,143,680 passes" in published, "861 prompts, 24 runs of the loop, 14 layers of 200: 23 million"
+
+
+def test_first_hour_tells_what_the_plan_tells() -> None:
+    """docs/first-hour.md has the figures that do not depend on a device."""
+    told = (ROOT / "docs" / "first-hour.md").read_text("utf-8")
+    recipe = load_recipe("gemma-2-2b")
+    whole, quick = make_plan(recipe), make_plan(recipe.limit(8))
+    figures = [f"{whole.lake.n_tokens:,}", f"{whole.lake.n_activations:,}", size(whole.lake.n_bytes), size(quick.lake.n_bytes)]
+    figures += [f"{quick.lake.n_tokens:,}", *(size(one.n_bytes) for one in (*whole.downloads, *whole.memory))]
+    own = ("direction", "baseline", "candidates", "algorithm1", "minimal", "controls", "harmbench")
+    work = {one.work.stage: one.work for one in whole.stages}
+    figures += [f"{n:,}" for stage in own for n in (work[stage].passes, work[stage].answers) if n]
+    assert [figure for figure in figures if figure not in told] == []
 
 
 def test_llama_fits_a_small_card_layer_by_layer() -> None:
