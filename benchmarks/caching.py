@@ -138,8 +138,8 @@ def measure(report: Report, cache: Path, rounds: int, threads: int) -> None:
     n_prompts = len(open_study(recipe).prompts)
     report.line(
         f"\nbeside delphi's LatentCache: {n_prompts} prompts of one length, the same SAEs, each run a process of its own; "
-        f"{n_rows:,} non-zeros, {n_apart} of them on one side only; delphi runs all layers and writes float16, the job stops after "
-        f"layer {max(recipe.saes.layers)} and writes float32"
+        f"{n_rows:,} non-zeros, {n_apart} of them on one side only; delphi runs all layers and writes float16, the job stops "
+        f"after layer {max(recipe.saes.layers)} and writes float32"
     )
     for name in CONTENDERS:
         report.line(

@@ -86,8 +86,9 @@ def test_stages_after_the_search_are_those_that_the_organism_ran(organism_lake: 
         assert planned[stage].answers == pytest.approx(ran[stage], rel=0.05), stage
     assert planned["waking"].passes >= ran["waking"]
     assert planned["losses"].passes == texts
-    ran_by = {stage.name for stage in COMPUTED} - {"alignments", "decoder_cosines", "waking_graph", "fm", "probe"}
-    assert set(planned) == ran_by | {"ingest", "fm, probe"}, "every stage that runs the model is planned"
+    by_sql = {"alignments", "decoder_cosines", "waking_graph", "fm", "probe", "taxonomy", "populations", "concepts"}
+    runs_the_model = {stage.name for stage in COMPUTED} - by_sql
+    assert set(planned) == runs_the_model | {"ingest", "fm, probe"}, "every stage that runs the model is planned"
 
 
 def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
