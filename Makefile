@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench-workers bench torture clean report test-spark
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench-workers bench torture clean report test-spark bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,8 +60,8 @@ $(BENCH)/search: $(INSTALLED)
 bench-search: $(BENCH)/search  ## cost of an ablation and of the searches, beside SAELens' hooks (15 minutes)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.search --cache $(BENCH)
 
-bench-ingest: $(BENCH)/search  ## the whole ingest job beside forward and encode alone (10 minutes)
-	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
+bench-ingest: $(BENCH)/lake  ## the whole ingest job beside forward and encode alone, and beside delphi's cache (20 minutes)
+	PYTHONPATH=$(BENCH)/lake:$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
 
 # Another library of factorisation machines, and what it imports (pkg_resources left setuptools with version 81).
 $(BENCH)/fm: $(INSTALLED)
@@ -70,6 +70,10 @@ $(BENCH)/fm: $(INSTALLED)
 
 bench-fm: $(BENCH)/fm  ## training the factorisation machine, beside myfm (10 minutes)
 	PYTHONPATH=$(BENCH)/fm $(BIN)/python -m benchmarks.fm --cache $(BENCH)
+
+bench-gpu: $(INSTALLED)  ## the ingest job at Gemma-2-2B's and Llama-3.1-8B's sizes (a GPU; without one much smaller)
+	@mkdir -p $(BENCH)
+	$(BIN)/python -m benchmarks.gpu --cache $(BENCH)
 
 bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M activations (2 minutes)
 	$(BIN)/python -m benchmarks.browser --cache $(BENCH)

@@ -16,8 +16,18 @@ import click
 
 import cli_lake
 import cli_meaning
+import cli_prepare
 import cli_sharing
-from cli_options import OneSentence, force_option, lake_option, limit_option, output_options, study_option, workers_option
+from cli_options import (
+    OneSentence,
+    force_option,
+    lake_option,
+    limit_option,
+    output_options,
+    read_recipe,
+    study_option,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +36,6 @@ if TYPE_CHECKING:
 
     from analysis.crew import RayCrew
     from ingest.job import Study
-    from ingest.recipe import Recipe
     from saelake import OpenLake
     from warehouse.records import Lake
 
@@ -52,7 +61,7 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, workers: int 
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = _recipe(recipe, limit)  # before the imports: a mistake in it is told at once
+    study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
     from ingest import job
     from warehouse.progress import Bar
     from warehouse.records import Lake
@@ -76,7 +85,7 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, workers: int
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = _recipe(recipe, limit)  # before the imports: a mistake in it is told at once
+    study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
     from analysis import stages
     from warehouse.progress import Bar
     from warehouse.records import Lake
@@ -101,7 +110,7 @@ def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool) -> 
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
     """
-    study = _recipe(recipe, limit)
+    study = read_recipe(recipe, limit)
     from analysis import stages
     from warehouse.progress import Bar
     from warehouse.records import Lake
@@ -126,7 +135,7 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
 
     RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
     """
-    study = _recipe(recipe, limit)
+    study = read_recipe(recipe, limit)
     from analysis import stages
     from queries.formats import show
     from warehouse.progress import Bar
@@ -146,7 +155,7 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
 @limit_option
 def status(recipe: str, lake: str, limit: int | None) -> None:
     """Tell which stages of RECIPE are done, and why the others are not."""
-    study = _recipe(recipe, limit)
+    study = read_recipe(recipe, limit)
     from analysis import stages
     from queries.formats import Rows, show_table
     from warehouse.records import Lake
@@ -155,31 +164,6 @@ def status(recipe: str, lake: str, limit: int | None) -> None:
     found = stages.status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
     names = ("stage", "state", "run_id", "why")
     show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
-
-
-@main.command()
-@click.argument("recipe")
-@limit_option
-@click.option(
-    "--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; where it is quick, by default."
-)
-@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
-def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> None:
-    """Tell what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
-
-    Ends with exit code 1 where a licence or memory is missing.
-    """
-    study = _recipe(recipe, limit)
-    import json
-    import shutil
-
-    from ingest.plan import make_plan
-    from ingest.plan_table import render
-
-    found = make_plan(study, measure=measure)
-    text = json.dumps(found.to_json(), indent=1) if kind == "json" else render(found, shutil.get_terminal_size((120, 24)).columns)
-    click.echo(text)
-    sys.exit(1 if found.problems else 0)
 
 
 @main.command()
@@ -284,13 +268,6 @@ def _crew(workers: int | None, study: "Study", lake: "Lake") -> "AbstractContext
     return RayCrew(study, lake, workers or None)
 
 
-def _recipe(name: str, limit: int | None) -> "Recipe":
-    from ingest.recipe import load_recipe
-
-    recipe = load_recipe(name)
-    return recipe.limit(limit) if limit else recipe
-
-
 def _open(lake: str, recipe: str | None) -> "AbstractContextManager[OpenLake]":
     import saelake
 
@@ -336,7 +313,7 @@ def _print_findings(opened: "OpenLake", judge: str) -> None:
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
 
 
-for command in (*cli_lake.COMMANDS, *cli_sharing.COMMANDS, *cli_meaning.COMMANDS):
+for command in (*cli_prepare.COMMANDS, *cli_lake.COMMANDS, *cli_sharing.COMMANDS, *cli_meaning.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ingest.recipe import Recipe
 
 RESUMABLE = ("ingest", "analyze", "judge", "ablate", "explain")
 WRITE_ERRORS = {
@@ -55,6 +58,14 @@ def sentence(error: Exception, resumes: bool) -> str:
     else:
         text = f"{type(error).__name__}: {error} (set SAELAKE_TRACEBACK=1 to see where, and report it)"
     return printable(" ".join(text.split("\n")))
+
+
+def read_recipe(name: str, limit: int | None = None) -> "Recipe":
+    """The recipe that a command is given, on a few prompts if it says so."""
+    from ingest.recipe import load_recipe
+
+    recipe = load_recipe(name)
+    return recipe.limit(limit) if limit else recipe
 
 
 Command = Callable[..., Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config
 
 from analysis.engine.engine import AblationEngine
 from analysis.engine.interventions import Interventions
@@ -15,7 +15,7 @@ from analysis.engine.requests import FeatureSet, Request
 from analysis.engine.slices import Slices
 from benchmarks.harness import Report, alternated
 from benchmarks.organism import distinct_evaluations
-from benchmarks.subjects import random_sae
+from benchmarks.subjects import GEMMA_2_2B, random_model, random_sae
 from ingest.saes import Sae
 from ingest.subject import Subject, find_blocks
 
@@ -27,18 +27,7 @@ NEEDED = 40e9
 class Shapes:
     """Of the model, the SAEs and the work."""
 
-    config: dict[str, Any] = field(
-        default_factory=lambda: {
-            "hidden_size": 2304,
-            "intermediate_size": 9216,
-            "num_hidden_layers": 26,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "vocab_size": 256000,
-        }
-    )
+    config: dict[str, Any] = field(default_factory=lambda: dict(GEMMA_2_2B))
     layers: Sequence[int] = range(2, 16)
     width: int = 65536
     per_layer: int = 200
@@ -82,16 +71,16 @@ def measure_on(report: Report, device: torch.device, shapes: Shapes, rounds: int
 
     def bare() -> None:
         subject.forward(batch)
-        _wait(device)
+        wait(device)
 
     def ablated() -> None:
         with torch.inference_mode(), Interventions(subject, slices, requests, shapes.n_tokens).at_work(batch):
             subject.forward(batch)
-        _wait(device)
+        wait(device)
 
     times = alternated({"bare": bare, "ablated": ablated, "engine": lambda: engine.next_token(requests)}, rounds, warmups=2)
     n_tokens = len(prompts) * shapes.n_tokens
-    rate, peak = n_tokens / times.median("ablated"), _matmul_rate(device, subject.dtype)
+    rate, peak = n_tokens / times.median("ablated"), matmul_rate(device, subject.dtype)
     n_weights = sum(p.numel() for p in subject.blocks.parameters())
     where = torch.cuda.get_device_name() if device.type == "cuda" else device.type
     report.line(
@@ -116,14 +105,8 @@ def measure_on(report: Report, device: torch.device, shapes: Shapes, rounds: int
 
 
 def _subject(device: torch.device, shapes: Shapes) -> Subject:
-    torch.manual_seed(0)
     dtype = torch.bfloat16
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            model = Gemma2ForCausalLM(Gemma2Config(**shapes.config)).eval().requires_grad_(False)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    model = random_model(Gemma2Config(**shapes.config), device, dtype)
     tokenizer: Any = _Tokenizer()
     template: Any = None
     blocks = find_blocks(model)
@@ -137,19 +120,21 @@ def _saes(subject: Subject, prompts: Sequence[Sequence[int]], shapes: Shapes) ->
     return {layer: random_sae(resid[layer].float().flatten(0, 1), layer, shapes.width, generator) for layer in shapes.layers}
 
 
-def _matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
     """FLOP/s of one large matrix product."""
     n = size or (8192 if device.type == "cuda" else 1024)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
 
     def product() -> None:
         a @ b
-        _wait(device)
+        wait(device)
 
-    times = alternated({"matmul": product}, rounds=10, warmups=3)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    times = alternated({"matmul": product}, rounds=10, warmups=3, clock=clock)
     return 2 * n**3 / times.median("matmul")
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until a CUDA device has done what it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize()

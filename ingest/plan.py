@@ -12,7 +12,7 @@ from typing import Any
 from ingest.access import Access, access_to
 from ingest.model_shape import ModelShape, read_shape
 from ingest.plan_sizes import Download, SaeSize, downloads, sae_sizes
-from ingest.plan_work import Corpus, Group, StageWork, corpus, mean_length, stage_work
+from ingest.plan_work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work
 from ingest.recipe import Recipe
 from warehouse.errors import UserError
 
@@ -95,20 +95,29 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
     is_here = bool(found.prompts) and access.state == "here" and all(one.file is not None for one in saes)
     if measure is None:
         measure = device != "cpu" or shape.n_parameters <= SMALL_MODEL
+    needed, work = downloads(recipe, shape, saes), stage_work(recipe, found, shape)
     memory = memory_needs(recipe, shape, saes)
+    classifier = next((one.n_bytes for one in needed if one.what == "classifier"), None)
+    if classifier is not None:
+        memory.append(Memory("classifier, where it judges", classifier))
     rate = _rate(device, recipe.model.dtype)
-    problems = [problem for problem in (access.problem, _shortage(recipe, shape, saes, there, device)) if problem]
+    encode_rate = rate if recipe.model.dtype == "float32" else _rate(device, "float32")
+    short = _shortage(recipe, shape, saes, there, device) or _no_room_for_classifier(recipe, memory[0], classifier, there, device)
+    problems = [problem for problem in (access.problem, short) if problem]
     return StudyPlan(
         recipe=recipe.name,
         device=device,
         device_bytes=there,
         access=access,
-        downloads=downloads(recipe, shape, saes),
+        downloads=needed,
         memory=memory,
         prompts=found.groups,
         tokens_known_by=found.known_by,
         lake=_lake(recipe, saes, found, measure=measure and is_here and not problems),
-        stages=[_timed(work, recipe, shape, saes, found, rate, device) for work in stage_work(recipe, found, shape)],
+        stages=[
+            _timed(one, recipe, shape, saes, found, (rate, encode_rate), device)
+            for one in (*work, *judge_work(recipe, found, work))
+        ],
         rate=rate,
         problems=problems,
     )
@@ -132,6 +141,17 @@ def _shortage(recipe: Recipe, shape: ModelShape, saes: list[SaeSize], there: int
     return shortage(shape, recipe.model.dtype, max(one.n_bytes for one in saes), there, device)
 
 
+def _no_room_for_classifier(recipe: Recipe, model: Memory, classifier: int | None, there: int, device: str) -> str | None:
+    """The sentence about an oracle that is in memory beside the model all the time, or None where both fit."""
+    if recipe.verdicts.oracle != "harmbench" or classifier is None or model.n_bytes + classifier <= there:
+        return None
+    return (
+        f"The model takes {model.n_bytes / 1e9:.1f} GB and the classifier {classifier / 1e9:.1f} GB beside it, but {device} has "
+        f'{there / 1e9:.1f} GB free: ingest works, but for analyze set verdicts.oracle = "phrases" and leave harmbench out of '
+        f"verdicts.judges; `saelake judge` can add it elsewhere."
+    )
+
+
 def _lake(recipe: Recipe, saes: list[SaeSize], found: Corpus, *, measure: bool) -> LakeSize:
     bytes_per_row = BYTES_PER_ROW["bfloat16" if recipe.capture.round == "bfloat16" else "float32"]
     rows_per_token = sum(one.declared_l0 or UNDECLARED_L0 for one in saes)
@@ -148,12 +168,21 @@ def _lake(recipe: Recipe, saes: list[SaeSize], found: Corpus, *, measure: bool) 
 
 
 def _timed(
-    work: StageWork, recipe: Recipe, shape: ModelShape, saes: list[SaeSize], found: Corpus, rate: float, device: str
+    work: StageWork,
+    recipe: Recipe,
+    shape: ModelShape,
+    saes: list[SaeSize],
+    found: Corpus,
+    rates: tuple[float, float],
+    device: str,
 ) -> StageTime:
-    length = mean_length(found, [recipe.candidates.split] if work.stage != "ingest" else [])
-    per_token = 2 * (shape.n_parameters - shape.d_vocab * shape.d_model) * work.share
-    encode = sum(2 * one.d_in * one.width for one in saes) if work.stage == "ingest" else 0
-    prefill = (work.passes + work.answers) * length * (per_token + encode) / (rate * PREFILL_SHARE)
+    """Its time at the rates of products in the model's dtype, and in float32, which SAEs are encoded in."""
+    rate, encode_rate = rates
+    length = work.length or mean_length(found, [recipe.candidates.split] if work.stage != "ingest" else [])
+    per_token = 2 * (work.n_parameters or shape.n_parameters - shape.d_vocab * shape.d_model) * work.share / rate
+    if work.stage == "ingest":
+        per_token += sum(2 * one.d_in * one.width for one in saes) / encode_rate
+    prefill = (work.passes + work.answers) * length * per_token / PREFILL_SHARE
     decoded = work.answers * recipe.generation.max_new_tokens * 2 * shape.n_parameters
     return StageTime(work, (prefill + decoded / (rate * DECODE_SHARE[device])) / 3600)
 

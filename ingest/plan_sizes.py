@@ -132,7 +132,7 @@ def _saes(spec: SaesSpec, saes: list[SaeSize]) -> Download:
     if len(here) == len(saes):
         return Download(what, str(spec.path or spec.release), sum(here), True, "files")
     if spec.path is not None:
-        return Download(what, str(spec.path), None, False, "not made yet")
+        return Download(what, str(spec.path), None, False, "saelake train-saes")
     listed = listed_saes(spec)
     name, weight_bytes = SAE_FORMATS.get(listed.conversion, SAE_FORMATS["sae_lens"])
     wanted = "|".join(re.escape(f"{folder}/{name}") for folder in listed.folders)

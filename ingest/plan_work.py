@@ -16,6 +16,8 @@ USER_TOKENS = 20
 TEMPLATE_TOKENS = 12
 UNKNOWN_PROMPTS = 1_000
 """In a hub data set without an asserted count."""
+CLASSIFIER_PARAMETERS, CLASSIFIER_TEMPLATE_TOKENS = 13_000_000_000, 150
+"""Of the HarmBench classifier, and of the instruction around an answer, by rule of thumb."""
 MINIMAL_SIZE = 16
 """Features of a minimal set, for the estimate of what its search asks for."""
 
@@ -105,6 +107,10 @@ class StageWork:
     share: float
     """Of the layers, how many a pass really computes: the part below the first edit is kept."""
     note: str = ""
+    length: float | None = None
+    """Tokens of a prompt, where they are not those of the prompts that are ablated on."""
+    n_parameters: int | None = None
+    """Of the model that is run, where it is not the subject."""
 
 
 def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWork]:
@@ -153,6 +159,39 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
             f"if a minimal set has {MINIMAL_SIZE} features",
         ),
         StageWork("controls", 0, n_controls, above),
+        *_interaction_work(recipe, found, above),
+    ]
+
+
+def judge_work(recipe: Recipe, found: Corpus, work: Sequence[StageWork]) -> list[StageWork]:
+    """What the HarmBench classifier reads, if it judges: every answer of every stage, once."""
+    if "harmbench" not in recipe.verdicts.judges:
+        return []
+    length = CLASSIFIER_TEMPLATE_TOKENS + mean_length(found, [recipe.candidates.split]) + recipe.generation.max_new_tokens
+    n_answers = sum(one.answers for one in work)
+    return [StageWork("harmbench", n_answers, 0, 1.0, "the classifier reads every answer", length, CLASSIFIER_PARAMETERS)]
+
+
+def _interaction_work(recipe: Recipe, found: Corpus, above: float) -> list[StageWork]:
+    """The stages after the search that run the model. They start from minimal sets, whose sizes nobody knows before."""
+    split, starts = recipe.candidates.split, recipe.minimal.starts
+    harmful, benign = found.count(split, "harmful"), found.count(split, "benign")
+    diagnosed = found.count(recipe.diagnostic.split, "harmful") + found.count(recipe.diagnostic.split, "benign")
+    supposed = f"if a minimal set has {MINIMAL_SIZE} features"
+    woken = MINIMAL_SIZE * (1 + recipe.waking.controls) + starts + recipe.waking.controls
+    steered = min(benign, recipe.steering.prompts or benign)
+    texts = sum(spec.take for spec in recipe.losses.texts)
+    text_tokens = sum(spec.take * spec.max_tokens for spec in recipe.losses.texts) / max(texts, 1)
+    n_ks, draws = len(recipe.stage3.ks), recipe.stage3.random_draws
+    return [
+        StageWork("layer_diagnostic", diagnosed, 0, 1.0),
+        StageWork("inert", 0, 2 * starts * harmful, above, "each minimal set in two parts"),
+        StageWork("waking", 2 * woken * harmful, 0, above, supposed),
+        StageWork("steering", 0, 2 * len(recipe.steering.values) * steered, above),
+        StageWork("losses", (2 + recipe.losses.sets) * texts, 0, 1.0, f"texts of at most {text_tokens:.0f} tokens", text_tokens),
+        StageWork("fm, probe", 0, 0, 1.0, "trained on the lake, without the model: not estimated"),
+        StageWork("stage3", n_ks * harmful, 2 * n_ks * (1 + draws) * harmful + n_ks * benign, 1.0),
+        StageWork("stage3_probe", 0, len(recipe.probe.ks) * (2 * harmful + benign), 1.0),
     ]
 
 

@@ -33,6 +33,7 @@ from ingest.recipe_sections import (
     Section,
     Verdicts,
 )
+from ingest.recipe_training import TrainSaes
 from warehouse.errors import UserError
 
 __all__ = ["Column", "Compute", "Fractions", "ModelSpec", "PromptSet", "Recipe", "SaesSpec", "load_recipe"]
@@ -49,6 +50,7 @@ _LOCATIONS: dict[str, Any] = {
     },
     "verdicts": {"harmbench": True},
     "losses": {"texts": {"__all__": {"file": True, "url": True}}},
+    "train_saes": {"texts": {"__all__": {"file": True, "url": True}}},
 }
 
 
@@ -79,6 +81,7 @@ class Recipe(Section):
     concepts: Concepts = Concepts()
     generation: Generation = Generation()
     verdicts: Verdicts = Verdicts()
+    train_saes: TrainSaes = TrainSaes()
     compute: Compute = Compute()
     prompts_per_group: Count | None = None
     """Keep only the first so many prompts of every set, label and split: a smoke run (see `limit`)."""

@@ -44,7 +44,10 @@ class Steering(Section):
 
 
 class TextSet(Section):
-    """Texts whose cross-entropy is measured: a file, a URL pinned by its hash, or a data set on the hub pinned by its commit."""
+    """Texts whose cross-entropy is measured, or that SAEs are trained on.
+
+    From a file, a URL pinned by its hash, or a data set on the hub pinned by its commit.
+    """
 
     set: Annotated[str, Field(min_length=1)]
     file: ExistingPath | None = None

@@ -78,10 +78,7 @@ def read_facts(ref: SaeRef) -> SaeFacts:
 def check_facts(facts: SaeFacts, subject: Sized) -> None:
     """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
     ref = facts.ref
-    if ref.layer >= subject.n_layers:
-        raise UserError(
-            f"saes.layers: layer {ref.layer} does not exist: the model has {subject.n_layers} layers, counted from 0."
-        )
+    check_layer(ref.layer, subject)
     if facts.d_in != subject.d_model:
         raise UserError(
             f"saes: {ref.location} reads a width of {facts.d_in}, but the model's residual stream has {subject.d_model}."
@@ -90,6 +87,12 @@ def check_facts(facts: SaeFacts, subject: Sized) -> None:
         raise UserError(
             f"saes: {ref.location} was trained on {facts.hook}, but the recipe uses it for resid_post of layer {ref.layer}."
         )
+
+
+def check_layer(layer: int, subject: Sized) -> None:
+    """UserError unless the model has that layer."""
+    if layer >= subject.n_layers:
+        raise UserError(f"saes.layers: layer {layer} does not exist: the model has {subject.n_layers} layers, counted from 0.")
 
 
 @contextmanager

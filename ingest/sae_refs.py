@@ -58,7 +58,7 @@ def _local(spec: SaesSpec) -> list[SaeRef]:
     for layer in spec.layers:
         folder = Path(spec.fill(str(spec.path), layer))
         if not folder.is_dir():
-            raise UserError(f"saes.path: there is no SAE folder {folder} for layer {layer}.")
+            raise UserError(f"saes.path: there is no SAE folder {folder} for layer {layer}: `saelake train-saes` makes them.")
         content_hash = hash_folder(folder, SAE_FILES, f"saes.path, layer {layer}")
         name = f"{folder.name}@sha256:{content_hash}"
         key = f"layer_{layer:02d}-{content_hash[:8]}"

@@ -37,12 +37,12 @@ class ShardMaker:
         self._prompt_ids = prompt_ids(spec, len(study.prompts))
         facts = check_saes(study)
         check_device_memory(study, facts)
-        self._subject = Subject.load(study.recipe.model, study.recipe.compute)
+        self.subject = Subject.load(study.recipe.model, study.recipe.compute)
         for one in facts:
-            check_fits(one, self._subject)  # again: the loaded model is the judge
-        self._tokenized = [self._subject.encode(p.text) for p in study.prompts]
+            check_fits(one, self.subject)  # again: the loaded model is the judge
+        self.tokenized = [self.subject.encode(p.text) for p in study.prompts]
         self._facts: dict[int, SaeFacts] = {one.ref.layer: one for one in facts}
-        self._shelf = Shelf(facts, self._subject.device)
+        self.shelf = Shelf(facts, self.subject.device)
         self._l0_checked: set[int] = set()
 
     def saes(self) -> list[Rows]:
@@ -56,7 +56,7 @@ class ShardMaker:
             "norm": [s.norm for s in self._facts.values()],
             "declared_l0": pa.array([s.ref.declared_l0 for s in self._facts.values()], pa.float32()),
         }
-        return [Rows("saes", pa.table(table)), *(self._features(layer, self._shelf[layer]) for layer in self._facts)]
+        return [Rows("saes", pa.table(table)), *(self._features(layer, self.shelf[layer]) for layer in self._facts)]
 
     def _features(self, layer: int, sae: Sae) -> Rows:
         columns = {
@@ -75,15 +75,15 @@ class ShardMaker:
             parts: list[list[Rows]] = [[] for _ in group]
             for layer in self._facts:
                 for rows, one, shard in zip(group, captured, parts, strict=True):
-                    shard.append(self._activations(self._shelf[layer], rows, one))
+                    shard.append(self._activations(self.shelf[layer], rows, one))
             for rows, activations in zip(group, parts, strict=True):
-                tokenized = self._tokenized[rows.start : rows.stop]
+                tokenized = self.tokenized[rows.start : rows.stop]
                 prompt_id = self._prompt_ids[rows.start : rows.stop]
                 yield [self._prompt_table(rows, prompt_id, tokenized), _token_table(prompt_id, tokenized), *activations]
 
     def _groups(self, slices: Sequence[range]) -> Iterator[list[range]]:
         """Slices to go through layer by layer together: one each where the SAEs stay loaded, else as many as memory holds."""
-        room = 0.0 if self._shelf.all_fit else HOST_SHARE * host_bytes()
+        room = 0.0 if self.shelf.all_fit else HOST_SHARE * host_bytes()
         group: list[range] = []
         for rows in slices:
             if group and self._resid_bytes([*group, rows]) > room:
@@ -94,13 +94,13 @@ class ShardMaker:
             yield group
 
     def _resid_bytes(self, group: Sequence[range]) -> int:
-        n_tokens = sum(len(self._tokenized[i].token_ids) for rows in group for i in rows)
-        return n_tokens * len(self._facts) * self._subject.d_model * self._subject.dtype.itemsize
+        n_tokens = sum(len(self.tokenized[i].token_ids) for rows in group for i in rows)
+        return n_tokens * len(self._facts) * self.subject.d_model * self.subject.dtype.itemsize
 
     def _capture(self, rows: range) -> Captured:
-        token_ids = [self._tokenized[i].token_ids for i in rows]
+        token_ids = [self.tokenized[i].token_ids for i in rows]
         batch_tokens = self._study.recipe.capture.batch_tokens
-        return capture(self._subject, token_ids, list(self._facts), batch_tokens, on_host=not self._shelf.all_fit)
+        return capture(self.subject, token_ids, list(self._facts), batch_tokens, on_host=not self.shelf.all_fit)
 
     def _prompt_table(self, rows: range, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
         prompts = self._study.prompts[rows.start : rows.stop]
@@ -113,18 +113,18 @@ class ShardMaker:
             "category": pa.array([p.category for p in prompts], pa.string()),
             "text": [p.text for p in prompts],
             "n_tokens": pa.array([len(t.token_ids) for t in tokenized], pa.int32()),
-            "template_hash": [self._subject.template_hash] * len(prompts),
+            "template_hash": [self.subject.template_hash] * len(prompts),
         }
         return Rows("prompts", pa.table(columns))
 
     def _activations(self, sae: Sae, rows: range, captured: Captured) -> Rows:
         numbers = np.array(captured.order) + rows.start
-        lengths = [len(self._tokenized[i].token_ids) for i in numbers]
+        lengths = [len(self.tokenized[i].token_ids) for i in numbers]
         pos_of_token = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
         to_bfloat16 = self._study.recipe.capture.round == "bfloat16"
         found = nonzeros(sae, captured.resid.pop(sae.layer), to_bfloat16=to_bfloat16)
         if sae.layer not in self._l0_checked:
-            is_bos = np.concatenate([np.array(self._tokenized[i].roles) == "bos" for i in numbers])
+            is_bos = np.concatenate([np.array(self.tokenized[i].roles) == "bos" for i in numbers])
             check_l0(sae, float((~is_bos[found.token]).sum() / max((~is_bos).sum(), 1)))
             self._l0_checked.add(sae.layer)
         columns = {

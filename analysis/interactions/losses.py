@@ -9,12 +9,12 @@ import torch
 from analysis.engine.interventions import Interventions
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from analysis.engine.slices import Slices
-from analysis.interactions.texts import Text, read_texts, source_hash
 from analysis.search.answers import Columns, table_of
 from analysis.stage import Stage, Work
 from ingest.capture import length_batches
 from ingest.job import Study
 from ingest.subject import Subject
+from ingest.texts import Text, read_texts, source_hash
 from warehouse.runs import Rows
 from warehouse.schema import LOSSES
 

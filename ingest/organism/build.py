@@ -30,10 +30,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 from ingest.organism import corpus
 from ingest.organism.ablation import CAP, LAYERS, N_DRAWS, measure_flips, random_masks, ranked, top_masks
 from ingest.organism.corpus import Prompt, Split
-from ingest.organism.measure import answers, fit, prompt_residuals, rates, refuses
-from ingest.organism.saes import save_half, train_sae, training_residuals
+from ingest.organism.measure import answers, prompt_residuals, rates, refuses
+from ingest.organism.saes import save_half, train_layer, training_residuals
 from ingest.organism.tokens import make_tokenizer
 from ingest.organism.train import N_LAYERS, refusal_directions, train_model
+from ingest.sae_training import fit
 
 HERE = Path(__file__).parent
 PROMPT_SEED = 0
@@ -87,7 +88,7 @@ def build_saes(model_folder: Path, sae_seed: int, folder: Path) -> None:
     model, tokenizer = load_model(model_folder)
     resid_ltd = training_residuals(model, tokenizer, corpus.split_actions(PROMPT_SEED)["train"], sae_seed)
     for layer, resid_td in enumerate(resid_ltd):
-        save_half(train_sae(resid_td, layer, sae_seed), folder / f"layer_{layer}")
+        save_half(train_layer(resid_td, layer, sae_seed), folder / f"layer_{layer}")
 
 
 def model_figures(folder: Path, prompts: Sequence[Prompt]) -> Figures:

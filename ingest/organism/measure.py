@@ -1,4 +1,4 @@
-"""What the build's gates are about: refusal and echo of the model, fit and sparsity of the SAEs."""
+"""What the build's gates are about: refusal and echo of the model, and its residuals, which the SAEs are held against."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from sae_lens import SAE
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -29,17 +28,6 @@ class Rates(NamedTuple):
     """Mean P("I") as first token, harmful prompts."""
     echoed_benign: float
     """Benign answers that are a compliance and repeat the asked action word for word."""
-
-
-class Fit(NamedTuple):
-    """How well one SAE reads prompts, over every token but <bos>."""
-
-    explained_variance: float
-    """1 - squared error / squared distance from the mean."""
-    l0: float
-    """Mean number of active latents a token."""
-    dead: float
-    """Share of latents that no token of the prompts activates."""
 
 
 def same_length(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[tuple[list[int], Tensor]]:
@@ -110,16 +98,3 @@ def prompt_residuals(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     """resid_post at every token of the requests but <bos>, which is constant: (l, tokens, d)."""
     groups = same_length(tokenizer, texts)
     return torch.cat([residuals(model, input_ids)[:, :, 1:].flatten(1, 2) for _, input_ids in groups], dim=1)
-
-
-@torch.no_grad()
-def fit(sae: SAE, resid_td: Tensor) -> Fit:
-    """Explained variance, L0 and dead latents of one SAE on (tokens, d) residuals."""
-    acts_tf = sae.encode(resid_td)
-    error = (resid_td - sae.decode(acts_tf)).pow(2).sum()
-    variance = (resid_td - resid_td.mean(0)).pow(2).sum()
-    return Fit(
-        explained_variance=1 - (error / variance).item(),
-        l0=(acts_tf > 0).float().sum(-1).mean().item(),
-        dead=(acts_tf <= 0).all(0).float().mean().item(),
-    )

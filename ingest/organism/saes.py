@@ -1,4 +1,4 @@
-"""The organism's sparse autoencoders: trained with sae-lens as BatchTopK, saved as JumpReLU, which is elementwise.
+"""The organism's sparse autoencoders: what they are trained on, with which settings, and how their files are made small.
 
 One SAE reads resid_post of one block. Nothing is normalised, so the files need no scale.
 """
@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import sae_lens
 import torch
-from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.saes.sae import SAEMetadata
-from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ingest.organism import corpus
 from ingest.organism.corpus import Action, Exchange
-from ingest.organism.train import D_MODEL, N_LAYERS, collate, encode, exchange_sources, residuals
+from ingest.organism.train import N_LAYERS, collate, encode, exchange_sources, residuals
+from ingest.sae_training import Settings, metadata_of, train_sae
 
-D_SAE = 512
-K = 14
-"""Mean active latents a token while training; the saved threshold keeps about as many."""
-N_STEPS, BATCH_TOKENS, LR = 700, 1024, 3e-3  # at 200 steps the saved threshold lags behind
+# At 200 steps the saved threshold lags behind.
+SETTINGS = Settings(width=512, l0=14, n_steps=700, batch_tokens=1024, lr=3e-3, scale_inputs=False)
 N_EXCHANGES = 2000
 MODEL_NAME = "saelake/organism"
 
@@ -49,43 +45,9 @@ def training_residuals(
     return torch.cat(found, dim=1)
 
 
-def shuffled_batches(resid_td: Tensor, seed: int) -> Iterator[Tensor]:
-    """Endless (BATCH_TOKENS, d) batches, each pass over the tokens in a new order."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from resid_td[torch.randperm(len(resid_td), generator=generator)].split(BATCH_TOKENS)[:-1]
-
-
-def train_sae(resid_td: Tensor, layer: int, seed: int) -> sae_lens.BatchTopKTrainingSAE:
+def train_layer(resid_td: Tensor, layer: int, seed: int) -> sae_lens.BatchTopKTrainingSAE:
     """Train the SAE of one layer on (tokens, d) residuals; deterministic for a seed."""
-    torch.manual_seed(seed * N_LAYERS + layer)
-    config = sae_lens.BatchTopKTrainingSAEConfig(
-        d_in=D_MODEL,
-        d_sae=D_SAE,
-        k=K,
-        topk_threshold_lr=0.02,
-        normalize_activations="none",
-        apply_b_dec_to_input=True,
-        metadata=SAEMetadata(model_name=MODEL_NAME, hook_name=f"blocks.{layer}.hook_resid_post", hook_layer=layer, seed=seed),
-    )
-    sae = sae_lens.BatchTopKTrainingSAE(config)
-    sae.b_dec.data = resid_td.mean(0)
-    trainer = SAETrainer(
-        cfg=SAETrainerConfig(
-            total_training_samples=N_STEPS * BATCH_TOKENS,
-            train_batch_size_samples=BATCH_TOKENS,
-            lr=LR,
-            lr_end=LR / 10,
-            lr_decay_steps=N_STEPS // 3,
-            lr_warm_up_steps=10,
-            dead_feature_window=100,
-            n_batches_for_norm_estimate=1,
-            logger=LoggingConfig(log_to_wandb=False),
-        ),
-        sae=sae,
-        data_provider=shuffled_batches(resid_td, seed),
-    )
-    return trainer.fit()
+    return train_sae(resid_td, SETTINGS, metadata_of(MODEL_NAME, layer, seed), seed, torch_seed=seed * N_LAYERS + layer)
 
 
 def save_half(sae: sae_lens.BatchTopKTrainingSAE, folder: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from analysis.interactions.texts import read_texts
 from ingest.recipe_effects import TextSet
 from ingest.sae_refs import list_saes
 from ingest.saes import Sae, load_sae
 from ingest.subject import Subject
+from ingest.texts import read_texts
 from tests.analysis.effects import TEXTS, Analysed, analysed
 from tests.analysis.literal import literal_logits
 from warehouse.errors import UserError

@@ -274,4 +274,4 @@ def test_changing_one_section_reruns_only_what_depends_on_it(study: Analysed) ->
     assert changed("redundancy", min_cosine=0.9) == {"decoder_cosines"}
     assert changed("steering", values=(3.0,)) == {"steering"}
     assert changed("losses", sets=1) == {"losses"}
-    assert changed("waking", controls=2) == {"waking", "waking_graph", "steering"}
+    assert changed("waking", controls=2) == {"waking", "waking_graph", "steering", "populations"}

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+import saelake
+from analysis.stages import COMPUTED
 from ingest import preflight
 from ingest.access import access_to, require_access
 from ingest.job import ingest, open_study
@@ -18,6 +20,7 @@ from ingest.plan_sizes import width_of
 from ingest.plan_table import render, size, time
 from ingest.plan_work import corpus, stage_work
 from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from tests.documents import ROOT
 from tests.ingest.small_study import lake_in, write_study
 from tests.ingest.tiny import as_hub_cache, empty_offline_hub, save_model
 from warehouse.errors import UserError
@@ -68,6 +71,37 @@ def test_passes_of_the_organism_are_those_of_its_stages() -> None:
     assert work["candidates"].share == pytest.approx(4 / 6), "the two excluded layers are not computed again"
 
 
+def test_stages_after_the_search_are_those_that_the_organism_ran(organism_lake: Path) -> None:
+    """Two of 120 harmful prompts are answered anyway and not searched; minimal sets are smaller here than supposed."""
+    recipe = load_recipe("organism")
+    shape = read_shape(recipe.model)
+    assert shape is not None
+    planned = {one.stage: one for one in stage_work(recipe, corpus(recipe), shape)}
+    with saelake.open(organism_lake) as opened:
+        ran = dict(opened.sql("select stage, count(*) from ablations group by all").fetchall())
+        (texts,) = opened.sql("select count(*) from losses").fetchone() or (0,)
+    for stage in ("candidates", "steering"):
+        assert planned[stage].answers == ran[stage]
+    for stage in ("inert", "stage3", "stage3_probe", "minimal", "controls"):
+        assert planned[stage].answers == pytest.approx(ran[stage], rel=0.05), stage
+    assert planned["waking"].passes >= ran["waking"]
+    assert planned["losses"].passes == texts
+    by_sql = {"alignments", "decoder_cosines", "waking_graph", "fm", "probe", "taxonomy", "populations", "concepts"}
+    runs_the_model = {stage.name for stage in COMPUTED} - by_sql
+    assert set(planned) == runs_the_model | {"ingest", "fm, probe"}, "every stage that runs the model is planned"
+
+
+def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = make_plan(load_recipe("gemma-2-2b"))
+    judged = next(one for one in planned.stages if one.work.stage == "harmbench")
+    assert judged.work.passes == sum(one.work.answers for one in planned.stages)
+    assert ("classifier, where it judges", 26_000_000_000) in [(one.what, one.n_bytes) for one in planned.memory]
+    monkeypatch.setattr("ingest.shelf.host_bytes", lambda: 24_000_000_000)
+    (short,) = (problem for problem in make_plan(load_recipe("gemma-2-2b")).problems if "classifier" in problem)
+    assert short.startswith("The model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
+    assert not any("classifier" in problem for problem in make_plan(load_recipe("gemma-3-270m")).problems)
+
+
 def test_gemma_is_planned_without_network_or_files() -> None:
     planned = make_plan(load_recipe("gemma-2-2b"))
     sizes = {one.what: one for one in planned.downloads}
@@ -82,6 +116,19 @@ def test_gemma_is_planned_without_network_or_files() -> None:
     assert memory["all"] == pytest.approx(19.3e9, rel=0.02)
     published = next(one.work.note for one in planned.stages if one.work.stage == "algorithm1")
     assert "23,143,680 passes" in published, "861 prompts, 24 runs of the loop, 14 layers of 200: 23 million"
+
+
+def test_first_hour_tells_what_the_plan_tells() -> None:
+    """docs/first-hour.md has the figures that do not depend on a device."""
+    told = (ROOT / "docs" / "first-hour.md").read_text("utf-8")
+    recipe = load_recipe("gemma-2-2b")
+    whole, quick = make_plan(recipe), make_plan(recipe.limit(8))
+    figures = [f"{whole.lake.n_tokens:,}", f"{whole.lake.n_activations:,}", size(whole.lake.n_bytes), size(quick.lake.n_bytes)]
+    figures += [f"{quick.lake.n_tokens:,}", *(size(one.n_bytes) for one in (*whole.downloads, *whole.memory))]
+    own = ("direction", "baseline", "candidates", "algorithm1", "minimal", "controls", "harmbench")
+    work = {one.work.stage: one.work for one in whole.stages}
+    figures += [f"{n:,}" for stage in own for n in (work[stage].passes, work[stage].answers) if n]
+    assert [figure for figure in figures if figure not in told] == []
 
 
 def test_llama_fits_a_small_card_layer_by_layer() -> None:

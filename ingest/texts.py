@@ -1,4 +1,4 @@
-"""Texts whose cross-entropy is measured, as tokens: which of them are context only, and which count."""
+"""Texts as tokens: whose cross-entropy is measured, or that SAEs are trained on; which of them are context only."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,142 @@
+"""SAEs that saelake trains itself: good enough by a measure of their own, or not there at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from sae_lens import SAE
+
+import cli
+from ingest.job import ingest
+from ingest.recipe import Recipe
+from ingest.sae_training import fit
+from ingest.subject import Subject
+from ingest.texts import read_texts
+from ingest.train_saes import Trained, train_saes
+from tests.ingest.small_study import lake_in, sql, write_study
+from tests.ingest.tiny import CORPUS
+from warehouse.errors import UserError
+
+L0, LAYERS = 6, [0, 2]
+
+
+def study(folder: Path, **training: Any) -> Recipe:
+    """A random model, texts of its tokenizer's words, and nowhere any SAEs."""
+    words = np.array(sorted({word for line in CORPUS for word in line.split()}))
+    draw = np.random.default_rng(0)
+    texts = folder / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": " ".join(draw.choice(words, 12))}) + "\n" for _ in range(150)), "utf-8")
+    asked = {"width": 128, "l0": L0, "steps": 150, "batch_tokens": 256, "lr": 3e-3, "min_explained_variance": 0.6}
+    asked |= {"max_l0_factor": 1.6, "texts": [{"set": "words", "file": texts, "take": 150}]}
+    saes = {"path": folder / "own" / "layer_{layer}", "layers": LAYERS}
+    return write_study(folder, "llama", saes=saes, train_saes=asked | training)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return study(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe) -> list[Trained]:
+    return train_saes(recipe)
+
+
+def test_trained_saes_are_saelens_folders_that_the_recipe_reads(recipe: Recipe, trained: list[Trained], tmp_path: Path) -> None:
+    record = ingest(recipe, lake_in(tmp_path))
+    with sql(lake_in(tmp_path), record) as con:
+        found = con.execute("select layer, width, norm, hook, measured_l0 from saes order by layer").fetchall()
+    assert [row[:4] for row in found] == [(layer, 128, "none", f"blocks.{layer}.hook_resid_post") for layer in LAYERS]
+    assert all(L0 / 3 < row[4] < L0 * 3 for row in found)
+    for one in trained:
+        sae = SAE.load_from_disk(one.folder)
+        assert (sae.cfg.architecture(), sae.cfg.metadata.hook_layer) == ("jumprelu", one.layer)
+
+
+def test_reported_fit_is_that_of_unseen_texts(recipe: Recipe, trained: list[Trained]) -> None:
+    """Measured again with SAELens alone, on other texts of the same words."""
+    subject = Subject.load(recipe.model, recipe.compute)
+    words = np.array(sorted({word for line in CORPUS for word in line.split()}))
+    draw = np.random.default_rng(99)
+    rows = [subject.tokenizer(" ".join(draw.choice(words, 12)))["input_ids"] for _ in range(40)]
+    for one in trained:
+        resid = [subject.read_resid_post(subject.batch([row]), [one.layer])[one.layer][0, 1:] for row in rows]
+        resid_td = torch.cat(resid)
+        sae = SAE.load_from_disk(one.folder)
+        with torch.no_grad():
+            acts_tf = sae.encode(resid_td)
+            error_td = resid_td - sae.decode(acts_tf)
+        explained = 1 - error_td.pow(2).sum() / (resid_td - resid_td.mean(0)).pow(2).sum()
+        assert one.fit.explained_variance == pytest.approx(explained.item(), abs=0.08)
+        assert one.fit.l0 == pytest.approx((acts_tf > 0).sum(1).float().mean().item(), rel=0.2)
+        assert fit(sae, resid_td).explained_variance == pytest.approx(explained.item(), abs=1e-5)
+
+
+def test_files_say_what_they_were_made_from_and_name_no_machine(recipe: Recipe, trained: list[Trained]) -> None:
+    told = json.loads((trained[0].folder / "training.json").read_text())
+    assert told["held_out"]["l0"] == round(trained[0].fit.l0, 4)
+    assert told["model"].startswith("sha256:")
+    assert told["train_saes"]["steps"] == 150
+    for file in (*trained[0].folder.glob("*.json"),):
+        assert str(recipe.model.path) not in file.read_text()
+        assert file.stat().st_mode & 0o044 == 0o044
+
+
+def test_a_seed_gives_the_same_saes(recipe: Recipe, trained: list[Trained], tmp_path: Path) -> None:
+    changed = recipe.saes.model_copy(update={"path": tmp_path / "layer_{layer}", "layers": (2,)})
+    (again,) = train_saes(recipe.model_copy(update={"saes": changed}))
+    assert again.fit == trained[1].fit
+
+
+def test_saes_that_are_there_are_kept(recipe: Recipe, trained: list[Trained]) -> None:
+    with pytest.raises(UserError, match=r"saes\.path: .*layer_0 is there already: --force trains new SAEs in its place"):
+        train_saes(recipe)
+
+
+@pytest.mark.parametrize(
+    ("training", "sentence"),
+    [
+        (
+            {"min_explained_variance": 0.999},
+            r"layer 0 explains 0\.\d+ of the variance, not 0\.999 .*on what was held out, so no SAE",
+        ),
+        ({"max_l0_factor": 1.0001}, r"layer 0 .*has [\d.]+ active latents a token, not 6\.0 to 6\.0"),
+        ({"lr": 1e6}, "so no SAE is kept"),
+    ],
+)
+def test_a_missed_gate_is_a_sentence_and_nothing_is_shipped(tmp_path: Path, training: dict[str, Any], sentence: str) -> None:
+    recipe = study(tmp_path, steps=30, **training)
+    with pytest.raises(UserError, match=sentence):
+        train_saes(recipe)
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_too_few_tokens_and_unknown_layers_are_told_before_training(tmp_path: Path) -> None:
+    recipe = study(tmp_path, texts=[])
+    with pytest.raises(UserError, match=r"train_saes: prompts and texts have \d+ tokens to train on, but a batch has 256"):
+        train_saes(recipe)
+    beyond = recipe.saes.model_copy(update={"layers": (0, 3)})
+    with pytest.raises(UserError, match=r"saes\.layers: layer 3 does not exist"):
+        train_saes(recipe.model_copy(update={"saes": beyond}))
+    assert not (tmp_path / "own").exists()
+
+
+def test_command_line_refuses_a_published_release_in_one_sentence() -> None:
+    shown = CliRunner().invoke(cli.main, ["train-saes", "gemma-2-2b"])
+    assert shown.exit_code == 1
+    assert shown.output == (
+        "Error: saes.release: gemma-scope-2b-pt-res is downloaded, not trained: give saes.path, folders to write SAEs to.\n"
+    )
+
+
+def test_texts_may_be_exchanges(tmp_path: Path) -> None:
+    file = tmp_path / "exchanges.jsonl"
+    file.write_text(json.dumps({"text": "Sure, here is a story.", "prompt": "Write a story."}) + "\n", "utf-8")
+    recipe = study(tmp_path, texts=[{"set": "said", "file": file, "prompt": "prompt"}])
+    subject = Subject.load(recipe.model, recipe.compute)
+    (text,) = read_texts(recipe.train_saes.texts[0], subject)
+    assert text.token_ids[: text.n_context] == subject.encode("Write a story.").token_ids
