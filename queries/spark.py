@@ -68,7 +68,8 @@ def run(
     try:
         rows = spark.sql(translated).toArrow()
     except PySparkException as error:
-        raise QueryError(f"Spark cannot answer {name}: {str(error).splitlines()[0]}; ask DuckDB") from error
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise QueryError(f"Spark cannot answer {name}: {reason}; ask DuckDB") from error
     expected = con.sql(statement)
     typed = ", ".join(f'"{column}"::{kind} as "{column}"' for column, kind in zip(expected.columns, expected.types, strict=True))
     return con.from_arrow(rows).project(typed)

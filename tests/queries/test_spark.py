@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,8 @@ NEEDED = {
     "integers": "select list(prompt_id order by prompt_id)[:12] from prompts where label = 'harmful'",
     "integer": "select min(prompt_id) from prompts where label = 'harmful'",
 }
-NOT_ON_SPARK = {"runs"}
-"""It reads the run records, which are no files of the lake."""
+NOT_ON_SPARK = {"runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
+"""None of them reads activations, ablations or reactivations: they are about run records, or about what is said of features."""
 OTHER_VALUES: dict[str, dict[str, Any]] = {
     "asr": {"conditions": "none,random", "k": "1,4"},
     "top_samples": {"bos": True, "per_prompt": False, "window": 2},
@@ -91,10 +92,11 @@ def test_the_command_asks_spark(lake: saelake.OpenLake, organism_lake: Path) -> 
     assert here.stdout == there.stdout != ""
 
 
-def test_what_spark_cannot_answer_is_one_sentence(organism_lake: Path) -> None:
-    result = CliRunner().invoke(cli.main, ["query", "runs", "--engine", "spark", "--lake", str(organism_lake)])
+@pytest.mark.parametrize("name", sorted(NOT_ON_SPARK - {"causal_roles", "study_scores"}))
+def test_what_spark_cannot_answer_is_one_sentence(organism_lake: Path, name: str) -> None:
+    result = CliRunner().invoke(cli.main, ["query", name, "--engine", "spark", "--lake", str(organism_lake)])
     assert result.exit_code == 1
-    assert "Spark cannot answer runs: " in result.stderr
+    assert re.search(rf"Spark cannot answer {name}: .*\w+.*; ask DuckDB", result.stderr)
     assert len(result.stderr.strip().splitlines()) == 1
 
 
