@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench-workers bench torture clean report test-spark bench-gpu
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench-waking bench-workers bench torture clean report test-spark bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -75,13 +75,16 @@ bench-gpu: $(INSTALLED)  ## the ingest job at Gemma-2-2B's and Llama-3.1-8B's si
 	@mkdir -p $(BENCH)
 	$(BIN)/python -m benchmarks.gpu --cache $(BENCH)
 
+bench-waking: $(BENCH)/search  ## cost of capturing what wakes, on top of the ablated forward (5 minutes)
+	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.waking --cache $(BENCH)
+
 bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M activations (2 minutes)
 	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
 
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
-bench: bench-search bench-ingest bench-fm bench-lake bench-browser bench-workers  ## all benchmarks, one after the other
+bench: bench-search bench-ingest bench-waking bench-fm bench-lake bench-browser bench-workers  ## all benchmarks, one after the other
 
 test-spark: $(INSTALLED)  ## the questions on Spark, which needs Java: apt-get install openjdk-17-jre-headless
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark]'

@@ -151,6 +151,36 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
 
 @main.command()
 @click.argument("recipe")
+@click.argument("other")
+@click.option("--min-cosine", type=float, default=0.7, show_default=True, help="Of decoder rows, to hold two features for one.")
+@lake_option
+@limit_option
+@output_options
+def trainings(
+    recipe: str, other: str, min_cosine: float, lake: str, limit: int | None, kind: str | None, output: Path | None
+) -> None:
+    """Tell how far RECIPE and OTHER, whose SAEs were trained from different seeds, find the same minimal sets.
+
+    Both are analysed in the lake already. Features are matched by their decoder rows; jaccard is the mean over prompts.
+    """
+    mine, theirs = read_recipe(recipe, limit), read_recipe(other, limit)
+    from dataclasses import asdict
+
+    import pyarrow as pa
+
+    from analysis.interactions.trainings import compare_trainings
+    from queries.formats import show
+    from warehouse.records import Lake
+
+    found = compare_trainings(Lake.existing(lake), mine, theirs, min_cosine)
+    import duckdb
+
+    with duckdb.connect() as con:
+        show(con.from_arrow(pa.Table.from_pylist([asdict(found)])), kind, output)
+
+
+@main.command()
+@click.argument("recipe")
 @lake_option
 @limit_option
 def status(recipe: str, lake: str, limit: int | None) -> None:

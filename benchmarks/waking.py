@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/saelake-bench").expanduser())
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dry", action="store_true", help="do not write docs/benchmarks.md")
     options = parser.parse_args()
     report = Report("waking", "Capturing reactivations", ("torch", "transformers"))
     on_organism(report, options.rounds)
@@ -92,6 +93,8 @@ def main() -> None:
         on_smollm2(report, options.cache, options.rounds)
     else:
         report.not_run("smollm2", "its package is not installed: see make bench-search")
+    if not options.dry:
+        report.keep()
 
 
 if __name__ == "__main__":

@@ -268,5 +268,12 @@ SECTIONS = (
         "R8",
         ("inert",),
     ),
-    Section("answers", "What the model says", "Model text is untrusted and shown as it is.", _answers, "R7", ("minimal",)),
+    Section(
+        "answers",
+        "What the model says",
+        "Model text is untrusted: it is escaped, so that nothing in it acts.",
+        _answers,
+        "R7",
+        ("minimal",),
+    ),
 )

@@ -1,0 +1,151 @@
+"""Are the same features found with SAEs that were trained again from another seed (R21; the paper names this as its own limit)?
+
+Features of two trainings have no common numbers. They are matched layer by layer where each is the other's nearest by the cosine
+of the decoder rows and that cosine is high enough; sets of features are then compared as sets of pairs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from analysis.interactions.statistics import bootstrap_mean
+from ingest.recipe import Recipe
+from ingest.sae_refs import SaeRef, list_saes
+from ingest.saes import load_sae
+from warehouse.catalog import connect
+from warehouse.errors import UserError
+from warehouse.records import Lake
+
+CHUNK_ROWS = 4096
+MIN_COSINE = 0.7
+"""Below this, the nearest feature of another training is held to be another feature."""
+SETS = """
+with critical as (
+    select distinct p.prompt_hash, s.layer, s.feature_id
+    from ablations as a
+    join prompts as p on p.prompt_id = a.prompt_id
+    join feature_sets as s on s.set_id = a.set_id
+    where a.condition = 'minimal' and p.label = 'harmful'
+)
+
+select prompt_hash, layer, feature_id
+from critical
+order by all
+"""
+JACCARD = """
+with matched as (
+    select t.prompt_hash, t.layer, coalesce(m.mine, -1 - t.feature_id) as feature_id
+    from theirs as t
+    left join matches as m on m.layer = t.layer and m.theirs = t.feature_id
+),
+
+both_sides as (
+    select prompt_hash, layer, feature_id, 1 as mine, 0 as theirs from mine
+    union all
+    select prompt_hash, layer, feature_id, 0 as mine, 1 as theirs from matched
+),
+
+features as (
+    select prompt_hash, layer, feature_id, sum(mine) as mine, sum(theirs) as theirs
+    from both_sides
+    where prompt_hash in (select prompt_hash from mine) and prompt_hash in (select prompt_hash from theirs)
+    group by all
+),
+
+distinct_features as (
+    select layer, feature_id, max(mine) as mine, max(theirs) as theirs
+    from features
+    group by all
+)
+
+select prompt_hash, avg((mine + theirs = 2)::integer) as jaccard
+from features
+group by prompt_hash
+union all
+select null as prompt_hash, avg((mine + theirs = 2)::integer) as jaccard
+from distinct_features
+order by prompt_hash nulls first
+"""
+"""The first row is the whole study's: distinct features of all prompts."""
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """How alike the minimal sets of two studies are."""
+
+    n_features: int
+    """of the first study's SAEs"""
+    n_matched: int
+    n_prompts: int
+    """harmful prompts for which both found sets"""
+    jaccard: float
+    """mean over prompts, of the union of a prompt's sets over the starts"""
+    low: float
+    high: float
+    """95% bootstrap interval over prompts"""
+    jaccard_of_study: float
+    """of the distinct features over all prompts"""
+
+
+def match(mine_fd: Tensor, theirs_fd: Tensor, min_cosine: float = MIN_COSINE) -> tuple[np.ndarray, np.ndarray]:
+    """Features of two SAEs that are each other's nearest by decoder cosine (ties to the lower id), and near enough.
+
+    Returns: (n,) ids of mine, ascending, and (n,) ids of theirs.
+    """
+    a_fd, b_fd = (torch.nn.functional.normalize(w_fd.float(), dim=1) for w_fd in (mine_fd, theirs_fd))
+    cosine, nearest = _nearest(a_fd, b_fd)
+    _, nearest_back = _nearest(b_fd, a_fd)
+    ids = torch.arange(len(a_fd), device=a_fd.device)
+    kept = ids[(nearest_back[nearest] == ids) & (cosine >= min_cosine)]
+    return kept.cpu().numpy(), nearest[kept].cpu().numpy()
+
+
+def _nearest(a_fd: Tensor, b_fd: Tensor) -> tuple[Tensor, Tensor]:
+    parts = [(part_fd @ b_fd.T).max(dim=1) for part_fd in a_fd.split(CHUNK_ROWS)]
+    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
+
+
+def compare_trainings(lake: Lake, recipe: Recipe, other: Recipe, min_cosine: float = MIN_COSINE) -> Trainings:
+    """The minimal sets of two analysed studies of one model, whose SAEs differ in their training.
+
+    Raises UserError where a study has no minimal sets, or the SAEs have no layer in common.
+    """
+    mine, theirs = _sets(lake, recipe), _sets(lake, other)
+    ours, others = _by_layer(recipe), _by_layer(other)
+    layers = sorted(ours.keys() & others.keys())
+    if not layers:
+        raise UserError(f"the SAEs of {recipe.name} and {other.name} have no layer in common")
+    parts, n_features = [], 0
+    for layer in layers:
+        saes = [load_sae(refs[layer], torch.device("cpu")) for refs in (ours, others)]
+        if saes[0].W_dec.shape[1] != saes[1].W_dec.shape[1]:
+            raise UserError(f"{recipe.name} and {other.name} are about models of different widths")
+        found = match(saes[0].W_dec, saes[1].W_dec, min_cosine)
+        n_features += saes[0].width
+        parts.append(pa.table({"layer": np.full(len(found[0]), layer, np.int16), "mine": found[0], "theirs": found[1]}))
+    matches = pa.concat_tables(parts)
+    with connect(lake) as con:
+        for name, rows in (("mine", mine), ("theirs", theirs), ("matches", matches)):
+            con.register(name, rows)
+        (_, of_study), *prompts = con.execute(JACCARD).fetchall()
+    if not prompts:
+        raise UserError(f"{recipe.name} and {other.name} have no harmful prompt in common for which both found a minimal set")
+    values = np.array([jaccard for _, jaccard in prompts])
+    low, high = bootstrap_mean(values, recipe.compute.seed)
+    return Trainings(n_features, len(matches), len(values), float(values.mean()), low, high, of_study)
+
+
+def _sets(lake: Lake, recipe: Recipe) -> pa.Table:
+    with connect(lake, recipe.name) as con:
+        rows = con.execute(SETS).to_arrow_table()
+    if not len(rows):
+        raise UserError(f"the lake {lake} has no minimal sets of {recipe.name}: `saelake analyze {recipe.name}` first")
+    return rows
+
+
+def _by_layer(recipe: Recipe) -> Mapping[int, SaeRef]:
+    return {ref.layer: ref for ref in list_saes(recipe)}

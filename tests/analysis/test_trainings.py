@@ -1,0 +1,80 @@
+"""Features of two trainings are matched by their decoders, and their sets compared."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from analysis.bench import Bench
+from analysis.interactions.trainings import compare_trainings, match
+from analysis.search import algorithm1, alignments, baseline, candidates, directions, minimal
+from analysis.stages import ensure_stage, open_analysis, specs
+from ingest.job import ingest_study
+from ingest.recipe import Recipe, load_recipe
+from warehouse.errors import UserError
+from warehouse.records import Lake
+
+NEEDED = (directions, alignments, baseline, candidates, algorithm1, minimal)
+BY_FEATURE = {"W_enc": 1, "W_dec": 0, "b_enc": 0, "threshold": 0}
+"""Tensors of an SAE, and their axis of features."""
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**16), n=st.integers(2, 60), n_lost=st.integers(0, 10))
+def test_a_shuffled_copy_is_matched_feature_by_feature(seed: int, n: int, n_lost: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    decoder = torch.randn(n, 64, generator=rng)
+    order = torch.randperm(n, generator=rng)
+    kept = order[: max(n - n_lost, 1)]
+    scale = torch.rand(len(kept), 1, generator=rng) + 0.5
+    mine, theirs = match(decoder, decoder[kept] * scale + 0.01 * torch.randn(len(kept), 64, generator=rng))
+    assert mine.tolist() == sorted(kept.tolist())
+    assert np.array_equal(kept.numpy()[theirs], mine)
+
+
+def shuffled(recipe: Recipe, folder: Path) -> Recipe:
+    """The study with the features of its SAEs in another order."""
+    layers = recipe.saes.layers
+    for layer in layers:
+        source = Path(str(recipe.saes.path).format(layer=layer))
+        target = folder / f"layer_{layer}"
+        target.mkdir(parents=True)
+        (target / "cfg.json").write_text((source / "cfg.json").read_text())
+        tensors = load_file(source / "sae_weights.safetensors")
+        order = torch.randperm(len(tensors["threshold"]), generator=torch.Generator().manual_seed(layer))
+        for name, axis in BY_FEATURE.items():
+            tensors[name] = tensors[name].index_select(axis, order).contiguous()
+        save_file(tensors, target / "sae_weights.safetensors")
+    saes = recipe.saes.model_copy(update={"path": folder / "layer_{layer}"})
+    return recipe.model_copy(update={"name": "again", "saes": saes})
+
+
+def analysed(recipe: Recipe, lake: Lake) -> Recipe:
+    study = open_analysis(recipe)
+    known, bench = specs(study), Bench(study, lake)
+    ingest_study(study, lake)
+    for module in NEEDED:
+        ensure_stage(module.STAGE, known, bench)
+    return recipe
+
+
+def test_the_same_saes_in_another_order_find_the_same_sets(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    recipe = analysed(load_recipe("organism").limit(6), lake)
+    other = analysed(shuffled(recipe, tmp_path / "saes"), lake)
+    found = compare_trainings(lake, recipe, other)
+    assert found.n_features == found.n_matched == 6 * 512
+    assert found.n_prompts > 0
+    assert found.jaccard > 0.8, "searches start at random, in the order of the features: sets may differ, features hardly"
+    assert compare_trainings(lake, recipe, recipe).jaccard == compare_trainings(lake, recipe, recipe).jaccard_of_study == 1
+    assert compare_trainings(lake, recipe, other, min_cosine=1.1).jaccard == 0, "nothing matched, nothing shared"
+
+
+def test_a_study_without_sets_is_a_sentence(tmp_path: Path) -> None:
+    recipe = load_recipe("organism")
+    with pytest.raises(UserError):
+        compare_trainings(Lake.create(tmp_path / "lake"), recipe, recipe)
