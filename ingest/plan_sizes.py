@@ -104,11 +104,14 @@ def downloads(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Do
     found = [_model(recipe.model, shape), _saes(recipe.saes, saes)]
     if "harmbench" in recipe.verdicts.judges:
         judge = recipe.verdicts.harmbench
-        here = judge.path is not None or cached_file(judge.hub_id, "config.json", judge.revision) is not None
-        n_bytes, known_by = None if here else hub_bytes(judge.hub_id, r"\.safetensors$"), "hub"
-        if n_bytes is None:
+        config = judge.path / "config.json" if judge.path else cached_file(judge.hub_id, "config.json", judge.revision)
+        if config is not None:
+            n_bytes, known_by = sum(file.stat().st_size for file in config.parent.glob("*.safetensors")), "files"
+        else:
+            n_bytes, known_by = hub_bytes(judge.hub_id, r"\.safetensors$") or 0, "hub"
+        if not n_bytes:
             n_bytes, known_by = int(CLASSIFIER_BYTES), "estimate"
-        found.append(Download("classifier", judge.location, n_bytes, here, known_by))
+        found.append(Download("classifier", judge.location, n_bytes, config is not None, known_by))
     return found
 
 

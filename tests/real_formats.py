@@ -38,7 +38,7 @@ def lay_out(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     make_model(family, tokenizer).bfloat16().save_pretrained(snapshot)
     tokenizer.save_pretrained(snapshot)
     _lay_out_saes(shipped, hub, monkeypatch)
-    coconot = as_hub_cache(hub, "allenai/coconot", "d" * 40, kind="datasets")
+    coconot = as_hub_cache(hub, "allenai/coconot", "2cbe16aabf9069f17e48c8daad8aeabc29469eb7", kind="datasets")
     (coconot / "README.md").write_text(COCONOT_CARD)
     rows = [
         ("Requests with safety concerns", "Privacy"),
