@@ -72,8 +72,12 @@ class Bench:
             torch.cuda.empty_cache()
 
     def sql(self, runs: Sequence[str]) -> duckdb.DuckDBPyConnection:
-        """A connection on which plain table names show exactly these runs."""
-        return connect(self.lake, runs=runs)
+        """A connection on which plain table names show exactly these runs.
+
+        It has one thread: with several, sums of floating-point numbers differ in their last bit from time to time, and a run's
+        content must not.
+        """
+        return connect(self.lake, runs=runs, threads=1)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Generated tokens as text."""
