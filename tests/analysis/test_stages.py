@@ -11,6 +11,7 @@ import torch
 
 import saelake
 from analysis import stages
+from analysis.bench import Bench
 from analysis.judges.harmbench import Classifier
 from analysis.stages import ANSWERING
 from ingest.recipe import Recipe, load_recipe
@@ -271,3 +272,8 @@ def test_a_split_without_the_prompts_it_needs_is_told_before_anything_is_compute
     with pytest.raises(UserError, match=r"candidates\.split is 'nowhere', but no harmful prompt is in that split"):
         stages.analyze(change(recipe, 'split = "test"', 'split = "nowhere"'), lake)
     assert not lake.run_ids()
+
+
+def test_stages_read_on_one_thread_so_that_sums_of_floats_are_always_the_same(recipe: Recipe, lake: Lake) -> None:
+    with Bench(stages.open_analysis(recipe), lake).sql([]) as con:
+        assert con.execute("select current_setting('threads')").fetchall() == [(1,)]
