@@ -1,7 +1,8 @@
 """Where what a lake publishes lies: a folder, or a bucket of object storage (bucket.py). Keys name all in it: `runs/x.json`."""
 
+import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -96,8 +97,13 @@ class Folder:
 
     def entries(self, folder: str) -> list[Entry]:
         top = self._root / folder
-        files = [p for p in (top, *top.rglob("*")) if p.is_file()]
-        return sorted(Entry(p.relative_to(self._root).as_posix(), p.stat().st_size, p.stat().st_mtime) for p in files)
+        files = [top] if top.is_file() else [Path(where, name) for where, _, names in os.walk(top) for name in names]
+        found = []
+        for path in files:
+            with suppress(FileNotFoundError):  # another process has renamed its draft, or deleted what it dropped
+                status = path.stat()
+                found.append(Entry(path.relative_to(self._root).as_posix(), status.st_size, status.st_mtime))
+        return sorted(found)
 
     def unused(self, folder: str) -> str:
         names = (folder if n == 1 else f"{folder}-{n}" for n in count(1))
