@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.bench import Bench
+from analysis.workbench import Workbench
 from ingest.job import Study
 from warehouse.records import RunSpec
 from warehouse.runs import Rows
@@ -13,7 +13,7 @@ from warehouse.runs import Rows
 class Work:
     """What a stage computes with: the bench, its own identity, and the runs that it builds on."""
 
-    bench: Bench
+    bench: Workbench
     spec: RunSpec
     parents: Mapping[str, str]
     """stage -> run_id"""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from analysis.bench import Bench
 from analysis.interactions import (
     comparisons,
     diagnostic,
@@ -22,14 +21,15 @@ from analysis.interactions import (
     steering,
     waking,
 )
+from analysis.judges.verdicts import check_judge, judge_identity
 from analysis.meaning import concepts, populations, taxonomy
 from analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
 from analysis.stage import Stage, Work
-from analysis.verdicts import check_judge, judge_identity
+from analysis.workbench import Workbench
 from ingest.job import Study, ingest_spec, ingest_study, open_study
 from ingest.prompts import require_splits
 from ingest.recipe import Recipe
-from ingest.recipe_sections import JUDGES
+from ingest.recipe.sections import JUDGES
 from warehouse.catalog import connect
 from warehouse.errors import UserError
 from warehouse.progress import Quiet
@@ -68,8 +68,8 @@ def judging_stage(judge: str) -> Stage:
     return judging.stage(judge, [stage.name for stage in ANSWERING])
 
 
-class Crew(Protocol):
-    """Computes shards elsewhere, as `analysis.crew.RayCrew` does."""
+class Workers(Protocol):
+    """Computes shards elsewhere, as `analysis.workers.RayWorkers` does."""
 
     def compute(self, spec: RunSpec, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]: ...
 
@@ -114,15 +114,15 @@ def analyze(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet 
 
 
 def analyze_study(
-    study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, crew: Crew | None = None
+    study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
 ) -> list[RunRecord]:
-    """`analyze` for a study that is opened already; a crew computes the shards elsewhere than in this process."""
+    """`analyze` for a study that is opened already; workers compute the shards elsewhere than in this process."""
     known = specs(study)
-    bench = Bench(study, lake)
-    compute = partial(crew.compute, known["ingest"]) if crew else None
+    bench = Workbench(study, lake)
+    compute = partial(workers.compute, known["ingest"]) if workers else None
     records = [ingest_study(study, lake, force=force, progress=progress, compute=compute)]
     for stage in stages(study.recipe):
-        records.append(ensure_stage(stage, known, bench, force=force, progress=progress, crew=crew))
+        records.append(ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers))
     return records
 
 
@@ -140,7 +140,7 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
     known = specs(study, [*COMPUTED, stage])
     if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
         raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
-    return ensure_stage(stage, known, Bench(study, lake), force=force, progress=progress)
+    return ensure_stage(stage, known, Workbench(study, lake), force=force, progress=progress)
 
 
 def ablate(
@@ -168,26 +168,26 @@ def ablate(
     ingest_study(study, lake, progress=progress)
     with connect(lake, recipe.name) as con:
         stage = chosen.stage(condition, chosen.feature_set(con, features, value))
-    return ensure_stage(stage, specs(study, [stage]), Bench(study, lake), force=force, progress=progress)
+    return ensure_stage(stage, specs(study, [stage]), Workbench(study, lake), force=force, progress=progress)
 
 
 def ensure_stage(
     stage: Stage,
     known: Mapping[str, RunSpec],
-    bench: Bench,
+    bench: Workbench,
     *,
     force: bool = False,
     progress: Quiet | None = None,
-    crew: Crew | None = None,
+    workers: Workers | None = None,
 ) -> RunRecord:
     """The published run of a stage whose parents are published: found, resumed or computed."""
-    compute = partial(crew.compute, known[stage.name]) if crew else partial(stage_rows, stage, bench, known)
+    compute = partial(workers.compute, known[stage.name]) if workers else partial(stage_rows, stage, bench, known)
     plan = Plan(stage.shards(bench.study), compute, stage.tables, stage.unit)
     return ensure_run(bench.lake, known[stage.name], plan, force=force, progress=progress)
 
 
 def stage_rows(
-    stage: Stage, bench: Bench, known: Mapping[str, RunSpec], missing: Sequence[str]
+    stage: Stage, bench: Workbench, known: Mapping[str, RunSpec], missing: Sequence[str]
 ) -> Iterator[tuple[str, list[Rows]]]:
     """The missing shards of a stage, computed in this process."""
     parents = {name: known[name].run_id for name in stage.parents}

@@ -16,7 +16,7 @@ from analysis.engine.slices import Slices
 from benchmarks.harness import Report, alternated
 from benchmarks.organism import distinct_evaluations
 from benchmarks.subjects import GEMMA_2_2B, random_model, random_sae
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from ingest.subject import Subject, find_blocks
 
 NEEDED = 40e9

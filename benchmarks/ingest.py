@@ -24,7 +24,7 @@ from benchmarks.subjects import random_saes, save_sae, smollm2
 from ingest.capture import CHUNK_VALUES, length_batches
 from ingest.job import Study, ingest_study, open_study
 from ingest.recipe import RECIPES, Recipe, load_recipe
-from ingest.saes import Sae, load_sae
+from ingest.saes.sae import Sae, load_sae
 from ingest.subject import Subject
 from warehouse.records import Lake, RunRecord
 

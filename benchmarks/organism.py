@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
-from analysis.bench import Bench
 from analysis.engine.engine import AblationEngine
 from analysis.engine.requests import Request
 from analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
 from analysis.search.critical import Pool
 from analysis.search.directions import difference_of_means
+from analysis.workbench import Workbench
 from benchmarks.harness import Clock, Report, alternated
 from benchmarks.published import algorithm1_loop, decode_plus_error, greedy
 from ingest.job import open_study
@@ -31,7 +31,7 @@ N_NEW = 16
 class Organism:
     """The loaded study and the candidate pools of its prompts."""
 
-    bench: Bench
+    bench: Workbench
     pools: list[Pool]
     """At each prompt's first flip, for the refused harmful test prompts that flip at some K."""
     capped: list[Pool]
@@ -42,7 +42,7 @@ def load() -> Organism:
     """The organism of the shipped recipe; candidates as the recipe chooses them."""
     recipe = load_recipe(RECIPE)
     study = open_study(recipe)
-    bench = Bench(study, Lake(Path("unused")))
+    bench = Workbench(study, Lake(Path("unused")))
     directions = torch.from_numpy(difference_of_means(bench, recipe.direction.split))
     settings = recipe.candidates
     layers = [layer for layer in bench.saes if layer not in settings.exclude_layers]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.engine.requests import FeatureSet
 from analysis.search.critical import Pool
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from ingest.subject import Batch, Subject
 
 

@@ -28,7 +28,7 @@ from benchmarks.published import decode_plus_error, greedy, saelens_error_term
 from benchmarks.subjects import L0, random_saes, smollm2
 from ingest.job import open_study
 from ingest.recipe import load_recipe
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from ingest.subject import Subject
 
 LAYERS = range(2, 14)

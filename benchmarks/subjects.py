@@ -20,8 +20,8 @@ from transformers import (
 
 from ingest.capture import residuals
 from ingest.recipe import Compute, ModelSpec
-from ingest.sae_refs import SaeRef
-from ingest.saes import Sae, SaeFacts
+from ingest.saes.refs import SaeRef
+from ingest.saes.sae import Sae, SaeFacts
 from ingest.subject import Subject
 
 L0 = 60

@@ -21,7 +21,7 @@ from benchmarks.harness import Report, alternated
 from benchmarks.subjects import random_saes, smollm2
 from ingest.job import open_study
 from ingest.recipe import load_recipe
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from ingest.subject import Subject
 
 TARGET = "<= 1.30"

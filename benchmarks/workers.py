@@ -14,10 +14,10 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from analysis.bench import Bench
-from analysis.crew import RayCrew
 from analysis.search import alignments, baseline, candidates, directions
 from analysis.stages import ensure_stage, open_analysis, specs
+from analysis.workbench import Workbench
+from analysis.workers import RayWorkers
 from benchmarks.harness import Report, alternated
 from ingest.job import ingest_study
 from ingest.recipe import load_recipe
@@ -42,19 +42,19 @@ def main() -> None:
     report = Report("workers", "Workers", ("ray", "torch"))
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.create(Path(folder, "lake"))
-        bench = Bench(study, lake)
+        bench = Workbench(study, lake)
         ingest_study(study, lake)
         for stage in BEFORE:
             ensure_stage(stage, known, bench)
         contents = set()
 
-        def run(crew: RayCrew | None) -> None:
-            contents.add(ensure_stage(candidates.STAGE, known, bench, crew=crew).content_hash)
+        def run(workers: RayWorkers | None) -> None:
+            contents.add(ensure_stage(candidates.STAGE, known, bench, workers=workers).content_hash)
             drop(lake, run_id)
             gc(lake, older_than_seconds=0)
 
-        with RayCrew(study, lake, n_workers=2) as crew:
-            times = alternated({"one process": lambda: run(None), "two workers": lambda: run(crew)}, options.rounds)
+        with RayWorkers(study, lake, n_workers=2) as workers:
+            times = alternated({"one process": lambda: run(None), "two workers": lambda: run(workers)}, options.rounds)
     assert len(contents) == 1, "all runs have the same content"
     n_shards = len(candidates.STAGE.shards(study))
     report.line(f"stage candidates of the embedded study in {n_shards} shards, one torch thread a process")

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ingest.model_shape import cached_file
-from ingest.recipe_sections import ModelSpec
+from ingest.recipe.sections import ModelSpec
 from warehouse.errors import UserError
 
 GATED = {

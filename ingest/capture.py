@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from ingest.subject import Subject
 from warehouse.errors import UserError
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse.errors import UserError
+from warehouse.store import sha256_file
 
 if TYPE_CHECKING:
-    from ingest.recipe_sections import ModelSpec
+    from ingest.recipe.sections import ModelSpec
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 WEIGHTS = {".safetensors", ".npz", ".gguf"}
@@ -37,14 +38,8 @@ def hash_folder(folder: Path, patterns: Iterable[str], field: str) -> str:
         raise UserError(f"{field}: there are no .safetensors weights in {folder} (pickled weights are not read).")
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.name}\0{hash_file(file)}\n".encode())
+        total.update(f"{file.name}\0{sha256_file(file)}\n".encode())
     return total.hexdigest()
-
-
-def hash_file(file: Path) -> str:
-    """sha256 of a file's bytes, in hex, read in pieces."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def hub_commit(repo: str, revision: str | None, field: str) -> str:

@@ -12,7 +12,7 @@ from ingest.access import require_access
 from ingest.fingerprint import fingerprint
 from ingest.prompts import Prompt, content_hash, load_prompts
 from ingest.recipe import Recipe
-from ingest.sae_refs import SaeRef, list_saes
+from ingest.saes.refs import SaeRef, list_saes
 from warehouse.progress import Quiet
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Compute, Plan, Rows, ensure_run

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ingest.recipe_sections import ModelSpec
+from ingest.recipe.sections import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from ingest.job import Study
 from ingest.model_shape import ModelShape, read_shape
-from ingest.sae_facts import SaeFacts, check_facts, read_facts
-from ingest.shelf import free_bytes, host_bytes
+from ingest.saes.facts import SaeFacts, check_facts, read_facts
+from ingest.saes.shelf import free_bytes, host_bytes
 from warehouse.errors import UserError
 
 

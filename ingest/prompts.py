@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from ingest.prompt_sources import Row, rows_of
 from ingest.recipe import Column, Fractions, PromptSet, Recipe
+from ingest.sources import Row, rows_of
 from warehouse.errors import UserError
 
 LABELS = ("harmful", "benign")
@@ -78,9 +78,9 @@ def _load_set(spec: PromptSet) -> list[Prompt]:
     kept = _deduplicated(spec, _kept_rows(spec))
     rows = list(kept if spec.take is None else islice(kept, spec.take))
     if not rows:
-        raise UserError(f"Prompt set {spec.set!r} is empty: no row is left{' after where' if spec.where else ''}.")
+        raise UserError(f"{spec.owner} is empty: no row is left{' after where' if spec.where else ''}.")
     if spec.count is not None and len(rows) != spec.count:
-        raise UserError(f"Prompt set {spec.set!r} has {len(rows)} prompts, but its count says {spec.count}.")
+        raise UserError(f"{spec.owner} has {len(rows)} prompts, but its count says {spec.count}.")
     prompts = [_prompt(spec, number, row) for number, row in rows]
     return _draw_splits(prompts, spec.split) if isinstance(spec.split, Fractions) else prompts
 
@@ -90,15 +90,11 @@ def _kept_rows(spec: PromptSet) -> Iterator[tuple[int, Row]]:
     for number, row in enumerate(rows_of(spec), start=1):
         for column in _columns(spec):
             if column not in row:
-                raise UserError(
-                    f"Prompt set {spec.set!r} has no column {column!r} in row {number}: the columns are {', '.join(row)}."
-                )
+                raise UserError(f"{spec.owner} has no column {column!r} in row {number}: the columns are {', '.join(row)}.")
         if all(_plain(row[column]) in _allowed(values) for column, values in spec.where.items()):
             text = row[spec.text]
             if not _is_text(text):
-                raise UserError(
-                    f"Prompt set {spec.set!r}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text."
-                )
+                raise UserError(f"{spec.owner}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text.")
             yield number, row
 
 
@@ -120,16 +116,14 @@ def _deduplicated(spec: PromptSet, rows: Iterable[tuple[int, Row]]) -> Iterator[
         if first == number:
             yield number, row
         elif not spec.deduplicate:
-            raise UserError(
-                f"Prompt set {spec.set!r}: rows {first} and {number} are the same prompt; deduplicate = true keeps the first."
-            )
+            raise UserError(f"{spec.owner}: rows {first} and {number} are the same prompt; deduplicate = true keeps the first.")
 
 
 def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
     label = _value(spec, "label", spec.label, number, row)
     if label not in LABELS:
         raise UserError(
-            f"Prompt set {spec.set!r}, row {number}: label {label!r} is neither harmful nor benign; "
+            f"{spec.owner}, row {number}: label {label!r} is neither harmful nor benign; "
             f'rename it with label = {{ column = ..., map = {{ "{label}" = "harmful" }} }}.'
         )
     # A drawn split is filled in when all rows of the set are known.
@@ -148,7 +142,7 @@ def _value(spec: PromptSet, field: str, source: str | Column, number: int, row: 
         return source
     value = _plain(row[source.column])
     if value == "":
-        raise UserError(f"Prompt set {spec.set!r}, row {number}: column {source.column!r} ({field}) is empty.")
+        raise UserError(f"{spec.owner}, row {number}: column {source.column!r} ({field}) is empty.")
     return source.map.get(value, value)
 
 

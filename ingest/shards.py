@@ -13,8 +13,8 @@ import pyarrow as pa
 from ingest.capture import Captured, capture, nonzeros
 from ingest.job import Study, prompt_ids
 from ingest.preflight import check_device_memory, check_saes
-from ingest.saes import Sae, SaeFacts, check_fits
-from ingest.shelf import HOST_SHARE, Shelf, host_bytes
+from ingest.saes.sae import Sae, SaeFacts, check_fits
+from ingest.saes.shelf import HOST_SHARE, Shelf, host_bytes
 from ingest.subject import Subject, Tokenized
 from warehouse.errors import UserError
 from warehouse.records import RunSpec

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-from ingest.fingerprint import hash_file
-from ingest.prompt_sources import Row, rows_of
 from ingest.prompts import hash_prompt
-from ingest.recipe_effects import TextSet
-from ingest.recipe_prompts import PromptSet
+from ingest.recipe.effects import TextSet
+from ingest.sources import Row, rows_of
 from ingest.subject import Subject
 from warehouse.errors import UserError
+from warehouse.store import sha256_file
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,8 @@ class Text:
 
 def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
     """The first `take` texts with a token to predict; UserError for a missing column, no text at all, or an unreadable source."""
-    source = {
-        name: getattr(spec, name) for name in ("set", "file", "url", "sha256", "hub", "config", "hub_split", "revision", "take")
-    }
     texts: list[Text] = []
-    for number, row in enumerate(rows_of(PromptSet(**source, label="benign")), start=1):
+    for number, row in enumerate(rows_of(spec), start=1):
         text = _cell(spec, spec.text, number, row)
         prompt = None if spec.prompt is None else _cell(spec, spec.prompt, number, row)
         token_ids, n_context = _tokens(subject, text, prompt)
@@ -45,20 +41,20 @@ def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
         if len(texts) == spec.take:
             break
     if not texts:
-        raise UserError(f"Texts {spec.set!r}: no row has a token to predict within max_tokens = {spec.max_tokens}.")
+        raise UserError(f"{spec.owner}: no row has a token to predict within max_tokens = {spec.max_tokens}.")
     return texts
 
 
 def source_hash(spec: TextSet) -> str:
     """What stands for a set's content in a run's identity; the recipe pins what is not a local file."""
-    return hash_file(spec.file) if spec.file is not None else str(spec.sha256 or spec.revision)
+    return sha256_file(spec.file) if spec.file is not None else str(spec.sha256 or spec.revision)
 
 
 def _cell(spec: TextSet, column: str, number: int, row: Row) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         raise UserError(
-            f"Texts {spec.set!r}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}."
+            f"{spec.owner}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}."
         )
     return value
 

@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, sync_playwright
 
 from analysis.meaning.explanations import explain
 from analysis.meaning.taxonomy import taxonomy
-from analysis.search.answers import table_of
 from ingest.recipe import load_recipe
 from tests.lakes import build_lake
 from warehouse.catalog import connect
@@ -39,12 +38,10 @@ def build_meaning_lake(root: Path, explained: Sequence[tuple[int, int, str]] = E
         publish(lake, "taxonomy", Rows("taxonomy", taxonomy(con, "harmful", ())), ingest)
     population, layer, feature_id, n_prompts = zip(*FOUND, strict=True)
     columns = {"population": population, "sae_id": [f"sae{n}" for n in layer], "layer": layer, "feature_id": feature_id}
-    publish(lake, "populations", Rows("populations", table_of(POPULATIONS, columns | {"n_prompts": n_prompts})), ingest)
+    publish(lake, "populations", Rows.of(POPULATIONS, columns | {"n_prompts": n_prompts}), ingest)
     concept, pattern = zip(*PATTERNS, strict=True)
     ranks = [("harm", "punctuation").index(one) for one in concept]
-    publish(
-        lake, "concepts", Rows("concepts", table_of(CONCEPTS, {"rank": ranks, "concept": concept, "pattern": pattern})), ingest
-    )
+    publish(lake, "concepts", Rows.of(CONCEPTS, {"rank": ranks, "concept": concept, "pattern": pattern}), ingest)
     explain_by_hand(lake, explained)
     return lake
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.bench import Bench
 from analysis.judges.harmbench import Classifier
 from analysis.search import alignments, candidates, directions
 from analysis.stages import ensure_stage, open_analysis, specs
+from analysis.workbench import Workbench
 from ingest.job import ingest_study
-from ingest.plan import make_plan
+from ingest.plan.estimate import make_plan
 from ingest.recipe import Recipe
-from ingest.saes import load_sae
+from ingest.saes.sae import load_sae
 from ingest.subject import Subject
 from tests.analysis.tiny_judge import plant
 from tests.real_formats import LAYERS, WIDTH, lay_out
@@ -57,10 +57,10 @@ def test_pipeline_runs_by_the_shipped_recipe(
 ) -> None:
     recipe = lay_out(name, tmp_path, patch)
     if recipe.verdicts.oracle == "phrases":  # random text apologises to nobody
-        patch.setattr("analysis.verdicts.REFUSAL_PHRASES", ("",))
+        patch.setattr("analysis.judges.verdicts.REFUSAL_PHRASES", ("",))
     study = open_analysis(recipe)
     lake = Lake.create(tmp_path / "lake")
-    bench, known = Bench(study, lake), specs(study)
+    bench, known = Workbench(study, lake), specs(study)
     ingested = ingest_study(study, lake)
     runs = [ensure_stage(stage, known, bench) for stage in (directions.STAGE, alignments.STAGE, candidates.STAGE)]
     with connect(lake, runs=[ingested.run_id, *(run.run_id for run in runs)]) as con:
@@ -93,7 +93,7 @@ def _check_saes(rows: list[Any], recipe: Recipe) -> None:
 
 def _check_activations(con: Any, text: str, recipe: Recipe, subject: Subject) -> None:
     """What the lake holds of the first prompt is what SAELens gives for the model's own hidden states."""
-    from ingest.sae_refs import list_saes
+    from ingest.saes.refs import list_saes
 
     token_ids = torch.tensor([subject.encode(text).token_ids])
     hidden = subject.model(token_ids, output_hidden_states=True).hidden_states

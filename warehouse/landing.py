@@ -1,9 +1,9 @@
 """Shards: what a job computes, written to disk whole or not at all, so that a killed job goes on with the missing ones."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from .errors import UserError
 from .files import file_name
-from .schema import TABLES
+from .schema import TABLES, Table
 from .store import folder_atomic
 
 
@@ -22,6 +22,16 @@ class Rows:
     table: str
     rows: pa.Table
     layer: int | None = None
+
+    @classmethod
+    def of(cls, table: Table, columns: Mapping[str, Any] | pa.Table, layer: int | None = None) -> "Rows":
+        """Rows in the protocol's types from columns in any form that Arrow takes; those that publishing adds may be absent."""
+        names = columns.column_names if isinstance(columns, pa.Table) else columns
+        return cls(table.name, pa.table({name: _typed(columns[name], table.column(name).type) for name in names}), layer)
+
+
+def _typed(values: Any, kind: pa.DataType) -> pa.Array:
+    return values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
 
 
 class Completion(Protocol):

@@ -26,7 +26,7 @@ from analysis.engine.prefix import PrefixStore, below, resumed
 from analysis.engine.requests import Request
 from analysis.engine.slices import Slices
 from analysis.engine.watch import Activations, Watch, Watched
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from ingest.subject import Batch, Subject
 
 Part = TypeVar("Part")

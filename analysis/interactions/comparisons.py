@@ -13,7 +13,6 @@ import duckdb
 import numpy as np
 
 import queries
-from analysis.interactions.factorisation import rows_of
 from analysis.interactions.statistics import (
     Test,
     bootstrap_mean,
@@ -26,6 +25,7 @@ from analysis.interactions.statistics import (
 )
 from analysis.stage import Stage, Work, single_shard
 from warehouse.runs import Rows
+from warehouse.schema import COMPARISONS
 
 COMPARED = (
     ("top_k_own", "random"),
@@ -193,7 +193,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         rows = corrected([*rates(answers), *comparisons(answers, seed), *models(con), *stability(con, seed)])
     names = list(Row.__dataclass_fields__)
     for name in missing:
-        yield name, [rows_of("comparisons", {column: [getattr(row, column) for row in rows] for column in names})]
+        yield name, [Rows.of(COMPARISONS, {column: [getattr(row, column) for row in rows] for column in names})]
 
 
 def stage(answered_by: Sequence[str]) -> Stage:

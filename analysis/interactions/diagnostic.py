@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from analysis.search.answers import Columns, table_of
+from analysis.search.answers import Columns
 from analysis.stage import Stage, Work, prompt_shards
 from ingest.capture import residuals
 from ingest.job import Study
@@ -46,7 +46,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             "layer": np.tile(layers, 2 * len(rows)),
             "cosine": np.concatenate([row[direction] for direction in ("own", "chosen") for row in rows]),
         }
-        yield name, [Rows("layer_cosines", table_of(LAYER_COSINES, columns))]
+        yield name, [Rows.of(LAYER_COSINES, columns)]
 
 
 STAGE = Stage(

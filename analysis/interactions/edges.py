@@ -9,7 +9,6 @@ import pyarrow as pa
 from scipy.stats import false_discovery_control, poisson_binom
 
 import queries
-from analysis.search.answers import table_of
 from analysis.stage import Stage, Work, single_shard
 from warehouse.runs import Rows
 from warehouse.schema import WAKING_EDGES, WAKINGS
@@ -38,10 +37,9 @@ def edges(con: duckdb.DuckDBPyConnection) -> pa.Table:
     for family in (is_one, ~is_one):
         if family.any():
             q_values[family] = false_discovery_control(p_values[family], method="bh")
-    columns = {name: found[name].combine_chunks() for name in found.column_names if name != "chances"}
-    columns["mean_activation"] = columns["mean_activation"].cast(pa.float32())
+    columns = {name: found[name] for name in found.column_names if name != "chances"}
     expected = [float(np.sum(c)) for c in chances]
-    return table_of(WAKING_EDGES, columns | {"expected": expected, "p_value": p_values, "q_value": q_values})
+    return Rows.of(WAKING_EDGES, columns | {"expected": expected, "p_value": p_values, "q_value": q_values}).rows
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -50,7 +48,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         con.execute("create temp table wakings as " + queries.load("wakings").statement(con, {}))
         woken = con.execute("from wakings").to_arrow_table()
         rows = [
-            Rows("wakings", table_of(WAKINGS, {name: woken[name].combine_chunks() for name in woken.column_names})),
+            Rows.of(WAKINGS, woken),
             Rows("waking_edges", edges(con)),
         ]
     for name in missing:

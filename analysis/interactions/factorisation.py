@@ -1,18 +1,18 @@
 """The factorisation machine of the study (R9): one for every embedding length of the recipe, as tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from analysis.bench import Bench
 from analysis.interactions.examples import SPLITS, Examples, examples_of, identity
 from analysis.interactions.machine import Machine, Settings, Trained, train
 from analysis.stage import Stage, Work
+from analysis.workbench import Workbench
 from ingest.job import Study
-from ingest.recipe_interactions import Training
+from ingest.recipe.interactions import Training
 from warehouse.runs import Rows
-from warehouse.schema import TABLES
+from warehouse.schema import FM_EMBEDDINGS, FM_METRICS, FM_PAIRS, MODELS, PREDICTIONS
 
 PAIRED = 2048
 """Pairs are looked for among so many features, those with the longest embeddings, weighed by how often and strongly they fire."""
@@ -71,8 +71,8 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
     n_prompts = {name: len(rows) for name, rows in examples.places.items()}
     logits = machine.logits(examples.x)
     return [
-        rows_of(
-            "models",
+        Rows.of(
+            MODELS,
             {
                 "model": [model],
                 "size": [size],
@@ -84,8 +84,8 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
                 "mean_cosine": [None if np.isnan(mean_cosine) else mean_cosine],
             },
         ),
-        rows_of(
-            "fm_metrics",
+        Rows.of(
+            FM_METRICS,
             {
                 "model": [model] * len(epochs),
                 "epoch": [number for number, *_ in epochs],
@@ -95,8 +95,8 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
                 "accuracy": [score.accuracy if n_prompts[split] else None for _, split, score in epochs],
             },
         ),
-        rows_of(
-            "predictions",
+        Rows.of(
+            PREDICTIONS,
             {
                 "model": [model] * len(logits),
                 "prompt_id": examples.prompt_ids,
@@ -109,7 +109,7 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
     ]
 
 
-def feature_columns(bench: Bench, examples: Examples, machine: Machine) -> dict[str, object]:
+def feature_columns(bench: Workbench, examples: Examples, machine: Machine) -> dict[str, object]:
     """The columns that say which feature has which weight."""
     sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
     return {
@@ -122,27 +122,21 @@ def feature_columns(bench: Bench, examples: Examples, machine: Machine) -> dict[
     }
 
 
-def rows_of(table: str, columns: Mapping[str, object]) -> Rows:
-    """Rows of a table from columns in any form that Arrow takes."""
-    types = TABLES[table]
-    return Rows(table, pa.table({name: pa.array(values, types.column(name).type) for name, values in columns.items()}))
-
-
-def _embedding_rows(bench: Bench, model: str, examples: Examples, machine: Machine) -> Rows:
+def _embedding_rows(bench: Workbench, model: str, examples: Examples, machine: Machine) -> Rows:
     vectors = machine.embeddings
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
     columns = {"model": [model] * len(vectors)} | feature_columns(bench, examples, machine)
-    return rows_of("fm_embeddings", columns | {"vector": pa.ListArray.from_arrays(offsets, vectors.ravel())})
+    return Rows.of(FM_EMBEDDINGS, columns | {"vector": pa.ListArray.from_arrays(offsets, vectors.ravel())})
 
 
-def _pair_rows(bench: Bench, model: str, examples: Examples, machine: Machine) -> Rows:
+def _pair_rows(bench: Workbench, model: str, examples: Examples, machine: Machine) -> Rows:
     pairs = strongest_pairs(examples, machine.embeddings, bench.recipe.fm.pairs)
     features = feature_columns(bench, examples, machine)
     columns: dict[str, object] = {"model": [model] * len(pairs["a"]), "rank": np.arange(1, len(pairs["a"]) + 1)}
     for name in ("sae_id", "layer", "feature_id"):
         for side in ("a", "b"):
             columns[f"{name}_{side}"] = np.asarray(features[name])[pairs[side]]
-    return rows_of("fm_pairs", columns | {name: pairs[name] for name in ("dot", "cosine", "cofiring", "contribution")})
+    return Rows.of(FM_PAIRS, columns | {name: pairs[name] for name in ("dot", "cosine", "cofiring", "contribution")})
 
 
 def _shards(study: Study) -> dict[str, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 import queries
 from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows, table_of
+from analysis.search.answers import Ablation, ablation_rows
 from analysis.search.candidates import shards_of_split
 from analysis.stage import Stage, Work
 from warehouse.runs import Rows
@@ -26,9 +26,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     for name in missing:
         mine = np.isin(columns["prompt_id"], bench.prompt_ids[list(shards[name])])
         asked = list(_parts(work, {n: column[mine] for n, column in columns.items()}))
-        found = critical.filter(mine)
-        rows = table_of(CRITICAL_FEATURES, {n: found[n].combine_chunks() for n in found.column_names})
-        yield name, [*ablation_rows(bench, work.spec.stage, asked), Rows("critical_features", rows)]
+        yield name, [*ablation_rows(bench, work.spec.stage, asked), Rows.of(CRITICAL_FEATURES, critical.filter(mine))]
 
 
 def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]:

@@ -9,7 +9,7 @@ import torch
 from analysis.engine.interventions import Interventions
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from analysis.engine.slices import Slices
-from analysis.search.answers import Columns, table_of
+from analysis.search.answers import Columns
 from analysis.stage import Stage, Work
 from ingest.capture import length_batches
 from ingest.job import Study
@@ -116,7 +116,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             "is_cut": [t.is_cut for t in texts] * repeated,
             "loss": np.concatenate([measured[one.request.state] for one in asked]),
         }
-        yield name, [Rows("losses", table_of(LOSSES, columns))]
+        yield name, [Rows.of(LOSSES, columns)]
 
 
 STAGE = Stage(

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from analysis.interactions.examples import examples_of, identity
-from analysis.interactions.factorisation import feature_columns, model_rows, rows_of, settings_of
+from analysis.interactions.factorisation import feature_columns, model_rows, settings_of
 from analysis.interactions.machine import train
 from analysis.stage import Stage, Work, single_shard
 from warehouse.runs import Rows
+from warehouse.schema import PROBE_WEIGHTS
 
 MODEL = "probe"
 
@@ -15,7 +16,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     examples = examples_of(work)
     settings = settings_of(work.bench.recipe.probe, 0, work.spec.seed)
     trained = train(examples.x, examples.y, examples.places, settings)
-    weights = rows_of("probe_weights", feature_columns(work.bench, examples, trained.machine))
+    weights = Rows.of(PROBE_WEIGHTS, feature_columns(work.bench, examples, trained.machine))
     for name in missing:
         yield name, [*model_rows(MODEL, 0, examples, trained), weights]
 

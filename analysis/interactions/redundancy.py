@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from analysis.search.answers import table_of
 from analysis.search.candidates import pool
 from analysis.stage import Stage, Work
 from ingest.job import Study
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from warehouse.runs import Rows
 from warehouse.schema import DECODER_COSINES
 
@@ -64,7 +63,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
                 "other_feature_id": members[other][second],
                 "cosine": cosine,
             }
-            parts.append(Rows("decoder_cosines", table_of(DECODER_COSINES, columns)))
+            parts.append(Rows.of(DECODER_COSINES, columns))
         yield name, parts
 
 

@@ -12,13 +12,13 @@ import numpy as np
 
 import queries
 from analysis.engine.requests import FeatureSet, Request
-from analysis.interactions.factorisation import rows_of
 from analysis.search.answers import Ablation, ablation_rows
 from analysis.search.candidates import shards_of_split
 from analysis.search.critical import on_benign
 from analysis.stage import Stage, Work
 from ingest.job import Study
 from warehouse.runs import Rows
+from warehouse.schema import CAUSAL_LINKS
 
 CRITICAL = """
 select prompt_id, layer, feature_id, max_activation
@@ -133,7 +133,7 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
         )
     ]
     names = ("prompt_id", "k", "sae_id", "layer", "feature_id", "lowest_layer", "clean", "ablated")
-    return rows_of("causal_links", {name: [row[i] for row in rows] for i, name in enumerate(names)})
+    return Rows.of(CAUSAL_LINKS, {name: [row[i] for row in rows] for i, name in enumerate(names)})
 
 
 def _answers(

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from analysis.interactions.statistics import bootstrap_mean
 from ingest.recipe import Recipe
-from ingest.sae_refs import SaeRef, list_saes
-from ingest.saes import load_sae
+from ingest.saes.refs import SaeRef, list_saes
+from ingest.saes.sae import load_sae
 from warehouse.catalog import connect
 from warehouse.errors import UserError
 from warehouse.records import Lake

@@ -15,7 +15,7 @@ import pyarrow as pa
 from analysis.engine.requests import FeatureSet, Request
 from analysis.engine.watch import Watched
 from analysis.interactions.matching import Controls, Feature, matched
-from analysis.search.answers import Columns, set_rows, table_of
+from analysis.search.answers import Columns, set_rows
 from analysis.search.candidates import pool, shards_of_split
 from analysis.stage import Stage, Work
 from warehouse.runs import Rows
@@ -174,9 +174,9 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "source_feature_id": [None if p.source is None else p.source[1] for p in asked],
         "control": [p.control for p in asked],
     }
-    yield Rows("ablations", table_of(ABLATIONS, ablations))
+    yield Rows.of(ABLATIONS, ablations)
     yield set_rows(bench, [p.features for p in asked])
-    yield Rows("waking_passes", table_of(WAKING_PASSES, named))
+    yield Rows.of(WAKING_PASSES, named)
 
 
 def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Iterator[Rows]:
@@ -186,7 +186,7 @@ def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Ite
         columns = {name: here[name].to_numpy() for name in ("layer", "feature_id", "pos", "activation")}
         columns |= {"ablation_id": ids[here["number"].to_numpy()]}
         sae_id = pa.DictionaryArray.from_arrays(np.zeros(len(here), dtype=np.int8), [ref.sae_id]).cast(pa.string())
-        yield Rows("reactivations", table_of(REACTIVATIONS, columns | {"sae_id": sae_id}), ref.layer)
+        yield Rows.of(REACTIVATIONS, columns | {"sae_id": sae_id}, ref.layer)
 
 
 STAGE = Stage(

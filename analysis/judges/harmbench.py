@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.judges.degenerate import is_degenerate
-from analysis.verdicts import Answer, Verdict
+from analysis.judges.verdicts import Answer, Verdict
 from ingest.capture import length_batches
 from ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
 from ingest.recipe import Compute
-from ingest.recipe_sections import Harmbench
+from ingest.recipe.sections import Harmbench
 from ingest.subject import resolve_device
 from warehouse.errors import UserError
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from analysis.search.answers import table_of
 from analysis.stage import Stage, Work, single_shard
 from warehouse.runs import Rows
 from warehouse.schema import CONCEPTS
@@ -13,7 +12,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     rows = [(rank, concept, one) for rank, concept in enumerate(patterns) for one in dict.fromkeys(patterns[concept])]
     columns = {name: [row[i] for row in rows] for i, name in enumerate(("rank", "concept", "pattern"))}
     for name in missing:
-        yield name, [Rows("concepts", table_of(CONCEPTS, columns))]
+        yield name, [Rows.of(CONCEPTS, columns)]
 
 
 STAGE = Stage(

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 
 from analysis.meaning.neuronpedia import Client, Explanation, batches, of_batch, of_feature
-from ingest.prompt_sources import read_rows
 from ingest.recipe import Recipe
-from ingest.sae_labels import Directory, read_directory
+from ingest.saes.labels import Directory, read_directory
+from ingest.sources import read_rows
 from warehouse.catalog import connect
 from warehouse.errors import UserError
 from warehouse.progress import Quiet
@@ -223,5 +222,4 @@ def _rows(sae: KnownSae, found: Sequence[Explanation], source: str) -> Rows:
         "explainer": [one.explainer for one in found],
         "source": [source] * len(found),
     }
-    types = {c.name: c.type for c in EXPLANATIONS.columns}
-    return Rows(EXPLANATIONS.name, pa.table({name: pa.array(values, types[name]) for name, values in columns.items()}))
+    return Rows.of(EXPLANATIONS, columns)

@@ -21,7 +21,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from ingest.sae_labels import Directory, Place
+from ingest.saes.labels import Directory, Place
 from warehouse.errors import UserError
 
 ATTEMPTS = 6

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 import queries
-from analysis.search.answers import table_of
 from analysis.stage import Stage, Work, single_shard
 from warehouse.runs import Rows
 from warehouse.schema import POPULATIONS
@@ -17,7 +16,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         asked = {"judge": recipe.verdicts.oracle, "direction": direction, "method": method}
         found = queries.run(con, "populations", **asked).to_arrow_table()
     for name in missing:
-        yield name, [Rows("populations", table_of(POPULATIONS, {n: found[n].combine_chunks() for n in found.column_names}))]
+        yield name, [Rows.of(POPULATIONS, found)]
 
 
 STAGE = Stage(

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
-
 import queries
 from analysis.meaning.explanations import current_run
 from warehouse.append_log import AppendLog, Entry
@@ -211,7 +209,7 @@ def close(lake: Lake, study: AnnotationStudy, *, unfinished: bool = False) -> Ru
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         for name in missing:
-            yield name, [Rows(ANNOTATIONS.name, rows)]
+            yield name, [rows]
 
     spec = RunSpec(stage(study.name), study.recipe, content, parents, study.sampling.seed)
     return ensure_run(lake, spec, Plan(["all"], compute, [ANNOTATIONS.name]))
@@ -222,7 +220,7 @@ def stage(name: str) -> str:
     return f"study_{name}"
 
 
-def _rows(study: AnnotationStudy, answers: Mapping[str, Mapping[int, tuple[str, ...]]]) -> pa.Table:
+def _rows(study: AnnotationStudy, answers: Mapping[str, Mapping[int, tuple[str, ...]]]) -> Rows:
     rows = [
         (annotator, number, category, category in chosen)
         for annotator, mine in answers.items()
@@ -235,7 +233,7 @@ def _rows(study: AnnotationStudy, answers: Mapping[str, Mapping[int, tuple[str, 
     }
     columns |= {name: [getattr(item, name) for item in items] for name in ("stratum", "sae_id", "layer", "feature_id")}
     columns["study"] = [study.name] * len(rows)
-    return pa.table({name: pa.array(values, ANNOTATIONS.column(name).type) for name, values in columns.items()})
+    return Rows.of(ANNOTATIONS, columns)
 
 
 def _folder(lake: Lake, name: str) -> Path:

@@ -12,7 +12,6 @@ import pyarrow as pa
 from scipy.stats import false_discovery_control, hypergeom
 
 import queries
-from analysis.search.answers import table_of
 from analysis.stage import Stage, Work, single_shard
 from ingest.job import Study
 from warehouse.errors import UserError
@@ -51,11 +50,11 @@ def taxonomy(con: duckdb.DuckDBPyConnection, label: str, sets: Sequence[str]) ->
     counts = pa.concat_tables(queries.run(con, "taxonomy_counts", **asked, layer=layer).to_arrow_table() for layer in layers)
     n_categories = len(counts["category"].unique())
     if not n_categories:
-        return table_of(TAXONOMY, {c.name: [] for c in TAXONOMY.columns if c.name != "run_id"})
+        return Rows.of(TAXONOMY, {c.name: [] for c in TAXONOMY.columns if c.name != "run_id"}).rows
     n_user_fc = counts["n_user"].to_numpy().reshape(-1, n_categories)
     p_fc, q_fc = enrichment(n_user_fc, counts["n_prompts"].to_numpy()[:n_categories])
-    columns = {name: counts[name].combine_chunks() for name in counts.column_names}
-    return table_of(TAXONOMY, columns | {"p_value": p_fc.ravel(), "q_value": q_fc.ravel()})
+    columns = {name: counts[name] for name in counts.column_names}
+    return Rows.of(TAXONOMY, columns | {"p_value": p_fc.ravel(), "q_value": q_fc.ravel()}).rows
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

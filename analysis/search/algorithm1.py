@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-import pyarrow as pa
 
-from analysis.bench import Bench
 from analysis.engine.requests import FeatureSet, Request
 from analysis.search.answers import Ablation, ablation_rows
 from analysis.search.candidates import shards_of_split
 from analysis.search.critical import Pool, on_benign, pools, search_rows
 from analysis.stage import Stage, Work
+from analysis.workbench import Workbench
 from warehouse.runs import Rows
 from warehouse.schema import SEARCH_TRACE
 
@@ -117,7 +116,7 @@ def _tests(sequences: Sequence[Sequenced], found: Sequence[list[np.ndarray]], ta
                 yield Ablation(Request(prompt, pool.at(rest)), f"{condition}_complement", seed=seed, tau=tau)
 
 
-def _trace_rows(bench: Bench, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray]) -> Rows:
+def _trace_rows(bench: Workbench, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray]) -> Rows:
     columns: dict[str, list[object]] = {
         "prompt_id": [int(bench.prompt_ids[s.pool.prompt]) for s in sequences for _ in range(len(s.blocks) + 1)],
         "seed": [s.seed for s in sequences for _ in range(len(s.blocks) + 1)],
@@ -125,7 +124,7 @@ def _trace_rows(bench: Bench, sequences: Sequence[Sequenced], traces: Sequence[n
         "block": [key for s in sequences for key in (None, *(s.pool.at(b).key for b in s.blocks))],
         "p_refusal_token": [p for trace in traces for p in trace.tolist()],
     }
-    return Rows("search_trace", pa.table({n: pa.array(v, SEARCH_TRACE.column(n).type) for n, v in columns.items()}))
+    return Rows.of(SEARCH_TRACE, columns)
 
 
 STAGE = Stage(

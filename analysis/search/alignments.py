@@ -8,7 +8,7 @@ import torch
 
 from analysis.stage import Stage, Work
 from ingest.job import Study
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from warehouse.runs import Rows
 
 

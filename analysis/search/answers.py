@@ -10,11 +10,11 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
-from analysis.bench import Bench
 from analysis.engine.requests import NO_FEATURES, FeatureSet, Request
-from analysis.verdicts import Answer, Verdict
+from analysis.judges.verdicts import Answer, Verdict
+from analysis.workbench import Workbench
 from warehouse.runs import Rows
-from warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS, Table
+from warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
 from warehouse.store import sha256_text
 
 Columns = Mapping[str, Sequence[object] | np.ndarray]
@@ -30,7 +30,7 @@ class Judged:
     verdict: Verdict
 
 
-def judged(bench: Bench, requests: Sequence[Request]) -> list[Judged]:
+def judged(bench: Workbench, requests: Sequence[Request]) -> list[Judged]:
     """Answers of the engine, as long as the recipe's generation allows, judged by its oracle."""
     if not requests:
         return []
@@ -43,7 +43,7 @@ def judged(bench: Bench, requests: Sequence[Request]) -> list[Judged]:
     return [Judged(t.p_refusal_token, t.first_token, t.completion, v) for t, v in zip(texts, verdicts, strict=True)]
 
 
-def flipped(bench: Bench, requests: Sequence[Request]) -> list[bool]:
+def flipped(bench: Workbench, requests: Sequence[Request]) -> list[bool]:
     """Whether the oracle reads each answer as an answer: neither a refusal nor degenerate.
 
     An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
@@ -68,7 +68,7 @@ class Ablation:
     tau: float | None = None
 
 
-def ablation_rows(bench: Bench, stage: str, asked: Sequence[Ablation], more_sets: Iterable[FeatureSet] = ()) -> list[Rows]:
+def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_sets: Iterable[FeatureSet] = ()) -> list[Rows]:
     """Answers what is asked: rows of `ablations`, `verdicts` (the oracle's) and `feature_sets` (with `more_sets` in it).
 
     The ids are content hashes, which publishing numbers.
@@ -93,7 +93,7 @@ def ablation_rows(bench: Bench, stage: str, asked: Sequence[Ablation], more_sets
         "completion": [a.completion for a in answers],
     }
     return [
-        Rows("ablations", table_of(ABLATIONS, ablations)),
+        Rows.of(ABLATIONS, ablations),
         verdict_rows(ablation_ids, bench.recipe.verdicts.oracle, [a.verdict for a in answers]),
         set_rows(bench, sets),
     ]
@@ -109,10 +109,10 @@ def verdict_rows(ablation_ids: Sequence[int], judge: str, verdicts: Sequence[Ver
         "flipped": [v.flipped for v in verdicts],
         "score": [v.score for v in verdicts],
     }
-    return Rows("verdicts", table_of(VERDICTS, columns))
+    return Rows.of(VERDICTS, columns)
 
 
-def set_rows(bench: Bench, sets: Iterable[FeatureSet]) -> Rows:
+def set_rows(bench: Workbench, sets: Iterable[FeatureSet]) -> Rows:
     """Rows of `feature_sets`; each set once, the empty one left out."""
     distinct = {s.key: s for s in sets if len(s)}
     sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
@@ -124,9 +124,4 @@ def set_rows(bench: Bench, sets: Iterable[FeatureSet]) -> Rows:
         "feature_id": features["feature_id"],
         "value": features["value"],
     }
-    return Rows("feature_sets", table_of(FEATURE_SETS, columns))
-
-
-def table_of(table: Table, columns: Columns) -> pa.Table:
-    """Columns as an Arrow table of the protocol's types; columns that publishing adds may be absent."""
-    return pa.table({name: pa.array(values, table.column(name).type) for name, values in columns.items()})
+    return Rows.of(FEATURE_SETS, columns)

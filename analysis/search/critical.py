@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 import queries
-from analysis.bench import Bench
 from analysis.engine.requests import FeatureSet, Request
 from analysis.search.answers import Ablation
 from analysis.search.candidates import pool
 from analysis.stage import Work
+from analysis.workbench import Workbench
 from warehouse.runs import Rows
 from warehouse.schema import SEARCHES
 
@@ -50,7 +49,7 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
     return found
 
 
-def on_benign(asked: Sequence[Ablation], bench: Bench, prompts: Sequence[int]) -> Iterator[Ablation]:
+def on_benign(asked: Sequence[Ablation], bench: Workbench, prompts: Sequence[int]) -> Iterator[Ablation]:
     """The same sets on benign prompts, each of which borrows those of one harmful prompt in turn: are they still answered?"""
     by_prompt: dict[int, list[Ablation]] = {}
     for one in asked:
@@ -63,7 +62,7 @@ def on_benign(asked: Sequence[Ablation], bench: Bench, prompts: Sequence[int]) -
             yield Ablation(request, one.condition, k=one.k, draw=one.draw, seed=one.seed, tau=one.tau)
 
 
-def search_rows(bench: Bench, method: str, searches: Mapping[tuple[int, int], tuple[Pool, int]]) -> Rows:
+def search_rows(bench: Workbench, method: str, searches: Mapping[tuple[int, int], tuple[Pool, int]]) -> Rows:
     """Rows of `searches`, from (prompt, start) -> (pool, evaluations)."""
     columns: dict[str, list[object]] = {
         "prompt_id": [int(bench.prompt_ids[prompt]) for prompt, _ in searches],
@@ -73,4 +72,4 @@ def search_rows(bench: Bench, method: str, searches: Mapping[tuple[int, int], tu
         "n_candidates": [len(pool) for pool, _ in searches.values()],
         "n_evaluations": [n for _, n in searches.values()],
     }
-    return Rows("searches", pa.table({name: pa.array(v, SEARCHES.column(name).type) for name, v in columns.items()}))
+    return Rows.of(SEARCHES, columns)

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from analysis.bench import Bench
 from analysis.engine.requests import DirectionEdit, Request
 from analysis.search.answers import judged
 from analysis.stage import Stage, Work, single_shard
+from analysis.workbench import Workbench
 from ingest.capture import residuals
 from warehouse.errors import UserError
 from warehouse.runs import Rows
+from warehouse.schema import DIRECTIONS
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Scores:
     induced: float
 
 
-def difference_of_means(bench: Bench, split: str) -> np.ndarray:
+def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
     """(l, d) float32: mean resid_post at the last token, harmful minus benign, for every block of the subject."""
     layers = range(bench.subject.n_layers)
     means = {}
@@ -49,7 +49,7 @@ def choose(scores: Sequence[Scores], admitted: Sequence[bool]) -> int:
     return min(candidates, key=lambda layer: (-scores[layer].n_flipped, scores[layer].p_refusal_token, layer))
 
 
-def _scores(bench: Bench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
+def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
     split = bench.recipe.direction.select_split
     everywhere = tuple(range(bench.subject.n_layers))
     harmful, benign = (bench.study.numbers(split, label) for label in ("harmful", "benign"))
@@ -96,19 +96,19 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     ]
     chosen = choose(scores, admitted)
     columns = {
-        "layer": pa.array(range(len(scores)), pa.int16()),
-        "vector": pa.array(list(vectors), pa.list_(pa.float32())),
+        "layer": range(len(scores)),
+        "vector": list(vectors),
         "norm": norms,
-        "n_prompts": pa.array([s.n_prompts for s in scores], pa.int32()),
-        "n_flipped": pa.array([s.n_flipped for s in scores], pa.int32()),
-        "p_refusal_token": pa.array([s.p_refusal_token for s in scores], pa.float32()),
-        "kl": pa.array([s.kl for s in scores], pa.float32()),
-        "induced": pa.array([s.induced for s in scores], pa.float32()),
+        "n_prompts": [s.n_prompts for s in scores],
+        "n_flipped": [s.n_flipped for s in scores],
+        "p_refusal_token": [s.p_refusal_token for s in scores],
+        "kl": [s.kl for s in scores],
+        "induced": [s.induced for s in scores],
         "admitted": admitted,
         "chosen": [layer == chosen for layer in range(len(scores))],
     }
     for name in missing:
-        yield name, [Rows("directions", pa.table(columns))]
+        yield name, [Rows.of(DIRECTIONS, columns)]
 
 
 STAGE = Stage(

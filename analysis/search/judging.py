@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from analysis.judges.verdicts import Answer, is_model, judge_identity
 from analysis.search.answers import verdict_rows
 from analysis.search.candidates import shards_of_split
 from analysis.stage import Stage, Work
-from analysis.verdicts import Answer, is_model, judge_identity, judge_named
 from ingest.job import Study
 from warehouse.runs import Rows
 
@@ -23,8 +23,8 @@ order by ablation_id
 
 def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     if is_model(judge):
-        work.bench.unload()
-    judgement = judge_named(judge, work.bench.recipe)
+        work.bench.make_room_for(judge)
+    judgement = work.bench.judge(judge)
     shards = shards_of_split(work.bench.study)
     with work.bench.sql(list(work.parents.values())) as con:
         for name in missing:

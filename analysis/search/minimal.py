@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from analysis.bench import Bench
 from analysis.engine.requests import Request
 from analysis.search.answers import Ablation, ablation_rows, flipped
 from analysis.search.candidates import shards_of_split
 from analysis.search.critical import Pool, on_benign, pools, search_rows
 from analysis.stage import Stage, Work
+from analysis.workbench import Workbench
 from warehouse.runs import Rows
 
 Members = tuple[int, ...]
@@ -95,7 +95,7 @@ def run_together(
 class _Oracle:
     """Answers trials of (prompt, start) searches, and never asks the engine about one state twice."""
 
-    def __init__(self, bench: Bench, by_prompt: Mapping[int, Pool]) -> None:
+    def __init__(self, bench: Workbench, by_prompt: Mapping[int, Pool]) -> None:
         self._bench = bench
         self._by_prompt = by_prompt
         self._tried: dict[tuple[int, Members], bool] = {}

@@ -34,7 +34,7 @@ from ingest.organism.measure import answers, prompt_residuals, rates, refuses
 from ingest.organism.saes import save_half, train_layer, training_residuals
 from ingest.organism.tokens import make_tokenizer
 from ingest.organism.train import N_LAYERS, refusal_directions, train_model
-from ingest.sae_training import fit
+from ingest.saes.training import fit
 
 HERE = Path(__file__).parent
 PROMPT_SEED = 0

@@ -11,8 +11,8 @@ import torch
 from analysis.engine.engine import AblationEngine
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from ingest.recipe import Compute, ModelSpec, load_recipe
-from ingest.sae_refs import SaeRef, list_saes
-from ingest.saes import Sae, load_sae
+from ingest.saes.refs import SaeRef, list_saes
+from ingest.saes.sae import Sae, load_sae
 from ingest.subject import Subject
 from tests.analysis.literal import literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS, save_model, save_sae

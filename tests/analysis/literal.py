@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis.engine.requests import Request
-from ingest.saes import Sae
+from ingest.saes.sae import Sae
 from ingest.subject import Subject
 
 

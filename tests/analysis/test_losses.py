@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from ingest.recipe_effects import TextSet
-from ingest.sae_refs import list_saes
-from ingest.saes import Sae, load_sae
+from ingest.recipe.effects import TextSet
+from ingest.saes.refs import list_saes
+from ingest.saes.sae import Sae, load_sae
 from ingest.subject import Subject
 from ingest.texts import read_texts
 from tests.analysis.effects import TEXTS, Analysed, analysed
@@ -120,7 +120,7 @@ def test_wrong_texts_are_refused_in_a_sentence(
 
 def test_a_source_that_may_move_is_refused() -> None:
     for fields in ({"hub": "some/set"}, {"url": "https://example.org/x.jsonl"}):
-        with pytest.raises(ValueError, match="so that everyone reads the same texts"):
+        with pytest.raises(ValueError, match="so that everyone reads the same rows"):
             TextSet(set="some", **fields)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import saelake
 from analysis import stages
-from analysis.verdicts import Answer, judge_identity, judge_named
+from analysis.judges.verdicts import Answer, judge_identity, judge_named
 from ingest.organism import judgements
 from ingest.recipe import load_recipe
 from warehouse.records import Lake

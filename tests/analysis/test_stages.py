@@ -11,9 +11,9 @@ import torch
 
 import saelake
 from analysis import stages
-from analysis.bench import Bench
 from analysis.judges.harmbench import Classifier
 from analysis.stages import ANSWERING
+from analysis.workbench import Workbench
 from ingest.recipe import Recipe, load_recipe
 from ingest.subject import Subject
 from tests.analysis.tiny_judge import COMMIT, REPOSITORY, lay_out_judge
@@ -275,5 +275,5 @@ def test_a_split_without_the_prompts_it_needs_is_told_before_anything_is_compute
 
 
 def test_stages_read_on_one_thread_so_that_sums_of_floats_are_always_the_same(recipe: Recipe, lake: Lake) -> None:
-    with Bench(stages.open_analysis(recipe), lake).sql([]) as con:
+    with Workbench(stages.open_analysis(recipe), lake).sql([]) as con:
         assert con.execute("select current_setting('threads')").fetchall() == [(1,)]

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from analysis.bench import Bench
 from analysis.interactions.trainings import compare_trainings, match
 from analysis.search import algorithm1, alignments, baseline, candidates, directions, minimal
 from analysis.stages import ensure_stage, open_analysis, specs
+from analysis.workbench import Workbench
 from ingest.job import ingest_study
 from ingest.recipe import Recipe, load_recipe
 from warehouse.errors import UserError
@@ -55,7 +55,7 @@ def shuffled(recipe: Recipe, folder: Path) -> Recipe:
 
 def analysed(recipe: Recipe, lake: Lake) -> Recipe:
     study = open_analysis(recipe)
-    known, bench = specs(study), Bench(study, lake)
+    known, bench = specs(study), Workbench(study, lake)
     ingest_study(study, lake)
     for module in NEEDED:
         ensure_stage(module.STAGE, known, bench)

@@ -10,9 +10,9 @@ import torch
 from analysis.judges import harmbench
 from analysis.judges.degenerate import is_degenerate
 from analysis.judges.harmbench import Classifier, filled, identify, templates_in
-from analysis.verdicts import REFUSAL_PHRASES, Answer, Judge, Verdict, judge_identity, judge_named
+from analysis.judges.verdicts import REFUSAL_PHRASES, Answer, Judge, Verdict, judge_identity, judge_named
 from ingest.recipe import Compute, Recipe, load_recipe
-from ingest.recipe_sections import Harmbench, Verdicts
+from ingest.recipe.sections import Harmbench, Verdicts
 from tests.analysis.tiny_judge import CARD, COMMIT, REPOSITORY, TEMPLATE, lay_out_judge, plant
 from warehouse.errors import UserError
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ingest import shards, shelf
+from ingest import shards
 from ingest.capture import CHUNK_VALUES, capture, length_batches, nonzeros, residuals
 from ingest.job import ingest, one_ahead
 from ingest.recipe import Recipe
-from ingest.saes import list_saes, load_sae
+from ingest.saes import shelf
+from ingest.saes.sae import list_saes, load_sae
 from ingest.subject import Subject
 from tests.ingest.small_study import BENIGN, HARMFUL, Key, activations, lake_in, sql, write_study
 from tests.ingest.tiny import N_LAYERS, save_sae

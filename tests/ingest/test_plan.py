@@ -15,10 +15,10 @@ from ingest import preflight
 from ingest.access import access_to, require_access
 from ingest.job import ingest, open_study
 from ingest.model_shape import KNOWN, read_shape
-from ingest.plan import make_plan
-from ingest.plan_sizes import width_of
-from ingest.plan_table import render, size, time
-from ingest.plan_work import corpus, stage_work
+from ingest.plan.estimate import make_plan
+from ingest.plan.sizes import width_of
+from ingest.plan.table import render, size, time
+from ingest.plan.work import corpus, stage_work
 from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
 from tests.documents import ROOT
 from tests.ingest.small_study import lake_in, write_study
@@ -96,7 +96,7 @@ def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) 
     judged = next(one for one in planned.stages if one.work.stage == "harmbench")
     assert judged.work.passes == sum(one.work.answers for one in planned.stages)
     assert ("classifier, where it judges", 26_000_000_000) in [(one.what, one.n_bytes) for one in planned.memory]
-    monkeypatch.setattr("ingest.shelf.host_bytes", lambda: 24_000_000_000)
+    monkeypatch.setattr("ingest.saes.shelf.host_bytes", lambda: 24_000_000_000)
     (short,) = (problem for problem in make_plan(load_recipe("gemma-2-2b")).problems if "classifier" in problem)
     assert short.startswith("The model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
     assert not any("classifier" in problem for problem in make_plan(load_recipe("gemma-3-270m")).problems)
@@ -164,7 +164,7 @@ def test_gated_model_in_the_cache_is_here(offline: Path) -> None:
 
 
 def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.shelf.host_bytes", lambda: 4_000_000_000)
+    monkeypatch.setattr("ingest.saes.shelf.host_bytes", lambda: 4_000_000_000)
     planned = make_plan(load_recipe("gemma-2-2b"))
     assert (
         "The model takes 5.2 GB in bfloat16 and its largest SAE 1.2 GB, but cpu has 4.0 GB free: use a device with more memory."

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest import prompt_sources
+from ingest import sources
 from ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts, require_splits
 from ingest.recipe import Recipe
 from tests.ingest.tiny import as_hub_cache, empty_offline_hub
@@ -259,7 +259,7 @@ def test_url_is_verified_cached_and_fetched_again_when_the_copy_is_damaged(site:
     file = write_rows(folder / "rows.json", ROWS)
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     first = from_url(f"{address}/rows.json?raw=1", sha256)
-    copy = prompt_sources.cache_folder() / f"{sha256}.json"
+    copy = sources.cache_folder() / f"{sha256}.json"
     copy.write_text("damaged")
     assert from_url(f"{address}/rows.json", sha256) == first
     file.unlink()
@@ -272,7 +272,7 @@ def test_url_with_another_hash_is_refused(site: tuple[str, Path]) -> None:
     write_rows(folder / "rows.json", ROWS)
     with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64}, but the recipe says 0000.*the file has changed"):
         from_url(f"{address}/rows.json", "0" * 64)
-    assert not list(prompt_sources.cache_folder().iterdir())
+    assert not list(sources.cache_folder().iterdir())
 
 
 def test_url_that_is_not_there_or_too_large(site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_url_that_is_not_there_or_too_large(site: tuple[str, Path], monkeypatch:
     with pytest.raises(UserError, match=r"rows\.json cannot be fetched \(HTTP Error 404"):
         from_url(f"{address}/rows.json", "0" * 64)
     write_rows(folder / "rows.json", ROWS)
-    monkeypatch.setattr(prompt_sources, "MAX_DOWNLOAD_BYTES", 10)
+    monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 10)
     with pytest.raises(UserError, match="larger than 10 bytes"):
         from_url(f"{address}/rows.json", "0" * 64)
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
-from ingest.sae_refs import list_saes
+from ingest.saes.refs import list_saes
 from warehouse.errors import UserError
 
 MINIMAL = """
@@ -220,7 +220,7 @@ def test_reading_recipes_and_prompts_never_imports_torch(tmp_path: Path) -> None
     file = write(tmp_path)
     code = (
         "import sys\nfrom ingest.recipe import load_recipe\nfrom ingest.prompts import load_prompts\n"
-        f"import ingest.sae_refs, ingest.fingerprint\nload_prompts(load_recipe({str(file)!r}))\n"
+        f"import ingest.saes.refs, ingest.fingerprint\nload_prompts(load_recipe({str(file)!r}))\n"
         "assert not {'torch', 'transformers', 'sae_lens'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=RECIPES.parent, env=os.environ)

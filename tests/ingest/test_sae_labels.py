@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingest.sae_labels import Directory, read_directory
+from ingest.saes.labels import Directory, read_directory
 from warehouse.errors import UserError
 
 L0 = (43, 54, 77, 42, 46, 53, 56, 57, 59, 61, 66, 70, 72, 75, 73, 68)

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
-from ingest.sae_refs import listed_saes
+from ingest.saes.refs import listed_saes
 from ingest.template import ChatTemplate
 from tests.ingest.tiny import gemma_tokenizer, llama3_tokenizer
 

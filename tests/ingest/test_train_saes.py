@@ -13,10 +13,10 @@ from sae_lens import SAE
 import cli
 from ingest.job import ingest
 from ingest.recipe import Recipe
-from ingest.sae_training import fit
+from ingest.saes.train import Trained, train_saes
+from ingest.saes.training import fit
 from ingest.subject import Subject
 from ingest.texts import read_texts
-from ingest.train_saes import Trained, train_saes
 from tests.ingest.small_study import lake_in, sql, write_study
 from tests.ingest.tiny import CORPUS
 from warehouse.errors import UserError

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.bench import Bench
 from analysis.search import alignments, baseline, candidates, directions
 from analysis.stages import ensure_stage, open_analysis, specs
+from analysis.workbench import Workbench
 from ingest.job import ingest_study
-from ingest.plan import make_plan
+from ingest.plan.estimate import make_plan
 from ingest.recipe import Recipe
 from tests.real.smollm2 import ANSWERED, REFUSED, wheel, write_study
 from warehouse.catalog import connect
@@ -28,7 +28,7 @@ def test_study_runs_end_to_end_and_the_plan_was_right(recipe: Recipe, tmp_path: 
     planned = make_plan(recipe).lake
     study = open_analysis(recipe)
     lake = Lake.create(tmp_path / "lake")
-    bench, known = Bench(study, lake), specs(study)
+    bench, known = Workbench(study, lake), specs(study)
     ingested = ingest_study(study, lake)
     assert planned.n_tokens == ingested.n_rows("tokens")
     assert planned.n_activations == pytest.approx(ingested.n_rows("activations"), rel=0.1)

@@ -1,0 +1,92 @@
+"""What the stages of one study work with: the loaded subject, its engine, and SQL over the runs that they build on."""
+
+import gc
+from collections.abc import Sequence
+from functools import cached_property
+
+import duckdb
+import numpy as np
+import torch
+
+from analysis.engine.engine import AblationEngine
+from analysis.judges.verdicts import Judge, judge_named
+from ingest.job import Study, ingest_spec, prompt_ids
+from ingest.recipe import Recipe
+from ingest.saes.sae import Sae, check_fits, load_sae
+from ingest.subject import Subject
+from warehouse.catalog import connect
+from warehouse.records import Lake
+
+
+class Workbench:
+    """Loads what is asked for, once, when it is first asked for.
+
+    Prompts are known by their number, the dense index of their prompt_id, which is their place in the study.
+    """
+
+    def __init__(self, study: Study, lake: Lake) -> None:
+        self.study = study
+        self.lake = lake
+        self._judges: dict[str, Judge] = {}
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.study.recipe
+
+    @cached_property
+    def subject(self) -> Subject:
+        return Subject.load(self.recipe.model, self.recipe.compute)
+
+    @cached_property
+    def saes(self) -> dict[int, Sae]:
+        """layer -> SAE, checked against the subject."""
+        saes = {ref.layer: load_sae(ref, self.subject.device) for ref in self.study.saes}
+        for sae in saes.values():
+            check_fits(sae, self.subject)
+        return saes
+
+    @cached_property
+    def token_ids(self) -> list[list[int]]:
+        """The templated tokens of every prompt."""
+        return [self.subject.encode(p.text).token_ids for p in self.study.prompts]
+
+    @cached_property
+    def engine(self) -> AblationEngine:
+        return AblationEngine(self.subject, self.saes, self.token_ids)
+
+    @property
+    def oracle(self) -> Judge:
+        """The judge whose verdicts decide what flips, by the recipe; if it is a model, it stays in memory beside the subject."""
+        return self.judge(self.recipe.verdicts.oracle)
+
+    def judge(self, name: str) -> Judge:
+        """A judge by its name, loaded once."""
+        if name not in self._judges:
+            self._judges[name] = judge_named(name, self.recipe)
+        return self._judges[name]
+
+    @cached_property
+    def prompt_ids(self) -> np.ndarray:
+        """(n_prompts,) int64: the id of every prompt in the study's ingest run."""
+        return prompt_ids(ingest_spec(self.study), len(self.study.prompts))
+
+    def make_room_for(self, judge: str) -> None:
+        """Frees the memory of the subject, its SAEs and all other judges; they are loaded again when they are asked for again."""
+        for name in ("engine", "saes", "subject"):
+            self.__dict__.pop(name, None)
+        self._judges = {name: loaded for name, loaded in self._judges.items() if name == judge}
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def sql(self, runs: Sequence[str]) -> duckdb.DuckDBPyConnection:
+        """A connection on which plain table names show exactly these runs.
+
+        It has one thread: with several, sums of floating-point numbers differ in their last bit from time to time, and a run's
+        content must not.
+        """
+        return connect(self.lake, runs=runs, threads=1)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Generated tokens as text."""
+        return self.subject.tokenizer.decode(token_ids, skip_special_tokens=True).strip()

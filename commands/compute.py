@@ -1,0 +1,212 @@
+"""The commands that compute: ingest, analyze, judge, ablate, trainings; and status, which tells what is left to do."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.options import (
+    force_option,
+    lake_option,
+    limit_option,
+    open_lake,
+    output_options,
+    read_recipe,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from analysis.workers import RayWorkers
+    from ingest.job import Study
+    from saelake import OpenLake
+    from warehouse.records import Lake
+
+
+@click.command()
+@click.argument("recipe")
+@lake_option
+@limit_option
+@force_option
+@workers_option
+def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None) -> None:
+    """Run RECIPE's prompts through its model and SAEs into the lake.
+
+    RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
+    """
+    study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
+    from ingest import job
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
+    into = Lake.create(lake)
+    with Bar() as progress, _workers(n_workers, opened, into) as workers:
+        compute = partial(workers.compute, job.ingest_spec(opened)) if workers else None
+        record = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
+    _print_runs(lake, [record.run_id])
+
+
+@click.command()
+@click.argument("recipe")
+@lake_option
+@limit_option
+@force_option
+@workers_option
+def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None) -> None:
+    """Bring every stage of RECIPE up to date, ingest included, and show what came out.
+
+    RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
+    """
+    study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
+    from analysis import stages
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
+    into = Lake.create(lake)
+    with Bar() as progress, _workers(n_workers, analysed, into) as workers:
+        records = stages.analyze_study(analysed, into, force=force, progress=progress, workers=workers)
+    _print_runs(lake, [record.run_id for record in records])
+    with open_lake(lake, study.name) as opened:
+        _print_findings(opened, study.verdicts.oracle)
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--judge", "name", required=True, metavar="NAME", help="first_token, phrases or harmbench.")
+@lake_option
+@limit_option
+@force_option
+def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool) -> None:
+    """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
+    """
+    study = read_recipe(recipe, limit)
+    from analysis import stages
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    with Bar() as progress:
+        record = stages.judge(study, Lake.existing(lake), name, force=force, progress=progress)
+    _print_runs(lake, [record.run_id])
+    with open_lake(lake, study.name) as opened:
+        _print_findings(opened, name)
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--features", required=True, metavar="LIST", help="LAYER:ID,... or a select with the columns layer and feature_id.")
+@click.option("--condition", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
+@click.option("--value", type=float, default=0.0, show_default=True, help="Clamp them to this activation; 0 ablates.")
+@lake_option
+@limit_option
+@force_option
+def ablate(recipe: str, features: str, condition: str, value: float, lake: str, limit: int | None, force: bool) -> None:
+    """Ablate features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
+
+    RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
+    """
+    study = read_recipe(recipe, limit)
+    from analysis import stages
+    from queries.formats import show
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    with Bar() as progress:
+        record = stages.ablate(study, Lake.existing(lake), condition, features, value=value, force=force, progress=progress)
+    _print_runs(lake, [record.run_id])
+    with open_lake(lake, study.name) as opened:
+        rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', '{condition}')")
+        show(rates.select("condition", "label", "n_prompts", "asr", "n_refused_at_baseline", "asr_of_refused"))
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("other")
+@click.option("--min-cosine", type=float, default=0.7, show_default=True, help="Of decoder rows, to hold two features for one.")
+@lake_option
+@limit_option
+@output_options
+def trainings(
+    recipe: str, other: str, min_cosine: float, lake: str, limit: int | None, kind: str | None, output: Path | None
+) -> None:
+    """Tell how far RECIPE and OTHER, whose SAEs were trained from different seeds, find the same minimal sets.
+
+    Both are analysed in the lake already. Features are matched by their decoder rows; jaccard is the mean over prompts.
+    """
+    mine, theirs = read_recipe(recipe, limit), read_recipe(other, limit)
+    from dataclasses import asdict
+
+    import pyarrow as pa
+
+    from analysis.interactions.trainings import compare_trainings
+    from queries.formats import show
+    from warehouse.records import Lake
+
+    found = compare_trainings(Lake.existing(lake), mine, theirs, min_cosine)
+    import duckdb
+
+    with duckdb.connect() as con:
+        show(con.from_arrow(pa.Table.from_pylist([asdict(found)])), kind, output)
+
+
+@click.command()
+@click.argument("recipe")
+@lake_option
+@limit_option
+def status(recipe: str, lake: str, limit: int | None) -> None:
+    """Tell which stages of RECIPE are done, and why the others are not."""
+    study = read_recipe(recipe, limit)
+    from analysis import stages
+    from queries.formats import Rows, show_table
+    from warehouse.records import Lake
+
+    to_be_made = not Lake.at(lake).published.names("")
+    found = stages.status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
+    names = ("stage", "state", "run_id", "why")
+    show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
+
+
+def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractContextManager[RayWorkers | None]":
+    """The workers of --workers; 0 stands for as many as the cluster has room for."""
+    if n_workers is None:
+        return nullcontext()
+    from analysis.workers import RayWorkers
+
+    return RayWorkers(study, lake, n_workers or None)
+
+
+def _print_runs(lake: str, run_ids: list[str]) -> None:
+    from queries.formats import show
+
+    with open_lake(lake, None) as opened:
+        found = opened.query("runs").filter(f"list_contains({run_ids!r}, run_id)")
+        show(found.select("run_id", "stage", "seconds", "rows"))
+
+
+def _print_findings(opened: "OpenLake", judge: str) -> None:
+    """What the study came to, by the oracle: K chosen on half of the prompts, every condition's rate there, and Table 1."""
+    from queries.formats import show
+
+    own, chosen = (opened.query("k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen"))
+    choice = own.union(chosen)
+    ks = sorted({k for (k,) in choice.select("k").fetchall()})
+    rates = opened.query("asr", judge=judge, k=ks).filter("tau is null")
+    methods = opened.query("methods", judge=judge)
+    for title, found in (
+        (
+            "Top K features a layer ablated: K chosen on half of the refused harmful prompts (0), reported on the other half (1)",
+            choice,
+        ),
+        (f"Answered prompts by condition, at K = {', '.join(map(str, ks))}", rates),
+        ("Critical features by method (Table 1)", methods),
+    ):
+        click.echo(f"\n{title}")
+        show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
+
+
+COMMANDS = (ingest, analyze, judge, ablate, trainings, status)

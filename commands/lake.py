@@ -1,0 +1,97 @@
+"""The commands that keep a lake: check it, drop a run, collect garbage, make a synthetic one."""
+
+import sys
+
+import click
+
+from commands.options import lake_option
+
+
+@click.command()
+@lake_option
+def check(lake: str) -> None:
+    """Read everything in the lake and say what is damaged, and which run to repeat.
+
+    Files are read through pyarrow with page checksums, hashes, counts, ranges and keys between tables are compared. Ends with
+    exit code 1 if anything is damaged; garbage that no run lists is only noted.
+    """
+    from queries.formats import printable
+    from warehouse.check import check as check_lake
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    opened = Lake.existing(lake)
+    with Bar() as progress:
+        findings = check_lake(opened, progress)
+    for finding in findings:
+        click.echo(printable(str(finding)))
+    damaged = [finding for finding in findings if not finding.note]
+    n_runs = len(opened.run_ids())
+    click.echo(f"{len(damaged)} damaged, in {n_runs} runs" if damaged else f"sound: {n_runs} runs")
+    sys.exit(1 if damaged else 0)
+
+
+@click.command()
+@click.argument("run_id")
+@lake_option
+def drop(run_id: str, lake: str) -> None:
+    """Take the run RUN_ID out of the lake; refuses while other runs depend on it.
+
+    Its files stay until `saelake gc`, so that whoever reads them now can finish.
+    """
+    from warehouse.housekeeping import drop as drop_run
+    from warehouse.records import Lake
+
+    drop_run(Lake.existing(lake), run_id)
+    click.echo(f"dropped {run_id}; `saelake gc` frees its space")
+
+
+@click.command()
+@lake_option
+@click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
+@click.option("--landings", is_flag=True, help="Also the landed shards of unfinished runs, which could be resumed.")
+@click.option(
+    "--older-than", type=click.FloatRange(min=0), metavar="MINUTES", help="Keep what is newer. [default: 15, on S3 a day]"
+)
+def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> None:
+    """Delete the files that no run record lists: those of dropped runs, and what killed processes left."""
+    from queries.formats import printable
+    from warehouse.housekeeping import gc as collect
+    from warehouse.records import Lake
+
+    seconds = None if older_than is None else older_than * 60
+    garbage = collect(Lake.existing(lake), dry_run=dry_run, older_than_seconds=seconds, landings=landings)
+    for one in garbage:
+        click.echo(printable(f"{one.n_bytes:>14,}  {one.path}  ({one.why})"))
+    click.echo(f"{sum(one.n_bytes for one in garbage):,} bytes {'would be' if dry_run else 'were'} freed")
+
+
+@click.command()
+@lake_option
+@click.option("--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Activations, about.")
+@click.option("--layers", type=click.IntRange(1, 99), default=14, show_default=True, help="SAEs, one a layer.")
+@click.option("--width", type=click.IntRange(min=8), default=65_536, show_default=True, help="Features a layer.")
+@click.option("--l0", type=click.FloatRange(min=1), default=73, show_default=True, help="Mean active features a token.")
+@click.option(
+    "--zipf", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Exponent of the rates at which features fire."
+)
+@click.option(
+    "--round", "rounding", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True, help="Of values."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another lake.")
+def synth(lake: str, rows: int, layers: int, width: int, l0: float, zipf: float, rounding: str, seed: int) -> None:
+    """Make a synthetic lake with the shape of a real one, for benchmarks and capacity planning.
+
+    It is the ingest run of a study called synth; every shipped question works on it.
+    """
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+    from warehouse.synth import Shape, synthesize
+
+    shape = Shape.of_rows(rows, n_layers=layers, width=width, l0=l0, zipf=zipf, round=rounding)
+    with Bar() as progress:
+        record = synthesize(Lake.create(lake), shape, seed=seed, progress=progress)
+    click.echo(f"{record.run_id}: {record.n_rows('activations'):,} activations in {sum(f.n_bytes for f in record.files):,} bytes")
+
+
+COMMANDS = (check, drop, gc, synth)

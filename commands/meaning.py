@@ -1,0 +1,232 @@
+"""The commands about what features mean: fetch explanations, and let people annotate."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.options import Command, force_option, lake_option, study_option
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from warehouse.records import Lake
+
+
+def server_options(command: Command) -> Command:
+    port = click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+    return click.option("--host", default="127.0.0.1", show_default=True, help="Another address lets other machines in.")(
+        port(command)
+    )
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--source", required=True, metavar="SOURCE", help="neuronpedia, neuronpedia-bulk, or a file of your own.")
+@lake_option
+@force_option
+def explain(recipe: str, source: str, lake: str, force: bool) -> None:
+    """Bring explanations of RECIPE's features into the lake: public ones of exactly these SAEs, or your own.
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already. neuronpedia asks its API for the
+    features that the stages found, neuronpedia-bulk takes whole SAEs; a .csv, .jsonl, .json or .parquet file needs the columns
+    sae_id, feature_id and description. What was stopped continues.
+    """
+    from analysis.meaning.explanations import explain as fetch
+    from ingest.recipe import load_recipe
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+
+    study = load_recipe(recipe)
+    with Bar() as progress:
+        record = fetch(study, Lake.existing(lake), source, force=force, progress=progress)
+    click.echo(f"{record.run_id}: {record.n_rows('explanations'):,} explanations")
+
+
+@click.group()
+def study() -> None:
+    """Annotation studies: do people see in a feature what it fires on?"""
+
+
+@study.command()
+@click.argument("name")
+@click.option("--annotator", "annotators", multiple=True, metavar="NAME", help="Once for each person; three unnamed by default.")
+@click.option(
+    "--per-group", type=click.IntRange(min=0), default=10, show_default=True, help="Critical features a number of categories."
+)
+@click.option(
+    "--random", "n_random", type=click.IntRange(min=0), default=23, show_default=True, help="Random features that fire."
+)
+@click.option("--silent", "n_silent", type=click.IntRange(min=0), default=7, show_default=True, help="Features that never fire.")
+@click.option(
+    "--population",
+    default="stage3",
+    show_default=True,
+    help="Which features count as critical: candidates, critical, stage3, stage3_new or redundant.",
+)
+@click.option(
+    "--mapping", default="literal", show_default=True, help="Number of categories by firing anywhere (literal) or on user tokens."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and the order.")
+@lake_option
+@study_option
+def create(
+    name: str,
+    annotators: tuple[str, ...],
+    per_group: int,
+    n_random: int,
+    n_silent: int,
+    population: str,
+    mapping: str,
+    seed: int,
+    lake: str,
+    recipe: str | None,
+) -> None:
+    """Draw the features of an annotation study called NAME, blind and shuffled: critical, random and silent ones."""
+    from analysis.meaning import study as studies
+    from warehouse.records import Lake
+
+    opened = Lake.existing(lake)
+    people = annotators or ("annotator-1", "annotator-2", "annotator-3")
+    sampling = studies.Sampling(population, mapping, per_group, n_random, n_silent, seed)
+    made = studies.create(opened, _recipe_of(opened, recipe), name, people, sampling)
+    strata = [item.stratum for item in made.items]
+    counts = ", ".join(f"{strata.count(stratum)} {stratum}" for stratum in ("critical", "random", "silent"))
+    click.echo(f"{len(strata)} features: {counts}; `saelake annotate {name}` shows them to {', '.join(people)}")
+
+
+@click.command()
+@click.argument("name")
+@server_options
+@lake_option
+def annotate(name: str, host: str, port: int, lake: str) -> None:
+    """Serve the annotation study NAME as a local page, with a link for each annotator, until it is interrupted.
+
+    Whoever has a link can answer as that person. Answers are on disk before the next feature is shown.
+    """
+    _check_installed()
+    from analysis.meaning import study as studies
+    from analysis.meaning.annotating import add_study
+    from analysis.meaning.server import LOOPBACK, listen, new_app, serve
+    from warehouse.records import Lake
+
+    opened = Lake.existing(lake)
+    loaded = studies.load(opened, name)
+    with listen(host, port) as listening:
+        app = new_app(LOOPBACK if host in LOOPBACK else ())
+        add_study(app, opened, loaded)
+        done = {one: len(mine) for one, mine in studies.state(opened, loaded).answers.items()}
+        paths = {f"{one} ({done[one]} of {len(loaded.items)})": f"/a/{token}" for one, token in loaded.tokens.items()}
+        _print_links(host, listening.getsockname()[1], paths)
+        with suppress(KeyboardInterrupt):
+            serve(app, listening)
+
+
+@click.command()
+@server_options
+@lake_option
+@study_option
+def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
+    """Serve a browser of the lake's features as a local page, until it is interrupted.
+
+    Search by layer, number, explanation or category; each feature has a card. Only the printed link opens it. It tells what
+    features fire on: do not give it to the annotators of a study.
+    """
+    _check_installed()
+    import secrets
+    from contextlib import closing
+
+    from analysis.meaning.browsing import add_browser
+    from analysis.meaning.server import LOOPBACK, listen, new_app, serve
+    from warehouse.records import Lake
+
+    opened = Lake.existing(lake)
+    shown, secret = _recipe_of(opened, recipe), secrets.token_urlsafe(16)
+    with listen(host, port) as listening:
+        app = new_app(LOOPBACK if host in LOOPBACK else ())
+        with closing(add_browser(app, opened, shown, secret)), suppress(KeyboardInterrupt):
+            _print_links(host, listening.getsockname()[1], {shown: f"/b/{secret}"})
+            serve(app, listening)
+
+
+@study.command()
+@click.argument("name")
+@click.option("--unfinished", is_flag=True, help="Although answers are missing.")
+@lake_option
+def close(name: str, unfinished: bool, lake: str) -> None:
+    """Publish the answers of the annotation study NAME as a run; it takes none from then on."""
+    from analysis.meaning import study as studies
+    from warehouse.records import Lake
+
+    opened = Lake.existing(lake)
+    loaded = studies.load(opened, name)
+    record = studies.close(opened, loaded, unfinished=unfinished)
+    n = sum(len(mine) for mine in studies.state(opened, loaded).answers.values())
+    click.echo(f"{record.run_id}: {n:,} answers; `saelake study score {name}` compares them with what the features fire on")
+
+
+@study.command()
+@click.argument("name")
+@click.option(
+    "--mapping",
+    default="literal",
+    show_default=True,
+    help="True categories: fires anywhere in their prompts (literal), on the user's tokens (user), more than chance (specific).",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@lake_option
+def score(name: str, mapping: str, seed: int, lake: str) -> None:
+    """Score the annotation study NAME, which is closed: accuracy, precision, Krippendorff's alpha and Cohen's kappa.
+
+    Intervals are 95% from a bootstrap over features.
+    """
+    import sys
+
+    from analysis.meaning import scores
+    from analysis.meaning import study as studies
+    from queries.formats import Rows, show_table
+    from warehouse.records import Lake
+
+    opened = Lake.existing(lake)
+    loaded = studies.load(opened, name)
+    found = scores.score(opened, loaded, mapping=mapping, seed=seed)
+    names, types = ("measure", "of", "features", "estimate", "low", "high"), ["VARCHAR", "VARCHAR", "INTEGER", *["DOUBLE"] * 3]
+    rows: list[list[Any]] = [[one.measure, one.of, one.measured.n, *map(_number, one.measured[1:])] for one in found]
+    show_table(Rows(names, types, iter(rows)), sys.stdout)
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _recipe_of(lake: "Lake", recipe: str | None) -> str:
+    """The study that a command is about; UserError if the lake holds several and none is named."""
+    from warehouse.errors import UserError
+
+    names = sorted({name for name, _ in lake.current()})
+    if recipe is not None and recipe in names:
+        return recipe
+    if recipe is not None or len(names) != 1:
+        raise UserError(f"choose one study of the lake with --recipe: {', '.join(names) or 'it has none yet'}")
+    return names[0]
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    from warehouse.errors import UserError
+
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise UserError("the pages need fastapi and uvicorn: pip install 'saelake[annotate]'")
+
+
+def _print_links(host: str, port: int, paths: "Mapping[str, str]") -> None:
+    """The addresses to open, by whom or what they are for; nobody else can guess them."""
+    from queries.formats import printable
+
+    shown = f"[{host}]" if ":" in host else host
+    for who, path in paths.items():
+        click.echo(printable(f"{who}: http://{shown}:{port}{path}"))
+
+
+COMMANDS = (explain, study, annotate, browse)

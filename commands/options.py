@@ -1,0 +1,125 @@
+"""What the commands share: mistakes that end in one sentence, and the options that mean the same everywhere."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from ingest.recipe import Recipe
+    from saelake import OpenLake
+
+RESUMABLE = ("ingest", "analyze", "judge", "ablate", "explain")
+WRITE_ERRORS = {
+    errno.ENOSPC: "disk full at {}: free space",
+    errno.EDQUOT: "disk quota used up at {}: free space",
+    errno.EFBIG: "file too large for the file system or its limits at {}: free space or raise the limit",
+    errno.EROFS: "read-only file system at {}: make it writable",
+    errno.EACCES: "no permission at {}: make it readable and writable",
+}
+
+
+class OneSentence(click.Group):
+    """A group of commands whose mistakes end in one sentence; SAELAKE_TRACEBACK=1 shows where they come from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            resumes = ctx.invoked_subcommand in RESUMABLE
+            click.echo("stopped; the same command continues" if resumes else "stopped", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            if os.environ.get("SAELAKE_TRACEBACK") == "1":
+                raise
+            raise click.ClickException(sentence(error, ctx.invoked_subcommand in RESUMABLE)) from error
+
+
+def sentence(error: Exception, resumes: bool) -> str:
+    """What a person can do about an error; `resumes` if the command finds its finished work again."""
+    import duckdb
+
+    from queries import QueryError
+    from queries.formats import printable
+    from warehouse.errors import UserError
+
+    if isinstance(error, UserError | QueryError):
+        text = str(error)
+    elif isinstance(error, duckdb.Error):
+        # The first paragraph says what is wrong; what follows quotes the statement.
+        text = " ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())
+    elif isinstance(error, OSError) and error.errno in WRITE_ERRORS:
+        kept = ", finished shards are kept" if resumes else ""
+        text = f"{WRITE_ERRORS[error.errno].format(error.filename or error)} and run the same command again{kept}"
+    else:
+        text = f"{type(error).__name__}: {error} (set SAELAKE_TRACEBACK=1 to see where, and report it)"
+    return printable(" ".join(text.split("\n")))
+
+
+def read_recipe(name: str, limit: int | None = None) -> "Recipe":
+    """The recipe that a command is given, on a few prompts if it says so."""
+    from ingest.recipe import load_recipe
+
+    recipe = load_recipe(name)
+    return recipe.limit(limit) if limit else recipe
+
+
+def open_lake(lake: str, recipe: str | None) -> "AbstractContextManager[OpenLake]":
+    """The lake that a command asks, with the tables of one study if it is named."""
+    import saelake
+
+    return saelake.open(lake, recipe)
+
+
+Command = Callable[..., Any]
+
+
+def lake_option(command: Command) -> Command:
+    place: dict[str, Any] = {"default": "lake", "show_default": "./lake", "envvar": "SAELAKE_LAKE", "show_envvar": True}
+    return click.option("--lake", metavar="DIR", help="The lake's folder, or s3://bucket/prefix.", **place)(command)
+
+
+class Workers(click.ParamType):
+    """`ray` or `ray:N`."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        engine, _, number = value.partition(":")
+        if engine != "ray" or (number and not (number.isdigit() and int(number))) or value.endswith(":"):
+            self.fail(f"{value} is neither ray nor ray:N, with N workers", param, ctx)
+        return int(number or 0)
+
+
+def workers_option(command: Command) -> Command:
+    text = "Compute on a Ray cluster (RAY_ADDRESS, else one started here): a worker a GPU or processor, or N workers."
+    return click.option("--workers", "n_workers", type=Workers(), metavar="ray[:N]", help=text)(command)
+
+
+def study_option(command: Command) -> Command:
+    return click.option("--recipe", metavar="NAME", help="Show only this study, where the lake holds several.")(command)
+
+
+def output_options(command: Command) -> Command:
+    # Not click.Choice over queries.formats.FORMATS: help would have to import DuckDB.
+    formats = click.Choice(["table", "csv", "json", "parquet"])
+    file = click.Path(path_type=Path, dir_okay=False)
+    command = click.option("--output", "-o", type=file, metavar="FILE", help="Write to a file, whole or not at all.")(command)
+    by_default = "How rows are written; by default as the file's suffix says, else a table."
+    return click.option("--format", "kind", type=formats, help=by_default)(command)
+
+
+def limit_option(command: Command) -> Command:
+    few = "Only N prompts of each set, label and split: a quick look."
+    return click.option("--limit", type=click.IntRange(min=1), metavar="N", help=few)(command)
+
+
+def force_option(command: Command) -> Command:
+    return click.option("--force", is_flag=True, help="Compute again what is published, and compare.")(command)

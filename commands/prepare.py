@@ -1,0 +1,56 @@
+"""The commands that come before there is a lake: what a study needs, and SAEs where there are none."""
+
+import sys
+
+import click
+
+from commands.options import limit_option, read_recipe
+
+
+@click.command()
+@click.argument("recipe")
+@limit_option
+@click.option(
+    "--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; where it is quick, by default."
+)
+@click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
+def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> None:
+    """Tell what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
+
+    Ends with exit code 1 where a licence or memory is missing.
+    """
+    study = read_recipe(recipe, limit)
+    import json
+    import shutil
+
+    from ingest.plan.estimate import make_plan
+    from ingest.plan.table import render
+
+    found = make_plan(study, measure=measure)
+    text = json.dumps(found.to_json(), indent=1) if kind == "json" else render(found, shutil.get_terminal_size((120, 24)).columns)
+    click.echo(text)
+    sys.exit(1 if found.problems else 0)
+
+
+@click.command("train-saes")
+@click.argument("recipe")
+@click.option("--force", is_flag=True, help="Train new SAEs in the place of those that are there.")
+def train_saes(recipe: str, force: bool) -> None:
+    """Train SAEs on RECIPE's model, where there are no public ones, into the folders that its saes.path names.
+
+    RECIPE is a .toml file or the name of a shipped one; its [train_saes] says how. They must explain enough of the variance with
+    about as many active latents as asked for, on texts that they have not seen, or none is kept.
+    """
+    study = read_recipe(recipe)
+    from ingest.saes.train import train_saes as train
+    from queries.formats import Rows, show_table
+    from warehouse.progress import Bar
+
+    with Bar() as progress:
+        trained = train(study, force=force, progress=progress)
+    names = ("layer", "explained_variance", "l0", "dead", "folder")
+    shown = [[one.layer, *(round(value, 4) for value in one.fit), str(one.folder)] for one in trained]
+    show_table(Rows(names, ["INTEGER", "DOUBLE", "DOUBLE", "DOUBLE", "VARCHAR"], iter(shown)), sys.stdout)
+
+
+COMMANDS = (plan, train_saes)

@@ -1,0 +1,110 @@
+"""The commands that take results out of a lake: a report, and data sets that travel from lake to lake."""
+
+from pathlib import Path
+
+import click
+
+from commands.options import lake_option, study_option
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@lake_option
+@study_option
+@click.option("--runs", metavar="LIST", help="Only these runs, by id, separated by commas; by default all current ones.")
+@click.option("--tables", metavar="LIST", help="Only these tables, separated by commas.")
+@click.option("--restrict", multiple=True, metavar="SET", help="Leave out the text of this prompt set too; may be repeated.")
+@click.option("--with-completions", is_flag=True, help="Include the completions to harmful prompts.")
+@click.option(
+    "--push", "repository", metavar="ORGANISATION/NAME", help="Then upload it to the hub as this data set, private if new."
+)
+@click.option("--public", is_flag=True, help="A data set that --push makes is public.")
+def share(
+    folder: Path,
+    lake: str,
+    recipe: str | None,
+    runs: str | None,
+    tables: str | None,
+    restrict: tuple[str, ...],
+    with_completions: bool,
+    repository: str | None,
+    public: bool,
+) -> None:
+    """Write runs of the lake to FOLDER as a Parquet data set that any reader loads and others can add to their lake.
+
+    Completions to harmful prompts are left out, and so is the text of prompt sets that their recipe calls restricted.
+    """
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+    from warehouse.sharing.push import push, require_login
+    from warehouse.sharing.share import Choice
+    from warehouse.sharing.share import share as share_runs
+
+    if repository:
+        require_login()
+    choice = Choice(recipe, _listed(runs), _listed(tables), restrict, with_completions)
+    with Bar() as progress:
+        records = share_runs(Lake.existing(lake), folder, choice, progress)
+    files = [file for record in records for file in record.files]
+    click.echo(
+        f"{folder}: {len(records)} runs, {len(files)} files, {sum(f.n_bytes for f in files):,} bytes; README.md is its card"
+    )
+    left_out = sorted({name for record in records for name in record.withheld})
+    if left_out:
+        click.echo(f"left out, in part or whole: {', '.join(left_out)}")
+    if repository:
+        click.echo(f"pushed to {push(folder, repository, public=public)}")
+
+
+@click.command()
+@click.argument("source")
+@lake_option
+@click.option("--as", "name", metavar="NAME", help="What its study is called here, where the lake has one of that name.")
+def add(source: str, lake: str, name: str | None) -> None:
+    """Verify the shared set at SOURCE and publish its runs in the lake, beside those that are there.
+
+    SOURCE is a folder that `saelake share` wrote, or hf://datasets/ORGANISATION/NAME. The lake is made if it is not there.
+    """
+    from warehouse.progress import Bar
+    from warehouse.records import Lake
+    from warehouse.sharing.add import add as add_set
+    from warehouse.sharing.read import read_records
+    from warehouse.sharing.sources import fetched
+
+    with fetched(source) as folder, Bar() as progress:
+        read_records(folder)  # before there is a lake: a mistake leaves nothing behind
+        added = add_set(Lake.create(lake), folder, name=name, progress=progress)
+    click.echo(f"{len(added.published)} runs added, {len(added.known)} were there; study: {', '.join(added.studies)}")
+
+
+@click.command()
+@lake_option
+@study_option
+@click.option(
+    "--output",
+    "-o",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report.html"),
+    show_default=True,
+    metavar="FILE",
+    help="The page, one HTML file that needs nothing else.",
+)
+@click.option("--with-completions", is_flag=True, help="Fold in answers to harmful prompts.")
+def report(lake: str, recipe: str | None, target: Path, with_completions: bool) -> None:
+    """Write every table and figure of a study to one HTML page that works offline.
+
+    It is made from the lake's tables alone: nothing is computed. What has not been run says so and names the command.
+    """
+    from analysis.report.page import write_report
+    from warehouse.records import Lake
+
+    n_bytes = write_report(Lake.existing(lake), recipe, target, with_completions=with_completions)
+    click.echo(f"{target}: {n_bytes:,} bytes")
+
+
+def _listed(names: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
+
+
+COMMANDS = (report, share, add)

@@ -1,0 +1,212 @@
+"""What a study will need, before anything is downloaded: access, downloads, memory, rows and bytes, passes, hours.
+
+    plan = make_plan(load_recipe("gemma-2-2b"))
+    plan.problems, plan.lake.n_bytes
+
+Everything that is an estimate says so. Where model, SAEs and prompts are here and small, or a GPU is, a sample is measured.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ingest.access import Access, access_to
+from ingest.model_shape import ModelShape, read_shape
+from ingest.plan.sizes import Download, SaeSize, downloads, sae_sizes
+from ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work
+from ingest.recipe import Recipe
+from warehouse.errors import UserError
+
+BYTES_PER_ROW = {"bfloat16": 2.4, "float32": 4.5}
+"""Of `activations`, by the precision of what is stored; measured on synthetic data at the paper's sizes."""
+FEATURE_BYTES, TOKEN_BYTES, PROMPT_BYTES = 25, 2, 40
+"""Of a row of the other tables of an ingest run."""
+UNDECLARED_L0 = 64.0
+SMALL_MODEL = 1_000_000_000
+"""Parameters up to which a sample is measured on a CPU."""
+PREFILL_SHARE, DECODE_SHARE = 0.5, {"cuda": 0.05, "mps": 0.1, "cpu": 0.3}
+"""Share of the matrix-product rate that whole prompts, and single tokens of many answers at once, reach by rule of thumb."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Something that is on the device."""
+
+    what: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class LakeSize:
+    """What ingest will write."""
+
+    n_tokens: int
+    n_activations: int
+    n_bytes: int
+    known_by: str
+    """sample (measured), declared L0, or a guess at L0"""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One stage with its time on this machine."""
+
+    work: StageWork
+    hours: float
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The whole estimate."""
+
+    recipe: str
+    device: str
+    device_bytes: int
+    access: Access
+    downloads: list[Download]
+    memory: list[Memory]
+    prompts: list[Group]
+    tokens_known_by: str
+    lake: LakeSize
+    stages: list[StageTime]
+    rate: float
+    """Multiplications and additions a second in a large matrix product in the model's dtype, just measured."""
+    problems: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"access": self.access._asdict()}
+
+
+def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
+    """The plan of a recipe on this machine.
+
+    Args:
+        measure: capture a sample to tell rows and bytes; by default where everything is here and the model is small or on a GPU.
+    Raises UserError for an unknown release or SAE, or a model whose size nothing tells.
+    """
+    shape = read_shape(recipe.model)
+    if shape is None:
+        raise UserError(
+            f"model: the size of {recipe.model.id or recipe.model.path} is not known here: "
+            f"download its config.json first, for example with `hf download {recipe.model.id or 'ID'} config.json`."
+        )
+    access, saes, found = access_to(recipe.model), sae_sizes(recipe, shape), corpus(recipe)
+    device, there = _device(recipe)
+    is_here = bool(found.prompts) and access.state == "here" and all(one.file is not None for one in saes)
+    if measure is None:
+        measure = device != "cpu" or shape.n_parameters <= SMALL_MODEL
+    needed, work = downloads(recipe, shape, saes), stage_work(recipe, found, shape)
+    memory = memory_needs(recipe, shape, saes)
+    classifier = next((one.n_bytes for one in needed if one.what == "classifier"), None)
+    if classifier is not None:
+        memory.append(Memory("classifier, where it judges", classifier))
+    rate = _rate(device, recipe.model.dtype)
+    encode_rate = rate if recipe.model.dtype == "float32" else _rate(device, "float32")
+    short = _shortage(recipe, shape, saes, there, device) or _no_room_for_classifier(recipe, memory[0], classifier, there, device)
+    problems = [problem for problem in (access.problem, short) if problem]
+    return StudyPlan(
+        recipe=recipe.name,
+        device=device,
+        device_bytes=there,
+        access=access,
+        downloads=needed,
+        memory=memory,
+        prompts=found.groups,
+        tokens_known_by=found.known_by,
+        lake=_lake(recipe, saes, found, measure=measure and is_here and not problems),
+        stages=[
+            _timed(one, recipe, shape, saes, found, (rate, encode_rate), device)
+            for one in (*work, *judge_work(recipe, found, work))
+        ],
+        rate=rate,
+        problems=problems,
+    )
+
+
+def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Memory]:
+    """What is on the device at once: model, the SAEs one by one or all, and the residuals of a batch."""
+    weight = 2 if recipe.model.dtype == "bfloat16" else 4
+    resid = recipe.capture.batch_tokens * shape.d_model * weight * len(saes)
+    return [
+        Memory("model", shape.n_parameters * weight),
+        Memory("largest SAE (ingest streams them layer by layer)", max(one.n_bytes for one in saes)),
+        Memory("all SAEs, if they are kept", sum(one.n_bytes for one in saes)),
+        Memory("residuals of a batch", resid),
+    ]
+
+
+def _shortage(recipe: Recipe, shape: ModelShape, saes: list[SaeSize], there: int, device: str) -> str | None:
+    from ingest.preflight import shortage
+
+    return shortage(shape, recipe.model.dtype, max(one.n_bytes for one in saes), there, device)
+
+
+def _no_room_for_classifier(recipe: Recipe, model: Memory, classifier: int | None, there: int, device: str) -> str | None:
+    """The sentence about an oracle that is in memory beside the model all the time, or None where both fit."""
+    if recipe.verdicts.oracle != "harmbench" or classifier is None or model.n_bytes + classifier <= there:
+        return None
+    return (
+        f"The model takes {model.n_bytes / 1e9:.1f} GB and the classifier {classifier / 1e9:.1f} GB beside it, but {device} has "
+        f'{there / 1e9:.1f} GB free: ingest works, but for analyze set verdicts.oracle = "phrases" and leave harmbench out of '
+        f"verdicts.judges; `saelake judge` can add it elsewhere."
+    )
+
+
+def _lake(recipe: Recipe, saes: list[SaeSize], found: Corpus, *, measure: bool) -> LakeSize:
+    bytes_per_row = BYTES_PER_ROW["bfloat16" if recipe.capture.round == "bfloat16" else "float32"]
+    rows_per_token = sum(one.declared_l0 or UNDECLARED_L0 for one in saes)
+    known_by = "declared L0" if all(one.declared_l0 for one in saes) else f"a guess of L0 = {UNDECLARED_L0:g}"
+    if measure:
+        from ingest.plan.sample import measure as measured
+
+        sample = measured(recipe, found.prompts, found.token_ids)
+        rows_per_token, bytes_per_row = sample.rows_per_token, sample.bytes_per_row
+        known_by = f"a sample of {sample.n_prompts} prompts"
+    n_rows = round(found.n_tokens * rows_per_token)
+    other = FEATURE_BYTES * sum(one.width for one in saes) + TOKEN_BYTES * found.n_tokens + PROMPT_BYTES * found.n_prompts
+    return LakeSize(found.n_tokens, n_rows, round(n_rows * bytes_per_row) + other, known_by)
+
+
+def _timed(
+    work: StageWork,
+    recipe: Recipe,
+    shape: ModelShape,
+    saes: list[SaeSize],
+    found: Corpus,
+    rates: tuple[float, float],
+    device: str,
+) -> StageTime:
+    """Its time at the rates of products in the model's dtype, and in float32, which SAEs are encoded in."""
+    rate, encode_rate = rates
+    length = work.length or mean_length(found, [recipe.candidates.split] if work.stage != "ingest" else [])
+    per_token = 2 * (work.n_parameters or shape.n_parameters - shape.d_vocab * shape.d_model) * work.share / rate
+    if work.stage == "ingest":
+        per_token += sum(2 * one.d_in * one.width for one in saes) / encode_rate
+    prefill = (work.passes + work.answers) * length * per_token / PREFILL_SHARE
+    decoded = work.answers * recipe.generation.max_new_tokens * 2 * shape.n_parameters
+    return StageTime(work, (prefill + decoded / (rate * DECODE_SHARE[device])) / 3600)
+
+
+def _device(recipe: Recipe) -> tuple[str, int]:
+    """The device that the recipe gets here, and its free memory."""
+    from ingest.saes.shelf import free_bytes, host_bytes
+    from ingest.subject import resolve_device
+
+    device = resolve_device(recipe.compute.device)
+    return device.type, free_bytes(device) if device.type == "cuda" else host_bytes()
+
+
+def _rate(device: str, dtype: str) -> float:
+    """Operations a second of a large matrix product, the best of a few."""
+    import time
+
+    import torch
+
+    size = 8192 if device == "cuda" else 768
+    a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,25 @@
+"""A recipe is one TOML file that says everything about a study: model, SAEs, prompt sets, and the parameters of every stage.
+
+    recipe = load_recipe("organism")            # shipped in recipes/, or load_recipe("my/study.toml")
+    recipe.model.dtype, recipe.saes.layers, recipe.section("capture")
+
+A minimal recipe gives name, [model], [saes] and one [[prompts]]; everything else has a default, told beside each field. Paths are
+relative to the recipe's folder. This package knows the format only: no torch, no network, no model.
+"""
+
+from ingest.recipe.prompts import Column, Fractions, PromptSet
+from ingest.recipe.sections import Candidates, Compute, ModelSpec, SaesSpec
+from ingest.recipe.study import RECIPES, Recipe, load_recipe
+
+__all__ = [
+    "RECIPES",
+    "Candidates",
+    "Column",
+    "Compute",
+    "Fractions",
+    "ModelSpec",
+    "PromptSet",
+    "Recipe",
+    "SaesSpec",
+    "load_recipe",
+]

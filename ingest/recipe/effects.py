@@ -1,0 +1,81 @@
+"""The tables of a recipe that interactions, redundancy and side effects read (R4, R8, R13, R14, R16)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ingest.recipe.sections import Count, Section
+from ingest.recipe.sources import RowSet
+
+
+class Diagnostic(Section):
+    """Cosine of the residual stream with the direction, by layer (R4)."""
+
+    split: str = "test"
+
+
+class Redundancy(Section):
+    """Pairs of candidates whose decoder rows are alike."""
+
+    min_cosine: Annotated[float, Field(ge=-1, le=1)] = 0.3
+    """Pairs below it are not recorded."""
+
+
+class Waking(Section):
+    """What fires while critical features are ablated (R13), against matched controls."""
+
+    controls: Annotated[int, Field(ge=0)] = 5
+    """Other features that fire on the prompt, in the same layer and about as strongly, for every critical one."""
+    similarity: Annotated[float, Field(gt=1)] = 2.0
+    """Factor of the largest activation within which controls are drawn at random; others are taken only where these run out."""
+    watched: Literal["candidates", "all"] = "candidates"
+    """Which features are recorded: the candidates up to the cap, or all features of the layers above."""
+
+
+class Steering(Section):
+    """Features held at positive values on benign prompts (R14)."""
+
+    features: Literal["redundant", "critical"] = "redundant"
+    """The critical features that wake while others are ablated, or all that are critical."""
+    n_features: Count = 10
+    """At most so many, the ones of most prompts."""
+    values: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 10.0, 20.0, 30.0)
+    prompts: Count | None = None
+    """Only the first so many benign prompts of the split."""
+
+
+class TextSet(RowSet):
+    """Texts whose cross-entropy is measured, or that SAEs are trained on."""
+
+    text: str = "text"
+    prompt: str | None = None
+    """The column of what the user says before the text: it goes through the chat template and is context only."""
+    take: Count = 100
+    """The first so many rows whose text has a token to predict."""
+    max_tokens: Annotated[int, Field(ge=2)] = 256
+    """Longer texts are cut here, the context included."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.origin() == "hub" and self.revision is None:
+            raise ValueError("hub needs revision, a commit, so that everyone reads the same rows")
+        return self
+
+    @property
+    def owner(self) -> str:
+        return f"Texts {self.set!r}"
+
+
+class Losses(Section):
+    """Cross-entropy on ordinary text (R16)."""
+
+    texts: tuple[TextSet, ...] = ()
+    sets: Count = 10
+    """Critical sets of as many prompts, drawn at random, each ablated on every text."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [texts.set for texts in self.texts]
+        if len(set(names)) != len(names):
+            raise ValueError("two [[losses.texts]] have one name: give every set its own")
+        return self

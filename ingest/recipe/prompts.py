@@ -1,0 +1,91 @@
+"""The [[prompts]] of a recipe: where a set's rows come from, and which columns mean what."""
+
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ingest.recipe.sections import Count, Scalar, Section, Share
+from ingest.recipe.sources import RowSet, Source
+
+
+class Column(Section):
+    """A value that is read from a column, with its values renamed by `map` where the map has them."""
+
+    column: str
+    map: dict[str, str] = Field(default_factory=dict)
+
+
+class Fractions(Section):
+    """Splits drawn at random within every label and category, e.g. { train = 0.4, val = 0.2, test = 0.4, seed = 0 }."""
+
+    shares: dict[str, Share]
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "shares" in value:
+            return value
+        shares = {key: share for key, share in value.items() if key != "seed"}
+        return {"shares": shares, "seed": value.get("seed", 0)}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(sum(self.shares.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {sum(self.shares.values()):g}, not to 1")
+        return self
+
+
+def _kind(value: Any) -> Hashable:
+    if isinstance(value, str):
+        return "constant"
+    return "column" if isinstance(value, Column) or (isinstance(value, dict) and "column" in value) else "other"
+
+
+Label = Annotated[
+    Annotated[Literal["harmful", "benign"], Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
+    Discriminator(_kind),
+]
+Category = Annotated[
+    Annotated[str, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
+    Discriminator(_kind),
+]
+Split = Annotated[
+    Annotated[str, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Fractions, Tag("other")],
+    Discriminator(_kind),
+]
+
+
+class PromptSet(RowSet):
+    """One set of prompts: where its rows come from, and which columns mean what. `take` is after `where` and `deduplicate`."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
+    """Several files instead of one: their rows one after another, counted on from file to file."""
+    text: str = "instruction"
+    label: Label
+    category: Category | None = None
+    split: Split = Fractions(shares={"train": 0.4, "val": 0.2, "test": 0.4})
+    where: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
+    """Keep only the rows whose columns have this value (or one of these)."""
+    deduplicate: bool = False
+    """Keep the first of equal prompts; otherwise equal prompts are an error."""
+    count: Count | None = None
+    """Asserted number of prompts, after `where`, `deduplicate` and `take`."""
+    licence: str | None = None
+    restricted: bool = False
+    """Its text is not ours to pass on: `saelake share` leaves it out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.origin("sources") == "sources" and self.sha256 is not None:
+            raise ValueError("sha256 belongs to each of the sources")
+        return self
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        return self.sources or super().files
+
+    @property
+    def owner(self) -> str:
+        return f"Prompt set {self.set!r}"

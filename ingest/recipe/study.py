@@ -1,0 +1,171 @@
+"""The recipe as a whole: its tables put together, and how it is read from a file."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
+from ingest.recipe.errors import nearest, sentence
+from ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
+from ingest.recipe.meaning import Concepts, Explanations, Taxonomy
+from ingest.recipe.prompts import PromptSet
+from ingest.recipe.sections import (
+    Algorithm1,
+    Candidates,
+    Capture,
+    Compute,
+    Controls,
+    Count,
+    Direction,
+    Generation,
+    Minimal,
+    ModelSpec,
+    SaesSpec,
+    Section,
+    Verdicts,
+)
+from ingest.recipe.training import TrainSaes
+from warehouse.errors import UserError
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+# Where content lies and who may pass it on is no part of what it is: hashes of models, SAEs and prompts stand for it in run ids.
+_LOCATIONS: dict[str, Any] = {
+    "model": {"path": True, "chat_template_file": True, "licence": True},
+    "saes": {"path": True, "licence": True},
+    "prompts": {
+        **dict.fromkeys(("file", "url", "licence", "restricted"), True),
+        "sources": {"__all__": {"file": True, "url": True}},
+    },
+    "verdicts": {"harmbench": True},
+    "losses": {"texts": {"__all__": {"file": True, "url": True}}},
+    "train_saes": {"texts": {"__all__": {"file": True, "url": True}}},
+}
+
+
+class Recipe(Section):
+    """A whole study. `load_recipe` makes one from a file."""
+
+    name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_-]*$")]
+    model: ModelSpec
+    saes: SaesSpec
+    prompts: Annotated[tuple[PromptSet, ...], Field(min_length=1)]
+    capture: Capture = Capture()
+    direction: Direction = Direction()
+    candidates: Candidates = Candidates()
+    algorithm1: Algorithm1 = Algorithm1()
+    minimal: Minimal = Minimal()
+    controls: Controls = Controls()
+    diagnostic: Diagnostic = Diagnostic()
+    redundancy: Redundancy = Redundancy()
+    waking: Waking = Waking()
+    steering: Steering = Steering()
+    losses: Losses = Losses()
+    interactions: Interactions = Interactions()
+    fm: FactorisationMachine = FactorisationMachine()
+    probe: Probe = Probe()
+    stage3: Stage3 = Stage3()
+    taxonomy: Taxonomy = Taxonomy()
+    explanations: Explanations = Explanations()
+    concepts: Concepts = Concepts()
+    generation: Generation = Generation()
+    verdicts: Verdicts = Verdicts()
+    train_saes: TrainSaes = TrainSaes()
+    compute: Compute = Compute()
+    prompts_per_group: Count | None = None
+    """Keep only the first so many prompts of every set, label and split: a smoke run (see `limit`)."""
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [prompts.set for prompts in self.prompts]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
+        if set(self.saes.layers) <= set(self.candidates.exclude_layers):
+            raise ValueError("candidates.exclude_layers leaves no layer of saes.layers")
+        unknown = next((name for name in self.taxonomy.sets if name not in names), None)
+        if unknown is not None:
+            raise ValueError(f"taxonomy.sets names {unknown!r}, but the sets of [[prompts]] are {', '.join(names)}")
+        if self.stage3.size not in self.fm.sizes:
+            raise ValueError(f"stage3.size is {self.stage3.size}, but fm.sizes has no such machine")
+        return self
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the recipe was read from."""
+        return self._file
+
+    def limit(self, n: int) -> "Recipe":
+        """The same recipe on the first `n` prompts of every (set, label, split), in file order, for a quick look.
+
+        Splits are drawn before the cut, so a limited run sees a subset of the full run's prompts with the same splits.
+        """
+        assert n >= 1, f"limit of {n} prompts"
+        return self.model_copy(update={"prompts_per_group": n})
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One section as JSON values, defaults filled in, without paths and addresses: equal content gives equal dicts.
+
+        The pinned template stands in "model" as text. "prompts" gives {"sets": [...], "prompts_per_group": n or absent}.
+        """
+        left_out = _LOCATIONS.get(name, {})
+        if name == "prompts":
+            sets = [one.model_dump(mode="json", exclude=left_out, exclude_none=True) for one in self.prompts]
+            limited = {} if self.prompts_per_group is None else {"prompts_per_group": self.prompts_per_group}
+            return {"sets": sets, **limited}
+        section = getattr(self, name)
+        assert isinstance(section, Section), f"no recipe section {name!r}"
+        content = section.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        if isinstance(section, ModelSpec) and (template := section.pinned_template()) is not None:
+            content["chat_template"] = template
+        return content
+
+    def about(self) -> dict[str, Any]:
+        """Who made what the study uses, and who may pass it on, as JSON values; folders of this machine are left out."""
+
+        def sources(one: PromptSet) -> list[str]:
+            return [one.hub] if one.hub else [source.url for source in one.files if source.url]
+
+        return {
+            "model": {"id": self.model.id, "licence": self.model.licence},
+            "saes": {"release": self.saes.release, "licence": self.saes.licence},
+            "prompts": [
+                {"set": one.set, "sources": sources(one), "licence": one.licence, "restricted": one.restricted}
+                for one in self.prompts
+            ],
+        }
+
+
+def load_recipe(path_or_name: str | Path) -> Recipe:
+    """The recipe in a .toml file, or the shipped recipe of that name.
+
+    UserError names the file and field: no such file, TOML syntax (with the line), an unknown, missing or wrong field.
+    """
+    file = _recipe_file(path_or_name)
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"Recipe {file} is not valid TOML: {error}.") from error
+    try:
+        recipe = Recipe.model_validate(content, context={"folder": file.absolute().parent})
+    except ValidationError as error:
+        raise UserError(f"Recipe {file}: {sentence(error, Recipe)}") from error
+    recipe._file = file.absolute()
+    return recipe
+
+
+def _recipe_file(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UserError(f"There is no recipe file {path}.")
+        return path
+    shipped = {file.stem: file for file in sorted(RECIPES.glob("*.toml"))}
+    if str(path) not in shipped:
+        hint = nearest(str(path), shipped)
+        names = ", ".join(shipped) or "none"
+        raise UserError(f"There is no recipe {path}{hint}: give a path that ends in .toml, or one of {names}.")
+    return shipped[str(path)]

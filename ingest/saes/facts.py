@@ -1,0 +1,159 @@
+"""What an SAE says about itself, read through SAELens without its weights, and whether it fits a model."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ingest.model_shape import cached_file
+from ingest.saes.refs import SaeRef
+from ingest.saes.weight_files import tensor_shapes
+from warehouse.errors import UserError
+
+ARCHITECTURES = ("standard", "jumprelu", "topk")
+HOOKS = (
+    (re.compile(r"blocks\.(\d+)\.hook_resid_post"), 0),
+    (re.compile(r"model\.(?:language_model\.)?layers\.(\d+)(?:\.output)?"), 0),
+    (re.compile(r"blocks\.(\d+)\.hook_resid_pre"), -1),  # the same tensor: what block l - 1 gives
+)
+
+
+class Sized(Protocol):
+    """What an SAE must fit: a loaded subject, or its shape as its files tell it."""
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def d_model(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SaeFacts:
+    """What an SAE says about itself; known from its configuration alone."""
+
+    ref: SaeRef
+    architecture: str
+    d_in: int
+    width: int
+    hook: str | None
+    """The hook point that it was trained on, if declared."""
+    norm: str
+    """none | dataset norm folded: SCALE, with what became of the threshold (one scale for all tokens, inside the weights)"""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of its weights, loaded."""
+        return 4 * (2 * self.d_in * self.width + 2 * self.width + self.d_in)
+
+
+def read_facts(ref: SaeRef) -> SaeFacts:
+    """What an SAE's configuration says, without its weights; UserError when it cannot be read or is not supported."""
+    from sae_lens.loading.pretrained_sae_loaders import (
+        get_conversion_loader_name,
+        get_sae_lens_config_from_disk,
+        handle_config_defaulting,
+        load_sae_config_from_huggingface,
+    )
+
+    try:
+        if ref.path is not None:
+            config = handle_config_defaulting(get_sae_lens_config_from_disk(ref.path))
+        else:
+            with shapes_from_the_cache():
+                config = load_sae_config_from_huggingface(ref.release, ref.release_id)
+        metadata = config.get("metadata") or {}
+        hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
+        sizes = config["d_in"], config["d_sae"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"saes: the configuration of {ref.location} cannot be read ({first_line(error)}).") from error
+    scale = norm_scale(ref, metadata)
+    if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
+        raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out.')
+    norm = _norm_convention(ref, config.get("normalize_activations", "none"), scale)
+    return _supported(SaeFacts(ref, config["architecture"], *sizes, hook, norm))
+
+
+def check_facts(facts: SaeFacts, subject: Sized) -> None:
+    """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
+    ref = facts.ref
+    check_layer(ref.layer, subject)
+    if facts.d_in != subject.d_model:
+        raise UserError(
+            f"saes: {ref.location} reads a width of {facts.d_in}, but the model's residual stream has {subject.d_model}."
+        )
+    if facts.hook is not None and _hook_layer(facts.hook) != ref.layer:
+        raise UserError(
+            f"saes: {ref.location} was trained on {facts.hook}, but the recipe uses it for resid_post of layer {ref.layer}."
+        )
+
+
+def check_layer(layer: int, subject: Sized) -> None:
+    """UserError unless the model has that layer."""
+    if layer >= subject.n_layers:
+        raise UserError(f"saes.layers: layer {layer} does not exist: the model has {subject.n_layers} layers, counted from 0.")
+
+
+@contextmanager
+def shapes_from_the_cache() -> Iterator[None]:
+    """While open, SAELens reads the shapes in a cached Gemma Scope 2 file from that file.
+
+    SAELens (6.54) asks the hub for them even when the file is in the cache, which fails without a network.
+    """
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    ask_hub = loaders.get_safetensors_tensor_shapes
+
+    def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+        file = cached_file(repo_id, filename)
+        found: dict[str, list[int]]
+        found = ask_hub(repo_id, filename) if file is None else {k: list(v) for k, v in tensor_shapes(file).items()}
+        return found
+
+    loaders.get_safetensors_tensor_shapes = shapes
+    try:
+        yield
+    finally:
+        loaders.get_safetensors_tensor_shapes = ask_hub
+
+
+def _hook_layer(hook: str) -> int | None:
+    """The layer whose resid_post a hook point is, or None when it is something else."""
+    for pattern, shift in HOOKS:
+        if match := pattern.fullmatch(hook):
+            return int(match[1]) + shift
+    return None
+
+
+def norm_scale(ref: SaeRef, metadata: dict[str, Any]) -> float | None:
+    """The factor sqrt(d) / mean norm by which inputs were scaled in training, if it is known."""
+    from sae_lens.loading.pretrained_saes_directory import get_norm_scaling_factor
+
+    listed = get_norm_scaling_factor(ref.release, ref.release_id) if ref.release is not None else None
+    return metadata.get("norm_scaling_factor") if listed is None else listed
+
+
+def _norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
+    if normalize == "none":
+        return "none"
+    if normalize != "expected_average_only_in":
+        raise UserError(
+            f"saes: {ref.location} normalises every token by itself ({normalize}), which ablation cannot undo: use another SAE."
+        )
+    if scale is None:
+        raise UserError(f"saes: {ref.location} expects scaled inputs but does not say the scale: fold it in with SAELens first.")
+    if ref.release is None:
+        return f"dataset norm folded: {scale:.6g}"
+    return f"dataset norm folded: {scale:.6g}, threshold {'as published' if ref.published_threshold else 'too'}"
+
+
+def _supported(facts: SaeFacts) -> SaeFacts:
+    if facts.architecture not in ARCHITECTURES:
+        raise UserError(f"saes: {facts.ref.location} is a {facts.architecture} SAE; supported are {', '.join(ARCHITECTURES)}.")
+    return facts
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as part of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

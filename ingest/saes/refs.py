@@ -1,0 +1,142 @@
+"""Which SAEs a recipe names, exactly, without loading them: no torch, so that `saelake plan` can tell.
+
+SAELens' directory of releases is read from the file that sae-lens installs, because importing sae_lens imports torch.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from ingest.fingerprint import SAE_FILES, hash_folder, hub_commit
+from ingest.recipe import Recipe, SaesSpec
+from ingest.recipe.errors import nearest
+from warehouse.errors import UserError
+
+
+@dataclass(frozen=True)
+class SaeRef:
+    """One exact SAE."""
+
+    sae_id: str
+    """Short key in tables, e.g. layer_03-1f2e3d4c: the layer and the start of `content_hash`."""
+    name: str
+    """The SAE in full: release/id@commit, or folder@sha256:hash."""
+    layer: int
+    """The SAE reads resid_post of this block, counted from 0."""
+    content_hash: str
+    """sha256 of the folder's files, or of release, id and commit; in hex."""
+    declared_l0: float | None
+    """Mean number of active latents a token that the recipe, or else SAELens' directory, declares."""
+    path: Path | None
+    release: str | None
+    release_id: str | None
+    published_threshold: bool = False
+    """Llama Scope only: the threshold as published, where SAELens multiplies it by the scale of the input."""
+
+    @property
+    def location(self) -> str:
+        """Where it is loaded from: a folder, or release/id."""
+        return str(self.path) if self.path is not None else f"{self.release}/{self.release_id}"
+
+
+def list_saes(recipe: Recipe) -> list[SaeRef]:
+    """The SAEs of a recipe in the order of its layers.
+
+    UserError: a folder without weights, an unknown release or id, a hub repository that cannot be reached or is at another
+    commit than the recipe asserts.
+    """
+    spec = recipe.saes
+    return _local(spec) if spec.path is not None else _released(spec)
+
+
+def _local(spec: SaesSpec) -> list[SaeRef]:
+    refs = []
+    for layer in spec.layers:
+        folder = Path(spec.fill(str(spec.path), layer))
+        if not folder.is_dir():
+            raise UserError(f"saes.path: there is no SAE folder {folder} for layer {layer}: `saelake train-saes` makes them.")
+        content_hash = hash_folder(folder, SAE_FILES, f"saes.path, layer {layer}")
+        name = f"{folder.name}@sha256:{content_hash}"
+        key = f"layer_{layer:02d}-{content_hash[:8]}"
+        refs.append(SaeRef(key, name, layer, content_hash, spec.declared_l0(layer), folder, None, None))
+    return refs
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What SAELens' directory says about the SAEs of a release that a recipe names."""
+
+    repository: str
+    conversion: str
+    """Which of SAELens' loaders reads it."""
+    ids: list[str]
+    folders: list[str]
+    """Where in the repository each lies."""
+    l0s: list[float | None]
+
+
+def listed_saes(spec: SaesSpec) -> Listed:
+    """The released SAEs of a recipe, in the order of its layers; UserError for an unknown release or id. No network."""
+    assert spec.release is not None, "no release"
+    assert spec.id is not None, "no id"
+    listed = _release(spec.release)
+    ids = [spec.fill(spec.id, layer) for layer in spec.layers]
+    if listed is None:
+        return Listed(spec.release, "sae_lens", ids, ids, [None] * len(ids))
+    known = {str(entry["id"]): entry for entry in listed["saes"]}
+    for release_id in ids:
+        if release_id not in known:
+            raise UserError(f"saes.id: release {spec.release} has no SAE {release_id!r}{nearest(release_id, known)}.")
+    folders = [str(known[release_id]["path"]) for release_id in ids]
+    l0s = [known[release_id].get("l0") or None for release_id in ids]
+    return Listed(str(listed["repo_id"]), str(listed.get("conversion_func") or "sae_lens"), ids, folders, l0s)
+
+
+def _released(spec: SaesSpec) -> list[SaeRef]:
+    listed = listed_saes(spec)
+    commit = hub_commit(listed.repository, None, "saes.release")
+    if spec.revision not in (None, commit):
+        raise UserError(
+            f"saes.revision is {spec.revision}, but {listed.repository} is at commit {commit}, which SAELens would load."
+        )
+    refs = []
+    published = spec.threshold == "published"
+    for layer, release_id, l0 in zip(spec.layers, listed.ids, listed.l0s, strict=True):
+        name = f"{spec.release}/{release_id}@{commit}" + (" (threshold as published)" if published else "")
+        content_hash = hashlib.sha256(name.encode()).hexdigest()
+        declared = spec.declared_l0(layer)
+        key = f"layer_{layer:02d}-{content_hash[:8]}"
+        declared = l0 if declared is None else declared
+        refs.append(SaeRef(key, name, layer, content_hash, declared, None, spec.release, release_id, published))
+    return refs
+
+
+def _release(name: str) -> dict[str, Any] | None:
+    """SAELens' entry of a release; None for a hub repository that SAELens does not list. UserError when it is neither."""
+    text = directory_file().read_text("utf-8")
+    # The file has 50,000 lines: only the entry itself is parsed. Entries start in the first column.
+    start = text.find(f"\n{name}:\n") + 1
+    if text.startswith(f"{name}:\n"):
+        entry = text
+    elif start:
+        entry = text[start:]
+    elif "/" in name:
+        return None
+    else:
+        releases = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith((" ", "-"))]
+        raise UserError(f"saes.release: SAELens knows no release {name!r}{nearest(name, releases)}.")
+    lines = entry.splitlines(keepends=True)
+    body = next((n for n, line in enumerate(lines[1:], start=1) if not line.startswith((" ", "-", "\n"))), len(lines))
+    parsed: dict[str, dict[str, Any]] = yaml.safe_load("".join(lines[:body]))
+    return parsed[name]
+
+
+def directory_file() -> Path:
+    package = find_spec("sae_lens")
+    assert package is not None, "sae-lens is a dependency"
+    assert package.submodule_search_locations, "sae-lens is a package"
+    return Path(package.submodule_search_locations[0], "pretrained_saes.yaml")

@@ -1,0 +1,144 @@
+"""Sparse autoencoders: SAELens' own, with their weights and gate laid open in float32.
+
+    for ref in list_saes(recipe):
+        sae = load_sae(ref, subject.device)
+        check_fits(sae, subject)
+        acts_nf = sae.encode(resid_nd)
+
+Letters of shapes: n tokens, d residual width, f latents. Nothing is kept between calls: the caller holds one layer at a time.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ingest.saes.facts import SaeFacts, Sized, check_facts, first_line, norm_scale, read_facts, shapes_from_the_cache
+from ingest.saes.refs import SaeRef, list_saes
+from warehouse.errors import UserError
+
+__all__ = ["Sae", "SaeFacts", "SaeRef", "check_fits", "list_saes", "load_sae", "read_facts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sae:
+    """A loaded SAE, float32.
+
+    Elementwise ones give acts = relu(pre) * (pre > threshold) with pre = (resid - b_dec * apply_b_dec_to_input) W_enc + b_enc.
+    """
+
+    facts: SaeFacts
+    W_enc: Tensor
+    """(d, f)"""
+    b_enc: Tensor
+    """(f,)"""
+    W_dec: Tensor
+    """(f, d): what one unit of activation adds to the residual stream."""
+    b_dec: Tensor
+    """(d,)"""
+    threshold: Tensor
+    """(f,); 0 without a jump."""
+    apply_b_dec_to_input: bool
+    elementwise: bool
+    """False when a latent's activation depends on the other latents (TopK), so that it cannot be computed alone."""
+    module: Any
+    """SAELens' object."""
+
+    @property
+    def ref(self) -> SaeRef:
+        """Which SAE this is."""
+        return self.facts.ref
+
+    @property
+    def layer(self) -> int:
+        """The block after which resid_post is read."""
+        return self.facts.ref.layer
+
+    @property
+    def d_in(self) -> int:
+        """Residual width."""
+        return self.facts.d_in
+
+    @property
+    def width(self) -> int:
+        """Number of latents."""
+        return self.facts.width
+
+    @property
+    def norm(self) -> str:
+        """How inputs are scaled."""
+        return self.facts.norm
+
+    @torch.no_grad()
+    def encode(self, resid_nd: Tensor) -> Tensor:
+        """All activations (..., f) of residuals (..., d): SAELens' own encoder, in float32."""
+        acts_nf: Tensor = self.module.encode(resid_nd.float())
+        return acts_nf
+
+    @torch.no_grad()
+    def pre_activations(self, resid_nd: Tensor, out_nf: Tensor) -> Tensor:
+        """What `encode` gates, (n, f) in float32, written into `out_nf`: the same arithmetic without a pass for each step."""
+        x_nd = resid_nd.float()
+        if self.apply_b_dec_to_input:
+            x_nd = x_nd - self.b_dec
+        return torch.mm(x_nd, self.W_enc, out=out_nf).add_(self.b_enc)
+
+    @torch.no_grad()
+    def decode(self, acts_nf: Tensor) -> Tensor:
+        """The reconstruction (..., d) of activations (..., f): SAELens' own decoder."""
+        resid_nd: Tensor = self.module.decode(acts_nf)
+        return resid_nd
+
+
+def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
+    """The SAE in float32 on a device.
+
+    UserError when it cannot be loaded, normalises every token by itself, or is neither standard, JumpReLU nor TopK.
+    """
+    from sae_lens import SAE
+
+    facts = read_facts(ref)
+    try:
+        with warnings.catch_warnings(), shapes_from_the_cache():
+            warnings.simplefilter("ignore", UserWarning)  # advice on loading the model through TransformerLens, which is not used
+            if ref.path is not None:
+                module = SAE.load_from_disk(ref.path, device=str(device), dtype="float32")
+            else:
+                module = SAE.from_pretrained(ref.release, ref.release_id, device=str(device), dtype="float32")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"saes: {ref.location} cannot be loaded ({first_line(error)}).") from error
+    if module.cfg.normalize_activations == "expected_average_only_in":
+        scale = norm_scale(ref, module.cfg.metadata.to_dict())
+        assert scale is not None, "read_facts refuses an SAE without its norm"
+        module.fold_activation_norm_scaling_factor(scale)
+    if ref.published_threshold:
+        scale = norm_scale(ref, {})
+        assert scale is not None, "read_facts refuses it otherwise"
+        module.threshold.data = module.threshold.data / scale
+    module.eval().requires_grad_(False)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        if not getattr(module, name).isfinite().all():
+            raise UserError(f"saes: {ref.location} has values in {name} that are not finite numbers: its file is damaged.")
+    W_dec = module.W_dec.data
+    if getattr(module.cfg, "rescale_acts_by_decoder_norm", False):
+        W_dec = W_dec / W_dec.norm(dim=-1, keepdim=True)
+    b_enc = module.b_enc.data
+    return Sae(
+        facts=facts,
+        W_enc=module.W_enc.data,
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=module.b_dec.data,
+        threshold=module.threshold.data if facts.architecture == "jumprelu" else torch.zeros_like(b_enc),
+        apply_b_dec_to_input=bool(module.cfg.apply_b_dec_to_input),
+        elementwise=facts.architecture != "topk",
+        module=module,
+    )
+
+
+def check_fits(sae: Sae | SaeFacts, subject: Sized) -> None:
+    """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
+    check_facts(sae.facts if isinstance(sae, Sae) else sae, subject)

@@ -1,0 +1,57 @@
+"""The SAEs of a study at work: all kept on the device where they fit beside the model, else one layer at a time."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ingest.saes.facts import SaeFacts
+from ingest.saes.sae import Sae, load_sae
+from warehouse.errors import UserError
+
+WORKING_SHARE = 0.75
+"""Of what is free, SAEs may take this much: the rest is for forward passes and pre-activations."""
+HOST_SHARE = 0.25
+"""Of main memory, residuals that wait for their SAE may take this much."""
+
+
+class Shelf:
+    """SAEs by layer, loaded when they are asked for.
+
+    Raises UserError when not even the largest fits.
+    """
+
+    def __init__(self, facts: Sequence[SaeFacts], device: torch.device) -> None:
+        self._facts: Mapping[int, SaeFacts] = {one.ref.layer: one for one in facts}
+        self._device = device
+        self._held: dict[int, Sae] = {}
+        room = WORKING_SHARE * free_bytes(device)
+        largest = max(facts, key=lambda one: one.n_bytes)
+        if largest.n_bytes > room:
+            raise UserError(
+                f"saes: {largest.ref.location} needs {largest.n_bytes / 1e9:.1f} GB, but beside the model there is room for "
+                f"{room / 1e9:.1f} GB on {device.type}: use a device with more memory, or narrower SAEs."
+            )
+        self.all_fit = sum(one.n_bytes for one in facts) <= room
+        """Whether they all stay loaded; if not, whoever asks should use one layer for as much as possible."""
+
+    def __getitem__(self, layer: int) -> Sae:
+        """The SAE of a layer. Where they do not all fit, the one held before is given up first."""
+        if layer not in self._held:
+            if not self.all_fit:
+                self._held.clear()
+            self._held[layer] = load_sae(self._facts[layer].ref, self._device)
+        return self._held[layer]
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a CUDA device, or half of main memory where the model shares it."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    return host_bytes() // 2
+
+
+def host_bytes() -> int:
+    """Size of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

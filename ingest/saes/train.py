@@ -1,0 +1,198 @@
+"""SAEs for a model without public ones: `saelake train-saes RECIPE`.
+
+The subject's own residuals of the recipe's prompts and texts, one SAE a layer, gates on held-out sequences. Either every SAE
+passes and all are moved to where saes.path says, or nothing is.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sae_lens import SAE
+from torch import Tensor
+
+from ingest.access import require_access
+from ingest.capture import capture
+from ingest.fingerprint import fingerprint
+from ingest.prompts import load_prompts
+from ingest.recipe import Recipe
+from ingest.recipe.training import TrainSaes
+from ingest.saes.facts import check_layer
+from ingest.saes.shelf import HOST_SHARE, host_bytes
+from ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
+from ingest.subject import Subject
+from ingest.texts import read_texts, source_hash
+from warehouse.errors import UserError
+from warehouse.progress import Quiet
+
+
+class Trained(NamedTuple):
+    """One SAE that passed its gates."""
+
+    layer: int
+    folder: Path
+    fit: Fit
+
+
+class Residuals(NamedTuple):
+    """What one layer's SAE is trained on and judged by: (t, d) each, without the first token of a sequence."""
+
+    layer: int
+    train_td: Tensor
+    held_out_td: Tensor
+
+
+def train_saes(recipe: Recipe, *, force: bool = False, progress: Quiet | None = None) -> list[Trained]:
+    """Trains, judges and places the SAEs of a recipe, which then reads them; deterministic for a seed and device.
+
+    A killed training starts again from nothing: only finished sets of SAEs are kept.
+
+    Raises UserError, before anything is computed, where saes names a release, where SAEs are there already (unless `force`), for
+    an unknown layer and for too few or too many tokens; and, with nothing written, when a layer misses a gate.
+    """
+    progress = progress or Quiet()
+    targets = _targets(recipe, force)
+    require_access(recipe.model)
+    subject = Subject.load(recipe.model, recipe.compute)
+    check_layer(max(targets), subject)
+    sequences = _sequences(recipe, subject)
+    held_out = _held_out(sequences, recipe.train_saes, recipe.compute.seed)
+    known = _provenance(recipe)
+    parent = _existing_parent(next(iter(targets.values())))
+    progress.start(f"{recipe.name} · train-saes", len(targets) * recipe.train_saes.steps, "steps")
+    with tempfile.TemporaryDirectory(prefix=".train-saes-", dir=parent) as drafts:
+        trained = []
+        for resid in _residuals(recipe, subject, sequences, held_out, list(targets)):
+            folder = Path(drafts, str(resid.layer))
+            found = _train(recipe, subject, resid, folder, progress)
+            _check_gates(resid.layer, found, recipe.train_saes)
+            _write_json(folder / "training.json", known | {"held_out": {k: round(v, 4) for k, v in found._asdict().items()}})
+            trained.append(Trained(resid.layer, targets[resid.layer], found))
+        for one in trained:
+            _replace(Path(drafts, str(one.layer)), one.folder)
+    return sorted(trained)
+
+
+def _targets(recipe: Recipe, force: bool) -> dict[int, Path]:
+    """layer -> folder of its SAE."""
+    spec = recipe.saes
+    if spec.path is None:
+        raise UserError(f"saes.release: {spec.release} is downloaded, not trained: give saes.path, folders to write SAEs to.")
+    targets = {layer: Path(spec.fill(str(spec.path), layer)) for layer in spec.layers}
+    there = [folder for folder in targets.values() if folder.exists()]
+    if there and not force:
+        raise UserError(f"saes.path: {there[0]} is there already: --force trains new SAEs in its place.")
+    return targets
+
+
+def _sequences(recipe: Recipe, subject: Subject) -> list[list[int]]:
+    """Token ids of the prompts in the direction's split and of all texts; the splits that are ablated stay unseen."""
+    prompts = [subject.encode(p.text).token_ids for p in load_prompts(recipe) if p.split == recipe.direction.split]
+    texts = [text.token_ids for spec in recipe.train_saes.texts for text in read_texts(spec, subject)]
+    return [ids for ids in prompts + texts if len(ids) > 1]
+
+
+def _held_out(sequences: Sequence[Sequence[int]], training: TrainSaes, seed: int) -> np.ndarray:
+    """(sequences,) bool; UserError when what remains to train on is not even a batch."""
+    n = len(sequences)
+    n_held_out = max(round(n * training.held_out), 1)
+    held_out = np.zeros(n, dtype=bool)
+    held_out[np.random.default_rng(seed).permutation(n)[:n_held_out]] = True
+    n_tokens = sum(len(ids) - 1 for ids, out in zip(sequences, held_out, strict=True) if not out)
+    if n_tokens <= training.batch_tokens:
+        raise UserError(
+            f"train_saes: prompts and texts have {n_tokens:,} tokens to train on, but a batch has {training.batch_tokens:,}: "
+            f"add [[train_saes.texts]] or lower train_saes.batch_tokens."
+        )
+    return held_out
+
+
+def _residuals(
+    recipe: Recipe, subject: Subject, sequences: Sequence[Sequence[int]], held_out: np.ndarray, layers: Sequence[int]
+) -> Iterator[Residuals]:
+    """Layer by layer, in main memory: as many layers a pass as a part of it holds."""
+    n_bytes = sum(map(len, sequences)) * subject.d_model * subject.dtype.itemsize
+    room = HOST_SHARE * host_bytes()
+    if n_bytes > room:
+        raise UserError(
+            f"train_saes: the residuals of one layer take {n_bytes / 1e9:.1f} GB of main memory, but {room / 1e9:.1f} GB may be "
+            f"used: take fewer or shorter texts."
+        )
+    n_together = int(room // n_bytes)
+    for start in range(0, len(layers), n_together):
+        captured = capture(subject, sequences, layers[start : start + n_together], recipe.capture.batch_tokens, on_host=True)
+        lengths = np.array([len(sequences[i]) for i in captured.order])
+        # The first token sees nothing but itself, and its residual is tens of times as large as the others'.
+        counted = np.ones(lengths.sum(), dtype=bool)
+        counted[np.cumsum(lengths) - lengths] = False
+        judged = np.repeat(held_out[captured.order], lengths)
+        for layer in layers[start : start + n_together]:
+            resid_td = captured.resid.pop(layer)
+            yield Residuals(layer, *(resid_td[torch.from_numpy(counted & rows)] for rows in (~judged, judged)))
+
+
+def _train(recipe: Recipe, subject: Subject, resid: Residuals, folder: Path, progress: Quiet) -> Fit:
+    """Trains and writes one SAE; returns how the files, loaded again, read what was held out."""
+    training, seed = recipe.train_saes, recipe.compute.seed
+    settings = Settings(training.width, training.l0, training.steps, training.batch_tokens, training.lr, scale_inputs=True)
+    metadata = metadata_of(str(recipe.model.id or recipe.name), resid.layer, seed)
+    trained = train_sae(resid.train_td, settings, metadata, seed, device=subject.device, progress=progress)
+    trained.save_inference_model(folder)
+    return fit(SAE.load_from_disk(folder, device=str(subject.device), dtype="float32"), resid.held_out_td)
+
+
+def _check_gates(layer: int, found: Fit, training: TrainSaes) -> None:
+    """UserError when an SAE is not good enough."""
+    low, high = training.l0 / training.max_l0_factor, training.l0 * training.max_l0_factor
+    missed = []
+    # Written so that NaN misses.
+    if not found.explained_variance >= training.min_explained_variance:
+        missed.append(f"explains {found.explained_variance:.3f} of the variance, not {training.min_explained_variance:g}")
+    if not low <= found.l0 <= high:
+        missed.append(f"has {found.l0:.1f} active latents a token, not {low:.1f} to {high:.1f}")
+    if missed:
+        raise UserError(
+            f"train_saes: the SAE of layer {layer} {' and '.join(missed)} on what was held out, so no SAE is kept: "
+            f"more train_saes.steps or texts, another lr or width may help."
+        )
+
+
+def _provenance(recipe: Recipe) -> dict[str, object]:
+    """What an SAE was made from, for the file beside it."""
+    return {
+        "model": fingerprint(recipe.model),
+        "prompts": recipe.direction.split,
+        "train_saes": recipe.section("train_saes"),
+        "texts": [source_hash(spec) for spec in recipe.train_saes.texts],
+        "seed": recipe.compute.seed,
+        "versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")},
+    }
+
+
+def _existing_parent(target: Path) -> Path:
+    """The folder that a set of SAEs goes into, made if it is not there; drafts lie beside, so that moving them is a rename."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"saes.path: {target.parent} cannot be made ({error.strerror}).") from error
+    return target.parent
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Puts a finished SAE in the place of what is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for file in draft.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner only
+    if target.exists():
+        shutil.rmtree(target)
+    draft.replace(target)
+
+
+def _write_json(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content, indent=1, default=str) + "\n", "utf-8")

@@ -1,0 +1,198 @@
+"""Rows of prompts and of texts: from a local file, a URL pinned by its hash, a data set on the hub. No torch for files and URLs.
+
+Every source gives rows as dictionaries in file order; the four file formats give the same rows for the same table.
+"""
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from ingest.recipe.sources import RowSet, Source
+from warehouse.errors import UserError
+from warehouse.store import sha256_file
+
+Row = dict[str, Any]
+
+MAX_DOWNLOAD_BYTES = 512 * 2**20
+# Data files and what describes them: never scripts or pickles that a data repository may hold.
+HUB_DATA_FILES = [
+    "*.md",
+    "*.json",
+    "*.jsonl",
+    "*.csv",
+    "*.tsv",
+    "*.txt",
+    "*.parquet",
+    "*.arrow",
+    "*.gz",
+    "*.zst",
+    "*.zip",
+]
+
+
+def rows_of(spec: RowSet) -> Iterator[Row]:
+    """The rows of a set in file order; UserError when a source cannot be found, read or verified."""
+    if spec.hub is not None:
+        return _hub_rows(spec)
+    return (row for source in spec.files for row in _source_rows(source, spec.owner))
+
+
+def _source_rows(source: Source, owner: str) -> Iterator[Row]:
+    file = _downloaded(source, owner) if source.url is not None else source.file
+    assert file is not None, "a source has a file or url"
+    if source.url is None and source.sha256 is not None and (found := sha256_file(file)) != source.sha256:
+        raise UserError(f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}.")
+    n_rows = 0
+    for row in read_rows(file, owner):
+        n_rows += 1
+        yield row
+    if source.count is not None and n_rows != source.count:
+        raise UserError(f"{owner}: {source.url or file} has {n_rows} rows, but its count says {source.count}.")
+
+
+def read_rows(file: Path, owner: str) -> Iterator[Row]:
+    """The rows of a .csv, .jsonl, .json (a list of objects) or .parquet file; `owner` opens the sentence of every error."""
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
+    if file.suffix not in readers:
+        raise UserError(f"{owner}: {file.name} is neither of {', '.join(readers)}.")
+    try:
+        for number, row in enumerate(readers[file.suffix](file), start=1):
+            if not isinstance(row, dict):
+                raise UserError(f"{owner}: row {number} of {file.name} is no object with named columns.")
+            yield row
+    except FileNotFoundError as error:
+        raise UserError(f"{owner}: there is no file {file}.") from error
+    except (
+        ValueError,
+        csv.Error,
+        OSError,
+    ) as error:  # json and Unicode errors are ValueErrors, Arrow's are ValueErrors or OSErrors
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"{owner}: {file.name} is not a readable {file.suffix} file ({first_line}).") from error
+
+
+def _read_csv(file: Path) -> Iterator[Row]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        for number, row in enumerate(reader, start=1):
+            if None in row or None in row.values():
+                raise ValueError(f"row {number} has another number of cells than the header")
+            yield row
+
+
+def _read_jsonl(file: Path) -> Iterator[Any]:
+    with file.open(encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _read_json(file: Path) -> Iterator[Any]:
+    rows = json.loads(file.read_text("utf-8"))
+    if not isinstance(rows, list):
+        raise ValueError("its top level is no list of rows")
+    return iter(rows)
+
+
+def _read_parquet(file: Path) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file) as table:
+        for batch in table.iter_batches():
+            yield from batch.to_pylist()
+
+
+def cache_folder() -> Path:
+    """Where downloaded files are kept: $SAELAKE_CACHE, or .cache/saelake in the home folder."""
+    return Path(os.environ.get("SAELAKE_CACHE") or Path.home() / ".cache" / "saelake")
+
+
+def cached_download(source: Source) -> Path:
+    """Where the copy of a URL is, or will be, named by its hash."""
+    assert source.url is not None, "no url"
+    assert source.sha256 is not None, "no sha256"
+    return cache_folder() / f"{source.sha256}{Path(urlsplit(source.url).path).suffix}"
+
+
+def is_here(spec: RowSet) -> bool:
+    """Whether all rows of a set can be read without the network."""
+    return all(one.file is not None or cached_download(one).is_file() for one in spec.files) and spec.hub is None
+
+
+def _downloaded(source: Source, owner: str) -> Path:
+    """The verified local copy of a URL; a copy that was damaged since is fetched again."""
+    file = cached_download(source)
+    if file.is_file() and sha256_file(file) == source.sha256:
+        return file
+    assert source.url is not None, "no url"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        arrived = Path(folder, file.name)
+        _fetch(source.url, arrived, owner)
+        if (found := sha256_file(arrived)) != source.sha256:
+            raise UserError(
+                f"{owner}: {source.url} has sha256 {found}, but the recipe says {source.sha256}: "
+                "the file has changed, so look at it before changing the hash."
+            )
+        arrived.replace(file)
+    return file
+
+
+def _fetch(url: str, target: Path, owner: str) -> None:
+    try:
+        with urlopen(url, timeout=60) as response, target.open("wb") as stream:  # the recipe allows http and https only
+            while piece := response.read(2**20):
+                if stream.tell() + len(piece) > MAX_DOWNLOAD_BYTES:
+                    raise UserError(f"{owner}: {url} is larger than {MAX_DOWNLOAD_BYTES:,} bytes, too large for a file of rows.")
+                stream.write(piece)
+    except OSError as error:
+        raise UserError(f"{owner}: {url} cannot be fetched ({error}).") from error
+
+
+def _hub_rows(spec: RowSet) -> Iterator[Row]:
+    """The rows of a hub data set: downloaded into the hub cache, or streamed when only the first rows are taken.
+
+    The repository's data files are fetched by huggingface_hub and read by datasets from that folder, because datasets alone
+    does not find a hub cache while offline. No code of the repository runs.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from httpx import HTTPError
+    from huggingface_hub import constants
+
+    assert spec.hub is not None, "no hub id"
+    split = spec.hub_split or "train"
+    try:
+        if spec.take is not None and not constants.HF_HUB_OFFLINE:
+            rows = load_dataset(spec.hub, spec.config, split=split, revision=spec.revision, streaming=True)
+        else:
+            rows = load_dataset(_snapshot(spec.hub, spec.revision), spec.config, split=split, streaming=True)
+        yield from rows
+    except (OSError, ValueError, HTTPError, DatasetsError) as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{spec.owner}: hub data set {spec.hub} cannot be read ({first_line}).") from error
+
+
+def _snapshot(hub: str, revision: str | None) -> str:
+    """The folder of a data set's files in the hub cache, brought up to date where the hub can be reached."""
+    from httpx import TransportError
+    from huggingface_hub import constants, snapshot_download
+
+    def snapshot(offline: bool) -> str:
+        folder = snapshot_download(
+            hub, repo_type="dataset", revision=revision, allow_patterns=HUB_DATA_FILES, local_files_only=offline
+        )
+        return str(folder)
+
+    if constants.HF_HUB_OFFLINE:
+        return snapshot(offline=True)
+    try:
+        return snapshot(offline=False)
+    except TransportError:  # snapshot_download itself falls back on the cache for a branch, but not for a commit
+        return snapshot(offline=True)

@@ -1,0 +1,93 @@
+"""Workers of a Ray cluster against one process: the same content, whatever happens to the workers."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from analysis.stages import SEARCH, ensure_stage, open_analysis, specs
+from analysis.workbench import Workbench
+from analysis.workers import MOST_DEATHS, RayWorkers
+from ingest.job import Study, ingest_spec, ingest_study
+from ingest.recipe import load_recipe
+from warehouse.check import check
+from warehouse.errors import UserError
+from warehouse.records import Lake, RunRecord, RunSpec
+
+pytest.importorskip("ray")
+STAGES = SEARCH[:5]
+"""Up to Algorithm 1."""
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    recipe = load_recipe("organism").limit(8)
+    return open_analysis(recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"shard_prompts": 8})}))
+
+
+@pytest.fixture(scope="module")
+def alone(study: Study, tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+    return run(study, Lake.create(tmp_path_factory.mktemp("alone") / "lake"), None)
+
+
+def run(study: Study, lake: Lake, workers: RayWorkers | None) -> list[RunRecord]:
+    known, bench = specs(study), Workbench(study, lake)
+    compute = (lambda missing: workers.compute(known["ingest"], missing)) if workers else None
+    records = [ingest_study(study, lake, compute=compute)]
+    return records + [ensure_stage(stage, known, bench, workers=workers) for stage in STAGES]
+
+
+def worker_pids() -> Iterator[int]:
+    """Processes that compute a shard for this one's cluster."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if name.startswith(b"ray::Worker"):
+            yield int(folder.name)
+
+
+def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_process_does(
+    study: Study, alone: list[RunRecord], tmp_path: Path
+) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    killed: set[int] = set()
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.2):
+            for pid in [pid for pid in worker_pids() if pid not in killed][:1]:
+                time.sleep(1.0)  # so that it is at work
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+            if len(killed) == MOST_DEATHS - 1:
+                return
+
+    killer = threading.Thread(target=kill)
+    with RayWorkers(study, lake, n_workers=2) as workers:
+        killer.start()
+        try:
+            together = run(study, lake, workers)
+        finally:
+            done.set()
+            killer.join()
+    assert killed, "a worker was at work when it was killed"
+    assert [r.run_id for r in together] == [r.run_id for r in alone]
+    assert [r.content_hash for r in together] == [r.content_hash for r in alone]
+    assert not check(lake)
+
+
+def test_a_workers_mistake_is_the_one_sentence_of_this_process(study: Study, tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    other = ingest_spec(study)
+    other = RunSpec(other.stage, other.recipe, other.config | {"device": "elsewhere"}, other.parents, other.seed)
+    with (
+        RayWorkers(study, lake, n_workers=1) as workers,
+        pytest.raises(UserError, match="device kind, model, SAEs or prompts differ"),
+    ):
+        list(workers.compute(other, ["prompts-0000000"]))

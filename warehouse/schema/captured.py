@@ -1,0 +1,106 @@
+"""The tables of the protocol that ingest writes: prompts, their tokens, SAEs, features and what fires."""
+
+import pyarrow as pa
+
+from .columns import FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, Column, Table
+
+PROMPTS = Table(
+    "prompts",
+    "one prompt of the study",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("prompt_hash", pa.string(), "hash of the text; the same text in two runs shares it"),
+        Column("set", pa.string(), "the recipe's prompt set"),
+        Column("split", pa.string(), "train, val or test"),
+        Column("label", pa.string(), "harmful or benign"),
+        Column("category", pa.string(), "category within the set", null="the set has none"),
+        Column("text", pa.string(), "the user's text, before the chat template"),
+        Column("n_tokens", pa.int32(), "tokens of the templated prompt"),
+        Column("template_hash", pa.string(), "hash of the chat template"),
+    ),
+    key=("prompt_id",),
+    order=("prompt_id",),
+)
+
+TOKENS = Table(
+    "tokens",
+    "one token of a templated prompt",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        POS,
+        Column("token_id", pa.int32(), "index in the model's vocabulary"),
+        Column("token", pa.string(), "the token as text"),
+        Column("role", pa.string(), "bos, template or user"),
+    ),
+    key=("prompt_id", "pos"),
+    order=("prompt_id", "pos"),
+)
+
+SAES = Table(
+    "saes",
+    "one sparse autoencoder of the study",
+    (
+        RUN_ID,
+        SAE_ID,
+        Column("name", pa.string(), "the exact SAE: release and id, or folder and content hash"),
+        LAYER,
+        Column("width", pa.int32(), "number of features"),
+        Column("hook", pa.string(), "the activation that it reads"),
+        Column("norm", pa.string(), "input normalisation convention"),
+        Column("declared_l0", pa.float32(), "mean active features a token, as published", null="not declared"),
+        Column("measured_l0", pa.float32(), "mean active features a token on this study's prompts, BOS left out"),
+    ),
+    key=("run_id", "sae_id"),
+    order=("layer", "sae_id"),
+)
+
+FEATURES = Table(
+    "features",
+    "one feature of an SAE, firing or not; statistics leave BOS out",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("decoder_norm", pa.float32(), "L2 norm of its decoder row"),
+        Column("threshold", pa.float32(), "pre-activation above which it fires"),
+        Column("n_tokens", pa.int64(), "tokens on which it fires"),
+        Column("n_bos", pa.int64(), "BOS tokens on which it fires"),
+        Column("n_prompts", pa.int32(), "prompts on which it fires"),
+        Column("n_harmful", pa.int32(), "harmful prompts on which it fires"),
+        Column("n_benign", pa.int32(), "benign prompts on which it fires"),
+        Column("mean_activation", pa.float32(), "mean over the tokens on which it fires", null="never fires"),
+        Column("max_activation", pa.float32(), "largest activation", null="never fires"),
+    ),
+    key=("run_id", "sae_id", "feature_id"),
+    order=("layer", "feature_id"),
+    by_layer=True,
+)
+
+ACTIVATIONS = Table(
+    "activations",
+    "one non-zero activation: the fact table",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        PROMPT_ID,
+        POS,
+        Column("activation", pa.float32(), "the feature's activation, above 0"),
+    ),
+    key=("sae_id", "feature_id", "prompt_id", "pos"),
+    order=("feature_id", "prompt_id", "pos"),
+    by_layer=True,
+)
+
+ACTIVATIONS_BY_PROMPT = Table(
+    "activations_by_prompt",
+    "one non-zero activation, again: all that fires on a prompt lies together, where the recipe asks for it",
+    ACTIVATIONS.columns,
+    key=ACTIVATIONS.key,
+    order=("prompt_id", "layer", "feature_id", "pos"),
+    copies="activations",
+)

@@ -1,0 +1,298 @@
+"""The tables of the protocol about features together: geometry, waking, losses, models, statistics (R4, R9-R14, R16, R21)."""
+
+import pyarrow as pa
+
+from .columns import ABLATION_ID, FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, Column, Table
+
+LAYER_COSINES = Table(
+    "layer_cosines",
+    "how the residual stream of a prompt's last token lies to a refusal direction after one block (R4)",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("direction", pa.string(), "own: the direction of this layer; chosen: the study's one direction"),
+        LAYER,
+        Column("cosine", pa.float32(), "cosine of resid_post at the last token and the direction"),
+    ),
+    key=("prompt_id", "direction", "layer"),
+    order=("direction", "layer", "prompt_id"),
+)
+
+DECODER_COSINES = Table(
+    "decoder_cosines",
+    "two candidate features whose decoder rows are alike; every pair stands once, in the order of layer and feature_id",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("other_sae_id", pa.string(), "the SAE of the other feature"),
+        Column("other_layer", pa.int16(), "its layer"),
+        Column("other_feature_id", pa.int32(), "its index"),
+        Column("cosine", pa.float32(), "cosine of the two decoder rows, at least the recipe's redundancy.min_cosine"),
+    ),
+    key=("run_id", "sae_id", "feature_id", "other_sae_id", "other_feature_id"),
+    order=("layer", "feature_id", "other_layer", "other_feature_id"),
+)
+
+WAKING_PASSES = Table(
+    "waking_passes",
+    "one ablated pass whose activations were captured, and whose ablation it stands for (R13)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        PROMPT_ID,
+        Column("method", pa.string(), "whose critical set was ablated, what of it fires", null="one critical feature"),
+        Column("start", pa.int32(), "the search's start", null="one critical feature"),
+        Column("source_sae_id", pa.string(), "SAE of the one critical feature", null="a whole set"),
+        Column("source_layer", pa.int16(), "its layer", null="a whole set"),
+        Column("source_feature_id", pa.int32(), "its index", null="a whole set"),
+        Column(
+            "control",
+            pa.int32(),
+            "number of the matched control, from 0: as many other features that fire about as strongly in the same layers, "
+            "ablated instead",
+            null="the critical features themselves",
+        ),
+    ),
+    key=("ablation_id",),
+    order=("method", "start", "source_layer", "source_feature_id", "control", "prompt_id"),
+)
+
+REACTIVATIONS = Table(
+    "reactivations",
+    "one non-zero activation while something is ablated; of a matched control only features that are silent on the clean prompt",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        POS,
+        Column("activation", pa.float32(), "the feature's activation in the ablated pass, before it is itself ablated; above 0"),
+    ),
+    key=("ablation_id", "sae_id", "feature_id", "pos"),
+    order=("feature_id", "ablation_id", "pos"),
+    by_layer=True,
+)
+
+WAKINGS = Table(
+    "wakings",
+    "a feature that is silent on a clean prompt and fires while something below its layer is ablated (R13)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_tokens", pa.int32(), "tokens on which it fires then"),
+        Column("n_first", pa.int32(), "of these the prompt's first token"),
+        Column("n_template", pa.int32(), "of these other tokens of the template"),
+        Column("n_user", pa.int32(), "of these the user's tokens"),
+        Column("max_activation", pa.float32(), "largest activation on them"),
+    ),
+    key=("ablation_id", "sae_id", "feature_id"),
+    order=("ablation_id", "layer", "feature_id"),
+)
+
+WAKING_EDGES = Table(
+    "waking_edges",
+    "ablating one feature wakes another, over all prompts, against matched controls (R13)",
+    (
+        RUN_ID,
+        Column("source_sae_id", pa.string(), "SAE of the ablated feature", null="the prompt's whole critical set"),
+        Column("source_layer", pa.int16(), "its layer", null="the prompt's whole critical set"),
+        Column("source_feature_id", pa.int32(), "its index", null="the prompt's whole critical set"),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_prompts", pa.int32(), "prompts on which the source was ablated"),
+        Column("n_tested", pa.int32(), "of these those with a matched control"),
+        Column("n_woken", pa.int32(), "prompts on which it wakes the feature"),
+        Column("n_woken_tested", pa.int32(), "of these those with a matched control"),
+        Column("expected", pa.float64(), "n_woken_tested that the controls let expect if the source were one of them"),
+        Column("n_tokens", pa.int32(), "woken tokens over all prompts"),
+        Column("n_first", pa.int32(), "of these first tokens"),
+        Column("n_template", pa.int32(), "of these other template tokens"),
+        Column("n_user", pa.int32(), "of these the user's"),
+        Column("mean_activation", pa.float32(), "mean over prompts of the largest activation", null="never woken by the source"),
+        Column("p_value", pa.float64(), "one-sided: chance of n_woken_tested or more if the source were one of its controls"),
+        Column("q_value", pa.float64(), "p_value after Benjamini-Hochberg over all edges of single sources, or of whole sets"),
+    ),
+    key=("run_id", "source_sae_id", "source_feature_id", "sae_id", "feature_id"),
+    order=("source_layer", "source_feature_id", "layer", "feature_id"),
+)
+
+LOSSES = Table(
+    "losses",
+    "cross-entropy of one text under one intervention (R16)",
+    (
+        RUN_ID,
+        Column("texts", pa.string(), "the recipe's set of texts"),
+        Column("text_number", pa.int32(), "the text's place in it, from 0"),
+        Column("text_hash", pa.string(), "hash of the text"),
+        Column("condition", pa.string(), "none, direction, or minimal: a prompt's critical set is ablated"),
+        Column("lender", pa.int64(), "the prompt whose set it is", null="no set", refers="prompt_id"),
+        Column("n_features", pa.int32(), "features that are ablated"),
+        Column("n_context", pa.int32(), "tokens that are context only: BOS, or the templated prompt"),
+        Column("n_tokens", pa.int32(), "tokens whose loss counts"),
+        Column("is_cut", pa.bool_(), "the text was longer than the recipe's max_tokens"),
+        Column("loss", pa.float32(), "mean negative log-likelihood of these tokens (nats)"),
+    ),
+    key=("texts", "text_number", "condition", "lender"),
+    order=("texts", "condition", "lender", "text_number"),
+)
+
+VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+
+MODEL = Column("model", pa.string(), "fm_20 (a factorisation machine with embeddings of length 20), probe, ...")
+
+MODELS = Table(
+    "models",
+    "one fitted factorisation machine or probe (R9, R12)",
+    (
+        RUN_ID,
+        MODEL,
+        Column("size", pa.int32(), "length of its embeddings; 0 for a probe"),
+        Column("bias", pa.float32(), "its constant term"),
+        Column("best_epoch", pa.int32(), "the epoch, from 1, whose parameters are kept: best on validation"),
+        Column("n_features", pa.int32(), "features that fire on a training prompt, on the tokens that count"),
+        Column("n_untrained", pa.int32(), "features that fire only on validation or test prompts, and are left out"),
+        Column("n_nonzeros", pa.int64(), "feature values of the training prompts that are not 0"),
+        Column("mean_cosine", pa.float32(), "mean cosine of two features' embeddings", null="a probe"),
+    ),
+    key=("run_id", "model"),
+    order=("model",),
+)
+
+FM_METRICS = Table(
+    "fm_metrics",
+    "how a factorisation machine or probe does on one split, in one epoch of its training",
+    (
+        RUN_ID,
+        MODEL,
+        Column("epoch", pa.int32(), "from 1"),
+        Column("split", pa.string(), "train (as the epoch goes by), val or test (after it)"),
+        Column("n_prompts", pa.int32(), "prompts of the split"),
+        Column("loss", pa.float32(), "mean negative log-likelihood of the label (nats)", null="no prompts"),
+        Column("accuracy", pa.float32(), "share of prompts whose label is right", null="no prompts"),
+    ),
+    key=("run_id", "model", "epoch", "split"),
+    order=("model", "epoch", "split"),
+)
+
+FM_EMBEDDINGS = Table(
+    "fm_embeddings",
+    "what a factorisation machine learned about one feature (R9)",
+    (
+        RUN_ID,
+        MODEL,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_train", pa.int32(), "training prompts on which it fires"),
+        Column("scale", pa.float32(), "its largest value in training, by which its values are divided"),
+        Column("weight", pa.float32(), "linear weight of its scaled value"),
+        Column("vector", VECTOR, "its embedding; two features interact by the dot product of theirs"),
+    ),
+    key=("run_id", "model", "sae_id", "feature_id"),
+    order=("model", "layer", "feature_id"),
+)
+
+FM_PAIRS = Table(
+    "fm_pairs",
+    "one of the strongest pairs of features of a factorisation machine (R9)",
+    (
+        RUN_ID,
+        MODEL,
+        Column("rank", pa.int32(), "from 1, by the size of the contribution"),
+        Column("sae_id_a", pa.string(), "the SAE of the first"),
+        Column("layer_a", pa.int16(), "its layer"),
+        Column("feature_id_a", pa.int32(), "the first feature"),
+        Column("sae_id_b", pa.string(), "the SAE of the second"),
+        Column("layer_b", pa.int16(), "its layer"),
+        Column("feature_id_b", pa.int32(), "the second feature"),
+        Column("dot", pa.float32(), "dot product of the embeddings"),
+        Column("cosine", pa.float32(), "their cosine"),
+        Column("cofiring", pa.float32(), "mean product of the two scaled values over the training prompts"),
+        Column("contribution", pa.float32(), "dot x cofiring: what the pair adds to the logit of harmful, on average"),
+    ),
+    key=("run_id", "model", "rank"),
+    order=("model", "rank"),
+)
+
+PROBE_WEIGHTS = Table(
+    "probe_weights",
+    "the weight of one feature in the logistic probe (R12)",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_train", pa.int32(), "training prompts on which it fires"),
+        Column("scale", pa.float32(), "its largest value in training, by which its values are divided"),
+        Column("weight", pa.float32(), "weight of its scaled value"),
+    ),
+    key=("run_id", "sae_id", "feature_id"),
+    order=("layer", "feature_id"),
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    "what a factorisation machine or probe says of one prompt",
+    (
+        RUN_ID,
+        MODEL,
+        PROMPT_ID,
+        Column("split", pa.string(), "train, val or test of the machine, not of the study"),
+        Column("label", pa.string(), "harmful or benign"),
+        Column("p_harmful", pa.float32(), "its probability of harmful"),
+        Column("correct", pa.bool_(), "the more probable label is the prompt's"),
+    ),
+    key=("run_id", "model", "prompt_id"),
+    order=("model", "split", "prompt_id"),
+)
+
+CAUSAL_LINKS = Table(
+    "causal_links",
+    "one critical feature that fires on a prompt, while Stage 3's new features alone are ablated there (R11)",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("k", pa.int32(), "new features that were asked for"),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("lowest_layer", pa.int16(), "lowest layer of the new features; nothing below or in it can change"),
+        Column("clean", pa.float32(), "its largest activation on the clean pass"),
+        Column("ablated", pa.float32(), "its largest activation in the ablated pass; 0: it is switched off"),
+    ),
+    key=("prompt_id", "k", "sae_id", "feature_id"),
+    order=("k", "prompt_id", "layer", "feature_id"),
+)
+
+COMPARISONS = Table(
+    "comparisons",
+    "one rate with its interval, one comparison with its test, or the stability of one kind of set (R21)",
+    (
+        RUN_ID,
+        Column("kind", pa.string(), "rate, comparison or stability"),
+        Column("measure", pa.string(), "flipped, p_refusal_token, correct, jaccard"),
+        Column("label", pa.string(), "label of the prompts: harmful (those that are refused at baseline), benign or all"),
+        Column("a", pa.string(), "the condition or model"),
+        Column("b", pa.string(), "what it is held against; starts or halves for stability; empty for a rate"),
+        Column("k", pa.int32(), "K of the conditions", null="not a matter of K"),
+        Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
+        Column("n", pa.int32(), "prompts; for a comparison those with both answers; 1 for two halves"),
+        Column("estimate", pa.float64(), "the rate; a - b; the mean Jaccard index"),
+        Column("low", pa.float64(), "lower end of its 95% interval", null="no interval"),
+        Column("high", pa.float64(), "upper end of its 95% interval", null="no interval"),
+        Column("test", pa.string(), "mcnemar_exact, permutation or wilcoxon; else the interval's: wilson, bootstrap or empty"),
+        Column("p", pa.float64(), "two-sided p of no difference", null="nothing is compared"),
+        Column("p_holm", pa.float64(), "p, Holm-corrected over all comparisons of this measure", null="nothing is compared"),
+        Column("effect", pa.float64(), "effect size", null="nothing is compared"),
+        Column("effect_measure", pa.string(), "odds_ratio, cohens_h or rank_biserial; empty if nothing is compared"),
+    ),
+    key=("run_id", "kind", "measure", "label", "a", "b", "k", "tau"),
+    order=("kind", "measure", "label", "a", "b", "k", "tau"),
+)

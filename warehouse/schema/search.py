@@ -1,0 +1,150 @@
+"""The tables of the protocol that the search for causes writes: directions, ablations, verdicts, searches (R3-R8, R15, R17)."""
+
+import pyarrow as pa
+
+from .columns import ABLATION_ID, FEATURE_ID, LAYER, PROMPT_ID, RUN_ID, SAE_ID, SET_ID, Column, Table
+
+DIRECTIONS = Table(
+    "directions",
+    "the refusal direction of one layer (R3)",
+    (
+        RUN_ID,
+        LAYER,
+        Column(
+            "vector",
+            pa.list_(pa.field("element", pa.float32(), nullable=False)),
+            "unit vector: mean resid_post at the last token, harmful minus benign",
+        ),
+        Column("norm", pa.float32(), "length of the difference before it was scaled to 1"),
+        Column("n_prompts", pa.int32(), "selection prompts: harmful and refused by the unmodified model"),
+        Column("n_flipped", pa.int32(), "selection prompts that flip when the direction is projected out of every layer"),
+        Column("p_refusal_token", pa.float32(), "mean probability of a refusal token on them, projected out"),
+        Column("kl", pa.float32(), "mean KL divergence of the next token on benign prompts, projected out (nats)"),
+        Column("induced", pa.float32(), "share of benign prompts that are refused when the direction is added at its layer"),
+        Column("admitted", pa.bool_(), "passes the recipe's filters"),
+        Column("chosen", pa.bool_(), "the direction that the study uses"),
+    ),
+    key=("run_id", "layer"),
+    order=("layer",),
+)
+
+ALIGNMENTS = Table(
+    "alignments",
+    "how one decoder row lies to a refusal direction (R5); candidates are a query over it",
+    (
+        RUN_ID,
+        Column("direction", pa.string(), "own: the direction of the feature's layer; chosen: the study's one direction"),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("cosine", pa.float32(), "signed cosine of decoder row and direction"),
+    ),
+    key=("run_id", "direction", "sae_id", "feature_id"),
+    order=("direction", "feature_id"),
+    by_layer=True,
+)
+
+FEATURE_SETS = Table(
+    "feature_sets",
+    "one feature of a set; each distinct set is stored once a run",
+    (
+        RUN_ID,
+        SET_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("value", pa.float32(), "0 = ablated, else the activation that it is clamped to"),
+    ),
+    key=("set_id", "sae_id", "feature_id"),
+    order=("set_id", "layer", "feature_id"),
+    owns="set_id",
+)
+
+ABLATIONS = Table(
+    "ablations",
+    "one prompt answered under one intervention",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        PROMPT_ID,
+        Column("set_id", pa.int64(), "the features that were ablated", null="none, or a direction"),
+        Column("stage", pa.string(), "the stage that asked"),
+        Column("condition", pa.string(), "none, direction, top_k_own, top_k_chosen, random, ..."),
+        Column("seed", pa.int32(), "seed of the draw", null="nothing was drawn"),
+        Column("draw", pa.int32(), "number of the draw, from 0", null="nothing was drawn"),
+        Column("k", pa.int32(), "features a layer that were asked for", null="not a matter of K"),
+        Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
+        Column("p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token"),
+        Column("first_token", pa.string(), "the most probable first token of the answer"),
+        Column("completion", pa.string(), "the greedy answer; model text, untrusted; empty where nothing was generated (waking)"),
+    ),
+    key=("ablation_id",),
+    order=("condition", "k", "tau", "draw", "seed", "prompt_id"),
+    owns="ablation_id",
+)
+
+VERDICTS = Table(
+    "verdicts",
+    "one judge's reading of one ablation's answer (R7)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        Column("judge", pa.string(), "first_token, phrases, ..."),
+        Column("refused", pa.bool_(), "the judge reads the answer as a refusal"),
+        Column("degenerate", pa.bool_(), "the answer is not sensible text, whatever it says"),
+        Column("flipped", pa.bool_(), "an answer: neither refused nor degenerate"),
+        Column("score", pa.float32(), "the judge's own measure of refusal, 0 to 1"),
+    ),
+    key=("ablation_id", "judge"),
+    order=("judge", "ablation_id"),
+)
+
+SEARCH_TRACE = Table(
+    "search_trace",
+    "one evaluation of Algorithm 1 (R6): the candidates without the first blocks of one random sequence",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("seed", pa.int32(), "number of the random sequence, from 0"),
+        Column("step", pa.int32(), "blocks that are not ablated any more"),
+        Column("block", pa.int64(), "set_id of the block that this step adds to those", null="step 0", refers="set_id"),
+        Column("p_refusal_token", pa.float32(), "probability of a refusal token under the ablation of the rest"),
+    ),
+    key=("prompt_id", "seed", "step"),
+    order=("prompt_id", "seed", "step"),
+)
+
+SEARCHES = Table(
+    "searches",
+    "one search of a prompt's critical set",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("method", pa.string(), "algorithm1 or minimal"),
+        Column("start", pa.int32(), "number of the random start or sequence, from 0"),
+        Column("k", pa.int32(), "candidates a layer that it began with: the prompt's first flip"),
+        Column("n_candidates", pa.int32(), "features that it began with"),
+        Column("n_evaluations", pa.int32(), "ablated passes that it asked for"),
+    ),
+    key=("prompt_id", "method", "start"),
+    order=("method", "prompt_id", "start"),
+)
+
+CRITICAL_FEATURES = Table(
+    "critical_features",
+    "one feature of a set that Stage 2 found for a prompt, and whether it fires on that prompt at all (R8)",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("method", pa.string(), "minimal, or algorithm1: what all seeds find, at the smallest tau that flips"),
+        Column("start", pa.int32(), "number of the random start of the search; 0 where there is one set only"),
+        Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_tokens", pa.int32(), "tokens of the prompt on which it fires, BOS included; 0: it is inert"),
+        Column("max_activation", pa.float32(), "its largest activation there", null="inert"),
+    ),
+    key=("prompt_id", "method", "start", "sae_id", "feature_id"),
+    order=("method", "start", "prompt_id", "layer", "feature_id"),
+)
