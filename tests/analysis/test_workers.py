@@ -4,11 +4,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from analysis.stage import Stage
 from analysis.stages import SEARCH, ensure_stage, open_analysis, specs
 from analysis.workbench import Workbench
 from analysis.workers import MOST_DEATHS, RayWorkers
@@ -19,8 +20,6 @@ from warehouse.errors import UserError
 from warehouse.records import Lake, RunRecord, RunSpec
 
 pytest.importorskip("ray")
-STAGES = SEARCH[:5]
-"""Up to Algorithm 1."""
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +33,12 @@ def alone(study: Study, tmp_path_factory: pytest.TempPathFactory) -> list[RunRec
     return run(study, Lake.create(tmp_path_factory.mktemp("alone") / "lake"), None)
 
 
-def run(study: Study, lake: Lake, workers: RayWorkers | None) -> list[RunRecord]:
+def run(study: Study, lake: Lake, workers: RayWorkers | None, stages: Sequence[Stage] = SEARCH[:5]) -> list[RunRecord]:
+    """Ingest and the first stages; by default up to Algorithm 1."""
     known, bench = specs(study), Workbench(study, lake)
     compute = (lambda missing: workers.compute(known["ingest"], missing)) if workers else None
     records = [ingest_study(study, lake, compute=compute)]
-    return records + [ensure_stage(stage, known, bench, workers=workers) for stage in STAGES]
+    return records + [ensure_stage(stage, known, bench, workers=workers) for stage in stages]
 
 
 def worker_pids() -> Iterator[int]:
@@ -80,6 +80,12 @@ def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_pro
     assert [r.run_id for r in together] == [r.run_id for r in alone]
     assert [r.content_hash for r in together] == [r.content_hash for r in alone]
     assert not check(lake)
+
+
+def test_workers_read_a_lake_in_a_bucket(study: Study, alone: list[RunRecord], bucket: str) -> None:
+    with RayWorkers(study, lake := Lake.create(f"{bucket}/lake"), n_workers=1) as workers:
+        together = run(study, lake, workers, SEARCH[:2])
+    assert [r.content_hash for r in together] == [r.content_hash for r in alone[:3]]
 
 
 def test_a_workers_mistake_is_the_one_sentence_of_this_process(study: Study, tmp_path: Path) -> None:

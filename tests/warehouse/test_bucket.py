@@ -1,13 +1,10 @@
 """Published runs in a bucket of an S3 server that runs on loopback: one record a run, whole runs only, the same rows."""
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
-from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
@@ -28,32 +25,7 @@ from warehouse.sharing.share import share
 from warehouse.synth import plan
 
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
-moto_server = pytest.importorskip("moto.server", reason="moto, which the extra dev installs, is missing")
-pytest.importorskip("duckdb_extension_httpfs", reason="the extra s3 is not installed")
 SPEC = toys.ingest_spec()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    running = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A new bucket, and the environment that reaches it."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    known = {"ENDPOINT_URL": server, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "it's secret", "REGION": "eu-central-1"}
-    for name, value in known.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("SAELAKE_WORK", str(tmp_path / "work"))
-    name = f"lake-{uuid4().hex}"
-    urlopen(Request(f"{server}/{name}", method="PUT"))
-    return f"s3://{name}"
 
 
 @pytest.fixture
