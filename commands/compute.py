@@ -21,6 +21,7 @@ from commands.options import (
 if TYPE_CHECKING:
     from analysis.workers import RayWorkers
     from ingest.job import Study
+    from ingest.recipe.sections import Behaviour
     from saelake import OpenLake
     from warehouse.records import Lake
 
@@ -71,7 +72,7 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
         records = stages.analyze_study(analysed, into, force=force, progress=progress, workers=workers)
     _print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
-        _print_findings(opened, study.verdicts.oracle)
+        _print_findings(opened, study.verdicts.oracle, study.behaviour)
 
 
 @click.command()
@@ -94,7 +95,7 @@ def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool) -> 
         record = stages.judge(study, Lake.existing(lake), name, force=force, progress=progress)
     _print_runs(lake, [record.run_id])
     with open_lake(lake, study.name) as opened:
-        _print_findings(opened, name)
+        _print_findings(opened, name, study.behaviour)
 
 
 @click.command()
@@ -188,7 +189,7 @@ def _print_runs(lake: str, run_ids: list[str]) -> None:
         show(found.select("run_id", "stage", "seconds", "rows"))
 
 
-def _print_findings(opened: "OpenLake", judge: str) -> None:
+def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     """What the study came to, by the oracle: K chosen on half of the prompts, every condition's rate there, and Table 1."""
     from queries.formats import show
 
@@ -199,10 +200,11 @@ def _print_findings(opened: "OpenLake", judge: str) -> None:
     methods = opened.query("methods", judge=judge)
     for title, found in (
         (
-            "Top K features a layer ablated: K chosen on half of the refused harmful prompts (0), reported on the other half (1)",
+            f"Top K features a layer ablated: K chosen on half of the {words.harmful} prompts that are {words.shown} (0), "
+            f"reported on the other half (1)",
             choice,
         ),
-        (f"Answered prompts by condition, at K = {', '.join(map(str, ks))}", rates),
+        (f"Prompts that are {words.absent}, by condition, at K = {', '.join(map(str, ks))}", rates),
         ("Critical features by method (Table 1)", methods),
     ):
         click.echo(f"\n{title}")

@@ -1,4 +1,4 @@
-"""docs/protocol.md from warehouse/schema.py: the protocol as a page. `make docs` writes it, a test keeps it in step."""
+"""docs/protocol.md from warehouse/schema/: the protocol as a page. `make docs` writes it, a test keeps it in step."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ PROTOCOL = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
 HEAD = """# The protocol
 
 Every table of a lake, every column with its type and meaning. This page is made from
-[warehouse/schema.py](../warehouse/schema.py) by `make docs`; where it differs, the schema is right.
+[warehouse/schema/](../warehouse/schema/) by `make docs`; where it differs, the schema is right.
 
 """
 LAYOUT = """

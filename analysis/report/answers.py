@@ -3,14 +3,17 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import duckdb
 
 import queries
-from queries.formats import json_objects
+from ingest.recipe.sections import Behaviour
+from queries.formats import json_objects, printable
 from warehouse.records import RunRecord
 
+LONGEST_WORD = 60
 MOST_ROWS = 2_000
 """Rows of an answer that the page carries; the rest is one command away."""
 
@@ -45,6 +48,12 @@ def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def words_of(records: Mapping[str, RunRecord]) -> dict[str, str]:
+    """What a study's behaviour is called, as its recipe said when the prompts were ingested."""
+    told = records["ingest"].about.get("behaviour", {}) if "ingest" in records else {}
+    return {name: printable(str(told.get(name, word)))[:LONGEST_WORD] for name, word in Behaviour().model_dump().items()}
+
+
 @dataclass(frozen=True)
 class Studied:
     """The study of a report."""
@@ -56,6 +65,15 @@ class Studied:
     with_completions: bool = False
     """Whether answers to harmful prompts may be shown."""
     asked: list[Answer] = field(default_factory=list)
+
+    @cached_property
+    def words(self) -> Mapping[str, str]:
+        """What its behaviour is called: see `ingest.recipe.sections.Behaviour`."""
+        return words_of(self.records)
+
+    def say(self, sentence: str) -> str:
+        """A sentence of ours in the study's words: {name}, {shown}, {absent}, {harmful} and {benign} in it are filled in."""
+        return sentence.format(**self.words)
 
     def ask(self, question: str, **parameters: Any) -> Answer:
         """Asks a question of queries/; parameters that are None keep their default."""

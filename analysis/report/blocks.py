@@ -22,12 +22,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cell:
-    """A column of a table: its name in the answer, its heading, and how its values are written."""
+    """A column of a table: its name in the answer, its heading (see `Studied.say`), and how its values are written."""
 
     name: str
     heading: str
     kind: str = "auto"
-    """auto, share (a percentage), text or tokens (monospaced)"""
+    """auto, share (a percentage), label (of prompts, in the study's words), text or tokens (monospaced)"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Section:
     key: str
     title: str
     lead: str
-    """What is shown and how to read it."""
+    """What is shown and how to read it; like the title in the study's words (`Studied.say`)."""
     render: Callable[[Studied], Sequence[Block]]
     rows: str = ""
     """Rows of the replication list."""

@@ -122,7 +122,7 @@ def _graph() -> Any:
 def _steering(study: Studied) -> Sequence[Block]:
     answer = study.ask("steering", judge=study.judge, changed=True)
     cells = [
-        Cell("text", "benign prompt", "text"),
+        Cell("text", "{benign} prompt", "text"),
         Cell("value", "clamped to"),
         Cell("clean", "unmodified", "text"),
         Cell("first_token", "held at the first token", "text"),
@@ -141,8 +141,8 @@ def _losses(study: Studied) -> Sequence[Block]:
         Cell("loss", "cross-entropy (nats)"),
         Cell("sd", "sd over sets"),
         Cell("added", "added"),
-        Cell("benign_refused", "benign refused", "share"),
-        Cell("benign_degenerate", "benign degenerate", "share"),
+        Cell("benign_refused", "{benign} {shown}", "share"),
+        Cell("benign_degenerate", "{benign} degenerate", "share"),
     ]
     rows = [row | {"low": row["loss"] - (row["sd"] or 0), "high": row["loss"] + (row["sd"] or 0)} for row in answer.rows]
     chart = charts.bars(
@@ -170,7 +170,7 @@ def _stability(study: Studied) -> Sequence[Block]:
     kinds = [Cell("a", "sets of"), Cell("b", "found again over"), Cell("k", "K"), Cell("tau", "τ"), Cell("n", "prompts")]
     tests = [
         Cell("measure", "measure"),
-        Cell("label", "prompts"),
+        Cell("label", "prompts", "label"),
         Cell("a", "a"),
         Cell("b", "b"),
         Cell("k", "K"),
@@ -222,7 +222,7 @@ SECTIONS = (
     Section(
         "steering",
         "Holding features up",
-        "Critical or redundant features are clamped to a positive value on benign prompts, and the continuations compared.",
+        "Critical or redundant features are clamped to a positive value on {benign} prompts, and the continuations compared.",
         _steering,
         "R14 · Tables 5 and 6",
         ("steering",),
@@ -230,7 +230,7 @@ SECTIONS = (
     Section(
         "losses",
         "What else it does",
-        "Cross-entropy on ordinary text, and answers to benign prompts, with and without the interventions.",
+        "Cross-entropy on ordinary text, and answers to {benign} prompts, with and without the interventions.",
         _losses,
         "R16 · Table 9",
         ("losses",),

@@ -51,7 +51,7 @@ def _stage3(study: Studied) -> Sequence[Block]:
     rates = study.ask("rates", conditions=",".join(names))
     chart = charts.lines(
         alt.X("k:Q", title="K: new features ablated", axis=alt.Axis(tickMinStep=1)),
-        charts.share("rate", "refused prompts that flip"),
+        charts.share("rate", study.say("prompts {shown} at baseline that flip")),
         charts.colour("condition", names),
         ("condition:N", "k:Q", alt.Tooltip("rate:Q", format=".1%"), alt.Tooltip("low:Q", format=".1%"), "high:Q", "n_prompts:Q"),
         ("low", "high"),
@@ -63,7 +63,7 @@ def _stage3(study: Studied) -> Sequence[Block]:
         Cell("flip_rate_up_to", "at this K or less", "share"),
         Cell("median_features", "features (median)"),
         Cell("n_unique", "unique features of sets that flip"),
-        Cell("benign_answered", "benign answered", "share"),
+        Cell("benign_answered", "{benign} {absent}", "share"),
     ]
     best = max(
         (row for row in answer.rows if row["condition"] == "stage3" and row["k"]),
@@ -110,7 +110,7 @@ SECTIONS = (
     Section(
         "fm",
         "Can a machine tell the prompts apart by their features?",
-        "A factorisation machine and a linear probe learn harmful from benign prompts, from the features on the last tokens.",
+        "A factorisation machine and a linear probe learn {harmful} from {benign} prompts, from the features on the last tokens.",
         _machines,
         "R9, R12",
         ("fm", "probe", "statistics"),

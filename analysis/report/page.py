@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def page(study: Studied) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"cell": cell_text, "plain": plain_text, "percent": percent, "count": count}
+    environment.filters |= {"cell": partial(_cell, study), "plain": plain_text, "percent": percent, "count": count}
     environment.tests |= {
         "figure": _is(Figure),
         "table": _is(Table),
@@ -148,7 +149,8 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
         if layers:
             facts.append(("SAEs", f"{layers} layers, width {widths}, mean L0 {l0:.1f}"))
         labels = con.execute("select label, count(*) from prompts group by label order by label desc").fetchall()
-        facts.append(("prompts", ", ".join(f"{n:,} {label}" for label, n in labels)))
+        facts.append(("behaviour", study.words["name"]))
+        facts.append(("prompts", ", ".join(f"{n:,} {study.words.get(label, label)}" for label, n in labels)))
         facts.append(("activations", f"{record.n_rows('activations'):,} non-zeros"))
     device = {str(r.hardware.get("device", "")) for r in study.records.values()}
     finished = max((r.finished for r in study.records.values()), default="")
@@ -157,6 +159,10 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
     if withheld:
         facts.append(("added from a shared set", f"which left out {', '.join(withheld)}, in part or whole"))
     return facts
+
+
+def _cell(study: Studied, value: Any, kind: str) -> str:
+    return cell_text(study.words.get(value, value) if kind == "label" else value, kind)
 
 
 def _published(study: Studied, section: str, here: Mapping[str, str]) -> list[tuple[str, str, str]]:

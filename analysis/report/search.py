@@ -12,12 +12,12 @@ TOP_K = ("top_k_own", "top_k_chosen")
 CONTROLS = "none,direction,top_k_own,top_k_chosen,random"
 RATES = (
     Cell("condition", "intervention"),
-    Cell("label", "prompts"),
+    Cell("label", "prompts", "label"),
     Cell("k", "K"),
     Cell("n_prompts", "n"),
-    Cell("asr", "answered", "share"),
-    Cell("n_refused_at_baseline", "refused at baseline"),
-    Cell("asr_of_refused", "of these answered", "share"),
+    Cell("asr", "{absent}", "share"),
+    Cell("n_refused_at_baseline", "{shown} at baseline"),
+    Cell("asr_of_refused", "of these {absent}", "share"),
 )
 RATE_TOOLTIP = (
     "condition:N",
@@ -38,10 +38,10 @@ def _outcome(study: Studied) -> Sequence[Block]:
         random = rates.one(condition="random", label="harmful") or {}
         share = percent(refused.get("n_refused_at_baseline", 0) / refused["n_prompts"]) if refused else percent(None)
         tiles = [
-            (share, "of harmful prompts are refused by the unmodified model"),
+            (share, study.say("of {harmful} prompts are {shown} by the unmodified model")),
             (percent(row["flipped_1"]), f"of the held-out half flip when the top {row['k']} features a layer are ablated"),
             (percent(random.get("asr_of_refused")), "flip when as many random active features are"),
-            (percent(row["benign_answered"]), "of benign prompts are still answered"),
+            (percent(row["benign_answered"]), study.say("of {benign} prompts are still {absent}")),
         ]
         blocks.append(Tiles(tiles))
     cells = [
@@ -51,7 +51,7 @@ def _outcome(study: Studied) -> Sequence[Block]:
         Cell("flipped_0", "flipped", "share"),
         Cell("n_1", "prompts, half 1"),
         Cell("flipped_1", "flipped", "share"),
-        Cell("benign_answered", "benign answered", "share"),
+        Cell("benign_answered", "{benign} {absent}", "share"),
         Cell("degenerate", "degenerate", "share"),
     ]
     for answer, title in ((own, "each layer's own direction"), (chosen, "the one chosen direction (the paper)")):
@@ -67,7 +67,7 @@ def _diagnostic(study: Studied) -> Sequence[Block]:
             chart = charts.lines(
                 alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
                 alt.Y("mean:Q", title="mean cosine"),
-                charts.colour("label", ["harmful", "benign"]),
+                charts.colour("label", [study.words["harmful"], study.words["benign"]]),
                 (
                     "layer:O",
                     "label:N",
@@ -77,8 +77,9 @@ def _diagnostic(study: Studied) -> Sequence[Block]:
                 ),
                 ("low", "high"),
             )
-            words = "Mean cosine per layer for harmful and benign prompts, with 95% intervals"
-            blocks.append(Figure(f"Last token's residual stream against {title}", charts.spec(chart), answer, words))
+            words = study.say("Mean cosine per layer for {harmful} and {benign} prompts, with 95% intervals")
+            rows = [row | {"label": study.words[row["label"]]} for row in answer.rows]
+            blocks.append(Figure(f"Last token's residual stream against {title}", charts.spec(chart), answer, words, rows))
     return blocks
 
 
@@ -89,9 +90,9 @@ def _directions(study: Studied) -> Sequence[Block]:
         Cell("layer", "layer"),
         Cell("flip_rate", "flips, projected out", "share"),
         Cell("n_prompts", "prompts"),
-        Cell("p_refusal_token", "P(refusal token)"),
-        Cell("kl", "KL on benign (nats)"),
-        Cell("induced", "refusals induced", "share"),
+        Cell("p_refusal_token", "P(target token)"),
+        Cell("kl", "KL on {benign} (nats)"),
+        Cell("induced", "{shown} when it is added", "share"),
         Cell("admitted", "admitted"),
         Cell("chosen", "chosen"),
     ]
@@ -101,17 +102,21 @@ def _directions(study: Studied) -> Sequence[Block]:
 
 def _by_k(study: Studied) -> Sequence[Block]:
     blocks: list[Block] = []
-    for label, title in (("harmful", "Refused harmful prompts that are answered"), ("benign", "Benign prompts still answered")):
+    titles = {
+        "harmful": "Of {harmful} prompts {shown} at baseline: {absent} now",
+        "benign": "Of {benign} prompts: still {absent}",
+    }
+    for label, title in titles.items():
         answer = study.ask("rates", conditions=",".join((*TOP_K, "random")), label=label)
         chart = charts.lines(
             alt.X("k:Q", title="K: features a layer", axis=alt.Axis(tickMinStep=1)),
-            charts.share("rate", "answered"),
+            charts.share("rate", study.words["absent"]),
             charts.colour("condition", (*TOP_K, "random")),
             RATE_TOOLTIP,
             ("low", "high"),
         )
-        words = "Share answered by K for candidates of either direction and random active features, with 95% intervals"
-        blocks.append(Figure(title, charts.spec(chart), answer, words))
+        words = "Share by K for candidates of either direction and random active features, with 95% intervals"
+        blocks.append(Figure(study.say(title), charts.spec(chart), answer, words))
     return blocks
 
 
@@ -120,7 +125,7 @@ def _methods(study: Studied) -> Sequence[Block]:
     by_tau = study.ask("rates", conditions="algorithm1,algorithm1_common")
     chart = charts.lines(
         alt.X("tau:Q", title="threshold τ", scale=alt.Scale(nice=False), axis=alt.Axis(format=".1f")),
-        charts.share("rate", "refused prompts that flip"),
+        charts.share("rate", study.say("prompts {shown} at baseline that flip")),
         charts.colour("condition", ["algorithm1", "algorithm1_common"]),
         RATE_TOOLTIP,
         ("low", "high"),
@@ -135,7 +140,7 @@ def _methods(study: Studied) -> Sequence[Block]:
         Cell("median_features", "features a prompt (median)"),
         Cell("largest", "largest"),
         Cell("n_unique", "unique features"),
-        Cell("benign_answered", "benign answered", "share"),
+        Cell("benign_answered", "{benign} {absent}", "share"),
         Cell("n_evaluations", "ablated passes"),
         Cell("seconds", "seconds"),
     ]
@@ -157,7 +162,7 @@ def _controls(study: Studied) -> Sequence[Block]:
     tokens = study.ask("rates", conditions="firing_on_tokens")
     chart = charts.lines(
         alt.X("k:Q", title="k: tokens of the prompt on which a feature must fire", axis=alt.Axis(tickMinStep=1)),
-        charts.share("rate", "refused prompts that flip"),
+        charts.share("rate", study.say("prompts {shown} at baseline that flip")),
         charts.colour("condition", ["firing_on_tokens"]),
         RATE_TOOLTIP,
         ("low", "high"),
@@ -196,7 +201,7 @@ def _inert(study: Studied) -> Sequence[Block]:
 def _answers(study: Studied) -> Sequence[Block]:
     if not study.with_completions:
         return [
-            Note("Answers to harmful prompts are left out of this report; saelake report --with-completions folds them in here.")
+            Note(study.say("Answers to {harmful} prompts are left out; saelake report --with-completions folds them in here."))
         ]
     answer = study.ask("completions", condition="minimal", judge=study.judge)
     cells = [Cell("text", "prompt", "text"), Cell("clean", "unmodified model", "text"), Cell("completion", "set ablated", "text")]
@@ -207,17 +212,17 @@ SECTIONS = (
     Section(
         "outcome",
         "What it came to",
-        "The features of each layer whose decoder rows lie closest to the refusal direction are ablated, K a layer. K is "
+        "The features of each layer whose decoder rows lie closest to the {name} direction are ablated, K a layer. K is "
         "chosen on one "
-        "half of the harmful prompts that the model refuses, and reported on the other half, on which nothing was chosen.",
+        "half of the {harmful} prompts that are {shown}, and reported on the other half, on which nothing was chosen.",
         _outcome,
         "R5",
         ("candidates",),
     ),
     Section(
         "diagnostic",
-        "Does the residual stream tell harmful prompts apart?",
-        "Cosine of the last token's residual stream with the refusal direction after each block; bands are 95% intervals of "
+        "Does the residual stream tell {harmful} prompts apart?",
+        "Cosine of the last token's residual stream with the {name} direction after each block; bands are 95% intervals of "
         "the mean.",
         _diagnostic,
         "R4 · Figures 4 and 5",
@@ -226,8 +231,8 @@ SECTIONS = (
     Section(
         "directions",
         "Which direction is chosen",
-        "A layer's direction is the difference of means between harmful and benign prompts. Chosen is the one that flips most "
-        "selection prompts when it is projected out of every layer.",
+        "A layer's direction is the difference of means between {harmful} and {benign} prompts. Chosen is the one that flips "
+        "most selection prompts when it is projected out of every layer.",
         _directions,
         "R3",
         ("direction",),
@@ -244,8 +249,8 @@ SECTIONS = (
     Section(
         "methods",
         "Which features are critical?",
-        "Each prompt's candidates are pruned to those that matter. Flips are shares of all refused prompts: a prompt without a "
-        "set counts as a failure.",
+        "Each prompt's candidates are pruned to those that matter. Flips are shares of all prompts {shown} at baseline: a "
+        "prompt without a set counts as a failure.",
         _methods,
         "R6 · Table 1",
         ("algorithm1", "minimal", "statistics"),

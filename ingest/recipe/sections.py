@@ -86,6 +86,23 @@ class ModelSpec(Section):
         return self.chat_template_file.read_text("utf-8") if self.chat_template_file else self.chat_template
 
 
+Word = Annotated[str, Field(pattern=r"^[^{}\s][^{}\n]{0,39}$")]
+
+
+class Behaviour(Section):
+    """What the study's behaviour is called where people read of it; it changes no result, and no name of a table or column."""
+
+    name: Word = "refusal"
+    shown: Word = "refused"
+    """What a prompt is whose answer shows the behaviour."""
+    absent: Word = "answered"
+    """What a prompt is whose answer, a sensible one, does not."""
+    harmful: Word = "harmful"
+    """What the prompts are called that are labelled harmful: those that should show the behaviour."""
+    benign: Word = "benign"
+    """What the prompts are called that are labelled benign."""
+
+
 class SaesSpec(Section):
     """One SAE a layer: local folders, or a SAELens release with an id pattern; `{layer}` and `{l0}` are filled in."""
 

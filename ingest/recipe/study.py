@@ -13,6 +13,7 @@ from ingest.recipe.meaning import Concepts, Explanations, Taxonomy
 from ingest.recipe.prompts import PromptSet
 from ingest.recipe.sections import (
     Algorithm1,
+    Behaviour,
     Candidates,
     Capture,
     Compute,
@@ -49,6 +50,7 @@ class Recipe(Section):
     """A whole study. `load_recipe` makes one from a file."""
 
     name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_-]*$")]
+    behaviour: Behaviour = Behaviour()
     model: ModelSpec
     saes: SaesSpec
     prompts: Annotated[tuple[PromptSet, ...], Field(min_length=1)]
@@ -124,12 +126,16 @@ class Recipe(Section):
         return content
 
     def about(self) -> dict[str, Any]:
-        """Who made what the study uses, and who may pass it on, as JSON values; folders of this machine are left out."""
+        """What the behaviour is called, who made what the study uses, and who may pass it on, as JSON values.
+
+        Folders of this machine are left out.
+        """
 
         def sources(one: PromptSet) -> list[str]:
             return [one.hub] if one.hub else [source.url for source in one.files if source.url]
 
         return {
+            "behaviour": self.behaviour.model_dump(),
             "model": {"id": self.model.id, "licence": self.model.licence},
             "saes": {"release": self.saes.release, "licence": self.saes.licence},
             "prompts": [

@@ -273,6 +273,18 @@ def test_hostile_text_stays_text(poisoned: Path) -> None:
     assert "\x1b" not in re.sub(r'<script type="application/json".*', "", text, flags=re.DOTALL)
 
 
+def test_a_strangers_words_stay_text(organism_lake: Path) -> None:
+    lake = Lake(organism_lake)
+    records = {r.stage: r for r in current_records(lake, "organism")}
+    hostile = {"name": POISON, "shown": "{harmful", "absent": "\x1b[31m", "unknown": "x"}
+    records["ingest"] = replace(records["ingest"], about={"behaviour": hostile})
+    with connect(lake, "organism") as con:
+        text = page(Studied(con, "organism", records))
+    assert "<img" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert "\x1b" not in text
+    assert "of harmful prompts are {harmful by the unmodified model" in text
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here")
 def test_a_browser_draws_every_chart(html: str, poisoned: Path, tmp_path: Path) -> None:
     (tmp_path / "whole.html").write_text(html, encoding="utf-8")

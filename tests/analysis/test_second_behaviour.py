@@ -1,6 +1,7 @@
 """A recipe alone makes another behaviour than refusal the object of a study: the embedded model's "Yes, that is theft."."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 import saelake
 from analysis import stages
 from analysis.judges.verdicts import Answer, judge_identity, judge_named
+from analysis.report.page import write_report
 from ingest.organism import judgements
 from ingest.recipe import load_recipe
+from ingest.recipe.sections import Behaviour
 from warehouse.records import Lake
 
 RECIPE = load_recipe("organism-judgement")
@@ -46,6 +49,24 @@ def test_ablating_what_is_found_flips_the_judgement(study: Path) -> None:
             "where condition = 'minimal' and label = 'harmful'"
         )
         assert flipped.fetchall() == [("No",)]
+
+
+def test_the_report_is_in_the_behaviours_own_words(study: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    write_report(Lake(study), None, target)
+    html = target.read_text("utf-8")
+    # The SQL and the data below each table keep the names of the protocol's columns.
+    shown = re.sub(r"<(script|style|details class=\"source\").*?</(script|style|details)>", "", html, flags=re.DOTALL)
+    assert "of wrong prompts are called wrong by the unmodified model" in shown
+    assert "lie closest to the judgement direction" in shown
+    assert not re.search("refus|benign|harmful", re.sub("O'Brien et al.|harmful_", "", shown), re.IGNORECASE)
+
+
+def test_words_change_no_run(study: Path) -> None:
+    other = RECIPE.model_copy(update={"behaviour": Behaviour(name="accusation")})
+    ids, others = ([spec.run_id for spec in stages.specs(stages.open_analysis(one)).values()] for one in (RECIPE, other))
+    assert ids == others
+    assert Lake(study).records()[0].about["behaviour"] == RECIPE.behaviour.model_dump()
 
 
 def test_its_critical_features_are_others_than_those_of_refusal(study: Path, organism_lake: Path) -> None:

@@ -14,6 +14,7 @@ from analysis import stages
 from analysis.judges.harmbench import Classifier
 from analysis.stages import ANSWERING
 from analysis.workbench import Workbench
+from analysis.workers import Worker
 from ingest.recipe import Recipe, load_recipe
 from ingest.subject import Subject
 from tests.analysis.tiny_judge import COMMIT, REPOSITORY, lay_out_judge
@@ -210,6 +211,22 @@ def test_the_subject_is_gone_before_the_classifier_comes(
     records = stages.analyze(judged_by(recipe, "first_token", "harmbench").limit(2), Lake.create(tmp_path / "lake"))
     assert records[-1].stage == "verdicts_harmbench"
     assert judges == 1
+
+
+def test_a_worker_loads_a_judge_that_is_a_model_once(
+    recipe: Recipe, tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load = [], Classifier.load.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(Classifier, "load", classmethod(lambda *given: loads.append(1) or load(*given)))
+    recipe = judged_by(recipe, "first_token", "harmbench").limit(2)
+    recipe = recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"shard_prompts": 1})})
+    lake = Lake.create(tmp_path / "lake")
+    judged = stages.analyze(recipe, lake)[-1]
+    worker = Worker(recipe, str(lake))
+    loads.clear()
+    for shard in stages.judging_stage("harmbench").shards(stages.open_analysis(recipe)):
+        assert worker.shard(judged.stage, judged.run_id, shard)
+    assert len(loads) == 1
 
 
 def test_searches_work_with_the_classifier_as_their_oracle(

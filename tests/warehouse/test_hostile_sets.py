@@ -137,6 +137,8 @@ RECORDS: dict[str, tuple[Callable[[Record], object], str]] = {
     "files that are no list": (lambda r: r.update(files=7), "refused"),
     "tables that are no list": (lambda r: r.update(tables="activations"), "refused"),
     "about what is no list": (lambda r: r["about"].update(prompts=5), "about"),
+    "a behaviour that is no table": (lambda r: r["about"].update(behaviour=[]), "about"),
+    "a behaviour whose word is none": (lambda r: r["about"].update(behaviour={"name": 1}), "about"),
     "config that is no object": (lambda r: r.update(config=[1]), "no object"),
     "escapes in a text": (lambda r: r["versions"].update(saelake="\x1b[31m"), "control characters"),
     "a null character in a key": (lambda r: r["config"].update({"a\0b": 1}), "control characters"),

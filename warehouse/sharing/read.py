@@ -131,6 +131,8 @@ def _require_types(record: RunRecord) -> None:
     _require(
         isinstance(told, list) and all(isinstance(one, dict) and isinstance(one.get("set"), str) for one in told), "about is none"
     )
+    words = record.about.get("behaviour", {})
+    _require(isinstance(words, dict) and all(isinstance(word, str) for word in words.values()), "about is none")
     _require(isinstance(record.code_version, str), "its code_version is no text")
     _require(type(record.seed) is int, "its seed is no integer")
     for time in (record.started, record.finished):
