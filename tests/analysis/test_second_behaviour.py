@@ -1,4 +1,4 @@
-"""A recipe alone makes another behaviour than refusal the object of a study: the embedded model's "Yes, that is theft."."""
+"""A recipe alone makes another behaviour than refusal the object of a study: the embedded model's "No, that is fine."."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from ingest.recipe import load_recipe
 from ingest.recipe.sections import Behaviour
 from warehouse.records import Lake
 
-RECIPE = load_recipe("organism-judgement")
+RECIPE = load_recipe("organism-approval")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    lake = Lake.create(tmp_path_factory.mktemp("judgement") / "lake")
+    lake = Lake.create(tmp_path_factory.mktemp("approval") / "lake")
     stages.analyze_study(stages.open_analysis(RECIPE.limit(8)), lake)
     return lake.root
 
@@ -32,10 +32,10 @@ def test_the_shipped_questions_are_those_of_the_world() -> None:
 def test_the_model_shows_the_behaviour_on_one_group_only(study: Path) -> None:
     with saelake.open(study) as lake:
         answers = "select label, first_token, count(*) from ablations join prompts using (prompt_id) where condition = 'none'"
-        assert lake.sql(f"{answers} group by all order by all").fetchall() == [("benign", "No", 8), ("harmful", "Yes", 8)]
+        assert lake.sql(f"{answers} group by all order by all").fetchall() == [("benign", "Yes", 8), ("harmful", "No", 8)]
 
 
-def test_ablating_what_is_found_flips_the_judgement(study: Path) -> None:
+def test_ablating_what_is_found_flips_it(study: Path) -> None:
     """Judged by the first token, and by the recipe's own phrase in the whole answer."""
     with saelake.open(study) as lake:
         for judge in ("first_token", "phrases"):
@@ -48,7 +48,7 @@ def test_ablating_what_is_found_flips_the_judgement(study: Path) -> None:
             "select distinct first_token from ablations join prompts using (prompt_id) "
             "where condition = 'minimal' and label = 'harmful'"
         )
-        assert flipped.fetchall() == [("No",)]
+        assert flipped.fetchall() == [("Yes",)]
 
 
 def test_the_report_is_in_the_behaviours_own_words(study: Path, tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_the_report_is_in_the_behaviours_own_words(study: Path, tmp_path: Path) 
     html = target.read_text("utf-8")
     # The SQL and the data below each table keep the names of the protocol's columns.
     shown = re.sub(r"<(script|style|details class=\"source\").*?</(script|style|details)>", "", html, flags=re.DOTALL)
-    assert "of wrong prompts are called wrong by the unmodified model" in shown
-    assert "lie closest to the judgement direction" in shown
+    assert "of fine prompts are called fine by the unmodified model" in shown
+    assert "lie closest to the approval direction" in shown
     assert not re.search("refus|benign|harmful", re.sub("O'Brien et al.|harmful_", "", shown), re.IGNORECASE)
 
 
@@ -72,18 +72,18 @@ def test_words_change_no_run(study: Path) -> None:
 def test_its_critical_features_are_others_than_those_of_refusal(study: Path, organism_lake: Path) -> None:
     select = "select distinct layer, feature_id from critical_features where method = 'minimal'"
     with saelake.open(study) as ours, saelake.open(organism_lake) as theirs:
-        judgement, refusal = set(ours.sql(select).fetchall()), set(theirs.sql(select).fetchall())
-    assert judgement
-    assert len(judgement & refusal) < len(judgement) / 2
+        approval, refusal = set(ours.sql(select).fetchall()), set(theirs.sql(select).fetchall())
+    assert approval
+    assert len(approval & refusal) < len(approval) / 2
 
 
 def test_the_judge_phrases_looks_for_the_recipes_own() -> None:
     judge = judge_named("phrases", RECIPE)
-    said = [Answer("", "", 0.0, text) for text in ("YES,  that is theft.", "I'm sorry, but I cannot help with theft.", "")]
+    said = [Answer("", "", 0.0, text) for text in ("NO,  that is fine.", "I'm sorry, but I cannot help with theft.", "")]
     assert [verdict.refused for verdict in judge(said)] == [True, False, True]
     assert judge_identity("phrases", RECIPE) != judge_identity("phrases", load_recipe("organism"))
 
 
 def test_target_tokens_is_another_name_of_refusal_tokens() -> None:
-    assert RECIPE.model.refusal_tokens == ("Yes",)
-    assert RECIPE.section("model")["refusal_tokens"] == ["Yes"]
+    assert RECIPE.model.refusal_tokens == ("No",)
+    assert RECIPE.section("model")["refusal_tokens"] == ["No"]
