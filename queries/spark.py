@@ -5,8 +5,11 @@
 Spark runs where its own configuration says (SPARK_REMOTE, spark-defaults.conf), by default in this process. It needs Java.
 """
 
+import logging
 import os
 import shutil
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -35,11 +38,14 @@ def session() -> "SparkSession":
     is_local = "SPARK_REMOTE" not in os.environ
     if is_local and not shutil.which("java") and "JAVA_HOME" not in os.environ:
         raise QueryError("Spark needs Java 17 or newer: install it, or set JAVA_HOME or SPARK_REMOTE")
+    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
     from pyspark.sql import SparkSession
 
+    logging.getLogger("SQLQueryContextLogger").disabled = True  # what it logs is raised as well, and told in one sentence
     builder = SparkSession.builder.appName("saelake")
     if is_local:
-        builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "ERROR")
+        quiet = {"spark.ui.enabled": "false", "spark.log.level": "ERROR"}
+        builder = builder.config(map=quiet | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()})
     spark = builder.getOrCreate()
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
