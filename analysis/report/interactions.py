@@ -1,11 +1,12 @@
 """Sections about other features that matter and how they do: R9 to R12."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 
 from analysis.report import charts
-from analysis.report.answers import Studied
+from analysis.report.answers import Answer, Studied
 from analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, count, percent
 
 
@@ -65,12 +66,11 @@ def _stage3(study: Studied) -> Sequence[Block]:
         Cell("n_unique", "unique features of sets that flip"),
         Cell("benign_answered", "{benign} {absent}", "share"),
     ]
-    best = max(
-        (row for row in answer.rows if row["condition"] == "stage3" and row["k"]),
-        key=lambda r: r["flip_rate_up_to"],
-        default=None,
-    )
-    here = {"asr": percent(best["flip_rate_up_to"]), "features": count(best["n_unique"])} if best else {}
+    here: dict[str, str] = {}
+    if best := _best(answer, "stage3"):
+        here |= {"asr": percent(best["flip_rate_up_to"]), "features": count(best["n_unique"])}
+    if probe := _best(answer, "stage3_probe"):
+        here |= {"probe": count(probe["flip_rate_up_to"] * probe["n_refused"])}
     return [
         Figure("Flips by the number of new features", charts.spec(chart, 320), rates, "Share of flips by K, with 95% intervals"),
         Beside(here),
@@ -80,6 +80,12 @@ def _stage3(study: Studied) -> Sequence[Block]:
             "that fire; probe: ranked by the linear probe's weights."
         ),
     ]
+
+
+def _best(answer: Answer, condition: str) -> dict[str, Any] | None:
+    """The row of the K up to which most prompts flip, of new features that are ablated."""
+    rows = (row for row in answer.rows if row["condition"] == condition and row["k"])
+    return max(rows, key=lambda row: row["flip_rate_up_to"], default=None)
 
 
 def _causal_link(study: Studied) -> Sequence[Block]:

@@ -25,8 +25,11 @@ LLAMA: Figures = {
     "controls": {"random": ("random control, flips of 861", "0"), "baseline": ("best ASR of the k-token baseline", "0.07")},
     "inert": {"inert": ("inert critical features", "77"), "active": ("prompts that flip with the active ones only", "372")},
     "fm": {"accuracy": ("test accuracy", "98%")},
-    "probe": {"flips": ("flips by the linear probe's features", "101")},
-    "stage3": {"asr": ("ASR of Stage 3", "0.61"), "features": ("unique features", "1,509")},
+    "stage3": {
+        "asr": ("ASR of Stage 3", "0.61"),
+        "features": ("unique features", "1,509"),
+        "probe": ("flips by the linear probe's features", "101"),
+    },
     "causal_link": {
         "alone": ("prompts that new features flip alone", "330 of 372 (89%)"),
         "off": ("active critical features that switch off", "12% on average, up to 44%"),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import duckdb
 import numpy as np
 
 from analysis.engine.requests import DirectionEdit, Request
@@ -47,6 +48,13 @@ def choose(scores: Sequence[Scores], admitted: Sequence[bool]) -> int:
     if not candidates:
         raise UserError("direction: no layer passes the recipe's filters; loosen kl_max, induce_min or drop_last_layers")
     return min(candidates, key=lambda layer: (-scores[layer].n_flipped, scores[layer].p_refusal_token, layer))
+
+
+def projected_out(con: duckdb.DuckDBPyConnection, n_layers: int) -> DirectionEdit:
+    """The chosen direction, taken out of the residual stream after every block."""
+    found = con.execute("select vector from directions where chosen").fetchone()
+    assert found is not None, "a direction run without a chosen layer"
+    return DirectionEdit(np.array(found[0], dtype=np.float32), tuple(range(n_layers)))
 
 
 def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:

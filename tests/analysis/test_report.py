@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from analysis.report import page as page_module
 from analysis.report.answers import Answer, Studied
 from analysis.report.blocks import Cell, Figure, Section, Table
 from analysis.report.page import page, write_report
+from analysis.report.published import BY_MODEL
 from tests.lakes import HOSTILE
 from tests.warehouse.toys import ingest
 from warehouse.catalog import connect, current_records
@@ -271,6 +273,22 @@ def test_hostile_text_stays_text(poisoned: Path) -> None:
     assert text.count("</script>") == 3
     assert data(text)["answers"]["answer-0"]["rows"] == [[POISON, 1]]
     assert "\x1b" not in re.sub(r'<script type="application/json".*', "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("model", BY_MODEL)
+def test_all_published_figures_stand_beside_ours(organism_lake: Path, model: str) -> None:
+    lake = Lake(organism_lake)
+    records = {r.stage: r for r in current_records(lake, "organism")}
+    ingested = records["ingest"].config
+    records["ingest"] = replace(records["ingest"], config=ingested | {"model": ingested["model"] | {"id": model}})
+    with connect(lake, "organism") as con:
+        text = unescape(page(Studied(con, "organism", records)))
+    for section, figures in BY_MODEL[model].items():
+        if section != "study":  # nobody has annotated the embedded study
+            for what, published in figures.values():
+                row = rf'<th scope="row">{re.escape(what)}</th><td>{re.escape(published)}</td><td>(.*?)</td>'
+                (ours,) = re.findall(row, text)
+                assert ours != "–" or section == "redundancy", f"{section}: {what}"
 
 
 def test_a_strangers_words_stay_text(organism_lake: Path) -> None:
