@@ -63,6 +63,12 @@ def stages(recipe: Recipe) -> list[Stage]:
     return [*COMPUTED, comparisons.stage([stage.name for stage in ANSWERING]), *judges]
 
 
+def stage_named(recipe: Recipe, name: str) -> Stage:
+    """A stage of a recipe's analysis, or of a judge that is asked beside it."""
+    found = {stage.name: stage for stage in stages(recipe)}
+    return found[name] if name in found else judging_stage(name.removeprefix(judging.PREFIX))
+
+
 def judging_stage(judge: str) -> Stage:
     """The stage in which a judge reads all stored answers."""
     return judging.stage(judge, [stage.name for stage in ANSWERING])
@@ -132,15 +138,21 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
     Raises UserError for an unknown judge, for the recipe's oracle (its verdicts were stored with the answers), and where the
     answers are not there yet.
     """
+    return judge_study(open_analysis(recipe), lake, name, force=force, progress=progress)
+
+
+def judge_study(
+    study: Study, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
+) -> RunRecord:
+    """`judge` for a study that is opened already; workers compute the shards elsewhere than in this process."""
     check_judge(name)
+    recipe, stage = study.recipe, judging_stage(name)
     if name == recipe.verdicts.oracle:
         raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
-    study = open_analysis(recipe)
-    stage = judging_stage(name)
     known = specs(study, [*COMPUTED, stage])
     if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
         raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
-    return ensure_stage(stage, known, Workbench(study, lake), force=force, progress=progress)
+    return ensure_stage(stage, known, Workbench(study, lake), force=force, progress=progress, workers=workers)
 
 
 def ablate(

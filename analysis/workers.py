@@ -40,23 +40,23 @@ class Worker:
 
     def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
         """One shard's rows; UserError if this machine would compute another run than the one that is asked for."""
-        from analysis.stages import specs, stage_rows, stages
+        from analysis.stages import specs, stage_named, stage_rows, stages
         from ingest.job import ingest_plan
 
         study = self._bench.study
-        known = specs(study)
+        asked = None if stage == "ingest" else stage_named(study.recipe, stage)
+        known = specs(study, [*stages(study.recipe), *([asked] if asked else [])])
         if known[stage].run_id != run_id:
             raise UserError(
                 f"a worker finds another {stage} run than the process that started it ({known[stage].run_id}, not {run_id}): "
                 f"device kind, model, SAEs or prompts differ there"
             )
-        if stage == "ingest":
+        if asked is None:
             # Kept from shard to shard, since it holds the subject and its SAEs.
             self._ingest = self._ingest or ingest_plan(study)
             ((_, rows),) = self._ingest.compute([shard])
             return rows
         self._ingest = None
-        asked = next(one for one in stages(study.recipe) if one.name == stage)
         ((_, rows),) = stage_rows(asked, self._bench, known, [shard])
         return rows
 

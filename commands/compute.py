@@ -81,7 +81,8 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
 @lake_option
 @limit_option
 @force_option
-def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool) -> None:
+@workers_option
+def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool, n_workers: int | None) -> None:
     """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
@@ -91,11 +92,12 @@ def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool) -> 
     from warehouse.progress import Bar
     from warehouse.records import Lake
 
-    with Bar() as progress:
-        record = stages.judge(study, Lake.existing(lake), name, force=force, progress=progress)
+    opened, into = stages.open_analysis(study), Lake.existing(lake)
+    with Bar() as progress, _workers(n_workers, opened, into) as workers:
+        record = stages.judge_study(opened, into, name, force=force, progress=progress, workers=workers)
     _print_runs(lake, [record.run_id])
-    with open_lake(lake, study.name) as opened:
-        _print_findings(opened, name, study.behaviour)
+    with open_lake(lake, study.name) as shown:
+        _print_findings(shown, name, study.behaviour)
 
 
 @click.command()

@@ -1,7 +1,9 @@
 """Statements that people type: which of them only read, and how a long one is stopped."""
 
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 
 import duckdb
 
@@ -9,6 +11,8 @@ from .parameters import QueryError
 
 # PIVOT arrives as a temporary type (with no text of its own) and a select.
 _OF_PIVOT = (duckdb.StatementType.CREATE, "")
+LOOK_ROUND = 0.05
+"""Seconds after which Ctrl-C is heard at the latest."""
 
 
 def check_reads(sql: str) -> None:
@@ -44,13 +48,20 @@ def _explained(sql: str) -> str:
 
 
 def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[], None]) -> None:
-    """Does work on a connection so that an interrupt (Ctrl-C) stops it at once: DuckDB itself may not look for a long time."""
-    with ThreadPoolExecutor(1) as worker:
-        running = worker.submit(work)
-        try:
-            running.result()
-        except KeyboardInterrupt:
-            while not running.done():  # an interrupt between two statements is lost, so it is said again
-                con.interrupt()
-                wait([running], timeout=0.05)
-            raise
+    """Does work on a connection so that Ctrl-C stops it at once: DuckDB itself may not look for a long time. Main thread only.
+
+    While the work goes on Ctrl-C sets a flag, so that there is no moment at which it could be lost; then KeyboardInterrupt is raised.
+    """
+    is_stopped = Event()
+    before = signal.signal(signal.SIGINT, lambda *_: is_stopped.set())
+    try:
+        with ThreadPoolExecutor(1) as worker:
+            running = worker.submit(work)
+            while not wait([running], timeout=LOOK_ROUND).done:
+                if is_stopped.is_set():  # said again and again: between two statements it would go unheard
+                    con.interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if is_stopped.is_set() and running.exception() is not None:
+        raise KeyboardInterrupt
+    running.result()

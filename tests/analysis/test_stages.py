@@ -218,10 +218,12 @@ def test_a_worker_loads_a_judge_that_is_a_model_once(
 ) -> None:
     loads, load = [], Classifier.load.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(Classifier, "load", classmethod(lambda *given: loads.append(1) or load(*given)))
-    recipe = judged_by(recipe, "first_token", "harmbench").limit(2)
+    """Also one that the recipe does not name, and `saelake judge` asks beside it."""
+    recipe = judged_by(recipe, "first_token").limit(2)
     recipe = recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"shard_prompts": 1})})
     lake = Lake.create(tmp_path / "lake")
-    judged = stages.analyze(recipe, lake)[-1]
+    stages.analyze(recipe, lake)
+    judged = stages.judge(recipe, lake, "harmbench")
     worker = Worker(recipe, str(lake))
     loads.clear()
     for shard in stages.judging_stage("harmbench").shards(stages.open_analysis(recipe)):
