@@ -50,7 +50,7 @@ def _explained(sql: str) -> str:
 def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[], None]) -> None:
     """Does work on a connection so that Ctrl-C stops it at once: DuckDB itself may not look for a long time. Main thread only.
 
-    While the work goes on Ctrl-C sets a flag, so that there is no moment at which it could be lost; then KeyboardInterrupt is raised.
+    While the work goes on Ctrl-C sets a flag: there is no moment at which it could be lost. Then KeyboardInterrupt is raised.
     """
     is_stopped = Event()
     before = signal.signal(signal.SIGINT, lambda *_: is_stopped.set())
