@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,32 @@ def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_pro
     assert [r.run_id for r in together] == [r.run_id for r in alone]
     assert [r.content_hash for r in together] == [r.content_hash for r in alone]
     assert not check(lake)
+
+
+def test_a_machine_that_joins_a_cluster_is_put_to_work_in_the_place_of_one_that_dies(
+    study: Study, alone: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    lake, seen = Lake.create(tmp_path / "lake"), set[int]()
+    try:
+        with RayWorkers(study, lake) as workers, ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run, study, lake, workers)
+            while not running.done():
+                now = set(worker_pids())
+                if now and not seen:
+                    cluster.add_node(num_cpus=1)
+                    for pid in now:
+                        os.kill(pid, signal.SIGKILL)
+                seen |= now
+                time.sleep(0.1)
+            together = running.result()
+    finally:
+        cluster.shutdown()
+    assert len(seen) >= 3, "one died, one on each machine took its place"
+    assert [r.content_hash for r in together] == [r.content_hash for r in alone]
 
 
 def test_workers_read_a_lake_in_a_bucket(study: Study, alone: list[RunRecord], bucket: str) -> None:
