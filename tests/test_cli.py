@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cli
+from tests.conftest import ROOT
 from tests.lakes import HOSTILE, build_lake, prompt_id
 from warehouse.records import Lake
 
@@ -45,7 +46,7 @@ def process(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
-        cwd=Path(cli.__file__).parent,
+        cwd=ROOT,
     )
 
 

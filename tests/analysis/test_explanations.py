@@ -12,7 +12,7 @@ import queries
 from analysis.meaning import neuronpedia as module
 from analysis.meaning.explanations import explain
 from analysis.meaning.neuronpedia import Client
-from ingest.recipe import Recipe, load_recipe
+from ingest.recipe import RECIPES, Recipe, load_recipe
 from tests import lakes
 from tests.analysis.neuronpedia_server import Neuronpedia, serving
 from tests.meaning import build_meaning_lake
@@ -225,11 +225,7 @@ def test_words_and_concepts_by_hand(lake: Lake) -> None:
 
 
 def test_patterns_that_are_none_are_refused(tmp_path: Path) -> None:
-    text = (
-        (Path(__file__).parents[2] / "recipes/organism.toml")
-        .read_text()
-        .replace("../ingest", str(Path(__file__).parents[2] / "ingest"))
-    )
+    text = (RECIPES / "organism.toml").read_text().replace("../", f"{RECIPES.parent}/")
     file = tmp_path / "own.toml"
     file.write_text(text + '\n[concepts.patterns]\nharm = ["bomb", "(?=weapon)"]\n')
     with pytest.raises(UserError, match=r"the pattern '\(\?=weapon\)' of harm is no regular expression"):

@@ -16,10 +16,10 @@ from playwright.sync_api import Browser, Page
 from analysis.meaning import study as studies
 from analysis.meaning.study import AnnotationStudy, Sampling
 from tests import lakes
+from tests.conftest import ROOT
 from tests.meaning import build_meaning_lake, chromium
 from warehouse.records import Lake
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 PEOPLE = ("ann", "bob")
 

@@ -20,7 +20,7 @@ from ingest.plan.sizes import width_of
 from ingest.plan.table import render, size, time
 from ingest.plan.work import corpus, stage_work
 from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
-from tests.documents import ROOT
+from tests.conftest import ROOT
 from tests.ingest.small_study import lake_in, write_study
 from tests.ingest.tiny import as_hub_cache, empty_offline_hub, save_model
 from warehouse.errors import UserError
