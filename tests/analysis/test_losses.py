@@ -12,14 +12,9 @@ from ingest.saes.refs import list_saes
 from ingest.saes.sae import Sae, load_sae
 from ingest.subject import Subject
 from ingest.texts import read_texts
-from tests.analysis.effects import TEXTS, Analysed, analysed
+from tests.analysis.effects import TEXTS, Analysed
 from tests.analysis.literal import literal_logits
 from warehouse.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 @pytest.fixture(scope="module")

@@ -3,20 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 import queries
-from tests.analysis.effects import Analysed, analysed
+from tests.analysis.effects import Analysed
 from tests.meaning import build_meaning_lake
+from tests.planted import Feature
 from warehouse.catalog import connect
 from warehouse.records import Lake
-
-Feature = tuple[int, int]
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def population(study: Analysed, name: str) -> dict[Feature, int]:

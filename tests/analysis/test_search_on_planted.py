@@ -16,7 +16,7 @@ from analysis.search.algorithm1 import block_sequence
 from analysis.search.directions import Scores, choose
 from ingest.recipe import load_recipe
 from queries import QueryError
-from tests.analysis.test_algorithm1 import literal_loop
+from tests.analysis.literal import literal_loop
 from tests.planted import Feature, Loaded, ablate, load, minimal_sets, prompt_ids, write_planted
 from warehouse.errors import UserError
 from warehouse.records import Lake

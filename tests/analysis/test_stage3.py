@@ -10,17 +10,11 @@ from scipy import stats
 
 import saelake
 from analysis.interactions.stage3 import Ranking
-from tests.analysis.effects import Analysed, analysed
-from tests.planted import ablate, prompt_ids
+from tests.analysis.effects import Analysed
+from tests.planted import Feature, ablate, prompt_ids
 
-Feature = tuple[int, int]
 LAST = 4
 KS = (1, 2, 4, 8)
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def values_on_last_tokens(study: Analysed) -> dict[int, dict[Feature, list[float]]]:

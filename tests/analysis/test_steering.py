@@ -2,12 +2,7 @@
 
 import pytest
 
-from tests.analysis.effects import Analysed, analysed
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
+from tests.analysis.effects import Analysed
 
 
 def test_the_redundant_features_are_clamped(study: Analysed) -> None:

@@ -14,18 +14,13 @@ from analysis import stages
 from analysis.interactions.edges import edges, p_value
 from analysis.interactions.matching import assigned
 from analysis.interactions.waking import passes
-from tests.analysis.effects import Analysed, analysed
+from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
 from warehouse.catalog import connect
 from warehouse.records import Lake
 
 ALPHA = 0.05
 SEEDS = 100
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def literally_woken(study: Analysed, text: str, members: list[Feature]) -> dict[Feature, dict[int, float]]:

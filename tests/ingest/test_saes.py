@@ -9,33 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ingest.recipe import Recipe
-from ingest.saes.sae import Sae, SaeRef, check_fits, list_saes, load_sae, read_facts
-from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, empty_offline_hub, save_sae
+from ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_facts
+from tests.ingest.saes import ELEMENTWISE, TOPK, local, recipe_of, saved
+from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, save_sae
 from warehouse.errors import UserError
 
 COMMIT = "c" * 40
-ELEMENTWISE = [
-    {"architecture": "standard"},
-    {"architecture": "standard", "apply_b_dec_to_input": False},
-    {"architecture": "jumprelu"},
-    {"architecture": "jumprelu", "apply_b_dec_to_input": False},
-]
-TOPK = [{"architecture": "topk", "k": 5}, {"architecture": "topk", "k": 5, "rescale_acts_by_decoder_norm": True}]
-
-
-def recipe_of(**saes: Any) -> Recipe:
-    prompts = [{"set": "s", "hub": "a/b", "label": "harmful"}]
-    return Recipe.model_validate({"name": "test", "model": {"id": "a/b"}, "saes": saes, "prompts": prompts})
-
-
-def local(folder: Path, layers: tuple[int, ...] = (0,), **saes: Any) -> list[SaeRef]:
-    return list_saes(recipe_of(path=folder / "layer_{layer}", layers=layers, **saes))
-
-
-def saved(folder: Path, **config: Any) -> Sae:
-    save_sae(folder / "layer_0", **config)
-    return load_sae(local(folder)[0])
 
 
 def assert_gate(sae: Sae, resid_nd: torch.Tensor) -> None:
@@ -52,11 +31,6 @@ def sizes(n_layers: int = N_LAYERS, d_model: int = D_MODEL) -> Any:
 @pytest.fixture
 def resid_btd() -> torch.Tensor:
     return torch.randn(3, 7, D_MODEL, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 @pytest.mark.parametrize("config", ELEMENTWISE + TOPK)

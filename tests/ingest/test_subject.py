@@ -21,7 +21,6 @@ from tests.ingest.tiny import (
     N_LAYERS,
     TOKENIZERS,
     as_hub_cache,
-    empty_offline_hub,
     save_model,
 )
 from warehouse.errors import UserError
@@ -322,11 +321,6 @@ def test_device_that_is_not_there() -> None:
     for name in absent:
         with pytest.raises(UserError, match=rf"compute\.device is '{name}', which this machine does not have"):
             resolve_device(name)
-
-
-@pytest.fixture
-def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 def test_hub_model_loads_offline_from_the_cache(offline_hub: Path) -> None:
