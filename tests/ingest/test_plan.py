@@ -214,7 +214,7 @@ def test_command_line_shows_it_and_says_what_is_missing() -> None:
     assert shown.exit_code == 1
     for part in ("access and downloads", "google/gemma-scope-2b-pt-res", "19.3 GB", "harmful", "861", "work · estimated"):
         assert part in shown.output
-    assert shown.output.splitlines()[-1].startswith("! ") or "licence" in shown.output
+    assert "licence" in shown.output
     as_json = CliRunner().invoke(cli.main, ["plan", "organism", "--format", "json", "--no-measure"])
     assert as_json.exit_code == 0
     read: dict[str, Any] = json.loads(as_json.output)

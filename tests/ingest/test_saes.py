@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_facts
 from tests.ingest.saes import ELEMENTWISE, TOPK, local, recipe_of, saved
 from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, save_sae
+from tests.paper import GEMMA_L0
 from warehouse.errors import UserError
 
 COMMIT = "c" * 40
@@ -200,11 +201,10 @@ def test_hub_repository_that_saelens_does_not_list(offline_hub: Path) -> None:
 
 def test_gemma_scope_ids_are_those_of_the_paper(offline_hub: Path) -> None:
     as_hub_cache(offline_hub, "google/gemma-scope-2b-pt-res", COMMIT)
-    paper = [43, 54, 77, 42, 46, 53, 56, 57, 59, 61, 66, 70, 72, 75, 73, 68]
     pattern = "layer_{layer}/width_65k/average_l0_{l0}"
-    refs = list_saes(recipe_of(release="gemma-scope-2b-pt-res", id=pattern, layers=range(16), l0=paper))
+    refs = list_saes(recipe_of(release="gemma-scope-2b-pt-res", id=pattern, layers=range(16), l0=GEMMA_L0))
     assert refs[2].location == "gemma-scope-2b-pt-res/layer_2/width_65k/average_l0_77"
-    assert [ref.declared_l0 for ref in refs] == paper
+    assert [ref.declared_l0 for ref in refs] == list(GEMMA_L0)
     assert len({ref.sae_id for ref in refs}) == 16
 
 

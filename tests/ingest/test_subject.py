@@ -82,6 +82,9 @@ def test_roles_cover_exactly_the_prompt(subject: Subject, prompt: str) -> None:
     assert set(roles[1:first] + roles[last:]) == {"template"}
 
 
+BYTE_LEVEL = [template_of("llama"), template_of("qwen2")]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\ue000"), min_size=1).filter(str.strip))
 def test_user_tokens_spell_the_prompt(text: str) -> None:
@@ -90,9 +93,6 @@ def test_user_tokens_spell_the_prompt(text: str) -> None:
         inside = [token_id for token_id, role in zip(token_ids, roles, strict=True) if role == "user"]
         spelled = template.tokenizer.decode(inside, clean_up_tokenization_spaces=False)
         assert spelled in (text, text.strip())
-
-
-BYTE_LEVEL = [template_of("llama"), template_of("qwen2")]
 
 
 def test_trimmed_prompt_has_the_same_tokens() -> None:
