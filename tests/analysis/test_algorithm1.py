@@ -40,7 +40,9 @@ def test_a_vanished_refusal_probability_gives_no_infinite_change() -> None:
     assert np.isfinite(deltas(np.array([0.0, 0.5, 0.0]))).all()
 
 
-def test_sets_are_nested_in_the_threshold() -> None:
-    rng = np.random.default_rng(0)
-    sets = found_sets(block_sequence(40, 5, rng), rng.random(9), TAUS)
+@given(n=st.integers(0, 60), block_size=st.integers(1, 7), seed=st.integers(0, 2**32 - 1))
+def test_sets_are_nested_in_the_threshold(n: int, block_size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    blocks = block_sequence(n, block_size, rng)
+    sets = found_sets(blocks, rng.random(len(blocks) + 1), TAUS)
     assert all(set(small) <= set(large) for large, small in pairwise(sets))

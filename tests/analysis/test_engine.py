@@ -1,6 +1,5 @@
 """The engine against the literal formula: every family, every intervention, whatever shares the batch."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def test_an_sae_that_looks_at_all_latents_takes_the_full_path() -> None:
 @pytest.mark.parametrize("form", [PooledEdit, GatheredEdit])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
-def test_every_form_of_an_edit_is_the_same_arithmetic(form: Callable, seed: int) -> None:
+def test_every_form_of_an_edit_is_the_same_arithmetic(form: type[PooledEdit | GatheredEdit], seed: int) -> None:
     rng = np.random.default_rng(seed)
     sae = tiny("llama").saes[int(rng.integers(N_LAYERS))]
     sets = [some_set(rng, int(rng.integers(0, 30)), clamp=True) for _ in range(4)]
@@ -147,7 +146,7 @@ def test_watching_nothing_gives_no_rows() -> None:
 
 
 @pytest.mark.parametrize("form", [PooledEdit, GatheredEdit])
-def test_a_bfloat16_model_keeps_gates_in_float32(form: Callable) -> None:
+def test_a_bfloat16_model_keeps_gates_in_float32(form: type[PooledEdit | GatheredEdit]) -> None:
     sae = tiny("llama").saes[1]
     resid_btd = torch.randn(3, 5, D_MODEL, generator=torch.Generator().manual_seed(0)).bfloat16() * 2
     acts = sae.module.encode(resid_btd.float())
