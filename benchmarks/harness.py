@@ -69,6 +69,14 @@ def alternated(
     return Times(seconds)
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    gc.collect()
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 class Report:
     """Prints a benchmark's lines as they come, and keeps them.
 

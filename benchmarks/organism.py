@@ -21,7 +21,6 @@ from ingest.job import open_study
 from ingest.recipe import load_recipe
 from warehouse.records import Lake
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "organism.toml"
 N_LITERAL = 2
 TAU = 0.5
 N_NEW = 16
@@ -40,7 +39,7 @@ class Organism:
 
 def load() -> Organism:
     """The organism of the shipped recipe; candidates as the recipe chooses them."""
-    recipe = load_recipe(RECIPE)
+    recipe = load_recipe("organism")
     study = open_study(recipe)
     bench = Workbench(study, Lake(Path("unused")))
     directions = torch.from_numpy(difference_of_means(bench, recipe.direction.split))

@@ -68,7 +68,7 @@ def on_organism(report: Report, rounds: int) -> None:
 def on_smollm2(report: Report, cache: Path, rounds: int) -> None:
     """Real proportions: 135M parameters, SAEs of 16k latents on 12 layers, 200 candidates a layer."""
     subject: Subject = smollm2(cache, threads=1)
-    study = open_study(load_recipe(organism.RECIPE))
+    study = open_study(load_recipe("organism"))
     prompts = [subject.encode(study.prompts[i].text).token_ids for i in study.numbers("test")[:N_PROMPTS]]
     saes: dict[int, Sae] = random_saes(subject, prompts, LAYERS, WIDTH)
     rng = np.random.default_rng(0)

@@ -22,10 +22,10 @@ from pathlib import Path
 from click.testing import CliRunner
 
 import cli
+from tests.conftest import ROOT
 from warehouse.records import Lake
 from warehouse.sharing.share import share
 
-ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
     r"```console\n(?P<console>\$ .*)\n(?P<printed>(?:(?!```).*\n)*)```"
     r"|```(?P<language>sql|python)\n(?P<code>(?:(?!```).*\n)*)```(?:\n\n```text\n(?P<answer>(?:(?!```).*\n)*)```)?"

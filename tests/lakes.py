@@ -9,11 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-import pyarrow as pa
-
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import TABLES
+from warehouse.schema import ABLATIONS, ACTIVATIONS, ALIGNMENTS, FEATURES, PROMPTS, SAES, TOKENS, VERDICTS
 from warehouse.statistics import FeatureStatistics
 
 HOSTILE = '\x1b[31m[red]bold[/red]\x1b[0m, "quoted"\n\u202eend; drop table prompts; --'
@@ -24,6 +22,7 @@ WORDS = ("a", "b")
 """How the user's two tokens begin, which the prompt's number follows."""
 ROLES = ("bos", "template", "user", "user")
 WIDTH = 4
+SAE_NAMES = ("hand/0", "hand/1")
 
 FIRINGS: Mapping[tuple[int, int], Mapping[tuple[int, int], float]] = {
     (0, 0): {(prompt, 0): 9.0 for prompt in range(6)},
@@ -65,10 +64,10 @@ def build_lake(root: Path | str, recipe: str = "small", variant: int = 0) -> Lak
     config = {"device": "cpu", "variant": variant}
     ingest_spec = RunSpec("ingest", recipe, config)
     first_id = ingest_spec.tag << 32
-    ingest = _ensure(lake, ingest_spec, _ingest_rows(first_id), FeatureStatistics)
-    alignments = _ensure(lake, RunSpec("alignments", recipe, config, (ingest.run_id,)), _alignment_rows())
+    ingest = publish(lake, ingest_spec, _ingest_rows(first_id), FeatureStatistics)
+    alignments = publish(lake, RunSpec("alignments", recipe, config, (ingest.run_id,)), _alignment_rows())
     ablations = RunSpec("candidates", recipe, config, (alignments.run_id, ingest.run_id), seed=7)
-    _ensure(lake, ablations, _answer_rows(first_id))
+    publish(lake, ablations, _answer_rows(first_id))
     return lake
 
 
@@ -79,24 +78,27 @@ def prompt_id(lake: Lake, prompt: int, recipe: str = "small") -> int:
     return (RunSpec(record.stage, recipe, record.config).tag << 32) + prompt
 
 
-def _ensure(lake: Lake, spec: RunSpec, rows: list[Rows], completion: type[FeatureStatistics] | None = None) -> RunRecord:
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+def tree(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Every file and folder below, with its size and time, to see that nothing has changed; locks come and go."""
+    found = (p for p in folder.rglob("*") if p.parent.name != "locks")
+    return {p: (p.lstat().st_size, p.lstat().st_mtime_ns) if p.is_file() else (0, 0) for p in found}
+
+
+def publish(lake: Lake, spec: RunSpec, rows: Sequence[Rows], completion: type[FeatureStatistics] | None = None) -> RunRecord:
+    """A run of these rows, landed as one shard."""
+
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, Sequence[Rows]]]:
         yield "all", rows
 
     return ensure_run(lake, spec, Plan(["all"], compute, sorted({r.table for r in rows}), completion=completion))
-
-
-def _rows(table: str, columns: Mapping[str, Sequence[object]], layer: int | None = None) -> Rows:
-    types = {c.name: c.type for c in TABLES[table].columns}
-    return Rows(table, pa.table({name: pa.array(values, types[name]) for name, values in columns.items()}), layer)
 
 
 def _ingest_rows(first_id: int) -> list[Rows]:
     prompts = range(6)
     tokens = list(product(prompts, range(4)))
     rows = [
-        _rows(
-            "prompts",
+        Rows.of(
+            PROMPTS,
             {
                 "prompt_id": [first_id + p for p in prompts],
                 "prompt_hash": [f"hash{p}" for p in prompts],
@@ -109,8 +111,8 @@ def _ingest_rows(first_id: int) -> list[Rows]:
                 "template_hash": ["template"] * 6,
             },
         ),
-        _rows(
-            "tokens",
+        Rows.of(
+            TOKENS,
             {
                 "prompt_id": [first_id + p for p, _ in tokens],
                 "pos": [pos for _, pos in tokens],
@@ -119,11 +121,11 @@ def _ingest_rows(first_id: int) -> list[Rows]:
                 "role": [ROLES[pos] for _, pos in tokens],
             },
         ),
-        _rows(
-            "saes",
+        Rows.of(
+            SAES,
             {
                 "sae_id": ["sae0", "sae1"],
-                "name": ["hand/0", "hand/1"],
+                "name": SAE_NAMES,
                 "layer": [0, 1],
                 "width": [WIDTH] * 2,
                 "hook": ["resid_post"] * 2,
@@ -135,11 +137,11 @@ def _ingest_rows(first_id: int) -> list[Rows]:
     columns: dict[str, Sequence[object]]
     for layer in (0, 1):
         columns = {"sae_id": [f"sae{layer}"] * WIDTH, "layer": [layer] * WIDTH, "feature_id": range(WIDTH)}
-        rows.append(_rows("features", columns | {"decoder_norm": [1.0] * WIDTH, "threshold": [0.0] * WIDTH}, layer))
+        rows.append(Rows.of(FEATURES, columns | {"decoder_norm": [1.0] * WIDTH, "threshold": [0.0] * WIDTH}, layer))
         fired = [(f, p, pos, value) for (at, f), tokens_ in FIRINGS.items() if at == layer for (p, pos), value in tokens_.items()]
         rows.append(
-            _rows(
-                "activations",
+            Rows.of(
+                ACTIVATIONS,
                 {
                     "sae_id": [f"sae{layer}"] * len(fired),
                     "layer": [layer] * len(fired),
@@ -165,7 +167,7 @@ def _alignment_rows() -> list[Rows]:
             "feature_id": [f for _, f, _ in pairs],
             "cosine": [cosine for *_, cosine in pairs],
         }
-        rows.append(_rows("alignments", columns, layer))
+        rows.append(Rows.of(ALIGNMENTS, columns, layer))
     return rows
 
 
@@ -174,8 +176,8 @@ def _answer_rows(first_id: int) -> list[Rows]:
     judged = [(judge, i, answer[-1]) for judge in ("first_token", "phrases") for i, answer in enumerate(answers)]
     read = [letter if judge == "first_token" else BLIND[letter] for judge, _, letter in judged]
     return [
-        _rows(
-            "ablations",
+        Rows.of(
+            ABLATIONS,
             {
                 "ablation_id": range(len(answers)),
                 "prompt_id": [first_id + prompt for *_, prompt, _ in answers],
@@ -187,11 +189,11 @@ def _answer_rows(first_id: int) -> list[Rows]:
                 "k": [k for _, k, *_ in answers],
                 "p_refusal_token": [0.5] * len(answers),
                 "first_token": ["I"] * len(answers),
-                "completion": [HOSTILE] * len(answers),
+                "completion": [f"{HOSTILE} {letter}" for *_, letter in answers],
             },
         ),
-        _rows(
-            "verdicts",
+        Rows.of(
+            VERDICTS,
             {
                 "ablation_id": [i for _, i, _ in judged],
                 "judge": [judge for judge, *_ in judged],

@@ -6,17 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from analysis.meaning.explanations import explain
 from analysis.meaning.taxonomy import taxonomy
-from ingest.recipe import load_recipe
-from tests.lakes import build_lake
+from ingest.recipe import Recipe, load_recipe
+from tests.lakes import build_lake, publish
 from warehouse.catalog import connect
 from warehouse.records import Lake, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import CONCEPTS, POPULATIONS
+from warehouse.runs import Rows
+from warehouse.schema import CONCEPTS, POPULATIONS, TAXONOMY
 
 FOUND = (("candidates", 0, 1, 2), ("candidates", 0, 2, 1), ("critical", 0, 1, 2), ("stage3", 1, 0, 3), ("stage3_new", 1, 0, 3))
 """population, layer, feature_id, n_prompts"""
@@ -34,35 +36,34 @@ def build_meaning_lake(root: Path, explained: Sequence[tuple[int, int, str]] = E
     """The hand-made lake, as if its study had been analysed."""
     lake = build_lake(root)
     ingest = lake.current()["small", "ingest"]
+
+    def add(stage: str, rows: Rows) -> None:
+        publish(lake, RunSpec(stage, "small", {"device": "cpu"}, (ingest,)), [rows])
+
     with connect(lake) as con:
-        publish(lake, "taxonomy", Rows("taxonomy", taxonomy(con, "harmful", ())), ingest)
+        add("taxonomy", Rows.of(TAXONOMY, taxonomy(con, "harmful", ())))
     population, layer, feature_id, n_prompts = zip(*FOUND, strict=True)
     columns = {"population": population, "sae_id": [f"sae{n}" for n in layer], "layer": layer, "feature_id": feature_id}
-    publish(lake, "populations", Rows.of(POPULATIONS, columns | {"n_prompts": n_prompts}), ingest)
+    add("populations", Rows.of(POPULATIONS, columns | {"n_prompts": n_prompts}))
     concept, pattern = zip(*PATTERNS, strict=True)
     ranks = [("harm", "punctuation").index(one) for one in concept]
-    publish(lake, "concepts", Rows.of(CONCEPTS, {"rank": ranks, "concept": concept, "pattern": pattern}), ingest)
+    add("concepts", Rows.of(CONCEPTS, {"rank": ranks, "concept": concept, "pattern": pattern}))
     explain_by_hand(lake, explained)
     return lake
 
 
 def explain_by_hand(lake: Lake, explained: Sequence[tuple[int, int, str]]) -> None:
     """Explanations from a file of one's own."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     layer, feature_id, description = zip(*explained, strict=True)
     rows = pa.table({"sae_id": [f"sae{n}" for n in layer], "feature_id": feature_id, "description": description})
     file = lake.root.parent / "own.parquet"
     pq.write_table(rows, file)
-    explain(load_recipe("organism").model_copy(update={"name": "small"}), lake, str(file))
+    explain(small_recipe(), lake, str(file))
 
 
-def publish(lake: Lake, stage: str, rows: Rows, *parents: str) -> None:
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        yield "all", [rows]
-
-    ensure_run(lake, RunSpec(stage, "small", {"device": "cpu"}, parents), Plan(["all"], compute, [rows.table]))
+def small_recipe() -> Recipe:
+    """A recipe of the hand-made lake's study, for stages that need one: the organism's under its name."""
+    return load_recipe("organism").model_copy(update={"name": "small"})
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """docs/protocol.md from warehouse/schema/: the protocol as a page. `make docs` writes it, a test keeps it in step."""
 
-from pathlib import Path
-
+from tests.conftest import ROOT
 from warehouse import schema
 from warehouse.schema import TABLES
 
-PROTOCOL = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
+PROTOCOL = ROOT / "docs" / "protocol.md"
 HEAD = """# The protocol
 
 Every table of a lake, every column with its type and meaning. This page is made from

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ingest.recipe import load_recipe
-from tests.documents import ROOT, blocks, documents, prepare, printed, same_but_for_rounding
+from tests.conftest import ROOT
+from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
 
 RUN = [document for document in documents() if blocks(document)]

@@ -102,7 +102,7 @@ def test_every_configuration_of_the_embedded_study_loads_with_all_its_columns(or
             assert [(len(loaded),)] == opened.sql(f"select count(*) from {name}").fetchall()
 
 
-def test_sources_that_are_none_are_sentences(tmp_path: Path) -> None:
+def test_sources_that_are_none_are_sentences() -> None:
     for source, says in [
         ("ftp://host/set", "sets are read from a folder or from hf://"),
         ("hf://datasets/justaname", "is no data set of the hub"),

@@ -13,10 +13,10 @@ import pytest
 
 from analysis import stages
 from ingest.recipe import load_recipe
+from tests.conftest import ROOT
 from tests.planted import write_planted
 from warehouse.records import Lake
 
-ROOT = Path(__file__).resolve().parent.parent
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 2\n"
 N_INGEST = 13
 """Shards of the ingest run."""

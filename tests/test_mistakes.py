@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import cli
 from tests.ingest.tiny import save_sae
-from tests.lakes import build_lake
+from tests.lakes import build_lake, tree
 from tests.planted import write_planted
 from tests.planted.geometry import D_MODEL
 
@@ -145,10 +145,6 @@ def run(*arguments: object) -> str:
     assert "Traceback" not in told[0]
     assert "SAELAKE_TRACEBACK" not in told[0], "an error that nobody foresaw"
     return told[0].removeprefix("Error: ")
-
-
-def tree(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

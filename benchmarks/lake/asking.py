@@ -10,8 +10,6 @@ from benchmarks.lake.sql_peers import BY_HAND, PLAIN_JOIN, Sql
 from benchmarks.lake.writing import Stores
 
 Contenders = dict[str, Callable[[], Any]]
-FREE = ("naive parquet", "polars", "native")
-"""Contenders that nothing is claimed against by name."""
 
 
 def measure(report: Report, captured: Captured, stores: Stores, rounds: int) -> None:

@@ -11,13 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import queries
-from benchmarks.harness import Report
+from benchmarks.harness import Report, seconds_of
 from benchmarks.lake.captured import Asked, asked
 from warehouse.catalog import connect
 from warehouse.landing import land
@@ -60,8 +59,8 @@ def main() -> None:
     spec = RunSpec("ingest", "growth", {"device": "cpu", "n_rows": n_rows})
     planned, lake, found = plan(shape, spec), Lake.create(root), {"land": 0.0}
     for name, rows in planned.compute(planned.shards):
-        found["land"] += _seconds(lambda n=name, r=rows: land(lake.landing(spec.run_id) / n, r))  # type: ignore[misc]
-    found["publish"] = _seconds(lambda: ensure_run(lake, spec, planned))
+        found["land"] += seconds_of(lambda n=name, r=rows: land(lake.landing(spec.run_id) / n, r))  # type: ignore[misc]
+    found["publish"] = seconds_of(lambda: ensure_run(lake, spec, planned))
     found["peak_publishing_gb"] = _peak_gb()
     record = lake.record(spec.run_id)
     assert record is not None
@@ -77,14 +76,8 @@ def main() -> None:
             "prompt": {"prompt_id": (spec.tag << 32) + wanted.prompt},
         }
         for name, parameters in questions.items():
-            found[name] = min(_seconds(lambda n=name, p=parameters: queries.run(con, n, **p).fetchall()) for _ in range(3))  # type: ignore[misc]
+            found[name] = min(seconds_of(lambda n=name, p=parameters: queries.run(con, n, **p).fetchall()) for _ in range(3))  # type: ignore[misc]
     print(json.dumps(found | {"peak_gb": _peak_gb()}))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def _peak_gb() -> float:

@@ -6,20 +6,17 @@ from benchmarks.harness import Report
 from benchmarks.lake.floor import floor
 from ingest.job import ingest_study, open_study
 from ingest.recipe import Recipe, load_recipe
-from warehouse.records import Lake
+from warehouse.records import Lake, RunRecord
 
 
-def bytes_of(lake: Lake, run_id: str, table: str = "activations") -> tuple[int, float]:
-    """A run's rows of `activations`, and the bytes of a table for each of them."""
-    record = lake.record(run_id)
-    assert record is not None
+def bytes_of(record: RunRecord) -> tuple[int, float]:
+    """A run's rows of `activations`, and the bytes of each."""
     n_rows = record.n_rows("activations")
-    return n_rows, sum(f.n_bytes for f in record.files if f.table == table) / n_rows
+    return n_rows, sum(f.n_bytes for f in record.files if f.table == "activations") / n_rows
 
 
-def files_of(lake: Lake, run_id: str) -> list[Path]:
-    record = lake.record(run_id)
-    assert record is not None
+def files_of(lake: Lake, record: RunRecord) -> list[Path]:
+    """Of the run's table `activations`."""
     return [lake.root / f.path for f in record.files if f.table == "activations"]
 
 
@@ -44,8 +41,8 @@ def _capture(report: Report, work: Path, name: str, recipe: Recipe, rounding: st
     capture = recipe.capture.model_copy(update={"round": rounding})
     lake = Lake.create(work / f"{name}-{rounding}")
     record = ingest_study(open_study(recipe.model_copy(update={"capture": capture})), lake)
-    n_rows, size = bytes_of(lake, record.run_id)
-    least = floor(files_of(lake, record.run_id))
+    n_rows, size = bytes_of(record)
+    least = floor(files_of(lake, record))
     values = {"none": "float32", "bfloat16": "bfloat16"}[rounding]
     report.line(
         f"  {name}, {values}: {n_rows:,} non-zeros, {record.n_rows('prompts'):,} prompts, {size:.3f} bytes each; "

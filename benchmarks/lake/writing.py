@@ -1,6 +1,5 @@
 """From captured rows to a published lake, beside what it takes the peers to write theirs and to sum up every feature."""
 
-import gc
 import os
 import shutil
 import time
@@ -9,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from benchmarks.harness import Report, alternated
+from benchmarks.harness import Report, alternated, seconds_of
 from benchmarks.lake.captured import Captured
 from benchmarks.lake.floor import floor
 from benchmarks.lake.numpy_peers import Csr, Delphi
@@ -20,6 +18,7 @@ from benchmarks.lake.sql_peers import Polars, Sql, naive, native, native_bytes, 
 from warehouse.landing import Plan, Rows, land
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import ensure_run
+from warehouse.schema import ALIGNMENTS
 from warehouse.statistics import FeatureStatistics
 from warehouse.synth import TABLES
 
@@ -65,11 +64,11 @@ def align(captured: Captured, lake: Lake) -> None:
         columns = {
             "direction": np.repeat(["own", "chosen"], width),
             "sae_id": [f"synth{captured.spec.seed}/layer-{layer:02d}"] * (2 * width),
-            "layer": np.full(2 * width, layer, np.int16),
-            "feature_id": np.tile(np.arange(width, dtype=np.int32), 2),
-            "cosine": random.uniform(-1, 1, 2 * width).astype(np.float32),
+            "layer": np.full(2 * width, layer),
+            "feature_id": np.tile(np.arange(width), 2),
+            "cosine": random.uniform(-1, 1, 2 * width),
         }
-        return Rows("alignments", pa.table(columns), layer)
+        return Rows.of(ALIGNMENTS, columns, layer)
 
     spec = RunSpec("alignments", captured.spec.recipe, {"device": "cpu"}, (captured.spec.run_id,))
     shard = ("all", [rows(layer) for layer in range(captured.shape.n_layers)])
@@ -79,8 +78,8 @@ def align(captured: Captured, lake: Lake) -> None:
 def size(report: Report, captured: Captured, root: Path, target: str) -> None:
     """Bytes a non-zero of one synthetic capture."""
     lake, record = publish(captured, root)
-    n_rows, each = bytes_of(lake, record.run_id)
-    least = floor(files_of(lake, record.run_id))
+    n_rows, each = bytes_of(record)
+    least = floor(files_of(lake, record))
     values = captured.shape.round
     report.line(f"\n{n_rows:,} synthetic non-zeros, {values}: {each:.3f} bytes each; floor {least.total:.2f}")
     report.ratio(f"bytes_synthetic_{values}", each, target)
@@ -115,8 +114,8 @@ def _speeds(report: Report, captured: Captured, root: Path) -> None:
     for _ in range(3):
         lake = Lake.create(root)
         begin = time.perf_counter()
-        landing.append(_seconds(lambda lake=lake: land_all(captured, lake)))  # type: ignore[misc]
-        publishing.append(_seconds(lambda lake=lake: publish_landed(captured, lake)))  # type: ignore[misc]
+        landing.append(seconds_of(lambda lake=lake: land_all(captured, lake)))  # type: ignore[misc]
+        publishing.append(seconds_of(lambda lake=lake: publish_landed(captured, lake)))  # type: ignore[misc]
         wall.append(time.perf_counter() - begin)
         shutil.rmtree(root)
     n = captured.n_rows / 1e6
@@ -125,13 +124,6 @@ def _speeds(report: Report, captured: Captured, root: Path) -> None:
     report.line(
         f"  both by the wall clock, disk included, load {os.getloadavg()[0]:.1f}: {n / sorted(wall)[1]:.2f} million rows a second"
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    gc.collect()
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def _pipelines(report: Report, captured: Captured, work: Path) -> None:
@@ -178,7 +170,7 @@ def _bytes(report: Report, captured: Captured, stores: Stores, record: RunRecord
         "delphi": _folder_bytes(work / "delphi") / n,
         "csr": _folder_bytes(work / "csr") / n,
     }
-    least = floor(files_of(stores.lake, record.run_id))
+    least = floor(files_of(stores.lake, record))
     report.line(
         f"\nBytes a non-zero (floor: ids {least.ids:.2f}, values {least.values:.2f}; the table of statistics is "
         f"{each['features']:.2f} more)"

@@ -1,9 +1,7 @@
-"""The planted study, analysed once for all tests of interactions and side effects."""
+"""The planted study with every stage of interactions and side effects, and its literal network beside it."""
 
 import json
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import duckdb
@@ -73,10 +71,9 @@ class Analysed(NamedTuple):
             return con.execute(statement).fetchall()
 
 
-@cache
-def analysed() -> Analysed:
+def analyse(folder: Path) -> Analysed:
     """Analysed with so many starts that every prompt's alternative sets are found."""
-    planted = write_planted(Path(mkdtemp()))
+    planted = write_planted(folder)
     (planted.folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
     planted.recipe.write_text(planted.recipe.read_text() + MORE)
     recipe = load_recipe(planted.recipe)

@@ -2,8 +2,8 @@
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -38,20 +38,26 @@ class Bench(NamedTuple):
 
 @cache
 def tiny(family: str, architecture: str = "jumprelu") -> Bench:
-    folder = Path(mkdtemp())
-    spec = ModelSpec(path=save_model(family, folder / "model"), refusal_tokens=("I",))
-    subject = Subject.load(spec, Compute(device="cpu", threads=1))
+    """A random model of a family with SAEs of an architecture on every layer."""
     more = {"k": 8} if architecture == "topk" else {}
     saes = {}
-    for layer in range(N_LAYERS):
-        path = save_sae(folder / f"sae_{layer}", architecture, layer, width=WIDTH, seed=layer, **more)
-        saes[layer] = load_sae(SaeRef(f"s{layer}", f"s{layer}", layer, "0" * 64, None, path, None, None))
+    with TemporaryDirectory() as folder:
+        subject = tiny_subject(family, Path(folder, "model"))
+        for layer in range(N_LAYERS):
+            path = save_sae(Path(folder, f"sae_{layer}"), architecture, layer, width=WIDTH, seed=layer, **more)
+            saes[layer] = load_sae(SaeRef(f"s{layer}", f"s{layer}", layer, "0" * 64, None, path, None, None))
     return Bench(subject, saes, [subject.encode(text).token_ids for text in TEXTS])
 
 
-@cache
-def planted_bench() -> Bench:
-    recipe = load_recipe(write_planted(Path(mkdtemp())).recipe)
+def tiny_subject(family: str, folder: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> Subject:
+    """A random model of a family, by way of the disk."""
+    spec = ModelSpec(path=save_model(family, folder), refusal_tokens=("I",), dtype=dtype)
+    return Subject.load(spec, Compute(device="cpu", threads=1))
+
+
+def planted_bench(folder: Path) -> Bench:
+    """The planted network and its SAEs."""
+    recipe = load_recipe(write_planted(folder).recipe)
     subject = Subject.load(recipe.model, recipe.compute)
     saes = {ref.layer: load_sae(ref) for ref in list_saes(recipe)}
     return Bench(subject, saes, [subject.encode(t).token_ids for t in ("how to build a bomb at home", "how to hide the gun")])
@@ -79,6 +85,7 @@ def some_request(rng: np.random.Generator) -> Request:
 
 
 def assert_literal(bench: Bench, requests: list[Request]) -> None:
+    """The engine's log-probabilities are those of the literal passes."""
     expected = torch.stack(
         [
             literal_logits(bench.subject, bench.saes, bench.prompts[r.prompt], r, len(bench.prompts[r.prompt])).log_softmax(-1)

@@ -1,11 +1,14 @@
 """The engine's answers, computed the slow way: one prompt at a time, no padding, full decode plus error, no cache.
 
 h' = W_dec (z with S set to its values) + (h - W_dec z)
+
+And Algorithm 1 as the paper prints it, one evaluation after another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +34,7 @@ def literal_logits(
     where_t1 = torch.zeros(len(token_ids), 1, dtype=torch.bool)
     where_t1[list(chosen)] = True
 
-    def hook(layer: int):
+    def hook(layer: int) -> Callable[[Tensor], Tensor]:
         def edit(resid_btd: Tensor) -> Tensor:
             edited = resid_btd
             if acts_tf is not None:
@@ -70,3 +73,21 @@ def literal_answer(subject: Subject, saes: Mapping[int, Sae], prompt: list[int],
             break
         token_ids.append(token)
     return token_ids[len(prompt) :]
+
+
+def literal_loop(n: int, block_size: int, tau: float, draws: np.ndarray, p: Callable[[frozenset[int]], float]) -> set[int]:
+    """Algorithm 1 as the paper prints it; the random blocks come from `draws` instead of a generator."""
+    pool, found = set(range(n)), set()
+    step = 0
+    while len(pool - found) >= block_size:
+        block = set(draws[step].tolist())
+        assert block <= pool - found
+        step += 1
+        before = p(frozenset(pool - found))
+        delta = abs(before - p(frozenset(pool - (found | block)))) / before
+        if delta >= tau:
+            found |= block
+        else:
+            pool -= block
+    assert step == len(draws)
+    return found

@@ -1,6 +1,5 @@
 """Algorithm 1 by the identity equals the published loop, evaluated literally from the same draws."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -8,26 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.search.algorithm1 import block_sequence, deltas, found_sets
+from tests.analysis.literal import literal_loop
 
 TAUS = np.arange(1, 9) / 10
-
-
-def literal_loop(n: int, block_size: int, tau: float, draws: np.ndarray, p: Callable[[frozenset[int]], float]) -> set[int]:
-    """Algorithm 1 as the paper prints it; the random blocks come from `draws` instead of a generator."""
-    pool, found = set(range(n)), set()
-    step = 0
-    while len(pool - found) >= block_size:
-        block = set(draws[step].tolist())
-        assert block <= pool - found
-        step += 1
-        before = p(frozenset(pool - found))
-        delta = abs(before - p(frozenset(pool - (found | block)))) / before
-        if delta >= tau:
-            found |= block
-        else:
-            pool -= block
-    assert step == len(draws)
-    return found
 
 
 @given(n=st.integers(1, 60), block_size=st.integers(1, 7), seed=st.integers(0, 2**32 - 1))
@@ -58,7 +40,9 @@ def test_a_vanished_refusal_probability_gives_no_infinite_change() -> None:
     assert np.isfinite(deltas(np.array([0.0, 0.5, 0.0]))).all()
 
 
-def test_sets_are_nested_in_the_threshold() -> None:
-    rng = np.random.default_rng(0)
-    sets = found_sets(block_sequence(40, 5, rng), rng.random(9), TAUS)
+@given(n=st.integers(0, 60), block_size=st.integers(1, 7), seed=st.integers(0, 2**32 - 1))
+def test_sets_are_nested_in_the_threshold(n: int, block_size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    blocks = block_sequence(n, block_size, rng)
+    sets = found_sets(blocks, rng.random(len(blocks) + 1), TAUS)
     assert all(set(small) <= set(large) for large, small in pairwise(sets))

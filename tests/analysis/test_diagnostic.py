@@ -5,13 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.analysis.effects import Analysed, analysed
+from tests.analysis.effects import Analysed
 from tests.planted import ablate, prompt_ids
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def test_cosines_are_those_of_the_literal_pass(study: Analysed) -> None:

@@ -1,24 +1,20 @@
 """The engine against the literal formula: every family, every intervention, whatever shares the batch."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analysis.engine.edits import GatheredEdit, Held, PooledEdit
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from analysis.engine.slices import Slices
-from ingest.recipe import Compute, ModelSpec
-from ingest.subject import Subject
-from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny
+from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny, tiny_subject
 from tests.analysis.literal import literal_answer, literal_logits
-from tests.ingest.tiny import D_MODEL, N_LAYERS, save_model
+from tests.ingest.tiny import D_MODEL, N_LAYERS
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen3", "gpt_neox"])
@@ -27,10 +23,10 @@ def test_equals_decode_plus_error_on_every_family(family: str) -> None:
     assert_literal(tiny(family), [Request(1)] + [some_request(rng) for _ in range(12)])
 
 
-def test_equals_decode_plus_error_on_the_planted_network() -> None:
+def test_equals_decode_plus_error_on_the_planted_network(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    sets = [FeatureSet.of(rng.integers(2, 6, 4) // 1, [1, 5, 17, 4]) for _ in range(8)]
-    assert_literal(planted_bench(), [Request(i % 2, features) for i, features in enumerate(sets)])
+    sets = [FeatureSet.of(rng.integers(2, 6, 4), [1, 5, 17, 4]) for _ in range(8)]
+    assert_literal(planted_bench(tmp_path), [Request(i % 2, features) for i, features in enumerate(sets)])
 
 
 def test_an_sae_that_looks_at_all_latents_takes_the_full_path() -> None:
@@ -44,7 +40,7 @@ def test_an_sae_that_looks_at_all_latents_takes_the_full_path() -> None:
 @pytest.mark.parametrize("form", [PooledEdit, GatheredEdit])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
-def test_every_form_of_an_edit_is_the_same_arithmetic(form: Callable, seed: int) -> None:
+def test_every_form_of_an_edit_is_the_same_arithmetic(form: type[PooledEdit | GatheredEdit], seed: int) -> None:
     rng = np.random.default_rng(seed)
     sae = tiny("llama").saes[int(rng.integers(N_LAYERS))]
     sets = [some_set(rng, int(rng.integers(0, 30)), clamp=True) for _ in range(4)]
@@ -54,9 +50,9 @@ def test_every_form_of_an_edit_is_the_same_arithmetic(form: Callable, seed: int)
     for row, features in enumerate(one.at(sae.layer) for one in sets):
         held[row][:, features["feature_id"].tolist()] = torch.tensor(features["value"].tolist())
     expected = sae.module.decode(held) + (resid_btd - sae.module.decode(acts))
-    if sae.layer in Held.of(sets).layers:
-        edit = form(Slices(sae), Held.of(sets).at(sae.layer))
-        torch.testing.assert_close(edit(resid_btd, None), expected, atol=1e-4, rtol=1e-4)
+    assume(sae.layer in Held.of(sets).layers)
+    edit = form(Slices(sae), Held.of(sets).at(sae.layer))
+    torch.testing.assert_close(edit(resid_btd, None), expected, atol=1e-4, rtol=1e-4)
 
 
 @given(seed=st.integers(0, 2**32 - 1), batch_tokens=st.sampled_from([1, 40, 4096]))
@@ -150,7 +146,7 @@ def test_watching_nothing_gives_no_rows() -> None:
 
 
 @pytest.mark.parametrize("form", [PooledEdit, GatheredEdit])
-def test_a_bfloat16_model_keeps_gates_in_float32(form: Callable) -> None:
+def test_a_bfloat16_model_keeps_gates_in_float32(form: type[PooledEdit | GatheredEdit]) -> None:
     sae = tiny("llama").saes[1]
     resid_btd = torch.randn(3, 5, D_MODEL, generator=torch.Generator().manual_seed(0)).bfloat16() * 2
     acts = sae.module.encode(resid_btd.float())
@@ -165,11 +161,8 @@ def test_a_bfloat16_model_keeps_gates_in_float32(form: Callable) -> None:
     assert not torch.equal(edited, resid_btd)
 
 
-def test_a_bfloat16_model_answers() -> None:
-    folder = Path(mkdtemp())
-    spec = ModelSpec(path=save_model("gemma2", folder), refusal_tokens=("I",), dtype="bfloat16")
-    subject = Subject.load(spec, Compute(device="cpu", threads=1))
-    bench = Bench(subject, tiny("gemma2").saes, tiny("gemma2").prompts)
+def test_a_bfloat16_model_answers(tmp_path: Path) -> None:
+    bench = Bench(tiny_subject("gemma2", tmp_path, "bfloat16"), tiny("gemma2").saes, tiny("gemma2").prompts)
     rng = np.random.default_rng(9)
     requests = [some_request(rng) for _ in range(6)]
     half, full = bench.engine().log_probabilities(requests), tiny("gemma2").engine().log_probabilities(requests)

@@ -12,11 +12,12 @@ import queries
 from analysis.meaning import neuronpedia as module
 from analysis.meaning.explanations import explain
 from analysis.meaning.neuronpedia import Client
-from ingest.recipe import Recipe, load_recipe
+from ingest.recipe import RECIPES, Recipe, load_recipe
 from tests import lakes
 from tests.analysis.neuronpedia_server import Neuronpedia, serving
-from tests.meaning import build_meaning_lake
+from tests.meaning import build_meaning_lake, small_recipe
 from warehouse.catalog import connect
+from warehouse.check import check
 from warehouse.errors import UserError
 from warehouse.records import Lake
 
@@ -36,13 +37,8 @@ BATCH = "/v1/gemma-2-2b/11-gemmascope-res-65k/explanations/batch-0.jsonl.gz"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """The hand-made lake, whose two SAEs pass for Gemma's of layers 11 and 3: only the first has public labels."""
-    rows = lakes._rows
-
-    def renamed(table: str, columns: Any, layer: int | None = None) -> Any:
-        return rows(table, columns | {"name": NAMES} if table == "saes" else columns, layer)
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lakes, "_rows", renamed)
+        patched.setattr(lakes, "SAE_NAMES", NAMES)
         return build_meaning_lake(tmp_path_factory.mktemp("explanations") / "lake")
 
 
@@ -59,9 +55,9 @@ def server() -> Iterator[Neuronpedia]:
 
 
 def recipe(server: Neuronpedia, **changes: object) -> Recipe:
-    organism = load_recipe("organism")
-    explanations = organism.explanations.model_copy(update={"base_url": server.url, "bulk_url": server.url, **changes})
-    return organism.model_copy(update={"name": "small", "explanations": explanations})
+    small = small_recipe()
+    explanations = small.explanations.model_copy(update={"base_url": server.url, "bulk_url": server.url, **changes})
+    return small.model_copy(update={"explanations": explanations})
 
 
 class Sleeper:
@@ -192,7 +188,7 @@ def test_files_of_ones_own_are_checked_before_anything_is_written(
     file = tmp_path / "own.csv"
     file.write_text(f"{columns}\n{row}\n" if row else f"{columns}\n")
     with pytest.raises(UserError, match=says):
-        explain(load_recipe("organism").model_copy(update={"name": "small"}), lake, str(file))
+        explain(small_recipe(), lake, str(file))
     assert lake.current() == before
 
 
@@ -201,7 +197,7 @@ def test_a_csv_file_names_saes_by_id_or_in_full(lake: Lake, tmp_path: Path) -> N
     with file.open("w", newline="") as stream:
         rows = [("sae0", 1, "one, with a comma", "me"), (NAMES[1], 2, "two", "")]
         csv.writer(stream).writerows([("sae_id", "feature_id", "description", "explainer"), *rows])
-    explain(load_recipe("organism").model_copy(update={"name": "small"}), lake, str(file))
+    explain(small_recipe(), lake, str(file))
     assert shown(lake) == [(0, 1, 0, "one, with a comma"), (1, 2, 0, "two")]
 
 
@@ -225,11 +221,7 @@ def test_words_and_concepts_by_hand(lake: Lake) -> None:
 
 
 def test_patterns_that_are_none_are_refused(tmp_path: Path) -> None:
-    text = (
-        (Path(__file__).parents[2] / "recipes/organism.toml")
-        .read_text()
-        .replace("../ingest", str(Path(__file__).parents[2] / "ingest"))
-    )
+    text = (RECIPES / "organism.toml").read_text().replace("../", f"{RECIPES.parent}/")
     file = tmp_path / "own.toml"
     file.write_text(text + '\n[concepts.patterns]\nharm = ["bomb", "(?=weapon)"]\n')
     with pytest.raises(UserError, match=r"the pattern '\(\?=weapon\)' of harm is no regular expression"):
@@ -237,7 +229,5 @@ def test_patterns_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_published_is_sound(lake: Lake) -> None:
-    from warehouse.check import check
-
     mine = ("taxonomy", "populations", "concepts", "explanations")
     assert [found for found in check(lake) if found.run_id.startswith(mine)] == []

@@ -4,13 +4,8 @@ from itertools import groupby
 
 import pytest
 
-from tests.analysis.effects import Analysed, analysed
+from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def sets_of(study: Analysed) -> dict[tuple[str, int], frozenset[Feature]]:

@@ -1,25 +1,22 @@
 """R16: cross-entropy against a literal loop, one token at a time, with the literal intervention."""
 
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 import pytest
 import torch
 
 from analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from analysis.engine.slices import Slices
+from analysis.interactions import losses as module
 from ingest.recipe.effects import TextSet
 from ingest.saes.refs import list_saes
 from ingest.saes.sae import Sae, load_sae
 from ingest.subject import Subject
 from ingest.texts import read_texts
-from tests.analysis.effects import TEXTS, Analysed, analysed
+from tests.analysis.effects import TEXTS, Analysed
 from tests.analysis.literal import literal_logits
 from warehouse.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +96,7 @@ def test_interventions_leave_text_without_refusal_alone_and_harm_refusals(study:
         "select l.text_number, l.condition, l.loss - n.loss from losses as l join losses as n using (texts, text_number) "
         "where l.texts = 'answers' and l.condition <> 'none' and n.condition = 'none'"
     )
+    assert {(number, condition) for number, condition, _ in rows} == set(product(range(3), ("direction", "minimal")))
     for number, condition, added in rows:
         assert (added > 0.5) if number == 1 else (abs(added) < 0.05), (number, condition)
 
@@ -125,9 +123,6 @@ def test_a_source_that_may_move_is_refused() -> None:
 
 
 def test_left_padding_and_batches_do_not_matter(study: Analysed, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from analysis.engine.slices import Slices
-    from analysis.interactions import losses as module
-
     texts = read_texts(study.recipe.losses.texts[0], subject)
     slices = {ref.layer: Slices(load_sae(ref)) for ref in list_saes(study.recipe)}
     request = Request(0, FeatureSet.of([2, 4], [5, 17]))

@@ -8,18 +8,19 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request, build_opener, urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page
 
+import saelake
 from analysis.meaning import study as studies
 from analysis.meaning.study import AnnotationStudy, Sampling
 from tests import lakes
+from tests.conftest import ROOT
 from tests.meaning import build_meaning_lake, chromium
 from warehouse.records import Lake
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 PEOPLE = ("ann", "bob")
 
@@ -71,7 +72,7 @@ def create(lake: Lake) -> AnnotationStudy:
 
 
 def status(url: str, data: bytes | None = None, **headers: str) -> int:
-    """The status of an answer; redirects are not followed past an error."""
+    """The status of an answer."""
     try:
         with urlopen(Request(url, data, {name.replace("_", "-"): value for name, value in headers.items()})) as response:
             return int(response.status)
@@ -185,7 +186,7 @@ def test_only_the_secret_opens_a_page_and_only_its_own_pages_may_post(lake: Lake
         assert studies.state(lake, study).answers == {"ann": {}, "bob": {}}
         assert status(f"{links[0]}/1", answer, **own) == 200
         assert len(studies.state(lake, study).answers["ann"]) == 1
-        with build_opener().open(links[0]) as response:
+        with urlopen(links[0]) as response:
             policy = response.headers["Content-Security-Policy"]
             assert policy.startswith("default-src 'none'")
             assert "unsafe" not in policy
@@ -216,9 +217,16 @@ def test_a_feature_s_card_tells_what_the_lake_knows(lake: Lake, browser: Browser
         assert "feature_id is an integer" in page.get_by_role("alert").inner_text()
 
 
-def test_a_card_of_the_organism_links_what_wakes_it(organism_lake: Path, browser: Browser) -> None:
+def test_cards_of_the_organism_link_what_wakes_and_what_is_woken(organism_lake: Path, browser: Browser) -> None:
+    with saelake.open(organism_lake) as lake:
+        edges = lake.query("waking_edges").filter("source_layer is not null and layer is not null")
+        ids = edges.project("source_layer, source_feature_id, layer, feature_id").fetchall()[0]
+    source, woken = f"{ids[0]}:{ids[1]}", f"{ids[2]}:{ids[3]}"
     with server("browse", "--port", "0", "--lake", str(organism_lake)) as (links, _):
         page = browser.new_page()
-        page.goto(f"{links[0]}?population=critical")
-        page.locator("tbody a").last.click()
-        assert "CAUSAL IN" in page.locator("main").inner_text().upper()
+        page.goto(f"{links[0]}/{ids[0]}/{ids[1]}")
+        assert page.locator("section", has_text="Causal in").locator("tbody tr").count() > 0
+        page.locator("section", has_text="Ablating it wakes").get_by_role("link", name=woken, exact=True).click()
+        assert page.url == f"{links[0]}/{ids[2]}/{ids[3]}"
+        back = page.locator("section", has_text="It is woken by ablating").get_by_role("link", name=source, exact=True)
+        assert back.count() == 1

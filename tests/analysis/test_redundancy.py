@@ -7,14 +7,9 @@ import pytest
 import torch
 
 from analysis.interactions.redundancy import pairs_above
-from tests.analysis.effects import Analysed, analysed
+from tests.analysis.effects import Analysed
 
 CANDIDATES = "select layer, feature_id from features where layer >= 2 and feature_id in (5, 17, 11)"
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def test_every_pair_stands_once() -> None:

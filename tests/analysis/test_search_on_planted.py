@@ -16,7 +16,7 @@ from analysis.search.algorithm1 import block_sequence
 from analysis.search.directions import Scores, choose
 from ingest.recipe import load_recipe
 from queries import QueryError
-from tests.analysis.test_algorithm1 import literal_loop
+from tests.analysis.literal import literal_loop
 from tests.planted import Feature, Loaded, ablate, load, minimal_sets, prompt_ids, write_planted
 from warehouse.errors import UserError
 from warehouse.records import Lake
@@ -134,10 +134,10 @@ def test_the_dormant_backup_never_fires_and_the_primary_fires_on_every_harmful_p
     assert analysed.rows(f"select count(*) from activations where feature_id = {backup}") == [(0,)]
     assert analysed.rows(f"select sum(n_tokens), sum(n_bos) from features where feature_id = {backup}") == [(0, 0)]
     fires = analysed.rows(
-        f"select label, layer, count(distinct prompt_id), min(activation) from activations join prompts using (prompt_id) "
+        f"select label, layer, count(distinct prompt_id) from activations join prompts using (prompt_id) "
         f"where feature_id = {primary} group by label, layer order by layer"
     )
-    assert [(label, layer, n) for label, layer, n, _ in fires] == [("harmful", layer, 24) for layer in (2, 3, 4, 5)]
+    assert fires == [("harmful", layer, 24) for layer in (2, 3, 4, 5)]
 
 
 def test_the_direction_is_chosen_where_the_primary_is(analysed: Analysed) -> None:
@@ -193,14 +193,10 @@ def test_the_guaranteed_search_finds_exactly_the_enumerated_minimal_sets(analyse
     assert flips == [(True,)]
 
 
-def algorithm1_spec(analysed: Analysed) -> Any:
-    return stages.specs(stages.open_analysis(analysed.recipe))["algorithm1"]
-
-
 def test_algorithm_1_equals_the_literal_loop_on_the_literal_network(analysed: Analysed) -> None:
     """The paper's loop, one evaluation after another, by full decode plus error in float64, from the same draws."""
-    loaded = load(analysed.planted)
-    double = Loaded(loaded.model.double(), loaded.tokenizer, [sae.double() for sae in loaded.saes], loaded.refusal_id)
+    single = load(analysed.planted)  # not the fixture's, which stays in float32
+    double = Loaded(single.model.double(), single.tokenizer, [sae.double() for sae in single.saes], single.refusal_id)
     pool = [
         (layer, feature_id)
         for layer, feature_id in analysed.opened.query("candidates", k=2, direction="own", exclude_layers=[0, 1])
@@ -214,6 +210,7 @@ def test_algorithm_1_equals_the_literal_loop_on_the_literal_network(analysed: An
             "select prompt_id, seed, list(p_refusal_token order by step) from search_trace group by prompt_id, seed"
         )
     }
+    spec = stages.specs(stages.open_analysis(analysed.recipe))["algorithm1"]
     found = analysed.sets("algorithm1")
     texts = dict(analysed.rows("select prompt_id, text from prompts where label = 'harmful' and split = 'test'"))
     assert set(traces) == set(product(texts, range(SEEDS)))
@@ -227,7 +224,7 @@ def test_algorithm_1_equals_the_literal_loop_on_the_literal_network(analysed: An
                 seen[ablated] = float(ablate(double, ids_1t, [[pool[i] for i in ablated]]).p_refusal_b)
             return seen[ablated]
 
-        rng = np.random.default_rng([algorithm1_spec(analysed).seed, seed, prompt_id - first_id])
+        rng = np.random.default_rng([spec.seed, seed, prompt_id - first_id])
         draws = block_sequence(len(pool), BLOCK_SIZE, rng)
         for tau in TAUS:
             literal = {pool[i] for i in literal_loop(len(pool), BLOCK_SIZE, tau, draws, p)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.engine.slices import FullSlice, Slice, Slices
-from tests.ingest.test_saes import ELEMENTWISE, TOPK, saved
+from tests.ingest.saes import ELEMENTWISE, TOPK, saved
 from tests.ingest.tiny import D_MODEL
 
 RESID = torch.randn(21, D_MODEL, generator=torch.Generator().manual_seed(1))

@@ -7,20 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 import saelake
 from analysis.interactions.stage3 import Ranking
-from tests.analysis.effects import Analysed, analysed
-from tests.planted import ablate, prompt_ids
+from tests.analysis.effects import Analysed
+from tests.planted import Feature, ablate, prompt_ids
 
-Feature = tuple[int, int]
 LAST = 4
 KS = (1, 2, 4, 8)
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def values_on_last_tokens(study: Analysed) -> dict[int, dict[Feature, list[float]]]:
@@ -101,7 +96,7 @@ def test_ranking_is_by_cosine_with_the_critical_features(study: Analysed) -> Non
     values, critical = values_on_last_tokens(study), critical_of(study)
     for similarity, combine in (("maximum", max), ("mean", np.mean)):
         found = ranked(study, similarity=similarity)
-        assert found.keys() == {p for p, features in critical.items() if features & vectors.keys()}
+        assert found.keys() == {p for p, features in critical.items() if features & vectors.keys()} != set()
         for prompt_id, features in found.items():
             references = [vectors[f] for f in sorted(critical[prompt_id]) if f in vectors]
             active = (values[prompt_id].keys() & vectors.keys()) - critical[prompt_id]
@@ -112,7 +107,9 @@ def test_ranking_is_by_cosine_with_the_critical_features(study: Analysed) -> Non
 
 def test_the_probes_ranking_is_by_the_size_of_its_weights(study: Analysed) -> None:
     weights = {(layer, f): abs(w) for layer, f, w in study.sql("select layer, feature_id, weight from probe_weights")}
-    for features in ranked(study, by="weight").values():
+    found = ranked(study, by="weight")
+    assert found.keys() == critical_of(study).keys() != set(), "it needs no embedding of the critical features"
+    for features in found.values():
         assert [weights[f] for f in features] == sorted((weights[f] for f in features), reverse=True)
 
 
@@ -135,7 +132,7 @@ def test_what_is_ablated_is_the_active_critical_features_with_the_top_k_and_the_
                 assert random[prompt_id, k, draw] == drawn | active[prompt_id]
                 assert sorted(layer for layer, _ in drawn) == sorted(layer for layer, _ in top), "as many a layer"
                 assert drawn <= values[prompt_id].keys() - critical[prompt_id]
-    assert len(alone) == len(ranked(study)) * len(KS)
+    assert len(alone) == len(ranked(study)) * len(KS) > 0
 
 
 def test_answers_and_links_are_those_of_the_literal_ablation(study: Analysed) -> None:
@@ -175,9 +172,10 @@ def test_causal_link_counts_what_the_tables_hold(study: Analysed) -> None:
     }
     active = {prompt_id for condition, _, prompt_id in flips if condition == "minimal_active"}
     links = study.sql("select k, prompt_id, clean, ablated from causal_links")
-    for k, n_active, n_alone, up_to, off, most in study.ask(
-        "causal_link", "k, n_active, n_alone, n_alone_up_to, switched_off, most_switched_off", judge="first_token"
-    ):
+    columns = "k, n_active, n_alone, n_alone_up_to, switched_off, most_switched_off"
+    rows = study.ask("causal_link", columns, judge="first_token")
+    assert [row[0] for row in rows] == list(KS)
+    for k, n_active, n_alone, up_to, off, most in rows:
         by_k = {smaller: {p for c, j, p in flips if (c, j) == ("stage3_alone", smaller)} for smaller in KS}
         assert (n_active, n_alone) == (len(active), len(by_k[k] & active))
         assert up_to == len(active & set().union(*(by_k[smaller] for smaller in KS if smaller <= k)))
@@ -261,12 +259,12 @@ def test_every_rate_has_wilsons_interval_and_is_that_of_the_answers(study: Analy
         for row in study.ask("asr", "condition, k, asr_of_refused, label", judge="first_token")
         if row[3] == "harmful"
     }
+    compared = {"none", "direction", "top_k_own", "random"}
+    assert compared <= {a for a, *_ in rates}
     for a, k, n, estimate, low, high in rates:
-        if a in ("none", "direction", "top_k_own", "random"):
+        if a in compared:
             assert estimate == pytest.approx(asked[a, k])
-        if (estimate * n) % 1 < 1e-9:
-            expected = stats.binomtest(round(estimate * n), n).proportion_ci(method="wilson")
-            assert (low, high) == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
+        assert (low, high) == pytest.approx(proportion_confint(estimate * n, n, method="wilson"), abs=1e-9)
     answered = {c for (c,) in study.sql("select distinct condition from ablations join verdicts using (ablation_id)")}
     assert {a for (a,) in study.sql("select distinct a from comparisons where kind = 'rate' and measure = 'flipped'")} == answered
 

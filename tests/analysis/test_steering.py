@@ -2,12 +2,7 @@
 
 import pytest
 
-from tests.analysis.effects import Analysed, analysed
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
+from tests.analysis.effects import Analysed
 
 
 def test_the_redundant_features_are_clamped(study: Analysed) -> None:
@@ -46,6 +41,8 @@ def test_the_first_token_alone_changes_nothing_and_all_tokens_do(study: Analysed
 
 
 def test_probabilities_stand_beside_the_answers(study: Analysed) -> None:
-    for clean, first, every in study.ask("steering", "p_clean, p_first_token, p_all_tokens"):
+    rows = study.ask("steering", "p_clean, p_first_token, p_all_tokens")
+    assert len(rows) == 6 * 2
+    for clean, first, every in rows:
         assert clean == pytest.approx(first, abs=1e-6)
         assert every > 0.99

@@ -75,6 +75,9 @@ def test_the_same_saes_in_another_order_find_the_same_sets(tmp_path: Path) -> No
 
 
 def test_a_study_without_sets_is_a_sentence(tmp_path: Path) -> None:
-    recipe = load_recipe("organism")
-    with pytest.raises(UserError):
-        compare_trainings(Lake.create(tmp_path / "lake"), recipe, recipe)
+    recipe, lake = load_recipe("organism").limit(2), Lake.create(tmp_path / "lake")
+    with pytest.raises(UserError, match="no study named 'organism'"):
+        compare_trainings(lake, recipe, recipe)
+    ingest_study(open_analysis(recipe), lake)
+    with pytest.raises(UserError, match="has no minimal sets of organism: `saelake analyze organism` first"):
+        compare_trainings(lake, recipe, recipe)

@@ -14,18 +14,13 @@ from analysis import stages
 from analysis.interactions.edges import edges, p_value
 from analysis.interactions.matching import assigned
 from analysis.interactions.waking import passes
-from tests.analysis.effects import Analysed, analysed
+from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
 from warehouse.catalog import connect
 from warehouse.records import Lake
 
 ALPHA = 0.05
 SEEDS = 100
-
-
-@pytest.fixture(scope="module")
-def study() -> Analysed:
-    return analysed()
 
 
 def literally_woken(study: Analysed, text: str, members: list[Feature]) -> dict[Feature, dict[int, float]]:
@@ -45,9 +40,9 @@ def test_the_graph_is_exactly_primary_wakes_backup(study: Analysed) -> None:
     assert set(study.ask("waking_edges", columns)) == expected
     assert set(study.ask("waking_edges", columns, q=None)) == expected, "nothing else wakes anything to begin with"
     assert set(study.ask("waking_graph", columns)) == expected
-    for n_prompts, n_woken, expected_by_chance, first, q_value in study.ask(
-        "waking_edges", "n_prompts, n_woken, expected, first, q_value"
-    ):
+    edges_found = study.ask("waking_edges", "n_prompts, n_woken, expected, first, q_value")
+    assert len(edges_found) == len(expected)
+    for n_prompts, n_woken, expected_by_chance, first, q_value in edges_found:
         assert n_woken == n_prompts >= 4
         assert expected_by_chance == pytest.approx(n_prompts / 6)
         assert first == 0
@@ -254,6 +249,7 @@ def test_captured_activations_are_those_of_the_engines_pass(study: Analysed) -> 
         "from waking_passes as w join prompts using (prompt_id) join reactivations as r using (ablation_id) "
         "where w.method is null and w.control is null group by all"
     )
+    assert len(rows) > 10
     for text, source_layer, source_id, fired in rows:
         acts_ltf = ablate(study.loaded, prompt_ids(study.loaded, text), [[(source_layer, source_id)]]).acts_bltf[0]
         expected = {(int(layer), int(f), int(pos)) for layer, pos, f in torch.nonzero(acts_ltf) if layer > source_layer}

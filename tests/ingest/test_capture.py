@@ -88,8 +88,10 @@ def test_thresholds_below_zero_keep_only_what_relu_keeps(tmp_path: Path) -> None
     save_file(weights | {"threshold": weights["threshold"] - 1}, file)
     sae = load_sae(list_saes(recipe)[0])
     assert (sae.threshold < 0).any()
-    resid_nd = torch.randn(20, sae.d_in)
-    assert len(nonzeros(sae, resid_nd).token) == int((sae.encode(resid_nd) != 0).sum())
+    resid_nd = torch.randn(20, sae.d_in, generator=torch.Generator().manual_seed(1))
+    found, acts_nf = nonzeros(sae, resid_nd), sae.module.encode(resid_nd)
+    assert len(found.token) == acts_nf.count_nonzero() > 0
+    np.testing.assert_allclose(found.activation, acts_nf[found.token, found.feature_id].numpy(), rtol=1e-5)
 
 
 def test_no_tokens_give_no_rows(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from ingest.fingerprint import fingerprint
 from ingest.recipe import ModelSpec
-from tests.ingest.tiny import as_hub_cache, empty_offline_hub, save_model
+from tests.ingest.tiny import as_hub_cache, save_model
 from warehouse.errors import UserError
 
 
@@ -28,8 +28,8 @@ def test_fingerprint_of_a_folder_without_weights(tmp_path: Path) -> None:
         fingerprint(ModelSpec(path=tmp_path))
 
 
-def test_hub_model_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    as_hub_cache(empty_offline_hub(tmp_path / "hub", monkeypatch), "acme/tiny-it", "b" * 40)
+def test_hub_model_is_known_by_its_commit(offline_hub: Path) -> None:
+    as_hub_cache(offline_hub, "acme/tiny-it", "b" * 40)
     for revision in (None, "main", "b" * 40):
         assert fingerprint(ModelSpec(id="acme/tiny-it", revision=revision)) == f"acme/tiny-it@{'b' * 40}"
     with pytest.raises(UserError, match=r"model\.id: acme/tiny-it with revision v2 is not in the local hub cache"):

@@ -20,18 +20,17 @@ from ingest.plan.sizes import width_of
 from ingest.plan.table import render, size, time
 from ingest.plan.work import corpus, stage_work
 from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
-from tests.documents import ROOT
+from tests.conftest import ROOT
 from tests.ingest.small_study import lake_in, write_study
-from tests.ingest.tiny import as_hub_cache, empty_offline_hub, save_model
+from tests.ingest.tiny import as_hub_cache, save_model
 from warehouse.errors import UserError
 from warehouse.records import Lake
 
 
 @pytest.fixture(autouse=True)
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _nothing_downloaded(offline_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     monkeypatch.setenv("SAELAKE_CACHE", str(tmp_path / "prompts"))
-    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 def on_one_thread(recipe: Recipe) -> Recipe:
@@ -154,8 +153,8 @@ def test_open_models_and_scopes_need_no_licence() -> None:
     assert access_to(ModelSpec(id="meta-llama/Llama-3.1-8B-Instruct")).licence == "the Llama licence"
 
 
-def test_gated_model_in_the_cache_is_here(offline: Path) -> None:
-    save_model("gemma2", as_hub_cache(offline, "google/gemma-2-2b-it", "a" * 40))
+def test_gated_model_in_the_cache_is_here(offline_hub: Path) -> None:
+    save_model("gemma2", as_hub_cache(offline_hub, "google/gemma-2-2b-it", "a" * 40))
     model = ModelSpec(id="google/gemma-2-2b-it")
     assert access_to(model).state == "here"
     shape = read_shape(model)
@@ -215,7 +214,7 @@ def test_command_line_shows_it_and_says_what_is_missing() -> None:
     assert shown.exit_code == 1
     for part in ("access and downloads", "google/gemma-scope-2b-pt-res", "19.3 GB", "harmful", "861", "work · estimated"):
         assert part in shown.output
-    assert shown.output.splitlines()[-1].startswith("! ") or "licence" in shown.output
+    assert "licence" in shown.output
     as_json = CliRunner().invoke(cli.main, ["plan", "organism", "--format", "json", "--no-measure"])
     assert as_json.exit_code == 0
     read: dict[str, Any] = json.loads(as_json.output)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ingest import sources
 from ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts, require_splits
 from ingest.recipe import Recipe
-from tests.ingest.tiny import as_hub_cache, empty_offline_hub
+from tests.ingest.tiny import as_hub_cache
 from warehouse.errors import UserError
 
 Rows = list[dict[str, Any]]
@@ -283,11 +283,6 @@ def test_url_that_is_not_there_or_too_large(site: tuple[str, Path], monkeypatch:
     monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 10)
     with pytest.raises(UserError, match="larger than 10 bytes"):
         from_url(f"{address}/rows.json", "0" * 64)
-
-
-@pytest.fixture
-def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "data/train-00000-of-00001.parquet", "train.csv"])

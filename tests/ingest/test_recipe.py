@@ -1,7 +1,6 @@
 """Recipes: what a file may say, what is filled in, and the sentence for every mistake."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,13 +68,6 @@ def test_minimal_recipe_gets_defaults(tmp_path: Path) -> None:
 def test_recipe_is_immutable(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load(tmp_path).model.dtype = "bfloat16"
-
-
-def test_every_shipped_recipe_says_only_what_the_format_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whether the files that it names are there is another question, asked where they are made.
-    monkeypatch.setattr(Path, "exists", lambda self: True)
-    for file in RECIPES.glob("*.toml"):
-        assert load_recipe(file.stem).name == file.stem.replace(".", "-")
 
 
 def test_paths_resolve_against_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,4 +215,4 @@ def test_reading_recipes_and_prompts_never_imports_torch(tmp_path: Path) -> None
         f"import ingest.saes.refs, ingest.fingerprint\nload_prompts(load_recipe({str(file)!r}))\n"
         "assert not {'torch', 'transformers', 'sae_lens'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=RECIPES.parent, env=os.environ)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=RECIPES.parent)

@@ -3,9 +3,8 @@
 import pytest
 
 from ingest.saes.labels import Directory, read_directory
+from tests.paper import GEMMA_L0
 from warehouse.errors import UserError
-
-L0 = (43, 54, 77, 42, 46, 53, 56, 57, 59, 61, 66, 70, 72, 75, 73, 68)
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +13,7 @@ def directory() -> Directory:
 
 
 def gemma(layer: int) -> str:
-    return f"gemma-scope-2b-pt-res/layer_{layer}/width_65k/average_l0_{L0[layer]}@0123456789"
+    return f"gemma-scope-2b-pt-res/layer_{layer}/width_65k/average_l0_{GEMMA_L0[layer]}@0123456789"
 
 
 def test_the_papers_gemma_saes_have_labels_at_six_layers_only(directory: Directory) -> None:

@@ -9,33 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ingest.recipe import Recipe
-from ingest.saes.sae import Sae, SaeRef, check_fits, list_saes, load_sae, read_facts
-from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, empty_offline_hub, save_sae
+from ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_facts
+from tests.ingest.saes import ELEMENTWISE, TOPK, local, recipe_of, saved
+from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, save_sae
+from tests.paper import GEMMA_L0
 from warehouse.errors import UserError
 
 COMMIT = "c" * 40
-ELEMENTWISE = [
-    {"architecture": "standard"},
-    {"architecture": "standard", "apply_b_dec_to_input": False},
-    {"architecture": "jumprelu"},
-    {"architecture": "jumprelu", "apply_b_dec_to_input": False},
-]
-TOPK = [{"architecture": "topk", "k": 5}, {"architecture": "topk", "k": 5, "rescale_acts_by_decoder_norm": True}]
-
-
-def recipe_of(**saes: Any) -> Recipe:
-    prompts = [{"set": "s", "hub": "a/b", "label": "harmful"}]
-    return Recipe.model_validate({"name": "test", "model": {"id": "a/b"}, "saes": saes, "prompts": prompts})
-
-
-def local(folder: Path, layers: tuple[int, ...] = (0,), **saes: Any) -> list[SaeRef]:
-    return list_saes(recipe_of(path=folder / "layer_{layer}", layers=layers, **saes))
-
-
-def saved(folder: Path, **config: Any) -> Sae:
-    save_sae(folder / "layer_0", **config)
-    return load_sae(local(folder)[0])
 
 
 def assert_gate(sae: Sae, resid_nd: torch.Tensor) -> None:
@@ -52,11 +32,6 @@ def sizes(n_layers: int = N_LAYERS, d_model: int = D_MODEL) -> Any:
 @pytest.fixture
 def resid_btd() -> torch.Tensor:
     return torch.randn(3, 7, D_MODEL, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 @pytest.mark.parametrize("config", ELEMENTWISE + TOPK)
@@ -226,11 +201,10 @@ def test_hub_repository_that_saelens_does_not_list(offline_hub: Path) -> None:
 
 def test_gemma_scope_ids_are_those_of_the_paper(offline_hub: Path) -> None:
     as_hub_cache(offline_hub, "google/gemma-scope-2b-pt-res", COMMIT)
-    paper = [43, 54, 77, 42, 46, 53, 56, 57, 59, 61, 66, 70, 72, 75, 73, 68]
     pattern = "layer_{layer}/width_65k/average_l0_{l0}"
-    refs = list_saes(recipe_of(release="gemma-scope-2b-pt-res", id=pattern, layers=range(16), l0=paper))
+    refs = list_saes(recipe_of(release="gemma-scope-2b-pt-res", id=pattern, layers=range(16), l0=GEMMA_L0))
     assert refs[2].location == "gemma-scope-2b-pt-res/layer_2/width_65k/average_l0_77"
-    assert [ref.declared_l0 for ref in refs] == paper
+    assert [ref.declared_l0 for ref in refs] == list(GEMMA_L0)
     assert len({ref.sae_id for ref in refs}) == 16
 
 

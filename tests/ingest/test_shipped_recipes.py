@@ -10,9 +10,9 @@ from ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
 from ingest.saes.refs import listed_saes
 from ingest.template import ChatTemplate
 from tests.ingest.tiny import gemma_tokenizer, llama3_tokenizer
+from tests.paper import GEMMA_L0
 
 PAPER = ("gemma-2-2b", "llama-3.1-8b")
-L0 = (43, 54, 77, 42, 46, 53, 56, 57, 59, 61, 66, 70, 72, 75, 73, 68)
 SPLITS = {
     "harmful_train": ("8f5c0eac0efd2a7f99084bbe8d0de2c465e31b1997184783c917969d9de9ece1", 260),
     "harmful_val": ("305f1d1e6dfa6c50a32d24a18ef815f42b5441eb83e6d7767d242107162fd9f4", 39),
@@ -30,7 +30,7 @@ def test_every_recipe_loads_and_carries_no_path_of_a_machine() -> None:
     names = sorted(file.stem for file in RECIPES.glob("*.toml"))
     assert names == ["gemma-2-2b", "gemma-3-270m", "llama-3.1-8b", "organism", "organism-approval", "smollm2-135m"]
     for name in names:
-        load_recipe(name)
+        assert load_recipe(name).name == name.replace(".", "-")
         text = (RECIPES / f"{name}.toml").read_text("utf-8")
         assert not any(place in text for place in ("/work", "/tmp", "/home", "/root")), name
 
@@ -39,8 +39,8 @@ def test_gemma_r1() -> None:
     recipe = load_recipe("gemma-2-2b")
     assert (recipe.model.id, recipe.model.dtype) == ("google/gemma-2-2b-it", "bfloat16")
     assert recipe.saes.layers == tuple(range(16))
-    assert recipe.saes.l0 == L0
-    ids = [f"layer_{layer}/width_65k/average_l0_{l0}" for layer, l0 in enumerate(L0)]
+    assert recipe.saes.l0 == GEMMA_L0
+    ids = [f"layer_{layer}/width_65k/average_l0_{l0}" for layer, l0 in enumerate(GEMMA_L0)]
     listed = listed_saes(recipe.saes)
     assert (listed.ids, listed.repository) == (ids, "google/gemma-scope-2b-pt-res")
     assert (recipe.candidates.step, recipe.candidates.cap) == (10, 200)

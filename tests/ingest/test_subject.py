@@ -21,7 +21,6 @@ from tests.ingest.tiny import (
     N_LAYERS,
     TOKENIZERS,
     as_hub_cache,
-    empty_offline_hub,
     save_model,
 )
 from warehouse.errors import UserError
@@ -83,6 +82,9 @@ def test_roles_cover_exactly_the_prompt(subject: Subject, prompt: str) -> None:
     assert set(roles[1:first] + roles[last:]) == {"template"}
 
 
+BYTE_LEVEL = [template_of("llama"), template_of("qwen2")]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\ue000"), min_size=1).filter(str.strip))
 def test_user_tokens_spell_the_prompt(text: str) -> None:
@@ -91,9 +93,6 @@ def test_user_tokens_spell_the_prompt(text: str) -> None:
         inside = [token_id for token_id, role in zip(token_ids, roles, strict=True) if role == "user"]
         spelled = template.tokenizer.decode(inside, clean_up_tokenization_spaces=False)
         assert spelled in (text, text.strip())
-
-
-BYTE_LEVEL = [template_of("llama"), template_of("qwen2")]
 
 
 def test_trimmed_prompt_has_the_same_tokens() -> None:
@@ -322,11 +321,6 @@ def test_device_that_is_not_there() -> None:
     for name in absent:
         with pytest.raises(UserError, match=rf"compute\.device is '{name}', which this machine does not have"):
             resolve_device(name)
-
-
-@pytest.fixture
-def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_offline_hub(tmp_path / "hub", monkeypatch)
 
 
 def test_hub_model_loads_offline_from_the_cache(offline_hub: Path) -> None:

@@ -24,12 +24,17 @@ from warehouse.errors import UserError
 L0, LAYERS = 6, [0, 2]
 
 
+def random_texts(n: int, seed: int) -> list[str]:
+    """Twelve words of the tiny tokenizers' corpus each."""
+    words = np.array(sorted({word for line in CORPUS for word in line.split()}))
+    draw = np.random.default_rng(seed)
+    return [" ".join(draw.choice(words, 12)) for _ in range(n)]
+
+
 def study(folder: Path, **training: Any) -> Recipe:
     """A random model, texts of its tokenizer's words, and nowhere any SAEs."""
-    words = np.array(sorted({word for line in CORPUS for word in line.split()}))
-    draw = np.random.default_rng(0)
     texts = folder / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": " ".join(draw.choice(words, 12))}) + "\n" for _ in range(150)), "utf-8")
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in random_texts(150, seed=0)), "utf-8")
     asked = {"width": 128, "l0": L0, "steps": 150, "batch_tokens": 256, "lr": 3e-3, "min_explained_variance": 0.6}
     asked |= {"max_l0_factor": 1.6, "texts": [{"set": "words", "file": texts, "take": 150}]}
     saes = {"path": folder / "own" / "layer_{layer}", "layers": LAYERS}
@@ -60,9 +65,7 @@ def test_trained_saes_are_saelens_folders_that_the_recipe_reads(recipe: Recipe, 
 def test_reported_fit_is_that_of_unseen_texts(recipe: Recipe, trained: list[Trained]) -> None:
     """Measured again with SAELens alone, on other texts of the same words."""
     subject = Subject.load(recipe.model, recipe.compute)
-    words = np.array(sorted({word for line in CORPUS for word in line.split()}))
-    draw = np.random.default_rng(99)
-    rows = [subject.tokenizer(" ".join(draw.choice(words, 12)))["input_ids"] for _ in range(40)]
+    rows = [subject.tokenizer(text)["input_ids"] for text in random_texts(40, seed=99)]
     for one in trained:
         resid = [subject.read_resid_post(subject.batch([row]), [one.layer])[one.layer][0, 1:] for row in rows]
         resid_td = torch.cat(resid)
@@ -81,7 +84,7 @@ def test_files_say_what_they_were_made_from_and_name_no_machine(recipe: Recipe, 
     assert told["held_out"]["l0"] == round(trained[0].fit.l0, 4)
     assert told["model"].startswith("sha256:")
     assert told["train_saes"]["steps"] == 150
-    for file in (*trained[0].folder.glob("*.json"),):
+    for file in trained[0].folder.glob("*.json"):
         assert str(recipe.model.path) not in file.read_text()
         assert file.stat().st_mode & 0o044 == 0o044
 

@@ -193,8 +193,7 @@ def save_sae(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """A folder with a random SAE as SAELens 6 saves it; further arguments go into its cfg.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A folder with a random SAE; further arguments go into its cfg.json."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -208,12 +207,26 @@ def save_sae(
     }
     if architecture == "jumprelu":
         weights["threshold"] = random(width).abs()
+    return save_weights(folder, layer, weights, architecture, metadata, **config)
+
+
+def save_weights(
+    folder: Path,
+    layer: int,
+    weights: dict[str, torch.Tensor],
+    architecture: str = "jumprelu",
+    metadata: dict[str, Any] | None = None,
+    **config: Any,
+) -> Path:
+    """A folder with an SAE of these weights as SAELens 6 saves it; further arguments go into its cfg.json."""
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "sae_weights.safetensors")
     described = {"hook_name": f"blocks.{layer}.hook_resid_post", "sae_lens_version": "6.54.0"} | (metadata or {})
+    d_in, d_sae = weights["W_enc"].shape
     cfg = {
         "architecture": architecture,
         "d_in": d_in,
-        "d_sae": width,
+        "d_sae": d_sae,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,

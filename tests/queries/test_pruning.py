@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from hypothesis import strategies as st
 
 import queries
 from queries.features import rows_of
-from tests.conftest import ROOT
 from warehouse.catalog import connect
 from warehouse.layout import ROW_GROUPS
 from warehouse.records import Lake
@@ -67,15 +64,15 @@ def test_two_features_read_their_own_row_groups_only(con: duckdb.DuckDBPyConnect
 def test_a_question_about_features_reads_few_rows(con: duckdb.DuckDBPyConnection) -> None:
     statement = queries.load("top_samples").statement(con, {"features": "1:7", "n": 3})
     activations = [n for n in scanned(con, statement) if n not in (SHAPE.n_prompts, SHAPE.n_prompts * SHAPE.tokens_per_prompt)]
-    assert sum(activations) <= 2 * ROW_GROUP
+    assert 0 < sum(activations) <= 2 * ROW_GROUP
 
 
 def test_a_plain_join_with_a_table_of_features_reads_few_rows(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("create or replace temp table wanted as from (values (0, 3), (0, 5), (0, 8)) as t(layer, feature_id)")
     join = "select count(*) from activations as a join wanted as w on w.layer = a.layer and w.feature_id = a.feature_id"
-    assert sum(scanned(con, join)) <= 4 * ROW_GROUP
+    assert 0 < sum(scanned(con, join)) <= 4 * ROW_GROUP
     in_all = con.execute("select count(*) from activations where layer = 0 and feature_id in (3, 5, 8)").fetchall()
-    assert con.execute(join).fetchall() == in_all
+    assert con.execute(join).fetchall() == in_all != [(0,)]
 
 
 @pytest.mark.parametrize("question", ["prompt", "firing_on_tokens"])
@@ -117,7 +114,7 @@ def test_pruned_rows_equal_those_of_the_plain_statement(con: duckdb.DuckDBPyConn
     assert pruned == plain
 
 
-def test_two_saes_of_one_layer_are_told_apart(lake: Lake, tmp_path: Path) -> None:
+def test_two_saes_of_one_layer_are_told_apart(tmp_path: Path) -> None:
     both = Lake.create(tmp_path / "lake")
     for seed in (0, 1):
         synthesize(both, Shape(n_prompts=8, tokens_per_prompt=6, n_layers=2, width=64, l0=6), recipe=f"study{seed}", seed=seed)
@@ -126,14 +123,3 @@ def test_two_saes_of_one_layer_are_told_apart(lake: Lake, tmp_path: Path) -> Non
         plain = "select count(*) from activations where sae_id = 'synth1/layer-01' and feature_id in (0, 1, 2, 9)"
         assert con.execute(f"select count(*) from {rows}").fetchall() == con.execute(plain).fetchall()
         assert con.execute(f"select distinct sae_id from {rows}").fetchall() == [("synth1/layer-01",)]
-
-
-def test_sql_starts_without_pandas_or_a_gpu_stack(lake: Lake) -> None:
-    code = (
-        "import sys, cli\n"
-        "try: cli.main(['sql', 'select count(*) from activations', '--lake', sys.argv[1]])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'pandas', 'torch', 'scipy', 'transformers', 'pyarrow.parquet'} & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code, str(lake.root)], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert out.stdout.splitlines()[-1] == "[]", out.stdout

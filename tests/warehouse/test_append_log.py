@@ -2,20 +2,17 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.warehouse import processes
 from warehouse.append_log import AppendLog
 from warehouse.errors import UserError
 
 APPENDING = """
-import sys
-from pathlib import Path
 from warehouse.append_log import AppendLog
 log = AppendLog(Path(sys.argv[1]), Path(sys.argv[2]))
 for n in range(100000):
@@ -79,8 +76,7 @@ def test_a_damaged_line_is_named(log: AppendLog) -> None:
 
 
 def test_two_processes_append_side_by_side_and_one_is_killed(log: AppendLog) -> None:
-    command = [sys.executable, "-c", APPENDING, str(log.path), str(log.lock)]
-    writers = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("a", "b")]
+    writers = [processes.start(APPENDING, log.path, log.lock, name) for name in ("a", "b")]
     acknowledged = {}
     for name, writer in zip("ab", writers, strict=True):
         assert writer.stdout is not None

@@ -90,7 +90,7 @@ def test_row_order_counts_what_python_counts(rows: list[tuple[Any, ...]], size: 
     order = RowOrder(["n", "t"])
     for batch in table.to_batches(max_chunksize=size):
         order.update(batch)
-    keys = [tuple((v is None, v or type(v)()) if v is not None else (True,) for v in row) for row in rows]
+    keys = [tuple((True,) if v is None else (False, v) for v in row) for row in rows]  # nulls last
     pairs = list(itertools.pairwise(keys))
     assert order.n_repeated == sum(a == b for a, b in pairs)
     assert (order.n_misplaced > 0) == any(a > b for a, b in pairs)

@@ -13,15 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+import cli
 import saelake
+from queries.formats import printable
+from tests.lakes import HOSTILE, build_lake, tree
 from tests.warehouse.toys import answers, ingest
 from warehouse.check import check
 from warehouse.errors import UserError
 from warehouse.layout import parquet_options
 from warehouse.records import Lake
 from warehouse.sharing.add import add
-from warehouse.sharing.share import share
+from warehouse.sharing.share import Choice, share
 from warehouse.store import canonical_json, sha256_text
 
 Record = dict[str, Any]
@@ -51,18 +55,12 @@ def hostile(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "set"))
 
 
-def tree(lake: Lake) -> dict[str, tuple[int, int]]:
-    """Every file and folder with its size and time; locks come and go."""
-    found = (p for p in lake.root.rglob("*") if p.parent.name != "locks")
-    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) if p.is_file() else (0, 0) for p in found}
-
-
 def refusal(lake: Lake, folder: Path) -> str:
     """The sentence with which a set is refused; fails if the lake has changed."""
-    before = tree(lake)
+    before = tree(lake.root)
     with pytest.raises(UserError) as refused:
         add(lake, folder)
-    assert tree(lake) == before
+    assert tree(lake.root) == before
     return str(refused.value)
 
 
@@ -260,21 +258,16 @@ def test_a_row_group_that_would_not_fit_in_memory_is_refused_unread(hostile: Pat
 
 
 def test_poisoned_text_is_carried_and_shown_inert(tmp_path: Path) -> None:
-    from tests.lakes import HOSTILE, build_lake
-
     theirs = build_lake(tmp_path / "theirs")
-    share(theirs, tmp_path / "set", sharing_choice(tables=("prompts", "tokens", "saes", "ablations")))
+    share(theirs, tmp_path / "set", Choice(tables=("prompts", "tokens", "saes", "ablations")))
     lake = Lake.create(tmp_path / "lake")
     add(lake, tmp_path / "set")
     with saelake.open(lake.root) as opened:
         assert opened.sql("select count(*) from prompts where text = ?", params=[HOSTILE]).fetchall() == [(1,)]
-        assert "prompts" in opened.tables()
-
-
-def sharing_choice(**options: Any) -> Any:
-    from warehouse.sharing.share import Choice
-
-    return Choice(**options)
+    shown = CliRunner().invoke(cli.main, ["sql", "select text from prompts", "--lake", str(lake.root)]).stdout
+    assert printable(HOSTILE)[:20] in shown
+    assert "\x1b" not in shown
+    assert "\x1b" not in (tmp_path / "set" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("seed", range(0, N_FUZZED, 20))

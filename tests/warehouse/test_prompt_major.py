@@ -99,7 +99,7 @@ def _land(folder: Path, shards: Sequence[Sequence[Row]]) -> dict[int, list[Path]
                 "pos": [pos for *_, pos in mine],
                 "activation": [float(_activation(row)) for row in mine],
             }
-            parts.append(Rows("activations", toys.table("activations", columns), layer))
+            parts.append(Rows.of(ACTIVATIONS, columns, layer))
         land(folder / str(number), parts)
     return {layer: sorted(folder.glob(f"*/activations/layer-{layer:02d}.parquet")) for layer in (0, 3)}
 

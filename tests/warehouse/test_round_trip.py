@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.warehouse.toys import table as toy_table
 from warehouse.catalog import connect
 from warehouse.order import RowOrder
 from warehouse.records import Lake, RunRecord, RunSpec
@@ -58,13 +57,7 @@ def _publish(lake: Lake, table: Table, shards: Sequence[Sequence[dict[str, Any]]
             if not by_layer and not table.by_layer:
                 by_layer[None] = []
             names = [c.name for c in table.columns if c.name != "run_id"]
-            yield (
-                name,
-                [
-                    Rows(table.name, toy_table(table.name, {n: [r[n] for r in rows] for n in names}), layer)
-                    for layer, rows in by_layer.items()
-                ],
-            )
+            yield name, [Rows.of(table, {n: [r[n] for r in rows] for n in names}, layer) for layer, rows in by_layer.items()]
 
     return ensure_run(lake, SPEC, Plan([str(i) for i in range(len(shards))], compute, [table.name]))
 

@@ -15,7 +15,7 @@ from warehouse.housekeeping import drop
 from warehouse.progress import Quiet
 from warehouse.records import Lake, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import TABLES
+from warehouse.schema import ACTIVATIONS, TABLES
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_tag_collision_is_refused_before_anything_is_computed(lake: Lake, monk
 def test_activations_that_are_not_numbers_are_refused(lake: Lake) -> None:
     def nan(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         columns = {"sae_id": ["s"], "layer": [0], "feature_id": [0], "prompt_id": [0], "pos": [0], "activation": [float("nan")]}
-        yield "a", [Rows("activations", toys.table("activations", columns), 0)]
+        yield "a", [Rows.of(ACTIVATIONS, columns, 0)]
 
     with pytest.raises(UserError, match="not finite"):
         ensure_run(lake, toys.ingest_spec(), Plan(["a"], nan, ["activations"]))

@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,9 +85,10 @@ def test_a_synthetic_lake_has_the_shape_that_was_asked_for(tmp_path: Path) -> No
         l0 = con.execute("select measured_l0 from saes").fetchall()
         assert all(30 * 0.85 < value < 30 * 1.15 for (value,) in l0)
         most, median = con.execute("select max(n_tokens), median(n_tokens) from features").fetchall()[0]
-        assert most > 100 * max(median, 1) / 10
-        exact = "select bool_and(activation = (activation::double)::float and activation > 0) from activations"
-        assert con.execute(exact).fetchall() == [(True,)]
+        assert most > 10 * max(median, 1)
+        activation = con.execute("select activation from activations").fetchnumpy()["activation"]
+    assert (activation > 0).all()
+    assert not (activation.view(np.uint32) & 0xFFFF).any(), "rounded to bfloat16, which is the upper half of a float32"
     other = Lake.create(tmp_path.parent / "other")
     assert synthesize(other, shape).content_hash == record.content_hash
     assert Shape.of_rows(10_000_000).n_prompts == pytest.approx(288, abs=1)

@@ -1,23 +1,16 @@
 """Toy runs that go through the same door as real ones: an ingest of a few hundred rows and a stage that builds on it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-import pyarrow as pa
 
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import TABLES
+from warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
 from warehouse.synth import CODE_VERSION, Shape, plan
 
 SHAPE = Shape(n_prompts=24, tokens_per_prompt=6, n_layers=2, width=128, l0=6, shard_prompts=6)
-ANSWER_TABLES = ("feature_sets", "ablations", "verdicts")
+ANSWER_TABLES = (FEATURE_SETS.name, ABLATIONS.name, VERDICTS.name)
 SHARDS = ("a", "b", "c")
-
-
-def table(name: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """Rows of a table of the protocol, from Python values."""
-    return pa.table({column: pa.array(values, TABLES[name].column(column).type) for column, values in columns.items()})
 
 
 def ingest_spec(seed: int = 0) -> RunSpec:
@@ -80,5 +73,4 @@ def answer_rows(seed: int, shard: int) -> list[Rows]:
         "flipped": [prompt % 2 == 1 for prompt, _ in asked],
         "score": [0.5] * len(asked),
     }
-    rows = {"ablations": ablations, "feature_sets": feature_sets, "verdicts": verdicts}
-    return [Rows(name, table(name, columns)) for name, columns in rows.items()]
+    return [Rows.of(ABLATIONS, ablations), Rows.of(FEATURE_SETS, feature_sets), Rows.of(VERDICTS, verdicts)]
