@@ -53,7 +53,10 @@ class OpenLake:
         Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several.
         """
         if queries.load(name).of_one_study and len(self.studies) > 1:
-            raise UserError(f"the lake holds several studies ({', '.join(self.studies)}): choose one as recipe (--recipe NAME)")
+            raise UserError(
+                f"the lake {self.lake} holds several studies ({', '.join(self.studies)}): "
+                f"choose one with --recipe NAME, in Python saelake.open(path, recipe=NAME)"
+            )
         if engine == "duckdb":
             return queries.run(self.connection, name, **params)
         from queries import spark
