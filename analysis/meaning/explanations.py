@@ -98,7 +98,7 @@ def labelled_saes(recipe: Recipe, saes: Sequence[KnownSae], directory: Directory
         if source is None:
             continue
         if "/" not in source:
-            raise UserError(f"explanations.sources: {source} is no source: give it as model/source")
+            raise UserError(f"explanations.sources: {source} is no source: write it as model/source")
         directory.check(source, sae.name)
         labelled.append(Labelled(sae, source))
     if not labelled:
@@ -177,7 +177,7 @@ def _ensure_own(
 
 def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explanation]]:
     """The explanations in a file of one's own; UserError names the row that is wrong."""
-    owner = "Explanations"
+    owner = "explanations"
     known = {key: sae for sae in saes for key in (sae.sae_id, sae.name)}
     found: dict[KnownSae, list[Explanation]] = {}
     for number, row in enumerate(read_rows(file, owner), start=1):

@@ -112,7 +112,7 @@ def of_feature(
     if answer is None:
         return []
     if not isinstance(answer, dict):
-        raise UserError(f"{url} answers with something else than a feature")
+        raise UserError(f"{url} answers with something else than a feature: check explanations.base_url")
     _check_is(answer, url, model, layer, feature_id)
     described = answer.get("source") if isinstance(answer.get("source"), dict) else {}
     assert isinstance(described, dict)
