@@ -139,7 +139,9 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
     stage = judging_stage(name)
     known = specs(study, [*COMPUTED, stage])
     if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
-        raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
+        raise UserError(
+            f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, `saelake analyze` it first"
+        )
     return ensure_stage(stage, known, Workbench(study, lake), force=force, progress=progress)
 
 

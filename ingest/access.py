@@ -30,7 +30,7 @@ class Access(NamedTuple):
             return None
         return (
             f"model.id: {self.repository} asks for {self.licence} to be accepted: do so on its page at "
-            f"https://huggingface.co/{self.repository}, then log in with `hf auth login` (or set HF_TOKEN)."
+            f"https://huggingface.co/{self.repository}, then log in with `hf auth login` (or set HF_TOKEN)"
         )
 
 

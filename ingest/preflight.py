@@ -39,6 +39,6 @@ def shortage(shape: ModelShape, dtype: str, largest_sae: int, there: int, device
         return None
     hint = ', or set model.dtype = "bfloat16"' if dtype == "float32" else ""
     return (
-        f"The model takes {weights / 1e9:.1f} GB in {dtype} and its largest SAE {largest_sae / 1e9:.1f} GB, but {device} has "
-        f"{there / 1e9:.1f} GB free: use a device with more memory{hint}."
+        f"the model takes {weights / 1e9:.1f} GB in {dtype} and its largest SAE {largest_sae / 1e9:.1f} GB, but {device} has "
+        f"{there / 1e9:.1f} GB free: use a device with more memory{hint}"
     )

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from ingest.recipe import Compute, ModelSpec
 from ingest.template import ChatTemplate, Tokenized
-from warehouse.errors import UserError
+from warehouse.errors import UserError, first_line
 
 __all__ = ["Batch", "Subject", "Tokenized"]
 
@@ -86,7 +86,7 @@ class Subject:
         n_vocab = network.get_input_embeddings().weight.shape[0]
         largest = max(tokenizer.get_vocab().values())
         if largest >= n_vocab:
-            raise UserError(f"{_field(model)}: the tokenizer has token id {largest}, but the model embeds only {n_vocab}.")
+            raise UserError(f"{_field(model)}: the tokenizer has token id {largest}, but the model embeds only {n_vocab}")
         return cls(
             model=network,
             tokenizer=tokenizer,
@@ -118,8 +118,8 @@ class Subject:
         tokenized = self.template.encode(text)
         if len(tokenized.token_ids) > self.max_prompt_tokens:
             raise UserError(
-                f"The prompt {text[:60]!r} has {len(tokenized.token_ids)} tokens, but model.max_prompt_tokens is "
-                f"{self.max_prompt_tokens}: raise it or leave the prompt out."
+                f"the prompt {text[:60]!r} has {len(tokenized.token_ids)} tokens, but model.max_prompt_tokens is "
+                f"{self.max_prompt_tokens}: raise it or leave the prompt out"
             )
         return tokenized
 
@@ -210,7 +210,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     if not available[name]:
-        raise UserError(f'compute.device is {name!r}, which this machine does not have: use device = "auto".')
+        raise UserError(f'compute.device is {name!r}, which this machine does not have: use device = "auto"')
     return torch.device(name)
 
 
@@ -222,7 +222,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
             found = getattr(found, name, None)
         if isinstance(found, nn.ModuleList) and len(found):
             return found
-    raise UserError(f"model: the decoder blocks of a {type(model).__name__} were not found; looked for {', '.join(BLOCK_LISTS)}.")
+    raise UserError(f"model: the decoder blocks of a {type(model).__name__} were not found; looked for {', '.join(BLOCK_LISTS)}")
 
 
 def _field(model: ModelSpec) -> str:
@@ -236,7 +236,7 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
             model.path or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model)
         )
     except Exception as error:  # the tokenizers library raises nothing more specific for a damaged file
-        raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({_first_line(error)}).") from error
+        raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({first_line(error)})") from error
 
 
 def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
@@ -254,16 +254,12 @@ def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
             **_gguf(model),
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{_field(model)}: the model cannot be loaded ({_first_line(error)}).") from error
+        raise UserError(f"{_field(model)}: the model cannot be loaded ({first_line(error)})") from error
     if absent := sorted(info["missing_keys"]):
         # transformers would go on with random numbers in their place.
-        raise UserError(f"{_field(model)}: the files lack {len(absent)} of the model's weights, for example {absent[0]}.")
+        raise UserError(f"{_field(model)}: the files lack {len(absent)} of the model's weights, for example {absent[0]}")
     return network
 
 
 def _gguf(model: ModelSpec) -> dict[str, Any]:
     return {} if model.gguf is None else {"gguf_file": model.gguf}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

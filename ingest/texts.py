@@ -41,7 +41,9 @@ def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
         if len(texts) == spec.take:
             break
     if not texts:
-        raise UserError(f"{spec.owner}: no row has a token to predict within max_tokens = {spec.max_tokens}.")
+        raise UserError(
+            f"{spec.owner}: no row has a token to predict within max_tokens = {spec.max_tokens}: raise it, or take other texts"
+        )
     return texts
 
 
@@ -54,7 +56,7 @@ def _cell(spec: TextSet, column: str, number: int, row: Row) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         raise UserError(
-            f"{spec.owner}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}."
+            f"{spec.owner}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}"
         )
     return value
 

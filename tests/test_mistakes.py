@@ -225,6 +225,6 @@ def test_judging_and_ablating_need_a_lake_with_answers(study: Path, lake: Path, 
 
 
 def test_a_recipe_that_is_not_there(lake: Path, tmp_path: Path) -> None:
-    assert "There is no recipe file" in run("analyze", tmp_path / "none.toml", "--lake", lake)
+    assert "there is no recipe file" in run("analyze", tmp_path / "none.toml", "--lake", lake)
     assert "did you mean 'organism'" in run("analyze", "organims", "--lake", lake)
     assert CliRunner().invoke(cli.main, ["analyze"]).exit_code == 2

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .literals import literal
 from .places import Entry
 from .store import aside
@@ -105,7 +105,7 @@ class Bucket:
         except AlreadyExistsError:
             raise
         except (BaseError, PermissionError) as error:
-            reason = str(error).splitlines()[0][:300]
+            reason = first_line(error)[:300]
             raise UserError(
                 f"cannot {what} {self.url}: {reason}; check AWS_ENDPOINT_URL, AWS_REGION, the credentials and that the bucket "
                 f"exists, and run the same command again"

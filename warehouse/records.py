@@ -78,7 +78,7 @@ class TableContent:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A published run, as `runs/<run_id>.json` holds it; `schema.RUNS_COLUMNS` gives the SQL types."""
+    """A published run, as `runs/<run_id>.json` holds it; `schema.RUNS_STRUCTURE` gives the SQL types."""
 
     run_id: str
     stage: str

@@ -75,8 +75,8 @@ class Batches:
     def _shrink(self, sizes: Sequence[Size]) -> None:
         if len(sizes) == 1:
             raise UserError(
-                f"A prompt of {sizes[0].n_tokens} tokens does not fit into this {self._subject.device.type}'s free memory by "
-                f'itself: free some, set model.dtype = "bfloat16", or choose another compute.device.'
+                f"a prompt of {sizes[0].n_tokens} tokens does not fit into this {self._subject.device.type}'s free memory by "
+                f'itself: free some, set model.dtype = "bfloat16", or choose another compute.device'
             )
         self._most_bytes = len(sizes) * max(map(self._bytes, sizes)) / 2
         gc.collect()

@@ -84,7 +84,10 @@ class Watch:
             token, column = acts_nu.nonzero(as_tuple=True)
             activation = acts_nu[token, column].float().cpu().numpy()
             if not np.isfinite(activation).all():
-                raise UserError(f"layer {layer} gives activations that are not finite numbers while features are held.")
+                raise UserError(
+                    f"layer {layer} gives activations that are not finite numbers while features are held: "
+                    f"check the value that they are held at"
+                )
             n = (token + start).cpu().numpy()
             found = ids[column.cpu().numpy()].astype(np.int32)
             layers = np.full(len(n), layer, dtype=np.int16)

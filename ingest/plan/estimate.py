@@ -88,7 +88,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
     if shape is None:
         raise UserError(
             f"model: the size of {recipe.model.id or recipe.model.path} is not known here: "
-            f"download its config.json first, for example with `hf download {recipe.model.id or 'ID'} config.json`."
+            f"download its config.json first, for example with `hf download {recipe.model.id or 'ID'} config.json`"
         )
     access, saes, found = access_to(recipe.model), sae_sizes(recipe, shape), corpus(recipe)
     device, there = _device(recipe)
@@ -146,9 +146,9 @@ def _no_room_for_classifier(recipe: Recipe, model: Memory, classifier: int | Non
     if recipe.verdicts.oracle != "harmbench" or classifier is None or model.n_bytes + classifier <= there:
         return None
     return (
-        f"The model takes {model.n_bytes / 1e9:.1f} GB and the classifier {classifier / 1e9:.1f} GB beside it, but {device} has "
+        f"the model takes {model.n_bytes / 1e9:.1f} GB and the classifier {classifier / 1e9:.1f} GB beside it, but {device} has "
         f'{there / 1e9:.1f} GB free: ingest works, but for analyze set verdicts.oracle = "phrases" and leave harmbench out of '
-        f"verdicts.judges; `saelake judge` can add it elsewhere."
+        f"verdicts.judges; `saelake judge` can add it elsewhere"
     )
 
 
