@@ -182,7 +182,7 @@ def _stability(study: Studied) -> Sequence[Block]:
         Cell("test", "test"),
         Cell("p_holm", "p (Holm)"),
     ]
-    sure = [row for row in tested.rows if (row["p_holm"] or 1) < 0.05]
+    sure = [row for row in tested.rows if row["p_holm"] is not None and row["p_holm"] < 0.05]
     return [
         Table(
             "How alike the sets are that a search finds again (Jaccard index)",
