@@ -30,6 +30,8 @@ from .places import Folder, Place
 from .schema import SCHEMA_VERSION
 from .store import canonical_json, sha256_text
 
+INDEX_MASK = (1 << 32) - 1
+"""The bits of an id below its run's tag: the dense index."""
 FORMAT = "saelake"
 MARKER = "saelake.json"
 FOLDERS = ("runs", "data", "current", "landing", "locks")

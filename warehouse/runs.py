@@ -8,7 +8,6 @@ import platform
 import shutil
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from .progress import Quiet
 from .publish import publish_files
 from .records import Lake, RunRecord, RunSpec, TableContent, data_key, pointer_key, record_key, run_tag
 from .schema import SCHEMA_VERSION
-from .store import locked, sha256_text
+from .store import locked, sha256_text, utc_now
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "land", "make_current", "whole_run"]
 
@@ -68,7 +67,7 @@ def make_current(lake: Lake, recipe: str, record: RunRecord) -> None:
 
 
 def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecord:
-    started = _now()
+    started = utc_now()
     refuse_tag_collision(lake, spec.run_id)
     landing = lake.landing(spec.run_id)
     _land_missing(lake, spec, plan, landing, progress)
@@ -135,7 +134,7 @@ def _record(spec: RunSpec, started: str, contents: list[TableContent], files: li
         },
         versions=_versions() | {"python": platform.python_version()},
         started=started,
-        finished=_now(),
+        finished=utc_now(),
         tables=tuple(contents),
         files=tuple(files),
         content_hash=content_hash(contents),
@@ -175,7 +174,7 @@ def _below(folder: str, file: DataFile) -> DataFile:
 
 
 def refuse_tag_collision(lake: Lake, run_id: str) -> None:
-    """UserError if another run of the lake numbers its rows with the same 31 bits."""
+    """Raises UserError if another run of the lake numbers its rows with the same 31 bits."""
     for other in lake.run_ids():
         if other != run_id and run_tag(other) == run_tag(run_id):
             raise UserError(
@@ -189,7 +188,3 @@ def _versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):  # SQL and storage work without the GPU packages
             found[name] = metadata.version(name)
     return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")

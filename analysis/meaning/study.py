@@ -12,7 +12,6 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import queries
@@ -23,7 +22,7 @@ from warehouse.errors import UserError, storage_errors
 from warehouse.records import Lake, RunRecord, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
 from warehouse.schema import ANNOTATIONS
-from warehouse.store import canonical_json, folder_atomic, sha256_text
+from warehouse.store import canonical_json, folder_atomic, sha256_text, utc_now
 
 CODE_VERSION = 1
 NONE = "None"
@@ -180,7 +179,7 @@ def _append(lake: Lake, study: AnnotationStudy, entry: Entry) -> None:
     def timed(entries: Sequence[Entry]) -> Entry:
         if any("closed" in one for one in entries):
             raise UserError(f"the annotation study {study.name} is closed: it takes no answers any more")
-        return {**entry, "at": _now()}
+        return {**entry, "at": utc_now()}
 
     with storage_errors(lake):
         _log(lake, study).append(timed)
@@ -242,7 +241,3 @@ def _folder(lake: Lake, name: str) -> Path:
 
 def _log(lake: Lake, study: AnnotationStudy) -> AppendLog:
     return AppendLog(_folder(lake, study.name) / "answers.jsonl", lake.lock(f"study_{study.name}.answers"))
-
-
-def _now() -> str:
-    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")

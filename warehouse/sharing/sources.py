@@ -1,7 +1,9 @@
 """Where a shared set comes from: a folder, or a place that a fetcher copies into one first.
 
-with fetched("hf://datasets/org/name@main") as folder:
-    add(lake, folder)
+    with fetched("hf://datasets/org/name@main") as folder:
+        add(lake, folder)
+
+FETCHERS lists the schemes.
 """
 
 import os
