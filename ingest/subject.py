@@ -23,7 +23,7 @@ from ingest.recipe import Compute, ModelSpec
 from ingest.template import ChatTemplate, Tokenized
 from warehouse.errors import UserError, first_line
 
-__all__ = ["Batch", "Subject", "Tokenized"]
+__all__ = ["Batch", "StopForward", "Subject", "Tokenized"]
 
 # Where the decoder blocks of known architectures lie, from the ...ForCausalLM or ...ForConditionalGeneration model.
 BLOCK_LISTS = (
@@ -49,8 +49,8 @@ class Batch(NamedTuple):
     """int64, 0 at the first real token of a row (and at padding)."""
 
 
-class _Stop(Exception):
-    """Leaves a forward pass whose remaining layers nobody reads."""
+class StopForward(Exception):
+    """Raised by a hook to leave a forward pass whose remaining layers nobody reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,9 @@ class Subject:
     def load(cls, model: ModelSpec, compute: Compute | None = None) -> "Subject":
         """The model of a recipe in eval mode, without gradients, on the device and in the dtype that the recipe asks for.
 
-        UserError names the recipe field: files or id that cannot be loaded, weights missing from the files, an architecture
-        without a known list of blocks, no chat template or another one than asserted, a refusal token that is not one token.
+        Raises UserError, which names the recipe field: files or id that cannot be loaded, weights missing from the files, an
+        architecture without a known list of blocks, no chat template or another one than asserted, a refusal token that is not
+        one token.
         """
         compute = compute or Compute()
         if compute.threads is not None:
@@ -113,7 +114,7 @@ class Subject:
     def encode(self, text: str) -> Tokenized:
         """A prompt through the chat template, ready for the answer's first token.
 
-        UserError when it has more tokens than max_prompt_tokens: prompts are never cut.
+        Raises UserError when it has more tokens than max_prompt_tokens: prompts are never cut.
         """
         tokenized = self.template.encode(text)
         if len(tokenized.token_ids) > self.max_prompt_tokens:
@@ -176,14 +177,14 @@ class Subject:
             def keep(resid_btd: Tensor) -> None:
                 read[layer] = resid_btd
                 if stop_after_last and layer == last:
-                    raise _Stop
+                    raise StopForward
 
             return keep
 
         with ExitStack() as hooks:
             for layer in set(layers):
                 hooks.enter_context(self.resid_post(layer, hook_for(layer)))
-            with suppress(_Stop):
+            with suppress(StopForward):
                 self._call(batch, None, 1)
         return read
 
@@ -205,7 +206,7 @@ class Subject:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of compute.device; "auto" takes cuda, else mps, else cpu. UserError when the named one is not there."""
+    """The device of compute.device; "auto" takes cuda, else mps, else cpu. Raises UserError when the named one is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
@@ -215,7 +216,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
-    """The decoder blocks of a model; UserError for an architecture that keeps them in an unknown place."""
+    """The decoder blocks of a model; raises UserError for an architecture that keeps them in an unknown place."""
     for path in BLOCK_LISTS:
         found: Any = model
         for name in path.split("."):
@@ -230,7 +231,7 @@ def _field(model: ModelSpec) -> str:
 
 
 def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer of a recipe's model; UserError when it cannot be loaded."""
+    """The tokenizer of a recipe's model; raises UserError when it cannot be loaded."""
     try:
         return AutoTokenizer.from_pretrained(
             model.path or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model)
