@@ -140,7 +140,7 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
     known = specs(study, [*COMPUTED, stage])
     if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
         raise UserError(
-            f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, `saelake analyze` it first"
+            f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done; run `saelake analyze` first"
         )
     return ensure_stage(stage, known, Workbench(study, lake), force=force, progress=progress)
 

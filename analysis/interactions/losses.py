@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from analysis.engine.interventions import Interventions
-from analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from analysis.engine.requests import FeatureSet, Request
 from analysis.engine.slices import Slices
 from analysis.search.answers import Columns
+from analysis.search.directions import chosen_everywhere
 from analysis.stage import Stage, Work
 from ingest.capture import length_batches
 from ingest.job import Study
@@ -73,10 +74,8 @@ def conditions(work: Work) -> list[Condition]:
     """The unmodified model, the direction projected out of every layer, and a recorded draw of critical sets."""
     bench = work.bench
     with bench.sql([work.parents[stage] for stage in ("inert", "direction")]) as con:
-        vector = con.execute("select vector from directions where chosen").fetchone()
+        direction = chosen_everywhere(bench, con)
         rows = con.execute(LENDERS, {"seed": work.spec.seed, "n": bench.recipe.losses.sets}).fetchnumpy()
-    assert vector is not None, "a direction run without a chosen layer"
-    direction = DirectionEdit(np.array(vector[0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
     found = [Condition("none", Request(0)), Condition("direction", Request(0, direction=direction))]
     for lender in np.unique(rows["prompt_id"]):
         mine = rows["prompt_id"] == lender

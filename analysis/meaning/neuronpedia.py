@@ -179,7 +179,7 @@ def _rows(body: bytes) -> Iterator[Any]:
 
 
 def _check_is(row: dict[str, Any], where: str, model: str, layer: str, feature_id: int) -> None:
-    """UserError unless a row is about the feature that was asked for; its index may be a number or its text."""
+    """Raises UserError unless a row is about the feature that was asked for; its index may be a number or its text."""
     told = (str(row.get("modelId")), str(row.get("layer")), str(row.get("index")))
     if told != (model, layer, str(feature_id)):
         raise UserError(f"{where} is about {'/'.join(told)}, not about {model}/{layer}/{feature_id}: its labels would be wrong")

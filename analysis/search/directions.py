@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import duckdb
 import numpy as np
 
 from analysis.engine.requests import DirectionEdit, Request
@@ -24,6 +25,13 @@ class Scores:
     p_refusal_token: float
     kl: float
     induced: float
+
+
+def chosen_everywhere(bench: Workbench, con: duckdb.DuckDBPyConnection) -> DirectionEdit:
+    """The study's one direction, projected out of every layer."""
+    found = con.execute("select vector from directions where chosen").fetchone()
+    assert found is not None, "a direction run without a chosen layer"
+    return DirectionEdit(np.array(found[0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
 
 
 def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
