@@ -100,7 +100,7 @@ class Workers(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         engine, _, number = value.partition(":")
-        if engine != "ray" or (number and not (number.isdigit() and int(number))) or value.endswith(":"):
+        if engine != "ray" or (number and not (number.isdecimal() and int(number))) or value.endswith(":"):
             self.fail(f"{value} is neither ray nor ray:N, with N workers", param, ctx)
         return int(number or 0)
 

@@ -50,7 +50,7 @@ def access_to(model: ModelSpec) -> Access:
 
 
 def require_access(model: ModelSpec) -> None:
-    """UserError when a licence has to be accepted first."""
+    """Raises UserError when a licence has to be accepted first."""
     if (problem := access_to(model).problem) is not None:
         raise UserError(problem)
 

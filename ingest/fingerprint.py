@@ -23,7 +23,7 @@ SAE_FILES = ("*.json", "*.safetensors", "*.npz")
 def fingerprint(model: "ModelSpec") -> str:
     """What identifies the model of a recipe: `sha256:...` of its folder's files, or `id@commit` on the hub.
 
-    UserError when the folder has no model in it, or the hub's id or revision cannot be found.
+    Raises UserError when the folder has no model in it, or the hub's id or revision cannot be found.
     """
     if model.path is not None:
         return "sha256:" + hash_folder(model.path, (*MODEL_FILES, model.gguf) if model.gguf else MODEL_FILES, "model.path")

@@ -50,8 +50,8 @@ def content_hash(prompts: Iterable[Prompt]) -> str:
 def load_prompts(recipe: Recipe) -> list[Prompt]:
     """All prompts of a recipe, checked.
 
-    UserError names the set, and the row where there is one: unreadable source, wrong hash, missing column, empty or non-text
-    value, unknown label, equal prompts, no prompts, a count other than the asserted one, one text with two labels.
+    Raises UserError, which names the set, and the row where there is one: unreadable source, wrong hash, missing column, empty or
+    non-text value, unknown label, equal prompts, no prompts, a count other than the asserted one, one text with two labels.
     """
     prompts = [prompt for spec in recipe.prompts for prompt in _load_set(spec)]
     _check_labels_agree(prompts)
@@ -59,7 +59,7 @@ def load_prompts(recipe: Recipe) -> list[Prompt]:
 
 
 def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
-    """UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
+    """Raises UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
 
     The direction is a difference of means, so its splits need both labels; candidates are ablated on harmful prompts.
     """

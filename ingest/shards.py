@@ -139,7 +139,7 @@ class ShardMaker:
 
 
 def check_l0(sae: Sae, measured: float) -> None:
-    """UserError when the mean number of active latents a token (BOS left out) is far from the one that is declared."""
+    """Raises UserError when the mean number of active latents a token (BOS left out) is far from the one that is declared."""
     declared = sae.ref.declared_l0
     if declared is None or declared / L0_FACTOR <= measured <= declared * L0_FACTOR:
         return

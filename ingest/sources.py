@@ -20,12 +20,12 @@ from warehouse.store import sha256_file
 Row = dict[str, Any]
 
 MAX_DOWNLOAD_BYTES = 512 * 2**20
-# Data files and what describes them: never scripts or pickles that a data repository may hold.
 HUB_DATA_FILES = [f"*.{kind}" for kind in ("md", "json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip")]
+"""Data files and what describes them: never scripts or pickles that a data repository may hold."""
 
 
 def rows_of(spec: RowSet) -> Iterator[Row]:
-    """The rows of a set in file order; UserError when a source cannot be found, read or verified."""
+    """The rows of a set in file order; raises UserError when a source cannot be found, read or verified."""
     if spec.hub is not None:
         return _hub_rows(spec)
     return (row for source in spec.files for row in _source_rows(source, spec.owner))

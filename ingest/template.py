@@ -45,8 +45,8 @@ class ChatTemplate:
     def of(cls, tokenizer: PreTrainedTokenizerBase, model: ModelSpec) -> "ChatTemplate":
         """The recipe's pinned template, else the tokenizer's own.
 
-        UserError: none of both, another hash than asserted, a template that depends on today's date, fails, or does not show
-        the prompt exactly once, a tokenizer without offsets.
+        Raises UserError for none of both, another hash than asserted, a template that depends on today's date, fails, or does not
+        show the prompt exactly once, a tokenizer without offsets.
         """
         text = model.pinned_template() or _own_template(tokenizer)
         found = hashlib.sha256(text.encode()).hexdigest()
@@ -90,7 +90,7 @@ class ChatTemplate:
         return rendered
 
     def encode(self, prompt: str) -> Tokenized:
-        """A prompt through the template. UserError when the template changes the prompt by more than trimming it."""
+        """A prompt through the template. Raises UserError when the template changes the prompt by more than trimming it."""
         rendered = self.render(prompt)
         start, end = len(self.before), len(rendered) - len(self.after)
         framed = rendered.startswith(self.before) and rendered.endswith(self.after) and start <= end
@@ -109,7 +109,7 @@ class ChatTemplate:
         return Tokenized(token_ids, self.tokenizer.convert_ids_to_tokens(token_ids), roles)
 
     def answer_token_id(self, token: str) -> int:
-        """The id of `token` as the first token of an answer; UserError when it is not exactly one token of the vocabulary.
+        """The id of `token` as the first token of an answer; raises UserError when it is not exactly one token of the vocabulary.
 
         The token is read where the model would write it, behind the rendered template: alone some spell it otherwise.
         """

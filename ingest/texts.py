@@ -28,7 +28,7 @@ class Text:
 
 
 def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
-    """The first `take` texts with a token to predict; UserError for a missing column, no text at all, or an unreadable source."""
+    """The first `take` texts with a token to predict; raises UserError for a missing column, no text, or an unreadable source."""
     texts: list[Text] = []
     for number, row in enumerate(rows_of(spec), start=1):
         text = _cell(spec, spec.text, number, row)

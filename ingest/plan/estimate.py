@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ingest.access import Access, access_to
-from ingest.model_shape import ModelShape, read_shape
+from ingest.model_shape import ModelShape, read_shape, weight_bytes
 from ingest.plan.sizes import Download, SaeSize, downloads, sae_sizes
 from ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work
 from ingest.recipe import Recipe
@@ -125,7 +125,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
 
 def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Memory]:
     """What is on the device at once: model, the SAEs one by one or all, and the residuals of a batch."""
-    weight = 2 if recipe.model.dtype == "bfloat16" else 4
+    weight = weight_bytes(recipe.model.dtype)
     resid = recipe.capture.batch_tokens * shape.d_model * weight * len(saes)
     return [
         Memory("model", shape.n_parameters * weight),

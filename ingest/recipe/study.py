@@ -148,7 +148,7 @@ class Recipe(Section):
 def load_recipe(path_or_name: str | Path) -> Recipe:
     """The recipe in a .toml file, or the shipped recipe of that name.
 
-    UserError names the file and field: no such file, TOML syntax (with the line), an unknown, missing or wrong field.
+    Raises UserError, which names file and field: no such file, TOML syntax (with the line), an unknown, missing or wrong field.
     """
     file = _recipe_file(path_or_name)
     try:

@@ -45,11 +45,16 @@ class SaeFacts:
     @property
     def n_bytes(self) -> int:
         """Memory of its weights, loaded."""
-        return 4 * (2 * self.d_in * self.width + 2 * self.width + self.d_in)
+        return sae_bytes(self.d_in, self.width)
+
+
+def sae_bytes(d_in: int, width: int) -> int:
+    """Memory of an SAE's weights in float32: two matrices, two columns a latent, and the decoder's bias."""
+    return 4 * (2 * d_in * width + 2 * width + d_in)
 
 
 def read_facts(ref: SaeRef) -> SaeFacts:
-    """What an SAE's configuration says, without its weights; UserError when it cannot be read or is not supported."""
+    """What an SAE's configuration says, without its weights; raises UserError when it cannot be read or is not supported."""
     from sae_lens.loading.pretrained_sae_loaders import (
         get_conversion_loader_name,
         get_sae_lens_config_from_disk,
@@ -76,7 +81,7 @@ def read_facts(ref: SaeRef) -> SaeFacts:
 
 
 def check_facts(facts: SaeFacts, subject: Sized) -> None:
-    """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
+    """Raises UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
     ref = facts.ref
     check_layer(ref.layer, subject)
     if facts.d_in != subject.d_model:
@@ -92,7 +97,7 @@ def check_facts(facts: SaeFacts, subject: Sized) -> None:
 
 
 def check_layer(layer: int, subject: Sized) -> None:
-    """UserError unless the model has that layer."""
+    """Raises UserError unless the model has that layer."""
     if layer >= subject.n_layers:
         raise UserError(f"saes.layers: layer {layer} does not exist: the model has {subject.n_layers} layers, counted from 0")
 

@@ -46,8 +46,8 @@ class SaeRef:
 def list_saes(recipe: Recipe) -> list[SaeRef]:
     """The SAEs of a recipe in the order of its layers.
 
-    UserError: a folder without weights, an unknown release or id, a hub repository that cannot be reached or is at another
-    commit than the recipe asserts.
+    Raises UserError for a folder without weights, an unknown release or id, a hub repository that cannot be reached or is at
+    another commit than the recipe asserts.
     """
     spec = recipe.saes
     return _local(spec) if spec.path is not None else _released(spec)
@@ -80,7 +80,7 @@ class Listed:
 
 
 def listed_saes(spec: SaesSpec) -> Listed:
-    """The released SAEs of a recipe, in the order of its layers; UserError for an unknown release or id. No network."""
+    """The released SAEs of a recipe, in the order of its layers; raises UserError for an unknown release or id. No network."""
     assert spec.release is not None, "no release"
     assert spec.id is not None, "no id"
     listed = _release(spec.release)
@@ -116,7 +116,7 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
 
 
 def _release(name: str) -> dict[str, Any] | None:
-    """SAELens' entry of a release; None for a hub repository that SAELens does not list. UserError when it is neither."""
+    """SAELens' entry of a release; None for a hub repository that SAELens does not list. Raises UserError when it is neither."""
     text = directory_file().read_text("utf-8")
     # The file has 50,000 lines: only the entry itself is parsed. Entries start in the first column.
     start = text.find(f"\n{name}:\n") + 1

@@ -96,7 +96,7 @@ class Sae:
 def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     """The SAE in float32 on a device.
 
-    UserError when it cannot be loaded, normalises every token by itself, or is neither standard, JumpReLU nor TopK.
+    Raises UserError when it cannot be loaded, normalises every token by itself, or is neither standard, JumpReLU nor TopK.
     """
     from sae_lens import SAE
 
@@ -140,5 +140,5 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
 
 
 def check_fits(sae: Sae | SaeFacts, subject: Sized) -> None:
-    """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
+    """Raises UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
     check_facts(sae.facts if isinstance(sae, Sae) else sae, subject)

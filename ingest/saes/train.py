@@ -99,7 +99,7 @@ def _sequences(recipe: Recipe, subject: Subject) -> list[list[int]]:
 
 
 def _held_out(sequences: Sequence[Sequence[int]], training: TrainSaes, seed: int) -> np.ndarray:
-    """(sequences,) bool; UserError when what remains to train on is not even a batch."""
+    """(sequences,) bool; raises UserError when what remains to train on is not even a batch."""
     n = len(sequences)
     n_held_out = max(round(n * training.held_out), 1)
     held_out = np.zeros(n, dtype=bool)
@@ -148,7 +148,7 @@ def _train(recipe: Recipe, subject: Subject, resid: Residuals, folder: Path, pro
 
 
 def _check_gates(layer: int, found: Fit, training: TrainSaes) -> None:
-    """UserError when an SAE is not good enough."""
+    """Raises UserError when an SAE is not good enough."""
     low, high = training.l0 / training.max_l0_factor, training.l0 * training.max_l0_factor
     missed = []
     # Written so that NaN misses.
