@@ -72,7 +72,7 @@ class RayWorkers:
         try:
             import ray
         except ImportError as error:
-            raise UserError("--workers ray needs Ray: pip install 'saelake[ray]'") from error
+            raise UserError("--workers ray needs the extra ray: pip install 'saelake[ray]'") from error
         self._ray = ray
         # A folder whole, since workers have another working directory; of a bucket, its address.
         self._recipe, self._lake, self._n_workers = study.recipe, lake.published.url, n_workers

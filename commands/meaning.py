@@ -220,7 +220,7 @@ def _check_installed() -> None:
     from warehouse.errors import UserError
 
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise UserError("the pages need fastapi and uvicorn: pip install 'saelake[annotate]'")
+        raise UserError("the pages need the extra annotate: pip install 'saelake[annotate]'")
 
 
 def _print_links(host: str, port: int, paths: "Mapping[str, str]") -> None:

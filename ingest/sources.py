@@ -35,7 +35,10 @@ def _source_rows(source: Source, owner: str) -> Iterator[Row]:
     file = _downloaded(source, owner) if source.url is not None else source.file
     assert file is not None, "a source has a file or url"
     if source.url is None and source.sha256 is not None and (found := sha256_file(file)) != source.sha256:
-        raise UserError(f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}")
+        raise UserError(
+            f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}: "
+            f"the file has changed, so look at it before changing the hash"
+        )
     n_rows = 0
     for row in read_rows(file, owner):
         n_rows += 1
@@ -135,7 +138,7 @@ def _fetch(url: str, target: Path, owner: str) -> None:
                     raise UserError(f"{owner}: {url} is larger than {MAX_DOWNLOAD_BYTES:,} bytes, too large for a file of rows")
                 stream.write(piece)
     except OSError as error:
-        raise UserError(f"{owner}: {url} cannot be fetched ({error})") from error
+        raise UserError(f"{owner}: {url} cannot be fetched ({error}): check the address, or try again later") from error
 
 
 def _hub_rows(spec: RowSet) -> Iterator[Row]:

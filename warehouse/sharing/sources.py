@@ -49,7 +49,9 @@ def fetch_hub(source: str, folder: Path) -> None:
     try:
         snapshot = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source} cannot be reached ({first_line(error)})") from error
+        raise UserError(
+            f"{source} cannot be reached ({first_line(error)}): check the name, or log in with `hf auth login`"
+        ) from error
     for path in (p for pattern in PATTERNS for p in snapshot.glob(pattern)):
         blob = path.resolve()  # the cache links to its blobs
         if snapshot.parent.parent.resolve() not in blob.parents:
