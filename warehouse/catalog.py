@@ -139,8 +139,13 @@ def one_study(lake: Lake, recipe: str | None = None) -> str:
     if not studies:
         raise UserError(f"the lake {lake} holds no study yet: `saelake analyze RECIPE --lake {lake}` makes one")
     if recipe is None and len(studies) > 1:
-        raise UserError(f"the lake {lake} holds several studies ({', '.join(studies)}): choose one with --recipe NAME")
+        raise several_studies(lake, studies)
     return recipe or studies[0]
+
+
+def several_studies(lake: Lake, studies: Sequence[str]) -> UserError:
+    """What to say where one study is meant and none is named."""
+    return UserError(f"the lake {lake} holds several studies ({', '.join(studies)}): choose one with --recipe NAME")
 
 
 def _unknown_study(lake: Lake, recipe: str, studies: Sequence[str]) -> UserError:

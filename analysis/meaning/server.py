@@ -34,8 +34,9 @@ Next = Callable[[Request], Awaitable[Response]]
 
 
 def as_sentence(text: str) -> str:
-    """What a mistake says, which begins in lower case and ends without a full stop, as a page shows it."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+    """What a mistake says, which begins in lower case and ends without a full stop, as a page shows it; names stay."""
+    is_name = "_" in text.partition(" ")[0]
+    return (text if is_name else text[:1].upper() + text[1:]) + ("" if text.endswith((".", "?")) else ".")
 
 
 _environment = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
