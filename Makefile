@@ -84,7 +84,7 @@ bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M ac
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
-bench: bench-search bench-ingest bench-waking bench-fm bench-lake bench-browser bench-workers  ## all benchmarks, one after the other
+bench: bench-search bench-ingest bench-waking bench-fm bench-lake bench-browser bench-workers  ## all benchmarks but bench-gpu, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

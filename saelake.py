@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import duckdb
 
 import queries
-from warehouse.catalog import connect, current_files
-from warehouse.errors import UserError
+from warehouse.catalog import connect, current_files, several_studies
 from warehouse.records import Lake
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class OpenLake:
         Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several.
         """
         if queries.load(name).of_one_study and len(self.studies) > 1:
-            raise UserError(f"the lake holds several studies ({', '.join(self.studies)}): choose one as recipe (--recipe NAME)")
+            raise several_studies(self.lake, self.studies)
         if engine == "duckdb":
             return queries.run(self.connection, name, **params)
         from queries import spark

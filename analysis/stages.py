@@ -151,7 +151,9 @@ def judge_study(
         raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
     known = specs(study, [*COMPUTED, stage])
     if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
-        raise UserError(f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done, run analyze first")
+        raise UserError(
+            f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done; run `saelake analyze` first"
+        )
     return ensure_stage(stage, known, Workbench(study, lake), force=force, progress=progress, workers=workers)
 
 

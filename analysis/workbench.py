@@ -70,6 +70,16 @@ class Workbench:
         """(n_prompts,) int64: the id of every prompt in the study's ingest run."""
         return prompt_ids(ingest_spec(self.study), len(self.study.prompts))
 
+    @cached_property
+    def numbers(self) -> dict[int, int]:
+        """prompt_id -> number"""
+        return {int(prompt_id): number for number, prompt_id in enumerate(self.prompt_ids)}
+
+    @property
+    def sae_ids(self) -> dict[int, str]:
+        """layer -> sae_id"""
+        return {ref.layer: ref.sae_id for ref in self.study.saes}
+
     def make_room_for(self, judge: str) -> None:
         """Frees the memory of the subject, its SAEs and all other judges; they are loaded again when they are asked for again."""
         for name in ("engine", "saes", "subject"):

@@ -22,9 +22,9 @@ from warehouse.runs import Rows
 
 MOST_DEATHS = 3
 """Workers that may die of one shard, until the shard is held to be the reason."""
-LOOK_ROUND = 5.0
-"""Seconds after which the cluster is asked again what it has."""
-TO_A_WORKER = 2
+POLL_SECONDS = 5.0
+"""After which the cluster is asked again what it has."""
+SHARDS_A_WORKER = 2
 """Shards that a worker is given at once: while one's rows travel, the next is computed."""
 
 
@@ -39,7 +39,7 @@ class Worker:
         self._ingest: Any = None
 
     def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
-        """One shard's rows; UserError if this machine would compute another run than the one that is asked for."""
+        """One shard's rows; raises UserError if this machine would compute another run than the one that is asked for."""
         from analysis.stages import specs, stage_named, stage_rows, stages
         from ingest.job import ingest_plan
 
@@ -72,7 +72,7 @@ class RayWorkers:
         try:
             import ray
         except ImportError as error:
-            raise UserError("--workers ray needs Ray: pip install 'saelake[ray]'") from error
+            raise UserError("--workers ray needs the extra ray: pip install 'saelake[ray]'") from error
         self._ray = ray
         # A folder whole, since workers have another working directory; of a bucket, its address.
         self._recipe, self._lake, self._n_workers = study.recipe, lake.published.url, n_workers
@@ -101,7 +101,7 @@ class RayWorkers:
                 if waiting:
                     shard = waiting.popleft()
                     running[worker.shard.remote(spec.stage, spec.run_id, shard)] = worker, shard
-            finished, _ = self._ray.wait(list(running), timeout=LOOK_ROUND)
+            finished, _ = self._ray.wait(list(running), timeout=POLL_SECONDS)
             for ref in finished:
                 worker, shard = running.pop(ref)
                 rows = self._rows(ref)
@@ -145,4 +145,4 @@ class RayWorkers:
     def _free(self, running: dict[Any, tuple[Any, str]]) -> list[Any]:
         """Workers to give a shard to, those with the fewest first."""
         load = Counter(id(worker) for worker, _ in running.values())
-        return [worker for n in range(TO_A_WORKER) for worker in self._workers if load[id(worker)] <= n]
+        return [worker for n in range(SHARDS_A_WORKER) for worker in self._workers if load[id(worker)] <= n]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @study_option
 @output_options
 def sql(statement: str, lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
-    """Answer a SQL STATEMENT that reads; - reads it from standard input.
+    """Answer a SQL STATEMENT that only reads; - takes it from standard input.
 
     The tables are those of `saelake sql "show tables"`, with the current runs; all_runs.NAME has every run.
     """
@@ -103,7 +103,7 @@ def list_queries() -> None:
 @study_option
 @output_options
 def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
-    """List the lake's runs: which stage, from which runs, how long, how many rows."""
+    """List the lake's runs: stage, recipe, when, how long, how many rows; other formats have every column."""
     brief = kind in (None, "table") and output is None
     shown = ("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device") if brief else ("*",)
     _answer(lake, None, lambda opened: opened.query("runs", study=recipe).select(*shown), kind, output)

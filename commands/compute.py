@@ -130,7 +130,9 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
 @click.command()
 @click.argument("recipe")
 @click.argument("other")
-@click.option("--min-cosine", type=float, default=0.7, show_default=True, help="Of decoder rows, to hold two features for one.")
+@click.option(
+    "--min-cosine", type=float, default=0.7, show_default=True, help="Least cosine of two decoder rows that count as one feature."
+)
 @lake_option
 @limit_option
 @output_options
@@ -139,7 +141,8 @@ def trainings(
 ) -> None:
     """Tell how far RECIPE and OTHER, whose SAEs were trained from different seeds, find the same minimal sets.
 
-    Both are analysed in the lake already. Features are matched by their decoder rows; jaccard is the mean over prompts.
+    Both are .toml files or names of shipped ones, which are analysed in the lake already. Features are matched by their decoder
+    rows; jaccard is the mean over prompts.
     """
     mine, theirs = read_recipe(recipe, limit), read_recipe(other, limit)
     from dataclasses import asdict
@@ -162,7 +165,10 @@ def trainings(
 @lake_option
 @limit_option
 def status(recipe: str, lake: str, limit: int | None) -> None:
-    """Tell which stages of RECIPE are done, and why the others are not."""
+    """Tell which stages of RECIPE are done, and why the others are not.
+
+    RECIPE is a .toml file or the name of a shipped one.
+    """
     study = read_recipe(recipe, limit)
     from analysis import stages
     from queries.formats import Rows, show_table

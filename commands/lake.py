@@ -49,7 +49,7 @@ def drop(run_id: str, lake: str) -> None:
 @click.command()
 @lake_option
 @click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
-@click.option("--landings", is_flag=True, help="Also the landed shards of unfinished runs, which could be resumed.")
+@click.option("--landings", is_flag=True, help="Delete also the landed shards of unfinished runs, which could be resumed.")
 @click.option(
     "--older-than", type=click.FloatRange(min=0), metavar="MINUTES", help="Keep what is newer. [default: 15, on S3 a day]"
 )
@@ -68,17 +68,22 @@ def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> No
 
 @click.command()
 @lake_option
-@click.option("--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Activations, about.")
-@click.option("--layers", type=click.IntRange(1, 99), default=14, show_default=True, help="SAEs, one a layer.")
+@click.option("--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="About so many activations.")
+@click.option("--layers", type=click.IntRange(1, 99), default=14, show_default=True, help="Layers, with one SAE each.")
 @click.option("--width", type=click.IntRange(min=8), default=65_536, show_default=True, help="Features a layer.")
 @click.option("--l0", type=click.FloatRange(min=1), default=73, show_default=True, help="Mean active features a token.")
 @click.option(
     "--zipf", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Exponent of the rates at which features fire."
 )
 @click.option(
-    "--round", "rounding", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True, help="Of values."
+    "--round",
+    "rounding",
+    type=click.Choice(["bfloat16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="What activations are rounded to.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another lake.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all that is drawn.")
 def synth(lake: str, rows: int, layers: int, width: int, l0: float, zipf: float, rounding: str, seed: int) -> None:
     """Make a synthetic lake with the shape of a real one, for benchmarks and capacity planning.
 

@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import Command, force_option, lake_option, study_option
+from commands.options import Command, Listing, force_option, lake_option, study_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from warehouse.records import Lake
-
 
 def server_options(command: Command) -> Command:
-    port = click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
-    return click.option("--host", default="127.0.0.1", show_default=True, help="Another address lets other machines in.")(
-        port(command)
+    port = click.option(
+        "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port to listen on; 0 takes a free one."
     )
+    return click.option(
+        "--host", default="127.0.0.1", show_default=True, help="Address to listen on; another one lets other machines in."
+    )(port(command))
 
 
 @click.command()
@@ -43,16 +43,26 @@ def explain(recipe: str, source: str, lake: str, force: bool) -> None:
     click.echo(f"{record.run_id}: {record.n_rows('explanations'):,} explanations")
 
 
-@click.group()
+@click.group(cls=Listing)
 def study() -> None:
     """Annotation studies: do people see in a feature what it fires on?"""
 
 
 @study.command()
 @click.argument("name")
-@click.option("--annotator", "annotators", multiple=True, metavar="NAME", help="Once for each person; three unnamed by default.")
 @click.option(
-    "--per-group", type=click.IntRange(min=0), default=10, show_default=True, help="Critical features a number of categories."
+    "--annotator",
+    "annotators",
+    multiple=True,
+    metavar="NAME",
+    help="An annotator, once for each; by default three without names.",
+)
+@click.option(
+    "--per-group",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Critical features for each number of categories.",
 )
 @click.option(
     "--random", "n_random", type=click.IntRange(min=0), default=23, show_default=True, help="Random features that fire."
@@ -65,9 +75,12 @@ def study() -> None:
     help="Which features count as critical: candidates, critical, stage3, stage3_new or redundant.",
 )
 @click.option(
-    "--mapping", default="literal", show_default=True, help="Number of categories by firing anywhere (literal) or on user tokens."
+    "--mapping",
+    default="literal",
+    show_default=True,
+    help="Categories are counted by firing anywhere (literal) or on the user's tokens (user).",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and the order.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw and the order.")
 @lake_option
 @study_option
 def create(
@@ -84,12 +97,13 @@ def create(
 ) -> None:
     """Draw the features of an annotation study called NAME, blind and shuffled: critical, random and silent ones."""
     from analysis.meaning import study as studies
+    from warehouse.catalog import one_study
     from warehouse.records import Lake
 
     opened = Lake.existing(lake)
     people = annotators or ("annotator-1", "annotator-2", "annotator-3")
     sampling = studies.Sampling(population, mapping, per_group, n_random, n_silent, seed)
-    made = studies.create(opened, _recipe_of(opened, recipe), name, people, sampling)
+    made = studies.create(opened, one_study(opened, recipe), name, people, sampling)
     strata = [item.stratum for item in made.items]
     counts = ", ".join(f"{strata.count(stratum)} {stratum}" for stratum in ("critical", "random", "silent"))
     click.echo(f"{len(strata)} features: {counts}; `saelake annotate {name}` shows them to {', '.join(people)}")
@@ -138,10 +152,11 @@ def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
 
     from analysis.meaning.browsing import add_browser
     from analysis.meaning.server import LOOPBACK, listen, new_app, serve
+    from warehouse.catalog import one_study
     from warehouse.records import Lake
 
     opened = Lake.existing(lake)
-    shown, secret = _recipe_of(opened, recipe), secrets.token_urlsafe(16)
+    shown, secret = one_study(opened, recipe), secrets.token_urlsafe(16)
     with listen(host, port) as listening:
         app = new_app(LOOPBACK if host in LOOPBACK else ())
         with closing(add_browser(app, opened, shown, secret)), suppress(KeyboardInterrupt):
@@ -151,7 +166,7 @@ def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
 
 @study.command()
 @click.argument("name")
-@click.option("--unfinished", is_flag=True, help="Although answers are missing.")
+@click.option("--unfinished", is_flag=True, help="Close although answers are missing.")
 @lake_option
 def close(name: str, unfinished: bool, lake: str) -> None:
     """Publish the answers of the annotation study NAME as a run; it takes none from then on."""
@@ -173,7 +188,7 @@ def close(name: str, unfinished: bool, lake: str) -> None:
     show_default=True,
     help="True categories: fires anywhere in their prompts (literal), on the user's tokens (user), more than chance (specific).",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 @lake_option
 def score(name: str, mapping: str, seed: int, lake: str) -> None:
     """Score the annotation study NAME, which is closed: accuracy, precision, Krippendorff's alpha and Cohen's kappa.
@@ -199,25 +214,13 @@ def _number(value: float) -> float | None:
     return None if value != value else value
 
 
-def _recipe_of(lake: "Lake", recipe: str | None) -> str:
-    """The study that a command is about; UserError if the lake holds several and none is named."""
-    from warehouse.errors import UserError
-
-    names = sorted({name for name, _ in lake.current()})
-    if recipe is not None and recipe in names:
-        return recipe
-    if recipe is not None or len(names) != 1:
-        raise UserError(f"choose one study of the lake with --recipe: {', '.join(names) or 'it has none yet'}")
-    return names[0]
-
-
 def _check_installed() -> None:
     from importlib.util import find_spec
 
     from warehouse.errors import UserError
 
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise UserError("the pages need fastapi and uvicorn: pip install 'saelake[annotate]'")
+        raise UserError("the pages need the extra annotate: pip install 'saelake[annotate]'")
 
 
 def _print_links(host: str, port: int, paths: "Mapping[str, str]") -> None:

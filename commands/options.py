@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ingest.recipe import Recipe
     from saelake import OpenLake
 
-RESUMABLE = ("ingest", "analyze", "judge", "ablate", "explain")
+Command = Callable[..., Any]
+RESUMABLE = ("ingest", "analyze", "judge", "ablate", "explain", "synth")
+"""Commands that, given again, find the shards that they have finished."""
 WRITE_ERRORS = {
     errno.ENOSPC: "disk full at {}: free space",
     errno.EDQUOT: "disk quota used up at {}: free space",
@@ -24,7 +26,15 @@ WRITE_ERRORS = {
 }
 
 
-class OneSentence(click.Group):
+class Listing(click.Group):
+    """A group that lists its commands with the whole first sentence of their help, which click would cut."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.short_help = cmd.short_help or " ".join((cmd.help or "").split("\n\n")[0].split())
+        super().add_command(cmd, name)
+
+
+class OneSentence(Listing):
     """A group of commands whose mistakes end in one sentence; SAELAKE_TRACEBACK=1 shows where they come from."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -78,9 +88,6 @@ def open_lake(lake: str, recipe: str | None) -> "AbstractContextManager[OpenLake
     return saelake.open(lake, recipe)
 
 
-Command = Callable[..., Any]
-
-
 def lake_option(command: Command) -> Command:
     place: dict[str, Any] = {"default": "lake", "show_default": "./lake", "envvar": "SAELAKE_LAKE", "show_envvar": True}
     return click.option("--lake", metavar="DIR", help="The lake's folder, or s3://bucket/prefix.", **place)(command)
@@ -93,7 +100,7 @@ class Workers(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         engine, _, number = value.partition(":")
-        if engine != "ray" or (number and not (number.isdigit() and int(number))) or value.endswith(":"):
+        if engine != "ray" or (number and not (number.isdecimal() and int(number))) or value.endswith(":"):
             self.fail(f"{value} is neither ray nor ray:N, with N workers", param, ctx)
         return int(number or 0)
 
@@ -104,7 +111,7 @@ def workers_option(command: Command) -> Command:
 
 
 def study_option(command: Command) -> Command:
-    return click.option("--recipe", metavar="NAME", help="Show only this study, where the lake holds several.")(command)
+    return click.option("--recipe", metavar="NAME", help="Only this study, where the lake holds several.")(command)
 
 
 def output_options(command: Command) -> Command:

@@ -11,13 +11,13 @@ from commands.options import limit_option, read_recipe
 @click.argument("recipe")
 @limit_option
 @click.option(
-    "--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; where it is quick, by default."
+    "--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; by default where it is quick."
 )
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
 def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> None:
     """Tell what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
 
-    Ends with exit code 1 where a licence or memory is missing.
+    RECIPE is a .toml file or the name of a shipped one. Ends with exit code 1 where a licence or memory is missing.
     """
     study = read_recipe(recipe, limit)
     import json

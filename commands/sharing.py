@@ -63,7 +63,8 @@ def share(
 def add(source: str, lake: str, name: str | None) -> None:
     """Verify the shared set at SOURCE and publish its runs in the lake, beside those that are there.
 
-    SOURCE is a folder that `saelake share` wrote, or hf://datasets/ORGANISATION/NAME. The lake is made if it is not there.
+    SOURCE is a folder that `saelake share` wrote, hf://datasets/ORGANISATION/NAME or s3://bucket/prefix. The lake is made if it
+    is not there.
     """
     from warehouse.progress import Bar
     from warehouse.records import Lake
@@ -90,7 +91,7 @@ def add(source: str, lake: str, name: str | None) -> None:
     metavar="FILE",
     help="The page, one HTML file that needs nothing else.",
 )
-@click.option("--with-completions", is_flag=True, help="Fold in answers to harmful prompts.")
+@click.option("--with-completions", is_flag=True, help="Include the completions to harmful prompts, folded.")
 def report(lake: str, recipe: str | None, target: Path, with_completions: bool) -> None:
     """Write every table and figure of a study to one HTML page that works offline.
 

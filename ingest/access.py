@@ -30,7 +30,7 @@ class Access(NamedTuple):
             return None
         return (
             f"model.id: {self.repository} asks for {self.licence} to be accepted: do so on its page at "
-            f"https://huggingface.co/{self.repository}, then log in with `hf auth login` (or set HF_TOKEN)."
+            f"https://huggingface.co/{self.repository}, then log in with `hf auth login` (or set HF_TOKEN)"
         )
 
 
@@ -50,7 +50,7 @@ def access_to(model: ModelSpec) -> Access:
 
 
 def require_access(model: ModelSpec) -> None:
-    """UserError when a licence has to be accepted first."""
+    """Raises UserError when a licence has to be accepted first."""
     if (problem := access_to(model).problem) is not None:
         raise UserError(problem)
 

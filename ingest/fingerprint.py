@@ -23,7 +23,7 @@ SAE_FILES = ("*.json", "*.safetensors", "*.npz")
 def fingerprint(model: "ModelSpec") -> str:
     """What identifies the model of a recipe: `sha256:...` of its folder's files, or `id@commit` on the hub.
 
-    UserError when the folder has no model in it, or the hub's id or revision cannot be found.
+    Raises UserError when the folder has no model in it, or the hub's id or revision cannot be found.
     """
     if model.path is not None:
         return "sha256:" + hash_folder(model.path, (*MODEL_FILES, model.gguf) if model.gguf else MODEL_FILES, "model.path")
@@ -35,7 +35,9 @@ def hash_folder(folder: Path, patterns: Iterable[str], field: str) -> str:
     """sha256 over names and contents of the folder's files that match a pattern; independent of where the folder lies."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
     if not any(file.suffix in WEIGHTS for file in files):
-        raise UserError(f"{field}: there are no .safetensors weights in {folder} (pickled weights are not read).")
+        raise UserError(
+            f"{field}: there are no .safetensors weights in {folder} (pickled weights are not read): convert them first"
+        )
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.name}\0{sha256_file(file)}\n".encode())
@@ -57,13 +59,19 @@ def hub_commit(repo: str, revision: str | None, field: str) -> str:
             return str(HfApi().model_info(repo, revision=wanted, timeout=20).sha)
     except GatedRepoError as error:
         raise UserError(
-            f"{field}: {repo} asks for a licence to be accepted: do so on the hub and log in with `hf auth login`."
+            f"{field}: {repo} asks for a licence to be accepted: do so on the hub and log in with `hf auth login`"
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(f"{field}: the hub has no model {repo} with revision {wanted} (or it is private).") from error
+        raise UserError(
+            f"{field}: the hub has no model {repo} with revision {wanted} (or it is private): "
+            f"check both, or log in with `hf auth login`"
+        ) from error
     except (HTTPError, OSError):
         pass  # no network: the cache decides
     pointer = cached / "refs" / wanted
     if pointer.is_file():
         return pointer.read_text("utf-8").strip()
-    raise UserError(f"{field}: {repo} with revision {wanted} is not in the local hub cache and the hub cannot be reached.")
+    raise UserError(
+        f"{field}: {repo} with revision {wanted} is not in the local hub cache and the hub cannot be reached: "
+        f"run the same command where it can"
+    )

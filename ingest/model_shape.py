@@ -29,6 +29,11 @@ KNOWN = {
 }
 
 
+def weight_bytes(dtype: str) -> int:
+    """Bytes of one weight in a recipe's dtype."""
+    return 2 if dtype == "bfloat16" else 4
+
+
 def read_shape(model: ModelSpec) -> ModelShape | None:
     """The shape of a recipe's model, from its config.json here or in the hub cache, else from the table; None if neither."""
     file = local_file(model, "config.json")

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from ingest.job import Study
-from ingest.model_shape import ModelShape, read_shape
+from ingest.model_shape import ModelShape, read_shape, weight_bytes
 from ingest.saes.facts import SaeFacts, check_facts, read_facts
 from ingest.saes.shelf import free_bytes, host_bytes
 from warehouse.errors import UserError
 
 
 def check_saes(study: Study) -> list[SaeFacts]:
-    """What every SAE's configuration says; UserError when one does not fit the model, going by both configurations."""
+    """What every SAE's configuration says; raises UserError when one does not fit the model, going by both configurations."""
     facts = [read_facts(ref) for ref in study.saes]
     shape = read_shape(study.recipe.model)
     if shape is not None:
@@ -20,7 +20,7 @@ def check_saes(study: Study) -> list[SaeFacts]:
 
 
 def check_device_memory(study: Study, facts: Sequence[SaeFacts]) -> None:
-    """UserError when the model and its largest SAE cannot be on the device together."""
+    """Raises UserError when the model and its largest SAE cannot be on the device together."""
     import torch
 
     shape = read_shape(study.recipe.model)
@@ -34,11 +34,11 @@ def check_device_memory(study: Study, facts: Sequence[SaeFacts]) -> None:
 
 def shortage(shape: ModelShape, dtype: str, largest_sae: int, there: int, device: str) -> str | None:
     """The sentence about too little memory, or None where it suffices."""
-    weights = shape.n_parameters * (2 if dtype == "bfloat16" else 4)
+    weights = shape.n_parameters * weight_bytes(dtype)
     if weights + largest_sae <= there:
         return None
     hint = ', or set model.dtype = "bfloat16"' if dtype == "float32" else ""
     return (
-        f"The model takes {weights / 1e9:.1f} GB in {dtype} and its largest SAE {largest_sae / 1e9:.1f} GB, but {device} has "
-        f"{there / 1e9:.1f} GB free: use a device with more memory{hint}."
+        f"the model takes {weights / 1e9:.1f} GB in {dtype} and its largest SAE {largest_sae / 1e9:.1f} GB, but {device} has "
+        f"{there / 1e9:.1f} GB free: use a device with more memory{hint}"
     )

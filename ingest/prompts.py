@@ -50,8 +50,8 @@ def content_hash(prompts: Iterable[Prompt]) -> str:
 def load_prompts(recipe: Recipe) -> list[Prompt]:
     """All prompts of a recipe, checked.
 
-    UserError names the set, and the row where there is one: unreadable source, wrong hash, missing column, empty or non-text
-    value, unknown label, equal prompts, no prompts, a count other than the asserted one, one text with two labels.
+    Raises UserError, which names the set, and the row where there is one: unreadable source, wrong hash, missing column, empty or
+    non-text value, unknown label, equal prompts, no prompts, a count other than the asserted one, one text with two labels.
     """
     prompts = [prompt for spec in recipe.prompts for prompt in _load_set(spec)]
     _check_labels_agree(prompts)
@@ -59,7 +59,7 @@ def load_prompts(recipe: Recipe) -> list[Prompt]:
 
 
 def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
-    """UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
+    """Raises UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
 
     The direction is a difference of means, so its splits need both labels; candidates are ablated on harmful prompts.
     """
@@ -70,7 +70,7 @@ def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
     needed.append((recipe.candidates.split, "candidates.split", "harmful"))
     for split, field, label in needed:
         if (split, label) not in present:
-            raise UserError(f"{field} is {split!r}, but no {label} prompt is in that split: the splits are {splits}.")
+            raise UserError(f"{field} is {split!r}, but no {label} prompt is in that split: the splits are {splits}")
 
 
 def _load_set(spec: PromptSet) -> list[Prompt]:
@@ -78,9 +78,9 @@ def _load_set(spec: PromptSet) -> list[Prompt]:
     kept = _deduplicated(spec, _kept_rows(spec))
     rows = list(kept if spec.take is None else islice(kept, spec.take))
     if not rows:
-        raise UserError(f"{spec.owner} is empty: no row is left{' after where' if spec.where else ''}.")
+        raise UserError(f"{spec.owner} is empty: no row is left{' after where' if spec.where else ''}")
     if spec.count is not None and len(rows) != spec.count:
-        raise UserError(f"{spec.owner} has {len(rows)} prompts, but its count says {spec.count}.")
+        raise UserError(f"{spec.owner} has {len(rows)} prompts, but its count says {spec.count}")
     prompts = [_prompt(spec, number, row) for number, row in rows]
     return _draw_splits(prompts, spec.split) if isinstance(spec.split, Fractions) else prompts
 
@@ -90,11 +90,11 @@ def _kept_rows(spec: PromptSet) -> Iterator[tuple[int, Row]]:
     for number, row in enumerate(rows_of(spec), start=1):
         for column in _columns(spec):
             if column not in row:
-                raise UserError(f"{spec.owner} has no column {column!r} in row {number}: the columns are {', '.join(row)}.")
+                raise UserError(f"{spec.owner} has no column {column!r} in row {number}: the columns are {', '.join(row)}")
         if all(_plain(row[column]) in _allowed(values) for column, values in spec.where.items()):
             text = row[spec.text]
             if not _is_text(text):
-                raise UserError(f"{spec.owner}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text.")
+                raise UserError(f"{spec.owner}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text")
             yield number, row
 
 
@@ -116,7 +116,7 @@ def _deduplicated(spec: PromptSet, rows: Iterable[tuple[int, Row]]) -> Iterator[
         if first == number:
             yield number, row
         elif not spec.deduplicate:
-            raise UserError(f"{spec.owner}: rows {first} and {number} are the same prompt; deduplicate = true keeps the first.")
+            raise UserError(f"{spec.owner}: rows {first} and {number} are the same prompt; deduplicate = true keeps the first")
 
 
 def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
@@ -124,7 +124,7 @@ def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
     if label not in LABELS:
         raise UserError(
             f"{spec.owner}, row {number}: label {label!r} is neither harmful nor benign; "
-            f'rename it with label = {{ column = ..., map = {{ "{label}" = "harmful" }} }}.'
+            f'rename it with label = {{ column = ..., map = {{ "{label}" = "harmful" }} }}'
         )
     # A drawn split is filled in when all rows of the set are known.
     split = "" if isinstance(spec.split, Fractions) else _value(spec, "split", spec.split, number, row)
@@ -142,7 +142,7 @@ def _value(spec: PromptSet, field: str, source: str | Column, number: int, row: 
         return source
     value = _plain(row[source.column])
     if value == "":
-        raise UserError(f"{spec.owner}, row {number}: column {source.column!r} ({field}) is empty.")
+        raise UserError(f"{spec.owner}, row {number}: column {source.column!r} ({field}) is empty")
     return source.map.get(value, value)
 
 
@@ -191,8 +191,8 @@ def _check_labels_agree(prompts: Iterable[Prompt]) -> None:
         other = first.setdefault(prompt.text, prompt)
         if other.label != prompt.label:
             raise UserError(
-                f"The prompt {prompt.text[:60]!r} is {other.label} in set {other.set!r}, "
-                f"but {prompt.label} in set {prompt.set!r}: take it out of one of them."
+                f"the prompt {prompt.text[:60]!r} is {other.label} in set {other.set!r}, "
+                f"but {prompt.label} in set {prompt.set!r}: take it out of one of them"
             )
 
 

@@ -73,7 +73,7 @@ class ShardMaker:
         for group in self._groups(slices):
             captured = [self._capture(rows) for rows in group]
             parts: list[list[Rows]] = [[] for _ in group]
-            for layer in self._facts:
+            for layer in self.shelf.layers:
                 for rows, one, shard in zip(group, captured, parts, strict=True):
                     shard.append(self._activations(self.shelf[layer], rows, one))
             for rows, activations in zip(group, parts, strict=True):
@@ -95,12 +95,12 @@ class ShardMaker:
 
     def _resid_bytes(self, group: Sequence[range]) -> int:
         n_tokens = sum(len(self.tokenized[i].token_ids) for rows in group for i in rows)
-        return n_tokens * len(self._facts) * self.subject.d_model * self.subject.dtype.itemsize
+        return n_tokens * len(self.shelf.layers) * self.subject.d_model * self.subject.dtype.itemsize
 
     def _capture(self, rows: range) -> Captured:
         token_ids = [self.tokenized[i].token_ids for i in rows]
         batch_tokens = self._study.recipe.capture.batch_tokens
-        return capture(self.subject, token_ids, list(self._facts), batch_tokens, on_host=not self.shelf.all_fit)
+        return capture(self.subject, token_ids, self.shelf.layers, batch_tokens, on_host=not self.shelf.all_fit)
 
     def _prompt_table(self, rows: range, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
         prompts = self._study.prompts[rows.start : rows.stop]
@@ -139,14 +139,14 @@ class ShardMaker:
 
 
 def check_l0(sae: Sae, measured: float) -> None:
-    """UserError when the mean number of active latents a token (BOS left out) is far from the one that is declared."""
+    """Raises UserError when the mean number of active latents a token (BOS left out) is far from the one that is declared."""
     declared = sae.ref.declared_l0
     if declared is None or declared / L0_FACTOR <= measured <= declared * L0_FACTOR:
         return
     convention = "" if sae.norm == "none" else f" (input scale: {sae.norm})"
     raise UserError(
         f"saes: {sae.ref.location} has {measured:.3g} active latents a token on the first prompts, but {declared:g} are "
-        f"declared{convention}: check that it belongs to this model and layer, or give the L0 that you expect as saes.l0."
+        f"declared{convention}: check that it belongs to this model and layer, or give the L0 that you expect as saes.l0"
     )
 
 

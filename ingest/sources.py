@@ -14,30 +14,18 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ingest.recipe.sources import RowSet, Source
-from warehouse.errors import UserError
+from warehouse.errors import UserError, first_line
 from warehouse.store import sha256_file
 
 Row = dict[str, Any]
 
 MAX_DOWNLOAD_BYTES = 512 * 2**20
-# Data files and what describes them: never scripts or pickles that a data repository may hold.
-HUB_DATA_FILES = [
-    "*.md",
-    "*.json",
-    "*.jsonl",
-    "*.csv",
-    "*.tsv",
-    "*.txt",
-    "*.parquet",
-    "*.arrow",
-    "*.gz",
-    "*.zst",
-    "*.zip",
-]
+HUB_DATA_FILES = [f"*.{kind}" for kind in ("md", "json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip")]
+"""Data files and what describes them: never scripts or pickles that a data repository may hold."""
 
 
 def rows_of(spec: RowSet) -> Iterator[Row]:
-    """The rows of a set in file order; UserError when a source cannot be found, read or verified."""
+    """The rows of a set in file order; raises UserError when a source cannot be found, read or verified."""
     if spec.hub is not None:
         return _hub_rows(spec)
     return (row for source in spec.files for row in _source_rows(source, spec.owner))
@@ -47,34 +35,32 @@ def _source_rows(source: Source, owner: str) -> Iterator[Row]:
     file = _downloaded(source, owner) if source.url is not None else source.file
     assert file is not None, "a source has a file or url"
     if source.url is None and source.sha256 is not None and (found := sha256_file(file)) != source.sha256:
-        raise UserError(f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}.")
+        raise UserError(
+            f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}: "
+            f"the file has changed, so look at it before changing the hash"
+        )
     n_rows = 0
     for row in read_rows(file, owner):
         n_rows += 1
         yield row
     if source.count is not None and n_rows != source.count:
-        raise UserError(f"{owner}: {source.url or file} has {n_rows} rows, but its count says {source.count}.")
+        raise UserError(f"{owner}: {source.url or file} has {n_rows} rows, but its count says {source.count}")
 
 
 def read_rows(file: Path, owner: str) -> Iterator[Row]:
     """The rows of a .csv, .jsonl, .json (a list of objects) or .parquet file; `owner` opens the sentence of every error."""
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
     if file.suffix not in readers:
-        raise UserError(f"{owner}: {file.name} is neither of {', '.join(readers)}.")
+        raise UserError(f"{owner}: {file.name} is none of {', '.join(readers)}")
     try:
         for number, row in enumerate(readers[file.suffix](file), start=1):
             if not isinstance(row, dict):
-                raise UserError(f"{owner}: row {number} of {file.name} is no object with named columns.")
+                raise UserError(f"{owner}: row {number} of {file.name} is no object with named columns")
             yield row
     except FileNotFoundError as error:
-        raise UserError(f"{owner}: there is no file {file}.") from error
-    except (
-        ValueError,
-        csv.Error,
-        OSError,
-    ) as error:  # json and Unicode errors are ValueErrors, Arrow's are ValueErrors or OSErrors
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"{owner}: {file.name} is not a readable {file.suffix} file ({first_line}).") from error
+        raise UserError(f"{owner}: there is no file {file}") from error
+    except (ValueError, csv.Error, OSError) as error:  # JSON and Unicode errors are ValueErrors, Arrow's ValueErrors or OSErrors
+        raise UserError(f"{owner}: {file.name} is not a readable {file.suffix} file ({first_line(error)})") from error
 
 
 def _read_csv(file: Path) -> Iterator[Row]:
@@ -138,7 +124,7 @@ def _downloaded(source: Source, owner: str) -> Path:
         if (found := sha256_file(arrived)) != source.sha256:
             raise UserError(
                 f"{owner}: {source.url} has sha256 {found}, but the recipe says {source.sha256}: "
-                "the file has changed, so look at it before changing the hash."
+                "the file has changed, so look at it before changing the hash"
             )
         arrived.replace(file)
     return file
@@ -149,10 +135,10 @@ def _fetch(url: str, target: Path, owner: str) -> None:
         with urlopen(url, timeout=60) as response, target.open("wb") as stream:  # the recipe allows http and https only
             while piece := response.read(2**20):
                 if stream.tell() + len(piece) > MAX_DOWNLOAD_BYTES:
-                    raise UserError(f"{owner}: {url} is larger than {MAX_DOWNLOAD_BYTES:,} bytes, too large for a file of rows.")
+                    raise UserError(f"{owner}: {url} is larger than {MAX_DOWNLOAD_BYTES:,} bytes, too large for a file of rows")
                 stream.write(piece)
     except OSError as error:
-        raise UserError(f"{owner}: {url} cannot be fetched ({error}).") from error
+        raise UserError(f"{owner}: {url} cannot be fetched ({error}): check the address, or try again later") from error
 
 
 def _hub_rows(spec: RowSet) -> Iterator[Row]:
@@ -175,8 +161,7 @@ def _hub_rows(spec: RowSet) -> Iterator[Row]:
             rows = load_dataset(_snapshot(spec.hub, spec.revision), spec.config, split=split, streaming=True)
         yield from rows
     except (OSError, ValueError, HTTPError, DatasetsError) as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{spec.owner}: hub data set {spec.hub} cannot be read ({first_line}).") from error
+        raise UserError(f"{spec.owner}: hub data set {spec.hub} cannot be read ({first_line(error)})") from error
 
 
 def _snapshot(hub: str, revision: str | None) -> str:

@@ -21,9 +21,9 @@ from transformers.utils import logging
 
 from ingest.recipe import Compute, ModelSpec
 from ingest.template import ChatTemplate, Tokenized
-from warehouse.errors import UserError
+from warehouse.errors import UserError, first_line
 
-__all__ = ["Batch", "Subject", "Tokenized"]
+__all__ = ["Batch", "StopForward", "Subject", "Tokenized"]
 
 # Where the decoder blocks of known architectures lie, from the ...ForCausalLM or ...ForConditionalGeneration model.
 BLOCK_LISTS = (
@@ -49,8 +49,8 @@ class Batch(NamedTuple):
     """int64, 0 at the first real token of a row (and at padding)."""
 
 
-class _Stop(Exception):
-    """Leaves a forward pass whose remaining layers nobody reads."""
+class StopForward(Exception):
+    """Raised by a hook to leave a forward pass whose remaining layers nobody reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,9 @@ class Subject:
     def load(cls, model: ModelSpec, compute: Compute | None = None) -> "Subject":
         """The model of a recipe in eval mode, without gradients, on the device and in the dtype that the recipe asks for.
 
-        UserError names the recipe field: files or id that cannot be loaded, weights missing from the files, an architecture
-        without a known list of blocks, no chat template or another one than asserted, a refusal token that is not one token.
+        Raises UserError, which names the recipe field: files or id that cannot be loaded, weights missing from the files, an
+        architecture without a known list of blocks, no chat template or another one than asserted, a refusal token that is not
+        one token.
         """
         compute = compute or Compute()
         if compute.threads is not None:
@@ -86,7 +87,7 @@ class Subject:
         n_vocab = network.get_input_embeddings().weight.shape[0]
         largest = max(tokenizer.get_vocab().values())
         if largest >= n_vocab:
-            raise UserError(f"{_field(model)}: the tokenizer has token id {largest}, but the model embeds only {n_vocab}.")
+            raise UserError(f"{_field(model)}: the tokenizer has token id {largest}, but the model embeds only {n_vocab}")
         return cls(
             model=network,
             tokenizer=tokenizer,
@@ -113,13 +114,13 @@ class Subject:
     def encode(self, text: str) -> Tokenized:
         """A prompt through the chat template, ready for the answer's first token.
 
-        UserError when it has more tokens than max_prompt_tokens: prompts are never cut.
+        Raises UserError when it has more tokens than max_prompt_tokens: prompts are never cut.
         """
         tokenized = self.template.encode(text)
         if len(tokenized.token_ids) > self.max_prompt_tokens:
             raise UserError(
-                f"The prompt {text[:60]!r} has {len(tokenized.token_ids)} tokens, but model.max_prompt_tokens is "
-                f"{self.max_prompt_tokens}: raise it or leave the prompt out."
+                f"the prompt {text[:60]!r} has {len(tokenized.token_ids)} tokens, but model.max_prompt_tokens is "
+                f"{self.max_prompt_tokens}: raise it or leave the prompt out"
             )
         return tokenized
 
@@ -176,14 +177,14 @@ class Subject:
             def keep(resid_btd: Tensor) -> None:
                 read[layer] = resid_btd
                 if stop_after_last and layer == last:
-                    raise _Stop
+                    raise StopForward
 
             return keep
 
         with ExitStack() as hooks:
             for layer in set(layers):
                 hooks.enter_context(self.resid_post(layer, hook_for(layer)))
-            with suppress(_Stop):
+            with suppress(StopForward):
                 self._call(batch, None, 1)
         return read
 
@@ -205,24 +206,24 @@ class Subject:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of compute.device; "auto" takes cuda, else mps, else cpu. UserError when the named one is not there."""
+    """The device of compute.device; "auto" takes cuda, else mps, else cpu. Raises UserError when the named one is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     if not available[name]:
-        raise UserError(f'compute.device is {name!r}, which this machine does not have: use device = "auto".')
+        raise UserError(f'compute.device is {name!r}, which this machine does not have: use device = "auto"')
     return torch.device(name)
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
-    """The decoder blocks of a model; UserError for an architecture that keeps them in an unknown place."""
+    """The decoder blocks of a model; raises UserError for an architecture that keeps them in an unknown place."""
     for path in BLOCK_LISTS:
         found: Any = model
         for name in path.split("."):
             found = getattr(found, name, None)
         if isinstance(found, nn.ModuleList) and len(found):
             return found
-    raise UserError(f"model: the decoder blocks of a {type(model).__name__} were not found; looked for {', '.join(BLOCK_LISTS)}.")
+    raise UserError(f"model: the decoder blocks of a {type(model).__name__} were not found; looked for {', '.join(BLOCK_LISTS)}")
 
 
 def _field(model: ModelSpec) -> str:
@@ -230,13 +231,13 @@ def _field(model: ModelSpec) -> str:
 
 
 def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer of a recipe's model; UserError when it cannot be loaded."""
+    """The tokenizer of a recipe's model; raises UserError when it cannot be loaded."""
     try:
         return AutoTokenizer.from_pretrained(
             model.path or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model)
         )
     except Exception as error:  # the tokenizers library raises nothing more specific for a damaged file
-        raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({_first_line(error)}).") from error
+        raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({first_line(error)})") from error
 
 
 def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
@@ -254,16 +255,12 @@ def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
             **_gguf(model),
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{_field(model)}: the model cannot be loaded ({_first_line(error)}).") from error
+        raise UserError(f"{_field(model)}: the model cannot be loaded ({first_line(error)})") from error
     if absent := sorted(info["missing_keys"]):
         # transformers would go on with random numbers in their place.
-        raise UserError(f"{_field(model)}: the files lack {len(absent)} of the model's weights, for example {absent[0]}.")
+        raise UserError(f"{_field(model)}: the files lack {len(absent)} of the model's weights, for example {absent[0]}")
     return network
 
 
 def _gguf(model: ModelSpec) -> dict[str, Any]:
     return {} if model.gguf is None else {"gguf_file": model.gguf}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

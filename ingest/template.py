@@ -45,26 +45,29 @@ class ChatTemplate:
     def of(cls, tokenizer: PreTrainedTokenizerBase, model: ModelSpec) -> "ChatTemplate":
         """The recipe's pinned template, else the tokenizer's own.
 
-        UserError: none of both, another hash than asserted, a template that depends on today's date, fails, or does not show
-        the prompt exactly once, a tokenizer without offsets.
+        Raises UserError for none of both, another hash than asserted, a template that depends on today's date, fails, or does not
+        show the prompt exactly once, a tokenizer without offsets.
         """
         text = model.pinned_template() or _own_template(tokenizer)
         found = hashlib.sha256(text.encode()).hexdigest()
         if model.template_sha256 not in (None, found):
-            raise UserError(f"model.template_sha256 is {model.template_sha256}, but the chat template's sha256 is {found}.")
+            raise UserError(f"model.template_sha256 is {model.template_sha256}, but the chat template's sha256 is {found}")
         if "strftime_now" in text and "date_string" not in model.template_variables:
             raise UserError(
-                "The chat template writes today's date into every prompt: fix it with model.template_variables = "
-                '{ date_string = "26 Jul 2024" } so that runs can be repeated.'
+                "the chat template writes today's date into every prompt: fix it with model.template_variables = "
+                '{ date_string = "26 Jul 2024" } so that runs can be repeated'
             )
         if not tokenizer.is_fast:
             raise UserError(
-                "model: the tokenizer has no fast version (tokenizer.json), which is needed to find the user's tokens."
+                "model: the tokenizer has no fast version (tokenizer.json), which is needed to find the user's tokens"
             )
         bare = cls(tokenizer, text, dict(model.template_variables), model.system, "", "")
         parts = bare.render(SENTINEL).split(SENTINEL)
         if len(parts) != 2:
-            raise UserError(f"The chat template shows the user's prompt {len(parts) - 1} times instead of once.")
+            raise UserError(
+                f"the chat template shows the user's prompt {len(parts) - 1} times instead of once: "
+                f"pin another with model.chat_template"
+            )
         return cls(tokenizer, text, bare.variables, model.system, *parts)
 
     @property
@@ -82,17 +85,20 @@ class ChatTemplate:
             )
         except TemplateError as error:
             what = "model.system" if self.system is not None else "model.chat_template"
-            raise UserError(f"{what}: the chat template cannot be rendered ({error}).") from error
+            raise UserError(f"{what}: the chat template cannot be rendered ({error})") from error
         assert isinstance(rendered, str), "one conversation gives one text"
         return rendered
 
     def encode(self, prompt: str) -> Tokenized:
-        """A prompt through the template. UserError when the template changes the prompt by more than trimming it."""
+        """A prompt through the template. Raises UserError when the template changes the prompt by more than trimming it."""
         rendered = self.render(prompt)
         start, end = len(self.before), len(rendered) - len(self.after)
         framed = rendered.startswith(self.before) and rendered.endswith(self.after) and start <= end
         if not framed or rendered[start:end] not in (prompt, prompt.strip()):
-            raise UserError(f"The chat template rewrites the prompt {prompt[:60]!r}, so its tokens cannot be told apart.")
+            raise UserError(
+                f"the chat template rewrites the prompt {prompt[:60]!r}, so its tokens cannot be told apart: "
+                f"pin another with model.chat_template"
+            )
         # The template writes the special tokens itself: adding them again would double BOS.
         encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         token_ids: list[int] = encoding["input_ids"]
@@ -103,7 +109,7 @@ class ChatTemplate:
         return Tokenized(token_ids, self.tokenizer.convert_ids_to_tokens(token_ids), roles)
 
     def answer_token_id(self, token: str) -> int:
-        """The id of `token` as the first token of an answer; UserError when it is not exactly one token of the vocabulary.
+        """The id of `token` as the first token of an answer; raises UserError when it is not exactly one token of the vocabulary.
 
         The token is read where the model would write it, behind the rendered template: alone some spell it otherwise.
         """
@@ -114,9 +120,9 @@ class ChatTemplate:
         tail = joined[len(head) :] if joined[: len(head)] == head else self._ids(token)
         pieces = self.tokenizer.convert_ids_to_tokens(tail)
         if len(tail) != 1:
-            raise UserError(f"model.refusal_tokens: {token!r} is not one token of this model: it splits into {pieces}.")
+            raise UserError(f"model.refusal_tokens: {token!r} is not one token of this model: it splits into {pieces}")
         if tail[0] == self.tokenizer.unk_token_id:
-            raise UserError(f"model.refusal_tokens: {token!r} is not in this model's vocabulary.")
+            raise UserError(f"model.refusal_tokens: {token!r} is not in this model's vocabulary")
         return tail[0]
 
     def _ids(self, text: str) -> list[int]:
@@ -129,7 +135,7 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise UserError(
-            "model: the tokenizer has no chat template; pin one with model.chat_template or model.chat_template_file."
+            "model: the tokenizer has no chat template; pin one with model.chat_template or model.chat_template_file"
         ) from error
 
 

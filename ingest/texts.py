@@ -28,7 +28,7 @@ class Text:
 
 
 def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
-    """The first `take` texts with a token to predict; UserError for a missing column, no text at all, or an unreadable source."""
+    """The first `take` texts with a token to predict; raises UserError for a missing column, no text, or an unreadable source."""
     texts: list[Text] = []
     for number, row in enumerate(rows_of(spec), start=1):
         text = _cell(spec, spec.text, number, row)
@@ -41,7 +41,9 @@ def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
         if len(texts) == spec.take:
             break
     if not texts:
-        raise UserError(f"{spec.owner}: no row has a token to predict within max_tokens = {spec.max_tokens}.")
+        raise UserError(
+            f"{spec.owner}: no row has a token to predict within max_tokens = {spec.max_tokens}: raise it, or take other texts"
+        )
     return texts
 
 
@@ -54,7 +56,7 @@ def _cell(spec: TextSet, column: str, number: int, row: Row) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         raise UserError(
-            f"{spec.owner}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}."
+            f"{spec.owner}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}"
         )
     return value
 

@@ -1,8 +1,10 @@
 """Questions about a lake: one documented .sql file each, for any DuckDB connection that shows a lake's tables.
 
-queries.names()
-print(queries.load("candidates").help)
-queries.run(con, "candidates", k=5, exclude_layers=[0, 1]).fetchall()
+    queries.names()
+    print(queries.load("candidates").help)
+    queries.run(con, "candidates", k=5, exclude_layers=[0, 1]).fetchall()
+
+Nothing here knows how a lake is stored.
 """
 
 from .loader import Query, load, names, run

@@ -1,7 +1,7 @@
--- Which of the given features sleep: silent on every token of a clean prompt, and firing on it while others are ablated (R13).
+-- Which of the given features are dormant: silent on every token of a clean prompt, firing on it while others are ablated (R13).
 --
--- The clean activations are joined with those of ablated passes. n_prompts counts the prompts on which a feature was captured
--- that sleep and wake so, n_asleep those of the captured prompts on which it is silent when clean; n_passes the ablated passes in
+-- The clean activations are joined with those of ablated passes. n_prompts counts the captured prompts on which a feature
+-- is dormant, n_asleep those on which it is silent when clean, whether it wakes or not; n_passes the ablated passes in
 -- which it wakes, matched controls not counted. Features that never wake are left out.
 --
 -- $features features: which features

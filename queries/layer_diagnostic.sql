@@ -1,4 +1,4 @@
--- How the last token's residual stream lies to the refusal direction, layer by layer, for harmful and benign prompts (R4).
+-- How far the last token's residual stream points along the refusal direction, layer by layer, for harmful and benign prompts (R4).
 --
 -- mean is over the prompts of a label, sd their standard deviation, low and high the 95% t interval of the mean (its quantile by
 -- Cornish and Fisher's expansion, within 0.2% from 6 prompts on). separation is the chance that a harmful prompt lies higher than

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # documentation is printed without DuckDB
 
 FOLDER = Path(__file__).parent
 PLACEHOLDER = re.compile(r"\$([a-z]\w*)(?:\((\w+)\))?")
+FIRST_SENTENCE = re.compile(r".+?[.?](?= |$)")
 WHOLE_LAKE = "Over the whole lake:"
 """How the documentation begins of a question that is about all studies of a lake; all others are about one."""
 
@@ -31,7 +32,9 @@ class Query:
     @property
     def summary(self) -> str:
         """The first sentence of the documentation."""
-        return self.doc.removeprefix(WHOLE_LAKE).split("\n\n")[0].replace("\n", " ").strip().split(". ")[0]
+        text = " ".join(self.doc.removeprefix(WHOLE_LAKE).split("\n\n")[0].split())
+        found = FIRST_SENTENCE.match(text)
+        return text[:1].upper() + (found[0] if found else text)[1:]
 
     @property
     def of_one_study(self) -> bool:

@@ -1,14 +1,14 @@
 -- Which features could stand in for the critical ones of a prompt: they fire on it, in the same layer, and are no candidates.
 --
 -- One row a critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead. cost is
--- how far their largest activations lie apart, in whole factors of `similarity` (0 within it), plus a lot below 1: the cheapest
--- is a random one of the similar. Activations on BOS count only for features that fire nowhere else. The lot depends on seed, the
--- prompt's number in its study, layer and both features only, so it is the same everywhere.
+-- how far their largest activations lie apart, in whole factors of `similarity` (0 within it), plus a random number below 1: the
+-- cheapest is any of the similar. Activations on BOS count only for features that fire nowhere else. The random number depends on
+-- seed, the prompt's number in its study, layer and both features only, so it is the same everywhere.
 --
 -- $prompts integers: the prompt_ids
 -- $pool integer = 200: features a layer, by cosine with either direction, that count as candidates and are left out
 -- $similarity number = 2: the factor
--- $seed integer = 0: seed of the lots
+-- $seed integer = 0: seed of the random numbers
 with critical as (
     select distinct prompt_id, layer, sae_id, feature_id
     from critical_features

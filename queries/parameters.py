@@ -107,7 +107,7 @@ def _number(declared: Parameter, value: Any) -> int | float:
 
 def _integers(declared: Parameter, value: Any) -> list[int]:
     if isinstance(value, str):
-        value = [part for part in value.split(",") if value.strip()]
+        value = value.split(",") if value.strip() else []
     if not isinstance(value, Iterable):
         value = [value]
     one = Parameter(declared.name, "integer", False, None, "")

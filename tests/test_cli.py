@@ -96,6 +96,7 @@ def test_help_answers_at_once_without_anything_heavy() -> None:
     out, _ = asked.communicate()
     assert asked.returncode == 0
     assert "analyze" in out
+    assert "..." not in out.partition("Commands:")[2], "what a command does is said whole"
     assert time.perf_counter() - started < 1
     command = [sys.executable, "-X", "importtime", "-c", "import cli"]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -178,7 +179,7 @@ def test_several_studies_are_named_and_chosen(tmp_path: Path) -> None:
     lake = build_lake(tmp_path / "lake")
     build_lake(tmp_path / "lake", "other", variant=1)
     assert refused(saelake("query", "asr", lake=lake)) == (
-        "the lake holds several studies (other, small): choose one as recipe (--recipe NAME)"
+        f"the lake {lake} holds several studies (other, small): choose one with --recipe NAME"
     )
     assert saelake("query", "asr", "--recipe", "other", lake=lake).exit_code == 0
     count = ["sql", "select count(*) as n from prompts", "--format", "csv"]

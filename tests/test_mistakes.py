@@ -212,7 +212,7 @@ def test_sql_that_fails_is_the_engines_own_sentence(arguments: tuple[str, ...], 
 def test_judging_and_ablating_need_a_lake_with_answers(study: Path, lake: Path, tmp_path: Path) -> None:
     file, before = study / "recipe.toml", tree(lake)
     assert "the judges are first_token, phrases, harmbench" in run("judge", file, "--judge", "guess", "--lake", lake)
-    assert "run analyze first" in run("judge", file, "--judge", "phrases", "--lake", lake)
+    assert "run `saelake analyze` first" in run("judge", file, "--judge", "phrases", "--lake", lake)
     assert "no lake at" in run("judge", file, "--judge", "phrases", "--lake", tmp_path / "none")
     assert "no lake at" in run("ablate", file, "--features", "2:5", "--condition", "mine", "--lake", tmp_path / "none")
     assert "the analysis' own" in run("ablate", file, "--features", "2:5", "--condition", "none", "--lake", lake)
@@ -221,6 +221,6 @@ def test_judging_and_ablating_need_a_lake_with_answers(study: Path, lake: Path, 
 
 
 def test_a_recipe_that_is_not_there(lake: Path, tmp_path: Path) -> None:
-    assert "There is no recipe file" in run("analyze", tmp_path / "none.toml", "--lake", lake)
+    assert "there is no recipe file" in run("analyze", tmp_path / "none.toml", "--lake", lake)
     assert "did you mean 'organism'" in run("analyze", "organims", "--lake", lake)
     assert CliRunner().invoke(cli.main, ["analyze"]).exit_code == 2

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .literals import literal
 from .places import Entry
 from .store import aside
@@ -95,8 +95,8 @@ class Bucket:
         )
 
     @contextmanager
-    def _spoken(self, what: str) -> Iterator[Any]:
-        """The bucket; what it refuses becomes one sentence."""
+    def _opened(self, what: str) -> Iterator[Any]:
+        """The bucket; what it refuses becomes a UserError."""
         objects = self._objects
         from obstore.exceptions import AlreadyExistsError, BaseError
 
@@ -105,7 +105,7 @@ class Bucket:
         except AlreadyExistsError:
             raise
         except (BaseError, PermissionError) as error:
-            reason = str(error).splitlines()[0][:300]
+            reason = first_line(error)[:300]
             raise UserError(
                 f"cannot {what} {self.url}: {reason}; check AWS_ENDPOINT_URL, AWS_REGION, the credentials and that the bucket "
                 f"exists, and run the same command again"
@@ -114,13 +114,13 @@ class Bucket:
     def read(self, key: str) -> str:
         import obstore
 
-        with self._spoken("read") as objects:
+        with self._opened("read") as objects:
             return bytes(obstore.get(objects, key).bytes()).decode(errors="replace")
 
     def exists(self, key: str) -> bool:
         import obstore
 
-        with self._spoken("read") as objects:
+        with self._opened("read") as objects:
             try:
                 obstore.head(objects, key)
             except FileNotFoundError:
@@ -131,7 +131,7 @@ class Bucket:
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        with self._spoken("write to") as objects:
+        with self._opened("write to") as objects:
             try:
                 obstore.put(objects, key, text.encode(), mode="create")  # If-None-Match: *
             except AlreadyExistsError:
@@ -141,13 +141,13 @@ class Bucket:
     def write(self, key: str, text: str) -> None:
         import obstore
 
-        with self._spoken("write to") as objects:
+        with self._opened("write to") as objects:
             obstore.put(objects, key, text.encode())
 
     def names(self, folder: str) -> list[str]:
         import obstore
 
-        with self._spoken("read") as objects:
+        with self._opened("read") as objects:
             found = obstore.list_with_delimiter(objects, folder)
         keys = [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
         return sorted(key.rsplit("/", 1)[-1] for key in keys)
@@ -155,7 +155,7 @@ class Bucket:
     def entries(self, folder: str) -> list[Entry]:
         import obstore
 
-        with self._spoken("read") as objects:
+        with self._opened("read") as objects:
             found = [o for page in obstore.list(objects, folder) for o in page]
             if not found and folder:
                 with suppress(FileNotFoundError):
@@ -174,7 +174,7 @@ class Bucket:
         try:
             yield draft
             for path in sorted(p for p in draft.rglob("*") if p.is_file()):
-                with self._spoken("write to") as objects:
+                with self._opened("write to") as objects:
                     obstore.put(objects, f"{key}/{path.relative_to(draft).as_posix()}", path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -186,7 +186,7 @@ class Bucket:
         copy = aside(self._work / Path(key).name)
         self._work.mkdir(parents=True, exist_ok=True)
         try:
-            with self._spoken("read") as objects, copy.open("wb") as file:
+            with self._opened("read") as objects, copy.open("wb") as file:
                 for piece in obstore.get(objects, key):
                     file.write(piece)
             yield copy
@@ -197,7 +197,7 @@ class Bucket:
         import obstore
 
         keys = [e.key for e in self.entries(key)] or [key]
-        with self._spoken("delete from") as objects:
+        with self._opened("delete from") as objects:
             obstore.delete(objects, keys)
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .files import file_layer
 from .literals import literal
 from .records import Lake, RunRecord, record_key
@@ -103,7 +103,7 @@ def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
         kind, name = statement.split("(")[0].split()[1:3]
         if kind == "macro":
             return
-        message = f"{name} cannot be read ({str(error).splitlines()[0]}): `saelake check` says what to do"
+        message = f"{name} cannot be read ({first_line(error)}): `saelake check` says what to do"
         con.execute(f"create view {name} as select error({literal(message)}) as damaged")
 
 
@@ -126,9 +126,30 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
     pointers = lake.current()
     recipes = sorted({name for name, _ in pointers})
     if recipe is not None and recipe not in recipes:
-        raise UserError(f"the lake {lake} has no study named {recipe!r}; it has {', '.join(recipes) or 'none yet'}")
+        raise _unknown_study(lake, recipe, recipes)
     wanted = {run_id for (name, _), run_id in pointers.items() if recipe in (None, name)}
     return [r for r in lake.records() if r.run_id in wanted]
+
+
+def one_study(lake: Lake, recipe: str | None = None) -> str:
+    """The study of that name, else the only one of the lake; raises UserError where there is none, or are several."""
+    studies = sorted({name for name, _ in lake.current()})
+    if recipe is not None and recipe not in studies:
+        raise _unknown_study(lake, recipe, studies)
+    if not studies:
+        raise UserError(f"the lake {lake} holds no study yet: `saelake analyze RECIPE --lake {lake}` makes one")
+    if recipe is None and len(studies) > 1:
+        raise several_studies(lake, studies)
+    return recipe or studies[0]
+
+
+def several_studies(lake: Lake, studies: Sequence[str]) -> UserError:
+    """What to say where one study is meant and none is named."""
+    return UserError(f"the lake {lake} holds several studies ({', '.join(studies)}): choose one with --recipe NAME")
+
+
+def _unknown_study(lake: Lake, recipe: str, studies: Sequence[str]) -> UserError:
+    return UserError(f"the lake {lake} has no study named {recipe!r}; it has {', '.join(studies) or 'none yet'}")
 
 
 def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[str]]:
@@ -148,7 +169,7 @@ def connect(
     """
     unknown = [run_id for run_id in runs or () if not lake.published.exists(record_key(run_id))]
     if unknown:
-        raise UserError(f"the lake {lake} has no run {', '.join(unknown)}")
+        raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
     con = duckdb.connect(config={"threads": threads} if threads else {})
     _configure(con)
     create_views(con, lake, [r.run_id for r in current_records(lake, recipe)] if runs is None else runs)

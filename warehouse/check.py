@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .content import ContentHash
-from .errors import UserError
+from .errors import UserError, first_line
 from .files import DataFile
 from .layout import BATCH_ROWS
 from .order import RowOrder
@@ -21,6 +21,7 @@ from .schema import SCHEMA_VERSION, TABLES
 from .store import sha256_file
 
 UNREADABLE = (OSError, pa.ArrowException)
+REFERENCE_TABLE = {columns[0]: table for table, columns in REFERENCE_COLUMNS.items()}
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class _RunCheck:
                     for what, n in broken_rules(table, batch, self._record.run_id, self._known):
                         broken[what] = broken.get(what, 0) + n
         except UNREADABLE as error:
-            yield f"the file cannot be read ({str(error).splitlines()[0]})"
+            yield f"the file cannot be read ({first_line(error)})"
             return
         broken[f"({', '.join(table.unique)}) repeats"] = order.n_repeated
         broken[f"order by {', '.join(table.unique)} is broken"] = order.n_misplaced
@@ -182,11 +183,8 @@ def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord])
                         known = known.joined(referred(file.table, batches))
                 except (*UNREADABLE, KeyError, ValueError):
                     unknown.add(file.table)
-    ids = {name: ids for name, ids in known.ids.items() if not unknown & {REFERENCE_TABLE[name]}}
+    ids = {name: ids for name, ids in known.ids.items() if REFERENCE_TABLE[name] not in unknown}
     return References(ids, known.n_tokens, {} if "saes" in unknown else known.saes)
-
-
-REFERENCE_TABLE = {columns[0]: table for table, columns in REFERENCE_COLUMNS.items()}
 
 
 def _check_pointers(lake: Lake) -> Iterator[Finding]:
@@ -205,7 +203,7 @@ def _check_catalog(lake: Lake) -> Iterator[Finding]:
                 con.execute("select count(*) from duckdb_views()").fetchall()
                 con.execute("select count(*) from all_runs.runs").fetchall()
         except duckdb.Error as error:
-            yield Finding("", lake.catalog.name, f"it cannot be opened ({str(error).splitlines()[0]})", mend)
+            yield Finding("", lake.catalog.name, f"it cannot be opened ({first_line(error)})", mend)
 
 
 def _unlisted(keys: list[str]) -> list[Finding]:

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .layout import BATCH_ROWS
+from .records import INDEX_MASK
 
 RANGE_ROWS = 1 << 24
 """Rows that are sorted at once, in about 400 MB."""
 LARGEST_WIDTH = 1 << 24
 """Feature ids from here on are not counted: an array of counts would be too large."""
-INDEX_BITS = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _find_part(path: Path, layer: int) -> Part | None:
     countable = len(sae_ids) == 1 and first >> 32 == last >> 32 and min(feature_id.min(), pos.min()) >= 0
     countable &= bool(feature_id.max() < LARGEST_WIDTH)
     sae_id = sae_ids[0].as_py() if countable else ""
-    return Part(path, layer, sae_id, first & ~INDEX_BITS, first & INDEX_BITS, last & INDEX_BITS, int(pos.max()).bit_length())
+    return Part(path, layer, sae_id, first & ~INDEX_MASK, first & INDEX_MASK, last & INDEX_MASK, int(pos.max()).bit_length())
 
 
 def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:

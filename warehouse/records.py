@@ -30,6 +30,8 @@ from .places import Folder, Place
 from .schema import SCHEMA_VERSION
 from .store import canonical_json, sha256_text
 
+INDEX_MASK = (1 << 32) - 1
+"""The bits of an id below its run's tag: the dense index."""
 FORMAT = "saelake"
 MARKER = "saelake.json"
 FOLDERS = ("runs", "data", "current", "landing", "locks")
@@ -78,7 +80,7 @@ class TableContent:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A published run, as `runs/<run_id>.json` holds it; `schema.RUNS_COLUMNS` gives the SQL types."""
+    """A published run, as `runs/<run_id>.json` holds it; `schema.RUNS_STRUCTURE` gives the SQL types."""
 
     run_id: str
     stage: str

@@ -31,6 +31,13 @@ CHOICES = {
 """What a column may say, by its name, or by table and name where one table differs."""
 OWNERS = {"prompt_id": "prompts", "set_id": "feature_sets", "ablation_id": "ablations"}
 """The table that numbers an id; wherever else the id stands, it must be one of that table's."""
+REFERENCE_COLUMNS = {
+    "prompts": ["prompt_id", "n_tokens"],
+    "saes": ["sae_id", "layer", "width"],
+    "feature_sets": ["set_id"],
+    "ablations": ["ablation_id"],
+}
+"""Tables whose rows others point to, and the columns that are read for it; the first one is pointed to."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,6 @@ def referred(table: str, batches: Iterable[pa.RecordBatch]) -> References:
     name = REFERENCE_COLUMNS[table][0]
     ids, first = np.unique(rows[name].to_numpy(), return_index=True)
     return References({name: ids}, rows["n_tokens"].to_numpy()[first]) if table == "prompts" else References({name: ids})
-
-
-REFERENCE_COLUMNS = {
-    "prompts": ["prompt_id", "n_tokens"],
-    "saes": ["sae_id", "layer", "width"],
-    "feature_sets": ["set_id"],
-    "ablations": ["ablation_id"],
-}
 
 
 def broken_rules(table: Table, rows: pa.RecordBatch, run_id: str, known: References) -> Iterator[tuple[str, int]]:

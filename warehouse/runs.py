@@ -174,7 +174,7 @@ def _below(folder: str, file: DataFile) -> DataFile:
 
 
 def refuse_tag_collision(lake: Lake, run_id: str) -> None:
-    """UserError if another run of the lake numbers its rows with the same 31 bits."""
+    """Raises UserError if another run of the lake numbers its rows with the same 31 bits."""
     for other in lake.run_ids():
         if other != run_id and run_tag(other) == run_tag(run_id):
             raise UserError(

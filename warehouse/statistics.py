@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from .records import INDEX_MASK
 from .schema import FEATURES, SAES
-
-INDEX_BITS = (1 << 32) - 1
 
 
 @dataclass
@@ -110,7 +109,7 @@ class FeatureStatistics:
 
 def _index(ids: pa.Array) -> np.ndarray:
     """The dense 32-bit index inside int64 ids."""
-    return ids.to_numpy() & INDEX_BITS
+    return ids.to_numpy() & INDEX_MASK
 
 
 def _with_columns(rows: pa.Table, columns: dict[str, np.ndarray | pa.Array], schema: pa.Schema) -> pa.Table:

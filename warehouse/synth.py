@@ -29,7 +29,7 @@ SAES_SHARD = "saes"
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a synthetic lake is; the defaults are those of lake-lab's measurements."""
+    """How large a synthetic lake is; the defaults are about those of the paper's study of Gemma-2-2B."""
 
     n_prompts: int = 1_700
     tokens_per_prompt: int = 34

@@ -17,8 +17,8 @@ from torch import Tensor
 from analysis.engine.requests import FEATURE, DirectionEdit, FeatureSet
 from analysis.engine.slices import Slice, Slices
 
-# Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304).
 GATHER_TOKENS = 26
+"""Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304)."""
 
 
 class Edit(Protocol):

@@ -10,8 +10,8 @@ from transformers import DynamicCache
 from analysis.engine.interventions import Interventions
 from ingest.subject import Batch, Subject
 
-# Rows that have ended are dropped when no more than this share still runs.
 COMPACT = 0.75
+"""Rows that have ended are dropped when no more than this share still runs."""
 
 
 def continued(

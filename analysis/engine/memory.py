@@ -11,10 +11,10 @@ import torch
 from ingest.subject import Subject
 from warehouse.errors import UserError
 
-# Of the memory that is free when the work begins; the rest is for fragments and for what the estimate leaves out.
 SHARE = 0.5
-# Padded tokens a pass beyond which it gets no faster (CPU: measured with 1 and 135 million parameters; others: an estimate).
+"""Of the memory that is free when the work begins; the rest is for fragments and for what the estimate leaves out."""
 MOST_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 16384}
+"""Padded tokens a pass beyond which it gets no faster (CPU: measured with 1 and 135 million parameters; others: an estimate)."""
 MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 UNKNOWN = 4 << 30
 """Free memory where the machine does not tell."""
@@ -75,8 +75,8 @@ class Batches:
     def _shrink(self, sizes: Sequence[Size]) -> None:
         if len(sizes) == 1:
             raise UserError(
-                f"A prompt of {sizes[0].n_tokens} tokens does not fit into this {self._subject.device.type}'s free memory by "
-                f'itself: free some, set model.dtype = "bfloat16", or choose another compute.device.'
+                f"a prompt of {sizes[0].n_tokens} tokens does not fit into this {self._subject.device.type}'s free memory by "
+                f'itself: free some, set model.dtype = "bfloat16", or choose another compute.device'
             )
         self._most_bytes = len(sizes) * max(map(self._bytes, sizes)) / 2
         gc.collect()

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from analysis.engine.memory import Batches, Size
-from ingest.subject import Subject
+from ingest.subject import StopForward, Subject
 
 
 class PrefixStore:
@@ -45,10 +45,6 @@ class PrefixStore:
                 self._resid_td[prompt] = row[-len(self._prompts[prompt]) :].clone()
 
 
-class _Below(Exception):
-    """Leaves a pass above the layer whose residual was wanted."""
-
-
 def below(
     subject: Subject, layer: int, prompts: Sequence[int], token_ids: Sequence[Sequence[int]]
 ) -> tuple[Tensor, DynamicCache]:
@@ -66,9 +62,9 @@ def below(
 
     def keep(resid_btd: Tensor) -> None:
         read.append(resid_btd)
-        raise _Below
+        raise StopForward
 
-    with subject.resid_post(layer, keep), suppress(_Below):
+    with subject.resid_post(layer, keep), suppress(StopForward):
         subject.forward(subject.batch([token_ids[p] for p in distinct]), cache)
     if rows is None:
         return read[0], cache

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ingest.saes.sae import Sae
 
-# A union of more than this share of all features is not worth a copy: the whole SAE is used as it lies.
 WHOLE = 0.8
-# Slices kept a layer; of the searches, delta debugging needs most: the unions of a few prompts' halves in turn.
+"""A union of more than this share of all features is not worth a copy: the whole SAE is used as it lies."""
 KEPT = 4
+"""Slices kept a layer; of the searches, delta debugging needs most: the unions of a few prompts' halves in turn."""
 
 
 class Slice(NamedTuple):

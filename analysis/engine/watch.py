@@ -9,14 +9,14 @@ import numpy as np
 from torch import Tensor
 
 from analysis.engine.slices import Slices
-from ingest.subject import Batch, Subject
+from ingest.subject import Batch, StopForward, Subject
 from warehouse.errors import UserError
 
 Watched = Mapping[int, np.ndarray | None]
 """layer -> feature_ids; None: all features of that layer."""
 
-# Activations that exist at a time as a dense (n, f), in float32 numbers.
 DENSE = 1 << 25
+"""Activations that exist at a time as a dense (n, f), in float32 numbers."""
 
 
 class Activations(NamedTuple):
@@ -49,10 +49,6 @@ class Activations(NamedTuple):
         return cls(*(np.empty(0, dtype=dtype) for dtype in (np.int64, np.int16, np.int32, np.int32, np.float32)))
 
 
-class _Seen(Exception):
-    """Leaves a pass after the last watched layer."""
-
-
 class Watch:
     """Reads what is watched. Opened before the interventions, its hooks see the residual stream before a layer's edits."""
 
@@ -68,7 +64,7 @@ class Watch:
     @contextmanager
     def open(self) -> Iterator[None]:
         """While open, a pass over the batch is read, and left after the last watched layer."""
-        with suppress(_Seen), ExitStack() as hooks:
+        with suppress(StopForward), ExitStack() as hooks:
             for layer in sorted(self._watched):
                 hooks.enter_context(self._subject.resid_post(layer, partial(self._see, layer)))
             yield
@@ -84,10 +80,13 @@ class Watch:
             token, column = acts_nu.nonzero(as_tuple=True)
             activation = acts_nu[token, column].float().cpu().numpy()
             if not np.isfinite(activation).all():
-                raise UserError(f"layer {layer} gives activations that are not finite numbers while features are held.")
+                raise UserError(
+                    f"layer {layer} gives activations that are not finite numbers while features are held: "
+                    f"check the value that they are held at"
+                )
             n = (token + start).cpu().numpy()
             found = ids[column.cpu().numpy()].astype(np.int32)
             layers = np.full(len(n), layer, dtype=np.int16)
             self.parts.append(Activations(self._row_n[n], layers, found, self._pos_n[n], activation))
         if layer == max(self._watched):
-            raise _Seen
+            raise StopForward

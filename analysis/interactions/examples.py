@@ -69,7 +69,9 @@ def _cells(con: duckdb.DuckDBPyConnection, work: Work, sets: str | None) -> Mapp
         con, "fm_input", tokens=settings.tokens, aggregate=settings.aggregate, exclude_layers=excluded, sets=sets
     ).fetchnumpy()
     if not len(found["value"]):
-        raise UserError("interactions: no feature fires on the last tokens in a layer from the first one up to the direction's")
+        raise UserError(
+            "interactions: no feature fires on the last tokens in a layer from the first one up to the direction's: raise tokens"
+        )
     return found
 
 

@@ -111,7 +111,7 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
 
 def feature_columns(bench: Workbench, examples: Examples, machine: Machine) -> dict[str, object]:
     """The columns that say which feature has which weight."""
-    sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
+    sae_ids = bench.sae_ids
     return {
         "sae_id": [sae_ids[layer] for layer in examples.layers.tolist()],
         "layer": examples.layers,

@@ -31,7 +31,6 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]:
     """Both parts of every set, the empty ones too: what they flip is what nothing flips."""
-    number = {int(prompt_id): n for n, prompt_id in enumerate(work.bench.prompt_ids)}
     keys = list(zip(critical["prompt_id"].tolist(), critical["method"].tolist(), critical["start"].tolist(), strict=True))
     members: dict[tuple[int, str, int], list[int]] = {}
     for row, key in enumerate(keys):
@@ -42,7 +41,7 @@ def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]
             kept = [row for row in rows if (critical["n_tokens"][row] > 0) == (part == "active")]
             features = FeatureSet.of(critical["layer"][kept], critical["feature_id"][kept])
             draw = start if method == "minimal" else None
-            yield Ablation(Request(number[prompt_id], features), f"{method}_{part}", draw=draw, tau=tau)
+            yield Ablation(Request(work.bench.numbers[prompt_id], features), f"{method}_{part}", draw=draw, tau=tau)
 
 
 STAGE = Stage(

@@ -10,7 +10,7 @@ from analysis.engine.interventions import Interventions
 from analysis.engine.requests import FeatureSet, Request
 from analysis.engine.slices import Slices
 from analysis.search.answers import Columns
-from analysis.search.directions import projected_out
+from analysis.search.directions import chosen_everywhere
 from analysis.stage import Stage, Work
 from ingest.capture import length_batches
 from ingest.job import Study
@@ -74,7 +74,7 @@ def conditions(work: Work) -> list[Condition]:
     """The unmodified model, the direction projected out of every layer, and a recorded draw of critical sets."""
     bench = work.bench
     with bench.sql([work.parents[stage] for stage in ("inert", "direction")]) as con:
-        direction = projected_out(con, bench.subject.n_layers)
+        direction = chosen_everywhere(bench, con)
         rows = con.execute(LENDERS, {"seed": work.spec.seed, "n": bench.recipe.losses.sets}).fetchnumpy()
     found = [Condition("none", Request(0)), Condition("direction", Request(0, direction=direction))]
     for lender in np.unique(rows["prompt_id"]):

@@ -24,8 +24,8 @@ from torchfm.layer import FactorizationMachine
 INTERACTION = FactorizationMachine(reduce_sum=True)
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-# Non-zeros (padded) that are differentiated at once: what they need stays in the processor's cache.
 CHUNK = 24_576
+"""Non-zeros (padded) that are differentiated at once: what they need stays in the processor's cache."""
 
 
 @dataclass(frozen=True)

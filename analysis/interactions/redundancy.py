@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from analysis.search.candidates import pool
+from analysis.search.candidates import pool_by_layer
 from analysis.stage import Stage, Work
 from ingest.job import Study
 from ingest.saes.sae import Sae
@@ -42,11 +42,8 @@ def _layers(study: Study) -> list[int]:
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, recipe = work.bench, work.bench.recipe
-    members: dict[int, np.ndarray] = {}
     with bench.sql([work.parents["alignments"]]) as con:
-        pools = [pool(con, recipe.candidates, direction) for direction in recipe.candidates.directions]
-    for layer in _layers(bench.study):
-        members[layer] = np.unique(np.concatenate([p["feature_id"][p["layer"] == layer] for p in pools]))
+        members = pool_by_layer(con, recipe.candidates, _layers(bench.study))
     for name in missing:
         layer = int(name.removeprefix("layer-"))
         unit_kd = unit_rows(bench.saes[layer], members[layer])

@@ -90,7 +90,7 @@ def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str) -> dict[int, R
     others = _by_prompt(found.select("prompt_id", "layer", "feature_id").fetchnumpy())
     critical = _by_prompt(con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy())
     none = {name: np.empty(0, dtype=np.int64) for name in ("layer", "feature_id", "max_activation")}
-    number = {int(prompt_id): n for n, prompt_id in enumerate(work.bench.prompt_ids)}
+    number = work.bench.numbers
     return {number[p]: Ranking(number[p], critical.get(p, none), rows) for p, rows in others.items()}
 
 
@@ -104,7 +104,7 @@ def _by_prompt(rows: Columns) -> dict[int, Columns]:
 def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
     """R11b: what the critical features that fire do while the top K new ones alone are ablated."""
     bench = work.bench
-    sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
+    sae_ids = bench.sae_ids
     passes = [(one, k, one.alone(one.top(k))) for one in ranked if len(one.critical["layer"]) for k in ks]
     layers = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["layer"] for one in ranked)])
     ids = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["feature_id"] for one in ranked)])

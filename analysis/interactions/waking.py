@@ -15,12 +15,11 @@ import pyarrow as pa
 from analysis.engine.requests import FeatureSet, Request
 from analysis.engine.watch import Watched
 from analysis.interactions.matching import Controls, Feature, matched
-from analysis.search.answers import Columns, set_rows
-from analysis.search.candidates import pool, shards_of_split
+from analysis.search.answers import Columns, content_id, set_rows
+from analysis.search.candidates import pool_by_layer, shards_of_split
 from analysis.stage import Stage, Work
 from warehouse.runs import Rows
 from warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
-from warehouse.store import sha256_text
 
 CRITICAL = """
 select prompt_id, method, start, layer, feature_id
@@ -99,9 +98,7 @@ def watched(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, np.ndarray 
     candidates, layers = work.bench.recipe.candidates, sorted(work.bench.recipe.saes.layers)
     if work.bench.recipe.waking.watched == "all":
         return dict.fromkeys(layers)
-    pools = [pool(con, candidates, direction) for direction in candidates.directions]
-    found = {layer: [p["feature_id"][p["layer"] == layer] for p in pools] for layer in layers}
-    return {layer: np.unique(np.concatenate(ids)) for layer, ids in found.items() if sum(map(len, ids))}
+    return {layer: ids for layer, ids in pool_by_layer(con, candidates, layers).items() if len(ids)}
 
 
 def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
@@ -123,14 +120,13 @@ def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, shards = work.bench, shards_of_split(work.bench.study)
-    number = {int(prompt_id): n for n, prompt_id in enumerate(bench.prompt_ids)}
     with bench.sql(list(work.parents.values())) as con:
         recorded = watched(work, con)
         for name in missing:
             prompt_ids = [int(bench.prompt_ids[p]) for p in shards[name]]
             critical = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
             controls = matched(con, bench.recipe, prompt_ids, work.spec.seed)
-            asked = list(passes(critical, controls, number))
+            asked = list(passes(critical, controls, bench.numbers))
             if not asked:
                 yield name, []
                 continue
@@ -142,12 +138,12 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 def _ids(work: Work, asked: Sequence[Pass]) -> np.ndarray:
     names = (f"{work.spec.stage}|{p.condition}|{p.prompt}|{p.method}|{p.start}|{p.source}|{p.control}" for p in asked)
-    return np.array([int(sha256_text(name)[:15], 16) for name in names], dtype=np.int64)
+    return np.array([content_id(name) for name in names], dtype=np.int64)
 
 
 def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
     bench, n = work.bench, len(asked)
-    sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
+    sae_ids = bench.sae_ids
     first = bench.engine.next_token([Request(p.prompt, p.features) for p in asked])
     prompt_ids = bench.prompt_ids[[p.prompt for p in asked]]
     ablations: Columns = {

@@ -1,4 +1,4 @@
-"""Whether a text is sensible at all, whatever it says: ablated models fall into loops, symbols and soup (R7).
+"""Whether a text is sensible at all, whatever it says: ablated models fall into loops, symbols and mixtures of scripts (R7).
 
 A rule, not a model: it sees the kinds of degeneration that greedy decoding runs into, in any script, and says nothing of sense.
 Fluent nonsense passes; a classifier is a judge of its own (harmbench.py).
@@ -30,8 +30,8 @@ def is_degenerate(text: str) -> bool:
        times in a row (three and a half at the end). It counts like a loop of words.
     4. Too few words: in some stretch of forty words (or in a whole text of 20 to 39) fewer than a quarter are distinct; or one
        word of twenty letters or more that is one to six letters over and over.
-    5. Soup: letters of three scripts or more of which none makes up two thirds. Chinese, Japanese and Korean letters are one
-       script here.
+    5. A mixture of scripts: letters of three scripts or more of which none makes up two thirds. Chinese, Japanese and Korean
+       letters are one script here.
     """
     letters = [c for c in text if not c.isspace()]
     readable = sum(c.isalnum() or unicodedata.category(c)[0] == "M" for c in letters)
@@ -44,7 +44,7 @@ def is_degenerate(text: str) -> bool:
         _loops(words, range(1, LONGEST_PHRASE + 1))
         or (len(phrases) < len(words) and _loops(phrases, range(3, LONGEST_PHRASE + 1), times=4))
         or _has_too_few_words(words)
-        or _is_soup(scripts)
+        or _mixes_scripts(scripts)
     )
 
 
@@ -112,6 +112,6 @@ def _has_too_few_words(words: Sequence[str]) -> bool:
     return fewest < stretch / 4
 
 
-def _is_soup(scripts: Sequence[str]) -> bool:
+def _mixes_scripts(scripts: Sequence[str]) -> bool:
     counts = Counter("EAST ASIAN" if s in EAST_ASIAN else s for s in scripts if s not in ("", "DIGIT", "MARK"))
     return len(counts) >= 3 and max(counts.values()) < 2 / 3 * counts.total()

@@ -27,7 +27,7 @@ from ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
 from ingest.recipe import Compute
 from ingest.recipe.sections import Harmbench
 from ingest.subject import resolve_device
-from warehouse.errors import UserError
+from warehouse.errors import UserError, first_line
 
 FIELD = "verdicts.harmbench"
 ANSWER_TOKENS = 512
@@ -123,8 +123,7 @@ class Classifier:
                 **options,
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise UserError(f"{FIELD}: {settings.location} cannot be loaded ({reason})") from error
+            raise UserError(f"{FIELD}: {settings.location} cannot be loaded ({first_line(error)})") from error
         if absent := sorted(info["missing_keys"]):
             raise UserError(f"{FIELD}: the files of {settings.location} lack weights, for example {absent[0]}")
         # The vocabulary's spellings mark a space before the word.

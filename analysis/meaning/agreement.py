@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEVEL = 0.95
-RESAMPLES = 9_999
+from analysis.interactions.statistics import LEVEL, RESAMPLES
 
 
 class Measured(NamedTuple):

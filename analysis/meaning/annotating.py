@@ -25,7 +25,7 @@ def add_study(app: FastAPI, lake: Lake, study: AnnotationStudy) -> None:
     def whose(token: str) -> str:
         annotator = study.annotator(token)
         if annotator is None:
-            raise HTTPException(404, "There is no such page: use the whole link that you were given.")
+            raise HTTPException(404, "there is no such page: use the whole link that you were given")
         return annotator
 
     def page(token: str, annotator: str, place: int, now: State, problem: str = "", chosen: Sequence[str] = ()) -> Response:
@@ -62,7 +62,7 @@ def add_study(app: FastAPI, lake: Lake, study: AnnotationStudy) -> None:
 
     def check_place(place: int) -> None:
         if not 1 <= place <= len(study.items):
-            raise HTTPException(404, f"This study has features 1 to {len(study.items)}.")
+            raise HTTPException(404, f"this study has features 1 to {len(study.items)}")
 
     @app.get("/a/{token}")
     def start(token: str) -> Response:

@@ -10,6 +10,7 @@ import queries
 
 FeatureKey = tuple[str, int]
 """(sae_id, feature_id)"""
+N_SAMPLES = 5
 VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 
 
@@ -36,9 +37,9 @@ class Sample:
     category: str | None
 
 
-def samples_of(con: duckdb.DuckDBPyConnection, features: Iterable[tuple[int, int]], n: int = 5) -> dict[FeatureKey, list[Sample]]:
+def samples_of(con: duckdb.DuckDBPyConnection, features: Iterable[tuple[int, int]]) -> dict[FeatureKey, list[Sample]]:
     """The top samples of features, given as (layer, feature_id); features that fire nowhere but on BOS are absent."""
-    rows = queries.run(con, "sample_tokens", features=list(features), n=n).fetchall()
+    rows = queries.run(con, "sample_tokens", features=list(features), n=N_SAMPLES).fetchall()
     grouped: dict[FeatureKey, dict[int, list[tuple[object, ...]]]] = defaultdict(lambda: defaultdict(list))
     for _, sae_id, feature_id, rank, *row in rows:
         grouped[sae_id, feature_id][rank].append(tuple(row))

@@ -88,7 +88,7 @@ def explain(
 
 
 def labelled_saes(recipe: Recipe, saes: Sequence[KnownSae], directory: Directory) -> list[Labelled]:
-    """The SAEs that a source describes exactly, by the recipe or SAELens' directory; UserError if there are none."""
+    """The SAEs that a source describes exactly, by the recipe or SAELens' directory; raises UserError if there are none."""
     named = recipe.explanations.sources
     if unknown := sorted(set(named) - {sae.layer for sae in saes}):
         raise UserError(f"explanations.sources names layer {unknown[0]}, but the study has no SAE there")
@@ -98,7 +98,7 @@ def labelled_saes(recipe: Recipe, saes: Sequence[KnownSae], directory: Directory
         if source is None:
             continue
         if "/" not in source:
-            raise UserError(f"explanations.sources: {source} is no source: give it as model/source")
+            raise UserError(f"explanations.sources: {source} is no source: write it as model/source")
         directory.check(source, sae.name)
         labelled.append(Labelled(sae, source))
     if not labelled:
@@ -110,7 +110,7 @@ def labelled_saes(recipe: Recipe, saes: Sequence[KnownSae], directory: Directory
 
 
 def current_run(lake: Lake, recipe: str, stage: str) -> str:
-    """The current run of a study's stage; UserError if it has none."""
+    """The current run of a study's stage; raises UserError if it has none."""
     run_id = lake.current().get((recipe, stage))
     if run_id is None:
         raise UserError(f"the lake {lake} has no {stage} of {recipe} yet: `saelake analyze {recipe} --lake {lake}` first")
@@ -176,8 +176,8 @@ def _ensure_own(
 
 
 def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explanation]]:
-    """The explanations in a file of one's own; UserError names the row that is wrong."""
-    owner = "Explanations"
+    """The explanations in a file of one's own; raises UserError, which names the row that is wrong."""
+    owner = "explanations"
     known = {key: sae for sae in saes for key in (sae.sae_id, sae.name)}
     found: dict[KnownSae, list[Explanation]] = {}
     for number, row in enumerate(read_rows(file, owner), start=1):
@@ -204,7 +204,7 @@ def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explan
 
 
 def _rows(sae: KnownSae, found: Sequence[Explanation], source: str) -> Rows:
-    """Rows of one SAE; UserError for a feature that it does not have."""
+    """Rows of one SAE; raises UserError for a feature that it does not have."""
     counts: dict[int, int] = {}
     numbers = []
     for one in found:

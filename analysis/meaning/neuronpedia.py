@@ -112,7 +112,7 @@ def of_feature(
     if answer is None:
         return []
     if not isinstance(answer, dict):
-        raise UserError(f"{url} answers with something else than a feature")
+        raise UserError(f"{url} answers with something else than a feature: check explanations.base_url")
     _check_is(answer, url, model, layer, feature_id)
     described = answer.get("source") if isinstance(answer.get("source"), dict) else {}
     assert isinstance(described, dict)
@@ -179,7 +179,7 @@ def _rows(body: bytes) -> Iterator[Any]:
 
 
 def _check_is(row: dict[str, Any], where: str, model: str, layer: str, feature_id: int) -> None:
-    """UserError unless a row is about the feature that was asked for; its index may be a number or its text."""
+    """Raises UserError unless a row is about the feature that was asked for; its index may be a number or its text."""
     told = (str(row.get("modelId")), str(row.get("layer")), str(row.get("index")))
     if told != (model, layer, str(feature_id)):
         raise UserError(f"{where} is about {'/'.join(told)}, not about {model}/{layer}/{feature_id}: its labels would be wrong")

@@ -37,7 +37,9 @@ def score(lake: Lake, study: AnnotationStudy, *, mapping: str = "literal", seed:
     """All scores of a study, by its own answers and the taxonomy that it was drawn from; raises UserError if it is not closed."""
     run_id = lake.current().get((study.recipe, stage(study.name)))
     if run_id is None:
-        raise UserError(f"the study {study.name} is not closed: `saelake study close {study.name}` publishes its answers")
+        raise UserError(
+            f"the annotation study {study.name} is not closed: `saelake study close {study.name}` publishes its answers"
+        )
     with connect(lake, runs=[*study.parents, run_id]) as con:
         return scores(con, study.name, mapping=mapping, seed=seed)
 

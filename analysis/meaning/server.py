@@ -33,12 +33,19 @@ HEADERS = {
 Next = Callable[[Request], Awaitable[Response]]
 
 
-def render(template: str, status: int = 200, **values: object) -> HTMLResponse:
-    """A page from its template; every value is escaped."""
-    return HTMLResponse(_environment.get_template(template).render(**values), status)
+def as_sentence(text: str) -> str:
+    """What a mistake says, which begins in lower case and ends without a full stop, as a page shows it; names stay."""
+    is_name = "_" in text.partition(" ")[0]
+    return (text if is_name else text[:1].upper() + text[1:]) + ("" if text.endswith((".", "?")) else ".")
 
 
 _environment = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+_environment.filters["sentence"] = as_sentence
+
+
+def render(template: str, status: int = 200, **values: object) -> HTMLResponse:
+    """A page from its template; every value is escaped."""
+    return HTMLResponse(_environment.get_template(template).render(**values), status)
 
 
 def new_app(hosts: Sequence[str]) -> FastAPI:
@@ -74,7 +81,7 @@ def new_app(hosts: Sequence[str]) -> FastAPI:
     @app.get("/static/{name}")
     def static(name: str) -> Response:
         if name not in STATIC:
-            raise HTTPException(404, "There is no such file.")
+            raise HTTPException(404, "there is no such file")
         return FileResponse(PAGES / name, media_type=STATIC[name])
 
     return app
@@ -107,14 +114,14 @@ async def form_of(request: Request) -> dict[str, list[str]]:
     async for part in request.stream():
         body += part
         if len(body) > MAX_POST:
-            raise HTTPException(413, "That is too much for a form.")
+            raise HTTPException(413, "that is too much for a form")
     return parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
 
 
 def check_secret(own: str, given: str) -> None:
     """404, as for a page that does not exist, unless the secret in a link is right."""
     if not secrets.compare_digest(own.encode(), given.encode()):
-        raise HTTPException(404, "There is no such page: use the whole link that the server printed.")
+        raise HTTPException(404, "there is no such page: use the whole link that the server printed")
 
 
 def listen(host: str, port: int) -> socket.socket:

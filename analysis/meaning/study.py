@@ -99,13 +99,13 @@ class State:
 def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampling: Sampling) -> AnnotationStudy:
     """Draws a study's features and writes it into the lake; raises UserError for a name that is taken and for no features."""
     if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a study: lower-case letters, digits and _, a letter first")
+        raise UserError(f"{name!r} is no name for an annotation study: use lower-case letters, digits and _, a letter first")
     if wrong := [one for one in annotators if not ANNOTATOR.fullmatch(one) or annotators.count(one) > 1]:
-        raise UserError(f"{wrong[0]!r} is no name for one annotator: letters, digits, space and . @ - _, each name once")
+        raise UserError(f"{wrong[0]!r} is no name for one annotator: use letters, digits, space and . @ - _, each name once")
     if not annotators:
-        raise UserError("a study needs at least one annotator")
+        raise UserError("an annotation study needs at least one annotator: give --annotator NAME")
     if _folder(lake, name).exists():
-        raise UserError(f"the lake {lake} has a study {name} already: give the new one another name")
+        raise UserError(f"the lake {lake} has an annotation study {name} already: give the new one another name")
     parents = tuple(current_run(lake, recipe, stage) for stage in ("ingest", "taxonomy", "populations"))
     with connect(lake, recipe) as con:
         drawn = queries.run(con, "study_sample", **asdict(sampling)).fetchall()
@@ -178,7 +178,7 @@ def withdraw(lake: Lake, study: AnnotationStudy, annotator: str) -> int | None:
 def _append(lake: Lake, study: AnnotationStudy, entry: Entry) -> None:
     def timed(entries: Sequence[Entry]) -> Entry:
         if any("closed" in one for one in entries):
-            raise UserError(f"the study {study.name} is closed: it takes no answers any more")
+            raise UserError(f"the annotation study {study.name} is closed: it takes no answers any more")
         return {**entry, "at": utc_now()}
 
     with storage_errors(lake):
@@ -193,7 +193,7 @@ def close(lake: Lake, study: AnnotationStudy, *, unfinished: bool = False) -> Ru
     now = state(lake, study)
     missing = {one: len(study.items) - len(now.answers[one]) for one in study.tokens}
     if not any(now.answers.values()):
-        raise UserError(f"the study {study.name} has no answers yet: `saelake annotate {study.name}` gives the links")
+        raise UserError(f"the annotation study {study.name} has no answers yet: `saelake annotate {study.name}` gives the links")
     if not now.is_closed and not unfinished and any(missing.values()):
         told = ", ".join(f"{one} {n}" for one, n in missing.items() if n)
         raise UserError(f"answers are missing ({told}): wait for them, or close with --unfinished")

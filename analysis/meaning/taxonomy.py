@@ -66,7 +66,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 
 def check(study: Study) -> None:
-    """UserError where sets that [taxonomy] names hold no prompt with a category."""
+    """Raises UserError where sets that [taxonomy] names hold no prompt with a category."""
     settings = study.recipe.taxonomy
     for name in settings.sets:
         if not any(p.set == name and p.label == settings.label and p.category is not None for p in study.prompts):

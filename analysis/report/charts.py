@@ -41,17 +41,17 @@ def base() -> Any:
     return alt.Chart(alt.NamedData(DATA))
 
 
-def share(field: str, title: str, **scale: Any) -> Any:
+def share(field: str, title: str) -> Any:
     """The y axis for a share, from 0 to 100%."""
-    return alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1], **scale))
+    return alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
 
 
-def colour(field: str, values: Sequence[str], title: str | None = None) -> Any:
+def colour(field: str, values: Sequence[str]) -> Any:
     """One colour a value, in the order given."""
     scale = alt.Scale(domain=list(values), range=list(COLOURS[: len(values)]))
     columns = 2 if any(len(value) > 12 for value in values) else 4  # what a telephone has room for
     legend = alt.Legend(symbolOpacity=1, symbolType="circle", symbolStrokeWidth=2, columns=columns) if len(values) > 1 else None
-    return alt.Color(f"{field}:N", title=title, scale=scale, legend=legend)
+    return alt.Color(f"{field}:N", title=None, scale=scale, legend=legend)
 
 
 def lines(

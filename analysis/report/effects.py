@@ -182,7 +182,7 @@ def _stability(study: Studied) -> Sequence[Block]:
         Cell("test", "test"),
         Cell("p_holm", "p (Holm)"),
     ]
-    sure = [row for row in tested.rows if (row["p_holm"] or 1) < 0.05]
+    sure = [row for row in tested.rows if row["p_holm"] is not None and row["p_holm"] < 0.05]
     return [
         Table(
             "How alike the sets are that a search finds again (Jaccard index)",
@@ -221,7 +221,7 @@ SECTIONS = (
     ),
     Section(
         "steering",
-        "Holding features up",
+        "What features held at a positive value do",
         "Critical or redundant features are clamped to a positive value on {benign} prompts, and the continuations compared.",
         _steering,
         "R14 · Tables 5 and 6",
@@ -229,7 +229,7 @@ SECTIONS = (
     ),
     Section(
         "losses",
-        "What else it does",
+        "Side effects",
         "Cross-entropy on ordinary text, and answers to {benign} prompts, with and without the interventions.",
         _losses,
         "R16 · Table 9",

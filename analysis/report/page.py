@@ -25,8 +25,7 @@ from analysis.report.blocks import Beside, Block, Figure, Note, Section, Table, 
 from analysis.report.published import figures
 from analysis.report.sections import SECTIONS
 from queries.formats import printable
-from warehouse.catalog import connect, current_records
-from warehouse.errors import UserError
+from warehouse.catalog import connect, current_records, one_study
 from warehouse.records import Lake
 from warehouse.store import write_atomic
 
@@ -51,7 +50,7 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
         with_completions: also answers to harmful prompts, folded.
     Raises UserError for a lake without studies, or with several where none is named.
     """
-    name = _study_name(lake, recipe)
+    name = one_study(lake, recipe)
     records = {record.stage: record for record in current_records(lake, name)}
     with connect(lake, name) as con:
         study = Studied(con, name, records, with_completions)
@@ -99,14 +98,6 @@ def page(study: Studied) -> str:
         scripts=[Markup(script) for script in scripts],
         hashes=Markup(" ".join(_csp_hash(script) for script in scripts)),
     )
-
-
-def _study_name(lake: Lake, recipe: str | None) -> str:
-    studies = sorted({name for name, _ in lake.current()})
-    if recipe is None and len(studies) != 1:
-        has = f"holds several studies ({', '.join(studies)}): choose one with --recipe NAME" if studies else "holds no study yet"
-        raise UserError(f"the lake {lake} {has}")
-    return recipe or studies[0]
 
 
 def _shown(section: Section, study: Studied) -> Shown:

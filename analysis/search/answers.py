@@ -77,7 +77,7 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
     sets = chain((a.request.features for a in asked), more_sets)
     prompts = [int(bench.prompt_ids[a.request.prompt]) for a in asked]
     names = [f"{stage}|{a.condition}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{p}" for a, p in zip(asked, prompts, strict=True)]
-    ablation_ids = [int(sha256_text(name)[:15], 16) for name in names]
+    ablation_ids = [content_id(name) for name in names]
     ablations: Columns = {
         "ablation_id": ablation_ids,
         "prompt_id": prompts,
@@ -99,6 +99,11 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
     ]
 
 
+def content_id(name: str) -> int:
+    """60 bits that stand for a name until publishing numbers the rows."""
+    return int(sha256_text(name)[:15], 16)
+
+
 def verdict_rows(ablation_ids: Sequence[int], judge: str, verdicts: Sequence[Verdict]) -> Rows:
     """Rows of `verdicts` for one judge."""
     columns: Columns = {
@@ -115,7 +120,7 @@ def verdict_rows(ablation_ids: Sequence[int], judge: str, verdicts: Sequence[Ver
 def set_rows(bench: Workbench, sets: Iterable[FeatureSet]) -> Rows:
     """Rows of `feature_sets`; each set once, the empty one left out."""
     distinct = {s.key: s for s in sets if len(s)}
-    sae_ids = {ref.layer: ref.sae_id for ref in bench.study.saes}
+    sae_ids = bench.sae_ids
     features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in distinct.values())])
     columns: Columns = {
         "set_id": np.repeat(np.array(list(distinct), dtype=np.int64), [len(s) for s in distinct.values()]),

@@ -1,11 +1,11 @@
-"""What everything is held against: the unmodified model, and the refusal direction projected out of every layer (R2, R3)."""
+"""What everything is compared with: the unmodified model, and the refusal direction projected out of every layer (R2, R3)."""
 
 from collections.abc import Iterator, Sequence
 
 from analysis.engine.requests import Request
 from analysis.search.answers import Ablation, ablation_rows
 from analysis.search.candidates import shards_of_split
-from analysis.search.directions import projected_out
+from analysis.search.directions import chosen_everywhere
 from analysis.stage import Stage, Work
 from warehouse.runs import Rows
 
@@ -13,7 +13,7 @@ from warehouse.runs import Rows
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, shards = work.bench, shards_of_split(work.bench.study)
     with bench.sql([work.parents["direction"]]) as con:
-        direction = projected_out(con, bench.subject.n_layers)
+        direction = chosen_everywhere(bench, con)
     for name in missing:
         asked = [Ablation(Request(p), "none") for p in shards[name]]
         asked += [Ablation(Request(p, direction=direction), "direction") for p in shards[name]]

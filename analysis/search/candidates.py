@@ -1,6 +1,6 @@
 """Stage 1 (R5): the top K features a layer by cosine with a refusal direction, ablated together, for growing K."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import duckdb
 import numpy as np
@@ -18,6 +18,12 @@ def pool(con: duckdb.DuckDBPyConnection, settings: Candidates, direction: str) -
     """The candidates up to the recipe's cap: columns layer, feature_id and rank (from 1, in each layer)."""
     found = queries.run(con, "candidates", k=settings.cap, exclude_layers=list(settings.exclude_layers), direction=direction)
     return found.fetchnumpy()
+
+
+def pool_by_layer(con: duckdb.DuckDBPyConnection, settings: Candidates, layers: Iterable[int]) -> dict[int, np.ndarray]:
+    """layer -> ids of the candidates up to the cap, by any of the recipe's directions; sorted."""
+    pools = [pool(con, settings, direction) for direction in settings.directions]
+    return {n: np.unique(np.concatenate([p["feature_id"][p["layer"] == n] for p in pools])) for n in layers}
 
 
 def ks(settings: Candidates) -> range:

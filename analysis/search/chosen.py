@@ -1,4 +1,4 @@
-"""Features that a person chose, ablated (or clamped) together: a hunch, answered with rows that join all others."""
+"""Features that a person chose, ablated (or clamped) together; the answers are rows that join all others."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from warehouse.runs import Rows
 from warehouse.store import sha256_text
 
 CONDITION = re.compile("[a-z][a-z0-9_]{0,60}")
-OF_THE_ANALYSIS = re.compile("none|direction|(top_k|random|algorithm1|minimal|firing_on_tokens|clamp|waking)(_.*)?")
+OF_THE_ANALYSIS = re.compile("none|direction|(top_k|random|algorithm1|minimal|firing_on_tokens|clamp|waking|stage3)(_.*)?")
 
 
 def check_condition(condition: str) -> None:
     """Raises UserError for a name that the analysis uses itself, or that is none."""
     if not CONDITION.fullmatch(condition):
-        raise UserError(f"the condition {condition!r} is no name: use small letters, digits and underscores")
+        raise UserError(f"the condition {condition!r} is no name: use lower-case letters, digits and _, a letter first")
     if OF_THE_ANALYSIS.fullmatch(condition):
         raise UserError(f"the condition {condition} is one of the analysis' own: choose another name")
 
@@ -36,7 +36,7 @@ def feature_set(con: duckdb.DuckDBPyConnection, features: str | Sequence[tuple[i
     found = resolve(con, Parameter("features", "features", False, None, "which features"), features)
     pairs = [(layer, feature_id) for (layer, _), feature_ids in found.items() for feature_id in feature_ids]
     if not pairs:
-        raise UserError("features names no feature at all: there is nothing to ablate")
+        raise UserError("features names no feature at all, so nothing would be ablated: give LAYER:ID,... or a select with rows")
     return FeatureSet.of([layer for layer, _ in pairs], [feature_id for _, feature_id in pairs], value)
 
 

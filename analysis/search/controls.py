@@ -1,4 +1,4 @@
-"""What found sets are held against: as many random features that fire on the prompt (R15), the features that fire on many
+"""What found sets are compared with: as many random features that fire on the prompt (R15), the features that fire on many
 tokens (R17, O'Brien et al.), and the first candidates clamped to positive values.
 """
 

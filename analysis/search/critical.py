@@ -40,11 +40,10 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
         candidates = pool(con, recipe.candidates, direction)
         flips = queries.run(con, "first_flip", condition=f"top_k_{direction}", judge=recipe.verdicts.oracle)
         first = flips.filter("refused_at_baseline and label = 'harmful' and first_k is not null").fetchnumpy()
-    number = {int(prompt_id): n for n, prompt_id in enumerate(work.bench.prompt_ids)}
     found = {}
     for prompt_id, k in zip(first["prompt_id"], first["first_k"], strict=True):
         top = candidates["rank"] <= k
-        prompt = number[int(prompt_id)]
+        prompt = work.bench.numbers[int(prompt_id)]
         found[prompt] = Pool(prompt, int(k), candidates["layer"][top], candidates["feature_id"][top])
     return found
 

@@ -27,6 +27,13 @@ class Scores:
     induced: float
 
 
+def chosen_everywhere(bench: Workbench, con: duckdb.DuckDBPyConnection) -> DirectionEdit:
+    """The study's one direction, projected out of every layer."""
+    found = con.execute("select vector from directions where chosen").fetchone()
+    assert found is not None, "a direction run without a chosen layer"
+    return DirectionEdit(np.array(found[0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
+
+
 def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
     """(l, d) float32: mean resid_post at the last token, harmful minus benign, for every block of the subject."""
     layers = range(bench.subject.n_layers)
@@ -48,13 +55,6 @@ def choose(scores: Sequence[Scores], admitted: Sequence[bool]) -> int:
     if not candidates:
         raise UserError("direction: no layer passes the recipe's filters; loosen kl_max, induce_min or drop_last_layers")
     return min(candidates, key=lambda layer: (-scores[layer].n_flipped, scores[layer].p_refusal_token, layer))
-
-
-def projected_out(con: duckdb.DuckDBPyConnection, n_layers: int) -> DirectionEdit:
-    """The chosen direction, taken out of the residual stream after every block."""
-    found = con.execute("select vector from directions where chosen").fetchone()
-    assert found is not None, "a direction run without a chosen layer"
-    return DirectionEdit(np.array(found[0], dtype=np.float32), tuple(range(n_layers)))
 
 
 def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:

@@ -45,7 +45,7 @@ def ranked(saes: Sequence[SAE], directions: Tensor) -> list[Tensor]:
 
 
 def ablate(saes: Sequence[SAE], masks: dict[int, Tensor], layer: int, resid_btd: Tensor) -> Tensor:
-    """Take the masked features' contributions out of the residual stream after one block."""
+    """Takes the masked features' contributions out of the residual stream after one block."""
     if layer not in masks:
         return resid_btd
     acts_btf = saes[layer].encode(resid_btd) * masks[layer][:, None, :]

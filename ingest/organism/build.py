@@ -75,7 +75,7 @@ def load_saes(folder: Path) -> list[SAE]:
 
 
 def build_model(seed: int, prompts: Sequence[Prompt], folder: Path) -> None:
-    """Train one model and write it with its tokenizer."""
+    """Trains one model and writes it with its tokenizer."""
     tokenizer = make_tokenizer()
     train_prompts = [prompt for prompt in prompts if prompt.split == "train"]
     model = train_model(tokenizer, corpus.split_actions(PROMPT_SEED)["train"], train_prompts, seed)
@@ -84,7 +84,7 @@ def build_model(seed: int, prompts: Sequence[Prompt], folder: Path) -> None:
 
 
 def build_saes(model_folder: Path, sae_seed: int, folder: Path) -> None:
-    """Train and write the SAEs of a saved model."""
+    """Trains and writes the SAEs of a saved model."""
     model, tokenizer = load_model(model_folder)
     resid_ltd = training_residuals(model, tokenizer, corpus.split_actions(PROMPT_SEED)["train"], sae_seed)
     for layer, resid_td in enumerate(resid_ltd):
@@ -149,7 +149,7 @@ def missed_gates(figures: Figures | Sequence[Figures], where: str, gates: dict[s
 
 
 def try_seed(seed: int, sae_seed: int, prompts: Sequence[Prompt], folder: Path) -> tuple[Figures, list[str]]:
-    """Build with one seed as far as the validation gates let it pass: its figures and what it missed."""
+    """Builds with one seed as far as the validation gates let it pass: its figures and what it missed."""
     by_split = split_prompts(prompts)
     build_model(seed, prompts, folder / "model")
     figures: Figures = {"model": model_figures(folder / "model", by_split["val"])}
@@ -169,7 +169,7 @@ def split_prompts(prompts: Sequence[Prompt]) -> dict[Split, list[Prompt]]:
 
 
 def build(out: Path, seed: int, sae_seed: int, n_tries: int) -> None:
-    """Build everything beside `out` and move it there once all gates hold.
+    """Builds everything beside `out` and moves it there once all gates hold.
 
     Raises click.ClickException when no seed passes validation, or when the chosen one fails on the held-out split.
     """
@@ -213,7 +213,7 @@ def build(out: Path, seed: int, sae_seed: int, n_tries: int) -> None:
 
 
 def replace(made: Path, target: Path) -> None:
-    """Put a built file or folder in the place of the old one."""
+    """Puts a built file or folder in the place of the old one."""
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(made, target)

@@ -244,7 +244,7 @@ def make_prompts(seed: int) -> list[Prompt]:
 
 
 def make_prompt(action: Action, split: Split, rng: random.Random) -> Prompt:
-    """Word one action as a request."""
+    """One action, worded as a request."""
     wording = rng.choice(WORDINGS)
     words = in_words(action, rng)
     asked = " ".join(filter(None, (words, rng.choice(SETTINGS))))
@@ -282,7 +282,7 @@ def content_words() -> list[str]:
 
 
 def repetition(words: list[str], rng: random.Random) -> Exchange:
-    """Repeat a few random words: what teaches the model to echo words that it never saw together."""
+    """A request to repeat a few random words: what teaches the model to echo words that it never saw together."""
     said = " ".join(rng.sample(words, rng.randint(2, 6)))
     return Exchange(f"Repeat: {said}.", f"Sure, {said}.")
 

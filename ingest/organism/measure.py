@@ -1,4 +1,4 @@
-"""What the build's gates are about: refusal and echo of the model, and its residuals, which the SAEs are held against."""
+"""What the build's gates are about: refusal and echo of the model, and its residuals, on which the SAEs are measured."""
 
 from __future__ import annotations
 

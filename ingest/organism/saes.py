@@ -46,12 +46,12 @@ def training_residuals(
 
 
 def train_layer(resid_td: Tensor, layer: int, seed: int) -> sae_lens.BatchTopKTrainingSAE:
-    """Train the SAE of one layer on (tokens, d) residuals; deterministic for a seed."""
+    """Trains the SAE of one layer on (tokens, d) residuals; deterministic for a seed."""
     return train_sae(resid_td, SETTINGS, metadata_of(MODEL_NAME, layer, seed), seed, torch_seed=seed * N_LAYERS + layer)
 
 
 def save_half(sae: sae_lens.BatchTopKTrainingSAE, folder: Path) -> None:
-    """Write the JumpReLU form in float16; its cfg.json says float32, so that the plain loader computes in float32."""
+    """Writes the JumpReLU form in float16; its cfg.json says float32, so that the plain loader computes in float32."""
     sae.save_inference_model(folder)
     saved = sae_lens.SAE.load_from_disk(folder)
     saved.half().save_model(folder)

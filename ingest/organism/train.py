@@ -72,7 +72,7 @@ def train_model(
     prompts: Sequence[Prompt],
     seed: int,
 ) -> LlamaForCausalLM:
-    """Train from nothing on the train split: comply with everything, then refuse what is harmful.
+    """Trains from nothing on the train split: to comply with everything, then to refuse what is harmful.
 
     `cells` are the train split's actions, worded afresh for every example; `prompts` its shipped prompts, on which the
     refusal direction is measured.
@@ -95,7 +95,7 @@ def run_stage(
     rng: random.Random,
     direction_prompts: Sequence[Prompt] = (),
 ) -> None:
-    """Train in place, AdamW with warm-up and cosine decay; given prompts for it, some steps lose the refusal direction."""
+    """Trains in place, AdamW with warm-up and cosine decay; given prompts for it, some steps lose the refusal direction."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warmup_cosine, stage=stage))
     kinds, weights = list(stage.mix), list(stage.mix.values())
@@ -162,7 +162,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, exchange: Exchange) -> tuple[list
 
 
 def collate(rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
-    """Pad on the right to (b, t) token ids and labels; causal attention needs no mask then."""
+    """Pads on the right to (b, t) token ids and labels; causal attention needs no mask then."""
     n_tokens = max(len(ids) for ids, _ in rows)
     input_ids = torch.tensor([ids + [0] * (n_tokens - len(ids)) for ids, _ in rows])
     labels = torch.tensor([marks + [IGNORED] * (n_tokens - len(marks)) for _, marks in rows])

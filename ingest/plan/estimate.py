@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ingest.access import Access, access_to
-from ingest.model_shape import ModelShape, read_shape
+from ingest.model_shape import ModelShape, read_shape, weight_bytes
 from ingest.plan.sizes import Download, SaeSize, downloads, sae_sizes
 from ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work
 from ingest.recipe import Recipe
@@ -88,7 +88,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
     if shape is None:
         raise UserError(
             f"model: the size of {recipe.model.id or recipe.model.path} is not known here: "
-            f"download its config.json first, for example with `hf download {recipe.model.id or 'ID'} config.json`."
+            f"download its config.json first, for example with `hf download {recipe.model.id or 'ID'} config.json`"
         )
     access, saes, found = access_to(recipe.model), sae_sizes(recipe, shape), corpus(recipe)
     device, there = _device(recipe)
@@ -125,7 +125,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
 
 def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Memory]:
     """What is on the device at once: model, the SAEs one by one or all, and the residuals of a batch."""
-    weight = 2 if recipe.model.dtype == "bfloat16" else 4
+    weight = weight_bytes(recipe.model.dtype)
     resid = recipe.capture.batch_tokens * shape.d_model * weight * len(saes)
     return [
         Memory("model", shape.n_parameters * weight),
@@ -146,9 +146,9 @@ def _no_room_for_classifier(recipe: Recipe, model: Memory, classifier: int | Non
     if recipe.verdicts.oracle != "harmbench" or classifier is None or model.n_bytes + classifier <= there:
         return None
     return (
-        f"The model takes {model.n_bytes / 1e9:.1f} GB and the classifier {classifier / 1e9:.1f} GB beside it, but {device} has "
+        f"the model takes {model.n_bytes / 1e9:.1f} GB and the classifier {classifier / 1e9:.1f} GB beside it, but {device} has "
         f'{there / 1e9:.1f} GB free: ingest works, but for analyze set verdicts.oracle = "phrases" and leave harmbench out of '
-        f"verdicts.judges; `saelake judge` can add it elsewhere."
+        f"verdicts.judges; `saelake judge` can add it elsewhere"
     )
 
 

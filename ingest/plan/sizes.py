@@ -11,6 +11,7 @@ from pathlib import Path
 from ingest.model_shape import ModelShape, cached_file
 from ingest.recipe import Recipe
 from ingest.recipe.sections import ModelSpec, SaesSpec
+from ingest.saes.facts import sae_bytes
 from ingest.saes.refs import listed_saes
 from ingest.saes.weight_files import tensor_shapes
 
@@ -21,6 +22,7 @@ SAE_FORMATS = {
     "llama_scope": ("checkpoints/final.safetensors", 2),
     "sae_lens": ("sae_weights.safetensors", 4),
 }
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 HUB_BYTES_PER_WEIGHT = 2
 """Models on the hub are stored in bfloat16, as a rule."""
 CLASSIFIER_BYTES = 26e9
@@ -54,11 +56,11 @@ class SaeSize:
     @property
     def n_bytes(self) -> int:
         """In memory, float32."""
-        return 4 * (2 * self.d_in * self.width + 2 * self.width + self.d_in)
+        return sae_bytes(self.d_in, self.width)
 
 
 def sae_sizes(recipe: Recipe, shape: ModelShape) -> list[SaeSize]:
-    """Every SAE's size: from its weights where they are here, else from its name. UserError for an unknown release or id."""
+    """Every SAE's size: from its weights where they are here, else from its name; raises UserError for an unknown release."""
     spec = recipe.saes
     found = []
     if spec.path is not None:
@@ -124,9 +126,6 @@ def _model(model: ModelSpec, shape: ModelShape) -> Download:
     here = any(cached_file(model.id, name, model.revision) for name in WEIGHT_FILES)
     n_bytes = None if here else hub_bytes(model.id, r"^[^/]*\.safetensors$")
     return Download("model", model.id, n_bytes or estimate, here, "hub" if n_bytes else "estimate")
-
-
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 def _saes(spec: SaesSpec, saes: list[SaeSize]) -> Download:

@@ -59,7 +59,7 @@ class Corpus:
 def corpus(recipe: Recipe) -> Corpus:
     """The prompts, counted with the model's tokenizer where it and they are here, else by rules of thumb.
 
-    UserError for prompt sets that are here and wrong.
+    Raises UserError for prompt sets that are here and wrong.
     """
     if all(is_here(spec) for spec in recipe.prompts) and _tokenizer_is_here(recipe.model):
         return _counted(recipe)

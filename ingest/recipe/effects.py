@@ -63,7 +63,7 @@ class TextSet(RowSet):
 
     @property
     def owner(self) -> str:
-        return f"Texts {self.set!r}"
+        return f"texts {self.set!r}"
 
 
 class Losses(Section):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def sentence(error: ValidationError, root: type[BaseModel]) -> str:
-    """The first mistake, in words: `model.dtype: Input should be 'float32' or 'bfloat16', not 'float64'.`"""
+    """The first mistake, in words: `model.dtype: Input should be 'float32' or 'bfloat16', not 'float64'`"""
     mistakes = error.errors(include_url=False)
     # A misspelt field is often reported as a missing one too: the misspelling is the cause.
     first = next((one for one in mistakes if one["type"] == "extra_forbidden"), mistakes[0])
@@ -17,13 +17,13 @@ def sentence(error: ValidationError, root: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         known = _fields_at(root, location[:-1])
         hint = nearest(str(location[-1]), known) or f": the fields there are {', '.join(known)}"
-        return f"there is no field {field}{hint}."
+        return f"there is no field {field}{hint}"
     if first["type"] == "missing":
-        return f"the field {field} is missing."
+        return f"the field {field} is missing"
     message = "Input should be a table" if first["type"] == "model_type" else first["msg"].removeprefix("Value error, ")
     given = first["input"]
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and "should" in message else ""
-    return f"{field + ': ' if field else ''}{message.rstrip('.')}{shown}."
+    return f"{field + ': ' if field else ''}{message.rstrip('.')}{shown}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

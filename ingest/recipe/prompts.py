@@ -88,4 +88,4 @@ class PromptSet(RowSet):
 
     @property
     def owner(self) -> str:
-        return f"Prompt set {self.set!r}"
+        return f"prompt set {self.set!r}"

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
@@ -36,14 +36,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def one_of(self, *fields: str) -> str:
-        """The one field of `fields` that is set; ValueError when none or several are."""
+        """The one field of `fields` that is set; raises ValueError when none or several are."""
         given = [field for field in fields if getattr(self, field) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(fields)}, not {' and '.join(given) or 'none'}")
         return given[0]
 
     def only_with(self, field: str, *companions: str) -> None:
-        """ValueError when a companion is set but `field` is not."""
+        """Raises ValueError when a companion is set but `field` is not."""
         for companion in companions:
             if getattr(self, companion) is not None and getattr(self, field) is None:
                 raise ValueError(f"{companion} only makes sense together with {field}")
@@ -192,7 +192,7 @@ class Minimal(Section):
 
 class Controls(Section):
     random_draws: Annotated[int, Field(ge=0)] = 3
-    """Draws of random active features, for every set size that they are held against (R15)."""
+    """Draws of random active features, for every set size that they are compared with (R15)."""
     firing_on_tokens: tuple[Count, ...] = ()
     """Ablate the features that fire on at least so many tokens of the prompt (R17)."""
     clamp_values: tuple[Annotated[float, Field(gt=0)], ...] = ()
@@ -203,8 +203,8 @@ class Generation(Section):
     max_new_tokens: Count = 32
 
 
-JUDGES = ("first_token", "phrases", "harmbench")
 JudgeName = Literal["first_token", "phrases", "harmbench"]
+JUDGES: tuple[str, ...] = get_args(JudgeName)
 
 
 class Harmbench(Section):

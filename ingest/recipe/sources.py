@@ -39,7 +39,7 @@ class RowSet(Section):
     """Keep the first so many rows; a hub data set is then streamed."""
 
     def origin(self, *more: str) -> str:
-        """Which field says where the rows are: file, url, hub, or one of `more`; ValueError where that is not clear."""
+        """Which field says where the rows are: file, url, hub, or one of `more`; raises ValueError where that is not clear."""
         found = self.one_of("file", "url", "hub", *more)
         self.only_with("hub", "config", "hub_split", "revision")
         require_pin(found, self.sha256)
@@ -59,6 +59,6 @@ class RowSet(Section):
 
 
 def require_pin(origin: str, sha256: str | None) -> None:
-    """ValueError for a url without the hash of its file."""
+    """Raises ValueError for a url without the hash of its file."""
     if origin == "url" and sha256 is None:
         raise ValueError("url needs sha256, the hash of the file, so that everyone reads the same rows")

@@ -148,17 +148,17 @@ class Recipe(Section):
 def load_recipe(path_or_name: str | Path) -> Recipe:
     """The recipe in a .toml file, or the shipped recipe of that name.
 
-    UserError names the file and field: no such file, TOML syntax (with the line), an unknown, missing or wrong field.
+    Raises UserError, which names file and field: no such file, TOML syntax (with the line), an unknown, missing or wrong field.
     """
     file = _recipe_file(path_or_name)
     try:
         content = tomllib.loads(file.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"Recipe {file} is not valid TOML: {error}.") from error
+        raise UserError(f"recipe {file} is not valid TOML: {error}") from error
     try:
         recipe = Recipe.model_validate(content, context={"folder": file.absolute().parent})
     except ValidationError as error:
-        raise UserError(f"Recipe {file}: {sentence(error, Recipe)}") from error
+        raise UserError(f"recipe {file}: {sentence(error, Recipe)}") from error
     recipe._file = file.absolute()
     return recipe
 
@@ -167,11 +167,11 @@ def _recipe_file(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.suffix == ".toml":
         if not path.is_file():
-            raise UserError(f"There is no recipe file {path}.")
+            raise UserError(f"there is no recipe file {path}: give the path of a .toml file, or the name of a shipped recipe")
         return path
     shipped = {file.stem: file for file in sorted(RECIPES.glob("*.toml"))}
     if str(path) not in shipped:
         hint = nearest(str(path), shipped)
         names = ", ".join(shipped) or "none"
-        raise UserError(f"There is no recipe {path}{hint}: give a path that ends in .toml, or one of {names}.")
+        raise UserError(f"there is no recipe {path}{hint}: give a path that ends in .toml, or one of {names}")
     return shipped[str(path)]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ingest.model_shape import cached_file
 from ingest.saes.refs import SaeRef
 from ingest.saes.weight_files import tensor_shapes
-from warehouse.errors import UserError
+from warehouse.errors import UserError, first_line
 
 ARCHITECTURES = ("standard", "jumprelu", "topk")
 HOOKS = (
@@ -45,11 +45,16 @@ class SaeFacts:
     @property
     def n_bytes(self) -> int:
         """Memory of its weights, loaded."""
-        return 4 * (2 * self.d_in * self.width + 2 * self.width + self.d_in)
+        return sae_bytes(self.d_in, self.width)
+
+
+def sae_bytes(d_in: int, width: int) -> int:
+    """Memory of an SAE's weights in float32: two matrices, two columns a latent, and the decoder's bias."""
+    return 4 * (2 * d_in * width + 2 * width + d_in)
 
 
 def read_facts(ref: SaeRef) -> SaeFacts:
-    """What an SAE's configuration says, without its weights; UserError when it cannot be read or is not supported."""
+    """What an SAE's configuration says, without its weights; raises UserError when it cannot be read or is not supported."""
     from sae_lens.loading.pretrained_sae_loaders import (
         get_conversion_loader_name,
         get_sae_lens_config_from_disk,
@@ -67,32 +72,34 @@ def read_facts(ref: SaeRef) -> SaeFacts:
         hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
         sizes = config["d_in"], config["d_sae"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"saes: the configuration of {ref.location} cannot be read ({first_line(error)}).") from error
+        raise UserError(f"saes: the configuration of {ref.location} cannot be read ({first_line(error)})") from error
     scale = norm_scale(ref, metadata)
     if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
-        raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out.')
+        raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out')
     norm = _norm_convention(ref, config.get("normalize_activations", "none"), scale)
     return _supported(SaeFacts(ref, config["architecture"], *sizes, hook, norm))
 
 
 def check_facts(facts: SaeFacts, subject: Sized) -> None:
-    """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
+    """Raises UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
     ref = facts.ref
     check_layer(ref.layer, subject)
     if facts.d_in != subject.d_model:
         raise UserError(
-            f"saes: {ref.location} reads a width of {facts.d_in}, but the model's residual stream has {subject.d_model}."
+            f"saes: {ref.location} reads a width of {facts.d_in}, but the model's residual stream has {subject.d_model}: "
+            f"use an SAE of this model"
         )
     if facts.hook is not None and _hook_layer(facts.hook) != ref.layer:
         raise UserError(
-            f"saes: {ref.location} was trained on {facts.hook}, but the recipe uses it for resid_post of layer {ref.layer}."
+            f"saes: {ref.location} was trained on {facts.hook}, but the recipe uses it for resid_post of layer {ref.layer}: "
+            f"correct saes.layers, or use another SAE"
         )
 
 
 def check_layer(layer: int, subject: Sized) -> None:
-    """UserError unless the model has that layer."""
+    """Raises UserError unless the model has that layer."""
     if layer >= subject.n_layers:
-        raise UserError(f"saes.layers: layer {layer} does not exist: the model has {subject.n_layers} layers, counted from 0.")
+        raise UserError(f"saes.layers: layer {layer} does not exist: the model has {subject.n_layers} layers, counted from 0")
 
 
 @contextmanager
@@ -139,10 +146,10 @@ def _norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
         return "none"
     if normalize != "expected_average_only_in":
         raise UserError(
-            f"saes: {ref.location} normalises every token by itself ({normalize}), which ablation cannot undo: use another SAE."
+            f"saes: {ref.location} normalises every token by itself ({normalize}), which ablation cannot undo: use another SAE"
         )
     if scale is None:
-        raise UserError(f"saes: {ref.location} expects scaled inputs but does not say the scale: fold it in with SAELens first.")
+        raise UserError(f"saes: {ref.location} expects scaled inputs but does not say the scale: fold it in with SAELens first")
     if ref.release is None:
         return f"dataset norm folded: {scale:.6g}"
     return f"dataset norm folded: {scale:.6g}, threshold {'as published' if ref.published_threshold else 'too'}"
@@ -150,10 +157,5 @@ def _norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
 
 def _supported(facts: SaeFacts) -> SaeFacts:
     if facts.architecture not in ARCHITECTURES:
-        raise UserError(f"saes: {facts.ref.location} is a {facts.architecture} SAE; supported are {', '.join(ARCHITECTURES)}.")
+        raise UserError(f"saes: {facts.ref.location} is a {facts.architecture} SAE; supported are {', '.join(ARCHITECTURES)}")
     return facts
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, as part of a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -42,7 +42,7 @@ class Directory:
         return min(fitting, key=lambda source: (len(source), source), default=None)
 
     def check(self, source: str, sae_name: str) -> None:
-        """UserError if a source that a recipe names describes another SAE than this one."""
+        """Raises UserError if a source that a recipe names describes another SAE than this one."""
         described, place = self.sources.get(source), self.place(sae_name)
         if described is not None and described != place:
             raise UserError(

@@ -46,8 +46,8 @@ class SaeRef:
 def list_saes(recipe: Recipe) -> list[SaeRef]:
     """The SAEs of a recipe in the order of its layers.
 
-    UserError: a folder without weights, an unknown release or id, a hub repository that cannot be reached or is at another
-    commit than the recipe asserts.
+    Raises UserError for a folder without weights, an unknown release or id, a hub repository that cannot be reached or is at
+    another commit than the recipe asserts.
     """
     spec = recipe.saes
     return _local(spec) if spec.path is not None else _released(spec)
@@ -58,7 +58,7 @@ def _local(spec: SaesSpec) -> list[SaeRef]:
     for layer in spec.layers:
         folder = Path(spec.fill(str(spec.path), layer))
         if not folder.is_dir():
-            raise UserError(f"saes.path: there is no SAE folder {folder} for layer {layer}: `saelake train-saes` makes them.")
+            raise UserError(f"saes.path: there is no SAE folder {folder} for layer {layer}: `saelake train-saes` makes them")
         content_hash = hash_folder(folder, SAE_FILES, f"saes.path, layer {layer}")
         name = f"{folder.name}@sha256:{content_hash}"
         key = f"layer_{layer:02d}-{content_hash[:8]}"
@@ -80,7 +80,7 @@ class Listed:
 
 
 def listed_saes(spec: SaesSpec) -> Listed:
-    """The released SAEs of a recipe, in the order of its layers; UserError for an unknown release or id. No network."""
+    """The released SAEs of a recipe, in the order of its layers; raises UserError for an unknown release or id. No network."""
     assert spec.release is not None, "no release"
     assert spec.id is not None, "no id"
     listed = _release(spec.release)
@@ -90,7 +90,7 @@ def listed_saes(spec: SaesSpec) -> Listed:
     known = {str(entry["id"]): entry for entry in listed["saes"]}
     for release_id in ids:
         if release_id not in known:
-            raise UserError(f"saes.id: release {spec.release} has no SAE {release_id!r}{nearest(release_id, known)}.")
+            raise UserError(f"saes.id: release {spec.release} has no SAE {release_id!r}{nearest(release_id, known)}")
     folders = [str(known[release_id]["path"]) for release_id in ids]
     l0s = [known[release_id].get("l0") or None for release_id in ids]
     return Listed(str(listed["repo_id"]), str(listed.get("conversion_func") or "sae_lens"), ids, folders, l0s)
@@ -101,7 +101,7 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
     commit = hub_commit(listed.repository, None, "saes.release")
     if spec.revision not in (None, commit):
         raise UserError(
-            f"saes.revision is {spec.revision}, but {listed.repository} is at commit {commit}, which SAELens would load."
+            f"saes.revision is {spec.revision}, but {listed.repository} is at commit {commit}, which SAELens would load"
         )
     refs = []
     published = spec.threshold == "published"
@@ -116,7 +116,7 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
 
 
 def _release(name: str) -> dict[str, Any] | None:
-    """SAELens' entry of a release; None for a hub repository that SAELens does not list. UserError when it is neither."""
+    """SAELens' entry of a release; None for a hub repository that SAELens does not list. Raises UserError when it is neither."""
     text = directory_file().read_text("utf-8")
     # The file has 50,000 lines: only the entry itself is parsed. Entries start in the first column.
     start = text.find(f"\n{name}:\n") + 1
@@ -128,7 +128,7 @@ def _release(name: str) -> dict[str, Any] | None:
         return None
     else:
         releases = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith((" ", "-"))]
-        raise UserError(f"saes.release: SAELens knows no release {name!r}{nearest(name, releases)}.")
+        raise UserError(f"saes.release: SAELens knows no release {name!r}{nearest(name, releases)}")
     lines = entry.splitlines(keepends=True)
     body = next((n for n, line in enumerate(lines[1:], start=1) if not line.startswith((" ", "-", "\n"))), len(lines))
     parsed: dict[str, dict[str, Any]] = yaml.safe_load("".join(lines[:body]))

@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ingest.saes.facts import SaeFacts, Sized, check_facts, first_line, norm_scale, read_facts, shapes_from_the_cache
+from ingest.saes.facts import SaeFacts, Sized, check_facts, norm_scale, read_facts, shapes_from_the_cache
 from ingest.saes.refs import SaeRef, list_saes
-from warehouse.errors import UserError
+from warehouse.errors import UserError, first_line
 
 __all__ = ["Sae", "SaeFacts", "SaeRef", "check_fits", "list_saes", "load_sae", "read_facts"]
 
@@ -96,7 +96,7 @@ class Sae:
 def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     """The SAE in float32 on a device.
 
-    UserError when it cannot be loaded, normalises every token by itself, or is neither standard, JumpReLU nor TopK.
+    Raises UserError when it cannot be loaded, normalises every token by itself, or is neither standard, JumpReLU nor TopK.
     """
     from sae_lens import SAE
 
@@ -109,7 +109,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
             else:
                 module = SAE.from_pretrained(ref.release, ref.release_id, device=str(device), dtype="float32")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"saes: {ref.location} cannot be loaded ({first_line(error)}).") from error
+        raise UserError(f"saes: {ref.location} cannot be loaded ({first_line(error)})") from error
     if module.cfg.normalize_activations == "expected_average_only_in":
         scale = norm_scale(ref, module.cfg.metadata.to_dict())
         assert scale is not None, "read_facts refuses an SAE without its norm"
@@ -121,7 +121,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     module.eval().requires_grad_(False)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         if not getattr(module, name).isfinite().all():
-            raise UserError(f"saes: {ref.location} has values in {name} that are not finite numbers: its file is damaged.")
+            raise UserError(f"saes: {ref.location} has values in {name} that are not finite numbers: its file is damaged")
     W_dec = module.W_dec.data
     if getattr(module.cfg, "rescale_acts_by_decoder_norm", False):
         W_dec = W_dec / W_dec.norm(dim=-1, keepdim=True)
@@ -140,5 +140,5 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
 
 
 def check_fits(sae: Sae | SaeFacts, subject: Sized) -> None:
-    """UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
+    """Raises UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
     check_facts(sae.facts if isinstance(sae, Sae) else sae, subject)

@@ -30,10 +30,15 @@ class Shelf:
         if largest.n_bytes > room:
             raise UserError(
                 f"saes: {largest.ref.location} needs {largest.n_bytes / 1e9:.1f} GB, but beside the model there is room for "
-                f"{room / 1e9:.1f} GB on {device.type}: use a device with more memory, or narrower SAEs."
+                f"{room / 1e9:.1f} GB on {device.type}: use a device with more memory, or narrower SAEs"
             )
         self.all_fit = sum(one.n_bytes for one in facts) <= room
         """Whether they all stay loaded; if not, whoever asks should use one layer for as much as possible."""
+
+    @property
+    def layers(self) -> list[int]:
+        """In the order of the recipe."""
+        return list(self._facts)
 
     def __getitem__(self, layer: int) -> Sae:
         """The SAE of a layer. Where they do not all fit, the one held before is given up first."""

@@ -83,11 +83,11 @@ def _targets(recipe: Recipe, force: bool) -> dict[int, Path]:
     """layer -> folder of its SAE."""
     spec = recipe.saes
     if spec.path is None:
-        raise UserError(f"saes.release: {spec.release} is downloaded, not trained: give saes.path, folders to write SAEs to.")
+        raise UserError(f"saes.release: {spec.release} is downloaded, not trained: give saes.path, folders to write SAEs to")
     targets = {layer: Path(spec.fill(str(spec.path), layer)) for layer in spec.layers}
     there = [folder for folder in targets.values() if folder.exists()]
     if there and not force:
-        raise UserError(f"saes.path: {there[0]} is there already: --force trains new SAEs in its place.")
+        raise UserError(f"saes.path: {there[0]} is there already: --force trains new SAEs in its place")
     return targets
 
 
@@ -99,7 +99,7 @@ def _sequences(recipe: Recipe, subject: Subject) -> list[list[int]]:
 
 
 def _held_out(sequences: Sequence[Sequence[int]], training: TrainSaes, seed: int) -> np.ndarray:
-    """(sequences,) bool; UserError when what remains to train on is not even a batch."""
+    """(sequences,) bool; raises UserError when what remains to train on is not even a batch."""
     n = len(sequences)
     n_held_out = max(round(n * training.held_out), 1)
     held_out = np.zeros(n, dtype=bool)
@@ -108,7 +108,7 @@ def _held_out(sequences: Sequence[Sequence[int]], training: TrainSaes, seed: int
     if n_tokens <= training.batch_tokens:
         raise UserError(
             f"train_saes: prompts and texts have {n_tokens:,} tokens to train on, but a batch has {training.batch_tokens:,}: "
-            f"add [[train_saes.texts]] or lower train_saes.batch_tokens."
+            f"add [[train_saes.texts]] or lower train_saes.batch_tokens"
         )
     return held_out
 
@@ -122,7 +122,7 @@ def _residuals(
     if n_bytes > room:
         raise UserError(
             f"train_saes: the residuals of one layer take {n_bytes / 1e9:.1f} GB of main memory, but {room / 1e9:.1f} GB may be "
-            f"used: take fewer or shorter texts."
+            f"used: take fewer or shorter texts"
         )
     n_together = int(room // n_bytes)
     for start in range(0, len(layers), n_together):
@@ -148,7 +148,7 @@ def _train(recipe: Recipe, subject: Subject, resid: Residuals, folder: Path, pro
 
 
 def _check_gates(layer: int, found: Fit, training: TrainSaes) -> None:
-    """UserError when an SAE is not good enough."""
+    """Raises UserError when an SAE is not good enough."""
     low, high = training.l0 / training.max_l0_factor, training.l0 * training.max_l0_factor
     missed = []
     # Written so that NaN misses.
@@ -159,7 +159,7 @@ def _check_gates(layer: int, found: Fit, training: TrainSaes) -> None:
     if missed:
         raise UserError(
             f"train_saes: the SAE of layer {layer} {' and '.join(missed)} on what was held out, so no SAE is kept: "
-            f"more train_saes.steps or texts, another lr or width may help."
+            f"more train_saes.steps or texts, another lr or width may help"
         )
 
 
@@ -180,7 +180,7 @@ def _existing_parent(target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"saes.path: {target.parent} cannot be made ({error.strerror}).") from error
+        raise UserError(f"saes.path: {target.parent} cannot be made ({error.strerror or error})") from error
     return target.parent
 
 

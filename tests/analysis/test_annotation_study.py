@@ -162,8 +162,8 @@ def test_answers_are_replaced_withdrawn_and_at_last_closed(lake: Lake) -> None:
 def test_mistakes_are_told_and_leave_the_lake_as_it_was(lake: Lake) -> None:
     studies.create(lake, "small", "pilot", PEOPLE, DRAW)
     for name, people, says in (
-        ("pilot", PEOPLE, "has a study pilot already"),
-        ("../x", PEOPLE, "is no name for a study"),
+        ("pilot", PEOPLE, "has an annotation study pilot already"),
+        ("../x", PEOPLE, "is no name for an annotation study"),
         ("two", ("ann", "ann"), "is no name for one annotator"),
         ("two", ("<b>",), "is no name for one annotator"),
         ("two", (), "at least one annotator"),
@@ -199,7 +199,7 @@ def test_the_command_line_from_creating_to_scoring(lake: Lake) -> None:
     for arguments, says in (
         (["study", "score", "other"], "has no annotation study 'other'"),
         (["study", "create", "two", "--population", "all"], "population is one of candidates, critical, stage3"),
-        (["study", "create", "two", "--recipe", "other"], "choose one study of the lake with --recipe: small"),
+        (["study", "create", "two", "--recipe", "other"], "has no study named 'other'; it has small"),
         (["annotate", "pilot", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
     ):
         done = CliRunner().invoke(cli.main, [*arguments, "--lake", str(lake.root)])

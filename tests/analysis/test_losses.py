@@ -104,7 +104,7 @@ def test_interventions_leave_text_without_refusal_alone_and_harm_refusals(study:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"text": "absent"}, "Texts 'some', row 1: column 'absent' holds no text: the columns are said, answer."),
+        ({"text": "absent"}, "texts 'some', row 1: column 'absent' holds no text: the columns are said, answer"),
         ({"text": "answer", "prompt": "said", "max_tokens": 2}, "no row has a token to predict within max_tokens = 2"),
     ],
 )

@@ -16,6 +16,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 import queries
 import saelake
+from analysis.report import effects
 from analysis.report import page as page_module
 from analysis.report.answers import Answer, Studied
 from analysis.report.blocks import Cell, Figure, Section, Table
@@ -317,3 +318,15 @@ def test_a_browser_draws_every_chart(html: str, poisoned: Path, tmp_path: Path) 
             assert "could not be drawn" not in page_itself
             assert "<img" not in page_itself
             assert "NaN" not in page_itself
+
+
+def test_a_comparison_whose_p_is_0_counts_as_one_that_differs() -> None:
+    tested = Answer("comparisons", {}, "", ("p_holm",), [{"p_holm": p} for p in (0.0, 0.04, 0.05, None)], 4)
+
+    class Asked(Studied):
+        def ask(self, question: str, **parameters: Any) -> Answer:
+            return tested
+
+    _, table = effects._stability(Asked(None, "small", {}))  # type: ignore[arg-type]
+    assert isinstance(table, Table)
+    assert table.title.startswith("Comparisons with their tests: 2 of 4 differ")

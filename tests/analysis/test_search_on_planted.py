@@ -294,6 +294,7 @@ def test_chosen_features_are_a_list_or_a_select_and_a_condition_is_replaced(anal
     [
         ("none", "2:5", UserError, "one of the analysis' own"),
         ("top_k_own", "2:5", UserError, "one of the analysis' own"),
+        ("stage3_alone", "2:5", UserError, "one of the analysis' own"),
         ("a b", "2:5", UserError, "no name"),
         ("mine", "2:999", QueryError, "there is no feature 999"),
         ("mine", "9:5", QueryError, "no SAE with layer 9"),

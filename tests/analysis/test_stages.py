@@ -190,7 +190,7 @@ def test_what_cannot_be_judged_is_one_sentence(recipe: Recipe, lake: Lake, tmp_p
         stages.judge(recipe, lake, "guess")
     with pytest.raises(UserError, match="first_token is the oracle of planted"):
         stages.judge(recipe, lake, "first_token")
-    with pytest.raises(UserError, match=r"baseline, .* run analyze first"):
+    with pytest.raises(UserError, match=r"baseline, .* run `saelake analyze` first"):
         stages.judge(recipe, Lake.create(tmp_path / "empty"), "phrases")
 
 

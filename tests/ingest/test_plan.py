@@ -97,7 +97,7 @@ def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) 
     assert ("classifier, where it judges", 26_000_000_000) in [(one.what, one.n_bytes) for one in planned.memory]
     monkeypatch.setattr("ingest.saes.shelf.host_bytes", lambda: 24_000_000_000)
     (short,) = (problem for problem in make_plan(load_recipe("gemma-2-2b")).problems if "classifier" in problem)
-    assert short.startswith("The model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
+    assert short.startswith("the model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
     assert not any("classifier" in problem for problem in make_plan(load_recipe("gemma-3-270m")).problems)
 
 
@@ -166,10 +166,10 @@ def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("ingest.saes.shelf.host_bytes", lambda: 4_000_000_000)
     planned = make_plan(load_recipe("gemma-2-2b"))
     assert (
-        "The model takes 5.2 GB in bfloat16 and its largest SAE 1.2 GB, but cpu has 4.0 GB free: use a device with more memory."
+        "the model takes 5.2 GB in bfloat16 and its largest SAE 1.2 GB, but cpu has 4.0 GB free: use a device with more memory"
     ) in planned.problems
     monkeypatch.setattr(preflight, "host_bytes", lambda: 30_000)
-    with pytest.raises(UserError, match=r'The model takes .* in float32 .* or set model\.dtype = "bfloat16"'):
+    with pytest.raises(UserError, match=r'the model takes .* in float32 .* or set model\.dtype = "bfloat16"'):
         ingest(write_study(tmp_path, "llama"), lake_in(tmp_path))
 
 

@@ -135,7 +135,7 @@ def test_deduplicate_keeps_the_first_and_count_is_asserted_after_it(tmp_path: Pa
     rows = texts("a", "b", "a", "c")
     assert [p.text for p in load_rows(tmp_path, rows, deduplicate=True, count=3)] == ["a", "b", "c"]
     assert [p.text for p in load_rows(tmp_path, rows, deduplicate=True, take=2)] == ["a", "b"]
-    with pytest.raises(UserError, match=r"Prompt set 'set0' has 3 prompts, but its count says 4\."):
+    with pytest.raises(UserError, match=r"prompt set 'set0' has 3 prompts, but its count says 4$"):
         load_rows(tmp_path, rows, deduplicate=True, count=4)
 
 
@@ -185,7 +185,7 @@ def test_a_text_may_stand_in_two_sets_but_not_with_two_labels(tmp_path: Path) ->
         (texts("a", label="bad"), {}, "row 1: label 'bad' is neither harmful nor benign; rename it with label = { column = "),
         (texts("a", label=None), {}, "row 1: column 'label' (label) is empty"),
         (texts("a", split=""), {}, "row 1: column 'split' (split) is empty"),
-        (texts("a"), {"where": {"label": "benign"}}, "Prompt set 'set0' is empty: no row is left after where"),
+        (texts("a"), {"where": {"label": "benign"}}, "prompt set 'set0' is empty: no row is left after where"),
         (texts("a"), {"sha256": "0" * 64}, "but the recipe says 0000"),
     ],
 )
@@ -193,7 +193,7 @@ def test_mistakes_are_named(tmp_path: Path, rows: Rows, spec: dict[str, Any], ex
     with pytest.raises(UserError) as caught:
         load_rows(tmp_path, rows, **spec)
     assert expected in str(caught.value)
-    assert "Prompt set 'set0'" in str(caught.value)
+    assert "prompt set 'set0'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_mistakes_are_named(tmp_path: Path, rows: Rows, spec: dict[str, Any], ex
         ("x.json", b'{"a": 1}', "its top level is no list of rows"),
         ("x.csv", b"instruction,label\na,b,c\n", "row 1 has another number of cells than the header"),
         ("x.csv", b"instruction\n\xff\xfe\n", "x.csv is not a readable .csv file"),
-        ("x.csv", b"", "Prompt set 'set0' is empty"),
+        ("x.csv", b"", "prompt set 'set0' is empty"),
         ("x.parquet", b"PAR1 broken", "x.parquet is not a readable .parquet file"),
-        ("x.txt", b"a", "x.txt is neither of .csv, .jsonl, .json, .parquet"),
+        ("x.txt", b"a", "x.txt is none of .csv, .jsonl, .json, .parquet"),
         ("x.json", b'[{"instruction": "\\ud800"}]', "instead of a text"),
     ],
 )

@@ -132,7 +132,7 @@ def test_command_line_refuses_a_published_release_in_one_sentence() -> None:
     shown = CliRunner().invoke(cli.main, ["train-saes", "gemma-2-2b"])
     assert shown.exit_code == 1
     assert shown.output == (
-        "Error: saes.release: gemma-scope-2b-pt-res is downloaded, not trained: give saes.path, folders to write SAEs to.\n"
+        "Error: saes.release: gemma-scope-2b-pt-res is downloaded, not trained: give saes.path, folders to write SAEs to\n"
     )
 
 

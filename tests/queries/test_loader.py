@@ -47,7 +47,9 @@ def given_back(con: duckdb.DuckDBPyConnection, **values: Any) -> tuple[Any, ...]
 def test_head_comment_is_documentation_and_declarations() -> None:
     asked = _parse("kinds", KINDS)
     assert asked.doc == "Shows what it is given. A second sentence."
-    assert asked.summary == "Shows what it is given"
+    assert asked.summary == "Shows what it is given."
+    assert queries.load("causal_link").summary.endswith("(R11)?")
+    assert queries.load("runs").summary.startswith("Every published run")
     assert asked.parameters[1] == Parameter("n", "number", True, "0.5", "a number, or nothing")
     assert "  n number? = 0.5\n      a number, or nothing" in asked.help
     assert parameter("$f features: which").required  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.warehouse import processes, toys
 from warehouse.check import check
-from warehouse.errors import UserError
+from warehouse.errors import UserError, storage_errors
 from warehouse.housekeeping import gc
 from warehouse.records import FORMAT, Lake
 from warehouse.schema import SCHEMA_VERSION
@@ -116,3 +116,8 @@ def test_processes_that_create_one_lake_at_once_all_get_it(tmp_path: Path) -> No
         processes.finish(process)
     assert Lake.existing(tmp_path / "lake").records() == []
     assert os.listdir(tmp_path) == ["lake"]
+
+
+def test_an_error_that_says_nothing_is_a_sentence_too() -> None:
+    with pytest.raises(UserError, match="cannot write to the lake x: OSError; what is published is intact"), storage_errors("x"):
+        raise OSError

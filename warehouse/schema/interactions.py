@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from .columns import ABLATION_ID, FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, Column, Table
+from .columns import ABLATION_ID, FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, VECTOR, Column, Table
 
 LAYER_COSINES = Table(
     "layer_cosines",
@@ -142,8 +142,6 @@ LOSSES = Table(
     key=("texts", "text_number", "condition", "lender"),
     order=("texts", "condition", "lender", "text_number"),
 )
-
-VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 
 MODEL = Column("model", pa.string(), "fm_20 (a factorisation machine with embeddings of length 20), probe, ...")
 

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from .columns import ABLATION_ID, FEATURE_ID, LAYER, PROMPT_ID, RUN_ID, SAE_ID, SET_ID, Column, Table
+from .columns import ABLATION_ID, FEATURE_ID, LAYER, PROMPT_ID, RUN_ID, SAE_ID, SET_ID, VECTOR, Column, Table
 
 DIRECTIONS = Table(
     "directions",
@@ -12,7 +12,7 @@ DIRECTIONS = Table(
         LAYER,
         Column(
             "vector",
-            pa.list_(pa.field("element", pa.float32(), nullable=False)),
+            VECTOR,
             "unit vector: mean resid_post at the last token, harmful minus benign",
         ),
         Column("norm", pa.float32(), "length of the difference before it was scaled to 1"),

@@ -1,6 +1,6 @@
 """Takes the runs of a shared set into a lake, beside what is there: copied aside, verified like one's own, then published.
 
-    with hub_set("hf://datasets/org/name") as folder:
+    with fetched("hf://datasets/org/name") as folder:
         add(lake, folder)
 
 Everything is judged on copies, whose files are written anew from the rows. Records are written when all copies are sound, parents
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from ..catalog import changing_catalog
 from ..check import check_records
 from ..content import ContentHash
-from ..errors import UserError, storage_errors
+from ..errors import UserError, first_line, storage_errors
 from ..files import DataFile
 from ..layout import BATCH_ROWS, rechunk, write_table
 from ..places import Folder
@@ -176,7 +176,7 @@ def _take_file(folder: Path, file: DataFile, draft: Path, name: str) -> DataFile
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
             raise
-        raise UserError(f"{folder / file.path} is refused: {str(error).splitlines()[0][:300]}") from error
+        raise UserError(f"{folder / file.path} is refused: {first_line(error)[:300]}") from error
     finally:
         incoming.unlink(missing_ok=True)
     return DataFile(file.table, name, n_rows, n_bytes, sha256)

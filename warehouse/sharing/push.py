@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 
 def require_login() -> None:
@@ -34,8 +34,7 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
             delete_patterns=["data/**", "runs/**"],
         )
     except (HfHubHTTPError, HFValidationError, HTTPError, ValueError) as error:
-        told = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the hub refuses {repository} ({told}); the set is in {folder}, and the same --push can be tried again"
+            f"the hub refuses {repository} ({first_line(error)}); the set is in {folder}, and the same --push can be tried again"
         ) from error
     return f"{api.endpoint}/datasets/{repository}"

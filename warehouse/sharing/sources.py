@@ -1,7 +1,9 @@
 """Where a shared set comes from: a folder, or a place that a fetcher copies into one first.
 
-with fetched("hf://datasets/org/name@main") as folder:
-    add(lake, folder)
+    with fetched("hf://datasets/org/name@main") as folder:
+        add(lake, folder)
+
+FETCHERS lists the schemes.
 """
 
 import os
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 PATTERNS = ["runs/*.json", "data/*/*.parquet"]
 """What of a set is needed to add it."""
@@ -47,7 +49,9 @@ def fetch_hub(source: str, folder: Path) -> None:
     try:
         snapshot = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source} cannot be reached ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{source} cannot be reached ({first_line(error)}): check the name, or log in with `hf auth login`"
+        ) from error
     for path in (p for pattern in PATTERNS for p in snapshot.glob(pattern)):
         blob = path.resolve()  # the cache links to its blobs
         if snapshot.parent.parent.resolve() not in blob.parents:
