@@ -209,11 +209,11 @@ def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     for title, found in (
         (
             f"Top K features a layer ablated: K chosen on half of the {words.harmful} prompts that are {words.shown} (0), "
-            f"reported on the other half (1)",
+            f"reported on the other half (1), by {judge}",
             choice,
         ),
-        (f"Prompts that are {words.absent}, by condition, at K = {', '.join(map(str, ks))}", rates),
-        ("Critical features by method (Table 1)", methods),
+        (f"Prompts that are {words.absent}, by condition, at K = {', '.join(map(str, ks))}, by {judge}", rates),
+        (f"Critical features by method (Table 1), by {judge}", methods),
     ):
         click.echo(f"\n{title}")
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))

@@ -59,11 +59,16 @@ def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> No
     from warehouse.housekeeping import gc as collect
     from warehouse.records import Lake
 
-    seconds = None if older_than is None else older_than * 60
-    garbage = collect(Lake.existing(lake), dry_run=dry_run, older_than_seconds=seconds, landings=landings)
+    opened, seconds = Lake.existing(lake), None if older_than is None else older_than * 60
+    garbage = collect(opened, dry_run=dry_run, older_than_seconds=seconds, landings=landings)
     for one in garbage:
         click.echo(printable(f"{one.n_bytes:>14,}  {one.path}  ({one.why})"))
-    click.echo(f"{sum(one.n_bytes for one in garbage):,} bytes {'would be' if dry_run else 'were'} freed")
+    freed = sum(one.n_bytes for one in garbage)
+    click.echo(f"{freed:,} bytes {'would be' if dry_run else 'were'} freed")
+    if older_than is None:
+        young = sum(one.n_bytes for one in collect(opened, dry_run=True, older_than_seconds=0, landings=landings))
+        if young := young - (freed if dry_run else 0):
+            click.echo(f"{young:,} bytes are kept a while for those who may still read them; --older-than 0 deletes them too")
 
 
 @click.command()

@@ -70,12 +70,14 @@ def study() -> None:
 @click.option("--silent", "n_silent", type=click.IntRange(min=0), default=7, show_default=True, help="Features that never fire.")
 @click.option(
     "--population",
+    type=click.Choice(["candidates", "critical", "stage3", "stage3_new", "redundant"]),
     default="stage3",
     show_default=True,
-    help="Which features count as critical: candidates, critical, stage3, stage3_new or redundant.",
+    help="Which features count as critical.",
 )
 @click.option(
     "--mapping",
+    type=click.Choice(["literal", "user"]),
     default="literal",
     show_default=True,
     help="Categories are counted by firing anywhere (literal) or on the user's tokens (user).",
@@ -184,6 +186,7 @@ def close(name: str, unfinished: bool, lake: str) -> None:
 @click.argument("name")
 @click.option(
     "--mapping",
+    type=click.Choice(["literal", "user", "specific"]),
     default="literal",
     show_default=True,
     help="True categories: fires anywhere in their prompts (literal), on the user's tokens (user), more than chance (specific).",

@@ -12,7 +12,6 @@ with ranked as (
     from alignments
     where
         direction = $direction
-        and not isnan(cosine)  -- it would rank first; a decoder row of zeros has no direction
         and ($exclude_layers is null or not list_contains($exclude_layers, layer))
     qualify rank <= $k
 )

@@ -55,14 +55,16 @@ def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
         rows = ", ".join(f"({layer}, {feature_id})" for layer, feature_id in _pairs(declared, value))
         empty = "select null::integer as layer, null::integer as feature_id where false"
         return f"from (values {rows}) as listed(layer, feature_id)" if rows else empty, ["layer"]
-    value = value.strip().rstrip(";")
+    given = value = value.strip().rstrip(";")
+    if value.isdecimal():
+        raise QueryError(f"{declared.name}: {value} is in no layer: write LAYER:{value}")
     if NAME.fullmatch(value):
         value = "from " + ".".join(f'"{part}"' for part in value.split("."))
     try:
         check_reads(value)
         columns = con.sql(f"from ({value}\n) limit 0").columns
     except (QueryError, duckdb.Error) as error:
-        raise QueryError(f"{declared.mistyped(value)} ({str(error).splitlines()[0]})") from None
+        raise QueryError(f"{declared.mistyped(given)} ({str(error).splitlines()[0]})") from None
     keys = [name for name in columns if name in ("layer", "sae_id")]
     if "feature_id" not in columns or not keys:
         raise QueryError(f"{declared.name} needs the columns feature_id and layer or sae_id, not {', '.join(columns)}")

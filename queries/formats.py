@@ -20,10 +20,12 @@ from .parameters import QueryError
 
 FORMATS = ("table", "csv", "json", "parquet")
 BATCH = 10_000
-MAX_ROWS = 50
+MAX_ROWS, MAX_ROWS_PIPED = 50, 1_000
+"""Rows of a table on a terminal, and elsewhere."""
 MAX_COUNTED = 1_000_000
 """Further rows that are counted, for the line below a table that was cut."""
-WIDEST_CELL = 60
+WIDEST_CELL, NARROWEST_CELL = 60, 36
+"""Text is cut on a terminal, to the first or down to the second: ids and names of conditions are shorter, and stay whole."""
 SAFE_INTEGER = 2**53
 
 
@@ -39,21 +41,32 @@ def show(relation: duckdb.DuckDBPyRelation, kind: str | None = None, output: Pat
     """Writes a relation to standard output or, whole or not at all, to a file.
 
     `kind` is one of FORMATS; by default the file's suffix decides, else it is a table.
-    Raises QueryError for Parquet on a terminal.
+    Raises QueryError for Parquet on a terminal, for a suffix that is no format, and for a folder that is not there.
     """
-    suffix = output.suffix[1:] if output else ""
-    kind = kind or (suffix if suffix in FORMATS else "table")
+    kind = kind or _kind_of(output)
+    if output is not None and not output.parent.is_dir():
+        raise QueryError(f"there is no folder {output.parent}: make it first")
     if kind == "parquet":
         _parquet(relation, output)
     elif output is None:
-        _write(relation, kind, sys.stdout)
+        _write(relation, kind, sys.stdout, MAX_ROWS if sys.stdout.isatty() else MAX_ROWS_PIPED)
         sys.stdout.flush()
     else:
         _whole(output, lambda draft: _write_file(relation, kind, draft))
 
 
+def _kind_of(output: Path | None) -> str:
+    suffix = output.suffix[1:].lower() if output else ""
+    if suffix not in (*FORMATS, "txt", ""):
+        raise QueryError(f"{output}: .{suffix} is no format: end it in .csv, .json, .parquet or .txt, or give --format")
+    return suffix if suffix in FORMATS else "table"
+
+
 def show_table(rows: Rows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None:
-    """Writes an aligned table; text is untrusted, so neither markup nor control characters in it do anything."""
+    """Writes an aligned table; text is untrusted, so neither markup nor control characters in it do anything.
+
+    Cells are cut on a terminal only.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -78,6 +91,8 @@ def show_table(rows: Rows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None
     for line in cells:
         table.add_row(*(Text("-", "dim") if text is None else Text(text, overflow="ellipsis") for text in line))
     console.print(table)
+    if not body:
+        console.print("no rows")
     if n_more:
         shown = f"{n_more:,}" if n_more <= MAX_COUNTED else f"more than {MAX_COUNTED:,}"
         console.print(f"… {shown} more rows: use a limit, or --format csv for all")
@@ -89,14 +104,21 @@ def printable(text: str) -> str:
 
 
 def _rows(relation: duckdb.DuckDBPyRelation) -> Rows:
+    names, types = relation.columns, [str(kind) for kind in relation.types]
+    if "FLOAT" in types and len(set(names)) == len(names):
+        # As a Python float 0.1 would be 0.10000000149011612: DuckDB knows the shortest number that is the same float.
+        quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
+        exact = [f"{q}::varchar::double as {q}" if kind == "FLOAT" else q for q, kind in zip(quoted, types, strict=True)]
+        relation = relation.project(", ".join(exact))
+
     def fetched() -> Iterator[Sequence[Any]]:
         while batch := relation.fetchmany(BATCH):
             yield from batch
 
-    return Rows(relation.columns, [str(kind) for kind in relation.types], fetched())
+    return Rows(names, types, fetched())
 
 
-def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None = MAX_ROWS) -> None:
+def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None) -> None:
     rows = _rows(relation)
     if kind == "table":
         show_table(rows, out, max_rows)
@@ -219,9 +241,11 @@ def _widths(names: Sequence[str], cells: list[list[str | None]], numeric: list[b
 
     headers = [cell_len(printable(name)) for name in names]
     widths = [max([header, *(length(line[i]) for line in cells)]) for i, header in enumerate(headers)]
+    if available is None:
+        return widths
     widths = [w if numeric[i] else max(headers[i], min(w, WIDEST_CELL)) for i, w in enumerate(widths)]
-    while available and sum(widths) + 2 * len(widths) > available:
-        spare, i = max((0 if numeric[i] else widths[i] - max(headers[i], 8), i) for i in range(len(widths)))
+    while sum(widths) + 2 * len(widths) > available:
+        spare, i = max((0 if numeric[i] else widths[i] - max(headers[i], NARROWEST_CELL), i) for i in range(len(widths)))
         if spare <= 0:
             break
         widths[i] -= 1

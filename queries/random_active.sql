@@ -14,7 +14,6 @@ with ranked as (
         sae_id, feature_id,
         row_number() over (partition by direction, layer order by cosine desc, feature_id, sae_id) as rank
     from alignments
-    where not isnan(cosine)
 ),
 
 candidates as (

@@ -4,7 +4,6 @@ Six prompts of four tokens (<bos>, a template token, two words), two SAEs of fou
 Prompts 0 to 3 are harmful, 4 and 5 benign; prompts are called by these numbers throughout.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -36,7 +35,7 @@ FIRINGS: Mapping[tuple[int, int], Mapping[tuple[int, int], float]] = {
 COSINES = {
     ("own", 0): (0.1, 0.9, 0.9, -1.0),
     ("chosen", 0): (0.5, 0.2, 0.2, 0.2),
-    ("own", 1): (0.3, math.nan, -0.2, 0.8),
+    ("own", 1): (0.3, -0.6, -0.2, 0.8),
     ("chosen", 1): (0.0, 0.7, 0.1, 0.7),
 }
 """(direction, layer) -> cosine of each feature"""

@@ -1,5 +1,6 @@
 """Taking things out of a lake: `drop` makes a run unknown, `gc` deletes what no run record lists."""
 
+import difflib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from .store import is_draft, try_locked
 
 DROPPED = ".dropped"
 """A file beside those of a dropped run, from whose date their grace period counts."""
+
+
+MOST_TOLD = 5
+"""Runs that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,14 @@ def drop(lake: Lake, run_id: str) -> None:
     with storage_errors(lake), changing_catalog(lake):
         published = lake.run_ids()
         if run_id not in published:
-            raise UserError(f"the lake {lake} has no run {run_id!r}; it has {', '.join(published) or 'none'}")
+            close = difflib.get_close_matches(run_id, published, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`saelake runs` lists them"
+            raise UserError(f"the lake {lake} has no run {run_id!r}: {hint}")
         children = [child for child in published if child != run_id and run_id in lake.parents(child)]
         if children:
-            raise UserError(f"run {run_id} is what {', '.join(children)} is computed from: drop that first")
+            more = f" and {len(children) - MOST_TOLD} more" if len(children) > MOST_TOLD else ""
+            told = ", ".join(children[:MOST_TOLD]) + more
+            raise UserError(f"run {run_id} is what {told} {'is' if len(children) == 1 else 'are'} computed from: drop that first")
         for folder in lake.data_folders(run_id):
             lake.published.write(f"{folder}/{DROPPED}", "")
         for (recipe, stage), current in lake.current().items():

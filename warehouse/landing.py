@@ -90,7 +90,7 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
 
     A column that may be null is null where it is absent.
 
-    Raises UserError for an activation that is not a finite number, AssertionError for an unknown column, a value that does not
+    Raises UserError for a number that is not finite, AssertionError for an unknown column, a value that does not
     fit its type, or a null where none may be.
     """
     known = TABLES[table].schema
@@ -106,9 +106,15 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
     for field in fields:
         column = conformed[field.name]
         assert field.nullable or not column.null_count, f"{table}.{field.name} has nulls"
-        if field.name == "activation" and pc.all(pc.is_finite(column)).as_py() is False:
-            raise UserError(f"{table} has values that are not finite numbers: check that the SAEs belong to this model")
+        if not _is_finite(column):
+            raise UserError(f"{table}.{field.name} has values that are not finite numbers: check the model's files and SAEs")
     return conformed
+
+
+def _is_finite(column: pa.ChunkedArray) -> bool:
+    if pa.types.is_list(column.type):
+        return all(_is_finite(pa.chunked_array([chunk.flatten()])) for chunk in column.chunks)
+    return not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column)).as_py() is not False
 
 
 def _landed_field(field: pa.Field, given: pa.DataType) -> pa.Field:

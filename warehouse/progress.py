@@ -56,6 +56,8 @@ class Bar(Quiet):
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(what, total=total, unit=unit, rows=0, completed=done)
+        if not self.console.is_terminal:
+            self.say(f"{what}: {total - done:,} {unit}")
 
     def advance(self, n: int = 1, rows: int = 0) -> None:
         if self._task is not None:

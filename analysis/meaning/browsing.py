@@ -35,6 +35,7 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     con = connect(lake, recipe)
     opening = Lock()
     populations = next(p.type.split("|") for p in queries.load("feature_search").parameters if p.name == "population")
+    limit = int(next(p.default or 0 for p in queries.load("feature_search").parameters if p.name == "limit"))
     layers = [layer for (layer,) in con.execute("select distinct layer from saes order by layer").fetchall()]
     categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
 
@@ -68,6 +69,7 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
             categories=categories,
             populations=populations,
             found=found,
+            limit=limit,
             problem=problem,
         )
 

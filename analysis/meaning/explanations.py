@@ -113,7 +113,7 @@ def current_run(lake: Lake, recipe: str, stage: str) -> str:
     """The current run of a study's stage; raises UserError if it has none."""
     run_id = lake.current().get((recipe, stage))
     if run_id is None:
-        raise UserError(f"the lake {lake} has no {stage} of {recipe} yet: `saelake analyze {recipe} --lake {lake}` first")
+        raise UserError(f"the lake {lake} has no {stage} of {recipe} yet: `saelake analyze` with its recipe first")
     return run_id
 
 

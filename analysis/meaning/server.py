@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException as NotServed
 
 from warehouse.errors import UserError
 
@@ -66,8 +67,8 @@ def new_app(hosts: Sequence[str]) -> FastAPI:
         response.headers.update(HEADERS)
         return response
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
+    @app.exception_handler(NotServed)  # what FastAPI raises is one too
+    async def refused(request: Request, error: NotServed) -> Response:
         return render("message.html", error.status_code, title="Not found", text=str(error.detail))
 
     @app.exception_handler(UserError)

@@ -83,7 +83,7 @@ SECTIONS = (
         "R20 · Tables 4, 7, 8, 10, 11",
         ("concepts", "explanations"),
         ("concepts",),
-        "saelake explain {recipe}",
+        "saelake explain {recipe} --source SOURCE",
     ),
     Section(
         "study",
@@ -93,6 +93,6 @@ SECTIONS = (
         "R19 · Table 12",
         ("study_*",),
         ("study_scores",),
-        "saelake study create NAME",
+        "saelake study create NAME, then annotate and study close",
     ),
 )

@@ -133,7 +133,7 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
     if "ingest" in study.records:
         record = study.records["ingest"]
         config = record.config
-        facts.append(("model", f"{study.model or 'a local model'} · {str(config.get('model_hash', ''))[:60]}"))
+        facts.append(("model", f"{study.model or 'a local model'} · {str(config.get('model_hash', ''))[:40]}"))
         layers, widths, l0 = con.execute(
             "select count(*), string_agg(distinct width, ', '), avg(measured_l0) from saes"
         ).fetchall()[0]
@@ -141,6 +141,7 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
             facts.append(("SAEs", f"{layers} layers, width {widths}, mean L0 {l0:.1f}"))
         labels = con.execute("select label, count(*) from prompts group by label order by label desc").fetchall()
         facts.append(("behaviour", study.words["name"]))
+        facts.append(("judge", f"{study.judge}: whose verdicts decide what flips"))
         facts.append(("prompts", ", ".join(f"{n:,} {study.words.get(label, label)}" for label, n in labels)))
         facts.append(("activations", f"{record.n_rows('activations'):,} non-zeros"))
     device = {str(r.hardware.get("device", "")) for r in study.records.values()}

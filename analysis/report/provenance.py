@@ -10,7 +10,7 @@ from analysis.report.blocks import Block, Cell, Figure, Section, Table
 
 
 def _runs(study: Studied) -> Sequence[Block]:
-    answer = study.ask("runs", study=study.recipe)
+    answer = study.ask("runs", study=next(record.recipe for record in study.records.values()))
     current = [row for row in answer.rows if row["current"]]
     chart = charts.bars(
         alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),

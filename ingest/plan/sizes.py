@@ -29,6 +29,10 @@ CLASSIFIER_BYTES = 26e9
 """The HarmBench classifier: 13 billion weights in bfloat16."""
 
 
+TO_BE_TRAINED = "saelake train-saes"
+"""How SAEs are known that are neither here nor to be had elsewhere."""
+
+
 @dataclass(frozen=True)
 class Download:
     """A file or group of files that a study needs."""
@@ -134,7 +138,7 @@ def _saes(spec: SaesSpec, saes: list[SaeSize]) -> Download:
     if len(here) == len(saes):
         return Download(what, str(spec.path or spec.release), sum(here), True, "files")
     if spec.path is not None:
-        return Download(what, str(spec.path), None, False, "saelake train-saes")
+        return Download(what, str(spec.path), None, False, TO_BE_TRAINED)
     listed = listed_saes(spec)
     name, weight_bytes = SAE_FORMATS.get(listed.conversion, SAE_FORMATS["sae_lens"])
     wanted = "|".join(re.escape(f"{folder}/{name}") for folder in listed.folders)

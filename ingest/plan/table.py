@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ingest.plan.estimate import StudyPlan
+from ingest.plan.sizes import TO_BE_TRAINED
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -39,7 +40,9 @@ def time(hours: float) -> str:
     """Hours in the unit that a person would use."""
     if hours < 1 / 60:
         return f"{hours * 3600:.2g} s"
-    return f"{hours * 60:.2g} min" if hours < 1 else f"{hours:,.3g} h"
+    if hours < 1:
+        return f"{hours * 60:.2g} min"
+    return f"{hours:.3g} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -61,7 +64,7 @@ def _access(plan: StudyPlan) -> Table:
     licence = f" ({plan.access.licence})" if plan.access.licence else ""
     table = _table(f"\n{plan.recipe} · access and downloads", "what", "from", "size", "known by", "state", right=("size",))
     for one in plan.downloads:
-        state = "is here" if one.is_here else "to download"
+        state = "is here" if one.is_here else "to be trained" if one.known_by == TO_BE_TRAINED else "to download"
         if one.what == "model":
             state = states[plan.access.state] + licence
         table.add_row(one.what, one.source, size(one.n_bytes), one.known_by, state)

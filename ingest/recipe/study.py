@@ -49,7 +49,7 @@ _LOCATIONS: dict[str, Any] = {
 class Recipe(Section):
     """A whole study. `load_recipe` makes one from a file."""
 
-    name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_-]*$")]
+    name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.-]*$")]
     behaviour: Behaviour = Behaviour()
     model: ModelSpec
     saes: SaesSpec

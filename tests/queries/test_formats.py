@@ -90,25 +90,63 @@ def test_table_aligns_numbers_right_and_text_left(capsys: pytest.CaptureFixture[
     assert lines[2:] == ["     1  a         -", "   100  bb      0.5"]
 
 
-def test_table_cuts_long_text_and_many_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = table(duckdb.connect().sql("select repeat('x', 500) as long, i from range(1234) t(i)"), capsys)
-    assert max(map(len, shown.splitlines())) < 80
-    assert "x…" in shown
-    assert shown.splitlines()[-1] == "… 1,184 more rows: use a limit, or --format csv for all"
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
-def test_table_on_a_narrow_terminal_keeps_numbers_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 50 columns."""
     monkeypatch.setenv("COLUMNS", "50")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    out = Terminal()
-    show_table(Rows(["id", "text"], ["BIGINT", "VARCHAR"], iter([(2**62, "word " * 30), (1, None)])), out)
-    assert str(2**62) in out.getvalue()
-    assert "\x1b[2m-" in out.getvalue(), "null is dim on a terminal"
+    return Terminal()
+
+
+def test_a_terminal_cuts_long_text_and_many_rows(terminal: Terminal) -> None:
+    rows = iter([("x" * 500, i) for i in range(1234)])
+    show_table(Rows(["long", "i"], ["VARCHAR", "BIGINT"], rows), terminal)
+    shown = terminal.getvalue().splitlines()
+    assert 40 < len(shown[2]) <= 50
+    assert "x…" in shown[2]
+    assert shown[-1] == "… 1,184 more rows: use a limit, or --format csv for all"
+
+
+def test_a_pipe_cuts_no_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = table(duckdb.connect().sql("select repeat('x', 500) as long, i from range(1234) t(i)"), capsys)
+    assert shown.count("x" * 500) == 1_000
+    assert shown.splitlines()[-1] == "… 234 more rows: use a limit, or --format csv for all"
+
+
+def test_a_narrow_terminal_keeps_numbers_ids_and_names_whole(terminal: Terminal) -> None:
+    run_id = "verdicts_first_token_0123456789ab"
+    rows = iter([(2**62, run_id, "algorithm1_common", "word " * 30), (1, None, None, None)])
+    show_table(Rows(["id", "run_id", "condition", "text"], ["BIGINT", *["VARCHAR"] * 3], rows), terminal)
+    for whole in (str(2**62), run_id, "algorithm1_common"):
+        assert whole in terminal.getvalue()
+    assert "\x1b[2m-" in terminal.getvalue(), "null is dim on a terminal"
+
+
+def test_a_table_without_rows_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert table(duckdb.connect().sql("select 1 as n where false"), capsys).splitlines()[-1] == "no rows"
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_single_precision_is_written_as_short_as_it_can_be(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show(duckdb.connect().sql("select 0.1::float as tau, 51.093586::float as activation, null::float as nothing"), kind)
+    shown = capsys.readouterr().out
+    assert "0.1" in shown
+    assert "0.10000000149011612" not in shown
+    assert "51.093586" in shown
+    assert "51.0935859" not in shown
+
+
+@pytest.mark.parametrize("name", ["rows.xlsx", "nowhere/rows.csv"])
+def test_a_file_that_cannot_be_meant_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(QueryError, match=r"\.xlsx is no format|there is no folder .*nowhere"):
+        show(duckdb.connect().sql("select 1 as n"), output=tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_csv_and_json_on_a_terminal_do_not_obey_the_text(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from warehouse.housekeeping import drop
 from warehouse.progress import Quiet
 from warehouse.records import Lake, RunSpec
 from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import ACTIVATIONS, TABLES
+from warehouse.schema import ACTIVATIONS, ALIGNMENTS, FM_EMBEDDINGS, PROBE_WEIGHTS, TABLES, Table
 
 
 @pytest.fixture
@@ -149,13 +150,29 @@ def test_a_tag_collision_is_refused_before_anything_is_computed(lake: Lake, monk
     assert computed == []
 
 
-def test_activations_that_are_not_numbers_are_refused(lake: Lake) -> None:
-    def nan(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        columns = {"sae_id": ["s"], "layer": [0], "feature_id": [0], "prompt_id": [0], "pos": [0], "activation": [float("nan")]}
-        yield "a", [Rows.of(ACTIVATIONS, columns, 0)]
+FEATURE = {"sae_id": ["s"], "layer": [0], "feature_id": [0]}
 
-    with pytest.raises(UserError, match="not finite"):
-        ensure_run(lake, toys.ingest_spec(), Plan(["a"], nan, ["activations"]))
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("table", "columns", "name", "layer"),
+    [
+        (ACTIVATIONS, FEATURE | {"prompt_id": [0], "pos": [0]}, "activation", 0),
+        (ALIGNMENTS, FEATURE | {"direction": ["own"]}, "cosine", 0),
+        (PROBE_WEIGHTS, FEATURE | {"n_train": [1], "scale": [1.0]}, "weight", None),
+        (FM_EMBEDDINGS, FEATURE | {"model": ["fm_1"], "n_train": [1], "scale": [1.0], "weight": [0.0]}, "vector", None),
+    ],
+)
+def test_what_check_would_call_damage_is_not_published(
+    lake: Lake, table: Table, columns: dict[str, Any], name: str, layer: int | None, value: float
+) -> None:
+    held = [[1.0, value]] if name == "vector" else [value]
+
+    def broken(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        yield "a", [Rows.of(table, columns | {name: held}, layer)]
+
+    with pytest.raises(UserError, match=rf"{table.name}\.{name} has values that are not finite numbers"):
+        ensure_run(lake, toys.ingest_spec(), Plan(["a"], broken, [table.name]))
     assert lake.records() == []
 
 

@@ -80,7 +80,7 @@ def add(lake: Lake, folder: Path, *, name: str | None = None, progress: Quiet | 
 def _pointers(records: Sequence[RunRecord], name: str | None) -> dict[tuple[str, str], str]:
     """(study, stage) -> run_id: what plain table names are to show."""
     if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a study: use letters, digits, - and _, a letter first")
+        raise UserError(f"{name!r} is no name for a study: use letters, digits, ., - and _, a letter first")
     if name is not None and len({r.recipe for r in records}) > 1:
         raise UserError(f"the set has several studies ({', '.join(sorted({r.recipe for r in records}))}): they keep their names")
     latest = sorted(records, key=lambda r: (r.finished, r.run_id))

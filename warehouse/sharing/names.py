@@ -17,7 +17,7 @@ from ..records import RunRecord
 from ..schema import TABLES
 
 RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,120}_[0-9a-f]{12}")
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,120}")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 """What a recipe or a stage may be called."""
 CARD = "README.md"
 SUMS = "SHA256SUMS"
