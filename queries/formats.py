@@ -95,7 +95,7 @@ def show_table(rows: Rows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None
         console.print("no rows")
     if n_more:
         shown = f"{n_more:,}" if n_more <= MAX_COUNTED else f"more than {MAX_COUNTED:,}"
-        console.print(f"… {shown} more rows: use a limit, or --format csv for all")
+        console.print(f"… {shown} more rows: use a limit, or --format csv for all", soft_wrap=True)
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@
 --
 -- $judge text? = null: only this judge
 with conditions as (
-    select unnest(['algorithm1', 'algorithm1_common', 'minimal', 'random_minimal']) as condition
+    select unnest(['algorithm1', 'algorithm1_common', 'minimal', 'random_algorithm1', 'random_minimal']) as condition
 ),
 
 answers as (

@@ -148,7 +148,7 @@ def test_sql_refuses_what_does_not_only_read(lake: Lake, statement: str, tmp_pat
 
 def test_query_takes_options_from_the_file(lake: Lake) -> None:
     asked = ["query", "candidates", "--k", "1", "--exclude_layers", "0", "--format", "csv"]
-    assert saelake(*asked, lake=lake).stdout.splitlines()[1:] == ["chosen,1,sae1,1,1,0.699999988079071"]
+    assert saelake(*asked, lake=lake).stdout.splitlines()[1:] == ["chosen,1,sae1,1,1,0.7"]
     dashed = saelake(*(a.replace("exclude_", "exclude-") for a in asked), lake=lake)
     assert dashed.stdout == saelake(*asked, lake=lake).stdout
     with_bos = saelake("query", "firing_on_tokens", "--bos", "--k", "1", "--format", "csv", lake=lake).stdout

@@ -34,6 +34,7 @@ COMPARED = (
     ("top_k_own", "direction"),
     ("top_k_chosen", "direction"),
     ("minimal", "random_minimal"),
+    ("algorithm1_common", "random_algorithm1"),
     ("minimal", "minimal_active"),
     ("algorithm1", "minimal"),
     ("algorithm1_common", "minimal"),

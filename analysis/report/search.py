@@ -9,7 +9,7 @@ from analysis.report.answers import Studied
 from analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, Tiles, count, percent
 
 TOP_K = ("top_k_own", "top_k_chosen")
-CONTROLS = "none,direction,top_k_own,top_k_chosen,random"
+CONTROLS = "none,direction,top_k_own,top_k_chosen,random,random_algorithm1,random_minimal"
 RATES = (
     Cell("condition", "intervention"),
     Cell("label", "prompts", "label"),
@@ -151,7 +151,8 @@ def _methods(study: Studied) -> Sequence[Block]:
         Figure("Algorithm 1 by threshold", charts.spec(chart, 240), by_tau, "Share of flips by threshold, with 95% intervals"),
         Note(
             "algorithm1 is the published search, one set a seed; algorithm1_common keeps what all seeds find; minimal is a set "
-            "from which no feature can be taken away; random_minimal are as many random active features in the same layers."
+            "from which no feature can be taken away; random_minimal and random_algorithm1 are as many "
+            "random active features in the same layers."
         ),
     ]
 
@@ -167,11 +168,11 @@ def _controls(study: Studied) -> Sequence[Block]:
         RATE_TOOLTIP,
         ("low", "high"),
     )
-    random = answer.one(condition="random", label="harmful")
+    random = answer.one(condition="random_algorithm1", label="harmful")
     here = {"baseline": percent(max((row["rate"] for row in tokens.rows), default=None))}
-    here |= {"random": count(random["n_flipped_of_refused"])} if random else {}
+    here |= {"random": count(random["asr_of_refused"] * random["n_refused_at_baseline"])} if random else {}
     blocks: list[Block] = [
-        Table(f"Every intervention at the K that was chosen ({', '.join(map(str, ks))})", answer, RATES, shown=20)
+        Table(f"Every intervention at the K that was chosen ({', '.join(map(str, ks))})", answer, RATES, shown=24)
     ]
     if tokens.rows:
         blocks.append(

@@ -15,18 +15,38 @@ from analysis.search.candidates import ks, pool, shards_of_split
 from analysis.stage import Stage, Work
 from warehouse.runs import Rows
 
+SIZES = """
+with found as (
+    select 'minimal' as method, prompt_id, set_id
+    from ablations
+    where condition = 'minimal' and draw = 0
+    union all
+    select 'algorithm1' as method, a.prompt_id, a.set_id
+    from ablations as a
+    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    where a.condition = 'algorithm1_common' and a.set_id is not null and v.flipped and p.label = 'harmful'
+    qualify row_number() over (partition by a.prompt_id order by a.tau) = 1
+)
+
+select f.method, f.prompt_id, s.layer, count(*) as n
+from found as f
+join feature_sets as s on s.set_id = f.set_id
+group by all
+"""
+"""Sizes of the first minimal set, and of what Algorithm 1 finds under all seeds at the smallest tau that flips."""
 Draws = Mapping[str, np.ndarray]
 """Columns draw, layer, feature_id, rank: the random features of one prompt."""
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
-    with work.bench.sql([work.parents[stage] for stage in ("ingest", "alignments", "minimal")]) as con:
+    with work.bench.sql([work.parents[stage] for stage in ("ingest", "alignments", "minimal", "algorithm1")]) as con:
         for name in missing:
             drawn = _drawn(work, con, shards[name])
             asked = [
                 *_as_many_as_top_k(work, drawn),
-                *_as_many_as_minimal(work, con, drawn),
+                *_as_many_as_found(work, con, drawn),
                 *_firing(work, con, shards[name]),
                 *_clamped(work, con, shards[name]),
             ]
@@ -62,20 +82,17 @@ def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablati
             yield Ablation(Request(prompt, features), "random", k=k, draw=draw, seed=work.spec.seed)
 
 
-def _as_many_as_minimal(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
-    """As many a layer as the prompt's first minimal set has."""
-    sizes = con.execute(
-        "select prompt_id, layer, count(*) as n from ablations join feature_sets using (set_id) "
-        "where condition = 'minimal' and draw = 0 group by all"
-    ).fetchnumpy()
-    for prompt, rows in drawn.items():
-        mine = sizes["prompt_id"] == work.bench.prompt_ids[prompt]
+def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
+    """As many a layer as the sets have that Stage 2 found for the prompt, by either search."""
+    sizes = con.execute(SIZES, {"judge": work.bench.recipe.verdicts.oracle}).fetchnumpy()
+    for (prompt, rows), method in product(drawn.items(), ("minimal", "algorithm1")):
+        mine = (sizes["prompt_id"] == work.bench.prompt_ids[prompt]) & (sizes["method"] == method)
         wanted = dict(zip(sizes["layer"][mine].tolist(), sizes["n"][mine].tolist(), strict=True))
         n_wanted = np.array([wanted.get(layer, 0) for layer in rows["layer"].tolist()])
         for draw in range(work.bench.recipe.controls.random_draws if wanted else 0):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= n_wanted)
             features = FeatureSet.of(rows["layer"][chosen], rows["feature_id"][chosen])
-            yield Ablation(Request(prompt, features), "random_minimal", draw=draw, seed=work.spec.seed)
+            yield Ablation(Request(prompt, features), f"random_{method}", draw=draw, seed=work.spec.seed)
 
 
 def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
@@ -104,9 +121,10 @@ def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int])
 
 STAGE = Stage(
     name="controls",
-    parents=("minimal", "alignments", "ingest"),
+    parents=("minimal", "algorithm1", "alignments", "ingest"),
     sections=("candidates", "controls", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    code_version=2,
 )

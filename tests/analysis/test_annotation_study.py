@@ -198,7 +198,6 @@ def test_the_command_line_from_creating_to_scoring(lake: Lake) -> None:
     assert [json.loads(row["score"]) for row in rows].count(1.0) == 1
     for arguments, says in (
         (["study", "score", "other"], "has no annotation study 'other'"),
-        (["study", "create", "two", "--population", "all"], "population is one of candidates, critical, stage3"),
         (["study", "create", "two", "--recipe", "other"], "has no study named 'other'; it has small"),
         (["annotate", "pilot", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
     ):

@@ -225,7 +225,7 @@ def test_cards_of_the_organism_link_what_wakes_and_what_is_woken(organism_lake: 
     with server("browse", "--port", "0", "--lake", str(organism_lake)) as (links, _):
         page = browser.new_page()
         page.goto(f"{links[0]}/{ids[0]}/{ids[1]}")
-        assert page.locator("section", has_text="Causal in").locator("tbody tr").count() > 0
+        assert page.locator("section", has_text="Found by the search as").locator("tbody tr").count() > 0
         page.locator("section", has_text="Ablating it wakes").get_by_role("link", name=woken, exact=True).click()
         assert page.url == f"{links[0]}/{ids[2]}/{ids[3]}"
         back = page.locator("section", has_text="It is woken by ablating").get_by_role("link", name=source, exact=True)

@@ -248,8 +248,10 @@ def test_algorithm_1_keeps_what_all_seeds_share_and_tests_the_complements(analys
 def test_random_controls_are_of_the_asked_size_and_flip_nothing(analysed: Analysed) -> None:
     controls = analysed.opened.query("asr").filter("condition like 'random%' and label = 'harmful'")
     rows = controls.select("condition", "n_flipped", "n_refused_at_baseline").fetchall()
+    found = "select count(distinct prompt_id) from critical_features join prompts using (prompt_id) where label = 'harmful'"
+    ((by_algorithm1,),) = analysed.rows(f"{found} and method = 'algorithm1'")
     assert len(rows) >= 10
-    assert all(row[1:] == (0, 6) for row in rows)
+    assert all(row[1:] == (0, by_algorithm1 if row[0] == "random_algorithm1" else 6) for row in rows)
     largest = analysed.rows(
         "select a.k, max(n) from (select set_id, layer, count(*) as n from feature_sets group by all) "
         "join ablations as a using (set_id) where condition = 'random' group by a.k order by a.k"
@@ -262,6 +264,28 @@ def test_random_controls_are_of_the_asked_size_and_flip_nothing(analysed: Analys
     assert not {feature_id for (feature_id,) in drawn} & candidates
 
 
+def test_random_controls_are_as_many_a_layer_as_what_stage_2_found(analysed: Analysed) -> None:
+    """Unless the prompt has fewer features that fire and are no candidates."""
+    sizes = (
+        "select a.prompt_id, f.layer, count(*) as n from ablations as a join prompts as p using (prompt_id) "
+        "join feature_sets as f using (set_id) where p.label = 'harmful' and "
+    )
+    taus = "select prompt_id, tau from critical_features where method = 'algorithm1'"
+    for random, found in (
+        ("random_minimal", "a.condition = 'minimal' and draw = 0"),
+        ("random_algorithm1", f"a.condition = 'algorithm1_common' and (a.prompt_id, a.tau) in ({taus})"),
+    ):
+        theirs = {row[:2]: row[2] for row in analysed.rows(f"{sizes} {found} group by all")}
+        ours = {row[:2]: row[2] for row in analysed.rows(f"{sizes} a.condition = '{random}' and draw = 0 group by all")}
+        prompts = analysed.rows(
+            f"select distinct prompt_id from ablations join prompts using (prompt_id) "
+            f"where condition = '{random}' and label = 'harmful'"
+        )
+        assert {p for (p,) in prompts} == {p for p, _ in theirs}
+        assert ours
+        assert all(n <= theirs[key] for key, n in ours.items())
+
+
 def test_table_1_compares_the_methods(analysed: Analysed) -> None:
     found = analysed.opened.query("methods", judge="first_token")
     rows = {(r[0], r[1]): dict(zip(found.columns, r, strict=True)) for r in found.fetchall()}
@@ -271,7 +295,8 @@ def test_table_1_compares_the_methods(analysed: Analysed) -> None:
     assert random["flip_rate"] == 0
     assert len([key for key in rows if key[0] == "algorithm1"]) == len(TAUS)
     assert rows["algorithm1", np.float32(0.1).item()]["n_evaluations"] == 6 * SEEDS * (8 // BLOCK_SIZE + 1)
-    assert all(row["benign_answered"] == 1 for row in rows.values())
+    never = {key for key, row in rows.items() if row["benign_answered"] != 1}
+    assert never == {("random_algorithm1", None)}, "drawn for harmful prompts only"
 
 
 def test_chosen_features_are_a_list_or_a_select_and_a_condition_is_replaced(analysed: Analysed) -> None:
