@@ -38,10 +38,10 @@ COMPARED = (
     ("minimal", "minimal_active"),
     ("algorithm1", "minimal"),
     ("algorithm1_common", "minimal"),
-    ("stage3", "stage3_random"),
+    ("stage3", "stage3_control"),
     ("stage3", "minimal_active"),
     ("stage3", "stage3_probe"),
-    ("stage3_alone", "stage3_alone_random"),
+    ("stage3_alone", "stage3_alone_control"),
     ("stage3_alone", "stage3_probe_alone"),
 )
 """Conditions a and b: every setting of a against the one of b with the same K and tau, or the only one if b has none."""

@@ -1,7 +1,7 @@
 """Stage 3 (R10 to R12): new features that go with the critical ones by the factorisation machine, ablated with them and alone.
 
-The linear probe's ranking goes the same way, as its own stage. Beside each, as many random features of the same layers that fire
-on the prompt as well.
+The linear probe's ranking goes the same way, as its own stage. The control of each has, in the place of the new features, as many
+random ones of the same layers that fire on the prompt as well.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,8 +71,8 @@ def asked(ranking: Ranking, condition: str, ks: Sequence[int], draws: int, seed:
         for draw in range(draws):
             random = ranking.like(top, np.random.default_rng([seed, draw, ranking.prompt, k]))
             again = {"k": k, "draw": draw, "seed": seed}
-            yield Ablation(Request(ranking.prompt, ranking.joined(random)), f"{condition}_random", **again)
-            yield Ablation(Request(ranking.prompt, ranking.alone(random)), f"{condition}_alone_random", **again)
+            yield Ablation(Request(ranking.prompt, ranking.joined(random)), f"{condition}_control", **again)
+            yield Ablation(Request(ranking.prompt, ranking.alone(random)), f"{condition}_alone_control", **again)
 
 
 def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str) -> dict[int, Ranking]:
@@ -180,6 +180,7 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "causal_links"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    code_version=2,
 )
 PROBE_STAGE = Stage(
     name="stage3_probe",
@@ -189,4 +190,5 @@ PROBE_STAGE = Stage(
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute_probe,
     identity=_critical,
+    code_version=2,
 )

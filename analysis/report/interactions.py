@@ -48,7 +48,7 @@ def _machines(study: Studied) -> Sequence[Block]:
 
 def _stage3(study: Studied) -> Sequence[Block]:
     answer = study.ask("stage3", judge=study.judge)
-    names = ("stage3", "stage3_alone", "stage3_random", "stage3_alone_random", "stage3_probe")
+    names = ("stage3", "stage3_alone", "stage3_control", "stage3_alone_control", "stage3_probe")
     rates = study.ask("rates", conditions=",".join(names))
     chart = charts.lines(
         alt.X("k:Q", title="K: new features ablated", axis=alt.Axis(tickMinStep=1)),
@@ -76,8 +76,8 @@ def _stage3(study: Studied) -> Sequence[Block]:
         Beside(here),
         Table("Table 2: what new features flip, with the critical ones and alone", answer, cells, shown=60, folded=True),
         Note(
-            "stage3: the critical features that fire and the top K new ones; alone: the new ones only; random: as many others "
-            "that fire; probe: ranked by the linear probe's weights."
+            "stage3: the critical features that fire and the top K new ones; alone: the new ones only; control: as many random "
+            "others that fire; probe: ranked by the linear probe's weights."
         ),
     ]
 

@@ -120,7 +120,7 @@ def test_what_is_ablated_is_the_active_critical_features_with_the_top_k_and_the_
     ):
         active[prompt_id].add((layer, feature_id))
     together, alone, critical = sets_of(study, "stage3"), sets_of(study, "stage3_alone"), critical_of(study)
-    random, random_alone = sets_of(study, "stage3_random"), sets_of(study, "stage3_alone_random")
+    random, random_alone = sets_of(study, "stage3_control"), sets_of(study, "stage3_alone_control")
     values = values_on_last_tokens(study)
     for prompt_id, features in ranked(study).items():
         for k in KS:
@@ -202,7 +202,7 @@ def test_stage3_question_counts_flips_and_failures(study: Analysed) -> None:
     """)
     assert rows["stage3", 2][:3] == (n_refused, len(ranked(study)), n_at_2 / n_refused)
     assert rows["stage3", 0][2] == n_at_0 / n_refused
-    for condition in ("stage3", "stage3_alone", "stage3_random"):
+    for condition in ("stage3", "stage3_alone", "stage3_control"):
         up_to = [rows[condition, k][3] for k in KS]
         assert up_to == sorted(up_to)
         assert all(rows[condition, k][2] <= rows[condition, k][3] + 1e-9 for k in KS)
@@ -274,7 +274,7 @@ def test_comparisons_are_paired_and_corrected(study: Analysed) -> None:
         "select measure, a, b, k, n, estimate, low, high, test, p, p_holm from comparisons where kind = 'comparison'"
     )
     pairs = {(measure, a, b) for measure, a, b, *_ in rows}
-    for a, b in (("top_k_own", "random"), ("minimal", "random_minimal"), ("stage3_alone", "stage3_alone_random")):
+    for a, b in (("top_k_own", "random"), ("minimal", "random_minimal"), ("stage3_alone", "stage3_alone_control")):
         assert {("flipped", a, b), ("p_refusal_token", a, b)} <= pairs
     assert ("correct", "fm_4", "probe") in pairs
     assert all(low - 1e-9 <= estimate <= high + 1e-9 and 0 <= p <= p_holm <= 1 for *_, estimate, low, high, _, p, p_holm in rows)
@@ -323,5 +323,5 @@ def test_on_the_organism_the_machine_tells_harmful_from_benign(organism_lake: Pa
         rates = {
             row[:2]: row[2] for row in lake.query("stage3", judge="first_token").select("condition", "k", "flip_rate").fetchall()
         }
-    assert rates["stage3_alone", 40] > rates["stage3_alone_random", 40] + 0.2
+    assert rates["stage3_alone", 40] > rates["stage3_alone_control", 40] + 0.2
     assert rates["stage3_alone", 40] > rates["stage3_probe_alone", 40] + 0.2
