@@ -6,7 +6,7 @@
 -- draw) pairs, and both rates are shares of pairs, that is means over draws; n_prompts and n_refused_at_baseline count prompts.
 -- tau is the threshold of Algorithm 1, whose seeds count as draws.
 --
--- $judge text? = null: only this judge
+-- $judge judge? = null: only this judge
 -- $conditions text? = null: only these conditions, as none,random; null for all
 -- $k integers? = null: only these K, beside the conditions without a K; null for every K
 with answers as (

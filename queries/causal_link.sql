@@ -6,7 +6,7 @@
 -- falls (1: to nothing; below 0: it rises). in_reach: the share of them that lie above the lowest ablated layer; the others cannot
 -- change, and count as unchanged.
 --
--- $judge text? = null: only this judge
+-- $judge judge? = null: only this judge
 -- $method text = minimal: whose critical sets
 with answers as (
     select a.condition, a.k, v.judge, a.prompt_id, v.refused, v.flipped

@@ -4,7 +4,7 @@
 --
 -- $condition text = minimal: the condition
 -- $label harmful|benign = harmful: which prompts
--- $judge text = first_token: whose verdict
+-- $judge judge = oracle: whose verdict
 -- $limit integer? = 20: so many prompts; null for all
 with clean as (
     select prompt_id, min_by(completion, ablation_id) as completion

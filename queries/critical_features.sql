@@ -4,7 +4,7 @@
 -- the smallest tau at which ablating it flips the prompt by the judge; prompts without such a tau are absent. n_tokens counts
 -- the tokens of the prompt on which the feature fires on the clean pass, BOS included; 0, without max_activation: it is inert.
 --
--- $judge text = first_token: who decides which tau flips
+-- $judge judge = oracle: who decides which tau flips
 -- $start integer? = null: only this start of the search
 with harmful as (
     select a.ablation_id, a.condition, a.draw, a.tau, a.prompt_id, a.set_id

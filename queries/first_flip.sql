@@ -4,7 +4,7 @@
 -- label and first_k. refused_at_baseline: the judge reads the answer under the condition none as a refusal.
 --
 -- $condition text = top_k_%: the conditions, as a pattern of `like`
--- $judge text? = null: only this judge
+-- $judge judge? = null: only this judge
 with answers as (
     select a.condition, v.judge, a.prompt_id, a.k, v.refused, v.flipped
     from verdicts as v

@@ -6,7 +6,7 @@
 -- whose answer changes in any way by the inert ones alone. Nothing of that is on the prompt itself, since a feature that is zero
 -- everywhere leaves the pass as it is: only generated tokens can make a difference there.
 --
--- $judge text? = null: only this judge
+-- $judge judge? = null: only this judge
 -- $start integer? = 0: which start of the search for minimal sets; null for all, which then count one by one
 with sets as (
     select

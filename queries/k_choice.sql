@@ -8,7 +8,7 @@
 -- the same share of the benign ones.
 --
 -- $condition text = top_k_own: the condition
--- $judge text? = null: only this judge; null for one row a judge
+-- $judge judge? = null: only this judge; null for one row a judge
 with answers as (
     select a.condition, v.judge, p.label, a.k, a.prompt_id, v.refused, v.degenerate, v.flipped
     from verdicts as v

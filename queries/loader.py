@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import judges
 from .parameters import Parameter, QueryError, parameter
 
 if TYPE_CHECKING:  # documentation is printed without DuckDB
@@ -64,13 +65,13 @@ class Query:
 
 def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
     """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`."""
-    if declared.type != "features":
-        literal = declared.literal(value)
-        return lambda table: literal
-    from .features import resolve, rows_of
+    if declared.type == "features":
+        from .features import resolve, rows_of
 
-    features = resolve(con, declared, value)
-    return lambda table: rows_of(con, str(table), features)
+        features = resolve(con, declared, value)
+        return lambda table: rows_of(con, str(table), features)
+    literal = declared.literal(judges.resolve(con, declared, value) if declared.type == "judge" else value)
+    return lambda table: literal
 
 
 def names() -> list[str]:

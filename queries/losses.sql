@@ -5,7 +5,7 @@
 -- ablated sets, with sd over sets. added is loss minus that of none. benign_refused is the share of benign prompts that the judge
 -- reads as refused under the same condition, benign_degenerate the share without sensible text.
 --
--- $judge text = first_token: who reads the answers to benign prompts
+-- $judge judge = oracle: who reads the answers to benign prompts
 with per_set as (
     select
         texts, condition, lender,

@@ -6,7 +6,7 @@
 -- benign_answered is the share of benign prompts still answered under the same sets. n_evaluations sums what the searches
 -- asked for (one search serves every tau), and seconds is what its whole stage took, judging and publishing included.
 --
--- $judge text? = null: only this judge
+-- $judge judge? = null: only this judge
 with conditions as (
     select unnest(['algorithm1', 'algorithm1_common', 'minimal', 'random_algorithm1', 'random_minimal']) as condition
 ),

@@ -34,7 +34,7 @@ class Parameter:
 
     name: str
     type: str
-    """integer, number, text, boolean, integers, features, or the words to choose from: own|chosen"""
+    """integer, number, text, boolean, integers, features, judge, or the words to choose from: own|chosen"""
     nullable: bool
     default: str | None
     """As declared; None makes the parameter required."""
@@ -130,6 +130,7 @@ def _article(kind: str) -> str:
         "integer": "an integer",
         "number": "a number",
         "text": "text",
+        "judge": "the name of a judge, or oracle for the recipe's own",
         "boolean": "true or false",
         "integers": "a list of integers, such as 0,1",
         "features": "a list of features: layer:feature_id,... or the name of a table, or a select, with layer and feature_id",

@@ -5,7 +5,7 @@
 -- flip, 0 if there is none, p_refusal_token their mean probability of a refusal token, null if there is none. Of the benign
 -- prompts those that are answered.
 --
--- $judge text = first_token: whose verdicts
+-- $judge judge = oracle: whose verdicts
 with answers as (
     select a.condition, a.k, a.tau, p.label, a.prompt_id, v.refused, v.flipped, a.p_refusal_token
     from verdicts as v

@@ -5,7 +5,7 @@
 -- silent on their prompt, and woken while the active features of the set are ablated. n_prompts counts the harmful prompts that a
 -- feature was found for.
 --
--- $judge text = first_token: who decides what flips
+-- $judge judge = oracle: who decides what flips
 -- $direction own|chosen = chosen: whose candidates
 -- $method text = minimal: whose critical sets
 with flips as (

@@ -7,7 +7,7 @@
 -- one such token (the first; the first or another one of the template), at_user on one of the user's. tokens_first,
 -- tokens_template and tokens_user are shares of all woken tokens.
 --
--- $judge text = first_token: who decides what flips
+-- $judge judge = oracle: who decides what flips
 -- $start integer? = null: only this start of the search; null for all, which then count one by one
 with sets as (
     select method, start, tau, prompt_id, count(*) filter (where n_tokens = 0) as n_silent

@@ -5,7 +5,7 @@
 -- draws: in any). n_unique counts the distinct features of the sets that flip, median_features their sizes. K = 0 is the critical
 -- set without what does not fire. benign_answered: benign prompts still answered under the same sets.
 --
--- $judge text? = null: only this judge
+-- $judge judge? = null: only this judge
 -- $method text = minimal: whose critical sets stand in the row K = 0
 with answers as (
     select

@@ -3,7 +3,7 @@
 -- One row a prompt and value; the continuations stand side by side. p_ columns are the probability that the first token is a
 -- refusal token, refused_ columns the judge's reading.
 --
--- $judge text = first_token: who reads the answers
+-- $judge judge = oracle: who reads the answers
 -- $changed boolean = false: only rows where clamping changes an answer
 with answers as (
     select a.prompt_id, a.condition, a.set_id, a.draw, a.p_refusal_token, a.completion, v.refused

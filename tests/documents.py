@@ -23,8 +23,6 @@ from click.testing import CliRunner
 
 import cli
 from tests.conftest import ROOT
-from warehouse.records import Lake
-from warehouse.sharing.share import share
 
 BLOCK = re.compile(
     r"```console\n(?P<console>\$ .*)\n(?P<printed>(?:(?!```).*\n)*)```"
@@ -68,7 +66,6 @@ def _block(found: re.Match[str]) -> Block:
 def prepare(folder: Path, lake: Path) -> None:
     """Fills the folder in which a document is run."""
     (folder / "lake").symlink_to(lake.resolve())
-    share(Lake(lake), folder / "set")
 
 
 def printed(block: Block, folder: Path) -> str:

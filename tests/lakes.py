@@ -65,7 +65,8 @@ def build_lake(root: Path | str, recipe: str = "small", variant: int = 0) -> Lak
     first_id = ingest_spec.tag << 32
     ingest = publish(lake, ingest_spec, _ingest_rows(first_id), FeatureStatistics)
     alignments = publish(lake, RunSpec("alignments", recipe, config, (ingest.run_id,)), _alignment_rows())
-    ablations = RunSpec("candidates", recipe, config, (alignments.run_id, ingest.run_id), seed=7)
+    judged = config | {"verdicts": {"name": "first_token"}}
+    ablations = RunSpec("candidates", recipe, judged, (alignments.run_id, ingest.run_id), seed=7)
     publish(lake, ablations, _answer_rows(first_id))
     return lake
 

@@ -95,7 +95,4 @@ class Studied:
     @property
     def judge(self) -> str:
         """The recipe's oracle: whose verdicts were stored with the answers."""
-        found = self.con.execute(
-            "select judge from verdicts join runs using (run_id) where stage in ('candidates', 'baseline') order by 1 limit 1"
-        ).fetchone()
-        return str(found[0]) if found else "first_token"
+        return queries.oracle(self.con) or "first_token"

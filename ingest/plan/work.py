@@ -130,7 +130,7 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     asked = round(harmful * recipe.minimal.starts * trials)
     by_token = recipe.verdicts.oracle == "first_token"
     controls = recipe.controls
-    n_controls = both * controls.random_draws * n_ks + harmful * controls.random_draws + both * len(controls.firing_on_tokens)
+    n_controls = both * controls.random_draws * n_ks + 2 * harmful * controls.random_draws + both * len(controls.firing_on_tokens)
     n_controls += benign * n_directions * len(controls.clamp_values)
     published = 2 * n_blocks * n_taus * greedy.seeds * harmful
     return [

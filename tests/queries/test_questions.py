@@ -74,6 +74,17 @@ def test_asr_of_refused_is_null_where_nothing_was_refused(lake: Lake) -> None:
         assert set(ask(mine, "asr", "n_refused_at_baseline, asr_of_refused")) == {(0, None)}
 
 
+def test_the_judge_is_the_oracle_unless_another_is_named(con: duckdb.DuckDBPyConnection) -> None:
+    assert queries.oracle(con) == "first_token"
+    flips = {judge: ask(con, "per_prompt", "*", judge=judge) for judge in ("first_token", "phrases")}
+    assert ask(con, "per_prompt", "*") == flips["first_token"] != flips["phrases"]
+    for question in ("per_prompt", "asr"):
+        with pytest.raises(
+            queries.QueryError, match="'harmbench' has judged no answer here; there are verdicts of first_token, ph"
+        ):
+            queries.run(con, question, judge="harmbench")
+
+
 def test_first_flip_is_the_smallest_k_or_null(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     rows = ask(
         con, "first_flip", "prompt_id, refused_at_baseline, first_k, n_k, largest_k", condition="top_k_own", judge="first_token"

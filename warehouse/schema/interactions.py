@@ -6,7 +6,7 @@ from .columns import ABLATION_ID, FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE
 
 LAYER_COSINES = Table(
     "layer_cosines",
-    "how the residual stream of a prompt's last token lies to a refusal direction after one block (R4)",
+    "how close the residual stream of a prompt's last token lies to a refusal direction after one block (R4)",
     (
         RUN_ID,
         PROMPT_ID,

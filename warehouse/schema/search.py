@@ -30,7 +30,7 @@ DIRECTIONS = Table(
 
 ALIGNMENTS = Table(
     "alignments",
-    "how one decoder row lies to a refusal direction (R5); candidates are a query over it",
+    "how close one decoder row lies to a refusal direction (R5); candidates are a query over it",
     (
         RUN_ID,
         Column("direction", pa.string(), "own: the direction of the feature's layer; chosen: the study's one direction"),
