@@ -123,8 +123,9 @@ def _by_k(study: Studied) -> Sequence[Block]:
 def _methods(study: Studied) -> Sequence[Block]:
     answer = study.ask("methods", judge=study.judge)
     by_tau = study.ask("rates", conditions="algorithm1,algorithm1_common")
+    taus = sorted({row["tau"] for row in by_tau.rows})
     chart = charts.lines(
-        alt.X("tau:Q", title="threshold τ", scale=alt.Scale(nice=False), axis=alt.Axis(format=".1f")),
+        alt.X("tau:Q", title="threshold τ", scale=alt.Scale(nice=False), axis=alt.Axis(values=taus, format="~g")),
         charts.share("rate", study.say("prompts {shown} at baseline that flip")),
         charts.colour("condition", ["algorithm1", "algorithm1_common"]),
         RATE_TOOLTIP,
