@@ -88,9 +88,9 @@ class Recipe(Section):
             raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
         if set(self.saes.layers) <= set(self.candidates.exclude_layers):
             raise ValueError("candidates.exclude_layers leaves no layer of saes.layers")
-        unknown = next((name for name in self.taxonomy.sets if name not in names), None)
-        if unknown is not None:
-            raise ValueError(f"taxonomy.sets names {unknown!r}, but the sets of [[prompts]] are {', '.join(names)}")
+        for section, sets in (("interactions", self.interactions.sets), ("taxonomy", self.taxonomy.sets)):
+            if unknown := [name for name in sets if name not in names]:
+                raise ValueError(f"{section}.sets names {unknown[0]!r}, but the sets of [[prompts]] are {', '.join(names)}")
         if self.stage3.size not in self.fm.sizes:
             raise ValueError(f"stage3.size is {self.stage3.size}, but fm.sizes has no such machine")
         return self

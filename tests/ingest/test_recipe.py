@@ -175,6 +175,11 @@ def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> 
         ('label = "harmful"', 'label = "harmful"\n[candidates]\nexclude_layers = [0, 1]', "leaves no layer"),
         (
             'label = "harmful"',
+            'label = "harmful"\n[interactions]\nsets = ["own", "won"]',
+            "interactions.sets names 'won', but the sets of [[prompts]] are own",
+        ),
+        (
+            'label = "harmful"',
             'label = "harmful"\n[capture]\nshard_prompts = 0',
             "capture.shard_prompts: Input should be greater",
         ),
