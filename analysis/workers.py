@@ -8,11 +8,14 @@ shard that it was at. Ray starts another worker in its place, and what joins the
 """
 
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ingest.job import Study
 from ingest.recipe import Recipe
@@ -20,23 +23,42 @@ from warehouse.errors import UserError
 from warehouse.records import Lake, RunSpec
 from warehouse.runs import Rows
 
+if TYPE_CHECKING:
+    from analysis.workbench import Workbench
+
 MOST_DEATHS = 3
 """Workers that may die of one shard, until the shard is held to be the reason."""
 POLL_SECONDS = 5.0
 """After which the cluster is asked again what it has."""
+LOGS = "Ray's logs tell why, in /tmp/ray/session_latest/logs on that machine (most often: too little memory)"
 SHARDS_A_WORKER = 2
 """Shards that a worker is given at once: while one's rows travel, the next is computed."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """In the place of a result, where the worker died or vanished."""
+
+    why: str
 
 
 class Worker:
     """One worker, as it lives in its own process, perhaps on another machine: study, subject and runs are its own."""
 
     def __init__(self, recipe: Recipe, lake: str) -> None:
+        self._recipe, self._lake = recipe, lake
+        self._ingest: Any = None
+
+    def ready(self) -> None:
+        """Answers as soon as the worker has a place."""
+
+    @cached_property
+    def _bench(self) -> "Workbench":
+        """Opened with the first shard, not with the worker: a mistake is then that shard's, and comes back as it is."""
         from analysis.stages import open_analysis
         from analysis.workbench import Workbench
 
-        self._bench = Workbench(open_analysis(recipe), Lake.existing(lake))
-        self._ingest: Any = None
+        return Workbench(open_analysis(self._recipe), Lake.existing(self._lake))
 
     def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
         """One shard's rows; raises UserError if this machine would compute another run than the one that is asked for."""
@@ -65,7 +87,9 @@ class RayWorkers:
     """Ray actors on the cluster of RAY_ADDRESS, or on this machine's processors.
 
     Args:
-        n_workers: how many; by default one a GPU of the cluster (one a processor, where it has none), and more as it grows.
+        n_workers: how many; a cluster that has no room for all of them yet is asked for it, and starts with those that it has.
+            By default as many as there is room for (one a GPU or, where there is none, one for `compute.threads` processors),
+            and more as it grows.
     """
 
     def __init__(self, study: Study, lake: Lake, n_workers: int | None = None) -> None:
@@ -78,15 +102,27 @@ class RayWorkers:
         self._recipe, self._lake, self._n_workers = study.recipe, lake.published.url, n_workers
         self._threads = study.recipe.compute.threads or 1
         self._workers: list[Any] = []
+        self._starting: dict[Any, Any] = {}
+        """What `ready` will give -> the worker, which has no place yet"""
+        self._stillborn: list[Gone] = []
+        """Workers that ended before they had a place, since one last came up"""
 
     def __enter__(self) -> Self:
         address = os.environ.get("RAY_ADDRESS")
-        local = {} if address else {"include_dashboard": False, "num_cpus": self._n_workers and self._n_workers * self._threads}
+        n_cpus = max(os.cpu_count() or 1, self._threads) if self._n_workers is None else self._n_workers * self._threads
+        local = {} if address else {"include_dashboard": False, "num_cpus": n_cpus}
         # Workers import this code as the caller does, from wherever it is started.
         paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": paths}, **local)
+        settings = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": paths}}
+        try:
+            if address and ":" in address:  # Ray itself would try for minutes
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            self._ray.init(address=address or "local", **settings, **local)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -101,46 +137,71 @@ class RayWorkers:
                 if waiting:
                     shard = waiting.popleft()
                     running[worker.shard.remote(spec.stage, spec.run_id, shard)] = worker, shard
-            finished, _ = self._ray.wait(list(running), timeout=POLL_SECONDS)
+            finished, _ = self._ray.wait([*running, *self._starting], timeout=POLL_SECONDS)
             for ref in finished:
+                if ref in self._starting:
+                    self._settle(ref)
+                    continue
                 worker, shard = running.pop(ref)
-                rows = self._rows(ref)
-                if rows is not None:
+                rows = self._result(ref)
+                if not isinstance(rows, Gone):
                     yield shard, rows
                     continue
                 waiting.append(shard)
                 deaths[shard] += 1
-                if worker in self._workers:
-                    self._workers.remove(worker)
+                self._drop(worker)
                 if deaths[shard] == MOST_DEATHS:
                     raise UserError(
-                        f"{spec.stage}: shard {shard} ended {MOST_DEATHS} workers before it was done: Ray's logs tell why, in "
-                        f"/tmp/ray/session_latest/logs on its machine (most often: too little memory)"
+                        f"{spec.stage}: shard {shard} ended {MOST_DEATHS} workers before it was done ({rows.why}): {LOGS}"
                     )
 
-    def _rows(self, ref: Any) -> list[Rows] | None:
-        """What a worker gives back; None if it is gone."""
+    def _result(self, ref: Any) -> "Any | Gone":
+        """What a worker gives back; Gone if the worker is. Raises what was raised there."""
+        errors = self._ray.exceptions
         try:
             return self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, Exception):
                 raise error.cause from error
             raise
-        except self._ray.exceptions.ActorDiedError as error:
-            if "creation task" in str(error) and isinstance(cause := getattr(error, "cause", None), UserError):
-                raise cause from error
-            return None
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError):
-            return None
+        except (errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError) as error:
+            return Gone(str(error).splitlines()[0].rstrip("."))
 
     def _start(self, n_shards: int) -> None:
-        """New workers, for what the cluster has more than before and in place of those that died; never more than shards."""
-        resources = self._ray.cluster_resources()
-        kind = "num_gpus" if resources.get("GPU", 0) else "num_cpus"
-        room = int(resources["GPU"] if kind == "num_gpus" else resources.get("CPU", 1) // self._threads)
-        actor = self._ray.remote(Worker).options(**{kind: 1 if kind == "num_gpus" else self._threads})
-        while len(self._workers) < min(self._n_workers or max(room, 1), n_shards):
-            self._workers.append(actor.remote(self._recipe, self._lake))
+        """New workers, for what the cluster has more than before and in place of those that died; never more than shards.
+
+        Raises UserError if there is no worker, and no machine on which one could be, and if none comes up.
+        """
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        needs = {"GPU": 1} if any(machine.get("GPU") for machine in machines) else {"CPU": self._threads}
+        ((kind, n),) = needs.items()
+        room = sum(int(machine.get(kind, 0) // n) for machine in machines)
+        if not room and not self._workers:
+            raise UserError(f"no machine of the Ray cluster has the {n} {kind} that a worker needs (compute.threads)")
+        wanted = min(self._n_workers or room, n_shards)
+        if len(self._stillborn) >= MOST_DEATHS * wanted > 0:
+            raise UserError(f"{len(self._stillborn)} workers ended before they were at work ({self._stillborn[-1].why}): {LOGS}")
+        actor = self._ray.remote(Worker).options(**{f"num_{kind.lower()}s": n})
+        while len(self._workers) + len(self._starting) < wanted:
+            worker = actor.remote(self._recipe, self._lake)
+            self._starting[worker.ready.remote()] = worker
+        while self._starting and len(self._workers) + len(self._starting) > wanted:
+            self._ray.kill(self._starting.popitem()[1])  # its machine is gone, or its shards are done by others
+
+    def _settle(self, ref: Any) -> None:
+        """A worker has its place, or has died on the way to it: `_start` then asks for another."""
+        worker, answer = self._starting.pop(ref), self._result(ref)
+        if isinstance(answer, Gone):
+            self._stillborn.append(answer)
+            self._drop(worker)
+        else:
+            self._stillborn.clear()
+            self._workers.append(worker)
+
+    def _drop(self, worker: Any) -> None:
+        if worker in self._workers:
+            self._workers.remove(worker)
+        self._ray.kill(worker)  # it may be out of reach only, and would keep its place
 
     def _free(self, running: dict[Any, tuple[Any, str]]) -> list[Any]:
         """Workers to give a shard to, those with the fewest first."""

@@ -43,8 +43,8 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
     from warehouse.records import Lake
 
     opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
-    into = Lake.create(lake)
-    with Bar() as progress, _workers(n_workers, opened, into) as workers:
+    with Bar() as progress, _workers(n_workers, opened, Lake.at(lake)) as workers:
+        into = Lake.create(lake)
         compute = partial(workers.compute, job.ingest_spec(opened)) if workers else None
         record = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
     _print_runs(lake, [record.run_id])
@@ -67,8 +67,8 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
     from warehouse.records import Lake
 
     analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
-    into = Lake.create(lake)
-    with Bar() as progress, _workers(n_workers, analysed, into) as workers:
+    with Bar() as progress, _workers(n_workers, analysed, Lake.at(lake)) as workers:
+        into = Lake.create(lake)
         records = stages.analyze_study(analysed, into, force=force, progress=progress, workers=workers)
     _print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
@@ -198,7 +198,7 @@ def _print_runs(lake: str, run_ids: list[str]) -> None:
 
 
 def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
-    """What the study came to, by the oracle: K chosen on half of the prompts, every condition's rate there, and Table 1."""
+    """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1."""
     from queries.formats import show
 
     own, chosen = (opened.query("k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen"))

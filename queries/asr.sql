@@ -4,7 +4,8 @@
 -- reads its answer under the condition none as a refusal; asr is over all prompts of the label, asr_of_refused over those only.
 -- A condition with several draws (random) answers a prompt once a draw: n_flipped and n_flipped_of_refused then count (prompt,
 -- draw) pairs, and both rates are shares of pairs, that is means over draws; n_prompts and n_refused_at_baseline count prompts.
--- tau is the threshold of Algorithm 1, whose seeds count as draws.
+-- tau is the threshold of Algorithm 1, whose seeds count as draws. The draws of a condition clamp_* are the values at which its
+-- features are held, in the recipe's order, so that its rates are means over values: feature_sets.value tells them apart.
 --
 -- $judge judge? = null: only this judge
 -- $conditions text? = null: only these conditions, as none,random; null for all

@@ -13,7 +13,10 @@ ORACLE = "oracle"
 
 def oracle(con: "duckdb.DuckDBPyConnection") -> str | None:
     """The judge whose verdicts were stored with the answers of the study; None before its analysis."""
-    found = con.execute("select min(config->'verdicts'->>'name') from runs").fetchone()
+    # These stages alone: an oracle that the recipe had earlier may stand in runs of chosen features.
+    found = con.execute(
+        "select config->'verdicts'->>'name' from runs where stage in ('baseline', 'candidates') order by finished desc limit 1"
+    ).fetchone()
     return found[0] if found else None
 
 

@@ -39,6 +39,7 @@ def session() -> "SparkSession":
     if is_local and not shutil.which("java") and "JAVA_HOME" not in os.environ:
         raise QueryError("Spark needs Java 17 or newer: install it, or set JAVA_HOME or SPARK_REMOTE")
     warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     logging.getLogger("SQLQueryContextLogger").disabled = True  # what it logs is raised as well, and told in one sentence
@@ -46,7 +47,10 @@ def session() -> "SparkSession":
     if is_local:
         quiet = {"spark.ui.enabled": "false", "spark.log.level": "ERROR"}
         builder = builder.config(map=quiet | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()})
-    spark = builder.getOrCreate()
+    try:
+        spark = builder.getOrCreate()
+    except PySparkException as error:
+        raise QueryError(f"Spark does not start: {_reason(error)}; see JAVA_HOME and SPARK_REMOTE") from error
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     if str(spark.conf.get("spark.master", "")).startswith("local"):
@@ -68,17 +72,20 @@ def run(
 
     statement = _without_macros(con, name, parameters)
     translated, tables = translate(statement)
-    for table in tables:
-        frame = spark.read.parquet(*files[table]) if files.get(table) else spark.createDataFrame(_in_memory(con, table))
-        frame.createOrReplaceTempView(table)
     try:
+        for table in tables:
+            frame = spark.read.parquet(*files[table]) if files.get(table) else spark.createDataFrame(_in_memory(con, table))
+            frame.createOrReplaceTempView(table)
         rows = spark.sql(translated).toArrow()
     except PySparkException as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise QueryError(f"Spark cannot answer {name}: {reason}; ask DuckDB") from error
+        raise QueryError(f"Spark cannot answer {name}: {_reason(error)}; ask DuckDB") from error
     expected = con.sql(statement)
     typed = ", ".join(f'"{column}"::{kind} as "{column}"' for column, kind in zip(expected.columns, expected.types, strict=True))
     return con.from_arrow(rows).project(typed)
+
+
+def _reason(error: Exception) -> str:
+    return next((line.rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:

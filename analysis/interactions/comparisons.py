@@ -34,7 +34,6 @@ COMPARED = (
     ("top_k_own", "direction"),
     ("top_k_chosen", "direction"),
     ("minimal", "random_minimal"),
-    ("algorithm1_common", "random_algorithm1"),
     ("minimal", "minimal_active"),
     ("algorithm1", "minimal"),
     ("algorithm1_common", "minimal"),
@@ -206,4 +205,5 @@ def stage(answered_by: Sequence[str]) -> Stage:
         tables=("comparisons",),
         shards=single_shard,
         compute=_compute,
+        code_version=2,
     )

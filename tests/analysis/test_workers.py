@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from analysis.stage import Stage
 from analysis.stages import SEARCH, ensure_stage, open_analysis, specs
 from analysis.workbench import Workbench
 from analysis.workers import MOST_DEATHS, RayWorkers
+from cli import main
 from ingest.job import Study, ingest_spec, ingest_study
 from ingest.recipe import load_recipe
 from warehouse.check import check
@@ -109,6 +111,58 @@ def test_a_machine_that_joins_a_cluster_is_put_to_work_in_the_place_of_one_that_
     assert [r.content_hash for r in together] == [r.content_hash for r in alone]
 
 
+def test_a_machine_that_vanishes_costs_its_shards_only_and_workers_without_a_place_are_not_waited_for(
+    study: Study, alone: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    lake = Lake.create(tmp_path / "lake")
+    gone = threading.Event()
+
+    def remove() -> None:
+        while len(set(worker_pids())) < 2:
+            time.sleep(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+        gone.set()
+
+    try:
+        with RayWorkers(study, lake, n_workers=3) as workers:
+            threading.Thread(target=remove, daemon=True).start()
+            together = run(study, lake, workers, SEARCH[:4])
+    finally:
+        cluster.shutdown()
+    assert gone.is_set(), "the machine vanished while there was work"
+    assert [r.content_hash for r in together] == [r.content_hash for r in alone[:5]]
+
+
+def test_a_worker_that_fits_on_no_machine_is_one_sentence(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.cluster_utils import Cluster
+
+    compute = study.recipe.compute.model_copy(update={"threads": 4})
+    wide = open_analysis(study.recipe.model_copy(update={"compute": compute}))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        with (
+            RayWorkers(wide, Lake.create(tmp_path / "lake")) as workers,
+            pytest.raises(UserError, match="no machine of the Ray cluster has the 4 CPU that a worker needs"),
+        ):
+            list(workers.compute(ingest_spec(wide), ["prompts-0000000"]))
+    finally:
+        cluster.shutdown()
+
+
+def test_a_cluster_that_does_not_answer_leaves_no_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    done = CliRunner().invoke(main, ["ingest", "organism", "--limit", "1", "--lake", str(tmp_path / "lake"), "--workers", "ray"])
+    assert done.exit_code == 1
+    assert "Error: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1: " in done.stderr
+    assert not (tmp_path / "lake").exists()
+
+
 def test_workers_read_a_lake_in_a_bucket(study: Study, alone: list[RunRecord], bucket: str) -> None:
     with RayWorkers(study, lake := Lake.create(f"{bucket}/lake"), n_workers=1) as workers:
         together = run(study, lake, workers, SEARCH[:2])
@@ -124,3 +178,8 @@ def test_a_workers_mistake_is_the_one_sentence_of_this_process(study: Study, tmp
         pytest.raises(UserError, match="device kind, model, SAEs or prompts differ"),
     ):
         list(workers.compute(other, ["prompts-0000000"]))
+
+
+def test_workers_that_cannot_see_the_lake_say_so(study: Study, tmp_path: Path) -> None:
+    with RayWorkers(study, Lake.at(tmp_path / "elsewhere"), n_workers=1) as workers, pytest.raises(UserError, match="no lake at"):
+        list(workers.compute(ingest_spec(study), ["prompts-0000000"]))

@@ -85,6 +85,15 @@ def test_the_judge_is_the_oracle_unless_another_is_named(con: duckdb.DuckDBPyCon
             queries.run(con, question, judge="harmbench")
 
 
+def test_the_oracle_is_that_of_the_latest_analysis_whatever_chosen_features_were_judged_by() -> None:
+    con = duckdb.connect()
+    con.execute("create table runs (stage varchar, finished int, config json)")
+    assert queries.oracle(con) is None
+    for row in (("chosen_mine", 9, "first_token"), ("baseline", 1, "harmbench"), ("candidates", 2, "phrases")):
+        con.execute("insert into runs values (?, ?, {'verdicts': {'name': ?::varchar}}::json)", row)
+    assert queries.oracle(con) == "phrases"
+
+
 def test_first_flip_is_the_smallest_k_or_null(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     rows = ask(
         con, "first_flip", "prompt_id, refused_at_baseline, first_k, n_k, largest_k", condition="top_k_own", judge="first_token"
