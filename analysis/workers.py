@@ -122,7 +122,8 @@ class RayWorkers:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             self._ray.init(address=address or "local", **settings, **local)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
+            failed = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray does not start"
+            raise UserError(f"{failed}: {str(error).splitlines()[0]}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
