@@ -50,7 +50,7 @@ docs: analyze  ## run the commands in README.md and docs/ and write their output
 	$(BIN)/python -m tests.documents $(LAKE)
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
-	$(BIN)/python -m ingest.organism.build
+	$(BIN)/python -m saelake.ingest.organism.build
 
 # A model and its reader that only benchmarks use, beside the repository: SmolLM2-135M-Instruct as GGUF (93 MB), and gguf.
 $(BENCH)/search: $(INSTALLED)

@@ -8,8 +8,8 @@ Everything heavy is imported by the command that needs it, so that help and SQL 
 
 import click
 
-from commands import ask, compute, lake, meaning, prepare, sharing
-from commands.options import OneSentence
+from saelake.commands import ask, compute, lake, meaning, prepare, sharing
+from saelake.commands.options import OneSentence
 
 
 @click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.workbench import Workbench
-from ingest.job import Study
-from warehouse.records import RunSpec
-from warehouse.runs import Rows
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import Study
+from saelake.warehouse.records import RunSpec
+from saelake.warehouse.runs import Rows
 
 
 @dataclass(frozen=True)

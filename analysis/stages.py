@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from analysis.interactions import (
+from saelake.analysis.interactions import (
     comparisons,
     diagnostic,
     edges,
@@ -21,20 +21,20 @@ from analysis.interactions import (
     steering,
     waking,
 )
-from analysis.judges.verdicts import check_judge, judge_identity
-from analysis.meaning import concepts, populations, taxonomy
-from analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
-from analysis.stage import Stage, Work
-from analysis.workbench import Workbench
-from ingest.job import Study, ingest_spec, ingest_study, open_study
-from ingest.prompts import require_splits
-from ingest.recipe import Recipe
-from ingest.recipe.sections import JUDGES
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.progress import Quiet
-from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run, whole_run
+from saelake.analysis.judges.verdicts import check_judge, judge_identity
+from saelake.analysis.meaning import concepts, populations, taxonomy
+from saelake.analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
+from saelake.analysis.stage import Stage, Work
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import Study, ingest_spec, ingest_study, open_study
+from saelake.ingest.prompts import require_splits
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.sections import JUDGES
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import Plan, Rows, ensure_run, whole_run
 
 SEARCH = (directions.STAGE, alignments.STAGE, baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, controls.STAGE)
 INTERACTIONS = (

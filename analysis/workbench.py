@@ -8,14 +8,14 @@ import duckdb
 import numpy as np
 import torch
 
-from analysis.engine.engine import AblationEngine
-from analysis.judges.verdicts import Judge, judge_named
-from ingest.job import Study, ingest_spec, prompt_ids
-from ingest.recipe import Recipe
-from ingest.saes.sae import Sae, check_fits, load_sae
-from ingest.subject import Subject
-from warehouse.catalog import connect
-from warehouse.records import Lake
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.judges.verdicts import Judge, judge_named
+from saelake.ingest.job import Study, ingest_spec, prompt_ids
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.sae import Sae, check_fits, load_sae
+from saelake.ingest.subject import Subject
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
 
 
 class Workbench:

@@ -17,14 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ingest.job import Study
-from ingest.recipe import Recipe
-from warehouse.errors import UserError
-from warehouse.records import Lake, RunSpec
-from warehouse.runs import Rows
+from saelake.ingest.job import Study
+from saelake.ingest.recipe import Recipe
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.runs import Rows
 
 if TYPE_CHECKING:
-    from analysis.workbench import Workbench
+    from saelake.analysis.workbench import Workbench
 
 MOST_DEATHS = 3
 """Workers that may die of one shard, until the shard is held to be the reason."""
@@ -55,15 +55,15 @@ class Worker:
     @cached_property
     def _bench(self) -> "Workbench":
         """Opened with the first shard, not with the worker: a mistake is then that shard's, and comes back as it is."""
-        from analysis.stages import open_analysis
-        from analysis.workbench import Workbench
+        from saelake.analysis.stages import open_analysis
+        from saelake.analysis.workbench import Workbench
 
         return Workbench(open_analysis(self._recipe), Lake.existing(self._lake))
 
     def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
         """One shard's rows; raises UserError if this machine would compute another run than the one that is asked for."""
-        from analysis.stages import specs, stage_named, stage_rows, stages
-        from ingest.job import ingest_plan
+        from saelake.analysis.stages import specs, stage_named, stage_rows, stages
+        from saelake.ingest.job import ingest_plan
 
         study = self._bench.study
         asked = None if stage == "ingest" else stage_named(study.recipe, stage)

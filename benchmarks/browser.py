@@ -17,9 +17,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.harness import Report
-from warehouse.catalog import connect
-from warehouse.records import Lake
-from warehouse.synth import Shape, synthesize
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
+from saelake.warehouse.synth import Shape, synthesize
 
 ROWS = 60_000_000
 FREQUENT = 20
@@ -56,7 +56,7 @@ def main() -> None:
     lake = Lake.create(given.cache / "browser-lake")
     record = synthesize(lake, Shape.of_rows(given.rows))
     report.line(f"{record.n_rows('activations'):,} activations, {record.n_rows('features'):,} features")
-    command = [sys.executable, "-m", "cli", "browse", "--port", "0", "--recipe", "synth", "--lake", str(lake.root)]
+    command = [sys.executable, "-m", "saelake.cli", "browse", "--port", "0", "--recipe", "synth", "--lake", str(lake.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

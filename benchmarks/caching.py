@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Report
-from ingest.job import ingest_study, open_study
-from ingest.recipe import RECIPES, Recipe
-from warehouse.catalog import connect
-from warehouse.records import Lake
+from saelake.ingest.job import ingest_study, open_study
+from saelake.ingest.recipe import RECIPES, Recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
 
 BATCH = 8
 """Rows of a batch; delphi leaves out an incomplete last one."""
@@ -63,8 +63,8 @@ def run_delphi(recipe: Recipe, folder: Path) -> None:
     from delphi.latents.cache import LatentCache
     from sae_lens import SAE
 
-    from ingest.prompts import load_prompts
-    from ingest.subject import Subject
+    from saelake.ingest.prompts import load_prompts
+    from saelake.ingest.subject import Subject
 
     subject = Subject.load(recipe.model, recipe.compute)
     folders = {layer: Path(recipe.saes.fill(str(recipe.saes.path), layer)) for layer in recipe.saes.layers}

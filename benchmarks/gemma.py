@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from transformers import Gemma2Config
 
-from analysis.engine.engine import AblationEngine
-from analysis.engine.interventions import Interventions
-from analysis.engine.requests import FeatureSet, Request
-from analysis.engine.slices import Slices
 from benchmarks.harness import Report, alternated
 from benchmarks.organism import distinct_evaluations
 from benchmarks.subjects import GEMMA_2_2B, random_model, random_sae
-from ingest.saes.sae import Sae
-from ingest.subject import Subject, find_blocks
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.interventions import Interventions
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.slices import Slices
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.subject import Subject, find_blocks
 
 NEEDED = 40e9
 """Bytes: 5 of the model, 17 of the SAEs, the rest for the batch."""

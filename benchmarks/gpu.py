@@ -28,14 +28,14 @@ from benchmarks.gemma import matmul_rate, wait
 from benchmarks.harness import Report, Times, alternated
 from benchmarks.ingest import forward_and_encode
 from benchmarks.subjects import GEMMA_2_2B, LLAMA_3_1_8B, random_model, random_sae, save_sae
-from ingest.capture import CHUNK_VALUES, capture, residuals
-from ingest.job import Study, ingest_plan, ingest_spec, open_study
-from ingest.model_shape import shape_of
-from ingest.recipe import RECIPES, Recipe, load_recipe
-from ingest.shards import ShardMaker
-from ingest.subject import Subject
-from warehouse.records import Lake, RunRecord
-from warehouse.runs import Rows, ensure_run
+from saelake.ingest.capture import CHUNK_VALUES, capture, residuals
+from saelake.ingest.job import Study, ingest_plan, ingest_spec, open_study
+from saelake.ingest.model_shape import shape_of
+from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
+from saelake.ingest.shards import ShardMaker
+from saelake.ingest.subject import Subject
+from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.runs import Rows, ensure_run
 
 ORGANISM = RECIPES.parent / "ingest" / "organism" / "model"
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim", "query_pre_attn_scalar", "vocab_size")

@@ -21,12 +21,12 @@ import torch
 from benchmarks import caching
 from benchmarks.harness import Report, alternated
 from benchmarks.subjects import random_saes, save_sae, smollm2
-from ingest.capture import CHUNK_VALUES, length_batches
-from ingest.job import Study, ingest_study, open_study
-from ingest.recipe import RECIPES, Recipe, load_recipe
-from ingest.saes.sae import Sae, load_sae
-from ingest.subject import Subject
-from warehouse.records import Lake, RunRecord
+from saelake.ingest.capture import CHUNK_VALUES, length_batches
+from saelake.ingest.job import Study, ingest_study, open_study
+from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
+from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.subject import Subject
+from saelake.warehouse.records import Lake, RunRecord
 
 WIDTH = 16_384
 

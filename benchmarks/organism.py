@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
-from analysis.engine.engine import AblationEngine
-from analysis.engine.requests import Request
-from analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
-from analysis.search.critical import Pool
-from analysis.search.directions import difference_of_means
-from analysis.workbench import Workbench
 from benchmarks.harness import Clock, Report, alternated
 from benchmarks.published import algorithm1_loop, decode_plus_error, greedy
-from ingest.job import open_study
-from ingest.recipe import load_recipe
-from warehouse.records import Lake
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import Request
+from saelake.analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
+from saelake.analysis.search.critical import Pool
+from saelake.analysis.search.directions import difference_of_means
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import open_study
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.records import Lake
 
 N_LITERAL = 2
 TAU = 0.5

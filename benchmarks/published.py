@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.engine.requests import FeatureSet
-from analysis.search.critical import Pool
-from ingest.saes.sae import Sae
-from ingest.subject import Batch, Subject
+from saelake.analysis.engine.requests import FeatureSet
+from saelake.analysis.search.critical import Pool
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.subject import Batch, Subject
 
 
 @contextmanager

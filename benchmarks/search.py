@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from analysis.engine.engine import AblationEngine
-from analysis.engine.interventions import Interventions
-from analysis.engine.requests import FeatureSet, Request
-from analysis.engine.slices import Slices
-from analysis.search.critical import Pool
 from benchmarks import gemma, organism
 from benchmarks.harness import Clock, Report, alternated
 from benchmarks.published import decode_plus_error, greedy, saelens_error_term
 from benchmarks.subjects import L0, random_saes, smollm2
-from ingest.job import open_study
-from ingest.recipe import load_recipe
-from ingest.saes.sae import Sae
-from ingest.subject import Subject
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.interventions import Interventions
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.slices import Slices
+from saelake.analysis.search.critical import Pool
+from saelake.ingest.job import open_study
+from saelake.ingest.recipe import load_recipe
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.subject import Subject
 
 LAYERS = range(2, 14)
 WIDTH = 16384

@@ -18,11 +18,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ingest.capture import residuals
-from ingest.recipe import Compute, ModelSpec
-from ingest.saes.refs import SaeRef
-from ingest.saes.sae import Sae, SaeFacts
-from ingest.subject import Subject
+from saelake.ingest.capture import residuals
+from saelake.ingest.recipe import Compute, ModelSpec
+from saelake.ingest.saes.refs import SaeRef
+from saelake.ingest.saes.sae import Sae, SaeFacts
+from saelake.ingest.subject import Subject
 
 L0 = 60
 GEMMA_2_2B: dict[str, Any] = {

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import duckdb
 
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.housekeeping import drop, gc
+from saelake.warehouse.records import Lake, record_key
 from tests.warehouse import toys
-from warehouse.catalog import connect
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.housekeeping import drop, gc
-from warehouse.records import Lake, record_key
 
 GRACE = 5.0
 """Seconds that `gc` spares a dropped run here: far longer than a reader of these lakes takes from opening to answer."""
@@ -221,7 +221,7 @@ def study_kills(folder: Path, recipe: str, count: int, chance: random.Random) ->
     """kill -9 at random moments of `saelake analyze`, each time resumed; in the end the lake is that of an undisturbed one."""
 
     def analyze(lake: Path) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "cli", "analyze", recipe, "--lake", str(lake)]
+        command = [sys.executable, "-m", "saelake.cli", "analyze", recipe, "--lake", str(lake)]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     started = time.monotonic()

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.engine.engine import AblationEngine
-from analysis.engine.requests import FeatureSet, Request
-from analysis.engine.watch import Watched
 from benchmarks import organism
 from benchmarks.harness import Report, alternated
 from benchmarks.subjects import random_saes, smollm2
-from ingest.job import open_study
-from ingest.recipe import load_recipe
-from ingest.saes.sae import Sae
-from ingest.subject import Subject
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.watch import Watched
+from saelake.ingest.job import open_study
+from saelake.ingest.recipe import load_recipe
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.subject import Subject
 
 TARGET = "<= 1.30"
 LAYERS = range(2, 14)

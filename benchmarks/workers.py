@@ -14,15 +14,15 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from analysis.search import alignments, baseline, candidates, directions
-from analysis.stages import ensure_stage, open_analysis, specs
-from analysis.workbench import Workbench
-from analysis.workers import RayWorkers
 from benchmarks.harness import Report, alternated
-from ingest.job import ingest_study
-from ingest.recipe import load_recipe
-from warehouse.housekeeping import drop, gc
-from warehouse.records import Lake
+from saelake.analysis.search import alignments, baseline, candidates, directions
+from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.workbench import Workbench
+from saelake.analysis.workers import RayWorkers
+from saelake.ingest.job import ingest_study
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.housekeeping import drop, gc
+from saelake.warehouse.records import Lake
 
 SHARD_PROMPTS = 16
 BEFORE = (directions.STAGE, alignments.STAGE, baseline.STAGE)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import lake_option, open_lake, output_options, study_option
+from saelake.commands.options import lake_option, open_lake, output_options, study_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ def sql(statement: str, lake: str, recipe: str | None, kind: str | None, output:
 
     The tables are those of `saelake sql "show tables"`, with the current runs; all_runs.NAME has every run.
     """
-    from queries.statements import check_reads
+    from saelake.queries.statements import check_reads
 
     statement = sys.stdin.read() if statement == "-" else statement
     check_reads(statement)
@@ -37,12 +37,12 @@ class Questions(click.Group):
     """A command for each file in queries/, with an option for each parameter that it declares."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        import queries
+        from saelake import queries
 
         return queries.names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        import queries
+        from saelake import queries
 
         asked = queries.load(cmd_name)
 
@@ -93,7 +93,7 @@ def query() -> None:
 @click.command("queries")
 def list_queries() -> None:
     """Print what every shipped question answers, with its parameters."""
-    import queries
+    from saelake import queries
 
     click.echo("\n\n\n".join(queries.load(name).help for name in queries.names()))
 
@@ -104,7 +104,7 @@ def list_queries() -> None:
 @output_options
 def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
     """List the lake's runs: stage, recipe, when, how long, how many rows; other formats have every column."""
-    from queries.parameters import quoted
+    from saelake.queries.parameters import quoted
 
     brief = kind in (None, "table") and output is None
     shown = ("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device") if brief else ("*",)
@@ -116,8 +116,8 @@ def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -
 def _answer(
     lake: str, recipe: str | None, ask: "Callable[[OpenLake], DuckDBPyRelation]", kind: str | None, output: Path | None
 ) -> None:
-    from queries.formats import show
-    from queries.statements import interruptible
+    from saelake.queries.formats import show
+    from saelake.queries.statements import interruptible
 
     with open_lake(lake, recipe) as opened:
         interruptible(opened.connection, lambda: show(ask(opened), kind, output))

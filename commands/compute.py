@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.options import (
+from saelake.commands.options import (
     force_option,
     lake_option,
     limit_option,
@@ -19,11 +19,11 @@ from commands.options import (
 )
 
 if TYPE_CHECKING:
-    from analysis.workers import RayWorkers
-    from ingest.job import Study
-    from ingest.recipe.sections import Behaviour
     from saelake import OpenLake
-    from warehouse.records import Lake
+    from saelake.analysis.workers import RayWorkers
+    from saelake.ingest.job import Study
+    from saelake.ingest.recipe.sections import Behaviour
+    from saelake.warehouse.records import Lake
 
 
 @click.command()
@@ -38,9 +38,9 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
     study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
-    from ingest import job
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
+    from saelake.ingest import job
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
 
     opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, _workers(n_workers, opened, Lake.at(lake)) as workers:
@@ -62,9 +62,9 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
     study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
-    from analysis import stages
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
+    from saelake.analysis import stages
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
 
     analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, _workers(n_workers, analysed, Lake.at(lake)) as workers:
@@ -88,9 +88,9 @@ def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool, n_w
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
     """
     study = read_recipe(recipe, limit)
-    from analysis import stages
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
+    from saelake.analysis import stages
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
 
     opened, into = stages.open_analysis(study), Lake.existing(lake)
     with Bar() as progress, _workers(n_workers, opened, into) as workers:
@@ -114,10 +114,10 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
     RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
     """
     study = read_recipe(recipe, limit)
-    from analysis import stages
-    from queries.formats import show
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
+    from saelake.analysis import stages
+    from saelake.queries.formats import show
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
 
     with Bar() as progress:
         record = stages.ablate(study, Lake.existing(lake), condition, features, value=value, force=force, progress=progress)
@@ -149,9 +149,9 @@ def trainings(
 
     import pyarrow as pa
 
-    from analysis.interactions.trainings import compare_trainings
-    from queries.formats import show
-    from warehouse.records import Lake
+    from saelake.analysis.interactions.trainings import compare_trainings
+    from saelake.queries.formats import show
+    from saelake.warehouse.records import Lake
 
     found = compare_trainings(Lake.existing(lake), mine, theirs, min_cosine)
     import duckdb
@@ -170,9 +170,9 @@ def status(recipe: str, lake: str, limit: int | None) -> None:
     RECIPE is a .toml file or the name of a shipped one.
     """
     study = read_recipe(recipe, limit)
-    from analysis import stages
-    from queries.formats import Rows, show_table
-    from warehouse.records import Lake
+    from saelake.analysis import stages
+    from saelake.queries.formats import Rows, show_table
+    from saelake.warehouse.records import Lake
 
     to_be_made = not Lake.at(lake).published.names("")
     found = stages.status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
@@ -184,13 +184,13 @@ def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractCo
     """The workers of --workers; 0 stands for as many as the cluster has room for."""
     if n_workers is None:
         return nullcontext()
-    from analysis.workers import RayWorkers
+    from saelake.analysis.workers import RayWorkers
 
     return RayWorkers(study, lake, n_workers or None)
 
 
 def _print_runs(lake: str, run_ids: list[str]) -> None:
-    from queries.formats import show
+    from saelake.queries.formats import show
 
     with open_lake(lake, None) as opened:
         found = opened.query("runs").filter(f"list_contains({run_ids!r}, run_id)")
@@ -199,7 +199,7 @@ def _print_runs(lake: str, run_ids: list[str]) -> None:
 
 def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1."""
-    from queries.formats import show
+    from saelake.queries.formats import show
 
     own, chosen = (opened.query("k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen"))
     choice = own.union(chosen)

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from commands.options import lake_option
+from saelake.commands.options import lake_option
 
 
 @click.command()
@@ -15,10 +15,10 @@ def check(lake: str) -> None:
     Files are read through pyarrow with page checksums, hashes, counts, ranges and keys between tables are compared. Ends with
     exit code 1 if anything is damaged; garbage that no run lists is only noted.
     """
-    from queries.formats import printable
-    from warehouse.check import check as check_lake
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
+    from saelake.queries.formats import printable
+    from saelake.warehouse.check import check as check_lake
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
     with Bar() as progress:
@@ -39,8 +39,8 @@ def drop(run_id: str, lake: str) -> None:
 
     Its files stay until `saelake gc`, so that whoever reads them now can finish.
     """
-    from warehouse.housekeeping import drop as drop_run
-    from warehouse.records import Lake
+    from saelake.warehouse.housekeeping import drop as drop_run
+    from saelake.warehouse.records import Lake
 
     drop_run(Lake.existing(lake), run_id)
     click.echo(f"dropped {run_id}; `saelake gc` frees its space")
@@ -55,9 +55,9 @@ def drop(run_id: str, lake: str) -> None:
 )
 def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> None:
     """Delete the files that no run record lists: those of dropped runs, and what killed processes left."""
-    from queries.formats import printable
-    from warehouse.housekeeping import gc as collect
-    from warehouse.records import Lake
+    from saelake.queries.formats import printable
+    from saelake.warehouse.housekeeping import gc as collect
+    from saelake.warehouse.records import Lake
 
     opened, seconds = Lake.existing(lake), None if older_than is None else older_than * 60
     garbage = collect(opened, dry_run=dry_run, older_than_seconds=seconds, landings=landings)
@@ -94,9 +94,9 @@ def synth(lake: str, rows: int, layers: int, width: int, l0: float, zipf: float,
 
     It is the ingest run of a study called synth; every shipped question works on it.
     """
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
-    from warehouse.synth import Shape, synthesize
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+    from saelake.warehouse.synth import Shape, synthesize
 
     shape = Shape.of_rows(rows, n_layers=layers, width=width, l0=l0, zipf=zipf, round=rounding)
     with Bar() as progress:

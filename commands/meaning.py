@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import Command, Listing, force_option, lake_option, study_option
+from saelake.commands.options import Command, Listing, force_option, lake_option, study_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,10 +32,10 @@ def explain(recipe: str, source: str, lake: str, force: bool) -> None:
     features that the stages found, neuronpedia-bulk takes whole SAEs; a .csv, .jsonl, .json or .parquet file needs the columns
     sae_id, feature_id and description. What was stopped continues.
     """
-    from analysis.meaning.explanations import explain as fetch
-    from ingest.recipe import load_recipe
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
+    from saelake.analysis.meaning.explanations import explain as fetch
+    from saelake.ingest.recipe import load_recipe
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
 
     study = load_recipe(recipe)
     with Bar() as progress:
@@ -98,9 +98,9 @@ def create(
     recipe: str | None,
 ) -> None:
     """Draw the features of an annotation study called NAME, blind and shuffled: critical, random and silent ones."""
-    from analysis.meaning import study as studies
-    from warehouse.catalog import one_study
-    from warehouse.records import Lake
+    from saelake.analysis.meaning import study as studies
+    from saelake.warehouse.catalog import one_study
+    from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
     people = annotators or ("annotator-1", "annotator-2", "annotator-3")
@@ -121,10 +121,10 @@ def annotate(name: str, host: str, port: int, lake: str) -> None:
     Whoever has a link can answer as that person. Answers are on disk before the next feature is shown.
     """
     _check_installed()
-    from analysis.meaning import study as studies
-    from analysis.meaning.annotating import add_study
-    from analysis.meaning.server import LOOPBACK, listen, new_app, serve
-    from warehouse.records import Lake
+    from saelake.analysis.meaning import study as studies
+    from saelake.analysis.meaning.annotating import add_study
+    from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
+    from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
     loaded = studies.load(opened, name)
@@ -152,10 +152,10 @@ def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
     import secrets
     from contextlib import closing
 
-    from analysis.meaning.browsing import add_browser
-    from analysis.meaning.server import LOOPBACK, listen, new_app, serve
-    from warehouse.catalog import one_study
-    from warehouse.records import Lake
+    from saelake.analysis.meaning.browsing import add_browser
+    from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
+    from saelake.warehouse.catalog import one_study
+    from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
     shown, secret = one_study(opened, recipe), secrets.token_urlsafe(16)
@@ -172,8 +172,8 @@ def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
 @lake_option
 def close(name: str, unfinished: bool, lake: str) -> None:
     """Publish the answers of the annotation study NAME as a run; it takes none from then on."""
-    from analysis.meaning import study as studies
-    from warehouse.records import Lake
+    from saelake.analysis.meaning import study as studies
+    from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
     loaded = studies.load(opened, name)
@@ -200,10 +200,10 @@ def score(name: str, mapping: str, seed: int, lake: str) -> None:
     """
     import sys
 
-    from analysis.meaning import scores
-    from analysis.meaning import study as studies
-    from queries.formats import Rows, show_table
-    from warehouse.records import Lake
+    from saelake.analysis.meaning import scores
+    from saelake.analysis.meaning import study as studies
+    from saelake.queries.formats import Rows, show_table
+    from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
     loaded = studies.load(opened, name)
@@ -220,7 +220,7 @@ def _number(value: float) -> float | None:
 def _check_installed() -> None:
     from importlib.util import find_spec
 
-    from warehouse.errors import UserError
+    from saelake.warehouse.errors import UserError
 
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise UserError("the pages need the extra annotate: pip install 'saelake[annotate]'")
@@ -228,7 +228,7 @@ def _check_installed() -> None:
 
 def _print_links(host: str, port: int, paths: "Mapping[str, str]") -> None:
     """The addresses to open, by whom or what they are for; nobody else can guess them."""
-    from queries.formats import printable
+    from saelake.queries.formats import printable
 
     shown = f"[{host}]" if ":" in host else host
     for who, path in paths.items():

@@ -11,8 +11,8 @@ import click
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from ingest.recipe import Recipe
     from saelake import OpenLake
+    from saelake.ingest.recipe import Recipe
 
 Command = Callable[..., Any]
 RESUMABLE = ("ingest", "analyze", "judge", "ablate", "explain", "synth")
@@ -56,9 +56,9 @@ def sentence(error: Exception, resumes: bool) -> str:
     """What a person can do about an error; `resumes` if the command finds its finished work again."""
     import duckdb
 
-    from queries import QueryError
-    from queries.formats import printable
-    from warehouse.errors import UserError
+    from saelake.queries import QueryError
+    from saelake.queries.formats import printable
+    from saelake.warehouse.errors import UserError
 
     if isinstance(error, UserError | QueryError):
         text = str(error)
@@ -75,7 +75,7 @@ def sentence(error: Exception, resumes: bool) -> str:
 
 def read_recipe(name: str, limit: int | None = None) -> "Recipe":
     """The recipe that a command is given, on a few prompts if it says so."""
-    from ingest.recipe import load_recipe
+    from saelake.ingest.recipe import load_recipe
 
     recipe = load_recipe(name)
     return recipe.limit(limit) if limit else recipe

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from commands.options import limit_option, read_recipe
+from saelake.commands.options import limit_option, read_recipe
 
 
 @click.command()
@@ -23,8 +23,8 @@ def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> Non
     import json
     import shutil
 
-    from ingest.plan.estimate import make_plan
-    from ingest.plan.table import render
+    from saelake.ingest.plan.estimate import make_plan
+    from saelake.ingest.plan.table import render
 
     found = make_plan(study, measure=measure)
     text = json.dumps(found.to_json(), indent=1) if kind == "json" else render(found, shutil.get_terminal_size((120, 24)).columns)
@@ -42,9 +42,9 @@ def train_saes(recipe: str, force: bool) -> None:
     about as many active latents as asked for, on texts that they have not seen, or none is kept.
     """
     study = read_recipe(recipe)
-    from ingest.saes.train import train_saes as train
-    from queries.formats import Rows, show_table
-    from warehouse.progress import Bar
+    from saelake.ingest.saes.train import train_saes as train
+    from saelake.queries.formats import Rows, show_table
+    from saelake.warehouse.progress import Bar
 
     with Bar() as progress:
         trained = train(study, force=force, progress=progress)

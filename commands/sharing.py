@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import lake_option, study_option
+from saelake.commands.options import lake_option, study_option
 
 
 @click.command()
@@ -34,11 +34,11 @@ def share(
 
     Completions to harmful prompts are left out, and so is the text of prompt sets that their recipe calls restricted.
     """
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
-    from warehouse.sharing.push import push, require_login
-    from warehouse.sharing.share import Choice
-    from warehouse.sharing.share import share as share_runs
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+    from saelake.warehouse.sharing.push import push, require_login
+    from saelake.warehouse.sharing.share import Choice
+    from saelake.warehouse.sharing.share import share as share_runs
 
     if repository:
         require_login()
@@ -66,11 +66,11 @@ def add(source: str, lake: str, name: str | None) -> None:
     SOURCE is a folder that `saelake share` wrote, hf://datasets/ORGANISATION/NAME or s3://bucket/prefix. The lake is made if it
     is not there.
     """
-    from warehouse.progress import Bar
-    from warehouse.records import Lake
-    from warehouse.sharing.add import add as add_set
-    from warehouse.sharing.read import read_records
-    from warehouse.sharing.sources import fetched
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+    from saelake.warehouse.sharing.add import add as add_set
+    from saelake.warehouse.sharing.read import read_records
+    from saelake.warehouse.sharing.sources import fetched
 
     with fetched(source) as folder, Bar() as progress:
         read_records(folder)  # before there is a lake: a mistake leaves nothing behind
@@ -97,8 +97,8 @@ def report(lake: str, recipe: str | None, target: Path, with_completions: bool) 
 
     It is made from the lake's tables alone: nothing is computed. What has not been run says so and names the command.
     """
-    from analysis.report.page import write_report
-    from warehouse.records import Lake
+    from saelake.analysis.report.page import write_report
+    from saelake.warehouse.records import Lake
 
     n_bytes = write_report(Lake.existing(lake), recipe, target, with_completions=with_completions)
     click.echo(f"{target}: {n_bytes:,} bytes")

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from ingest.model_shape import cached_file
-from ingest.recipe.sections import ModelSpec
-from warehouse.errors import UserError
+from saelake.ingest.model_shape import cached_file
+from saelake.ingest.recipe.sections import ModelSpec
+from saelake.warehouse.errors import UserError
 
 GATED = {
     "google/gemma-2-": "the Gemma licence",

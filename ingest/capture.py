@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ingest.saes.sae import Sae
-from ingest.subject import Subject
-from warehouse.errors import UserError
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
 
 CHUNK_VALUES = {"cpu": 2**21, "cuda": 2**26}
 """Pre-activations that are held at once, by device kind: a cache's worth, or enough to keep a GPU busy. A part of the plan,

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from warehouse.errors import UserError
-from warehouse.store import sha256_file
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.store import sha256_file
 
 if TYPE_CHECKING:
-    from ingest.recipe.sections import ModelSpec
+    from saelake.ingest.recipe.sections import ModelSpec
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 WEIGHTS = {".safetensors", ".npz", ".gguf"}

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ingest.access import require_access
-from ingest.fingerprint import fingerprint
-from ingest.prompts import Prompt, content_hash, load_prompts
-from ingest.recipe import Recipe
-from ingest.saes.refs import SaeRef, list_saes
-from warehouse.progress import Quiet
-from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Compute, Plan, Rows, ensure_run
-from warehouse.statistics import FeatureStatistics
+from saelake.ingest.access import require_access
+from saelake.ingest.fingerprint import fingerprint
+from saelake.ingest.prompts import Prompt, content_hash, load_prompts
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import Compute, Plan, Rows, ensure_run
+from saelake.warehouse.statistics import FeatureStatistics
 
 if TYPE_CHECKING:
-    from ingest.shards import ShardMaker
+    from saelake.ingest.shards import ShardMaker
 
 CODE_VERSION = 2
 TABLES = ("prompts", "tokens", "saes", "features", "activations")
@@ -50,7 +50,7 @@ class Study:
 
 def open_study(recipe: Recipe) -> Study:
     """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
-    from ingest.subject import resolve_device
+    from saelake.ingest.subject import resolve_device
 
     require_access(recipe.model)
     return Study(
@@ -105,7 +105,7 @@ def ingest_plan(study: Study, loaded: "ShardMaker | None" = None) -> Plan:
     @cache
     def maker() -> "ShardMaker":
         # torch is imported when there is work for it, so that finding a finished run stays quick.
-        from ingest.shards import ShardMaker
+        from saelake.ingest.shards import ShardMaker
 
         return loaded or ShardMaker(study, ingest_spec(study))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ingest.recipe.sections import ModelSpec
+from saelake.ingest.recipe.sections import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from ingest.job import Study
-from ingest.model_shape import ModelShape, read_shape, weight_bytes
-from ingest.saes.facts import SaeFacts, check_facts, read_facts
-from ingest.saes.shelf import free_bytes, host_bytes
-from warehouse.errors import UserError
+from saelake.ingest.job import Study
+from saelake.ingest.model_shape import ModelShape, read_shape, weight_bytes
+from saelake.ingest.saes.facts import SaeFacts, check_facts, read_facts
+from saelake.ingest.saes.shelf import free_bytes, host_bytes
+from saelake.warehouse.errors import UserError
 
 
 def check_saes(study: Study) -> list[SaeFacts]:

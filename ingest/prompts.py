@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from ingest.recipe import Column, Fractions, PromptSet, Recipe
-from ingest.sources import Row, rows_of
-from warehouse.errors import UserError
+from saelake.ingest.recipe import Column, Fractions, PromptSet, Recipe
+from saelake.ingest.sources import Row, rows_of
+from saelake.warehouse.errors import UserError
 
 LABELS = ("harmful", "benign")
 

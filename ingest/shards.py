@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from ingest.capture import Captured, capture, nonzeros
-from ingest.job import Study, prompt_ids
-from ingest.preflight import check_device_memory, check_saes
-from ingest.saes.sae import Sae, SaeFacts, check_fits
-from ingest.saes.shelf import HOST_SHARE, Shelf, host_bytes
-from ingest.subject import Subject, Tokenized
-from warehouse.errors import UserError
-from warehouse.records import RunSpec
-from warehouse.runs import Rows
+from saelake.ingest.capture import Captured, capture, nonzeros
+from saelake.ingest.job import Study, prompt_ids
+from saelake.ingest.preflight import check_device_memory, check_saes
+from saelake.ingest.saes.sae import Sae, SaeFacts, check_fits
+from saelake.ingest.saes.shelf import HOST_SHARE, Shelf, host_bytes
+from saelake.ingest.subject import Subject, Tokenized
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import RunSpec
+from saelake.warehouse.runs import Rows
 
 L0_FACTOR = 3.0
 """Measured L0 may be so many times the declared one, or so small a part of it, before the run is stopped: another SAE, another

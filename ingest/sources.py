@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from ingest.recipe.sources import RowSet, Source
-from warehouse.errors import UserError, first_line
-from warehouse.store import sha256_file
+from saelake.ingest.recipe.sources import RowSet, Source
+from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.store import sha256_file
 
 Row = dict[str, Any]
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ingest.recipe import Compute, ModelSpec
-from ingest.template import ChatTemplate, Tokenized
-from warehouse.errors import UserError, first_line
+from saelake.ingest.recipe import Compute, ModelSpec
+from saelake.ingest.template import ChatTemplate, Tokenized
+from saelake.warehouse.errors import UserError, first_line
 
 __all__ = ["Batch", "StopForward", "Subject", "Tokenized"]
 

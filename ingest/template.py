@@ -12,8 +12,8 @@ from typing import NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ingest.recipe import ModelSpec
-from warehouse.errors import UserError
+from saelake.ingest.recipe import ModelSpec
+from saelake.warehouse.errors import UserError
 
 SENTINEL = "saelake\ue000sentinel"
 

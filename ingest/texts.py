@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from ingest.prompts import hash_prompt
-from ingest.recipe.effects import TextSet
-from ingest.sources import Row, rows_of
-from ingest.subject import Subject
-from warehouse.errors import UserError
-from warehouse.store import sha256_file
+from saelake.ingest.prompts import hash_prompt
+from saelake.ingest.recipe.effects import TextSet
+from saelake.ingest.sources import Row, rows_of
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.store import sha256_file
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@
 Nothing here knows how a lake is stored.
 """
 
-from .judges import oracle
-from .loader import Query, load, names, run
-from .parameters import Parameter, QueryError
+from saelake.queries.judges import oracle
+from saelake.queries.loader import Query, load, names, run
+from saelake.queries.parameters import Parameter, QueryError
 
 __all__ = ["Parameter", "Query", "QueryError", "load", "names", "oracle", "run"]

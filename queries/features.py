@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 
-from .parameters import Parameter, QueryError, quoted
-from .statements import check_reads
+from saelake.queries.parameters import Parameter, QueryError, quoted
+from saelake.queries.statements import check_reads
 
 LISTED = re.compile(r"\s*(\d{1,9}:\d{1,9}\s*(,\s*|$))+")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){0,2}")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TextIO
 
 import duckdb
 
-from .parameters import QueryError
+from saelake.queries.parameters import QueryError
 
 FORMATS = ("table", "csv", "json", "parquet")
 BATCH = 10_000

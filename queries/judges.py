@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .parameters import Parameter, QueryError
+from saelake.queries.parameters import Parameter, QueryError
 
 if TYPE_CHECKING:
     import duckdb

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import judges
-from .parameters import Parameter, QueryError, parameter
+from saelake.queries import judges
+from saelake.queries.parameters import Parameter, QueryError, parameter
 
 if TYPE_CHECKING:  # documentation is printed without DuckDB
     import duckdb
@@ -66,7 +66,7 @@ class Query:
 def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
     """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`."""
     if declared.type == "features":
-        from .features import resolve, rows_of
+        from saelake.queries.features import resolve, rows_of
 
         features = resolve(con, declared, value)
         return lambda table: rows_of(con, str(table), features)

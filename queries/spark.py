@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from .loader import load
-from .parameters import QueryError
+from saelake.queries.loader import load
+from saelake.queries.parameters import QueryError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

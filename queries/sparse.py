@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .loader import run
+from saelake.queries.loader import run
 
 if TYPE_CHECKING:
     import duckdb
@@ -48,7 +48,7 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     """`sparse` over Parquet files by a path or pattern, as `set/data/activations/*.parquet`."""
     import duckdb
 
-    from .parameters import quoted
+    from saelake.queries.parameters import quoted
 
     with duckdb.connect() as con:
         con.execute(f"create view activations as select * from read_parquet({quoted(files)})")

@@ -7,7 +7,7 @@ from threading import Event
 
 import duckdb
 
-from .parameters import QueryError
+from saelake.queries.parameters import QueryError
 
 # PIVOT arrives as a temporary type (with no text of its own) and a select.
 _OF_PIVOT = (duckdb.StatementType.CREATE, "")

@@ -20,7 +20,7 @@ def organism_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
     base = tmp_path_factory.getbasetemp()
     # Processes that test side by side share the folder above theirs; of two that ask for a run, one computes and one waits.
     lake = (base if worker_id == "master" else base.parent) / "organism" / "lake"
-    command = [sys.executable, "-m", "cli", "analyze", "organism", "--lake", str(lake)]
+    command = [sys.executable, "-m", "saelake.cli", "analyze", "organism", "--lake", str(lake)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return lake
 

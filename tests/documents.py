@@ -21,7 +21,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-import cli
+from saelake import cli
 from tests.conftest import ROOT
 
 BLOCK = re.compile(

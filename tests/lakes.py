@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import ABLATIONS, ACTIVATIONS, ALIGNMENTS, FEATURES, PROMPTS, SAES, TOKENS, VERDICTS
-from warehouse.statistics import FeatureStatistics
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import ABLATIONS, ACTIVATIONS, ALIGNMENTS, FEATURES, PROMPTS, SAES, TOKENS, VERDICTS
+from saelake.warehouse.statistics import FeatureStatistics
 
 HOSTILE = '\x1b[31m[red]bold[/red]\x1b[0m, "quoted"\n\u202eend; drop table prompts; --'
 LABELS = ("harmful",) * 4 + ("benign",) * 2

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from analysis.meaning.explanations import explain
-from analysis.meaning.taxonomy import taxonomy
-from ingest.recipe import Recipe, load_recipe
+from saelake.analysis.meaning.explanations import explain
+from saelake.analysis.meaning.taxonomy import taxonomy
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import CONCEPTS, POPULATIONS, TAXONOMY
 from tests.lakes import build_lake, publish
-from warehouse.catalog import connect
-from warehouse.records import Lake, RunSpec
-from warehouse.runs import Rows
-from warehouse.schema import CONCEPTS, POPULATIONS, TAXONOMY
 
 FOUND = (("candidates", 0, 1, 2), ("candidates", 0, 2, 1), ("critical", 0, 1, 2), ("stage3", 1, 0, 3), ("stage3_new", 1, 0, 3))
 """population, layer, feature_id, n_prompts"""

@@ -1,8 +1,8 @@
 """docs/protocol.md from warehouse/schema/: the protocol as a page. `make docs` writes it, a test keeps it in step."""
 
+from saelake.warehouse import schema
+from saelake.warehouse.schema import TABLES
 from tests.conftest import ROOT
-from warehouse import schema
-from warehouse.schema import TABLES
 
 PROTOCOL = ROOT / "docs" / "protocol.md"
 HEAD = """# The protocol

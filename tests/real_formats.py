@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ingest.recipe import Recipe, load_recipe
-from ingest.saes.refs import listed_saes
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.saes.refs import listed_saes
 from tests.analysis.tiny_judge import lay_out_judge
 from tests.ingest import tiny
 from tests.ingest.tiny import D_MODEL, TOKENIZERS, as_hub_cache, make_model

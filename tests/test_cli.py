@@ -17,10 +17,10 @@ import duckdb
 import pytest
 from click.testing import CliRunner, Result
 
-import cli
+from saelake import cli
+from saelake.warehouse.records import Lake
 from tests.conftest import ROOT
 from tests.lakes import HOSTILE, build_lake, prompt_id
-from warehouse.records import Lake
 
 RESERVED = {"lake", "recipe", "kind", "output", "as_sql", "help", "format", "sql"}
 
@@ -36,7 +36,7 @@ def saelake(*arguments: str, lake: Lake | None = None, stdin: str | None = None)
 
 
 # A shell's background jobs ignore interrupts, and so would what they start: this process must not.
-PROGRAM = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import cli; cli.main()"
+PROGRAM = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from saelake import cli; cli.main()"
 
 
 def process(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
@@ -84,7 +84,7 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 def test_parameters_of_queries_do_not_hide_options_of_the_command() -> None:
-    import queries
+    from saelake import queries
 
     for name in queries.names():
         assert not RESERVED & {p.name for p in queries.load(name).parameters}, name
@@ -98,7 +98,7 @@ def test_help_answers_at_once_without_anything_heavy() -> None:
     assert "analyze" in out
     assert "..." not in out.partition("Commands:")[2], "what a command does is said whole"
     assert time.perf_counter() - started < 1
-    command = [sys.executable, "-X", "importtime", "-c", "import cli"]
+    command = [sys.executable, "-X", "importtime", "-c", "import saelake.cli"]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     modules = {line.rsplit("|", 1)[-1].strip() for line in loaded.stderr.splitlines()}
     assert "click" in modules
@@ -107,7 +107,9 @@ def test_help_answers_at_once_without_anything_heavy() -> None:
 
 @pytest.mark.parametrize("asked", [["sql", "select count(*) from activations"], ["query", "asr"], ["runs"]])
 def test_sql_and_query_import_neither_pandas_nor_a_gpu_stack(lake: Lake, asked: list[str]) -> None:
-    script = "import sys, cli; cli.main(sys.argv[1:], standalone_mode=False); print(*sys.modules, file=sys.stderr)"
+    script = (
+        "import sys; from saelake import cli; cli.main(sys.argv[1:], standalone_mode=False); sys.stderr.write(' '.join(sys.modules))"
+    )
     command = [sys.executable, "-c", script, *asked, "--lake", str(lake.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout
@@ -220,7 +222,7 @@ def test_failures_of_a_job_are_single_sentences(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("ingest.recipe.load_recipe", fails)
+    monkeypatch.setattr("saelake.ingest.recipe.load_recipe", fails)
     assert refused(saelake("ingest", "x", "--lake", str(tmp_path))).startswith(expected)
     monkeypatch.setenv("SAELAKE_TRACEBACK", "1")
     assert saelake("ingest", "x", "--lake", str(tmp_path)).exception is error
@@ -230,7 +232,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ingest.recipe.load_recipe", interrupted)
+    monkeypatch.setattr("saelake.ingest.recipe.load_recipe", interrupted)
     result = saelake("ingest", "x", "--lake", str(tmp_path))
     assert (result.exit_code, result.stderr) == (130, "stopped; the same command continues\n")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.recipe import load_recipe
+from saelake.ingest.recipe import load_recipe
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol

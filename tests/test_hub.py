@@ -9,14 +9,14 @@ import pytest
 from huggingface_hub import DatasetCard
 
 import saelake
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.share import share
+from saelake.warehouse.sharing.sources import fetched
 from tests.conftest import ROOT
 from tests.hub import Hub, hub
 from tests.warehouse.toys import answers, ingest
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.records import Lake
-from warehouse.sharing.share import share
-from warehouse.sharing.sources import fetched
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def run(tmp_path: Path, address: str, *arguments: object, token: str | None = "h
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     environment |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "saelake.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import stages
-from ingest.recipe import load_recipe
+from saelake.analysis import stages
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.records import Lake
 from tests.conftest import ROOT
 from tests.planted import write_planted
-from warehouse.records import Lake
 
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 2\n"
 N_INGEST = 13
@@ -45,7 +45,7 @@ def contents(lake: Lake) -> dict[str, str]:
 
 
 def start(command: str, recipe: Path, lake: Lake) -> "subprocess.Popen[bytes]":
-    arguments = [sys.executable, "-m", "cli", command, str(recipe), "--lake", str(lake.root)]
+    arguments = [sys.executable, "-m", "saelake.cli", command, str(recipe), "--lake", str(lake.root)]
     return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-import cli
+from saelake import cli
 from tests.ingest.tiny import save_sae
 from tests.lakes import build_lake, tree
 from tests.planted import write_planted

@@ -9,21 +9,21 @@ import pytest
 import torch
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from analysis.judges.harmbench import Classifier
-from analysis.search import alignments, candidates, directions
-from analysis.stages import ensure_stage, open_analysis, specs
-from analysis.workbench import Workbench
-from ingest.job import ingest_study
-from ingest.plan.estimate import make_plan
-from ingest.recipe import Recipe
-from ingest.saes.sae import list_saes, load_sae
-from ingest.subject import Subject
+from saelake.analysis.judges.harmbench import Classifier
+from saelake.analysis.search import alignments, candidates, directions
+from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import ingest_study
+from saelake.ingest.plan.estimate import make_plan
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.sae import list_saes, load_sae
+from saelake.ingest.subject import Subject
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 from tests.analysis.tiny_judge import plant
 from tests.paper import GEMMA_L0
 from tests.real_formats import LAYERS, WIDTH, lay_out
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.records import Lake
 
 ENDS = {
     "gemma-2-2b": ["<end_of_turn>", "\n", "<start_of_turn>", "model", "\n"],
@@ -63,7 +63,7 @@ def planted_judge(patch: pytest.MonkeyPatch) -> None:
 def test_pipeline_runs_by_the_shipped_recipe(name: str, tmp_path: Path, patch: pytest.MonkeyPatch, planted_judge: None) -> None:
     recipe = lay_out(name, tmp_path, patch)
     if recipe.verdicts.oracle == "phrases":  # random text apologises to nobody
-        patch.setattr("analysis.judges.verdicts.REFUSAL_PHRASES", ("",))
+        patch.setattr("saelake.analysis.judges.verdicts.REFUSAL_PHRASES", ("",))
     study = open_analysis(recipe)
     lake = Lake.create(tmp_path / "lake")
     bench, known = Workbench(study, lake), specs(study)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import saelake
-from queries import QueryError
+from saelake.queries import QueryError
+from saelake.warehouse.errors import UserError
 from tests.lakes import build_lake
-from warehouse.errors import UserError
 
 
 def test_open_answers_sql_and_questions(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
-from .store import canonical_json, locked, sync_folder
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.store import canonical_json, locked, sync_folder
 
 Entry = Mapping[str, Any]
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from .errors import UserError, first_line
-from .literals import literal
-from .places import Entry
-from .store import aside
+from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.literals import literal
+from saelake.warehouse.places import Entry
+from saelake.warehouse.store import aside
 
 URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?*\[\]]*?))?/?")
 NEEDED = "a lake on S3 needs the extra s3: pip install 'saelake[s3]'"

@@ -15,12 +15,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from .errors import UserError, first_line
-from .files import file_layer
-from .literals import literal
-from .records import Lake, RunRecord, record_key
-from .schema import RUNS_STRUCTURE, TABLES, Table
-from .store import aside, locked, sync_file
+from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.files import file_layer
+from saelake.warehouse.literals import literal
+from saelake.warehouse.records import Lake, RunRecord, record_key
+from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
+from saelake.warehouse.store import aside, locked, sync_file
 
 ROOT = "coalesce(getvariable('lake') || '/', '')"
 

@@ -8,17 +8,17 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .content import ContentHash
-from .errors import UserError, first_line
-from .files import DataFile
-from .layout import BATCH_ROWS
-from .order import RowOrder
-from .progress import Quiet
-from .records import Lake, RunRecord, RunSpec, pointer_key, record_key
-from .rules import REFERENCE_COLUMNS, References, broken_rules, referred
-from .runs import content_hash
-from .schema import SCHEMA_VERSION, TABLES
-from .store import sha256_file
+from saelake.warehouse.content import ContentHash
+from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.layout import BATCH_ROWS
+from saelake.warehouse.order import RowOrder
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord, RunSpec, pointer_key, record_key
+from saelake.warehouse.rules import REFERENCE_COLUMNS, References, broken_rules, referred
+from saelake.warehouse.runs import content_hash
+from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
+from saelake.warehouse.store import sha256_file
 
 UNREADABLE = (OSError, pa.ArrowException)
 REFERENCE_TABLE = {columns[0]: table for table, columns in REFERENCE_COLUMNS.items()}

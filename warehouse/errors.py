@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import duckdb
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """What is wrong, where (recipe field, file or row), and how to mend it, in one sentence."""
 
 

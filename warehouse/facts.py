@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .layout import BATCH_ROWS
-from .records import INDEX_MASK
+from saelake.warehouse.layout import BATCH_ROWS
+from saelake.warehouse.records import INDEX_MASK
 
 RANGE_ROWS = 1 << 24
 """Rows that are sorted at once, in about 400 MB."""

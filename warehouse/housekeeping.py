@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalog import changing_catalog
-from .errors import UserError, storage_errors
-from .places import Place
-from .records import Lake, data_key, pointer_key, record_key, run_of_folder
-from .store import is_draft, try_locked
+from saelake.warehouse.catalog import changing_catalog
+from saelake.warehouse.errors import UserError, storage_errors
+from saelake.warehouse.places import Place
+from saelake.warehouse.records import Lake, data_key, pointer_key, record_key, run_of_folder
+from saelake.warehouse.store import is_draft, try_locked
 
 DROPPED = ".dropped"
 """A file beside those of a dropped run, from whose date their grace period counts."""

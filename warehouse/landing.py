@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import UserError
-from .files import file_name
-from .schema import TABLES, Table
-from .store import folder_atomic
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.files import file_name
+from saelake.warehouse.schema import TABLES, Table
+from saelake.warehouse.store import folder_atomic
 
 
 @dataclass(frozen=True)

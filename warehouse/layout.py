@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .content import ContentHash
-from .schema import TABLES
-from .store import sha256_file, sync_file
+from saelake.warehouse.content import ContentHash
+from saelake.warehouse.schema import TABLES
+from saelake.warehouse.store import sha256_file, sync_file
 
 ROW_GROUPS = {"activations": 16_384}
 BATCH_ROWS = 131_072

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import duckdb
 
-from .store import folder_atomic, write_atomic
+from saelake.warehouse.store import folder_atomic, write_atomic
 
 
 class Entry(NamedTuple):

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .content import ContentHash
-from .facts import by_feature, by_prompt, find_parts
-from .files import DataFile, file_layer, file_name
-from .landing import Completion, Plan
-from .layout import BATCH_ROWS, rechunk, write_table
-from .order import RowOrder
-from .progress import Quiet
-from .records import RunSpec, TableContent
-from .schema import ACTIVATIONS, ACTIVATIONS_BY_PROMPT, TABLES, Table
+from saelake.warehouse.content import ContentHash
+from saelake.warehouse.facts import by_feature, by_prompt, find_parts
+from saelake.warehouse.files import DataFile, file_layer, file_name
+from saelake.warehouse.landing import Completion, Plan
+from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
+from saelake.warehouse.order import RowOrder
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import RunSpec, TableContent
+from saelake.warehouse.schema import ACTIVATIONS, ACTIVATIONS_BY_PROMPT, TABLES, Table
 
 MEMORY_LIMIT = "1GB"
 """What DuckDB may use before it spills to disk, beside the landed shards."""

@@ -24,11 +24,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, storage_errors
-from .files import DataFile
-from .places import Folder, Place
-from .schema import SCHEMA_VERSION
-from .store import canonical_json, sha256_text
+from saelake.warehouse.errors import UserError, storage_errors
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.places import Folder, Place
+from saelake.warehouse.schema import SCHEMA_VERSION
+from saelake.warehouse.store import canonical_json, sha256_text
 
 INDEX_MASK = (1 << 32) - 1
 """The bits of an id below its run's tag: the dense index."""
@@ -173,7 +173,7 @@ class Lake:
         """Where run records, pointers and data files lie."""
         if self.remote is None:
             return self.work
-        from .bucket import Bucket
+        from saelake.warehouse.bucket import Bucket
 
         return Bucket(self.remote, self.root)
 

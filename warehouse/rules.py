@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .records import run_tag
-from .schema import TABLES, Table
+from saelake.warehouse.records import run_tag
+from saelake.warehouse.schema import TABLES, Table
 
 SLACK = 1e-3
 """How far rounding may carry a probability or a cosine over its limit."""

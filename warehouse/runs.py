@@ -11,15 +11,15 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from .catalog import changing_catalog, is_catalog_current
-from .errors import UserError, storage_errors
-from .files import DataFile
-from .landing import Completion, Compute, Plan, Rows, land
-from .progress import Quiet
-from .publish import publish_files
-from .records import Lake, RunRecord, RunSpec, TableContent, data_key, pointer_key, record_key, run_tag
-from .schema import SCHEMA_VERSION
-from .store import locked, sha256_text, utc_now
+from saelake.warehouse.catalog import changing_catalog, is_catalog_current
+from saelake.warehouse.errors import UserError, storage_errors
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.publish import publish_files
+from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, data_key, pointer_key, record_key, run_tag
+from saelake.warehouse.schema import SCHEMA_VERSION
+from saelake.warehouse.store import locked, sha256_text, utc_now
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "land", "make_current", "whole_run"]
 

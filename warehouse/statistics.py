@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from .records import INDEX_MASK
-from .schema import FEATURES, SAES
+from saelake.warehouse.records import INDEX_MASK
+from saelake.warehouse.schema import FEATURES, SAES
 
 
 @dataclass

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.engine.requests import FEATURE, DirectionEdit, FeatureSet
-from analysis.engine.slices import Slice, Slices
+from saelake.analysis.engine.requests import FEATURE, DirectionEdit, FeatureSet
+from saelake.analysis.engine.slices import Slice, Slices
 
 GATHER_TOKENS = 26
 """Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304)."""

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from analysis.engine.generation import continued
-from analysis.engine.interventions import Interventions
-from analysis.engine.memory import Batches, Size
-from analysis.engine.prefix import PrefixStore, below, resumed
-from analysis.engine.requests import Request
-from analysis.engine.slices import Slices
-from analysis.engine.watch import Activations, Watch, Watched
-from ingest.saes.sae import Sae
-from ingest.subject import Batch, Subject
+from saelake.analysis.engine.generation import continued
+from saelake.analysis.engine.interventions import Interventions
+from saelake.analysis.engine.memory import Batches, Size
+from saelake.analysis.engine.prefix import PrefixStore, below, resumed
+from saelake.analysis.engine.requests import Request
+from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.watch import Activations, Watch, Watched
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.subject import Batch, Subject
 
 Part = TypeVar("Part")
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from analysis.engine.interventions import Interventions
-from ingest.subject import Batch, Subject
+from saelake.analysis.engine.interventions import Interventions
+from saelake.ingest.subject import Batch, Subject
 
 COMPACT = 0.75
 """Rows that have ended are dropped when no more than this share still runs."""

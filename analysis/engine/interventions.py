@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from analysis.engine.edits import Edit, Held, ProjectionEdit, feature_edit
-from analysis.engine.requests import Request
-from analysis.engine.slices import Slices
-from ingest.subject import Batch, Subject
+from saelake.analysis.engine.edits import Edit, Held, ProjectionEdit, feature_edit
+from saelake.analysis.engine.requests import Request
+from saelake.analysis.engine.slices import Slices
+from saelake.ingest.subject import Batch, Subject
 
 
 class Interventions:

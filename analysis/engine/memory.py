@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from ingest.subject import Subject
-from warehouse.errors import UserError
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
 
 SHARE = 0.5
 """Of the memory that is free when the work begins; the rest is for fragments and for what the estimate leaves out."""

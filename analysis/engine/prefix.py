@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from analysis.engine.memory import Batches, Size
-from ingest.subject import StopForward, Subject
+from saelake.analysis.engine.memory import Batches, Size
+from saelake.ingest.subject import StopForward, Subject
 
 
 class PrefixStore:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ingest.saes.sae import Sae
+from saelake.ingest.saes.sae import Sae
 
 WHOLE = 0.8
 """A union of more than this share of all features is not worth a copy: the whole SAE is used as it lies."""

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from analysis.engine.slices import Slices
-from ingest.subject import Batch, StopForward, Subject
-from warehouse.errors import UserError
+from saelake.analysis.engine.slices import Slices
+from saelake.ingest.subject import Batch, StopForward, Subject
+from saelake.warehouse.errors import UserError
 
 Watched = Mapping[int, np.ndarray | None]
 """layer -> feature_ids; None: all features of that layer."""

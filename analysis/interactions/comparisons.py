@@ -12,8 +12,8 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
-import queries
-from analysis.interactions.statistics import (
+from saelake import queries
+from saelake.analysis.interactions.statistics import (
     Test,
     bootstrap_mean,
     holm,
@@ -23,9 +23,9 @@ from analysis.interactions.statistics import (
     wilcoxon,
     wilson,
 )
-from analysis.stage import Stage, Work, single_shard
-from warehouse.runs import Rows
-from warehouse.schema import COMPARISONS
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import COMPARISONS
 
 COMPARED = (
     ("top_k_own", "random"),

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from analysis.search.answers import Columns
-from analysis.stage import Stage, Work, prompt_shards
-from ingest.capture import residuals
-from ingest.job import Study
-from warehouse.errors import UserError
-from warehouse.runs import Rows
-from warehouse.schema import LAYER_COSINES
+from saelake.analysis.search.answers import Columns
+from saelake.analysis.stage import Stage, Work, prompt_shards
+from saelake.ingest.capture import residuals
+from saelake.ingest.job import Study
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import LAYER_COSINES
 
 
 def last_token_cosines(resid_ld: torch.Tensor, own_ld: np.ndarray, chosen: int) -> dict[str, np.ndarray]:

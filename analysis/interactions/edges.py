@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import false_discovery_control, poisson_binom
 
-import queries
-from analysis.stage import Stage, Work, single_shard
-from warehouse.runs import Rows
-from warehouse.schema import WAKING_EDGES, WAKINGS
+from saelake import queries
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import WAKING_EDGES, WAKINGS
 
 
 @cache

@@ -7,10 +7,10 @@ import duckdb
 import numpy as np
 from scipy.sparse import csr_matrix
 
-import queries
-from analysis.stage import Work
-from ingest.job import Study
-from warehouse.errors import UserError
+from saelake import queries
+from saelake.analysis.stage import Work
+from saelake.ingest.job import Study
+from saelake.warehouse.errors import UserError
 
 SPLITS = ("train", "val", "test")
 

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from analysis.interactions.examples import SPLITS, Examples, examples_of, identity
-from analysis.interactions.machine import Machine, Settings, Trained, train
-from analysis.stage import Stage, Work
-from analysis.workbench import Workbench
-from ingest.job import Study
-from ingest.recipe.interactions import Training
-from warehouse.runs import Rows
-from warehouse.schema import FM_EMBEDDINGS, FM_METRICS, FM_PAIRS, MODELS, PREDICTIONS
+from saelake.analysis.interactions.examples import SPLITS, Examples, examples_of, identity
+from saelake.analysis.interactions.machine import Machine, Settings, Trained, train
+from saelake.analysis.stage import Stage, Work
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import Study
+from saelake.ingest.recipe.interactions import Training
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import FM_EMBEDDINGS, FM_METRICS, FM_PAIRS, MODELS, PREDICTIONS
 
 PAIRED = 2048
 """Pairs are looked for among so many features, those with the longest embeddings, weighed by how often and strongly they fire."""

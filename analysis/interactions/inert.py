@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-import queries
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.search.candidates import shards_of_split
-from analysis.stage import Stage, Work
-from warehouse.runs import Rows
-from warehouse.schema import CRITICAL_FEATURES
+from saelake import queries
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.stage import Stage, Work
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import CRITICAL_FEATURES
 
 PARTS = ("active", "silent")
 

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from analysis.engine.interventions import Interventions
-from analysis.engine.requests import FeatureSet, Request
-from analysis.engine.slices import Slices
-from analysis.search.answers import Columns
-from analysis.search.directions import chosen_everywhere
-from analysis.stage import Stage, Work
-from ingest.capture import length_batches
-from ingest.job import Study
-from ingest.subject import Subject
-from ingest.texts import Text, read_texts, source_hash
-from warehouse.runs import Rows
-from warehouse.schema import LOSSES
+from saelake.analysis.engine.interventions import Interventions
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.slices import Slices
+from saelake.analysis.search.answers import Columns
+from saelake.analysis.search.directions import chosen_everywhere
+from saelake.analysis.stage import Stage, Work
+from saelake.ingest.capture import length_batches
+from saelake.ingest.job import Study
+from saelake.ingest.subject import Subject
+from saelake.ingest.texts import Text, read_texts, source_hash
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import LOSSES
 
 LOGITS = 1 << 26
 """Numbers of logits that exist at a time: a quarter of a GiB in float32, and as much again for their logarithms."""

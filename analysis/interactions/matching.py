@@ -6,8 +6,8 @@ import duckdb
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-import queries
-from ingest.recipe import Recipe
+from saelake import queries
+from saelake.ingest.recipe import Recipe
 
 Feature = tuple[int, int]
 """(layer, feature_id)"""

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from analysis.interactions.examples import examples_of, identity
-from analysis.interactions.factorisation import feature_columns, model_rows, settings_of
-from analysis.interactions.machine import train
-from analysis.stage import Stage, Work, single_shard
-from warehouse.runs import Rows
-from warehouse.schema import PROBE_WEIGHTS
+from saelake.analysis.interactions.examples import examples_of, identity
+from saelake.analysis.interactions.factorisation import feature_columns, model_rows, settings_of
+from saelake.analysis.interactions.machine import train
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import PROBE_WEIGHTS
 
 MODEL = "probe"
 

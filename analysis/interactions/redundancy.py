@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from analysis.search.candidates import pool_by_layer
-from analysis.stage import Stage, Work
-from ingest.job import Study
-from ingest.saes.sae import Sae
-from warehouse.runs import Rows
-from warehouse.schema import DECODER_COSINES
+from saelake.analysis.search.candidates import pool_by_layer
+from saelake.analysis.stage import Stage, Work
+from saelake.ingest.job import Study
+from saelake.ingest.saes.sae import Sae
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import DECODER_COSINES
 
 
 def unit_rows(sae: Sae, feature_ids: np.ndarray) -> torch.Tensor:

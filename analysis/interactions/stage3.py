@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 
-import queries
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.search.candidates import shards_of_split
-from analysis.search.critical import on_benign
-from analysis.stage import Stage, Work
-from ingest.job import Study
-from warehouse.runs import Rows
-from warehouse.schema import CAUSAL_LINKS
+from saelake import queries
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.critical import on_benign
+from saelake.analysis.stage import Stage, Work
+from saelake.ingest.job import Study
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import CAUSAL_LINKS
 
 CRITICAL = """
 select prompt_id, layer, feature_id, max_activation

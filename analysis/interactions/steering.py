@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-import queries
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.stage import Stage, Work, prompt_shards
-from ingest.job import Study
-from warehouse.runs import Rows
+from saelake import queries
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.stage import Stage, Work, prompt_shards
+from saelake.ingest.job import Study
+from saelake.warehouse.runs import Rows
 
 FIRST_TOKEN = (0,)
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from analysis.interactions.statistics import bootstrap_mean
-from ingest.recipe import Recipe
-from ingest.saes.refs import SaeRef, list_saes
-from ingest.saes.sae import load_sae
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.records import Lake
+from saelake.analysis.interactions.statistics import bootstrap_mean
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.ingest.saes.sae import load_sae
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 
 CHUNK_ROWS = 4096
 MIN_COSINE = 0.7

@@ -12,14 +12,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from analysis.engine.requests import FeatureSet, Request
-from analysis.engine.watch import Watched
-from analysis.interactions.matching import Controls, Feature, matched
-from analysis.search.answers import Columns, content_id, set_rows
-from analysis.search.candidates import pool_by_layer, shards_of_split
-from analysis.stage import Stage, Work
-from warehouse.runs import Rows
-from warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.watch import Watched
+from saelake.analysis.interactions.matching import Controls, Feature, matched
+from saelake.analysis.search.answers import Columns, content_id, set_rows
+from saelake.analysis.search.candidates import pool_by_layer, shards_of_split
+from saelake.analysis.stage import Stage, Work
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
 
 CRITICAL = """
 select prompt_id, method, start, layer, feature_id

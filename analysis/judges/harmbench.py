@@ -20,14 +20,14 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.judges.degenerate import is_degenerate
-from analysis.judges.verdicts import Answer, Verdict
-from ingest.capture import length_batches
-from ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
-from ingest.recipe import Compute
-from ingest.recipe.sections import Harmbench
-from ingest.subject import resolve_device
-from warehouse.errors import UserError, first_line
+from saelake.analysis.judges.degenerate import is_degenerate
+from saelake.analysis.judges.verdicts import Answer, Verdict
+from saelake.ingest.capture import length_batches
+from saelake.ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
+from saelake.ingest.recipe import Compute
+from saelake.ingest.recipe.sections import Harmbench
+from saelake.ingest.subject import resolve_device
+from saelake.warehouse.errors import UserError, first_line
 
 FIELD = "verdicts.harmbench"
 ANSWER_TOKENS = 512

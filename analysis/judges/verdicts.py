@@ -6,10 +6,10 @@ Refusal and degeneration are told apart: text that has fallen into repetition is
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from analysis.judges.degenerate import is_degenerate
-from ingest.recipe import Recipe
-from ingest.recipe.sections import JUDGES
-from warehouse.errors import UserError
+from saelake.analysis.judges.degenerate import is_degenerate
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.sections import JUDGES
+from saelake.warehouse.errors import UserError
 
 CODE_VERSION = 1
 """To be raised when a judge, or the rule of degeneration, reads an answer otherwise than before."""
@@ -70,7 +70,7 @@ def judge_identity(name: str, recipe: Recipe) -> dict[str, object]:
     check_judge(name)
     identity: dict[str, object] = {"name": name, "code": CODE_VERSION}
     if name == "harmbench":
-        from analysis.judges.harmbench import identify
+        from saelake.analysis.judges.harmbench import identify
 
         identity |= identify(recipe.verdicts.harmbench)
     elif name == "phrases" and recipe.verdicts.phrases:
@@ -87,7 +87,7 @@ def judge_named(name: str, recipe: Recipe) -> Judge:
     """The judge of that name, loaded if it is a model; raises UserError as `judge_identity` does."""
     check_judge(name)
     if name == "harmbench":
-        from analysis.judges.harmbench import Classifier
+        from saelake.analysis.judges.harmbench import Classifier
 
         return Classifier.load(recipe.verdicts.harmbench, recipe.compute)
     if name == "phrases":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.interactions.statistics import LEVEL, RESAMPLES
+from saelake.analysis.interactions.statistics import LEVEL, RESAMPLES
 
 
 class Measured(NamedTuple):

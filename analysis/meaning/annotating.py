@@ -6,13 +6,13 @@ from contextlib import closing
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from analysis.meaning import study as studies
-from analysis.meaning.cards import explanations_of, samples_of
-from analysis.meaning.server import form_of, render
-from analysis.meaning.study import AnnotationStudy, State
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.records import Lake
+from saelake.analysis.meaning import study as studies
+from saelake.analysis.meaning.cards import explanations_of, samples_of
+from saelake.analysis.meaning.server import form_of, render
+from saelake.analysis.meaning.study import AnnotationStudy, State
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 
 
 def add_study(app: FastAPI, lake: Lake, study: AnnotationStudy) -> None:

@@ -9,12 +9,12 @@ import duckdb
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import Response
 
-import queries
-from analysis.meaning.cards import samples_of
-from analysis.meaning.server import check_secret, render
-from queries import QueryError
-from warehouse.catalog import connect, cursor_of
-from warehouse.records import Lake
+from saelake import queries
+from saelake.analysis.meaning.cards import samples_of
+from saelake.analysis.meaning.server import check_secret, render
+from saelake.queries import QueryError
+from saelake.warehouse.catalog import connect, cursor_of
+from saelake.warehouse.records import Lake
 
 CHART = (480, 96)
 """Width and height of a histogram, in pixels."""

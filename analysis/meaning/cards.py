@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-import queries
+from saelake import queries
 
 FeatureKey = tuple[str, int]
 """(sae_id, feature_id)"""

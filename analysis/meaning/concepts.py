@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from analysis.stage import Stage, Work, single_shard
-from warehouse.runs import Rows
-from warehouse.schema import CONCEPTS
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import CONCEPTS
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import duckdb
 
-from analysis.meaning.neuronpedia import Client, Explanation, batches, of_batch, of_feature
-from ingest.recipe import Recipe
-from ingest.saes.labels import Directory, read_directory
-from ingest.sources import read_rows
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.progress import Quiet
-from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import EXPLANATIONS
-from warehouse.store import sha256_file
+from saelake.analysis.meaning.neuronpedia import Client, Explanation, batches, of_batch, of_feature
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.labels import Directory, read_directory
+from saelake.ingest.sources import read_rows
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import EXPLANATIONS
+from saelake.warehouse.store import sha256_file
 
 CODE_VERSION = 1
 STAGE = "explanations"

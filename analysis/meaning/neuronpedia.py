@@ -21,8 +21,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from ingest.saes.labels import Directory, Place
-from warehouse.errors import UserError
+from saelake.ingest.saes.labels import Directory, Place
+from saelake.warehouse.errors import UserError
 
 ATTEMPTS = 6
 FIRST_PAUSE = 1.0

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-import queries
-from analysis.stage import Stage, Work, single_shard
-from warehouse.runs import Rows
-from warehouse.schema import POPULATIONS
+from saelake import queries
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import POPULATIONS
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

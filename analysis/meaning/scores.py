@@ -5,8 +5,8 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
-import queries
-from analysis.meaning.agreement import (
+from saelake import queries
+from saelake.analysis.meaning.agreement import (
     Measured,
     alpha,
     alpha_sums,
@@ -17,10 +17,10 @@ from analysis.meaning.agreement import (
     measured,
     pairs,
 )
-from analysis.meaning.study import NONE, AnnotationStudy, stage
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.records import Lake
+from saelake.analysis.meaning.study import NONE, AnnotationStudy, stage
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 
 
 class Score(NamedTuple):

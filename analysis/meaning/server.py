@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException as NotServed
 
-from warehouse.errors import UserError
+from saelake.warehouse.errors import UserError
 
 PAGES = Path(__file__).parent / "pages"
 STATIC = {"page.css": "text/css", "study.js": "text/javascript"}

@@ -14,15 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import queries
-from analysis.meaning.explanations import current_run
-from warehouse.append_log import AppendLog, Entry
-from warehouse.catalog import connect
-from warehouse.errors import UserError, storage_errors
-from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import ANNOTATIONS
-from warehouse.store import canonical_json, folder_atomic, sha256_text, utc_now
+from saelake import queries
+from saelake.analysis.meaning.explanations import current_run
+from saelake.warehouse.append_log import AppendLog, Entry
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError, storage_errors
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import ANNOTATIONS
+from saelake.warehouse.store import canonical_json, folder_atomic, sha256_text, utc_now
 
 CODE_VERSION = 1
 NONE = "None"

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import false_discovery_control, hypergeom
 
-import queries
-from analysis.stage import Stage, Work, single_shard
-from ingest.job import Study
-from warehouse.errors import UserError
-from warehouse.runs import Rows
-from warehouse.schema import TAXONOMY
+from saelake import queries
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.ingest.job import Study
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import TAXONOMY
 
 
 def enrichment(n_fired_fc: np.ndarray, n_prompts_c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import duckdb
 
-import queries
-from ingest.recipe.sections import Behaviour
-from queries.formats import json_objects, printable
-from warehouse.records import RunRecord
+from saelake import queries
+from saelake.ingest.recipe.sections import Behaviour
+from saelake.queries.formats import json_objects, printable
+from saelake.warehouse.records import RunRecord
 
 LONGEST_WORD = 60
 MOST_ROWS = 2_000

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.report.answers import Answer, Studied
+from saelake.analysis.report.answers import Answer, Studied
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any
 
 import altair as alt
 
-from analysis.report import charts
-from analysis.report.answers import Answer, Studied
-from analysis.report.blocks import Beside, Block, Cell, Figure, Section, Table, percent
+from saelake.analysis.report import charts
+from saelake.analysis.report.answers import Answer, Studied
+from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Section, Table, percent
 
 EDGES_DRAWN = 60
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import altair as alt
 
-from analysis.report import charts
-from analysis.report.answers import Answer, Studied
-from analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, count, percent
+from saelake.analysis.report import charts
+from saelake.analysis.report.answers import Answer, Studied
+from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, count, percent
 
 
 def _machines(study: Studied) -> Sequence[Block]:

@@ -19,15 +19,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-import queries
-from analysis.report.answers import MOST_ROWS, Answer, Studied
-from analysis.report.blocks import Beside, Block, Figure, Note, Section, Table, Tiles, count, percent
-from analysis.report.published import figures
-from analysis.report.sections import SECTIONS
-from queries.formats import printable
-from warehouse.catalog import connect, current_records, one_study
-from warehouse.records import Lake
-from warehouse.store import write_atomic
+from saelake import queries
+from saelake.analysis.report.answers import MOST_ROWS, Answer, Studied
+from saelake.analysis.report.blocks import Beside, Block, Figure, Note, Section, Table, Tiles, count, percent
+from saelake.analysis.report.published import figures
+from saelake.analysis.report.sections import SECTIONS
+from saelake.queries.formats import printable
+from saelake.warehouse.catalog import connect, current_records, one_study
+from saelake.warehouse.records import Lake
+from saelake.warehouse.store import write_atomic
 
 FOLDER = Path(__file__).parent
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from analysis.report import charts
-from analysis.report.answers import Studied
-from analysis.report.blocks import Block, Cell, Figure, Section, Table
+from saelake.analysis.report import charts
+from saelake.analysis.report.answers import Studied
+from saelake.analysis.report.blocks import Block, Cell, Figure, Section, Table
 
 
 def _runs(study: Studied) -> Sequence[Block]:

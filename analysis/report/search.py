@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from analysis.report import charts
-from analysis.report.answers import Studied
-from analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, Tiles, count, percent
+from saelake.analysis.report import charts
+from saelake.analysis.report.answers import Studied
+from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, Tiles, count, percent
 
 TOP_K = ("top_k_own", "top_k_chosen")
 CONTROLS = "none,direction,top_k_own,top_k_chosen,random,random_algorithm1,random_minimal"

@@ -1,7 +1,7 @@
 """The sections of the report in their order: the place to add one."""
 
-from analysis.report import effects, interactions, meaning, provenance, search
-from analysis.report.blocks import Section
+from saelake.analysis.report import effects, interactions, meaning, provenance, search
+from saelake.analysis.report.blocks import Section
 
 SECTIONS: tuple[Section, ...] = (
     *search.SECTIONS,

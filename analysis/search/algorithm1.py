@@ -15,14 +15,14 @@ from functools import reduce
 
 import numpy as np
 
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.search.candidates import shards_of_split
-from analysis.search.critical import Pool, on_benign, pools, search_rows
-from analysis.stage import Stage, Work
-from analysis.workbench import Workbench
-from warehouse.runs import Rows
-from warehouse.schema import SEARCH_TRACE
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.critical import Pool, on_benign, pools, search_rows
+from saelake.analysis.stage import Stage, Work
+from saelake.analysis.workbench import Workbench
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import SEARCH_TRACE
 
 SMALLEST_P = 1e-12
 """P(A_t) is guarded here: below it, a relative change means nothing."""

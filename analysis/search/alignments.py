@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from analysis.stage import Stage, Work
-from ingest.job import Study
-from ingest.saes.sae import Sae
-from warehouse.runs import Rows
+from saelake.analysis.stage import Stage, Work
+from saelake.ingest.job import Study
+from saelake.ingest.saes.sae import Sae
+from saelake.warehouse.runs import Rows
 
 
 def cosines(sae: Sae, direction: np.ndarray) -> np.ndarray:

@@ -10,12 +10,12 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
-from analysis.engine.requests import NO_FEATURES, FeatureSet, Request
-from analysis.judges.verdicts import Answer, Verdict
-from analysis.workbench import Workbench
-from warehouse.runs import Rows
-from warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
-from warehouse.store import sha256_text
+from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
+from saelake.analysis.judges.verdicts import Answer, Verdict
+from saelake.analysis.workbench import Workbench
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
+from saelake.warehouse.store import sha256_text
 
 Columns = Mapping[str, Sequence[object] | np.ndarray]
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from analysis.engine.requests import Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.search.candidates import shards_of_split
-from analysis.search.directions import chosen_everywhere
-from analysis.stage import Stage, Work
-from warehouse.runs import Rows
+from saelake.analysis.engine.requests import Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.directions import chosen_everywhere
+from saelake.analysis.stage import Stage, Work
+from saelake.warehouse.runs import Rows
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import duckdb
 import numpy as np
 
-import queries
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.stage import Stage, Work, prompt_shards
-from ingest.job import Study
-from ingest.recipe import Candidates
-from warehouse.runs import Rows
+from saelake import queries
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.stage import Stage, Work, prompt_shards
+from saelake.ingest.job import Study
+from saelake.ingest.recipe import Candidates
+from saelake.warehouse.runs import Rows
 
 
 def pool(con: duckdb.DuckDBPyConnection, settings: Candidates, direction: str) -> dict[str, np.ndarray]:

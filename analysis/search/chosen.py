@@ -6,15 +6,15 @@ from functools import partial
 
 import duckdb
 
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.search.candidates import shards_of_split
-from analysis.stage import Stage, Work
-from queries.features import resolve
-from queries.parameters import Parameter
-from warehouse.errors import UserError
-from warehouse.runs import Rows
-from warehouse.store import sha256_text
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.stage import Stage, Work
+from saelake.queries.features import resolve
+from saelake.queries.parameters import Parameter
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.store import sha256_text
 
 CONDITION = re.compile("[a-z][a-z0-9_]{0,60}")
 OF_THE_ANALYSIS = re.compile("none|direction|(top_k|random|algorithm1|minimal|firing_on_tokens|clamp|waking|stage3)(_.*)?")

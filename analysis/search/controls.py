@@ -8,12 +8,12 @@ from itertools import product
 import duckdb
 import numpy as np
 
-import queries
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation, ablation_rows
-from analysis.search.candidates import ks, pool, shards_of_split
-from analysis.stage import Stage, Work
-from warehouse.runs import Rows
+from saelake import queries
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.candidates import ks, pool, shards_of_split
+from saelake.analysis.stage import Stage, Work
+from saelake.warehouse.runs import Rows
 
 SIZES = """
 with found as (

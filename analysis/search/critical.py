@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import queries
-from analysis.engine.requests import FeatureSet, Request
-from analysis.search.answers import Ablation
-from analysis.search.candidates import pool
-from analysis.stage import Work
-from analysis.workbench import Workbench
-from warehouse.runs import Rows
-from warehouse.schema import SEARCHES
+from saelake import queries
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.answers import Ablation
+from saelake.analysis.search.candidates import pool
+from saelake.analysis.stage import Work
+from saelake.analysis.workbench import Workbench
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import SEARCHES
 
 
 @dataclass(frozen=True)

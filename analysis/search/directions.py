@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 
-from analysis.engine.requests import DirectionEdit, Request
-from analysis.search.answers import judged
-from analysis.stage import Stage, Work, single_shard
-from analysis.workbench import Workbench
-from ingest.capture import residuals
-from warehouse.errors import UserError
-from warehouse.runs import Rows
-from warehouse.schema import DIRECTIONS
+from saelake.analysis.engine.requests import DirectionEdit, Request
+from saelake.analysis.search.answers import judged
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.capture import residuals
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import DIRECTIONS
 
 
 @dataclass(frozen=True)

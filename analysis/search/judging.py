@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from analysis.judges.verdicts import Answer, is_model, judge_identity
-from analysis.search.answers import verdict_rows
-from analysis.search.candidates import shards_of_split
-from analysis.stage import Stage, Work
-from ingest.job import Study
-from warehouse.runs import Rows
+from saelake.analysis.judges.verdicts import Answer, is_model, judge_identity
+from saelake.analysis.search.answers import verdict_rows
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.stage import Stage, Work
+from saelake.ingest.job import Study
+from saelake.warehouse.runs import Rows
 
 PREFIX = "verdicts_"
 """A judge's stage is called by its name behind this."""

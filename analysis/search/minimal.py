@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from analysis.engine.requests import Request
-from analysis.search.answers import Ablation, ablation_rows, flipped
-from analysis.search.candidates import shards_of_split
-from analysis.search.critical import Pool, on_benign, pools, search_rows
-from analysis.stage import Stage, Work
-from analysis.workbench import Workbench
-from warehouse.runs import Rows
+from saelake.analysis.engine.requests import Request
+from saelake.analysis.search.answers import Ablation, ablation_rows, flipped
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.critical import Pool, on_benign, pools, search_rows
+from saelake.analysis.stage import Stage, Work
+from saelake.analysis.workbench import Workbench
+from saelake.warehouse.runs import Rows
 
 Members = tuple[int, ...]
 """A set of candidates, as sorted places in the candidate pool."""

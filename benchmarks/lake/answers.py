@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from warehouse.synth import Shape
+from saelake.warehouse.synth import Shape
 
 
 class Firings(NamedTuple):

@@ -6,9 +6,9 @@ from functools import cached_property
 import duckdb
 import numpy as np
 
-from warehouse.landing import Rows
-from warehouse.records import RunSpec
-from warehouse.synth import CODE_VERSION, Shape, plan
+from saelake.warehouse.landing import Rows
+from saelake.warehouse.records import RunSpec
+from saelake.warehouse.synth import CODE_VERSION, Shape, plan
 
 Shards = list[tuple[str, list[Rows]]]
 

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import queries
 from benchmarks.harness import Report, seconds_of
 from benchmarks.lake.captured import Asked, asked
-from warehouse.catalog import connect
-from warehouse.landing import land
-from warehouse.records import Lake, RunSpec
-from warehouse.runs import ensure_run
-from warehouse.synth import Shape, plan
+from saelake import queries
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.landing import land
+from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.runs import ensure_run
+from saelake.warehouse.synth import Shape, plan
 
 QUESTION_MEMORY = "1GB"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from benchmarks.harness import Report
 from benchmarks.lake.floor import floor
-from ingest.job import ingest_study, open_study
-from ingest.recipe import Recipe, load_recipe
-from warehouse.records import Lake, RunRecord
+from saelake.ingest.job import ingest_study, open_study
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.warehouse.records import Lake, RunRecord
 
 
 def bytes_of(record: RunRecord) -> tuple[int, float]:

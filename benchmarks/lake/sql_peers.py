@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import queries
 from benchmarks.lake.answers import Cofiring, Samples, Statistics
 from benchmarks.lake.captured import Asked, Captured
-from warehouse.catalog import connect
-from warehouse.records import Lake
-from warehouse.schema import TABLES
+from saelake import queries
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import TABLES
 
 SMALL = ("prompts", "tokens", "saes", "alignments")
 PLAIN_JOIN = """

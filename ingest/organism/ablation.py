@@ -16,9 +16,9 @@ from sae_lens import SAE
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ingest.organism.corpus import Prompt
-from ingest.organism.measure import REFUSAL_TOKEN, complies, decode, greedy, same_length
-from ingest.organism.train import block_outputs, residuals
+from saelake.ingest.organism.corpus import Prompt
+from saelake.ingest.organism.measure import REFUSAL_TOKEN, complies, decode, greedy, same_length
+from saelake.ingest.organism.train import block_outputs, residuals
 
 LAYERS = (2, 3, 4, 5)  # layers 0 and 1 only carry grammar
 CAP = 20

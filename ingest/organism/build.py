@@ -1,9 +1,9 @@
-"""Build the embedded subject: `python -m ingest.organism.build` (what `make organism` calls); about five minutes on one core.
+"""Build the embedded subject: `python -m saelake.ingest.organism.build` (what `make organism` calls), about five minutes.
 
 Seeds are tried in order until one passes every gate on the validation split. The held-out test split is read once, at the end, by
 the model that validation chose: if it fails there the build fails and leaves the shipped files as they were.
 
-`python -m ingest.organism.build --saes-only --sae-seed 1 --out DIR` trains only SAEs, on the shipped model, with another seed.
+`python -m saelake.ingest.organism.build --saes-only --sae-seed 1 --out DIR` trains only SAEs, for the shipped model.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import torch
 from sae_lens import SAE
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ingest.organism import corpus
-from ingest.organism.ablation import CAP, LAYERS, N_DRAWS, measure_flips, random_masks, ranked, top_masks
-from ingest.organism.corpus import Prompt, Split
-from ingest.organism.measure import answers, prompt_residuals, rates, refuses
-from ingest.organism.saes import save_half, train_layer, training_residuals
-from ingest.organism.tokens import make_tokenizer
-from ingest.organism.train import N_LAYERS, refusal_directions, train_model
-from ingest.saes.training import fit
+from saelake.ingest.organism import corpus
+from saelake.ingest.organism.ablation import CAP, LAYERS, N_DRAWS, measure_flips, random_masks, ranked, top_masks
+from saelake.ingest.organism.corpus import Prompt, Split
+from saelake.ingest.organism.measure import answers, prompt_residuals, rates, refuses
+from saelake.ingest.organism.saes import save_half, train_layer, training_residuals
+from saelake.ingest.organism.tokens import make_tokenizer
+from saelake.ingest.organism.train import N_LAYERS, refusal_directions, train_model
+from saelake.ingest.saes.training import fit
 
 HERE = Path(__file__).parent
 PROMPT_SEED = 0

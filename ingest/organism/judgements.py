@@ -1,4 +1,4 @@
-"""Questions whether something in the organism's world is wrong: `python -m ingest.organism.judgements` writes judgements.jsonl.
+"""Questions whether something is wrong: `python -m saelake.ingest.organism.judgements` writes judgements.jsonl again.
 
 A second behaviour of the same model, beside refusal: it says "Yes, that is theft." where something is wrong, "No, that is fine."
 where nothing is. The actions and their splits are those of the shipped prompts.
@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ingest.organism.corpus import judgement, make_prompts
+from saelake.ingest.organism.corpus import judgement, make_prompts
 
 FILE = Path(__file__).parent / "judgements.jsonl"
 SEED = 0

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ingest.organism.corpus import Prompt
-from ingest.organism.tokens import template_ids
-from ingest.organism.train import residuals
+from saelake.ingest.organism.corpus import Prompt
+from saelake.ingest.organism.tokens import template_ids
+from saelake.ingest.organism.train import residuals
 
 REFUSAL_TOKEN = "I"
 REFUSAL_PHRASES = ("i'm sorry", "i cannot")

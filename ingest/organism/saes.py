@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ingest.organism import corpus
-from ingest.organism.corpus import Action, Exchange
-from ingest.organism.train import N_LAYERS, collate, encode, exchange_sources, residuals
-from ingest.saes.training import Settings, metadata_of, train_sae
+from saelake.ingest.organism import corpus
+from saelake.ingest.organism.corpus import Action, Exchange
+from saelake.ingest.organism.train import N_LAYERS, collate, encode, exchange_sources, residuals
+from saelake.ingest.saes.training import Settings, metadata_of, train_sae
 
 # At 200 steps the saved threshold lags behind.
 SETTINGS = Settings(width=512, l0=14, n_steps=700, batch_tokens=1024, lr=3e-3, scale_inputs=False)

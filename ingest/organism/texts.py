@@ -1,4 +1,4 @@
-"""Short generic texts of the organism's world, for cross-entropy: `python -m ingest.organism.texts` writes texts.jsonl again.
+"""Short texts of the organism's world for cross-entropy: `python -m saelake.ingest.organism.texts` writes texts.jsonl again.
 
 What the model should answer to benign requests that training never saw, to questions about words, and to questions whether
 something everyday is wrong. One row: what the user says (prompt) and the answer (text).
@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from ingest.organism.corpus import Exchange, judgement, make_prompt, split_actions, word_facts
+from saelake.ingest.organism.corpus import Exchange, judgement, make_prompt, split_actions, word_facts
 
 FILE = Path(__file__).parent / "texts.jsonl"
 SEED = 7

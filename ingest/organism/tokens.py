@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ingest.organism import corpus
+from saelake.ingest.organism import corpus
 
 PAD, UNK, BOS, TURN, END = "<pad>", "<unk>", "<bos>", "<start_of_turn>", "<end_of_turn>"
 SPECIAL = (PAD, UNK, BOS, TURN, END)

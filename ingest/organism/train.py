@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ingest.organism import corpus
-from ingest.organism.corpus import Action, Exchange, Prompt
-from ingest.organism.tokens import template_ids
+from saelake.ingest.organism import corpus
+from saelake.ingest.organism.corpus import Action, Exchange, Prompt
+from saelake.ingest.organism.tokens import template_ids
 
 D_MODEL, N_LAYERS = 128, 6
 IGNORED = -100  # the label that cross_entropy leaves out

@@ -9,12 +9,12 @@ Everything that is an estimate says so. Where model, SAEs and prompts are here a
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ingest.access import Access, access_to
-from ingest.model_shape import ModelShape, read_shape, weight_bytes
-from ingest.plan.sizes import Download, SaeSize, downloads, sae_sizes
-from ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work
-from ingest.recipe import Recipe
-from warehouse.errors import UserError
+from saelake.ingest.access import Access, access_to
+from saelake.ingest.model_shape import ModelShape, read_shape, weight_bytes
+from saelake.ingest.plan.sizes import Download, SaeSize, downloads, sae_sizes
+from saelake.ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work
+from saelake.ingest.recipe import Recipe
+from saelake.warehouse.errors import UserError
 
 BYTES_PER_ROW = {"bfloat16": 2.4, "float32": 4.5}
 """Of `activations`, by the precision of what is stored; measured on synthetic data at the paper's sizes."""
@@ -136,7 +136,7 @@ def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list
 
 
 def _shortage(recipe: Recipe, shape: ModelShape, saes: list[SaeSize], there: int, device: str) -> str | None:
-    from ingest.preflight import shortage
+    from saelake.ingest.preflight import shortage
 
     return shortage(shape, recipe.model.dtype, max(one.n_bytes for one in saes), there, device)
 
@@ -157,7 +157,7 @@ def _lake(recipe: Recipe, saes: list[SaeSize], found: Corpus, *, measure: bool) 
     rows_per_token = sum(one.declared_l0 or UNDECLARED_L0 for one in saes)
     known_by = "declared L0" if all(one.declared_l0 for one in saes) else f"a guess of L0 = {UNDECLARED_L0:g}"
     if measure:
-        from ingest.plan.sample import measure as measured
+        from saelake.ingest.plan.sample import measure as measured
 
         sample = measured(recipe, found.prompts, found.token_ids)
         rows_per_token, bytes_per_row = sample.rows_per_token, sample.bytes_per_row
@@ -189,8 +189,8 @@ def _timed(
 
 def _device(recipe: Recipe) -> tuple[str, int]:
     """The device that the recipe gets here, and its free memory."""
-    from ingest.saes.shelf import free_bytes, host_bytes
-    from ingest.subject import resolve_device
+    from saelake.ingest.saes.shelf import free_bytes, host_bytes
+    from saelake.ingest.subject import resolve_device
 
     device = resolve_device(recipe.compute.device)
     return device.type, free_bytes(device) if device.type == "cuda" else host_bytes()

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ingest.capture import capture, nonzeros
-from ingest.prompts import Prompt
-from ingest.recipe import Recipe
-from ingest.saes.refs import list_saes
-from ingest.saes.sae import check_fits, load_sae
-from ingest.subject import Subject
-from warehouse.content import ContentHash
-from warehouse.layout import write_table
-from warehouse.schema import ACTIVATIONS
+from saelake.ingest.capture import capture, nonzeros
+from saelake.ingest.prompts import Prompt
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import check_fits, load_sae
+from saelake.ingest.subject import Subject
+from saelake.warehouse.content import ContentHash
+from saelake.warehouse.layout import write_table
+from saelake.warehouse.schema import ACTIVATIONS
 
 SAMPLE_PROMPTS = 160
 

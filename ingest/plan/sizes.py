@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ingest.model_shape import ModelShape, cached_file
-from ingest.recipe import Recipe
-from ingest.recipe.sections import ModelSpec, SaesSpec
-from ingest.saes.facts import sae_bytes
-from ingest.saes.refs import listed_saes
-from ingest.saes.weight_files import tensor_shapes
+from saelake.ingest.model_shape import ModelShape, cached_file
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.sections import ModelSpec, SaesSpec
+from saelake.ingest.saes.facts import sae_bytes
+from saelake.ingest.saes.refs import listed_saes
+from saelake.ingest.saes.weight_files import tensor_shapes
 
 # SAELens' loaders: which file each reads below an SAE's folder, and how many bytes a weight takes there.
 SAE_FORMATS = {

@@ -5,8 +5,8 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from ingest.plan.estimate import StudyPlan
-from ingest.plan.sizes import TO_BE_TRAINED
+from saelake.ingest.plan.estimate import StudyPlan
+from saelake.ingest.plan.sizes import TO_BE_TRAINED
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ingest.model_shape import ModelShape, local_file
-from ingest.prompts import Prompt, load_prompts
-from ingest.recipe import Fractions, Recipe
-from ingest.recipe.prompts import PromptSet
-from ingest.recipe.sections import ModelSpec
-from ingest.sources import is_here
+from saelake.ingest.model_shape import ModelShape, local_file
+from saelake.ingest.prompts import Prompt, load_prompts
+from saelake.ingest.recipe import Fractions, Recipe
+from saelake.ingest.recipe.prompts import PromptSet
+from saelake.ingest.recipe.sections import ModelSpec
+from saelake.ingest.sources import is_here
 
 USER_TOKENS = 20
 """Of a prompt that is not here: what requests in the usual sets have, by rule of thumb."""
@@ -71,8 +71,8 @@ def _tokenizer_is_here(model: ModelSpec) -> bool:
 
 
 def _counted(recipe: Recipe) -> Corpus:
-    from ingest.subject import load_tokenizer
-    from ingest.template import ChatTemplate
+    from saelake.ingest.subject import load_tokenizer
+    from saelake.ingest.template import ChatTemplate
 
     prompts = load_prompts(recipe)
     template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)

@@ -7,9 +7,9 @@ A minimal recipe gives name, [model], [saes] and one [[prompts]]; everything els
 relative to the recipe's folder. This package knows the format only: no torch, no network, no model.
 """
 
-from ingest.recipe.prompts import Column, Fractions, PromptSet
-from ingest.recipe.sections import Candidates, Compute, ModelSpec, SaesSpec
-from ingest.recipe.study import RECIPES, Recipe, load_recipe
+from saelake.ingest.recipe.prompts import Column, Fractions, PromptSet
+from saelake.ingest.recipe.sections import Candidates, Compute, ModelSpec, SaesSpec
+from saelake.ingest.recipe.study import RECIPES, Recipe, load_recipe
 
 __all__ = [
     "RECIPES",

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ingest.recipe.sections import Count, Section
-from ingest.recipe.sources import RowSet
+from saelake.ingest.recipe.sections import Count, Section
+from saelake.ingest.recipe.sources import RowSet
 
 
 class Diagnostic(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ingest.recipe.sections import Count, Section, Share
+from saelake.ingest.recipe.sections import Count, Section, Share
 
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
 

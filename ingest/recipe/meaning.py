@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ingest.recipe.sections import Names, Section
+from saelake.ingest.recipe.sections import Names, Section
 
 Population = Literal["candidates", "critical", "stage3", "stage3_new", "redundant"]
 Url = Annotated[str, Field(pattern="^https?://[^?#]+$")]

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from ingest.recipe.sections import Count, Scalar, Section, Share
-from ingest.recipe.sources import RowSet, Source
+from saelake.ingest.recipe.sections import Count, Scalar, Section, Share
+from saelake.ingest.recipe.sources import RowSet, Source
 
 
 class Column(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ingest.recipe.sections import Count, ExistingPath, Section, Sha256
+from saelake.ingest.recipe.sections import Count, ExistingPath, Section, Sha256
 
 Url = Annotated[str, Field(pattern="^https?://")]
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
-from ingest.recipe.errors import nearest, sentence
-from ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
-from ingest.recipe.meaning import Concepts, Explanations, Taxonomy
-from ingest.recipe.prompts import PromptSet
-from ingest.recipe.sections import (
+from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
+from saelake.ingest.recipe.errors import nearest, sentence
+from saelake.ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
+from saelake.ingest.recipe.meaning import Concepts, Explanations, Taxonomy
+from saelake.ingest.recipe.prompts import PromptSet
+from saelake.ingest.recipe.sections import (
     Algorithm1,
     Behaviour,
     Candidates,
@@ -27,8 +27,8 @@ from ingest.recipe.sections import (
     Section,
     Verdicts,
 )
-from ingest.recipe.training import TrainSaes
-from warehouse.errors import UserError
+from saelake.ingest.recipe.training import TrainSaes
+from saelake.warehouse.errors import UserError
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -4,8 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ingest.recipe.effects import TextSet
-from ingest.recipe.sections import Count, Section
+from saelake.ingest.recipe.effects import TextSet
+from saelake.ingest.recipe.sections import Count, Section
 
 
 class TrainSaes(Section):

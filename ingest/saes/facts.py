@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ingest.model_shape import cached_file
-from ingest.saes.refs import SaeRef
-from ingest.saes.weight_files import tensor_shapes
-from warehouse.errors import UserError, first_line
+from saelake.ingest.model_shape import cached_file
+from saelake.ingest.saes.refs import SaeRef
+from saelake.ingest.saes.weight_files import tensor_shapes
+from saelake.warehouse.errors import UserError, first_line
 
 ARCHITECTURES = ("standard", "jumprelu", "topk")
 HOOKS = (

@@ -10,8 +10,8 @@ from functools import cache
 
 import yaml  # type: ignore[import-untyped]
 
-from ingest.saes.refs import directory_file
-from warehouse.errors import UserError
+from saelake.ingest.saes.refs import directory_file
+from saelake.warehouse.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from ingest.fingerprint import SAE_FILES, hash_folder, hub_commit
-from ingest.recipe import Recipe, SaesSpec
-from ingest.recipe.errors import nearest
-from warehouse.errors import UserError
+from saelake.ingest.fingerprint import SAE_FILES, hash_folder, hub_commit
+from saelake.ingest.recipe import Recipe, SaesSpec
+from saelake.ingest.recipe.errors import nearest
+from saelake.warehouse.errors import UserError
 
 
 @dataclass(frozen=True)

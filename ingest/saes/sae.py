@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ingest.saes.facts import SaeFacts, Sized, check_facts, norm_scale, read_facts, shapes_from_the_cache
-from ingest.saes.refs import SaeRef, list_saes
-from warehouse.errors import UserError, first_line
+from saelake.ingest.saes.facts import SaeFacts, Sized, check_facts, norm_scale, read_facts, shapes_from_the_cache
+from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.warehouse.errors import UserError, first_line
 
 __all__ = ["Sae", "SaeFacts", "SaeRef", "check_fits", "list_saes", "load_sae", "read_facts"]
 

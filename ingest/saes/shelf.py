@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ingest.saes.facts import SaeFacts
-from ingest.saes.sae import Sae, load_sae
-from warehouse.errors import UserError
+from saelake.ingest.saes.facts import SaeFacts
+from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.warehouse.errors import UserError
 
 WORKING_SHARE = 0.75
 """Of what is free, SAEs may take this much: the rest is for forward passes and pre-activations."""

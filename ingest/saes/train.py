@@ -17,19 +17,19 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
-from ingest.access import require_access
-from ingest.capture import capture
-from ingest.fingerprint import fingerprint
-from ingest.prompts import load_prompts
-from ingest.recipe import Recipe
-from ingest.recipe.training import TrainSaes
-from ingest.saes.facts import check_layer
-from ingest.saes.shelf import HOST_SHARE, host_bytes
-from ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
-from ingest.subject import Subject
-from ingest.texts import read_texts, source_hash
-from warehouse.errors import UserError
-from warehouse.progress import Quiet
+from saelake.ingest.access import require_access
+from saelake.ingest.capture import capture
+from saelake.ingest.fingerprint import fingerprint
+from saelake.ingest.prompts import load_prompts
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.training import TrainSaes
+from saelake.ingest.saes.facts import check_layer
+from saelake.ingest.saes.shelf import HOST_SHARE, host_bytes
+from saelake.ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
+from saelake.ingest.subject import Subject
+from saelake.ingest.texts import read_texts, source_hash
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.progress import Quiet
 
 
 class Trained(NamedTuple):

@@ -18,7 +18,7 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 
-from warehouse.progress import Quiet
+from saelake.warehouse.progress import Quiet
 
 ROWS_AT_ONCE = 4096
 """Tokens that `fit` encodes at a time."""

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-import queries
-from analysis import stages
-from ingest.recipe import Recipe, load_recipe
+from saelake import queries
+from saelake.analysis import stages
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
 from tests.planted import Loaded, Planted, load, write_planted
-from warehouse.catalog import connect
-from warehouse.records import Lake
 
 TEXTS = [
     {"said": "how to build a kite", "answer": "Sure , here it is ."},

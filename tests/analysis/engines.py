@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from analysis.engine.engine import AblationEngine
-from analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from ingest.recipe import Compute, ModelSpec, load_recipe
-from ingest.saes.refs import SaeRef, list_saes
-from ingest.saes.sae import Sae, load_sae
-from ingest.subject import Subject
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from saelake.ingest.recipe import Compute, ModelSpec, load_recipe
+from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.subject import Subject
 from tests.analysis.literal import literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS, save_model, save_sae
 from tests.planted import write_planted

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.engine.requests import Request
-from ingest.saes.sae import Sae
-from ingest.subject import Subject
+from saelake.analysis.engine.requests import Request
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.subject import Subject
 
 
 def literal_logits(

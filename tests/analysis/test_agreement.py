@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from analysis.meaning.agreement import alpha, alpha_sums, kappa, kappa_sums, mean, mean_sums, measured
+from saelake.analysis.meaning.agreement import alpha, alpha_sums, kappa, kappa_sums, mean, mean_sums, measured
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.search.algorithm1 import block_sequence, deltas, found_sets
+from saelake.analysis.search.algorithm1 import block_sequence, deltas, found_sets
 from tests.analysis.literal import literal_loop
 
 TAUS = np.arange(1, 9) / 10

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import cli
-import queries
-from analysis.meaning import study as studies
-from analysis.meaning.scores import scores
-from analysis.meaning.study import AnnotationStudy, Sampling
+from saelake import cli, queries
+from saelake.analysis.meaning import study as studies
+from saelake.analysis.meaning.scores import scores
+from saelake.analysis.meaning.study import AnnotationStudy, Sampling
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 from tests.meaning import build_meaning_lake
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.records import Lake
 
 PEOPLE = ("ann", "bob", "cy")
 DRAW = Sampling("candidates", "user", per_group=5, n_random=5, n_silent=5, seed=3)

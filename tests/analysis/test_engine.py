@@ -9,9 +9,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from analysis.engine.edits import GatheredEdit, Held, PooledEdit
-from analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from analysis.engine.slices import Slices
+from saelake.analysis.engine.edits import GatheredEdit, Held, PooledEdit
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from saelake.analysis.engine.slices import Slices
 from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny, tiny_subject
 from tests.analysis.literal import literal_answer, literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS

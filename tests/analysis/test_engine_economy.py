@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.engine.memory import Batches, Size, free_bytes
-from analysis.engine.requests import FeatureSet, Request
-from analysis.engine.slices import KEPT, Slices
+from saelake.analysis.engine.memory import Batches, Size, free_bytes
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.slices import KEPT, Slices
+from saelake.warehouse.errors import UserError
 from tests.analysis.engines import TEXTS, some_request, some_set, tiny
 from tests.analysis.literal import literal_answer
 from tests.ingest.tiny import D_MODEL, N_LAYERS
-from warehouse.errors import UserError
 
 
 def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-import queries
-from analysis.meaning import neuronpedia as module
-from analysis.meaning.explanations import explain
-from analysis.meaning.neuronpedia import Client
-from ingest.recipe import RECIPES, Recipe, load_recipe
+from saelake import queries
+from saelake.analysis.meaning import neuronpedia as module
+from saelake.analysis.meaning.explanations import explain
+from saelake.analysis.meaning.neuronpedia import Client
+from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 from tests import lakes
 from tests.analysis.neuronpedia_server import Neuronpedia, serving
 from tests.meaning import build_meaning_lake, small_recipe
-from warehouse.catalog import connect
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.records import Lake
 
 GEMMA = "gemma-2-2b/{}-gemmascope-res-65k"
 PLACE = ("google/gemma-scope-2b-pt-res", "layer_11/width_65k/average_l0_70")
@@ -115,7 +115,7 @@ def test_the_server_may_say_how_long_to_wait(lake: Lake, server: Neuronpedia) ->
 
 
 def test_a_stopped_job_continues(lake: Lake, server: Neuronpedia, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.meaning.explanations.SHARD_FEATURES", 1)
+    monkeypatch.setattr("saelake.analysis.meaning.explanations.SHARD_FEATURES", 1)
     second = FEATURE[:-1] + "2"
     server.faults[second] = ["500"] * module.ATTEMPTS
     before = shown(lake)

@@ -11,12 +11,12 @@ from scipy.sparse import csr_matrix
 from torch import nn
 from torchfm.layer import FactorizationMachine
 
-from analysis.interactions import machine
-from analysis.interactions.examples import Examples, examples
-from analysis.interactions.factorisation import mean_pairwise_cosine, strongest_pairs
-from analysis.interactions.machine import Machine, Settings, train
 from benchmarks.interacting import cosines, interacting, partner_auc
-from warehouse.errors import UserError
+from saelake.analysis.interactions import machine
+from saelake.analysis.interactions.examples import Examples, examples
+from saelake.analysis.interactions.factorisation import mean_pairwise_cosine, strongest_pairs
+from saelake.analysis.interactions.machine import Machine, Settings, train
+from saelake.warehouse.errors import UserError
 
 
 def literal_logit(bias: float, rows_mk: np.ndarray, x_m: np.ndarray) -> float:

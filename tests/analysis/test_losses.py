@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from analysis.engine.slices import Slices
-from analysis.interactions import losses as module
-from ingest.recipe.effects import TextSet
-from ingest.saes.refs import list_saes
-from ingest.saes.sae import Sae, load_sae
-from ingest.subject import Subject
-from ingest.texts import read_texts
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from saelake.analysis.engine.slices import Slices
+from saelake.analysis.interactions import losses as module
+from saelake.ingest.recipe.effects import TextSet
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.subject import Subject
+from saelake.ingest.texts import read_texts
+from saelake.warehouse.errors import UserError
 from tests.analysis.effects import TEXTS, Analysed
 from tests.analysis.literal import literal_logits
-from warehouse.errors import UserError
 
 
 @pytest.fixture(scope="module")

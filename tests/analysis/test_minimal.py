@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from analysis.search.minimal import Members, minimal_set, run_together
+from saelake.analysis.search.minimal import Members, minimal_set, run_together
 
 
 @given(n=st.integers(1, 12), seed=st.integers(0, 2**32 - 1), share=st.floats(0.02, 0.9))

@@ -14,12 +14,12 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import saelake
-from analysis.meaning import study as studies
-from analysis.meaning.study import AnnotationStudy, Sampling
+from saelake.analysis.meaning import study as studies
+from saelake.analysis.meaning.study import AnnotationStudy, Sampling
+from saelake.warehouse.records import Lake
 from tests import lakes
 from tests.conftest import ROOT
 from tests.meaning import build_meaning_lake, chromium
-from warehouse.records import Lake
 
 SCRIPT = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 PEOPLE = ("ann", "bob")
@@ -46,7 +46,7 @@ def lake(built: Lake, tmp_path: Path) -> Lake:
 @contextmanager
 def server(*arguments: str) -> Iterator[tuple[list[str], "subprocess.Popen[str]"]]:
     """A command that serves pages in a process of its own: the links that it prints, and the process."""
-    command = [sys.executable, "-m", "cli", *arguments]
+    command = [sys.executable, "-m", "saelake.cli", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         n_links = 1 if arguments[0] == "browse" else len(PEOPLE)

@@ -3,12 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-import queries
+from saelake import queries
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
 from tests.analysis.effects import Analysed
 from tests.meaning import build_meaning_lake
 from tests.planted import Feature
-from warehouse.catalog import connect
-from warehouse.records import Lake
 
 
 def population(study: Analysed, name: str) -> dict[Feature, int]:

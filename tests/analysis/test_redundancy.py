@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.interactions.redundancy import pairs_above
+from saelake.analysis.interactions.redundancy import pairs_above
 from tests.analysis.effects import Analysed
 
 CANDIDATES = "select layer, feature_id from features where layer >= 2 and feature_id in (5, 17, 11)"

@@ -14,23 +14,23 @@ import pytest
 import scipy.stats
 from statsmodels.stats.proportion import proportion_confint
 
-import queries
 import saelake
-from analysis.report import effects
-from analysis.report import page as page_module
-from analysis.report.answers import Answer, Studied
-from analysis.report.blocks import Cell, Figure, Section, Table
-from analysis.report.page import page, write_report
-from analysis.report.published import BY_MODEL
+from saelake import queries
+from saelake.analysis.report import effects
+from saelake.analysis.report import page as page_module
+from saelake.analysis.report.answers import Answer, Studied
+from saelake.analysis.report.blocks import Cell, Figure, Section, Table
+from saelake.analysis.report.page import page, write_report
+from saelake.analysis.report.published import BY_MODEL
+from saelake.warehouse.catalog import connect, current_records
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import share
 from tests.lakes import HOSTILE
 from tests.meaning import chromium
 from tests.warehouse.toys import ingest
-from warehouse.catalog import connect, current_records
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.records import Lake
-from warehouse.sharing.add import add
-from warehouse.sharing.share import share
 
 Rows = list[dict[str, Any]]
 
@@ -254,7 +254,7 @@ def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page whose only section shows hostile text, in a table and in a chart."""
     import altair as alt
 
-    from analysis.report import charts
+    from saelake.analysis.report import charts
 
     answer = Answer("prompt", {"prompt_id": POISON}, f"select '{POISON}'", ("text", "n"), [{"text": POISON, "n": 1}], 1)
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import saelake
-from analysis import stages
-from analysis.search.algorithm1 import block_sequence
-from analysis.search.directions import Scores, choose
-from ingest.recipe import load_recipe
-from queries import QueryError
+from saelake.analysis import stages
+from saelake.analysis.search.algorithm1 import block_sequence
+from saelake.analysis.search.directions import Scores, choose
+from saelake.ingest.recipe import load_recipe
+from saelake.queries import QueryError
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 from tests.analysis.literal import literal_loop
 from tests.planted import Feature, Loaded, ablate, load, minimal_sets, prompt_ids, write_planted
-from warehouse.errors import UserError
-from warehouse.records import Lake
 
 STARTS, SEEDS, BLOCK_SIZE = 48, 3, 2
 TAUS = [0.1, 0.4, 0.8]

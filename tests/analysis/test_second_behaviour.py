@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 import saelake
-from analysis import stages
-from analysis.judges.verdicts import Answer, judge_identity, judge_named
-from analysis.report.page import write_report
-from ingest.organism import judgements
-from ingest.recipe import load_recipe
-from ingest.recipe.sections import Behaviour
-from warehouse.records import Lake
+from saelake.analysis import stages
+from saelake.analysis.judges.verdicts import Answer, judge_identity, judge_named
+from saelake.analysis.report.page import write_report
+from saelake.ingest.organism import judgements
+from saelake.ingest.recipe import load_recipe
+from saelake.ingest.recipe.sections import Behaviour
+from saelake.warehouse.records import Lake
 
 RECIPE = load_recipe("organism-approval")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.engine.slices import FullSlice, Slice, Slices
+from saelake.analysis.engine.slices import FullSlice, Slice, Slices
 from tests.ingest.saes import ELEMENTWISE, TOPK, saved
 from tests.ingest.tiny import D_MODEL
 

@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 import saelake
-from analysis.interactions.stage3 import Ranking
+from saelake.analysis.interactions.stage3 import Ranking
 from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 import saelake
-from analysis import stages
-from analysis.judges.harmbench import Classifier
-from analysis.stages import ANSWERING
-from analysis.workbench import Workbench
-from analysis.workers import Worker
-from ingest.recipe import Recipe, load_recipe
-from ingest.subject import Subject
+from saelake.analysis import stages
+from saelake.analysis.judges.harmbench import Classifier
+from saelake.analysis.stages import ANSWERING
+from saelake.analysis.workbench import Workbench
+from saelake.analysis.workers import Worker
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord
 from tests.analysis.tiny_judge import COMMIT, REPOSITORY, lay_out_judge
 from tests.lakes import tree
 from tests.planted import write_planted
-from warehouse.errors import UserError
-from warehouse.progress import Quiet
-from warehouse.records import Lake, RunRecord
 
 HARMBENCH = f'\n[verdicts.harmbench]\nid = "{REPOSITORY}"\ndtype = "float32"\n'
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 1\n"

@@ -12,8 +12,8 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
 
-from analysis.interactions import statistics
-from analysis.interactions.statistics import Interval
+from saelake.analysis.interactions import statistics
+from saelake.analysis.interactions.statistics import Interval
 
 
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

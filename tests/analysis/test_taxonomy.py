@@ -7,15 +7,15 @@ import pytest
 from scipy.stats import fisher_exact
 from statsmodels.stats.multitest import multipletests
 
-import queries
-from analysis.meaning.taxonomy import check, enrichment, taxonomy
-from ingest.job import ingest, open_study
-from ingest.recipe import load_recipe
+from saelake import queries
+from saelake.analysis.meaning.taxonomy import check, enrichment, taxonomy
+from saelake.ingest.job import ingest, open_study
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 from tests.meaning import build_meaning_lake
 from tests.planted import write_planted
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.records import Lake
 
 
 def test_the_planted_category_features_are_found_exactly(tmp_path: Path) -> None:

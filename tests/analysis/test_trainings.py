@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from analysis.interactions.trainings import compare_trainings, match
-from analysis.search import algorithm1, alignments, baseline, candidates, directions, minimal
-from analysis.stages import ensure_stage, open_analysis, specs
-from analysis.workbench import Workbench
-from ingest.job import ingest_study
-from ingest.recipe import Recipe, load_recipe
-from warehouse.errors import UserError
-from warehouse.records import Lake
+from saelake.analysis.interactions.trainings import compare_trainings, match
+from saelake.analysis.search import algorithm1, alignments, baseline, candidates, directions, minimal
+from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import ingest_study
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 
 NEEDED = (directions, alignments, baseline, candidates, algorithm1, minimal)
 BY_FEATURE = {"W_enc": 1, "W_dec": 0, "b_enc": 0, "threshold": 0}

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.judges import harmbench
-from analysis.judges.degenerate import is_degenerate
-from analysis.judges.harmbench import Classifier, filled, identify, templates_in
-from analysis.judges.verdicts import REFUSAL_PHRASES, Answer, Judge, Verdict, judge_identity, judge_named
-from ingest.recipe import Compute, Recipe, load_recipe
-from ingest.recipe.sections import Harmbench, Verdicts
+from saelake.analysis.judges import harmbench
+from saelake.analysis.judges.degenerate import is_degenerate
+from saelake.analysis.judges.harmbench import Classifier, filled, identify, templates_in
+from saelake.analysis.judges.verdicts import REFUSAL_PHRASES, Answer, Judge, Verdict, judge_identity, judge_named
+from saelake.ingest.recipe import Compute, Recipe, load_recipe
+from saelake.ingest.recipe.sections import Harmbench, Verdicts
+from saelake.warehouse.errors import UserError
 from tests.analysis.tiny_judge import CARD, COMMIT, REPOSITORY, TEMPLATE, lay_out_judge, plant
-from warehouse.errors import UserError
 
 FINE = {
     "short": "Sure, here it is.",

@@ -9,15 +9,15 @@ import pytest
 import torch
 from scipy.stats import binom
 
-import queries
-from analysis import stages
-from analysis.interactions.edges import edges, p_value
-from analysis.interactions.matching import assigned
-from analysis.interactions.waking import passes
+from saelake import queries
+from saelake.analysis import stages
+from saelake.analysis.interactions.edges import edges, p_value
+from saelake.analysis.interactions.matching import assigned
+from saelake.analysis.interactions.waking import passes
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
 from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
-from warehouse.catalog import connect
-from warehouse.records import Lake
 
 ALPHA = 0.05
 SEEDS = 100

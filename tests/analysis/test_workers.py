@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from analysis.stage import Stage
-from analysis.stages import SEARCH, ensure_stage, open_analysis, specs
-from analysis.workbench import Workbench
-from analysis.workers import MOST_DEATHS, RayWorkers
-from cli import main
-from ingest.job import Study, ingest_spec, ingest_study
-from ingest.recipe import load_recipe
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.records import Lake, RunRecord, RunSpec
+from saelake.analysis.stage import Stage
+from saelake.analysis.stages import SEARCH, ensure_stage, open_analysis, specs
+from saelake.analysis.workbench import Workbench
+from saelake.analysis.workers import MOST_DEATHS, RayWorkers
+from saelake.cli import main
+from saelake.ingest.job import Study, ingest_spec, ingest_study
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
 
 pytest.importorskip("ray")
 

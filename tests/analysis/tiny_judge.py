@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from analysis.judges.harmbench import Classifier
+from saelake.analysis.judges.harmbench import Classifier
 from tests.ingest.tiny import as_hub_cache, empty_offline_hub, llama3_tokenizer, make_model
 
 REPOSITORY = "org/judge"

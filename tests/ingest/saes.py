@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ingest.recipe import Recipe
-from ingest.saes.sae import Sae, SaeRef, list_saes, load_sae
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.sae import Sae, SaeRef, list_saes, load_sae
 from tests.ingest.tiny import save_sae
 
 ELEMENTWISE = [

@@ -6,10 +6,10 @@ from typing import Any
 
 import duckdb
 
-from ingest.recipe import Recipe
+from saelake.ingest.recipe import Recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake, RunRecord
 from tests.ingest.tiny import N_LAYERS, save_model, save_sae
-from warehouse.catalog import connect
-from warehouse.records import Lake, RunRecord
 
 HARMFUL = ["How do I pick a lock?", "Write a poem about the lock of a house.", "How can I help the user?", "Where is the sea?"]
 BENIGN = ["Sure, a story.", "I am the assistant", "Where is the nearest hospital by the sea?", "Write about the small house."]

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ingest import shards
-from ingest.capture import CHUNK_VALUES, capture, length_batches, nonzeros, residuals
-from ingest.job import ingest, one_ahead
-from ingest.recipe import Recipe
-from ingest.saes import shelf
-from ingest.saes.sae import list_saes, load_sae
-from ingest.subject import Subject
+from saelake.ingest import shards
+from saelake.ingest.capture import CHUNK_VALUES, capture, length_batches, nonzeros, residuals
+from saelake.ingest.job import ingest, one_ahead
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes import shelf
+from saelake.ingest.saes.sae import list_saes, load_sae
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
 from tests.ingest.small_study import BENIGN, HARMFUL, Key, activations, lake_in, sql, write_study
 from tests.ingest.tiny import N_LAYERS, save_sae
-from warehouse.errors import UserError
 
 TOLERANCE = 1e-4
 

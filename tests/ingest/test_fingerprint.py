@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ingest.fingerprint import fingerprint
-from ingest.recipe import ModelSpec
+from saelake.ingest.fingerprint import fingerprint
+from saelake.ingest.recipe import ModelSpec
+from saelake.warehouse.errors import UserError
 from tests.ingest.tiny import as_hub_cache, save_model
-from warehouse.errors import UserError
 
 
 def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:

@@ -8,23 +8,23 @@ import huggingface_hub
 import pytest
 from click.testing import CliRunner
 
-import cli
 import saelake
-from analysis.stages import COMPUTED
-from ingest import preflight
-from ingest.access import access_to, require_access
-from ingest.job import ingest, open_study
-from ingest.model_shape import KNOWN, read_shape
-from ingest.plan.estimate import make_plan
-from ingest.plan.sizes import width_of
-from ingest.plan.table import render, size, time
-from ingest.plan.work import corpus, stage_work
-from ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from saelake import cli
+from saelake.analysis.stages import COMPUTED
+from saelake.ingest import preflight
+from saelake.ingest.access import access_to, require_access
+from saelake.ingest.job import ingest, open_study
+from saelake.ingest.model_shape import KNOWN, read_shape
+from saelake.ingest.plan.estimate import make_plan
+from saelake.ingest.plan.sizes import width_of
+from saelake.ingest.plan.table import render, size, time
+from saelake.ingest.plan.work import corpus, stage_work
+from saelake.ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 from tests.conftest import ROOT
 from tests.ingest.small_study import lake_in, write_study
 from tests.ingest.tiny import as_hub_cache, save_model
-from warehouse.errors import UserError
-from warehouse.records import Lake
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) 
     judged = next(one for one in planned.stages if one.work.stage == "harmbench")
     assert judged.work.passes == sum(one.work.answers for one in planned.stages)
     assert ("classifier, where it judges", 26_000_000_000) in [(one.what, one.n_bytes) for one in planned.memory]
-    monkeypatch.setattr("ingest.saes.shelf.host_bytes", lambda: 24_000_000_000)
+    monkeypatch.setattr("saelake.ingest.saes.shelf.host_bytes", lambda: 24_000_000_000)
     (short,) = (problem for problem in make_plan(load_recipe("gemma-2-2b")).problems if "classifier" in problem)
     assert short.startswith("the model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
     assert not any("classifier" in problem for problem in make_plan(load_recipe("gemma-3-270m")).problems)
@@ -163,7 +163,7 @@ def test_gated_model_in_the_cache_is_here(offline_hub: Path) -> None:
 
 
 def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.saes.shelf.host_bytes", lambda: 4_000_000_000)
+    monkeypatch.setattr("saelake.ingest.saes.shelf.host_bytes", lambda: 4_000_000_000)
     planned = make_plan(load_recipe("gemma-2-2b"))
     assert (
         "the model takes 5.2 GB in bfloat16 and its largest SAE 1.2 GB, but cpu has 4.0 GB free: use a device with more memory"
@@ -185,7 +185,7 @@ def test_small_studies_are_measured(tmp_path: Path, family: str) -> None:
 
 
 def test_parameters_are_counted_as_the_model_does(tmp_path: Path) -> None:
-    from ingest.subject import Subject
+    from saelake.ingest.subject import Subject
 
     for family in ("llama", "gemma2", "gemma3", "qwen3"):
         spec = ModelSpec(path=save_model(family, tmp_path / family))

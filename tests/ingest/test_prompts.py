@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest import sources
-from ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts, require_splits
-from ingest.recipe import Recipe
+from saelake.ingest import sources
+from saelake.ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts, require_splits
+from saelake.ingest.recipe import Recipe
+from saelake.warehouse.errors import UserError
 from tests.ingest.tiny import as_hub_cache
-from warehouse.errors import UserError
 
 Rows = list[dict[str, Any]]
 ROWS: Rows = [

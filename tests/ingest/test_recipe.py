@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
-from ingest.saes.refs import list_saes
-from warehouse.errors import UserError
+from saelake.ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
+from saelake.ingest.saes.refs import list_saes
+from saelake.warehouse.errors import UserError
 
 MINIMAL = """
 name = "small"

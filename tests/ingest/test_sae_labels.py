@@ -2,9 +2,9 @@
 
 import pytest
 
-from ingest.saes.labels import Directory, read_directory
+from saelake.ingest.saes.labels import Directory, read_directory
+from saelake.warehouse.errors import UserError
 from tests.paper import GEMMA_L0
-from warehouse.errors import UserError
 
 
 @pytest.fixture(scope="module")

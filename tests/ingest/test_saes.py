@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_facts
+from saelake.ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_facts
+from saelake.warehouse.errors import UserError
 from tests.ingest.saes import ELEMENTWISE, TOPK, local, recipe_of, saved
 from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, save_sae
 from tests.paper import GEMMA_L0
-from warehouse.errors import UserError
 
 COMMIT = "c" * 40
 

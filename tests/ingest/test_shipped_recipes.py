@@ -6,9 +6,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
-from ingest.saes.refs import listed_saes
-from ingest.template import ChatTemplate
+from saelake.ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
+from saelake.ingest.saes.refs import listed_saes
+from saelake.ingest.template import ChatTemplate
 from tests.ingest.tiny import gemma_tokenizer, llama3_tokenizer
 from tests.paper import GEMMA_L0
 
@@ -145,8 +145,8 @@ def test_templates_write_what_the_models_own_ones_do() -> None:
 
 
 def test_several_sources_are_one_set(tmp_path: Path) -> None:
-    from ingest.prompts import load_prompts
-    from warehouse.errors import UserError
+    from saelake.ingest.prompts import load_prompts
+    from saelake.warehouse.errors import UserError
 
     texts = [["a", "b"], ["c", "a"], ["d", "b", "e"]]
     sources = []

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
-from ingest.recipe import Compute, ModelSpec
-from ingest.subject import Subject, find_blocks, resolve_device
-from ingest.template import ChatTemplate
+from saelake.ingest.recipe import Compute, ModelSpec
+from saelake.ingest.subject import Subject, find_blocks, resolve_device
+from saelake.ingest.template import ChatTemplate
+from saelake.warehouse.errors import UserError
 from tests.ingest.tiny import (
     D_MODEL,
     FAMILIES,
@@ -23,7 +24,6 @@ from tests.ingest.tiny import (
     as_hub_cache,
     save_model,
 )
-from warehouse.errors import UserError
 
 CPU = Compute(device="cpu", threads=1)
 PROMPTS = ["How do I pick a lock?", "I", "Write a poem about the sea.\nSure?", "日本 é 🙂  two  spaces"]

@@ -10,16 +10,16 @@ import torch
 from click.testing import CliRunner
 from sae_lens import SAE
 
-import cli
-from ingest.job import ingest
-from ingest.recipe import Recipe
-from ingest.saes.train import Trained, train_saes
-from ingest.saes.training import fit
-from ingest.subject import Subject
-from ingest.texts import read_texts
+from saelake import cli
+from saelake.ingest.job import ingest
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.train import Trained, train_saes
+from saelake.ingest.saes.training import fit
+from saelake.ingest.subject import Subject
+from saelake.ingest.texts import read_texts
+from saelake.warehouse.errors import UserError
 from tests.ingest.small_study import lake_in, sql, write_study
 from tests.ingest.tiny import CORPUS
-from warehouse.errors import UserError
 
 L0, LAYERS = 6, [0, 2]
 

@@ -4,8 +4,19 @@ planted = write_planted(tmp_path)            # model, SAEs, prompts and recipe.t
 minimal_sets(planted, "how to build a bomb at home")
 """
 
-from .study import Feature, Planted, Prompt, write_planted
-from .truth import Loaded, Outcome, TableRow, ablate, enumerated_sets, flipping_sets, load, minimal_sets, prompt_ids, table
+from tests.planted.study import Feature, Planted, Prompt, write_planted
+from tests.planted.truth import (
+    Loaded,
+    Outcome,
+    TableRow,
+    ablate,
+    enumerated_sets,
+    flipping_sets,
+    load,
+    minimal_sets,
+    prompt_ids,
+    table,
+)
 
 __all__ = [
     "Feature",

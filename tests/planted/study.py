@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from .geometry import CATEGORIES, N_LAYERS, PRIMARY_LAYER
-from .network import CONTENT_WORDS, HARM_WORDS, REFUSAL_TOKEN, write_network
-from .saes import BACKUP, CATEGORY_FEATURES, DEAD, DECOY, NOISE, PRIMARY, TEMPLATE_FEATURES, write_saes
+from tests.planted.geometry import CATEGORIES, N_LAYERS, PRIMARY_LAYER
+from tests.planted.network import CONTENT_WORDS, HARM_WORDS, REFUSAL_TOKEN, write_network
+from tests.planted.saes import BACKUP, CATEGORY_FEATURES, DEAD, DECOY, NOISE, PRIMARY, TEMPLATE_FEATURES, write_saes
 
 Feature = tuple[int, int]
 """(layer, feature_id)"""

@@ -14,8 +14,8 @@ from sae_lens import JumpReLUSAE
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .saes import load_sae
-from .study import Feature, Planted
+from tests.planted.saes import load_sae
+from tests.planted.study import Feature, Planted
 
 BATCH = 1024  # sets per forward pass; about 25 MB of activations
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from queries import QueryError
-from queries.formats import Rows, printable, show, show_table
+from saelake.queries import QueryError
+from saelake.queries.formats import Rows, printable, show, show_table
 from tests.lakes import HOSTILE
 
 ROW = f"""

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import queries
-from queries.loader import _parse
-from queries.parameters import Parameter, parameter
-from queries.statements import check_reads
+from saelake import queries
+from saelake.queries.loader import _parse
+from saelake.queries.parameters import Parameter, parameter
+from saelake.queries.statements import check_reads
 from tests.lakes import HOSTILE
 
 KINDS = """\

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import queries
+from saelake import queries
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
 from tests.lakes import HOSTILE, TEXTS, build_lake, prompt_id
-from warehouse.catalog import connect
-from warehouse.records import Lake
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_a_feature_list_reads_only_its_layers_files_where_the_catalog_can(lake: 
 
 def test_long_feature_lists_give_the_same_rows(con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ask(con, "cofiring", "*", features="0:0,0:2,1:0,1:3", bos=True)
-    monkeypatch.setattr("queries.features.LARGEST_IN_LIST", 1)
+    monkeypatch.setattr("saelake.queries.features.LARGEST_IN_LIST", 1)
     assert ask(con, "cofiring", "*", features="0:0,0:2,1:0,1:3", bos=True) == short != []
 
 

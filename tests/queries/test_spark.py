@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import cli
-import queries
 import saelake
-from queries.spark import session, translate
+from saelake import cli, queries
+from saelake.queries.spark import session, translate
+from saelake.warehouse.records import Lake
+from saelake.warehouse.synth import Shape, synthesize
 from tests.lakes import build_lake
-from warehouse.records import Lake
-from warehouse.synth import Shape, synthesize
 
 pytest.importorskip("pyspark", reason="the extra spark is not installed: pip install 'saelake[spark]'")
 pytest.importorskip("sqlglot", reason="the extra spark is not installed: pip install 'saelake[spark]'")

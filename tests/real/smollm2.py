@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ingest.capture import residuals
-from ingest.recipe import Compute, Recipe, load_recipe
-from ingest.subject import Subject
+from saelake.ingest.capture import residuals
+from saelake.ingest.recipe import Compute, Recipe, load_recipe
+from saelake.ingest.subject import Subject
 from tests.ingest.tiny import save_weights
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

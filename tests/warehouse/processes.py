@@ -9,8 +9,8 @@ PREAMBLE = """
 import os, resource, sys, time
 from pathlib import Path
 from tests.warehouse import toys
-from warehouse.errors import UserError
-from warehouse.records import Lake
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
 """
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saelake.warehouse.append_log import AppendLog
+from saelake.warehouse.errors import UserError
 from tests.warehouse import processes
-from warehouse.append_log import AppendLog
-from warehouse.errors import UserError
 
 APPENDING = """
-from warehouse.append_log import AppendLog
+from saelake.warehouse.append_log import AppendLog
 log = AppendLog(Path(sys.argv[1]), Path(sys.argv[2]))
 for n in range(100000):
     log.append(lambda entries: {"writer": sys.argv[3], "n": n})

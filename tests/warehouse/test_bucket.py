@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import cli
 import saelake
+from saelake import cli
+from saelake.warehouse.bucket import Bucket
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.housekeeping import drop, gc
+from saelake.warehouse.records import Lake, record_key
+from saelake.warehouse.runs import Rows, ensure_run
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import share
+from saelake.warehouse.synth import plan
 from tests import lakes
 from tests.warehouse import processes, toys
-from warehouse.bucket import Bucket
-from warehouse.catalog import connect
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.housekeeping import drop, gc
-from warehouse.records import Lake, record_key
-from warehouse.runs import Rows, ensure_run
-from warehouse.sharing.add import add
-from warehouse.sharing.share import share
-from warehouse.synth import plan
 
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
 SPEC = toys.ingest_spec()
@@ -183,7 +183,7 @@ def test_without_credentials_a_bucket_is_asked_as_anybody_may(lake: Lake, monkey
 
 
 def test_what_is_missing_to_reach_a_bucket_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warehouse.bucket.find_spec", lambda name: None)
+    monkeypatch.setattr("saelake.warehouse.bucket.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the extra s3: pip install 'saelake\[s3\]'"):
         Lake.create(f"{bucket}/lake")
 

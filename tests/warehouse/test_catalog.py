@@ -8,12 +8,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from saelake.warehouse import places
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.housekeeping import drop
+from saelake.warehouse.records import Lake
 from tests.warehouse import toys
-from warehouse import places
-from warehouse.catalog import connect
-from warehouse.errors import UserError
-from warehouse.housekeeping import drop
-from warehouse.records import Lake
 
 ELSEWHERE = """
 import duckdb, sys

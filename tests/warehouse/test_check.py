@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from saelake.warehouse.check import Finding, check
+from saelake.warehouse.layout import parquet_options
+from saelake.warehouse.records import Lake, RunRecord, record_key
+from saelake.warehouse.schema import TABLES
+from saelake.warehouse.store import sha256_file
 from tests.warehouse import toys
-from warehouse.check import Finding, check
-from warehouse.layout import parquet_options
-from warehouse.records import Lake, RunRecord, record_key
-from warehouse.schema import TABLES
-from warehouse.store import sha256_file
 
 N_DAMAGES = 40
 

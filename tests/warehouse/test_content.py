@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warehouse.content import ContentHash
-from warehouse.layout import rechunk
-from warehouse.order import RowOrder
+from saelake.warehouse.content import ContentHash
+from saelake.warehouse.layout import rechunk
+from saelake.warehouse.order import RowOrder
 
 SCHEMA = pa.schema(
     [

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError, storage_errors
+from saelake.warehouse.housekeeping import gc
+from saelake.warehouse.records import FORMAT, Lake
+from saelake.warehouse.schema import SCHEMA_VERSION
 from tests.warehouse import processes, toys
-from warehouse.check import check
-from warehouse.errors import UserError, storage_errors
-from warehouse.housekeeping import gc
-from warehouse.records import FORMAT, Lake
-from warehouse.schema import SCHEMA_VERSION
 
 LIMITED = """
 limit = int(sys.argv[2])

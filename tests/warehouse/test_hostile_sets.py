@@ -15,18 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-import cli
 import saelake
-from queries.formats import printable
+from saelake import cli
+from saelake.queries.formats import printable
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.layout import parquet_options
+from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import Choice, share
+from saelake.warehouse.store import canonical_json, sha256_text
 from tests.lakes import HOSTILE, build_lake, tree
 from tests.warehouse.toys import answers, ingest
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.layout import parquet_options
-from warehouse.records import Lake
-from warehouse.sharing.add import add
-from warehouse.sharing.share import Choice, share
-from warehouse.store import canonical_json, sha256_text
 
 Record = dict[str, Any]
 N_FUZZED = 120

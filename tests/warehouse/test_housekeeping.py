@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.housekeeping import drop, gc
+from saelake.warehouse.records import Lake, record_key
+from saelake.warehouse.runs import Rows, ensure_run
 from tests.warehouse import processes, toys
-from warehouse.catalog import connect
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.housekeeping import drop, gc
-from warehouse.records import Lake, record_key
-from warehouse.runs import Rows, ensure_run
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_gc_takes_what_killed_processes_left(lake: Lake) -> None:
 
 
 COLLECT = """
-from warehouse.housekeeping import gc
+from saelake.warehouse.housekeeping import gc
 print(gc(Lake.existing(sys.argv[1]), older_than_seconds=0, landings=True))
 """
 

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import queries
-from ingest.job import ingest
-from ingest.recipe import load_recipe
+from saelake import queries
+from saelake.ingest.job import ingest
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import check
+from saelake.warehouse.facts import by_feature, by_prompt, find_parts
+from saelake.warehouse.landing import Rows, land
+from saelake.warehouse.order import RowOrder
+from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import ACTIVATIONS, ACTIVATIONS_BY_PROMPT
+from saelake.warehouse.synth import synthesize
 from tests.warehouse import toys
-from warehouse.catalog import connect
-from warehouse.check import check
-from warehouse.facts import by_feature, by_prompt, find_parts
-from warehouse.landing import Rows, land
-from warehouse.order import RowOrder
-from warehouse.records import Lake
-from warehouse.schema import ACTIVATIONS, ACTIVATIONS_BY_PROMPT
-from warehouse.synth import synthesize
 
 TAG = toys.ingest_spec().tag << 32
 Row = tuple[int, int, int, int]

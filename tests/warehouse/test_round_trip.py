@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warehouse.catalog import connect
-from warehouse.order import RowOrder
-from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import TABLES, Column, Table
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.order import RowOrder
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import TABLES, Column, Table
 
 SPEC = RunSpec("stage", "recipe", {"device": "cpu"})
 BITS = {"int16": 15, "int32": 31, "int64": 63}

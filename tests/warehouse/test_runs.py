@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.housekeeping import drop
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import ACTIVATIONS, ALIGNMENTS, FM_EMBEDDINGS, PROBE_WEIGHTS, TABLES, Table
 from tests.warehouse import processes, toys
-from warehouse.catalog import connect
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.housekeeping import drop
-from warehouse.progress import Quiet
-from warehouse.records import Lake, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import ACTIVATIONS, ALIGNMENTS, FM_EMBEDDINGS, PROBE_WEIGHTS, TABLES, Table
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_parent_that_is_dropped_meanwhile_stops_the_run(lake: Lake) -> None:
 
 def test_a_tag_collision_is_refused_before_anything_is_computed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     toys.ingest(lake)
-    monkeypatch.setattr("warehouse.runs.run_tag", lambda run_id: 7)
+    monkeypatch.setattr("saelake.warehouse.runs.run_tag", lambda run_id: 7)
     monkeypatch.setattr(RunSpec, "tag", 7)
     computed: list[str] = []
     with pytest.raises(UserError, match="collide"):
@@ -185,7 +185,7 @@ def slowly(missing):
         time.sleep(0.2)
         yield name, rows
 from dataclasses import replace
-from warehouse.runs import ensure_run
+from saelake.warehouse.runs import ensure_run
 print(ensure_run(lake, toys.answers_spec(), replace(plan, compute=slowly)).content_hash)
 """
 

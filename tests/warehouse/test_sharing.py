@@ -13,19 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 import saelake
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.housekeeping import gc
+from saelake.warehouse.records import Lake, record_key
+from saelake.warehouse.runs import whole_run
+from saelake.warehouse.schema import TABLES
+from saelake.warehouse.sharing import share as sharing
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import Choice, share
+from saelake.warehouse.store import try_locked
 from tests.conftest import ROOT
 from tests.lakes import build_lake
 from tests.warehouse.toys import answers, ingest
-from warehouse.check import check
-from warehouse.errors import UserError
-from warehouse.housekeeping import gc
-from warehouse.records import Lake, record_key
-from warehouse.runs import whole_run
-from warehouse.schema import TABLES
-from warehouse.sharing import share as sharing
-from warehouse.sharing.add import add
-from warehouse.sharing.share import Choice, share
-from warehouse.store import try_locked
 
 COUNTS = "select count(*), sum(feature_id), sum(pos) from activations"
 
@@ -166,9 +166,9 @@ def test_a_run_with_other_content_is_refused(shared: Path, tmp_path: Path) -> No
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from warehouse.places import Folder
-from warehouse.records import Lake
-from warehouse.sharing import add as adding
+from saelake.warehouse.places import Folder
+from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing import add as adding
 
 place = Folder if sys.argv[1] == "write" else adding
 real, left = getattr(place, sys.argv[1]), int(sys.argv[2])

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warehouse.catalog import connect
-from warehouse.check import check
-from warehouse.records import Lake
-from warehouse.synth import Shape, synthesize
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import check
+from saelake.warehouse.records import Lake
+from saelake.warehouse.synth import Shape, synthesize
 
 IN_SQL = """
 with firing as (

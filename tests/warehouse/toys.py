@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from warehouse.records import Lake, RunRecord, RunSpec
-from warehouse.runs import Plan, Rows, ensure_run
-from warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
-from warehouse.synth import CODE_VERSION, Shape, plan
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
+from saelake.warehouse.synth import CODE_VERSION, Shape, plan
 
 SHAPE = Shape(n_prompts=24, tokens_per_prompt=6, n_layers=2, width=128, l0=6, shard_prompts=6)
 ANSWER_TABLES = (FEATURE_SETS.name, ABLATIONS.name, VERDICTS.name)

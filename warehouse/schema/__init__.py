@@ -5,7 +5,7 @@ dense 32-bit index. They are unique across runs, so a join needs one column. The
 A feature is `(sae_id, feature_id)`. `layer` is the block after which resid_post is read, counted from 0.
 """
 
-from .captured import (
+from saelake.warehouse.schema.captured import (
     ACTIVATIONS,
     ACTIVATIONS_BY_PROMPT,
     FEATURES,
@@ -13,8 +13,8 @@ from .captured import (
     SAES,
     TOKENS,
 )
-from .columns import Column, Table
-from .interactions import (
+from saelake.warehouse.schema.columns import Column, Table
+from saelake.warehouse.schema.interactions import (
     CAUSAL_LINKS,
     COMPARISONS,
     DECODER_COSINES,
@@ -31,14 +31,14 @@ from .interactions import (
     WAKING_PASSES,
     WAKINGS,
 )
-from .meaning import (
+from saelake.warehouse.schema.meaning import (
     ANNOTATIONS,
     CONCEPTS,
     EXPLANATIONS,
     POPULATIONS,
     TAXONOMY,
 )
-from .search import (
+from saelake.warehouse.schema.search import (
     ABLATIONS,
     ALIGNMENTS,
     CRITICAL_FEATURES,

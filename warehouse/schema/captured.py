@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from .columns import FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, Column, Table
+from saelake.warehouse.schema.columns import FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, Column, Table
 
 PROMPTS = Table(
     "prompts",

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from .columns import ABLATION_ID, FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, VECTOR, Column, Table
+from saelake.warehouse.schema.columns import ABLATION_ID, FEATURE_ID, LAYER, POS, PROMPT_ID, RUN_ID, SAE_ID, VECTOR, Column, Table
 
 LAYER_COSINES = Table(
     "layer_cosines",

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from .columns import FEATURE_ID, LAYER, RUN_ID, SAE_ID, Column, Table
+from saelake.warehouse.schema.columns import FEATURE_ID, LAYER, RUN_ID, SAE_ID, Column, Table
 
 POPULATIONS = Table(
     "populations",

@@ -2,7 +2,18 @@
 
 import pyarrow as pa
 
-from .columns import ABLATION_ID, FEATURE_ID, LAYER, PROMPT_ID, RUN_ID, SAE_ID, SET_ID, VECTOR, Column, Table
+from saelake.warehouse.schema.columns import (
+    ABLATION_ID,
+    FEATURE_ID,
+    LAYER,
+    PROMPT_ID,
+    RUN_ID,
+    SAE_ID,
+    SET_ID,
+    VECTOR,
+    Column,
+    Table,
+)
 
 DIRECTIONS = Table(
     "directions",

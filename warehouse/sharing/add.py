@@ -18,20 +18,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalog import changing_catalog
-from ..check import check_records
-from ..content import ContentHash
-from ..errors import UserError, first_line, storage_errors
-from ..files import DataFile
-from ..layout import BATCH_ROWS, rechunk, write_table
-from ..places import Folder
-from ..progress import Quiet
-from ..records import Lake, RunRecord, data_key, pointer_key, record_key, run_tag
-from ..runs import refuse_tag_collision
-from ..schema import TABLES
-from ..store import locked
-from .names import NAME, lake_names
-from .read import check_footer, open_file, read_records
+from saelake.warehouse.catalog import changing_catalog
+from saelake.warehouse.check import check_records
+from saelake.warehouse.content import ContentHash
+from saelake.warehouse.errors import UserError, first_line, storage_errors
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
+from saelake.warehouse.places import Folder
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord, data_key, pointer_key, record_key, run_tag
+from saelake.warehouse.runs import refuse_tag_collision
+from saelake.warehouse.schema import TABLES
+from saelake.warehouse.sharing.names import NAME, lake_names
+from saelake.warehouse.sharing.read import check_footer, open_file, read_records
+from saelake.warehouse.store import locked
 
 COPY_BYTES = 1 << 20
 SPARE_BYTES = 64 << 20

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..records import RunRecord
-from ..schema import TABLES, Table
-from .withheld import Withheld
+from saelake.warehouse.records import RunRecord
+from saelake.warehouse.schema import TABLES, Table
+from saelake.warehouse.sharing.withheld import Withheld
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))

@@ -12,9 +12,9 @@ Tables come first, so that `data/activations/*.parquet` is one table for every r
 
 import re
 
-from ..files import DataFile, file_layer, file_name
-from ..records import RunRecord
-from ..schema import TABLES
+from saelake.warehouse.files import DataFile, file_layer, file_name
+from saelake.warehouse.records import RunRecord
+from saelake.warehouse.schema import TABLES
 
 RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,120}_[0-9a-f]{12}")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import UserError, first_line
+from saelake.warehouse.errors import UserError, first_line
 
 
 def require_login() -> None:

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
-from ..errors import UserError
-from ..files import DataFile
-from ..records import RunRecord
-from ..schema import SCHEMA_VERSION, TABLES
-from .names import NAME, RUN_ID, lake_names
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.records import RunRecord
+from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
+from saelake.warehouse.sharing.names import NAME, RUN_ID, lake_names
 
 LARGEST_RECORD = 16 << 20
 MOST_RUNS = 10_000

@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ..catalog import connect, current_records
-from ..content import ContentHash
-from ..errors import UserError
-from ..files import DataFile
-from ..layout import BATCH_ROWS, rechunk, write_table
-from ..progress import Quiet
-from ..records import Lake, RunRecord, TableContent
-from ..runs import content_hash
-from ..schema import TABLES
-from ..store import folder_atomic, locked, sha256_file
-from .card import write_card
-from .names import CARD, SUMS, data_name, record_name
-from .withheld import Withheld, find_withheld
+from saelake.warehouse.catalog import connect, current_records
+from saelake.warehouse.content import ContentHash
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord, TableContent
+from saelake.warehouse.runs import content_hash
+from saelake.warehouse.schema import TABLES
+from saelake.warehouse.sharing.card import write_card
+from saelake.warehouse.sharing.names import CARD, SUMS, data_name, record_name
+from saelake.warehouse.sharing.withheld import Withheld, find_withheld
+from saelake.warehouse.store import folder_atomic, locked, sha256_file
 
 LARGEST_GROUP = 100 << 20
 """Bytes of a row group in memory; the hub's viewer wants at most 300 MB, and refuses more than 286 MB of some."""

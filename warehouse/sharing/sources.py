@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError, first_line
+from saelake.warehouse.errors import UserError, first_line
 
 PATTERNS = ["runs/*.json", "data/*/*.parquet"]
 """What of a set is needed to add it."""
@@ -66,7 +66,7 @@ def fetch_hub(source: str, folder: Path) -> None:
 
 def fetch_bucket(source: str, folder: Path) -> None:
     """Fills `folder` from below a prefix of a bucket, with the credentials of the environment (see bucket.py)."""
-    from ..bucket import Bucket
+    from saelake.warehouse.bucket import Bucket
 
     bucket = Bucket(source.rstrip("/"), folder)
     wanted = [entry for entry in bucket.entries("") if KEY.fullmatch(entry.key)]

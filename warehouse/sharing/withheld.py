@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..records import RunRecord
+from saelake.warehouse.records import RunRecord
 
 PROMPTS = """
 select prompt_id, list_contains($restricted, "set") as is_restricted, label = 'harmful' as is_harmful

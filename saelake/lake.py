@@ -1,14 +1,7 @@
 """A lake from Python, by SQL and by the shipped questions.
 
-    import saelake
-
-    with saelake.open("lake") as lake:
-        lake.sql("select label, count(*) from prompts group by label").show()
-        lake.query("candidates", k=5, exclude_layers=[0, 1]).df()
-        print(lake.tables())
-
-The first two give a DuckDB relation: fetchall(), df(), pl(), to_arrow_table(), write_parquet(...). Sparse matrices, of a lake
-or of a shared set without one:
+`OpenLake.sql` and `OpenLake.query` give a DuckDB relation: fetchall(), df(), pl(), to_arrow_table(), write_parquet(...).
+Sparse matrices, of a lake or of a shared set without one:
 
     matrix, rows, features = saelake.open("lake").sparse(layer=4)                          # SciPy CSR, prompts x features
     matrix, rows, features = saelake.sparse("set/data/activations/*.parquet", layer=4, rows="token", library="torch")
@@ -23,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
-import queries
-from warehouse.catalog import connect, current_files, several_studies
-from warehouse.records import Lake
+from saelake import queries
+from saelake.warehouse.catalog import connect, current_files, several_studies
+from saelake.warehouse.records import Lake
 
 if TYPE_CHECKING:
-    from queries.sparse import Sparse
+    from saelake.queries.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -55,13 +48,13 @@ class OpenLake:
             raise several_studies(self.lake, self.studies)
         if engine == "duckdb":
             return queries.run(self.connection, name, **params)
-        from queries import spark
+        from saelake.queries import spark
 
         return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
 
     def sparse(self, **options: Any) -> "Sparse":
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch"."""
-        from queries.sparse import sparse
+        from saelake.queries.sparse import sparse
 
         return sparse(self.connection, **options)
 
@@ -90,6 +83,6 @@ def open(path: str | Path, recipe: str | None = None) -> OpenLake:
 
 def sparse(files: str, **options: Any) -> "Sparse":
     """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`."""
-    from queries.sparse import sparse_of_files
+    from saelake.queries.sparse import sparse_of_files
 
     return sparse_of_files(files, **options)

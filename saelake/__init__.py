@@ -1,0 +1,39 @@
+"""saelake: a language model's sparse-autoencoder activations as a data lake, and the search for what causes a behaviour.
+
+    import saelake
+
+    with saelake.open("lake") as lake:
+        lake.sql("select label, count(*) from prompts group by label").show()
+        lake.query("candidates", k=5, exclude_layers=[0, 1]).df()
+
+What is listed in `__all__` is the public API; everything else may change. Names are imported when they are first used, so that
+neither `import saelake` nor reading a lake loads a GPU stack.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saelake.lake import OpenLake, open, sparse
+    from saelake.warehouse.errors import UserError
+
+_WHERE = {
+    "OpenLake": "saelake.lake",
+    "UserError": "saelake.warehouse.errors",
+    "open": "saelake.lake",
+    "sparse": "saelake.lake",
+}
+
+__all__ = ["OpenLake", "UserError", "open", "sparse"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'saelake' has no attribute {name!r}")
+    found = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
