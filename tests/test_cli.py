@@ -107,7 +107,8 @@ def test_help_answers_at_once_without_anything_heavy() -> None:
 
 @pytest.mark.parametrize("asked", [["sql", "select count(*) from activations"], ["query", "asr"], ["runs"]])
 def test_sql_and_query_import_neither_pandas_nor_a_gpu_stack(lake: Lake, asked: list[str]) -> None:
-    script = "import sys; from saelake import cli; cli.main(sys.argv[1:], standalone_mode=False); sys.stderr.write(' '.join(sys.modules))"
+    loads = "print(*sys.modules, file=sys.stderr)"
+    script = f"import sys; from saelake.cli import main; main(sys.argv[1:], standalone_mode=False); {loads}"
     command = [sys.executable, "-c", script, *asked, "--lake", str(lake.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout
