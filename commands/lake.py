@@ -37,13 +37,13 @@ def check(lake: str) -> None:
 def drop(run_id: str, lake: str) -> None:
     """Take the run RUN_ID out of the lake; refuses while other runs depend on it.
 
-    Its files stay until `saelake gc`, so that whoever reads them now can finish.
+    Its files stay until `saelake gc`, so that whoever reads them now can finish. Repeat a drop that was killed.
     """
     from saelake.warehouse.housekeeping import drop as drop_run
     from saelake.warehouse.records import Lake
 
-    drop_run(Lake.existing(lake), run_id)
-    click.echo(f"dropped {run_id}; `saelake gc` frees its space")
+    is_new = drop_run(Lake.existing(lake), run_id)
+    click.echo(f"{'dropped' if is_new else 'already dropped:'} {run_id}; `saelake gc` frees its space")
 
 
 @click.command()
@@ -54,7 +54,10 @@ def drop(run_id: str, lake: str) -> None:
     "--older-than", type=click.FloatRange(min=0), metavar="MINUTES", help="Keep what is newer. [default: 15, on S3 a day]"
 )
 def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> None:
-    """Delete the files that no run record lists: those of dropped runs, and what killed processes left."""
+    """Delete the files that no run record lists: those of dropped runs, and what killed processes left.
+
+    A catalog.duckdb that a killed process left older than the runs is built again, as `check` does too.
+    """
     from saelake.queries.formats import printable
     from saelake.warehouse.housekeeping import gc as collect
     from saelake.warehouse.records import Lake

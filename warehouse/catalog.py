@@ -20,7 +20,7 @@ from saelake.warehouse.files import file_layer
 from saelake.warehouse.literals import literal
 from saelake.warehouse.records import Lake, RunRecord, record_key
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
-from saelake.warehouse.store import aside, locked, sync_file
+from saelake.warehouse.store import aside, locked, sync_file, try_locked
 
 ROOT = "coalesce(getvariable('lake') || '/', '')"
 
@@ -198,10 +198,32 @@ def _point_at(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
 def changing_catalog(lake: Lake) -> Iterator[None]:
     """Lets one process at a time change run records and pointers, and brings the catalog up to date with them."""
     with locked(lake.lock("catalog")):
+        was_stale = lake.stale.exists()
         lake.stale.touch()
-        yield
+        try:
+            yield
+        except UserError:  # said before anything is changed
+            if not was_stale:
+                lake.stale.unlink()
+            raise
         _build_catalog(lake)
         lake.stale.unlink()
+
+
+LEFT_BEHIND = "a killed process left it older than the runs"
+"""What is said of a catalog that `recover_catalog` builds again."""
+
+
+def recover_catalog(lake: Lake) -> bool:
+    """Builds the catalog again if a killed process left it older than the runs; whether it did."""
+    if not lake.stale.exists():
+        return False
+    with try_locked(lake.lock("catalog")) as is_free:
+        if not is_free or not lake.stale.exists():  # a living process changes it, and brings it up to date
+            return False
+        _build_catalog(lake)
+        lake.stale.unlink()
+    return True
 
 
 def is_catalog_current(lake: Lake) -> bool:

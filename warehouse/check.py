@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelake.warehouse.catalog import LEFT_BEHIND, recover_catalog
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile
@@ -196,6 +197,12 @@ def _check_pointers(lake: Lake) -> Iterator[Finding]:
 
 
 def _check_catalog(lake: Lake) -> Iterator[Finding]:
+    """What is wrong with the catalog; one that a killed process left behind is built again first."""
+    try:
+        if recover_catalog(lake):
+            yield Finding("", lake.catalog.name, LEFT_BEHIND, "it has been built again", note=True)
+    except (UserError, OSError):  # a damaged record, or a lake that may only be read
+        yield Finding("", lake.catalog.name, LEFT_BEHIND, "the next command that publishes or drops a run builds it again", True)
     mend = "delete it: the next command that publishes or looks up a run writes it anew"
     if lake.catalog.exists():
         try:

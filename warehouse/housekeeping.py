@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from saelake.warehouse.catalog import changing_catalog
+from saelake.warehouse.catalog import LEFT_BEHIND, changing_catalog, recover_catalog
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.places import Place
 from saelake.warehouse.records import Lake, data_key, pointer_key, record_key, run_of_folder
-from saelake.warehouse.store import is_draft, try_locked
+from saelake.warehouse.store import is_dead_draft, is_draft, try_locked
 
 DROPPED = ".dropped"
 """A file beside those of a dropped run, from whose date their grace period counts."""
@@ -29,14 +29,18 @@ class Garbage:
     why: str
 
 
-def drop(lake: Lake, run_id: str) -> None:
+def drop(lake: Lake, run_id: str) -> bool:
     """Takes a run out of the lake; its files stay for those who read them, until `gc`.
+
+    False if it was dropped already, as by a process that was killed then: what that one left undone is done.
 
     Raises UserError if there is no such run, or if other runs depend on it.
     """
     with storage_errors(lake), changing_catalog(lake):
         published = lake.run_ids()
         if run_id not in published:
+            if any(lake.published.exists(f"{folder}/{DROPPED}") for folder in lake.data_folders(run_id)):
+                return False
             close = difflib.get_close_matches(run_id, published, n=1)
             hint = f"did you mean {close[0]}?" if close else "`saelake runs` lists them"
             raise UserError(f"the lake {lake} has no run {run_id!r}: {hint}")
@@ -51,10 +55,11 @@ def drop(lake: Lake, run_id: str) -> None:
             if current == run_id:
                 lake.published.delete(pointer_key(recipe, stage))
         lake.published.delete(record_key(run_id))
+    return True
 
 
 def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float | None = None, landings: bool = False) -> list[Garbage]:
-    """Deletes what no run record lists and no living process works on; returns what it deleted.
+    """Deletes what no run record lists and no living process works on; returns what it deleted, or built again.
 
     Args:
         dry_run: only says what it would delete.
@@ -74,7 +79,10 @@ def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float | None = 
         with try_locked(lake.lock("catalog")) as is_free:
             if is_free:
                 drafts = [p for part in ("*", "runs/*", "current/*/*") for p in lake.root.glob(part) if is_draft(p)]
+                drafts += [p for p in lake.root.glob("studies/*") if is_dead_draft(p)]
                 deleted += [_delete(lake.work, _key(lake, p), "a draft of a killed process", dry_run) for p in sorted(drafts)]
+        if lake.stale.exists() if dry_run else recover_catalog(lake):
+            deleted.append(Garbage(lake.catalog.name, 0, f"{LEFT_BEHIND}: built again"))
     return deleted
 
 

@@ -15,6 +15,7 @@ from saelake.warehouse.catalog import changing_catalog, is_catalog_current
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
+from saelake.warehouse.parents import require_sound
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.publish import publish_files
 from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, data_key, pointer_key, record_key, run_tag
@@ -109,6 +110,7 @@ def _land_missing(lake: Lake, spec: RunSpec, plan: Plan, landing: Path, progress
     progress.start(f"{spec.recipe} · {spec.stage}", len(plan.shards), plan.unit, len(plan.shards) - len(missing))
     if not missing:
         return
+    require_sound(lake, spec.parents)
     for name, rows in plan.compute(missing):
         with storage_errors(lake):
             land(landing / name, rows)

@@ -7,8 +7,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,7 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     If another process has made `path` meanwhile, that one stays and the draft goes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = aside(path)
-    draft.mkdir()
+    draft, held = _new_draft(path)
     try:
         yield draft
         for file in draft.rglob("*"):
@@ -94,6 +93,51 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        os.close(held)
+
+
+def _new_draft(path: Path) -> tuple[Path, int]:
+    """A new folder beside `path`, and a descriptor that holds its lock as long as this process lives."""
+    while True:
+        draft = aside(path)
+        draft.mkdir()
+        fd = os.open(draft, os.O_RDONLY)
+        with suppress(OSError):  # of a file system without locks: nobody clears drafts there
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_same_file(fd, draft):
+            return draft, fd
+        os.close(fd)  # taken for a dead one before it was locked
+
+
+def clear_drafts(path: Path, names: Container[str]) -> None:
+    """Deletes the drafts of the folder `path` that killed processes left beside it, if they hold nothing but `names`."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
+    for draft in [p for p in path.parent.glob(".*") if ours.fullmatch(p.name)]:
+        with suppress(OSError), _if_dead(draft) as is_dead:  # what cannot be deleted harms nobody
+            if is_dead and all(entry.name in names for entry in draft.iterdir()):
+                shutil.rmtree(draft)
+
+
+def is_dead_draft(path: Path) -> bool:
+    """Whether a folder is a draft whose writer is no more."""
+    with suppress(OSError), _if_dead(path) as is_dead:
+        return is_dead and is_draft(path)
+    return False
+
+
+@contextmanager
+def _if_dead(draft: Path) -> Iterator[bool]:
+    """Whether nobody holds the lock of a draft folder, which is held meanwhile."""
+    fd = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
 
 
 @contextmanager

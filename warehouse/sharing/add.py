@@ -117,7 +117,8 @@ def _refuse_other_study(lake: Lake, pointers: Mapping[tuple[str, str], str]) -> 
     current = lake.current()
     mine = {recipe for recipe, _ in current}
     for (recipe, stage), run_id in pointers.items():
-        if recipe in mine and current.get((recipe, stage)) != run_id:
+        # A stage that the lake's study lacks is no other run: a killed `add` leaves such a study behind.
+        if recipe in mine and current.get((recipe, stage), run_id) != run_id:
             raise UserError(
                 f"the lake has a study {recipe} of its own, whose {stage} is another run: give the set's study another name "
                 f"with --as NAME"

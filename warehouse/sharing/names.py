@@ -21,6 +21,8 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 """What a recipe or a stage may be called."""
 CARD = "README.md"
 SUMS = "SHA256SUMS"
+SET_NAMES = (CARD, SUMS, "runs", "data")
+"""All that lies directly in a set."""
 
 
 def record_name(run_id: str) -> str:

@@ -26,9 +26,9 @@ from saelake.warehouse.records import Lake, RunRecord, TableContent
 from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.card import write_card
-from saelake.warehouse.sharing.names import CARD, SUMS, data_name, record_name
+from saelake.warehouse.sharing.names import CARD, SET_NAMES, SUMS, data_name, record_name
 from saelake.warehouse.sharing.withheld import Withheld, find_withheld
-from saelake.warehouse.store import folder_atomic, locked, sha256_file
+from saelake.warehouse.store import clear_drafts, folder_atomic, locked, sha256_file
 
 LARGEST_GROUP = 100 << 20
 """Bytes of a row group in memory; the hub's viewer wants at most 300 MB, and refuses more than 286 MB of some."""
@@ -82,6 +82,7 @@ def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet |
 @contextmanager
 def _folder(target: Path) -> Iterator[Path]:
     try:
+        clear_drafts(target, SET_NAMES)  # of killed processes
         if target.is_dir():
             target.rmdir()  # a rename would keep an empty folder that is there already
         with folder_atomic(target) as draft:

@@ -1,0 +1,60 @@
+"""Verifies what a run is computed from: a file that has changed since it was published must not become the input of a stage."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.places import Folder
+from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.store import sha256_file
+
+
+def require_sound(lake: Lake, run_ids: Iterable[str]) -> None:
+    """Raises UserError unless the files of these runs, and of all that those are computed from, hold what was published.
+
+    A file is read once a process, as long as it is not touched. In a bucket, whose store guards the bytes itself, sizes are
+    compared.
+    """
+    listed = [(record, file) for record in _with_ancestors(lake, run_ids) for file in record.files]
+    if isinstance(lake.published, Folder):
+        with ThreadPoolExecutor(os.cpu_count()) as hashing:  # hashing leaves the interpreter free
+            wrong = list(hashing.map(lambda one: _wrong(lake.root, one[1]), listed))
+    else:
+        sizes = {entry.key: entry.n_bytes for entry in lake.published.entries("data")}
+        wrong = ["" if sizes.get(file.path) == file.n_bytes else "is missing or of another size" for _, file in listed]
+    for (record, file), what in zip(listed, wrong, strict=True):
+        if what:
+            raise UserError(
+                f"{file.path} of run {record.run_id}, which this stage is computed from, {what}: `saelake check` says what to do"
+            )
+
+
+def _with_ancestors(lake: Lake, run_ids: Iterable[str]) -> list[RunRecord]:
+    found: dict[str, RunRecord] = {}
+    waiting = list(run_ids)
+    while waiting:
+        run_id = waiting.pop()
+        if run_id not in found and (record := lake.record(run_id)) is not None:
+            found[run_id] = record
+            waiting += record.parents
+    return list(found.values())
+
+
+def _wrong(root: Path, file: DataFile) -> str:
+    path = root / file.path
+    try:
+        status = path.stat()
+        if status.st_size != file.n_bytes or _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns) != file.sha256:
+            return "has changed since it was published"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return ""
+
+
+@cache
+def _sha256(path: Path, _inode: int, _n_bytes: int, _modified_ns: int) -> str:
+    return sha256_file(path)
