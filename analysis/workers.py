@@ -112,7 +112,7 @@ class RayWorkers:
         n_cpus = max(os.cpu_count() or 1, self._threads) if self._n_workers is None else self._n_workers * self._threads
         local = {} if address else {"include_dashboard": False, "num_cpus": n_cpus}
         # Workers import this code as the caller does, from wherever it is started.
-        paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
+        paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         settings = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": paths}}
