@@ -21,7 +21,7 @@ from saelake.warehouse.statistics import FeatureStatistics
 if TYPE_CHECKING:
     from saelake.ingest.shards import ShardMaker
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 TABLES = ("prompts", "tokens", "saes", "features", "activations")
 SAES_SHARD = "saes"
 Item = TypeVar("Item")

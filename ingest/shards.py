@@ -79,7 +79,7 @@ class ShardMaker:
             for rows, activations in zip(group, parts, strict=True):
                 tokenized = self.tokenized[rows.start : rows.stop]
                 prompt_id = self._prompt_ids[rows.start : rows.stop]
-                yield [self._prompt_table(rows, prompt_id, tokenized), _token_table(prompt_id, tokenized), *activations]
+                yield [self._prompt_table(rows, prompt_id, tokenized), self._token_table(prompt_id, tokenized), *activations]
 
     def _groups(self, slices: Sequence[range]) -> Iterator[list[range]]:
         """Slices to go through layer by layer together: one each where the SAEs stay loaded, else as many as memory holds."""
@@ -117,6 +117,18 @@ class ShardMaker:
         }
         return Rows("prompts", pa.table(columns))
 
+    def _token_table(self, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
+        lengths = [len(t.token_ids) for t in tokenized]
+        columns = {
+            "prompt_id": np.repeat(prompt_id, lengths),
+            "pos": np.concatenate([np.arange(n, dtype=np.int16) for n in lengths]),
+            "token_id": np.concatenate([np.array(t.token_ids, dtype=np.int32) for t in tokenized]),
+            "token": [text for t in tokenized for text in self.subject.spelling.texts(t.token_ids)],
+            "piece": [piece for t in tokenized for piece in t.tokens],
+            "role": [role for t in tokenized for role in t.roles],
+        }
+        return Rows("tokens", pa.table(columns))
+
     def _activations(self, sae: Sae, rows: range, captured: Captured) -> Rows:
         numbers = np.array(captured.order) + rows.start
         lengths = [len(self.tokenized[i].token_ids) for i in numbers]
@@ -148,18 +160,6 @@ def check_l0(sae: Sae, measured: float) -> None:
         f"saes: {sae.ref.location} has {measured:.3g} active latents a token on the first prompts, but {declared:g} are "
         f"declared{convention}: check that it belongs to this model and layer, or give the L0 that you expect as saes.l0"
     )
-
-
-def _token_table(prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
-    lengths = [len(t.token_ids) for t in tokenized]
-    columns = {
-        "prompt_id": np.repeat(prompt_id, lengths),
-        "pos": np.concatenate([np.arange(n, dtype=np.int16) for n in lengths]),
-        "token_id": np.concatenate([np.array(t.token_ids, dtype=np.int32) for t in tokenized]),
-        "token": [token for t in tokenized for token in t.tokens],
-        "role": [role for t in tokenized for role in t.roles],
-    }
-    return Rows("tokens", pa.table(columns))
 
 
 def _constant(text: str, n: int) -> pa.DictionaryArray:

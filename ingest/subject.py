@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedM
 from transformers.utils import logging
 
 from saelake.ingest.recipe import Compute, ModelSpec
+from saelake.ingest.spelling import Spelling
 from saelake.ingest.template import ChatTemplate, Tokenized
 from saelake.warehouse.errors import UserError, first_line
 
@@ -105,6 +107,11 @@ class Subject:
     def n_layers(self) -> int:
         """Number of decoder blocks."""
         return len(self.blocks)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How its vocabulary spells tokens."""
+        return Spelling(self.tokenizer)
 
     @property
     def template_hash(self) -> str:

@@ -118,6 +118,7 @@ def _ingest_rows(first_id: int) -> list[Rows]:
                 "pos": [pos for _, pos in tokens],
                 "token_id": [pos for _, pos in tokens],
                 "token": [("<bos>", "user", f"{WORDS[0]}{p}", f"{WORDS[1]}{p}")[pos] for p, pos in tokens],
+                "piece": [("<bos>", "user", f"{WORDS[0]}{p}", f"{WORDS[1]}{p}")[pos] for p, pos in tokens],
                 "role": [ROLES[pos] for _, pos in tokens],
             },
         ),

@@ -215,6 +215,7 @@ def _tokens(shape: Shape, spec: RunSpec, prompts: np.ndarray) -> Rows:
         "pos": np.tile(np.arange(length, dtype=np.int16), n_prompts),
         "token_id": word.astype(np.int32),
         "token": words[word],
+        "piece": words[word],
         "role": np.tile(roles, n_prompts),
     }
     return Rows("tokens", pa.table(columns))

@@ -35,9 +35,10 @@ def judged(bench: Workbench, requests: Sequence[Request]) -> list[Judged]:
     if not requests:
         return []
     answers = bench.engine.answer(requests, bench.recipe.generation.max_new_tokens)
+    first = bench.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
-        Answer(bench.study.prompts[r.prompt].text, bench.text([int(token)]), float(p), bench.text(tokens))
-        for r, token, p, tokens in zip(requests, answers.first.token_id, answers.first.p_refusal, answers.token_ids, strict=True)
+        Answer(bench.study.prompts[r.prompt].text, token, float(p), bench.text(tokens))
+        for r, token, p, tokens in zip(requests, first, answers.first.p_refusal, answers.token_ids, strict=True)
     ]
     verdicts = bench.oracle(texts)
     return [Judged(t.p_refusal_token, t.first_token, t.completion, v) for t, v in zip(texts, verdicts, strict=True)]

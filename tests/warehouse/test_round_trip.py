@@ -103,7 +103,7 @@ def test_rows_come_back_unchanged(name: str, data: st.DataObject) -> None:
 
 
 def test_files_have_page_checksums_and_page_indexes(tmp_path: Path) -> None:
-    rows = [{"prompt_id": 1, "pos": pos, "token_id": 7, "token": "a", "role": "user"} for pos in range(10)]
+    rows = [{"prompt_id": 1, "pos": pos, "token_id": 7, "token": "a", "piece": "a", "role": "user"} for pos in range(10)]
     lake = Lake.create(tmp_path)
     path = lake.root / _publish(lake, TABLES["tokens"], [rows]).files[0].path
     group = pq.read_metadata(path).row_group(0)

@@ -86,7 +86,7 @@ ABLATIONS = Table(
         Column("k", pa.int32(), "features a layer that were asked for", null="not a matter of K"),
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
         Column("p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token"),
-        Column("first_token", pa.string(), "the most probable first token of the answer"),
+        Column("first_token", pa.string(), "the most probable first token of the answer, as text"),
         Column("completion", pa.string(), "the greedy answer; model text, untrusted; empty where nothing was generated (waking)"),
     ),
     key=("ablation_id",),

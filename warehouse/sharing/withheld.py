@@ -36,7 +36,7 @@ class Withheld:
 
     def columns(self, table: str) -> list[str]:
         """The columns of a table that are left out on some rows."""
-        texts = {"prompts": ["text"], "tokens": ["token_id", "token"]} if len(self.hidden) else {}
+        texts = {"prompts": ["text"], "tokens": ["token_id", "token", "piece"]} if len(self.hidden) else {}
         return (texts | {"ablations": ["completion"]}).get(table, [])
 
     def apply(self, table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -48,7 +48,7 @@ class Withheld:
         is_out = _is_in(rows["prompt_id"], self.hidden)
         if table == "tokens":
             is_out = pc.and_(is_out, pc.equal(rows["role"], "user"))
-        for name in self.columns(table):
+        for name in set(self.columns(table)) & set(rows.schema.names):
             blank = pa.scalar("" if pa.types.is_string(rows[name].type) else 0, rows[name].type)
             rows = _with(rows, name, pc.if_else(is_out, blank, rows[name]))
         return rows
