@@ -23,7 +23,10 @@ WRITE_ERRORS = {
     errno.EFBIG: "file too large for the file system or its limits at {}: free space or raise the limit",
     errno.EROFS: "read-only file system at {}: make it writable",
     errno.EACCES: "no permission at {}: make it readable and writable",
+    errno.ENAMETOOLONG: "the name is too long at {}: choose a shorter one",
 }
+LONGEST_PLACE = 200
+"""Characters of a path that a sentence shows."""
 
 
 class Listing(click.Group):
@@ -67,7 +70,9 @@ def sentence(error: Exception, resumes: bool) -> str:
         text = " ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())
     elif isinstance(error, OSError) and error.errno in WRITE_ERRORS:
         kept = ", finished shards are kept" if resumes else ""
-        text = f"{WRITE_ERRORS[error.errno].format(error.filename or error)} and run the same command again{kept}"
+        place = str(error.filename or error)
+        place = place if len(place) <= LONGEST_PLACE else f"{place[:LONGEST_PLACE]}..."
+        text = f"{WRITE_ERRORS[error.errno].format(place)} and run the same command again{kept}"
     else:
         text = f"{type(error).__name__}: {error} (set SAELAKE_TRACEBACK=1 to see where, and report it)"
     return printable(" ".join(text.split("\n")))

@@ -33,15 +33,22 @@ def fingerprint(model: "ModelSpec") -> str:
 
 def hash_folder(folder: Path, patterns: Iterable[str], field: str) -> str:
     """sha256 over names and contents of the folder's files that match a pattern; independent of where the folder lies."""
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    total = hashlib.sha256()
+    for file in require_weights(folder, patterns, field):
+        total.update(f"{file.name}\0{sha256_file(file)}\n".encode())
+    return total.hexdigest()
+
+
+def require_weights(folder: Path, patterns: Iterable[str], field: str) -> list[Path]:
+    """The folder's files that match a pattern, sorted; raises UserError where none has weights, or one is a pipe or a device."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    if odd := next((file for file in files if not file.is_file()), None):
+        raise UserError(f"{field}: {odd} is no regular file: give a folder with the files themselves")
     if not any(file.suffix in WEIGHTS for file in files):
         raise UserError(
             f"{field}: there are no .safetensors weights in {folder} (pickled weights are not read): convert them first"
         )
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}\0{sha256_file(file)}\n".encode())
-    return total.hexdigest()
+    return files
 
 
 def hub_commit(repo: str, revision: str | None, field: str) -> str:

@@ -43,6 +43,9 @@ class ShardMaker:
         self.tokenized = [self.subject.encode(p.text) for p in study.prompts]
         self._facts: dict[int, SaeFacts] = {one.ref.layer: one for one in facts}
         self.shelf = Shelf(facts, self.subject.device)
+        if self.shelf.all_fit:  # they stay loaded: a damaged one is found before any forward pass
+            for layer in self.shelf.layers:
+                self.shelf[layer]
         self._l0_checked: set[int] = set()
 
     def saes(self) -> list[Rows]:

@@ -105,7 +105,7 @@ class Bucket:
         except AlreadyExistsError:
             raise
         except (BaseError, PermissionError) as error:
-            reason = first_line(error)[:300]
+            reason = first_line(error)
             raise UserError(
                 f"cannot {what} {self.url}: {reason}; check AWS_ENDPOINT_URL, AWS_REGION, the credentials and that the bucket "
                 f"exists, and run the same command again"

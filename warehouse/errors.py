@@ -1,5 +1,6 @@
 """The one exception for mistakes that a user can mend; the command line shows it as a sentence, without a traceback."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,9 +11,29 @@ class UserError(ValueError):
     """What is wrong, where (recipe field, file or row), and how to mend it, in one sentence."""
 
 
+MOST_SAID = 300
+"""Characters of a library's message that a sentence carries."""
+TERSE = 80
+"""Characters up to which a message is completed by that of the error's cause: libraries wrap what went wrong in a general one."""
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says, as part of a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """What an error says, as one line that fits into a sentence.
+
+    All lines of its message count, since libraries put the word that matters into any of them: torch names a missing key in the
+    second, transformers opens with an empty one, a KeyError is the key alone. DuckDB's excerpt of the statement is left out.
+    """
+    text = " ".join(str(error).split("\nLINE ")[0].split())
+    if isinstance(error, KeyError) and error.args:
+        key = str(error.args[0])
+        text = key if " " in key else f"{key!r} is missing"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.strerror}: {error.filename}"
+    text = text or type(error).__name__
+    cause = error.__cause__
+    if cause is not None and len(text) <= TERSE and (why := first_line(cause)) not in text:
+        text = f"{text.rstrip('.:')}: {why}"
+    return textwrap.shorten(text, MOST_SAID, placeholder=" ...").rstrip(".:") if " " in text else text[:MOST_SAID]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from saelake.warehouse.errors import UserError, storage_errors
+from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.places import Folder, Place
 from saelake.warehouse.schema import SCHEMA_VERSION
@@ -192,7 +192,9 @@ class Lake:
             raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of a lake with --lake") from error
         except (ValueError, KeyError, TypeError) as error:
             text = canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION})
-            raise UserError(f"{self}/{MARKER} is damaged ({error}): a lake of this saelake holds {text} there") from error
+            raise UserError(
+                f"{self}/{MARKER} is damaged ({first_line(error)}): a lake of this saelake holds {text} there"
+            ) from error
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"the lake {self} has schema version {version}, this saelake reads version {SCHEMA_VERSION}: "
@@ -239,7 +241,8 @@ class Lake:
             return None
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"the run record {self}/{record_key(run_id)} is damaged ({error}): `saelake drop {run_id}`, then compute it again"
+                f"the run record {self}/{record_key(run_id)} is damaged ({first_line(error)}): `saelake drop {run_id}`, then "
+                f"compute it again"
             ) from error
 
     def parents(self, run_id: str) -> tuple[str, ...]:

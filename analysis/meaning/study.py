@@ -18,7 +18,7 @@ from saelake import queries
 from saelake.analysis.meaning.explanations import current_run
 from saelake.warehouse.append_log import AppendLog, Entry
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.errors import UserError, storage_errors
+from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ANNOTATIONS
@@ -136,7 +136,7 @@ def load(lake: Lake, name: str) -> AnnotationStudy:
         parents, categories = tuple(fields.pop("parents")), tuple(fields.pop("categories"))
         return AnnotationStudy(**fields, parents=parents, sampling=sampling, categories=categories, items=items)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file} is damaged ({error}): restore it from a copy") from error
+        raise UserError(f"{file} is damaged ({first_line(error)}): restore it from a copy") from error
 
 
 def state(lake: Lake, study: AnnotationStudy) -> State:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from saelake.ingest.model_shape import cached_file
+from saelake.ingest.saes.folder import check_config, check_folder
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.weight_files import tensor_shapes
 from saelake.warehouse.errors import UserError, first_line
@@ -64,14 +65,18 @@ def read_facts(ref: SaeRef) -> SaeFacts:
 
     try:
         if ref.path is not None:
+            check_folder(ref.path)
             config = handle_config_defaulting(get_sae_lens_config_from_disk(ref.path))
         else:
             with shapes_from_the_cache():
                 config = load_sae_config_from_huggingface(ref.release, ref.release_id)
+        check_config(config, ref.location)
         metadata = config.get("metadata") or {}
         hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
         sizes = config["d_in"], config["d_sae"]
-    except (OSError, ValueError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # SAELens takes the fields of a stranger's file for what they should be
         raise UserError(f"saes: the configuration of {ref.location} cannot be read ({first_line(error)})") from error
     scale = norm_scale(ref, metadata)
     if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from saelake.ingest.fingerprint import SAE_FILES, hash_folder, hub_commit
+from saelake.ingest.fingerprint import SAE_FILES, hash_folder, hub_commit, require_weights
 from saelake.ingest.recipe import Recipe, SaesSpec
 from saelake.ingest.recipe.errors import nearest
+from saelake.ingest.saes.folder import check_folder
 from saelake.warehouse.errors import UserError
 
 
@@ -46,8 +47,8 @@ class SaeRef:
 def list_saes(recipe: Recipe) -> list[SaeRef]:
     """The SAEs of a recipe in the order of its layers.
 
-    Raises UserError for a folder without weights, an unknown release or id, a hub repository that cannot be reached or is at
-    another commit than the recipe asserts.
+    Raises UserError for a folder without weights or with others than it declares, an unknown release or id, a hub repository
+    that cannot be reached or is at another commit than the recipe asserts.
     """
     spec = recipe.saes
     return _local(spec) if spec.path is not None else _released(spec)
@@ -57,9 +58,16 @@ def _local(spec: SaesSpec) -> list[SaeRef]:
     refs = []
     for layer in spec.layers:
         folder = Path(spec.fill(str(spec.path), layer))
-        if not folder.is_dir():
+        try:
+            is_there = folder.is_dir()
+        except OSError as error:
+            raise UserError(f"saes.path: {str(folder)[:200]}... cannot be read ({error.strerror})") from error
+        if not is_there:
             raise UserError(f"saes.path: there is no SAE folder {folder} for layer {layer}: `saelake train-saes` makes them")
-        content_hash = hash_folder(folder, SAE_FILES, f"saes.path, layer {layer}")
+        field = f"saes.path, layer {layer}"
+        require_weights(folder, SAE_FILES, field)
+        check_folder(folder)
+        content_hash = hash_folder(folder, SAE_FILES, field)
         name = f"{folder.name}@sha256:{content_hash}"
         key = f"layer_{layer:02d}-{content_hash[:8]}"
         refs.append(SaeRef(key, name, layer, content_hash, spec.declared_l0(layer), folder, None, None))

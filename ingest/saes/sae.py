@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from saelake.ingest.saes.facts import SaeFacts, Sized, check_facts, norm_scale, read_facts, shapes_from_the_cache
@@ -108,7 +107,9 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
                 module = SAE.load_from_disk(ref.path, device=str(device), dtype="float32")
             else:
                 module = SAE.from_pretrained(ref.release, ref.release_id, device=str(device), dtype="float32")
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever SAELens makes of a stranger's files
         raise UserError(f"saes: {ref.location} cannot be loaded ({first_line(error)})") from error
     if module.cfg.normalize_activations == "expected_average_only_in":
         scale = norm_scale(ref, module.cfg.metadata.to_dict())
@@ -119,7 +120,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
         assert scale is not None, "read_facts refuses it otherwise"
         module.threshold.data = module.threshold.data / scale
     module.eval().requires_grad_(False)
-    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if facts.architecture == "jumprelu" else [])):
         if not getattr(module, name).isfinite().all():
             raise UserError(f"saes: {ref.location} has values in {name} that are not finite numbers: its file is damaged")
     W_dec = module.W_dec.data

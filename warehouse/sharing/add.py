@@ -177,7 +177,7 @@ def _take_file(folder: Path, file: DataFile, draft: Path, name: str) -> DataFile
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
             raise
-        raise UserError(f"{folder / file.path} is refused: {first_line(error)[:300]}") from error
+        raise UserError(f"{folder / file.path} is refused: {first_line(error)}") from error
     finally:
         incoming.unlink(missing_ok=True)
     return DataFile(file.table, name, n_rows, n_bytes, sha256)

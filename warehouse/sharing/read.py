@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
-from saelake.warehouse.errors import UserError
+from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
@@ -43,7 +43,7 @@ def read_records(folder: Path) -> list[RunRecord]:
         try:
             records[path.stem] = _read_record(path)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
-            raise UserError(f"{folder}: the run record runs/{path.name!r} is refused: {str(error)[:300]}") from error
+            raise UserError(f"{folder}: the run record runs/{path.name!r} is refused: {first_line(error)}") from error
     return list(_in_order(records))
 
 
