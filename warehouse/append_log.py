@@ -14,6 +14,8 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.store import canonical_json, locked, sync_folder
 
 Entry = Mapping[str, Any]
+BINARY = getattr(os, "O_BINARY", 0)
+"""Windows would write \\r\\n for the end of a line."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class AppendLog:
         with locked(self.lock):
             is_new = not self.path.exists()
             entry = make(self.entries())
-            fd = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
+            fd = os.open(self.path, os.O_CREAT | os.O_RDWR | BINARY, 0o600)
             try:
                 end = _end_of_entries(fd)
                 os.ftruncate(fd, end)
@@ -67,11 +69,12 @@ class AppendLog:
 
 def _end_of_entries(fd: int) -> int:
     """Where the last finished line ends."""
-    size = os.fstat(fd).st_size
-    return os.pread(fd, size, 0).rfind(b"\n") + 1
+    size = os.lseek(fd, 0, os.SEEK_END)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return os.read(fd, size).rfind(b"\n") + 1
 
 
 def _write(fd: int, line: bytes, at: int) -> None:
+    os.lseek(fd, at, os.SEEK_SET)
     while line:
-        n = os.pwrite(fd, line, at)
-        line, at = line[n:], at + n
+        line = line[os.write(fd, line) :]

@@ -1,6 +1,5 @@
 """Files that are whole or absent: atomic writes, hashes and locks that die with their owner."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from saelake.warehouse.locks import hold
 
 
 def canonical_json(value: Any) -> str:
@@ -35,8 +36,10 @@ def utc_now() -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames inside `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY)
+    """Makes renames inside `folder` durable, where folders can be synchronised."""
+    fd = _open_folder(folder)
+    if fd is None:
+        return
     try:
         os.fsync(fd)
     finally:
@@ -93,17 +96,27 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-        os.close(held)
+        if held is not None:
+            os.close(held)
 
 
-def _new_draft(path: Path) -> tuple[Path, int]:
+def _open_folder(folder: Path, *, follow: bool = True) -> int | None:
+    """A descriptor of a folder; None on Windows, where only files can be opened, synchronised and locked."""
+    if os.name == "nt":
+        return None
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
+
+
+def _new_draft(path: Path) -> tuple[Path, int | None]:
     """A new folder beside `path`, and a descriptor that holds its lock as long as this process lives."""
     while True:
         draft = aside(path)
         draft.mkdir()
-        fd = os.open(draft, os.O_RDONLY)
+        fd = _open_folder(draft)
+        if fd is None:
+            return draft, None
         with suppress(OSError):  # of a file system without locks: nobody clears drafts there
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(fd)
         if _is_same_file(fd, draft):
             return draft, fd
         os.close(fd)  # taken for a dead one before it was locked
@@ -128,14 +141,16 @@ def is_dead_draft(path: Path) -> bool:
 @contextmanager
 def _if_dead(draft: Path) -> Iterator[bool]:
     """Whether nobody holds the lock of a draft folder, which is held meanwhile."""
-    fd = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    fd = _open_folder(draft, follow=False)
+    if fd is None:
+        yield False
+        return
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_dead = hold(fd)
         except OSError:
-            yield False
-        else:
-            yield True
+            is_dead = False
+        yield is_dead
     finally:
         os.close(fd)
 
@@ -174,20 +189,21 @@ def _acquire(path: Path, wait: bool) -> int | None:
     while True:
         fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_same_file(fd, path):
+            is_held = hold(fd, wait)
+            if is_held and _is_same_file(fd, path):
                 return fd
-        except BlockingIOError:
-            os.close(fd)
-            return None
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # its last owner removed the file when it was done with it: take the new one
+        os.close(fd)
+        if not is_held:
+            return None
+        # else its last owner removed the file when it was done with it: take the new one
 
 
 def _release(fd: int, path: Path) -> None:
-    path.unlink(missing_ok=True)  # before the lock is free, so that nobody can hold the old file as if it were the new one
+    with suppress(PermissionError):  # Windows keeps a file that is open: it stays, and is the lock of the next
+        path.unlink(missing_ok=True)  # before the lock is free, so that nobody can hold the old file as if it were the new one
     os.close(fd)
 
 

@@ -58,12 +58,13 @@ def test_a_refusal_or_a_full_disk_leaves_the_log_as_it_was(log: AppendLog, monke
     with pytest.raises(UserError, match="closed"):
         log.append(refuse)
 
-    def full(fd: int, data: bytes, at: int) -> int:
-        os.lseek(fd, at, os.SEEK_SET)
-        os.write(fd, data[:3])
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        write(fd, data[:3])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
         log.append(lambda entries: {"n": 1})
     assert log.path.read_bytes() == before
