@@ -14,7 +14,7 @@ from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import on_benign
+from saelake.analysis.search.critical import borrowers, on_benign
 from saelake.analysis.stage import Stage, Work
 from saelake.ingest.job import Study
 from saelake.warehouse.runs import Rows
@@ -137,10 +137,10 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
 
 
 def _answers(
-    work: Work, prompts: Sequence[int], ranked: Sequence[Ranking], condition: str, ks: Sequence[int], draws: int
+    work: Work, ranked: Sequence[Ranking], lent: Mapping[int, Sequence[int]], condition: str, ks: Sequence[int], draws: int
 ) -> list[Rows]:
     tests = [one for ranking in ranked for one in asked(ranking, condition, ks, draws, work.spec.seed)]
-    tests += on_benign([one for one in tests if one.condition == condition], work.bench, prompts)
+    tests += on_benign([one for one in tests if one.condition == condition], lent)
     return ablation_rows(work.bench, work.spec.stage, tests)
 
 
@@ -148,12 +148,13 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     settings, shards = work.bench.recipe.stage3, shards_of_split(work.bench.study)
     with work.bench.sql(list(work.parents.values())) as con:
         by_prompt = rankings(work, con, "embedding")
+    lent = borrowers(work.bench, by_prompt)
     for name in missing:
         ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
         yield (
             name,
             [
-                *_answers(work, shards[name], ranked, "stage3", settings.ks, settings.random_draws),
+                *_answers(work, ranked, lent, "stage3", settings.ks, settings.random_draws),
                 link_rows(work, ranked, settings.ks),
             ],
         )
@@ -163,9 +164,10 @@ def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, li
     shards = shards_of_split(work.bench.study)
     with work.bench.sql(list(work.parents.values())) as con:
         by_prompt = rankings(work, con, "weight")
+    lent = borrowers(work.bench, by_prompt)
     for name in missing:
         ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
-        yield name, _answers(work, shards[name], ranked, "stage3_probe", work.bench.recipe.probe.ks, 0)
+        yield name, _answers(work, ranked, lent, "stage3_probe", work.bench.recipe.probe.ks, 0)
 
 
 def _critical(study: Study) -> Mapping[str, object]:
@@ -180,7 +182,7 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "causal_links"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
-    code_version=2,
+    code_version=3,
 )
 PROBE_STAGE = Stage(
     name="stage3_probe",
@@ -190,5 +192,5 @@ PROBE_STAGE = Stage(
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute_probe,
     identity=_critical,
-    code_version=2,
+    code_version=3,
 )

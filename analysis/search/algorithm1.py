@@ -9,7 +9,7 @@ the first t blocks of one random sequence,
 for every tau from the same floor(|C| / N) + 1 independent evaluations. The last fewer than N candidates are never tested.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -18,7 +18,7 @@ import numpy as np
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import Pool, on_benign, pools, search_rows
+from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.warehouse.runs import Rows
@@ -68,6 +68,7 @@ class Sequenced:
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     settings, shards = work.bench.recipe.algorithm1, shards_of_split(work.bench.study)
     by_prompt = pools(work, settings.direction)
+    lent = borrowers(work.bench, by_prompt)
     for name in missing:
         sequences = [
             Sequenced(by_prompt[p], seed, block_sequence(len(by_prompt[p]), settings.block_size, _rng(work, seed, p)))
@@ -75,7 +76,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             if p in by_prompt
             for seed in range(settings.seeds)
         ]
-        yield name, _search(work, sequences, shards[name])
+        yield name, _search(work, sequences, lent)
 
 
 def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
@@ -83,7 +84,7 @@ def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
     return np.random.default_rng([work.spec.seed, seed, prompt])
 
 
-def _search(work: Work, sequences: Sequence[Sequenced], prompts: Sequence[int]) -> list[Rows]:
+def _search(work: Work, sequences: Sequence[Sequenced], lent: Mapping[int, Sequence[int]]) -> list[Rows]:
     bench, taus = work.bench, np.array(work.bench.recipe.algorithm1.taus)
     requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
     p_refusal = bench.engine.next_token(requests).p_refusal.astype(np.float64)
@@ -91,7 +92,7 @@ def _search(work: Work, sequences: Sequence[Sequenced], prompts: Sequence[int]) 
     traces = np.split(p_refusal, stops[:-1]) if sequences else []
     found = [found_sets(s.blocks, trace, taus) for s, trace in zip(sequences, traces, strict=True)]
     asked = list(_tests(sequences, found, taus))
-    asked += on_benign([a for a in asked if not a.condition.endswith("complement")], bench, prompts)
+    asked += on_benign([a for a in asked if not a.condition.endswith("complement")], lent)
     evaluations = {(s.pool.prompt, s.seed): (s.pool, len(s.blocks) + 1) for s in sequences}
     return [
         *ablation_rows(bench, work.spec.stage, asked, more_sets=[s.pool.at(b) for s in sequences for b in s.blocks]),
@@ -134,4 +135,5 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "search_trace", "searches"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    code_version=2,
 )

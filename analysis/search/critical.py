@@ -1,7 +1,8 @@
 """What both searches of Stage 2 start from, and how their findings are stored."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 
@@ -48,17 +49,24 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
     return found
 
 
-def on_benign(asked: Sequence[Ablation], bench: Workbench, prompts: Sequence[int]) -> Iterator[Ablation]:
-    """The same sets on benign prompts, each of which borrows those of one harmful prompt in turn: are they still answered?"""
-    by_prompt: dict[int, list[Ablation]] = {}
+def borrowers(bench: Workbench, lenders: Iterable[int]) -> dict[int, list[int]]:
+    """Which benign prompts borrow the sets of which prompt: each those of one in turn, both in the order of the study.
+
+    The lenders are all prompts of the study that are searched, known before the search. So who borrows from whom does not depend
+    on shards; the shard of a lender holds the answers on its borrowers.
+    """
+    lent: dict[int, list[int]] = {prompt: [] for prompt in sorted(lenders)}
+    benign = bench.study.numbers(bench.recipe.candidates.split, "benign")
+    for prompt, lender in zip(benign, cycle(lent), strict=False):
+        lent[lender].append(prompt)
+    return lent
+
+
+def on_benign(asked: Iterable[Ablation], lent: Mapping[int, Sequence[int]]) -> Iterator[Ablation]:
+    """The same sets on the benign prompts that borrow them: are they still answered?"""
     for one in asked:
-        by_prompt.setdefault(one.request.prompt, []).append(one)
-    lenders = list(by_prompt)
-    benign = [p for p in prompts if bench.study.prompts[p].label == "benign"]
-    for turn, prompt in enumerate(benign if lenders else ()):
-        for one in by_prompt[lenders[turn % len(lenders)]]:
-            request = Request(prompt, one.request.features)
-            yield Ablation(request, one.condition, k=one.k, draw=one.draw, seed=one.seed, tau=one.tau)
+        for prompt in lent[one.request.prompt]:
+            yield replace(one, request=Request(prompt, one.request.features))
 
 
 def search_rows(bench: Workbench, method: str, searches: Mapping[tuple[int, int], tuple[Pool, int]]) -> Rows:

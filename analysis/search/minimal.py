@@ -13,7 +13,7 @@ import numpy as np
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows, flipped
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import Pool, on_benign, pools, search_rows
+from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.warehouse.runs import Rows
@@ -112,6 +112,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     bench, settings = work.bench, work.bench.recipe.minimal
     shards = shards_of_split(bench.study)
     by_prompt = pools(work, settings.direction)
+    lent = borrowers(bench, by_prompt)
     for name in missing:
         searches = {
             (p, start): minimal_set(len(by_prompt[p]), np.random.default_rng([work.spec.seed, start, p]))
@@ -125,7 +126,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             Ablation(Request(p, by_prompt[p].at(end.members)), "minimal", draw=start, seed=work.spec.seed)
             for (p, start), end in found.items()
         ]
-        asked += on_benign(asked, bench, shards[name])
+        asked += list(on_benign(asked, lent))
         evaluations = {key: (by_prompt[key[0]], end.n_evaluations) for key, end in found.items()}
         yield name, [*ablation_rows(bench, work.spec.stage, asked), search_rows(bench, "minimal", evaluations)]
 
@@ -137,4 +138,5 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "searches"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    code_version=2,
 )

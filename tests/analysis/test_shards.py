@@ -1,0 +1,142 @@
+"""No result depends on the sizes of shards and batches: the planted study, computed in several ways, table by table."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+import pytest
+
+from saelake.analysis import stages
+from saelake.analysis.engine import memory
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import TABLES
+from tests.planted import write_planted
+
+FEW = """
+[algorithm1]
+seeds = 2
+taus = [0.1, 0.5]
+block_size = 2
+[minimal]
+starts = 2
+[controls]
+random_draws = 1
+firing_on_tokens = [1, 2]
+clamp_values = [5.0]
+[waking]
+controls = 2
+watched = "all"
+[steering]
+features = "critical"
+values = [2.0]
+[losses]
+sets = 2
+[fm]
+sizes = [2]
+[probe]
+ks = [2]
+[stage3]
+size = 2
+ks = [1, 2]
+random_draws = 1
+[[losses.texts]]
+set = "plain"
+file = "prompts.jsonl"
+text = "instruction"
+take = 6
+max_tokens = 10
+"""
+Content = Mapping[str, Mapping[tuple[Any, ...], list[tuple[float, ...]]]]
+"""table -> what is discrete in a row -> the floating-point numbers of the rows that are alike in that"""
+
+
+class Sizes(NamedTuple):
+    shard_prompts: int
+    batch_tokens: int
+    engine_tokens: int
+    """Padded tokens of an ablated pass."""
+
+
+def analysed(folder: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Lake]:
+    file = write_planted(folder).recipe
+    text = file.read_text().replace("random_draws = 3", "").replace("[controls]\n", "")
+    for name in ("shard_prompts = 16", "batch_tokens = 512"):
+        text = text.replace(name, f"{name.split(' = ')[0]} = {getattr(sizes, name.split(' = ')[0])}")
+    file.write_text(text.replace("cap = 4", "cap = 3") + FEW)
+    monkeypatch.setitem(memory.MOST_TOKENS, "cpu", sizes.engine_tokens)
+    recipe, lake = load_recipe(file), Lake.create(folder / "lake")
+    stages.analyze(recipe, lake)
+    return recipe, lake
+
+
+def content(lake: Lake) -> Content:
+    """All tables, with what an id stands for in its place, since the ids carry the run, and a run its sizes."""
+    with connect(lake) as con:
+        texts = dict(con.execute("select prompt_id, text from prompts").fetchall())
+        sets: dict[int, list[Any]] = defaultdict(list)
+        for set_id, *feature in con.execute("select set_id, sae_id, feature_id, value from feature_sets order by all").fetchall():
+            sets[set_id].append(tuple(feature))
+        known: dict[str, Mapping[int, Any]] = {"prompt_id": texts, "set_id": {i: tuple(found) for i, found in sets.items()}}
+        asked = con.execute(
+            "select ablation_id, prompt_id, set_id, stage, condition, seed, draw, k, tau from ablations"
+        ).fetchall()
+        known["ablation_id"] = {i: (texts[p], known["set_id"].get(s), *rest) for i, p, s, *rest in asked}
+        return {name: _rows(con, name, known) for name in TABLES if name != "runs"}
+
+
+def _rows(con: duckdb.DuckDBPyConnection, name: str, known: Mapping[str, Mapping[int, Any]]) -> Mapping[Any, list[Any]]:
+    columns = [c for c in TABLES[name].columns if c.name != "run_id"]
+    if not con.execute("select 1 from duckdb_views() where view_name = ?", [name]).fetchall():
+        return {}
+    found: dict[tuple[Any, ...], list[tuple[float, ...]]] = defaultdict(list)
+    for row in con.execute(f"select {', '.join(c.name for c in columns)} from {name}").fetchall():
+        discrete: list[Any] = []
+        numbers: list[float] = []
+        for column, value in zip(columns, row, strict=True):
+            identity = "prompt_id" if column.name == "lender" else column.identity
+            if isinstance(value, float) and column.name != "tau":
+                numbers.append(value)
+            elif isinstance(value, list):
+                numbers.extend(value)
+            else:
+                discrete.append(known[identity][value] if identity in known and value is not None else value)
+        found[tuple(discrete)].append(tuple(numbers))
+    return {key: sorted(numbers) for key, numbers in found.items()}
+
+
+def differences(one: Content, other: Content) -> list[str]:
+    """What differs between two studies, a line each."""
+    found = []
+    for name in one:
+        for key in one[name].keys() ^ other[name].keys():
+            found.append(f"{name}: {key} is in {'the first' if key in one[name] else 'the second'} only")
+        for key in one[name].keys() & other[name].keys():
+            a, b = one[name][key], other[name][key]
+            if len(a) != len(b):
+                found.append(f"{name}: {key} is there {len(a)} and {len(b)} times")
+            elif not np.allclose(np.array(a), np.array(b), rtol=2e-4, atol=2e-5):
+                found.append(f"{name}: {key} has {a} and {b}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Content:
+    """All prompts in one shard, and batches as large as they get."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return content(analysed(tmp_path_factory.mktemp("whole"), Sizes(1000, 8192, 4096), monkeypatch)[1])
+
+
+@pytest.mark.parametrize("sizes", [Sizes(5, 40, 64), Sizes(1, 200, 300)], ids=str)
+def test_no_table_depends_on_the_sizes_of_shards_and_batches(
+    whole: Content, sizes: Sizes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lake = analysed(tmp_path, sizes, monkeypatch)
+    empty = {name for name, rows in whole.items() if not rows}
+    assert empty <= {"activations_by_prompt", "explanations", "annotations", "study_features", "concepts"}, "nothing to compare"
+    found = differences(whole, content(lake))
+    assert not found, "\n".join(sorted(found)[:20])
