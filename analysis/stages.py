@@ -161,7 +161,7 @@ def ablate(
     recipe: Recipe,
     lake: Lake,
     condition: str,
-    features: str | Sequence[tuple[int, int]],
+    features: chosen.Features,
     *,
     value: float = 0.0,
     force: bool = False,
@@ -177,10 +177,32 @@ def ablate(
         value: the activation that they are clamped to instead, if not 0.
     Raises UserError for a name that the analysis uses itself and for no features, QueryError for what is no feature of the study.
     """
+    study = open_ablation(recipe, lake, condition, features)
+    return ablate_study(study, lake, condition, features, value=value, force=force, progress=progress)
+
+
+def open_ablation(recipe: Recipe, lake: Lake, condition: str, features: chosen.Features) -> Study:
+    """The study of a recipe, checked for `ablate`, whose mistakes it raises; what a select names is only known after ingest."""
     chosen.check_condition(condition)
     study = open_analysis(recipe)
+    if whole_run(lake, ingest_spec(study).run_id) is None:
+        chosen.check_features(study, features)
+    return study
+
+
+def ablate_study(
+    study: Study,
+    lake: Lake,
+    condition: str,
+    features: chosen.Features,
+    *,
+    value: float = 0.0,
+    force: bool = False,
+    progress: Quiet | None = None,
+) -> RunRecord:
+    """`ablate` for a study that `open_ablation` has opened."""
     ingest_study(study, lake, progress=progress)
-    with connect(lake, recipe.name) as con:
+    with connect(lake, study.recipe.name) as con:
         stage = chosen.stage(condition, chosen.feature_set(con, features, value))
     return ensure_stage(stage, specs(study, [stage]), Workbench(study, lake), force=force, progress=progress)
 

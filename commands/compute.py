@@ -119,11 +119,16 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
+    opened_study = stages.open_ablation(study, Lake.at(lake), condition, features)  # before there is a lake, as above
     with Bar() as progress:
-        record = stages.ablate(study, Lake.existing(lake), condition, features, value=value, force=force, progress=progress)
+        into = Lake.create(lake)
+        record = stages.ablate_study(opened_study, into, condition, features, value=value, force=force, progress=progress)
     _print_runs(lake, [record.run_id])
     with open_lake(lake, study.name) as opened:
         rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', '{condition}')")
+        if not rates.filter("condition = 'none'").fetchone():
+            rates = rates.select("* replace (null as n_refused_at_baseline)")
+            click.echo(f"what the unmodified model answers is not known here: `saelake analyze {recipe}` computes it")
         show(rates.select("condition", "label", "n_prompts", "asr", "n_refused_at_baseline", "asr_of_refused"))
 
 

@@ -77,7 +77,7 @@ def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> No
 @click.command()
 @lake_option
 @click.option("--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="About so many activations.")
-@click.option("--layers", type=click.IntRange(1, 99), default=14, show_default=True, help="Layers, with one SAE each.")
+@click.option("--layers", type=click.IntRange(1, 1 << 15), default=14, show_default=True, help="Layers, with one SAE each.")
 @click.option("--width", type=click.IntRange(min=8), default=65_536, show_default=True, help="Features a layer.")
 @click.option("--l0", type=click.FloatRange(min=1), default=73, show_default=True, help="Mean active features a token.")
 @click.option(

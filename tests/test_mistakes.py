@@ -215,7 +215,13 @@ def test_judging_and_ablating_need_a_lake_with_answers(study: Path, lake: Path, 
     assert "the judges are first_token, phrases, harmbench" in run("judge", file, "--judge", "guess", "--lake", lake)
     assert "run `saelake analyze` first" in run("judge", file, "--judge", "phrases", "--lake", lake)
     assert "no lake at" in run("judge", file, "--judge", "phrases", "--lake", tmp_path / "none")
-    assert "no lake at" in run("ablate", file, "--features", "2:5", "--condition", "mine", "--lake", tmp_path / "none")
+    for features, says in (
+        ("9:5", "layer 9"),
+        ("2:999", "no feature 999"),
+        (" , ", "features"),
+        ("select 1 as a", "needs the columns"),
+    ):
+        assert says in run("ablate", file, "--features", features, "--condition", "mine", "--lake", tmp_path / "none")
     assert "the analysis' own" in run("ablate", file, "--features", "2:5", "--condition", "none", "--lake", lake)
     assert tree(lake) == before
     assert not (tmp_path / "none").exists()

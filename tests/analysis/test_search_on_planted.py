@@ -9,8 +9,10 @@ import duckdb
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import saelake
+from saelake import cli
 from saelake.analysis import stages
 from saelake.analysis.search.algorithm1 import block_sequence
 from saelake.analysis.search.directions import Scores, choose
@@ -312,6 +314,17 @@ def test_chosen_features_are_a_list_or_a_select_and_a_condition_is_replaced(anal
             "select distinct layer, feature_id, value from feature_sets join ablations using (set_id) where condition = 'mine'"
         )
         assert rows.fetchall() == [(4, 5, 9.0)]
+
+
+def test_ablating_makes_a_lake_and_ingests_where_there_is_none(tmp_path: Path) -> None:
+    planted = write_planted(tmp_path / "study")
+    arguments = ["ablate", str(planted.recipe), "--features", f"4:{planted.primary}", "--condition", "mine", "--lake"]
+    result = CliRunner().invoke(cli.main, [*arguments, str(tmp_path / "new")])
+    assert result.exit_code == 0, result.output
+    assert "what the unmodified model answers is not known here" in result.output
+    with saelake.open(tmp_path / "new") as opened:
+        found = opened.query("asr", judge="first_token").project("condition, label, n_prompts, asr").fetchall()
+    assert found == [("mine", "benign", 6, 1.0), ("mine", "harmful", 6, 1.0)]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ Tables come first, so that `data/activations/*.parquet` is one table for every r
 """
 
 import re
+from dataclasses import replace
 
 from saelake.warehouse.files import DataFile, file_layer, file_name
 from saelake.warehouse.records import RunRecord
@@ -42,10 +43,15 @@ def lake_names(record: RunRecord) -> dict[str, str]:
     """
     names = {}
     for file in record.files:
-        found = re.fullmatch(rf"data/{file.table}/{re.escape(record.run_id)}(?:-layer-(\d\d))?\.parquet", file.path)
-        if file.table not in TABLES or found is None or TABLES[file.table].by_layer != (found[1] is not None):
+        found = re.fullmatch(
+            rf"data/{re.escape(file.table)}/{re.escape(record.run_id)}(?:-layer-([0-9]{{2,5}}))?\.parquet", file.path
+        )
+        known = found is not None and file.table in TABLES and TABLES[file.table].by_layer == (found[1] is not None)
+        name = file_name(file.table, None if found is None or found[1] is None else int(found[1]))
+        # Read back, since a layer has one name only: layer-07 and layer-007 would be one file of a lake.
+        if not known or data_name(replace(file, path=name), record.run_id) != file.path:
             raise ValueError(f"{file.path!r} is not where a file of {file.table!r} lies in a shared set")
-        names[file.path] = file_name(file.table, None if found[1] is None else int(found[1]))
+        names[file.path] = name
     if len(names) < len(record.files):
         raise ValueError("it lists a file twice")
     return names
