@@ -2,7 +2,7 @@
 
 Feature ids and tokens are dense numbers, so rows are put in order by counting them (SciPy's conversion of coordinates to
 compressed rows), many times faster than by comparing them. What would not fit in memory is sorted range by range: each range
-reads the landed files again, so nothing is spilled.
+reads the landed files again, so nothing is spilled. Where a layer has several SAEs, their rows lie between one another.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saelake.warehouse.layout import BATCH_ROWS
@@ -26,7 +27,7 @@ LARGEST_WIDTH = 1 << 24
 
 @dataclass(frozen=True)
 class Part:
-    """One landed file with activations of one layer: of one SAE, and of prompts that one run numbered."""
+    """What a landed file has of one SAE's activations, of prompts that one run numbered."""
 
     path: Path
     layer: int
@@ -38,55 +39,96 @@ class Part:
     """Smallest and largest index of its prompts."""
     pos_bits: int
     """Bits that hold every pos."""
+    alone: bool
+    """Whether the file has no other SAE's rows."""
+
+    def read(self, *names: str) -> list[np.ndarray]:
+        """Columns of its rows."""
+        columns = pq.ParquetFile(self.path, memory_map=True).read(
+            [*names, *(() if self.alone else ("sae_id",))], use_threads=False
+        )
+        if not self.alone:
+            columns = columns.filter(pc.equal(columns["sae_id"], self.sae_id))
+        return [columns[name].to_numpy() for name in names]
+
+
+class _Place(NamedTuple):
+    """How pos and SAE of a row are packed into one number: pos << sae_bits | the SAE's place among the layer's, by name."""
+
+    sae_ids: tuple[str, ...]
+    pos_bits: int
+    sae_bits: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], pos_bits: int) -> "_Place":
+        """For the parts of one layer."""
+        sae_ids = tuple(sorted({part.sae_id for part in parts}))
+        return cls(sae_ids, pos_bits, (len(sae_ids) - 1).bit_length())
+
+    @property
+    def bits(self) -> int:
+        return self.pos_bits + self.sae_bits
+
+    def packed(self, pos: np.ndarray, sae_id: str) -> np.ndarray:
+        return pos if not self.sae_bits else pos.astype(np.int32) << self.sae_bits | self.sae_ids.index(sae_id)
+
+    def pos(self, packed: np.ndarray) -> np.ndarray:
+        return (packed & ((1 << self.bits) - 1)) >> self.sae_bits
+
+    def sae(self, packed: np.ndarray) -> np.ndarray:
+        """(n,) int32: places in `sae_ids`."""
+        return (packed & ((1 << self.sae_bits) - 1)).astype(np.int32)
 
 
 class _Rows(NamedTuple):
     feature_id: np.ndarray
     token: np.ndarray
-    """prompt index << pos_bits | pos"""
+    """prompt index << bits | pos and SAE, packed"""
     activation: np.ndarray
 
 
 def find_parts(files: Mapping[int, Sequence[Path]]) -> list[Part] | None:
-    """The landed files (layer -> paths) that have rows; None if these cannot be sorted by counting.
+    """What the landed files (layer -> paths) have of each SAE; None if these rows cannot be sorted by counting.
 
-    They can if a layer has one SAE, of a width that fits in memory, and one run has numbered all prompts.
+    They can if the SAEs are of a width that fits in memory, and one run has numbered all prompts.
     """
-    parts = [part for layer, paths in files.items() for path in paths if (part := _find_part(path, layer))]
-    sae_ids = {(p.layer, p.sae_id) for p in parts}
-    countable = all(p.sae_id and p.tag == parts[0].tag for p in parts) and len(sae_ids) == len({p.layer for p in parts})
-    return parts if countable else None
+    parts = [part for layer, paths in files.items() for path in paths for part in _parts_of(path, layer)]
+    return parts if all(p.sae_id and p.tag == parts[0].tag for p in parts) else None
 
 
-def _find_part(path: Path, layer: int) -> Part | None:
-    """A landed file, with sae_id empty if it cannot be sorted by counting; None if it has no rows."""
+def _parts_of(path: Path, layer: int) -> Iterator[Part]:
+    """The parts of a landed file, one with sae_id empty if it cannot be sorted by counting; none if it has no rows."""
     with pq.ParquetFile(path, memory_map=True, read_dictionary=["sae_id"]) as parquet:
         columns = parquet.read(["sae_id", "feature_id", "prompt_id", "pos"], use_threads=False)
     if not len(columns):
-        return None
-    sae_ids = columns["sae_id"].unique()
+        return
+    sae_ids = columns["sae_id"].unique().to_pylist()
     feature_id, prompt_id, pos = (columns[name].to_numpy() for name in ("feature_id", "prompt_id", "pos"))
     first, last = int(prompt_id.min()), int(prompt_id.max())
-    countable = len(sae_ids) == 1 and first >> 32 == last >> 32 and min(feature_id.min(), pos.min()) >= 0
-    countable &= bool(feature_id.max() < LARGEST_WIDTH)
-    sae_id = sae_ids[0].as_py() if countable else ""
-    return Part(path, layer, sae_id, first & ~INDEX_MASK, first & INDEX_MASK, last & INDEX_MASK, int(pos.max()).bit_length())
+    countable = first >> 32 == last >> 32 and min(feature_id.min(), pos.min()) >= 0 and bool(feature_id.max() < LARGEST_WIDTH)
+    numbers = (first & ~INDEX_MASK, first & INDEX_MASK, last & INDEX_MASK, int(pos.max()).bit_length())
+    for sae_id in sae_ids if countable else [""]:
+        yield Part(path, layer, sae_id, *numbers, alone=len(sae_ids) == 1)
 
 
 def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:
-    """The rows of one layer in the order of `activations`, without run_id, layer and sae_id.
+    """The rows of one layer in the order of `activations`, without run_id, layer and, of one SAE, sae_id.
 
     Raises AssertionError if a row comes twice.
     """
-    pos_bits = max(p.pos_bits for p in parts)
+    place = _Place.of(parts, max(p.pos_bits for p in parts))
     counts = _counts(parts, "feature_id", 0)
     for first, last in _ranges(counts, range_rows):
-        rows = _read(parts, pos_bits, "feature_id", (first, last))
+        rows = _read(parts, place, "feature_id", (first, last))
         indptr, token, activation = _grouped(rows.feature_id - first, rows.token, rows.activation, last - first)
         feature_id = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(indptr))
         for start in range(0, len(token), BATCH_ROWS):
             some = slice(start, start + BATCH_ROWS)
-            yield _batch(parts[0].tag, pos_bits, _Rows(feature_id[some], token[some], activation[some]))
+            batch = _batch(parts[0].tag, place, _Rows(feature_id[some], token[some], activation[some]))
+            if place.sae_bits:
+                which = pa.DictionaryArray.from_arrays(place.sae(token[some]), list(place.sae_ids))
+                batch = batch.append_column("sae_id", which)
+            yield batch
 
 
 def by_prompt(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:
@@ -96,39 +138,42 @@ def by_prompt(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[p
     """
     parts = sorted(parts, key=lambda p: (p.layer, p.path))
     pos_bits, tag = max(p.pos_bits for p in parts), parts[0].tag
-    sae_ids = {layer: next(group).sae_id for layer, group in groupby(parts, key=lambda p: p.layer)}
+    places = {layer: _Place.of(list(group), pos_bits) for layer, group in groupby(parts, key=lambda p: p.layer)}
+    sae_ids = [sae_id for place in places.values() for sae_id in place.sae_ids]
     base = min(p.first for p in parts)
     for first, last in _ranges(_counts(parts, "prompt_id", base), range_rows):
         layers = []
-        for layer in sae_ids:
+        for layer, place in places.items():
             mine = [p for p in parts if p.layer == layer and p.first < base + last and p.last >= base + first]
-            rows = _read(mine, pos_bits, "prompt_id", (base + first, base + last))
-            layers.append(_by_prompt(rows, pos_bits, base + first, last - first))
+            rows = _read(mine, place, "prompt_id", (base + first, base + last))
+            layers.append(_by_prompt(rows, place.bits, base + first, last - first))
         for prompt in range(last - first):
-            for place, (indptr, cell, activation) in enumerate(layers):
+            before = 0
+            for (layer, place), (indptr, cell, activation) in zip(places.items(), layers, strict=True):
                 some = slice(indptr[prompt], indptr[prompt + 1])
                 n = some.stop - some.start
-                token = np.full(n, (base + first + prompt) << pos_bits) | (cell[some] & ((1 << pos_bits) - 1))
-                batch = _batch(tag, pos_bits, _Rows(cell[some] >> pos_bits, token, activation[some]))
-                which = pa.DictionaryArray.from_arrays(np.full(n, place, np.int32), list(sae_ids.values()))
-                batch = batch.append_column("layer", pa.array(np.full(n, list(sae_ids)[place], np.int16)))
+                token = np.full(n, (base + first + prompt) << place.bits) | (cell[some] & ((1 << place.bits) - 1))
+                batch = _batch(tag, place, _Rows(cell[some] >> place.bits, token, activation[some]))
+                which = pa.DictionaryArray.from_arrays(before + place.sae(token), sae_ids)
+                batch = batch.append_column("layer", pa.array(np.full(n, layer, np.int16)))
                 yield batch.append_column("sae_id", which)
+                before += len(place.sae_ids)
 
 
-def _by_prompt(rows: _Rows, pos_bits: int, first: int, n_prompts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offsets of each prompt's rows, then `feature_id << pos_bits | pos` and activation in this order."""
+def _by_prompt(rows: _Rows, bits: int, first: int, n_prompts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets of each prompt's rows, then `feature_id << bits | pos and SAE` and activation in this order."""
     width = int(rows.feature_id.max(initial=0)) + 1
     indptr, token, activation = _grouped(rows.feature_id, rows.token, rows.activation, width)
-    feature_id = np.repeat(_widened(np.arange(width), pos_bits), np.diff(indptr))
-    cell = feature_id << pos_bits | token & ((1 << pos_bits) - 1)
-    return _grouped((token >> pos_bits) - first, cell, activation, n_prompts)  # counting keeps the order of equals
+    feature_id = np.repeat(_widened(np.arange(width), bits), np.diff(indptr))
+    cell = feature_id << bits | token & ((1 << bits) - 1)
+    return _grouped((token >> bits) - first, cell, activation, n_prompts)  # counting keeps the order of equals
 
 
 def _counts(parts: Sequence[Part], column: str, base: int) -> np.ndarray:
     """How many rows have each value (or index) of a column, from `base`."""
     total = np.zeros(0, dtype=np.int64)
     for part in parts:
-        values = pq.ParquetFile(part.path, memory_map=True).read([column], use_threads=False)[column].to_numpy()
+        (values,) = part.read(column)
         counts = np.bincount(values if column == "feature_id" else values - (part.tag + base))
         longer, shorter = (total, counts) if len(total) >= len(counts) else (counts.astype(np.int64), total)
         longer[: len(shorter)] += shorter
@@ -146,15 +191,14 @@ def _ranges(counts: np.ndarray, range_rows: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _read(parts: Sequence[Part], pos_bits: int, column: str, values: tuple[int, int]) -> _Rows:
+def _read(parts: Sequence[Part], place: _Place, column: str, values: tuple[int, int]) -> _Rows:
     """The landed rows whose `column` (or index) is in the range `values`."""
     found = []
     for part in parts:
-        names = ["feature_id", "prompt_id", "pos", "activation"]
-        read = pq.ParquetFile(part.path, memory_map=True).read(names, use_threads=False)
-        feature_id, prompt_id, pos, activation = (read[name].to_numpy() for name in names)
+        feature_id, prompt_id, pos, activation = part.read("feature_id", "prompt_id", "pos", "activation")
         index = prompt_id - part.tag
-        rows = _Rows(feature_id, _widened(index, pos_bits) << pos_bits | pos, activation)
+        token = _widened(index, place.bits) << place.bits | place.packed(pos, part.sae_id)
+        rows = _Rows(feature_id, token, activation)
         chosen = feature_id if column == "feature_id" else index
         inside = (chosen >= values[0]) & (chosen < values[1])
         found.append(rows if inside.all() else _Rows(*(a[inside] for a in rows)))
@@ -179,12 +223,11 @@ def _grouped(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, n_rows: 
     return grouped.indptr, grouped.indices, grouped.data
 
 
-def _batch(tag: int, pos_bits: int, rows: _Rows) -> pa.RecordBatch:
-    prompt, pos = rows.token >> pos_bits, rows.token & ((1 << pos_bits) - 1)
+def _batch(tag: int, place: _Place, rows: _Rows) -> pa.RecordBatch:
     columns = {
         "feature_id": rows.feature_id.astype(np.int32, copy=False),
-        "prompt_id": prompt.astype(np.int64) + tag,
-        "pos": pos.astype(np.int16),
+        "prompt_id": (rows.token >> place.bits).astype(np.int64) + tag,
+        "pos": place.pos(rows.token).astype(np.int16),
         "activation": rows.activation,
     }
     return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})

@@ -82,7 +82,7 @@ class Landed:
             return None
         layers = [layer] if layer is not None else [n for n in self.layers(ACTIVATIONS) if n is not None]
         parts = find_parts({n: [Path(file) for file in self._files(ACTIVATIONS, n)] for n in layers})
-        assert parts is not None or not table.copies, f"{table.name}: a layer has several SAEs, or prompts of several runs"
+        assert parts is not None or not table.copies, f"{table.name}: an SAE is too wide, or prompts are of several runs"
         if parts is None:
             return None
         if not parts:  # nothing fired
@@ -91,7 +91,7 @@ class Landed:
         if table == ACTIVATIONS_BY_PROMPT:
             rows = by_prompt(parts)
         else:
-            constants |= {"layer": layer, "sae_id": parts[0].sae_id}
+            constants |= {"layer": layer} | ({"sae_id": parts[0].sae_id} if len({p.sae_id for p in parts}) == 1 else {})
             rows = by_feature(parts)
         return (
             _with_constants(table, dict(zip(b.schema.names, b.columns, strict=True)), constants, len(b)) for b in rechunk(rows)

@@ -3,7 +3,7 @@
 Rows arrive sorted by (feature_id, prompt_id, pos), so every sum is a sum over a run of equal ids: one pass, no hashing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +14,8 @@ from saelake.warehouse.schema import FEATURES, SAES
 
 
 @dataclass
-class _LayerSums:
-    """Running sums of one layer, one entry a feature; BOS tokens are counted apart and enter nothing else."""
+class _Sums:
+    """Running sums of one SAE, one entry a feature; BOS tokens are counted apart and enter nothing else."""
 
     width: int
     n_tokens: np.ndarray = field(init=False)
@@ -53,13 +53,16 @@ class FeatureStatistics:
         self._n_bos = np.bincount(_index(tokens["prompt_id"])[is_bos], minlength=size)
         self._n_tokens = int((~is_bos).sum())
         self._sums = {
-            int(layer): _LayerSums(int(width))
-            for layer, width in zip(saes["layer"].to_pylist(), saes["width"].to_pylist(), strict=True)
+            sae_id: _Sums(int(width)) for sae_id, width in zip(saes["sae_id"].to_pylist(), saes["width"].to_pylist(), strict=True)
         }
 
     def observe(self, layer: int, rows: pa.RecordBatch) -> None:
-        """Adds sorted rows of one layer's `activations`."""
-        sums = self._sums[layer]
+        """Adds sorted rows of one layer's `activations`, of one SAE or of several."""
+        for sae_id, mine in _by_sae(rows["sae_id"]):
+            assert sae_id in self._sums, f"layer {layer}: activations of {sae_id}, which is not in saes"
+            self._observe(self._sums[sae_id], layer, rows if mine is None else rows.filter(pa.array(mine)))
+
+    def _observe(self, sums: _Sums, layer: int, rows: pa.RecordBatch) -> None:
         assert rows["feature_id"][-1].as_py() < sums.width, f"layer {layer}: a feature_id is past its SAE's width"
         feature, prompt = rows["feature_id"].to_numpy(), _index(rows["prompt_id"])
         activation = rows["activation"].to_numpy()
@@ -87,24 +90,36 @@ class FeatureStatistics:
         return self._features(landed) if table == "features" else self._saes(landed)
 
     def _features(self, landed: pa.Table) -> pa.Table:
-        sums = self._sums[landed["layer"][0].as_py()]
         ids = landed["feature_id"].to_numpy()
-        fires = sums.n_tokens[ids] > 0
-        mean = sums.total[ids] / np.maximum(sums.n_tokens[ids], 1)
-        columns = {
-            "n_tokens": sums.n_tokens[ids],
-            "n_bos": sums.n_bos[ids],
-            "n_prompts": (sums.n_harmful + sums.n_benign)[ids],
-            "n_harmful": sums.n_harmful[ids],
-            "n_benign": sums.n_benign[ids],
-            "mean_activation": pa.array(mean, mask=~fires),
-            "max_activation": pa.array(sums.largest[ids], mask=~fires),
+        counts = {name: np.zeros(len(ids), dtype=np.int64) for name in ("n_tokens", "n_bos", "n_harmful", "n_benign")}
+        total, largest = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.float32)
+        for sae_id, mine in _by_sae(landed["sae_id"].combine_chunks()):
+            sums, rows = self._sums[sae_id], slice(None) if mine is None else mine
+            for name, column in counts.items():
+                column[rows] = getattr(sums, name)[ids[rows]]
+            total[rows], largest[rows] = sums.total[ids[rows]], sums.largest[ids[rows]]
+        silent = counts["n_tokens"] == 0
+        columns = counts | {
+            "n_prompts": counts["n_harmful"] + counts["n_benign"],
+            "mean_activation": pa.array(total / np.maximum(counts["n_tokens"], 1), mask=silent),
+            "max_activation": pa.array(largest, mask=silent),
         }
         return _with_columns(landed, columns, FEATURES.schema)
 
     def _saes(self, landed: pa.Table) -> pa.Table:
-        l0 = [self._sums[layer].n_tokens.sum() / max(self._n_tokens, 1) for layer in landed["layer"].to_pylist()]
+        l0 = [self._sums[sae_id].n_tokens.sum() / max(self._n_tokens, 1) for sae_id in landed["sae_id"].to_pylist()]
         return _with_columns(landed, {"measured_l0": np.array(l0)}, SAES.schema)
+
+
+def _by_sae(sae_ids: pa.Array) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Every SAE of a column of ids, which may be dictionary-coded, with a mask of its rows; None where all are."""
+    coded = sae_ids if pa.types.is_dictionary(sae_ids.type) else sae_ids.dictionary_encode()
+    if len(coded) and len(coded.dictionary) == 1:
+        yield coded.dictionary[0].as_py(), None
+        return
+    places = coded.indices.to_numpy()
+    for place in np.unique(places).tolist():
+        yield coded.dictionary[place].as_py(), places == place
 
 
 def _index(ids: pa.Array) -> np.ndarray:

@@ -26,8 +26,8 @@ from saelake.warehouse.synth import synthesize
 from tests.warehouse import toys
 
 TAG = toys.ingest_spec().tag << 32
-Row = tuple[int, int, int, int]
-"""layer, feature_id, prompt, pos"""
+Row = tuple[int, int, int, int, str]
+"""layer, feature_id, prompt, pos, and which of the layer's SAEs"""
 
 
 def test_it_holds_the_same_rows_and_changes_no_other_table(tmp_path: Path) -> None:
@@ -77,13 +77,15 @@ def test_questions_answer_alike_with_and_without_it(tmp_path: Path, question: st
     assert answers[0] == answers[1] == answers[2] != []
 
 
-rows_of_a_run = st.lists(
-    st.tuples(
-        st.sampled_from([0, 3]), st.integers(0, 5) | st.just(70_000), st.integers(0, 6), st.integers(0, 4) | st.just(32_767)
-    ),
-    max_size=40,
-    unique=True,
-)
+def rows_of_a_run(n_saes: int) -> st.SearchStrategy[list[Row]]:
+    columns = (
+        st.sampled_from([0, 3]),
+        st.integers(0, 5) | st.just(70_000),
+        st.integers(0, 6),
+        st.integers(0, 4) | st.just(32_767),
+        st.sampled_from("cab"[:n_saes]),
+    )
+    return st.lists(st.tuples(*columns), max_size=40, unique=True)
 
 
 def _land(folder: Path, shards: Sequence[Sequence[Row]]) -> dict[int, list[Path]]:
@@ -92,11 +94,11 @@ def _land(folder: Path, shards: Sequence[Sequence[Row]]) -> dict[int, list[Path]
         for layer in sorted({row[0] for row in shard}):
             mine = [row for row in shard if row[0] == layer]
             columns = {
-                "sae_id": [f"sae{layer}"] * len(mine),
+                "sae_id": [f"sae{layer}{sae}" for *_, sae in mine],
                 "layer": [layer] * len(mine),
-                "feature_id": [f for _, f, _, _ in mine],
-                "prompt_id": [TAG + p for _, _, p, _ in mine],
-                "pos": [pos for *_, pos in mine],
+                "feature_id": [f for _, f, *_ in mine],
+                "prompt_id": [TAG + p for _, _, p, *_ in mine],
+                "pos": [pos for *_, pos, _ in mine],
                 "activation": [float(_activation(row)) for row in mine],
             }
             parts.append(Rows.of(ACTIVATIONS, columns, layer))
@@ -108,19 +110,24 @@ def _activation(row: Row) -> np.float32:
     return np.float32(1 + (hash(row) % 1000) / 7)
 
 
-def _found(batches: Sequence[pa.RecordBatch], layer: int | None) -> list[tuple[int, int, int, int, float]]:
-    rows = [row for batch in batches for row in batch.to_pylist()]
-    assert layer is not None or all(row["sae_id"] == f"sae{row['layer']}" for row in rows)
-    return [
-        (row.get("layer", layer), row["feature_id"], row["prompt_id"] - TAG, row["pos"], row["activation"])  # type: ignore[misc]
-        for row in rows
-    ]
+def _found(
+    batches: Sequence[pa.RecordBatch], layer: int | None, sae_id: str | None
+) -> list[tuple[int, int, int, int, str, float]]:
+    """The rows of some batches, which leave out the layer, and the SAE where it is one's."""
+    found = []
+    for row in (row for batch in batches for row in batch.to_pylist()):
+        of_layer, of_sae = row.get("layer", layer), row.get("sae_id", sae_id)
+        assert of_sae.startswith(f"sae{of_layer}")
+        found.append((of_layer, row["feature_id"], row["prompt_id"] - TAG, row["pos"], of_sae[-1], row["activation"]))
+    return found
 
 
+@pytest.mark.parametrize("n_saes", [1, 3])
 @settings(max_examples=40)
-@given(rows_of_a_run, st.integers(1, 3), st.integers(1, 50))
-def test_counting_sorts_as_comparing_does(rows: list[Row], n_shards: int, range_rows: int) -> None:
-    """Whatever the order in which rows were landed, and however few of them fit in memory at once."""
+@given(st.data(), st.integers(1, 3), st.integers(1, 50))
+def test_counting_sorts_as_comparing_does(n_saes: int, data: st.DataObject, n_shards: int, range_rows: int) -> None:
+    """Whatever the order in which rows were landed, however few fit in memory at once, and however many SAEs a layer has."""
+    rows = data.draw(rows_of_a_run(n_saes))
     expected = [(*row, float(_activation(row))) for row in rows]
     with tempfile.TemporaryDirectory() as folder:
         files = _land(Path(folder), [rows[i::n_shards] for i in range(n_shards)])
@@ -128,15 +135,15 @@ def test_counting_sorts_as_comparing_does(rows: list[Row], n_shards: int, range_
         assert parts is not None
         for layer in {row[0] for row in rows}:
             mine = [part for part in parts if part.layer == layer]
-            in_order = sorted((r for r in expected if r[0] == layer), key=lambda r: (r[1], r[2], r[3]))
-            assert _found(list(by_feature(mine, range_rows)), layer) == in_order
+            in_order = sorted((r for r in expected if r[0] == layer), key=lambda r: r[1:5])
+            assert _found(list(by_feature(mine, range_rows)), layer, mine[0].sae_id) == in_order
         if parts:
-            in_order = sorted(expected, key=lambda r: (r[2], r[0], r[1], r[3]))
-            assert _found(list(by_prompt(parts, range_rows)), None) == in_order
+            in_order = sorted(expected, key=lambda r: (r[2], r[0], r[1], r[3], r[4]))
+            assert _found(list(by_prompt(parts, range_rows)), None, None) == in_order
 
 
 def test_a_row_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    parts = find_parts(_land(tmp_path, [[(0, 1, 2, 3)], [(0, 1, 2, 3), (0, 1, 2, 4)]]))
+    parts = find_parts(_land(tmp_path, [[(0, 1, 2, 3, "a")], [(0, 1, 2, 3, "a"), (0, 1, 2, 3, "b")]]))
     assert parts is not None
     for sort in (by_feature, by_prompt):
         with pytest.raises(AssertionError, match="a row comes twice"):
@@ -144,4 +151,4 @@ def test_a_row_that_comes_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_counted_are_left_to_duckdb(tmp_path: Path) -> None:
-    assert find_parts(_land(tmp_path, [[(0, 2**30, 2, 3)]])) is None
+    assert find_parts(_land(tmp_path, [[(0, 2**30, 2, 3, "a")]])) is None

@@ -1,6 +1,7 @@
 """Sharing and adding: what travels, what stays behind, and what a lake looks like after it."""
 
 import hashlib
+import re
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from saelake.warehouse.runs import whole_run
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing import share as sharing
 from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.names import data_name, lake_names
 from saelake.warehouse.sharing.share import Choice, share
 from saelake.warehouse.store import try_locked
+from saelake.warehouse.synth import Shape, synthesize
 from tests.conftest import ROOT
 from tests.lakes import build_lake
 from tests.warehouse.toys import answers, ingest
@@ -322,3 +325,29 @@ def test_sparse_matrices_hold_the_activations(lake: Lake, shared: Path) -> None:
     assert tensor.shape[0] == len(tokens["pos"]) == n_tokens
     assert np.array_equal(saelake.sparse(files, layer=1).matrix.toarray(), matrix.toarray())
     assert np.isclose(float(tensor.to_dense().max()), matrix.max())
+
+
+def test_a_lake_with_a_hundred_layers_and_more_is_shared_and_added(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "deep")
+    synthesize(lake, Shape(n_prompts=3, tokens_per_prompt=4, n_layers=103, width=8, l0=2))
+    other = Lake.create(tmp_path / "other")
+    share(lake, tmp_path / "set")
+    add(other, tmp_path / "set")
+    assert check(other) == []
+    layers = "select layer, sae_id, count(*) from activations group by all order by all"
+    assert [row[0] for row in rows(other, layers)] == list(range(103))
+    assert rows(other, layers) == rows(lake, layers)
+    with saelake.open(other.root) as opened:
+        assert opened.query("top_samples", features="102:0, 100:1, 10:1").fetchall()
+
+
+def test_a_layer_has_one_name_in_a_set(lake: Lake) -> None:
+    record = next(record for record in lake.records() if record.n_rows("activations"))
+    files = tuple(replace(file, path=data_name(file, record.run_id)) for file in record.files)
+    names = lake_names(replace(record, files=files))
+    assert {data_name(replace(file, path=names[file.path]), record.run_id) for file in files} == set(names)
+    of_layer = next(file for file in files if "-layer-" in file.path)
+    for other in ("-layer-0", "-layer-000", "-layer-1234567", "-layer--1", "-layer-\u0661\u0661"):
+        wrong = replace(of_layer, path=re.sub(r"-layer-\d\d", other, of_layer.path))
+        with pytest.raises(ValueError, match="is not where a file"):
+            lake_names(replace(record, files=(wrong,)))

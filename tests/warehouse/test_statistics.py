@@ -12,6 +12,7 @@ from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.records import Lake
 from saelake.warehouse.synth import Shape, synthesize
+from tests.warehouse.toys import ingest_with_two_saes
 
 IN_SQL = """
 with firing as (
@@ -56,20 +57,34 @@ group by all
     zipf=st.floats(0, 2),
     shard_prompts=st.integers(1, 12),
     rounding=st.sampled_from(["bfloat16", "float32"]),
+    two_saes=st.booleans(),
+    prompt_major=st.booleans(),
 )
 def test_statistics_equal_sql(
-    n_prompts: int, tokens_per_prompt: int, width: int, density: float, zipf: float, shard_prompts: int, rounding: str
+    n_prompts: int,
+    tokens_per_prompt: int,
+    width: int,
+    density: float,
+    zipf: float,
+    shard_prompts: int,
+    rounding: str,
+    two_saes: bool,
+    prompt_major: bool,
 ) -> None:
-    shape = Shape(n_prompts, tokens_per_prompt, 2, width, density * width, zipf, rounding, shard_prompts)
+    """Of one SAE a layer, or of two, whose features have the same numbers."""
+    shape = Shape(n_prompts, tokens_per_prompt, 2, width, density * width, zipf, rounding, prompt_major, shard_prompts)
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.create(Path(folder) / "lake")
-        synthesize(lake, shape)
+        (ingest_with_two_saes if two_saes else synthesize)(lake, shape)
         assert check(lake) == []
         with connect(lake) as con:
             rows = con.execute(IN_SQL).fetchall()
             for _, measured, counted in con.execute(L0).fetchall():
                 assert measured == pytest.approx(counted, rel=1e-6)
-    assert len(rows) == 2 * width
+            if prompt_major:
+                copied = con.execute("from activations_by_prompt order by all").fetchall()
+                assert copied == con.execute("from activations order by all").fetchall()
+    assert len(rows) == 2 * width + (2 * max(width // 2, 1) if two_saes else 0)
     for _, _, *values in rows:
         published, in_sql = values[:7], values[7:]
         assert published[:5] == in_sql[:5]

@@ -1,9 +1,12 @@
 """Toy runs that go through the same door as real ones: an ingest of a few hundred rows and a stage that builds on it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+import pyarrow.compute as pc
+
+from saelake.warehouse.records import INDEX_MASK, Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
 from saelake.warehouse.synth import CODE_VERSION, Shape, plan
@@ -24,6 +27,29 @@ def answers_spec(seed: int = 0) -> RunSpec:
 def ingest(lake: Lake, seed: int = 0, **options: Any) -> RunRecord:
     """A synthetic ingest run."""
     return ensure_run(lake, ingest_spec(seed), plan(SHAPE, ingest_spec(seed)), **options)
+
+
+def ingest_with_two_saes(lake: Lake, shape: Shape = SHAPE, **options: Any) -> RunRecord:
+    """A synthetic ingest run in which every layer has two SAEs, the second half as wide as the first."""
+    spec = RunSpec("ingest", "two", {"code": CODE_VERSION, "device": "cpu", "shape": asdict(shape)})
+    other = replace(shape, width=max(shape.width // 2, 1), l0=shape.l0 / 2)
+    plans = [plan(shape, spec), plan(other, replace(spec, seed=1))]
+
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        both = ([*one.compute(missing)] for one in plans)
+        for (name, rows), (_, more) in zip(*both, strict=True):
+            of_prompts = {"prompts", "tokens"}
+            yield name, [*rows, *(_renumbered(one, spec) for one in more if one.table not in of_prompts)]
+
+    return ensure_run(lake, spec, replace(plans[0], compute=compute), **options)
+
+
+def _renumbered(part: Rows, spec: RunSpec) -> Rows:
+    """The rows with prompt ids of this run."""
+    if "prompt_id" not in part.rows.column_names:
+        return part
+    ids = pc.add(pc.bit_wise_and(part.rows["prompt_id"], INDEX_MASK), spec.tag << 32)
+    return replace(part, rows=part.rows.set_column(part.rows.column_names.index("prompt_id"), "prompt_id", ids))
 
 
 def answers(lake: Lake, seed: int = 0, **options: Any) -> RunRecord:
