@@ -176,6 +176,8 @@ def status(recipe: str, lake: str, limit: int | None) -> None:
     """
     study = read_recipe(recipe, limit)
     from saelake.analysis import stages
+    from saelake.analysis.notices import target_notice
+    from saelake.ingest.targets import read_targets
     from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.records import Lake
 
@@ -183,6 +185,11 @@ def status(recipe: str, lake: str, limit: int | None) -> None:
     found = stages.status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
     names = ("stage", "state", "run_id", "why")
     show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
+    click.echo(f"\ntarget tokens: {', '.join(map(str, read_targets(study.model)))}")
+    if any(s.stage == "baseline" and s.state == "done" for s in found):
+        with open_lake(lake, study.name) as opened:
+            if notice := target_notice(opened.connection, study.behaviour.model_dump()):
+                click.echo(f"! {notice}")
 
 
 def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractContextManager[RayWorkers | None]":
@@ -204,6 +211,7 @@ def _print_runs(lake: str, run_ids: list[str]) -> None:
 
 def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1."""
+    from saelake.analysis.notices import target_notice
     from saelake.queries.formats import show
 
     own, chosen = (opened.query("k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen"))
@@ -222,6 +230,8 @@ def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     ):
         click.echo(f"\n{title}")
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
+    if notice := target_notice(opened.connection, words.model_dump()):
+        click.echo(f"\n! {notice}")
 
 
 COMMANDS = (ingest, analyze, judge, ablate, trainings, status)

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.spelling import Spelling
+from saelake.ingest.targets import targets_of
 from saelake.ingest.template import ChatTemplate, Tokenized
 from saelake.warehouse.errors import UserError, first_line
 
@@ -99,7 +100,7 @@ class Subject:
             blocks=find_blocks(network),
             d_model=network.config.get_text_config().hidden_size,
             n_vocab=n_vocab,
-            refusal_token_ids=tuple(template.answer_token_id(token) for token in model.refusal_tokens),
+            refusal_token_ids=tuple(target.token_id for target in targets_of(template, model)),
             max_prompt_tokens=model.max_prompt_tokens,
         )
 

@@ -108,27 +108,6 @@ class ChatTemplate:
             roles[0] = "bos"
         return Tokenized(token_ids, self.tokenizer.convert_ids_to_tokens(token_ids), roles)
 
-    def answer_token_id(self, token: str) -> int:
-        """The id of `token` as the first token of an answer; raises UserError when it is not exactly one token of the vocabulary.
-
-        The token is read where the model would write it, behind the rendered template: alone some spell it otherwise.
-        """
-        rendered = self.before + "x" + self.after
-        head = self._ids(rendered)
-        joined = self._ids(rendered + token)
-        # A tokenizer may merge the token with the template's end; the model cannot, so then the token counts alone.
-        tail = joined[len(head) :] if joined[: len(head)] == head else self._ids(token)
-        pieces = self.tokenizer.convert_ids_to_tokens(tail)
-        if len(tail) != 1:
-            raise UserError(f"model.refusal_tokens: {token!r} is not one token of this model: it splits into {pieces}")
-        if tail[0] == self.tokenizer.unk_token_id:
-            raise UserError(f"model.refusal_tokens: {token!r} is not in this model's vocabulary")
-        return tail[0]
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
     try:

@@ -11,7 +11,7 @@ from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.sections import JUDGES
 from saelake.warehouse.errors import UserError
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """To be raised when a judge, or the rule of degeneration, reads an answer otherwise than before."""
 
 # The phrases of Arditi et al. (2024), matched anywhere, whatever the case.
@@ -93,11 +93,11 @@ def judge_named(name: str, recipe: Recipe) -> Judge:
     if name == "phrases":
         phrases = [_plain(phrase) for phrase in recipe.verdicts.phrases or REFUSAL_PHRASES]
         return lambda answers: [_by_phrases(a, phrases) for a in answers]
-    return lambda answers: [_by_first_token(a, recipe.model.refusal_tokens) for a in answers]
+    return lambda answers: [_by_first_token(a, recipe.model.target_words) for a in answers]
 
 
-def _by_first_token(answer: Answer, refusal_tokens: Sequence[str]) -> Verdict:
-    refused = answer.first_token.strip() in {token.strip() for token in refusal_tokens}
+def _by_first_token(answer: Answer, target_words: Sequence[str]) -> Verdict:
+    refused = answer.first_token.strip() in target_words  # as ingest.targets defines the target tokens
     return Verdict(refused, is_degenerate(answer.completion), answer.p_refusal_token)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from saelake.analysis.notices import target_notice
 from saelake.analysis.report import charts
 from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, Tiles, count, percent
@@ -32,7 +33,8 @@ RATE_TOOLTIP = (
 def _outcome(study: Studied) -> Sequence[Block]:
     own, chosen = (study.ask("k_choice", condition=name, judge=study.judge) for name in TOP_K)
     rates = study.ask("asr", judge=study.judge, conditions="none,random", k=[row["k"] for row in own.rows])
-    blocks: list[Block] = []
+    notice = target_notice(study.con, study.words)
+    blocks: list[Block] = [Note(notice + ".")] if notice else []
     for row in own.rows:
         refused = rates.one(condition="none", label="harmful") or {}
         random = rates.one(condition="random", label="harmful") or {}

@@ -7,14 +7,17 @@ Everything that is an estimate says so. Where model, SAEs and prompts are here a
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saelake.ingest.access import Access, access_to
 from saelake.ingest.model_shape import ModelShape, read_shape, weight_bytes
 from saelake.ingest.plan.sizes import Download, SaeSize, downloads, sae_sizes
-from saelake.ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work
+from saelake.ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work, tokenizer_is_here
 from saelake.ingest.recipe import Recipe
 from saelake.warehouse.errors import UserError
+
+if TYPE_CHECKING:
+    from saelake.ingest.targets import Target
 
 BYTES_PER_ROW = {"bfloat16": 2.4, "float32": 4.5}
 """Of `activations`, by the precision of what is stored; measured on synthetic data at the paper's sizes."""
@@ -66,6 +69,8 @@ class StudyPlan:
     memory: list[Memory]
     prompts: list[Group]
     tokens_known_by: str
+    targets: "list[Target]"
+    """The target tokens; none where the tokenizer is not here yet."""
     lake: LakeSize
     stages: list[StageTime]
     rate: float
@@ -113,6 +118,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
         memory=memory,
         prompts=found.groups,
         tokens_known_by=found.known_by,
+        targets=_targets(recipe),
         lake=_lake(recipe, saes, found, measure=measure and is_here and not problems),
         stages=[
             _timed(one, recipe, shape, saes, found, (rate, encode_rate), device)
@@ -121,6 +127,12 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
         rate=rate,
         problems=problems,
     )
+
+
+def _targets(recipe: Recipe) -> "list[Target]":
+    from saelake.ingest.targets import read_targets
+
+    return list(read_targets(recipe.model)) if tokenizer_is_here(recipe.model) else []
 
 
 def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Memory]:

@@ -19,6 +19,9 @@ def render(plan: StudyPlan, width: int = 120) -> str:
         console.print(table.title, markup=False, highlight=False)
         table.title = None
         console.print(table)
+    if plan.targets:
+        targets = ", ".join(map(str, plan.targets))
+        console.print(f"\ntarget tokens: {targets}", markup=False, highlight=False, soft_wrap=True)
     for problem in plan.problems:
         console.print(f"! {problem}", markup=False, highlight=False)
     assert isinstance(console.file, io.StringIO), "written to memory"

@@ -61,12 +61,12 @@ def corpus(recipe: Recipe) -> Corpus:
 
     Raises UserError for prompt sets that are here and wrong.
     """
-    if all(is_here(spec) for spec in recipe.prompts) and _tokenizer_is_here(recipe.model):
+    if all(is_here(spec) for spec in recipe.prompts) and tokenizer_is_here(recipe.model):
         return _counted(recipe)
     return Corpus([group for spec in recipe.prompts for group in _estimated(recipe, spec)], "estimate", [], [])
 
 
-def _tokenizer_is_here(model: ModelSpec) -> bool:
+def tokenizer_is_here(model: ModelSpec) -> bool:
     return (model.gguf is not None and model.path is not None) or local_file(model, "tokenizer.json") is not None
 
 

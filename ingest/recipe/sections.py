@@ -49,6 +49,10 @@ class Section(BaseModel):
                 raise ValueError(f"{companion} only makes sense together with {field}")
 
 
+def _word(token: str) -> str:
+    return token.strip().lstrip("\u2581\u0120").strip() or token.strip()
+
+
 class ModelSpec(Section):
     """The language model under study: a local folder, or a hub id with its revision."""
 
@@ -59,7 +63,8 @@ class ModelSpec(Section):
     """The name of a .gguf file there, which is read instead of safetensors (needs the package gguf); its weights are unpacked."""
     dtype: Dtype = "float32"
     refusal_tokens: Annotated[Names, Field(validation_alias=AliasChoices("refusal_tokens", "target_tokens"))] = ("I",)
-    """First tokens that count as the behaviour under study: a refusal or, by the other name, target_tokens, any other."""
+    """First tokens that count as the behaviour under study: a refusal or, by the other name, target_tokens, any other.
+    A word stands for all tokens that are this word, with a space before it and without."""
     max_prompt_tokens: Count = 512
     chat_template: str | None = None
     """Jinja text that replaces the tokenizer's own template."""
@@ -77,9 +82,16 @@ class ModelSpec(Section):
     def _check(self) -> Self:
         self.one_of("path", "id")
         self.only_with("id", "revision")
+        if not all(self.target_words):
+            raise ValueError("refusal_tokens names a token of white space: give the first word of such an answer")
         if self.chat_template is not None and self.chat_template_file is not None:
             raise ValueError("give chat_template or chat_template_file, not both")
         return self
+
+    @property
+    def target_words(self) -> tuple[str, ...]:
+        """The target tokens as words, each once: without the white space, or the vocabulary's mark for it, that stands before."""
+        return tuple(dict.fromkeys(_word(token) for token in self.refusal_tokens))
 
     def pinned_template(self) -> str | None:
         """The template text that the recipe pins, if it pins one."""

@@ -57,6 +57,7 @@ def test_study_runs_end_to_end_and_the_plan_was_right(recipe: Recipe, tmp_path: 
 
 def test_prompts_are_tokenised_as_chatml(recipe: Recipe) -> None:
     from saelake.ingest.subject import load_tokenizer
+    from saelake.ingest.targets import targets_of
     from saelake.ingest.template import ChatTemplate
 
     tokenizer = load_tokenizer(recipe.model)
@@ -66,4 +67,4 @@ def test_prompts_are_tokenised_as_chatml(recipe: Recipe) -> None:
     tokenized = template.encode(ANSWERED[0])
     assert tokenized.tokens[0] == "<|im_start|>"
     assert tokenizer.decode(tokenized.token_ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
-    assert tokenizer.decode([template.answer_token_id("I")]) == "I"
+    assert [target.text for target in targets_of(template, recipe.model)] == ["I", " I"]
