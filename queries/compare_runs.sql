@@ -1,0 +1,42 @@
+-- Over the whole lake: two runs with answers side by side, prompt by prompt: what differs, and by how much.
+--
+-- Answers are matched by the prompt's text and everything that was asked of it: condition, K, tau, seed and draw. difference =
+-- p_b - p_a. Answers that only one of the runs has are counted nowhere: `saelake runs` tells how many each has.
+--
+-- $a text: the first run, as `saelake runs` names it
+-- $b text: the second run
+-- $differing boolean = true: only answers whose text or first token differs, or whose p does by more than min_difference
+-- $min_difference number = 0.01: the smallest difference of p that counts
+-- $limit integer? = 100: at most so many rows; null for all
+with hashes as (
+    select distinct prompt_id, prompt_hash, label, text
+    from all_runs.prompts
+),
+
+asked as (
+    select
+        a.run_id, h.prompt_hash, h.label, h.text, a.condition, a.k, a.tau, a.seed, a.draw,
+        a.p_refusal_token, a.first_token, a.completion
+    from all_runs.ablations as a
+    join hashes as h on h.prompt_id = a.prompt_id
+    where a.run_id in ($a, $b)
+),
+
+paired as (
+    select
+        a.prompt_hash, a.label, a.text, a.condition, a.k, a.tau, a.seed, a.draw,
+        a.p_refusal_token as p_a, b.p_refusal_token as p_b, b.p_refusal_token - a.p_refusal_token as difference,
+        a.first_token as first_token_a, b.first_token as first_token_b, a.completion as answer_a, b.completion as answer_b
+    from asked as a
+    join asked as b
+        on b.prompt_hash = a.prompt_hash and b.condition = a.condition and b.k is not distinct from a.k
+        and b.tau is not distinct from a.tau and b.seed is not distinct from a.seed and b.draw is not distinct from a.draw
+    where a.run_id = $a and b.run_id = $b
+)
+
+select label, condition, k, tau, seed, draw, p_a, p_b, difference, first_token_a, first_token_b, answer_a, answer_b, text
+from paired
+where
+    not $differing or abs(difference) > $min_difference or first_token_a <> first_token_b or answer_a <> answer_b
+order by abs(difference) desc, condition, k, tau, seed, draw, prompt_hash
+limit $limit
