@@ -22,7 +22,7 @@ from saelake.analysis.interactions import (
     waking,
 )
 from saelake.analysis.judges.verdicts import check_judge, judge_identity
-from saelake.analysis.meaning import concepts, populations, taxonomy
+from saelake.analysis.meaning import concepts, populations, separation, taxonomy
 from saelake.analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
@@ -50,7 +50,7 @@ INTERACTIONS = (
     stage3.STAGE,
     stage3.PROBE_STAGE,
 )
-MEANING = (populations.STAGE, taxonomy.STAGE, concepts.STAGE)
+MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, concepts.STAGE)
 COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 """All stages but the judges, each after the ones that it needs."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)

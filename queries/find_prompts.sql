@@ -10,15 +10,21 @@
 -- $judge judge? = oracle: who reads the answers
 -- $limit integer? = 100: at most so many rows; null for all
 with words as (
-    select distinct unnest(regexp_split_to_array(lower(trim($words)), '\s+')) as word
+    select distinct trim(regexp_replace(word, '[^\p{L}\p{N}_]+', ' ', 'g')) as word
+    from unnest(string_split(lower($words), ' ')) as given(word)
+    where word <> ''
+),
+
+texts as (
+    select prompt_id, ' ' || regexp_replace(lower(text), '[^\p{L}\p{N}_]+', ' ', 'g') || ' ' as text
+    from prompts
 ),
 
 matched as (
-    select p.prompt_id
-    from prompts as p
-    join words as w
-        on contains(lower(p.text), w.word) and ($part or list_contains(regexp_split_to_array(lower(p.text), '[^\w]+'), w.word))
-    group by p.prompt_id
+    select t.prompt_id
+    from texts as t
+    join words as w on contains(t.text, if($part, w.word, ' ' || w.word || ' '))
+    group by t.prompt_id
     having count(*) = (select count(*) from words)
 ),
 

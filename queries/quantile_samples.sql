@@ -17,7 +17,10 @@ with firings as (
 parts as (
     select
         layer, sae_id, feature_id, prompt_id, pos, activation,
-        ntile($quantiles) over (partition by sae_id, feature_id order by activation, prompt_id, pos) as quantile
+        1 + floor(
+            (row_number() over (partition by sae_id, feature_id order by activation, prompt_id, pos) - 1)
+            * $quantiles / count(*) over (partition by sae_id, feature_id)
+        )::integer as quantile
     from firings
 ),
 

@@ -27,9 +27,10 @@ NEEDED = {
     "features": "select sae_id, feature_id from features where layer = 4 order by n_prompts desc, feature_id limit 20",
     "integers": "select list(prompt_id order by prompt_id)[:12] from prompts where label = 'harmful'",
     "integer": "select min(prompt_id) from prompts where label = 'harmful'",
+    "text": "select min(sae_id) from saes",
 }
-NOT_ON_SPARK = {"runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
-"""None of them reads activations, ablations or reactivations: they are about run records, or about what is said of features."""
+NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
+"""None of them reads activations, ablations or reactivations: they are about run records, other runs, or what is said of features."""
 ON_SPARK = sorted({*queries.names()} - NOT_ON_SPARK)
 WITHOUT_ROWS = {"word_counts"}
 """On the embedded lake, whose features nobody has explained."""
@@ -41,6 +42,8 @@ WITH_ROWS: dict[str, dict[str, Any]] = {
     },
     "neighbours": {"layer": 4, "feature_id": 256, "max_q": 1.0},
     "steering_features": {"features_are": "critical"},
+    "features_on_token": {"token": "beach"},
+    "find_prompts": {"words": "how to"},
 }
 """Values for which the embedded lake has an answer, where it has none by default."""
 OTHER_VALUES: dict[str, dict[str, Any]] = {
@@ -131,7 +134,7 @@ def test_the_command_asks_spark(lake: saelake.OpenLake, organism_lake: Path) -> 
     assert here.stdout == there.stdout != ""
 
 
-@pytest.mark.parametrize("name", sorted(NOT_ON_SPARK - {"causal_roles", "study_scores"}))
+@pytest.mark.parametrize("name", sorted(NOT_ON_SPARK - {"causal_roles", "compare_runs", "study_scores"}))
 def test_what_spark_cannot_answer_is_one_sentence(organism_lake: Path, name: str) -> None:
     result = CliRunner().invoke(cli.main, ["query", name, "--engine", "spark", "--lake", str(organism_lake)])
     assert result.exit_code == 1

@@ -36,6 +36,7 @@ from saelake.warehouse.schema.meaning import (
     CONCEPTS,
     EXPLANATIONS,
     POPULATIONS,
+    SEPARATIONS,
     TAXONOMY,
 )
 from saelake.warehouse.schema.search import (
@@ -80,6 +81,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SEARCHES",
     "SEARCH_TRACE",
+    "SEPARATIONS",
     "TABLES",
     "TAXONOMY",
     "TOKENS",
@@ -127,6 +129,7 @@ TABLES = {
         COMPARISONS,
         POPULATIONS,
         TAXONOMY,
+        SEPARATIONS,
         EXPLANATIONS,
         CONCEPTS,
         ANNOTATIONS,

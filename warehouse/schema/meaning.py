@@ -49,6 +49,29 @@ TAXONOMY = Table(
     key=("run_id", "sae_id", "feature_id", "category"),
     order=("layer", "feature_id", "category"),
 )
+SEPARATIONS = Table(
+    "separations",
+    "one feature that fires, and how well it tells prompts of the target label from those of the control label",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column(
+            "auroc",
+            pa.float64(),
+            "chance that its largest activation on a target prompt is above that on a control prompt, ties half; BOS left out",
+        ),
+        Column("p_value", pa.float64(), "two-sided Mann-Whitney test, normal approximation with ties"),
+        Column("q_value", pa.float64(), "p_value after Benjamini-Hochberg, over all features that fire"),
+        Column("n_fired_target", pa.int32(), "target prompts on which it fires"),
+        Column("n_target", pa.int32(), "target prompts"),
+        Column("n_fired_control", pa.int32(), "control prompts on which it fires"),
+        Column("n_control", pa.int32(), "control prompts"),
+    ),
+    key=("run_id", "sae_id", "feature_id"),
+    order=("layer", "feature_id"),
+)
 EXPLANATIONS = Table(
     "explanations",
     "one explanation of a feature of this exact SAE (R20); text of others, untrusted",
