@@ -30,7 +30,7 @@ NEEDED = {
     "text": "select min(sae_id) from saes",
 }
 NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
-"""None of them reads activations, ablations or reactivations: they are about run records, other runs, or what is said of features."""
+"""None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
 ON_SPARK = sorted({*queries.names()} - NOT_ON_SPARK)
 WITHOUT_ROWS = {"word_counts"}
 """On the embedded lake, whose features nobody has explained."""
