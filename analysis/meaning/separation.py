@@ -42,12 +42,12 @@ def separation(
     n_tied = np.diff(np.r_[starts, len(feature)])
     place = np.arange(len(feature)) - first[which]
     mid_rank = n_silent[which] + 1 + np.repeat(place[starts] + (n_tied - 1) / 2, n_tied)
-    rank_sum = np.bincount(which, weights=mid_rank * is_target, minlength=len(ids))
-    rank_sum += (n_target - n_fired_target) * (n_silent + 1) / 2
+    fired_ranks = np.bincount(which, weights=mid_rank * is_target, minlength=len(ids))
+    silent_ranks = (n_target - n_fired_target) * (n_silent + 1) / 2
 
-    u = rank_sum - n_target * (n_target + 1) / 2
-    ties = np.bincount(which[starts], weights=n_tied.astype(float) ** 3 - n_tied, minlength=len(ids))
-    ties += n_silent.astype(float) ** 3 - n_silent
+    u = fired_ranks + silent_ranks - n_target * (n_target + 1) / 2
+    fired_ties = np.bincount(which[starts], weights=n_tied.astype(float) ** 3 - n_tied, minlength=len(ids))
+    ties = fired_ties + n_silent.astype(float) ** 3 - n_silent
     sd = np.sqrt(n_target * n_control / 12 * np.maximum(n + 1 - ties / (n * (n - 1)), 0))
     off = np.abs(u - n_target * n_control / 2) - 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
