@@ -104,12 +104,12 @@ def list_queries() -> None:
 @output_options
 def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
     """List the lake's runs: stage, recipe, when, how long, how many rows; other formats have every column."""
-    from saelake.queries.parameters import quoted
+    from saelake.warehouse.literals import literal
 
     brief = kind in (None, "table") and output is None
     shown = ("run_id", "stage", "recipe", "current", "started", "seconds", "rows", "device") if brief else ("*",)
     # A set that was added under another name has runs that call themselves by their first one.
-    own = f"current or recipe = {quoted(recipe)}" if recipe else "true"
+    own = f"current or recipe = {literal(recipe)}" if recipe else "true"
     _answer(lake, recipe, lambda opened: opened.query("runs").filter(own).select(*shown), kind, output)
 
 

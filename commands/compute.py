@@ -116,6 +116,7 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
     study = read_recipe(recipe, limit)
     from saelake.analysis import stages
     from saelake.queries.formats import show
+    from saelake.warehouse.literals import literal
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
@@ -125,8 +126,8 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
         record = stages.ablate_study(opened_study, into, condition, features, value=value, force=force, progress=progress)
     _print_runs(lake, [record.run_id])
     with open_lake(lake, study.name) as opened:
-        rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', '{condition}')")
-        if not rates.filter("condition = 'none'").fetchone():
+        rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', {literal(condition)})")
+        if not rates.filter("condition = 'none'").fetchall():
             rates = rates.select("* replace (null as n_refused_at_baseline)")
             click.echo(f"what the unmodified model answers is not known here: `saelake analyze {recipe}` computes it")
         show(rates.select("condition", "label", "n_prompts", "asr", "n_refused_at_baseline", "asr_of_refused"))
@@ -203,9 +204,10 @@ def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractCo
 
 def _print_runs(lake: str, run_ids: list[str]) -> None:
     from saelake.queries.formats import show
+    from saelake.warehouse.literals import literals
 
     with open_lake(lake, None) as opened:
-        found = opened.query("runs").filter(f"list_contains({run_ids!r}, run_id)")
+        found = opened.query("runs").filter(f"list_contains({literals(run_ids)}, run_id)")
         show(found.select("run_id", "stage", "seconds", "rows"))
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import duckdb
 
-from saelake.queries.parameters import Parameter, QueryError, quoted
+from saelake.queries.parameters import Parameter, QueryError
 from saelake.queries.statements import check_reads
+from saelake.warehouse.literals import literal
 
 LISTED = re.compile(r"\s*(\d{1,9}:\d{1,9}\s*(,\s*|$))+")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){0,2}")
@@ -93,7 +94,7 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features) -> s
     n_saes = dict(con.execute("select layer, count(distinct sae_id) from saes group by layer").fetchall())
     branches = [f"select * from {table} where false"] if not features else []
     for (layer, sae_id), feature_ids in features.items():
-        sae, predicate = quoted(sae_id), _predicate(feature_ids)
+        sae, predicate = literal(sae_id), _predicate(feature_ids)
         if by_layer and n_saes[layer] == 1:
             constants = f"* replace ({layer}::smallint as layer, {sae} as sae_id)"
             branches.append(f"select {constants} from {table}_of({layer}) where {predicate}")

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import duckdb
 
 from saelake.queries.parameters import QueryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = ("table", "csv", "json", "parquet")
 BATCH = 10_000
@@ -27,6 +30,14 @@ MAX_COUNTED = 1_000_000
 WIDEST_CELL, NARROWEST_CELL = 60, 36
 """Text is cut on a terminal, to the first or down to the second: ids and names of conditions are shorter, and stay whole."""
 SAFE_INTEGER = 2**53
+AS_TEXT = re.compile(
+    r"\b(TIMESTAMP WITH TIME ZONE|TIMESTAMP(_NS|_MS|_S)?|DATE|TIME WITH TIME ZONE|TIME_NS|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY)\b"
+)
+"""Types whose values Python lacks, in part (the year 10000, infinity) or without further packages (time zones)."""
+NOT_IN_PARQUET = re.compile(r"\b(TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY|UNION\(.*\))(?!\w)")
+"""Types that Parquet, or Arrow on the way there, has no like of: they are written as text."""
+PARQUET_ROWS = 122_880
+"""Rows of a row group of what is written as Parquet."""
 
 
 class Rows(NamedTuple):
@@ -105,17 +116,42 @@ def printable(text: str) -> str:
 
 def _rows(relation: duckdb.DuckDBPyRelation) -> Rows:
     names, types = relation.columns, [str(kind) for kind in relation.types]
-    if "FLOAT" in types and len(set(names)) == len(names):
-        # As a Python float 0.1 would be 0.10000000149011612: DuckDB knows the shortest number that is the same float.
-        quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
-        exact = [f"{q}::varchar::double as {q}" if kind == "FLOAT" else q for q, kind in zip(quoted, types, strict=True)]
-        relation = relation.project(", ".join(exact))
+    read = relation.project(", ".join(_as_read(place, kind) for place, kind in enumerate(types, 1)))
 
     def fetched() -> Iterator[Sequence[Any]]:
-        while batch := relation.fetchmany(BATCH):
-            yield from batch
+        for batch in _batches(read, BATCH):
+            yield from zip(*map(_values, batch.columns, types), strict=True)
 
     return Rows(names, types, fetched())
+
+
+def _as_read(place: int, kind: str) -> str:
+    """A column, by its place, as something that Python has a value for."""
+    if kind == "FLOAT":
+        # As a Python float 0.1 would be 0.10000000149011612: DuckDB knows the shortest number that is the same float.
+        return f"#{place}::varchar::double"
+    if kind in ("HUGEINT", "UHUGEINT"):
+        return f"#{place}::varchar"
+    return f"#{place}::{AS_TEXT.sub('VARCHAR', kind)}" if AS_TEXT.search(kind) else f"#{place}"
+
+
+def _values(column: "pa.Array", kind: str) -> list[Any]:
+    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
+    if kind in ("HUGEINT", "UHUGEINT"):
+        return [None if value is None else int(value) for value in values]
+    if kind.startswith("TIMESTAMP") and AS_TEXT.fullmatch(kind):
+        return [value and value.replace(" ", "T", 1) for value in values]
+    return values
+
+
+def _batches(relation: duckdb.DuckDBPyRelation, n_rows: int) -> Iterator["pa.RecordBatch"]:
+    """The rows a batch at a time, which every DuckDB gives as Arrow alone; raises duckdb.Error."""
+    import pyarrow as pa
+
+    try:
+        yield from relation.to_arrow_reader(n_rows)
+    except (OSError, pa.ArrowException) as error:  # what DuckDB says while rows are fetched comes through Arrow
+        raise duckdb.Error(str(error)) from error
 
 
 def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None) -> None:
@@ -135,14 +171,29 @@ def _write_file(relation: duckdb.DuckDBPyRelation, kind: str, path: Path) -> Non
 
 def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None) -> None:
     if output is not None:
-        _whole(output, lambda draft: relation.write_parquet(str(draft), compression="zstd"))
+        _whole(output, lambda draft: _write_parquet(relation, draft))
         return
     if sys.stdout.isatty():
         raise QueryError("parquet is not for a terminal: give --output FILE, or redirect standard output to a file")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.parquet"
-        relation.write_parquet(str(file), compression="zstd")
+        _write_parquet(relation, file)
         sys.stdout.buffer.write(file.read_bytes())
+
+
+def _write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
+    # Not by DuckDB: a connection that answers what others typed may not write files.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names, kinds = _distinct(relation.columns), [str(kind) for kind in relation.types]
+    casts = ", ".join(f"#{place}::{NOT_IN_PARQUET.sub('VARCHAR', kind)}" for place, kind in enumerate(kinds, 1))
+    rows = relation.project(casts)
+    fields = rows.limit(0).to_arrow_table().schema
+    schema = pa.schema([field.with_name(name) for name, field in zip(names, fields, strict=True)])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in _batches(rows, PARQUET_ROWS):
+            writer.write_batch(batch.rename_columns(names))
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -205,7 +256,7 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Decimal):
-        return float(value)
+        return float(value) if value.as_tuple().exponent else _json_value(int(value))  # a nested hugeint comes as a decimal
     if isinstance(value, int) and not isinstance(value, bool):
         return value if abs(value) <= SAFE_INTEGER else str(value)
     if value is None or isinstance(value, bool | str):

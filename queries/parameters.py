@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from saelake.warehouse.literals import literal
+
 DECLARATION = re.compile(
     r"\$(?P<name>[a-z]\w*) (?P<type>[a-z0-9_|]+)(?P<nullable>\?)?(?: = (?P<default>[^:]+))?: (?P<meaning>.+)"
 )
@@ -67,7 +69,7 @@ class Parameter:
             raise self.mistyped(value)
         if "|" in self.type and value not in self.type.split("|"):
             raise self.mistyped(value)
-        return quoted(value)
+        return literal(value)
 
     def mistyped(self, value: object) -> QueryError:
         return QueryError(f"{self.name} is {_article(self.type)}, not {_shown(value)}")
@@ -80,11 +82,6 @@ def parameter(comment: str) -> Parameter | None:
         return None
     default = found["default"].strip() if found["default"] else None
     return Parameter(found["name"], found["type"], bool(found["nullable"]), default, found["meaning"])
-
-
-def quoted(text: str) -> str:
-    """A safe SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _number(declared: Parameter, value: Any) -> int | float:

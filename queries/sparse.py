@@ -1,10 +1,12 @@
 """Activations as sparse matrices of SciPy or PyTorch, from a lake or from the files of a shared set."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from saelake.queries.loader import run
+from saelake.warehouse.literals import literal, parquet, paths
 
 if TYPE_CHECKING:
     import duckdb
@@ -48,10 +50,9 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     """`sparse` over Parquet files by a path or pattern, as `set/data/activations/*.parquet`."""
     import duckdb
 
-    from saelake.queries.parameters import quoted
-
+    exactly = paths([files]) if Path(files).exists() else literal(files)
     with duckdb.connect() as con:
-        con.execute(f"create view activations as select * from read_parquet({quoted(files)})")
+        con.execute(f"create view activations as select * from {parquet(exactly)}")
         return sparse(con, **options)
 
 

@@ -9,8 +9,9 @@ import duckdb
 
 from saelake.queries.parameters import QueryError
 
-# PIVOT arrives as a temporary type (with no text of its own) and a select.
+# PIVOT arrives as a temporary type (with no text of its own) and a select; from DuckDB 2 on as one statement that is several.
 _OF_PIVOT = (duckdb.StatementType.CREATE, "")
+_READS = {"SELECT", "MULTI"}
 LOOK_ROUND = 0.05
 """Seconds after which Ctrl-C is heard at the latest."""
 
@@ -28,7 +29,7 @@ def check_reads(sql: str) -> None:
         raise QueryError("one statement at a time: give a single select")
     if last.type == duckdb.StatementType.EXPLAIN:
         check_reads(_explained(last.query))
-    elif last.type != duckdb.StatementType.SELECT:
+    elif last.type.name not in _READS:
         raise QueryError(
             f"only statements that read are allowed here (select, explain, describe, show, summarize), "
             f"not {last.type.name.lower().replace('_', ' ')}"

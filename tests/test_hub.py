@@ -95,7 +95,7 @@ def test_every_configuration_of_the_embedded_study_loads_with_all_its_columns(or
     configurations = datasets.get_dataset_config_names(str(tmp_path / "set"))
     with saelake.open(lake.root) as opened:
         shared = {p.name for p in (tmp_path / "set" / "data").iterdir()}
-        assert set(configurations) == {name for name in shared if opened.sql(f"select count(*) from {name}").fetchone() != (0,)}
+        assert set(configurations) == {name for name in shared if opened.sql(f"select count(*) from {name}").fetchall() != [(0,)]}
         for name in configurations:
             loaded = datasets.load_dataset(str(tmp_path / "set"), name, split="train", cache_dir=str(tmp_path / "cache"))
             assert loaded.column_names == opened.sql(f"from {name}").columns

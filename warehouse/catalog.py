@@ -7,6 +7,8 @@ lists its files one by one, below the session variable `lake`, so that the folde
 """
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,13 +19,15 @@ import pyarrow as pa
 
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import file_layer
-from saelake.warehouse.literals import literal
+from saelake.warehouse.literals import ESCAPED_LAKE, literal, literals, parquet
 from saelake.warehouse.records import Lake, RunRecord, record_key
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
 from saelake.warehouse.store import aside, locked, sync_file, try_locked
 
-ROOT = "coalesce(getvariable('lake') || '/', '')"
+ROOT = f"coalesce({ESCAPED_LAKE} || '/', '')"
 
+STORAGE_VERSION = "v1.2.0"
+"""What catalog.duckdb is written as: every DuckDB from this one on opens it, whichever wrote it."""
 LARGEST_JOIN_FILTER = 500
 """Values on one side of a join up to which DuckDB looks for row groups without them on the other side; its own default is 50.
 A join with 200 features over 60M rows takes half the time, and larger ones no more than before."""
@@ -53,8 +57,8 @@ def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[s
 def _statements(records: Sequence[RunRecord], shown: Sequence[RunRecord]) -> Iterator[str]:
     yield "create schema all_runs"
     yield _runs_table(records)
-    listed = ", ".join(literal(r.run_id) for r in shown)
-    yield f"create view main.runs as select * from all_runs.runs where run_id in ({listed or 'null'})"
+    listed = literals(r.run_id for r in shown)
+    yield f"create view main.runs as select * from all_runs.runs where list_contains({listed}, run_id)"
     for table in TABLES.values():
         for schema, runs in (("all_runs", records), ("main", shown)):
             yield _table_view(table, [f.path for r in runs for f in r.files if f.table == table.name], schema)
@@ -85,9 +89,8 @@ def _file_list(paths: Sequence[str]) -> str:
 
 
 def _rows(table: Table, files: str) -> str:
-    # No glob and no hive keys: the list is the truth, and every column is in the file.
     names = ", ".join(f'"{c.name}"' for c in table.columns)
-    return f"select {names} from read_parquet({files}, hive_partitioning = false)"
+    return f"select {names} from {parquet(files)}"
 
 
 def _no_rows(table: Table) -> str:
@@ -234,10 +237,13 @@ def _build_catalog(lake: Lake) -> None:
     """Builds catalog.duckdb aside and renames it, so that an open shell keeps the old one whole."""
     draft = aside(lake.catalog)
     try:
-        with duckdb.connect(draft) as con:
-            create_views(con, lake, [r.run_id for r in current_records(lake)])
+        # In a folder of a plain name: DuckDB takes a ? in a database's path for options, and a backslash for a slash.
+        with tempfile.TemporaryDirectory(prefix="saelake-catalog-") as folder:
+            built = Path(folder) / lake.catalog.name
+            with duckdb.connect(built, config={"storage_compatibility_version": STORAGE_VERSION}) as con:
+                create_views(con, lake, [r.run_id for r in current_records(lake)])
+            shutil.copyfile(built, draft)
         sync_file(draft)
         draft.replace(lake.catalog)
     finally:
-        for leftover in (draft, Path(f"{draft}.wal")):
-            leftover.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)

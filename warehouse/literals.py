@@ -1,6 +1,30 @@
-"""Values as SQL, where a statement takes no parameters."""
+"""Values as SQL, where a statement takes no parameters, and the one way in which Parquet is read by SQL."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+GLOB = re.compile(r"[*?\[]")
+"""What DuckDB takes for a pattern in a path; in brackets it stands for itself."""
+ESCAPED_LAKE = r"regexp_replace(getvariable('lake'), '([*?[])', '[\1]', 'g')"
+"""SQL that does what `paths` does to the variable `lake`, which is only known when a statement runs."""
 
 
 def literal(text: str) -> str:
     """A safe SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def literals(texts: Iterable[str]) -> str:
+    """A SQL list of strings."""
+    return "[" + ", ".join(map(literal, texts)) + "]::varchar[]"
+
+
+def paths(files: Iterable[str | Path]) -> str:
+    """A SQL list of exactly these files, whatever characters their names hold."""
+    return literals(GLOB.sub(lambda found: f"[{found[0]}]", str(file)) for file in files)
+
+
+def parquet(files: str) -> str:
+    """Rows of Parquet files, for a from clause; `files` is SQL. Nothing in a path is data: columns are what the files hold."""
+    return f"read_parquet({files}, hive_partitioning = false)"

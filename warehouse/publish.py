@@ -19,6 +19,7 @@ from saelake.warehouse.facts import by_feature, by_prompt, find_parts
 from saelake.warehouse.files import DataFile, file_layer, file_name
 from saelake.warehouse.landing import Completion, Plan
 from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
+from saelake.warehouse.literals import literal, parquet, paths
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import RunSpec, TableContent
@@ -110,7 +111,7 @@ class Landed:
         constants: dict[str, Any] = {"run_id": self._spec.run_id}
         if layer is not None:
             constants["layer"] = layer
-            sae_ids = self._con.execute(f"select distinct sae_id from read_parquet({files}) limit 2").fetchall()
+            sae_ids = self._con.execute(f"select distinct sae_id from {parquet(paths(files))} limit 2").fetchall()
             if len(sae_ids) == 1:
                 constants["sae_id"] = sae_ids[0][0]
         return constants
@@ -119,7 +120,7 @@ class Landed:
         """Ids that DuckDB may sort by their 32-bit index, which is quicker, with the number that is to be added to it again."""
         if table.name != "activations":
             return {}
-        tags = self._con.execute(f"select distinct prompt_id >> 32 from read_parquet({files}) limit 2").fetchall()
+        tags = self._con.execute(f"select distinct prompt_id >> 32 from {parquet(paths(files))} limit 2").fetchall()
         return {"prompt_id": tags[0][0] << 32} if len(tags) == 1 else {}
 
     def _number(self, table: Table, owned: str) -> None:
@@ -128,7 +129,7 @@ class Landed:
         self._con.execute(
             f"create temp table number_{owned} as select {owned} as landed_id, "
             f"{self._spec.tag << 32}::bigint + row_number() over (order by {rank}, {owned}) - 1 as id "
-            f"from read_parquet({self._files(table, None)}) group by {owned}"
+            f"from {parquet(paths(self._files(table, None)))} group by {owned}"
         )
         self._numbered.add(owned)
 
@@ -147,14 +148,15 @@ class Landed:
             if column.identity not in self._numbered:
                 columns.append(f"landed.{name}")
                 continue
-            unknown = f"error('{table.name}.{name}: no shard landed what it points to')"
+            unknown = f"error({literal(f'{table.name}.{name}: no shard landed what it points to')})"
             columns.append(f"case when landed.{name} is not null then coalesce({number}.id, {unknown}) end as {name}")
             joins.append(f"left join number_{column.identity} as {number} on {number}.landed_id = landed.{name}")
         # Shards know nothing of each other: two may land the same feature set.
         select = "select distinct" if table.owns == "set_id" else "select"
         first = [table.owns] if table.owns in self._numbered else []  # numbered in the table's order, ties broken
         order = ", ".join(str(name) for name in dict.fromkeys(first + sorted_by))
-        return f"{select} {', '.join(columns)} from read_parquet({files}) as landed {' '.join(joins)} order by {order}"
+        rows = parquet(paths(files))
+        return f"{select} {', '.join(columns)} from {rows} as landed {' '.join(joins)} order by {order}"
 
 
 def _with_constants(table: Table, columns: dict[str, pa.Array], constants: Mapping[str, Any], n_rows: int) -> pa.RecordBatch:

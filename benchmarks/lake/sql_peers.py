@@ -11,6 +11,7 @@ from benchmarks.lake.answers import Cofiring, Samples, Statistics
 from benchmarks.lake.captured import Asked, Captured
 from saelake import queries
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.literals import parquet, paths
 from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
 
@@ -116,7 +117,7 @@ def naive(lake: Lake, captured: Captured, folder: Path) -> Sql:
         for name in SMALL:
             con.register(f"{name}_rows", source.sql(f"from {name}").to_arrow_table())
             con.execute(f"create table {name} as from {name}_rows")
-    con.execute(f"create view activations as from read_parquet('{folder}/*.parquet')")
+    con.execute(f"create view activations as from {parquet(paths(sorted(Path(folder).glob('*.parquet'))))}")
     con.execute("create view activations_by_prompt as from activations where false")
     return Sql(con, captured)
 
@@ -138,7 +139,7 @@ class Polars:
         pl, shape = self._pl, self._captured.shape
         found = []
         for path in self._files.values():
-            fires = pl.scan_parquet(path).filter(pl.col("pos") > 0)
+            fires = pl.scan_parquet(path, hive_partitioning=False).filter(pl.col("pos") > 0)
             is_harmful = pl.col("prompt_id").is_in(self._harmful.tolist())
             rows = (
                 fires.group_by("feature_id")
@@ -164,7 +165,7 @@ class Polars:
         found: Samples = []
         for layer, ids in features.items():
             rows = (
-                pl.scan_parquet(self._files[layer])
+                pl.scan_parquet(self._files[layer], hive_partitioning=False)
                 .filter(pl.col("feature_id").is_in(ids.tolist()), pl.col("pos") > 0)
                 .sort("feature_id", "activation", "prompt_id", "pos", descending=[False, True, False, False])
                 .unique(["feature_id", "prompt_id"], keep="first", maintain_order=True)
@@ -181,7 +182,7 @@ class Polars:
         n_pairs = n_both = 0
         for layer, ids in features.items():
             fires = (
-                pl.scan_parquet(self._files[layer])
+                pl.scan_parquet(self._files[layer], hive_partitioning=False)
                 .filter(pl.col("feature_id").is_in(ids.tolist()), pl.col("pos") > 0)
                 .select("feature_id", "prompt_id")
                 .unique()
@@ -197,7 +198,7 @@ class Polars:
         pl = self._pl
         wanted = pl.col("prompt_id") == self._first + prompt
         rows = (
-            pl.scan_parquet(list(self._files.values()))
+            pl.scan_parquet(list(self._files.values()), hive_partitioning=False)
             .filter(wanted)
             .select("layer", "feature_id", "pos", "activation")
             .collect()

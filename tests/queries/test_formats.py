@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from saelake.queries import QueryError
@@ -32,8 +33,8 @@ def test_csv_round_trips(relation: duckdb.DuckDBPyRelation, tmp_path: Path) -> N
     assert row["text"] == HOSTILE
     assert row["prompt_id"] == row["total"] == "9007199254740993"
     assert (row["nothing"], row["yes"], row["list"], row["made"]) == ("", "true", "[1, 2]", "2026-01-02T03:04:05")
-    again = duckdb.sql(f"select text, prompt_id from read_csv('{tmp_path}/rows.csv', all_varchar = true)").fetchone()
-    assert again == (HOSTILE, "9007199254740993")
+    again = duckdb.sql(f"select text, prompt_id from read_csv('{tmp_path}/rows.csv', all_varchar = true)").fetchall()
+    assert again == [(HOSTILE, "9007199254740993")]
 
 
 def test_json_round_trips_with_ids_as_strings(relation: duckdb.DuckDBPyRelation, tmp_path: Path) -> None:
@@ -169,3 +170,39 @@ def test_parquet_is_refused_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_printable_spells_out_what_would_be_obeyed() -> None:
     assert printable("é 漢 \x1b\n\u202e\x9b") == "é 漢 \\x1b\\n\\u202e\\x9b"
+
+
+UNUSUAL = """
+select timestamptz '2026-01-02 03:04:05+00' as made, [made] as list, {'at': made, 'total': 12::hugeint} as nested,
+    1267650600228229401496703205376::hugeint as large, interval 3 day as wait, '01:02:03+01'::timetz as clock,
+    map {'a': 1} as map, '101'::bit as bits, 'infinity'::timestamp as ever, date '290000-01-01' as far,
+    timestamp '2026-01-02 03:04:05.5' as at, 1 as twice, 2 as twice, 'q' as "a""b"
+"""
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "table", "parquet"])
+def test_every_type_is_written_in_every_format(kind: str, tmp_path: Path) -> None:
+    """Without further packages (pytz), and past what Python's own dates hold."""
+    con = duckdb.connect()
+    con.execute("set timezone = 'UTC'")
+    show(con.sql(UNUSUAL), kind, tmp_path / f"rows.{kind}")
+    if kind == "parquet":
+        (row,) = pq.read_table(tmp_path / "rows.parquet", columns=["made", "wait", "bits", 'a"b']).to_pylist()
+        assert str(row["made"]) == "2026-01-02 03:04:05+00:00"
+        assert (row["wait"], row["bits"], row['a"b']) == ("3 days", "101", "q")
+        return
+    shown = (tmp_path / f"rows.{kind}").read_text(encoding="utf-8")
+    for word in (
+        "2026-01-02T03:04:05+00",
+        str(2**100),
+        "3 days",
+        "01:02:03+01",
+        "101",
+        "infinity",
+        "290000-01-01",
+        "T03:04:05.5",
+    ):
+        assert word in shown
+    if kind == "json":
+        (row,) = json.loads(shown)
+        assert (row["nested"]["total"], row["map"], row["twice"], row["twice_1"]) == (12, {"a": 1}, 1, 2)

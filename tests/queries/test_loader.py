@@ -39,7 +39,7 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def given_back(con: duckdb.DuckDBPyConnection, **values: Any) -> tuple[Any, ...]:
-    row = con.sql(_parse("kinds", KINDS).statement(con, values)).fetchone()
+    (row,) = con.sql(_parse("kinds", KINDS).statement(con, values)).fetchall()
     assert row is not None
     return row
 
