@@ -17,7 +17,7 @@ from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.slices import Slices
 from saelake.ingest.saes.sae import Sae
-from saelake.ingest.subject import Subject, find_blocks
+from saelake.ingest.subject import Subject
 
 NEEDED = 40e9
 """Bytes: 5 of the model, 17 of the SAEs, the rest for the batch."""
@@ -41,6 +41,9 @@ class _Tokenizer:
 
     pad_token_id: int = 0
     eos_token_id: int = 1
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"I": 2}
 
 
 def measure(report: Report, rounds: int) -> None:
@@ -109,9 +112,7 @@ def _subject(device: torch.device, shapes: Shapes) -> Subject:
     model = random_model(Gemma2Config(**shapes.config), device, dtype)
     tokenizer: Any = _Tokenizer()
     template: Any = None
-    blocks = find_blocks(model)
-    width, n_vocab = shapes.config["hidden_size"], shapes.config["vocab_size"]
-    return Subject(model, tokenizer, template, device, dtype, blocks, width, n_vocab, (2,), shapes.n_tokens)
+    return Subject.of(model, tokenizer, template, (2,), shapes.n_tokens)
 
 
 def _saes(subject: Subject, prompts: Sequence[Sequence[int]], shapes: Shapes) -> dict[int, Sae]:

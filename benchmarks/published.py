@@ -98,7 +98,7 @@ def _hooked(
     edit: Callable[[Any, Tensor, Tensor], Tensor],
 ) -> Iterator[None]:
     with torch.no_grad(), ExitStack() as hooks:
-        for layer in features.layers:
+        for layer in features.saes:
             ids = torch.from_numpy(features.at(layer)["feature_id"].astype(np.int64)).to(subject.device)
             hooks.enter_context(subject.resid_post(layer, partial(edit, saes[layer].module, ids)))
         yield

@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from saelake.ingest.recipe.sections import ModelSpec
+from saelake.warehouse.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,76 @@ def cached_file(repo: str, name: str, revision: str | None = None) -> Path | Non
     return Path(found) if isinstance(found, str) else None
 
 
-def shape_of(config: dict[str, Any]) -> ModelShape:
-    """The shape that a config.json tells; parameters are counted as those of a gated decoder without biases."""
+class Sizes(NamedTuple):
+    """The numbers of a configuration that every decoder has, whatever its family calls them."""
+
+    n_layers: int
+    d_model: int
+    d_vocab: int
+    d_mlp: int
+    n_heads: int
+    n_key_heads: int
+    d_head: int
+    is_gated: bool
+    """Whether its MLP has three matrices instead of two."""
+
+
+NAMES = {
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "d_model": ("hidden_size", "n_embd", "d_model"),
+    "n_heads": ("num_attention_heads", "n_head", "n_heads"),
+    "n_key_heads": ("num_key_value_heads", "num_kv_heads"),
+    "d_mlp": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+}
+"""What families call the same thing: most of them, GPT-2 and BLOOM, OPT and Falcon."""
+PLAIN_MLPS = ("gpt2", "opt", "bloom", "falcon", "gpt_neox", "phi", "gptj", "gpt_bigcode", "starcoder2")
+"""Families, by model_type, whose MLP has no gate."""
+
+
+def sizes_of(config: dict[str, Any]) -> Sizes:
+    """The sizes in a configuration's values, an image model's by its text part.
+
+    Raises UserError naming the size that is not there under any known name.
+    """
     text: dict[str, Any] = config.get("text_config", config)
-    d_model, n_layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
-    n_heads = int(text["num_attention_heads"])
-    d_head = int(text.get("head_dim") or d_model // n_heads)
-    n_key_heads = int(text.get("num_key_value_heads") or n_heads)
-    attention = 2 * d_model * d_head * (n_heads + n_key_heads)
-    d_vocab = int(text["vocab_size"])
-    # Gemma's configurations leave out what is their default: tied embeddings.
-    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", "gemma" in str(text.get("model_type", ""))))
-    embeddings = d_vocab * d_model * (1 if tied else 2)
-    mlp = 3 * d_model * int(text.get("intermediate_size") or 4 * d_model)
-    return ModelShape(n_layers, d_model, embeddings + n_layers * (attention + mlp), d_vocab, "config")
+
+    def find(what: str) -> int | None:
+        return next((int(text[name]) for name in NAMES[what] if text.get(name)), None)
+
+    def need(what: str) -> int:
+        value = find(what)
+        if value is None:
+            kind = text.get("model_type", "model")
+            raise UserError(
+                f"model: the configuration of a {kind} has none of {', '.join(NAMES[what])}, so its size is not known"
+            )
+        return value
+
+    d_model, n_heads = need("d_model"), need("n_heads")
+    # Falcon's flag of one head that all queries share, which its newer blocks do not read.
+    shared = bool(text.get("multi_query")) and not text.get("new_decoder_architecture")
+    n_key_heads = 1 if shared else find("n_key_heads") or n_heads
+    return Sizes(
+        n_layers=need("n_layers"),
+        d_model=d_model,
+        d_vocab=int(text["vocab_size"]),
+        d_mlp=find("d_mlp") or 4 * d_model,
+        n_heads=n_heads,
+        n_key_heads=n_key_heads,
+        d_head=int(text.get("head_dim") or d_model // n_heads),
+        is_gated=text.get("model_type") not in PLAIN_MLPS,
+    )
+
+
+def shape_of(config: dict[str, Any]) -> ModelShape:
+    """The shape that a config.json tells; parameters are counted as those of a decoder without biases."""
+    text: dict[str, Any] = config.get("text_config", config)
+    sizes = sizes_of(config)
+    attention = 2 * sizes.d_model * sizes.d_head * (sizes.n_heads + sizes.n_key_heads)
+    # Some configurations leave out what is their family's default: tied embeddings.
+    by_default = str(text.get("model_type", "")).startswith(("gemma", "gpt2", "opt", "bloom", "falcon"))
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", by_default))
+    embeddings = sizes.d_vocab * sizes.d_model * (1 if tied else 2)
+    mlp = (3 if sizes.is_gated else 2) * sizes.d_model * sizes.d_mlp
+    n_parameters = embeddings + sizes.n_layers * (attention + mlp)
+    return ModelShape(sizes.n_layers, sizes.d_model, n_parameters, sizes.d_vocab, "config")

@@ -55,7 +55,7 @@ class ShardMaker:
             "name": [s.ref.name for s in self._facts.values()],
             "layer": pa.array(list(self._facts), pa.int16()),
             "width": pa.array([s.width for s in self._facts.values()], pa.int32()),
-            "hook": [f"blocks.{layer}.hook_resid_post" for layer in self._facts],
+            "hook": [s.reads.hook for s in self._facts.values()],
             "norm": [s.norm for s in self._facts.values()],
             "declared_l0": pa.array([s.ref.declared_l0 for s in self._facts.values()], pa.float32()),
         }

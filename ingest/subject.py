@@ -1,17 +1,18 @@
-"""The model under study behind one small interface: its chat template, left-padded batches, forward passes, hook points.
+"""The model under study behind one small interface: its chat template, left-padded batches, forward passes, sites.
 
-    subject = Subject.load(recipe.model, recipe.compute)
+    subject = Subject(model, tokenizer, target_tokens=["I"])  # or Subject.load("org/name"), or Subject.load(recipe.model, ...)
     batch = subject.batch([subject.encode(text).token_ids for text in texts])
     resid_btd = subject.read_resid_post(batch, layers=[3])[3]
 
 Letters of shapes: b batch, t token, d residual width, v vocabulary.
 """
 
+import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedM
 from transformers.utils import logging
 
 from saelake.ingest.recipe import Compute, ModelSpec
+from saelake.ingest.site_map import find_sites
+from saelake.ingest.sites import Site
 from saelake.ingest.spelling import Spelling
-from saelake.ingest.targets import targets_of
+from saelake.ingest.targets import find_targets, targets_of
 from saelake.ingest.template import ChatTemplate, Tokenized
 from saelake.warehouse.errors import UserError, first_line
 
@@ -56,29 +59,99 @@ class StopForward(Exception):
     """Raised by a hook to leave a forward pass whose remaining layers nobody reads."""
 
 
-@dataclass(frozen=True, eq=False)
 class Subject:
-    """A loaded model with its tokenizer. Made by `Subject.load`."""
+    """A loaded transformers model with its tokenizer, its weights untouched and in eval mode.
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    template: ChatTemplate
-    device: torch.device
-    dtype: torch.dtype
-    blocks: nn.ModuleList
-    d_model: int
-    n_vocab: int
-    refusal_token_ids: tuple[int, ...]
-    max_prompt_tokens: int
+    Args:
+        target_tokens: first tokens that count as the behaviour under study: what `p_target` sums the probabilities of.
+        chat_template: Jinja text in place of the tokenizer's own template; "none" for prompts as they are, without a template.
+        system: a system message before every prompt.
+        template_variables: further variables of the template, e.g. date_string.
+        max_prompt_tokens: longer prompts are refused, never cut.
+    Raises UserError: an architecture without a known list of blocks, or that keeps other states than keys and values; no chat
+    template; a tokenizer of another model; a target token that is not one token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        target_tokens: Sequence[str] = ("I",),
+        *,
+        chat_template: str | None = None,
+        system: str | None = None,
+        template_variables: Mapping[str, str | int | float | bool] | None = None,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
+        if chat_template is None and not tokenizer.chat_template:
+            raise UserError(
+                'the tokenizer has no chat template: give one as chat_template, or chat_template="none" for prompts as they are'
+            )
+        spec = ModelSpec(
+            id="model",
+            chat_template=plain_template(tokenizer) if chat_template == "none" else chat_template,
+            system=system,
+            template_variables=dict(template_variables or {}),
+        )
+        template = ChatTemplate.of(tokenizer, spec)
+        targets = find_targets(tokenizer, target_tokens, template.before + "x" + template.after)
+        self._set(model, tokenizer, template, [target.token_id for target in targets], max_prompt_tokens)
 
     @classmethod
-    def load(cls, model: ModelSpec, compute: Compute | None = None) -> "Subject":
-        """The model of a recipe in eval mode, without gradients, on the device and in the dtype that the recipe asks for.
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: ChatTemplate,
+        target_token_ids: Sequence[int],
+        max_prompt_tokens: int | None = None,
+    ) -> "Subject":
+        """The subject with a template and target tokens that are found already."""
+        subject = cls.__new__(cls)
+        subject._set(model, tokenizer, template, target_token_ids, max_prompt_tokens)
+        return subject
 
+    def _set(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: ChatTemplate,
+        target_token_ids: Sequence[int],
+        max_prompt_tokens: int | None,
+    ) -> None:
+        _check_states(model)
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.template = template
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.blocks = find_blocks(model)
+        self.d_model: int = model.config.get_text_config().hidden_size
+        self.n_vocab: int = model.get_input_embeddings().weight.shape[0]
+        largest = max(tokenizer.get_vocab().values())
+        if largest >= self.n_vocab:
+            raise UserError(f"model: the tokenizer has token id {largest}, but the model embeds only {self.n_vocab}")
+        self.refusal_token_ids: tuple[int, ...] = tuple(target_token_ids)
+        self.n_positions = learned_positions(model)
+        self.max_prompt_tokens = max_prompt_tokens or self.n_positions or sys.maxsize
+        self._taken = inspect.signature(model.forward).parameters
+        self.sites = find_sites(self.blocks, self._probe, self.device, self.n_vocab)
+
+    @classmethod
+    def load(
+        cls, model: ModelSpec | str | Path, compute: Compute | None = None, *, target_tokens: Sequence[str] = ("I",), **spec: Any
+    ) -> "Subject":
+        """A model by its hub id or folder, or as a recipe names it: without gradients, on its device and in its dtype.
+
+        Args:
+            spec: with an id or a folder, further fields of a recipe's [model], e.g. dtype="bfloat16" or system="...".
         Raises UserError, which names the recipe field: files or id that cannot be loaded, weights missing from the files, an
-        architecture without a known list of blocks, no chat template or another one than asserted, a refusal token that is not
+        architecture without a known list of blocks, no chat template or another one than asserted, a target token that is not
         one token.
         """
+        if not isinstance(model, ModelSpec):
+            where = {"path": Path(model)} if Path(model).is_dir() else {"id": str(model)}
+            model = ModelSpec.model_validate(where | {"target_tokens": tuple(target_tokens)} | spec)
         compute = compute or Compute()
         if compute.threads is not None:
             torch.set_num_threads(compute.threads)
@@ -86,23 +159,13 @@ class Subject:
         dtype = torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
         tokenizer = load_tokenizer(model)
         template = ChatTemplate.of(tokenizer, model)
-        network = _load_network(model, dtype).to(device).eval().requires_grad_(False)
-        n_vocab = network.get_input_embeddings().weight.shape[0]
-        largest = max(tokenizer.get_vocab().values())
-        if largest >= n_vocab:
-            raise UserError(f"{_field(model)}: the tokenizer has token id {largest}, but the model embeds only {n_vocab}")
-        return cls(
-            model=network,
-            tokenizer=tokenizer,
-            template=template,
-            device=device,
-            dtype=dtype,
-            blocks=find_blocks(network),
-            d_model=network.config.get_text_config().hidden_size,
-            n_vocab=n_vocab,
-            refusal_token_ids=tuple(target.token_id for target in targets_of(template, model)),
-            max_prompt_tokens=model.max_prompt_tokens,
-        )
+        network = _load_network(model, dtype).to(device).requires_grad_(False)
+        token_ids = tuple(target.token_id for target in targets_of(template, model))
+        return cls.of(network, tokenizer, template, token_ids, model.max_prompt_tokens)
+
+    def _probe(self, ids_bt: Tensor) -> None:
+        mask_bt = torch.ones_like(ids_bt)
+        self._call(Batch(ids_bt, mask_bt, mask_bt.cumsum(dim=1) - 1), None, 1)
 
     @property
     def n_layers(self) -> int:
@@ -148,69 +211,131 @@ class Subject:
     def forward(self, batch: Batch, cache: Cache | None = None, logits_to_keep: int = 1) -> Tensor:
         """Next-token logits in float32: (b, v) after the last token, or (b, k, v) for logits_to_keep = k other than 1 (0: all).
 
-        A given cache is read and extended; the batch then holds only the new tokens, its mask all of them.
+        The unembedding and a soft cap are computed in float32 whatever the model's dtype. A given cache is read and extended;
+        the batch then holds only the new tokens, its mask all of them.
         """
         logits_bkv = self._call(batch, cache, logits_to_keep).logits.float()
         return logits_bkv[:, -1] if logits_to_keep == 1 else logits_bkv
 
     @contextmanager
-    def resid_post(self, layer: int, fn: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """While open, calls fn(resid_btd) on what block `layer` gives; a returned tensor replaces it.
+    def at(self, site: Site, fn: Callable[[Tensor], Tensor | None], n_rows: int | None = None) -> Iterator[None]:
+        """While open, calls fn(x_btd) at a site; a returned tensor replaces what is there.
 
-        The blocks themselves are hooked, since the model's own hidden_states end with a normalised one.
+        Args:
+            n_rows: b, needed where a model's MLP works on all tokens as one row (OPT).
         """
-
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            resid_btd = output if isinstance(output, Tensor) else output[0]
-            replacement_btd = fn(resid_btd)
-            if replacement_btd is None:
-                return None
-            return replacement_btd if isinstance(output, Tensor) else (replacement_btd, *output[1:])
-
-        handle = self.blocks[layer].register_forward_hook(hook)
-        try:
+        with self.sites.open(site, fn, n_rows):
             yield
-        finally:
-            handle.remove()
+
+    def width(self, site: Site) -> int:
+        """d at a site: of all kinds but z that of the residual stream."""
+        return self.sites.widths.get(site, self.d_model)
+
+    def resid_post(self, layer: int, fn: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
+        """`at` the residual stream that block `layer` gives: the model's own hidden_states end with a normalised one."""
+        return self.at(Site(layer), fn)
 
     def read_resid_post(self, batch: Batch, layers: Sequence[int], stop_after_last: bool = True) -> dict[int, Tensor]:
-        """resid_btd after each of `layers`, in the model's dtype, from one pass that ends after the last of them.
+        """resid_btd after each of `layers`: `read` at those sites."""
+        found = self.read(batch, [Site(layer) for layer in layers], stop_after_last)
+        return {site.layer: resid_btd for site, resid_btd in found.items()}
 
-        The tensors are the pass's own, not copies.
+    def read(self, batch: Batch, sites: Sequence[Site], stop_after_last: bool = True) -> dict[Site, Tensor]:
+        """x_btd at each site, in the model's dtype, from one pass that ends after the last of them.
+
+        Of the residual stream after a block the tensors are the pass's own, elsewhere copies.
         """
-        read: dict[int, Tensor] = {}
-        last = max(layers)
+        read: dict[Site, Tensor] = {}
+        last = max(sites, key=lambda site: site.depth)
 
-        def hook_for(layer: int) -> Callable[[Tensor], None]:
-            def keep(resid_btd: Tensor) -> None:
-                read[layer] = resid_btd
-                if stop_after_last and layer == last:
-                    raise StopForward
-
-            return keep
+        def keep(site: Site, x_btd: Tensor) -> None:
+            read[site] = x_btd if site.kind == "resid_post" else x_btd.clone()
+            if stop_after_last and site == last:
+                raise StopForward
 
         with ExitStack() as hooks:
-            for layer in set(layers):
-                hooks.enter_context(self.resid_post(layer, hook_for(layer)))
+            for site in dict.fromkeys(sites):
+                hooks.enter_context(self.at(site, partial(keep, site), len(batch.input_ids_bt)))
             with suppress(StopForward):
                 self._call(batch, None, 1)
         return read
 
     def _call(self, batch: Batch, cache: Cache | None, logits_to_keep: int) -> Any:
-        with torch.no_grad():
+        options = {
+            "position_ids": batch.position_ids_bt,
+            "logits_to_keep": logits_to_keep,
+        }
+        with torch.no_grad(), self._exact_unembedding():
             return self.model(
                 input_ids=batch.input_ids_bt,
                 attention_mask=batch.attention_mask_bt,
-                position_ids=batch.position_ids_bt,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                logits_to_keep=logits_to_keep,
+                **{name: value for name, value in options.items() if name in self._taken},
             )
+
+    @contextmanager
+    def _exact_unembedding(self) -> Iterator[None]:
+        """While open, the model's last projection is computed in float32, and so is what it does with its logits."""
+        head: Any = self.model.get_output_embeddings()
+        if self.dtype == torch.float32 or not isinstance(head, nn.Linear):
+            yield
+            return
+        head.__dict__["forward"] = partial(_project_float32, head)
+        try:
+            yield
+        finally:
+            del head.__dict__["forward"]
 
     def _padding_id(self) -> int:
         # Padding is masked, so any id that the model embeds will do.
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(token_id for token_id in known if token_id is not None)
+
+
+VOCABULARY_AT_ONCE = 1 << 15
+"""Rows of the unembedding that exist in float32 at a time."""
+
+
+def _project_float32(head: nn.Linear, hidden_bkd: Tensor) -> Tensor:
+    """Logits (b, k, v) in float32."""
+    biases = (None,) if head.bias is None else head.bias.split(VOCABULARY_AT_ONCE)
+    rows = head.weight.split(VOCABULARY_AT_ONCE)
+    parts = [
+        nn.functional.linear(hidden_bkd.float(), some.float(), None if biases[0] is None else biases[i].float())
+        for i, some in enumerate(rows)
+    ]
+    return torch.cat(parts, dim=-1)
+
+
+def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A template that shows the messages as they are, behind BOS where the tokenizer itself puts one."""
+    ids: list[int] = tokenizer("x")["input_ids"]
+    bos = "{{ bos_token }}" if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
+    return bos + "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """How many positions a model with learned ones has; None where positions are computed and do not run out."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("wpe", "embed_positions", "position_embeddings"):
+            return module.num_embeddings - int(getattr(module, "offset", 0))
+    return None
+
+
+def _check_states(model: PreTrainedModel) -> None:
+    """Raises UserError for a model that remembers a prompt by other states than keys and values, which rows cannot share."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTIONS
+    if kinds or getattr(model, "_is_stateful", False):
+        named = f" ({', '.join(sorted(kinds))})" if kinds else ""
+        raise UserError(
+            f"model: a {type(model).__name__} has layers that are no attention{named}, whose states cannot be resumed and shared "
+            f"between ablated passes: models of attention and MLP alone are supported"
+        )
+
+
+ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+"""Kinds of layers, by transformers' names, that keep keys and values."""
 
 
 def resolve_device(name: str) -> torch.device:

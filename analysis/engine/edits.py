@@ -1,10 +1,10 @@
-"""The arithmetic of an intervention at one layer, for a batch whose rows may each have their own.
+"""The arithmetic of an intervention at one site, for a batch whose rows may each have their own.
 
-Ablating features S keeps the SAE's reconstruction error, so h' = h - sum over S of z_i d_i, with z from the residual of the
+Ablating features S keeps the SAE's reconstruction error, so h' = h - sum over S of z_i d_i, with z from what the SAE reads in the
 same, ablated pass. Only the encoder and decoder rows of S are read. Clamping to v adds v_i d_i. Encoding and gate are float32
-whatever the model's dtype is.
+whatever the model's dtype is. A transcoder reads z at one site, and h is what it writes at another.
 
-Letters of shapes: b batch, t token, n = b t, d residual width, u features in use at this layer, k features a row.
+Letters of shapes: b batch, t token, n = b t, d residual width, u features in use of this SAE, k features a row.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,21 @@ GATHER_TOKENS = 26
 
 
 class Edit(Protocol):
-    """A change of the residual stream; `where_bt` is True at the positions that it may touch (None: all)."""
+    """A change of what is at a site; `where_bt` is True at the positions that it may touch (None: all)."""
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor: ...
+
+
+class FeatureEdit(Edit, Protocol):
+    """A change by features, in the two halves that a transcoder does at two sites."""
+
+    def taken(self, read_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+        """How much of each feature goes, from what the SAE reads."""
+        ...
+
+    def without(self, written_btd: Tensor, taken: Tensor) -> Tensor:
+        """What the SAE writes, without that."""
+        ...
 
 
 class Held(NamedTuple):
@@ -38,19 +50,19 @@ class Held(NamedTuple):
 
     @classmethod
     def of(cls, sets: Sequence[FeatureSet]) -> "Held":
-        """All rows' sets, in all layers."""
+        """All rows' sets, of all SAEs."""
         # As bytes, because numpy is slow to join structured arrays.
         whole = np.concatenate([one.rows.view(np.uint8) for one in sets]).view(FEATURE)
         return cls(len(sets), np.repeat(np.arange(len(sets)), [len(one) for one in sets]), whole)
 
     @property
-    def layers(self) -> list[int]:
-        """Touched by some row, from the lowest."""
-        return np.flatnonzero(np.bincount(self.features["layer"])).tolist()
+    def saes(self) -> list[int]:
+        """Numbers of the SAEs of which some row holds features, rising."""
+        return np.flatnonzero(np.bincount(self.features["sae"])).tolist()
 
-    def at(self, layer: int) -> "Held":
-        """What is held at one layer."""
-        here = self.features["layer"] == layer
+    def at(self, sae: int) -> "Held":
+        """What is held of one SAE."""
+        here = self.features["sae"] == sae
         return Held(self.n_rows, self.row[here], self.features[here])
 
 
@@ -68,11 +80,18 @@ class PooledEdit:
         self._value_b1u = _values(slices.device, mask_bu.shape, held, place)
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        resid_nd = resid_btd.float().reshape(-1, resid_btd.shape[-1])
-        acts_nu = self._slice.encode(resid_nd)
-        _taken_out(acts_nu.view(*resid_btd.shape[:2], -1), self._mask_b1u, self._value_b1u, where_bt)
-        edited_nd = torch.addmm(resid_nd, acts_nu, self._slice.decoder_ud, alpha=-1)
-        return edited_nd.view(resid_btd.shape).to(resid_btd.dtype)
+        whole_btd = resid_btd.float()
+        return self.without(whole_btd, self.taken(whole_btd, where_bt)).to(resid_btd.dtype)
+
+    def taken(self, read_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+        acts_nu = self._slice.encode(read_btd.float().reshape(-1, read_btd.shape[-1]))
+        _taken_out(acts_nu.view(*read_btd.shape[:2], -1), self._mask_b1u, self._value_b1u, where_bt)
+        return acts_nu
+
+    def without(self, written_btd: Tensor, taken: Tensor) -> Tensor:
+        written_nd = written_btd.float().reshape(-1, written_btd.shape[-1])
+        edited_nd = torch.addmm(written_nd, taken, self._slice.decoder_ud, alpha=-1)
+        return edited_nd.view(written_btd.shape).to(written_btd.dtype)
 
 
 class GatheredEdit:
@@ -94,17 +113,23 @@ class GatheredEdit:
         self._value_b1k = _values(slices.device, mask_bk.shape, held, column)
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        resid = resid_btd.float()
-        acts_btk = self._rows.encode(resid)
+        whole_btd = resid_btd.float()
+        return self.without(whole_btd, self.taken(whole_btd, where_bt)).to(resid_btd.dtype)
+
+    def taken(self, read_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+        acts_btk = self._rows.encode(read_btd.float())
         _taken_out(acts_btk, self._mask_b1k, self._value_b1k, where_bt)
-        return torch.baddbmm(resid, acts_btk, self._rows.decoder_bkd, alpha=-1).to(resid_btd.dtype)
+        return acts_btk
+
+    def without(self, written_btd: Tensor, taken: Tensor) -> Tensor:
+        return torch.baddbmm(written_btd.float(), taken, self._rows.decoder_bkd, alpha=-1).to(written_btd.dtype)
 
 
 class ProjectionEdit:
-    """h' = h - (h.r) r + add r, each row with its own r; a row without an edit has r = 0."""
+    """h' = h - (h.r) r + add r, each row with its own r of width d; a row without an edit has r = 0."""
 
-    def __init__(self, edits: Sequence[DirectionEdit | None], d_model: int, device: torch.device) -> None:
-        vectors = np.zeros((len(edits), d_model), dtype=np.float32)
+    def __init__(self, edits: Sequence[DirectionEdit | None], d: int, device: torch.device) -> None:
+        vectors = np.zeros((len(edits), d), dtype=np.float32)
         for row, edit in enumerate(edits):
             if edit is not None:
                 vectors[row] = edit.vector
@@ -122,8 +147,8 @@ class ProjectionEdit:
         return torch.baddbmm(resid, along_bt1, self._vector_b1d).to(resid_btd.dtype)
 
 
-def feature_edit(slices: Slices, held: Held, n_tokens: int) -> Edit:
-    """The cheapest exact form for what the rows hold at the SAE's layer.
+def feature_edit(slices: Slices, held: Held, n_tokens: int) -> FeatureEdit:
+    """The cheapest exact form for what the rows hold of one SAE.
 
     Args:
         n_tokens: tokens a row, whose pooled arithmetic is weighed against a row's gather.

@@ -27,7 +27,9 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.engine.slices import Slices
 from saelake.analysis.engine.watch import Activations, Watch, Watched
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Batch, Subject
+from saelake.warehouse.errors import UserError
 
 Part = TypeVar("Part")
 
@@ -36,7 +38,7 @@ class NextToken(NamedTuple):
     """What the model says at the last position of each request."""
 
     p_refusal: np.ndarray
-    """(n,) float32: probability that the first token is a refusal token."""
+    """(n,) float32: probability that the first token is a target token (a refusal's)."""
     token_id: np.ndarray
     """(n,) int64: the most probable first token."""
 
@@ -53,7 +55,7 @@ class AblationEngine:
     """Holds a subject, its SAEs and the tokenised prompts that requests refer to by number.
 
     Args:
-        saes: layer -> SAE, for the layers whose features requests may name.
+        saes: number -> SAE, by the numbers that requests name them with; checked to fit the subject.
         batch_tokens: padded tokens a forward pass at most; by default what suits the device.
     """
 
@@ -66,14 +68,16 @@ class AblationEngine:
         batch_tokens: int | None = None,
     ) -> None:
         self._subject = subject
-        self._slices = {layer: Slices(sae) for layer, sae in saes.items()}
+        self._saes = saes
+        self._slices = {number: Slices(sae) for number, sae in saes.items()}
         self._prompts = prompts
         self._batches = Batches(subject, batch_tokens)
         self._prefix = PrefixStore(subject, prompts, self._batches)
         self._refusal_ids = torch.tensor(subject.refusal_token_ids, device=subject.device)
-        full = [layer for layer, sae in sorted(saes.items()) if not sae.elementwise]
+        full = [str(sae.writes) for _, sae in sorted(saes.items()) if not sae.elementwise]
         if full:
-            warnings.warn(f"the SAEs of layers {full} encode all their latents for every ablation (TopK): slower", stacklevel=2)
+            what = "encode all their latents for every ablation (TopK): slower"
+            warnings.warn(f"the SAEs at {', '.join(full)} {what}", stacklevel=2)
 
     def next_token(self, requests: Sequence[Request]) -> NextToken:
         """The next token of every request, in the order given."""
@@ -92,7 +96,11 @@ class AblationEngine:
         return out[torch.from_numpy(place)]
 
     def answer(self, requests: Sequence[Request], max_new_tokens: int) -> Answers:
-        """Greedy continuations; interventions at all positions stay on for every generated token."""
+        """Greedy continuations; interventions at all positions stay on for every generated token.
+
+        Raises UserError where a model's learned positions run out.
+        """
+        self._check_positions(requests, max_new_tokens)
         requests, place = _distinct(requests)
         p_refusal, token_id = np.empty(len(requests), dtype=np.float32), np.empty(len(requests), dtype=np.int64)
         token_ids: list[list[int]] = [[] for _ in requests]
@@ -114,10 +122,20 @@ class AblationEngine:
         requests, place = _distinct(requests)
         parts = [
             part._replace(request=np.array(rows, dtype=np.int64)[part.request])
-            for rows, found in self._run(requests, partial(self._activations, watched), lowest=min(watched))
+            for rows, found in self._run(
+                requests, partial(self._activations, watched), lowest=min(self._saes[number].reads.below for number in watched)
+            )
             for part in found
         ]
         return Activations.of(parts, place)
+
+    def _check_positions(self, requests: Sequence[Request], max_new_tokens: int) -> None:
+        longest, most = max((len(self._prompts[r.prompt]) for r in requests), default=0), self._subject.n_positions
+        if most is not None and longest + max_new_tokens > most:
+            raise UserError(
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones need more positions than the {most} that the model "
+                f"has learned: ask for fewer tokens, or leave the prompt out"
+            )
 
     def _run(
         self,
@@ -129,16 +147,17 @@ class AblationEngine:
     ) -> Iterator[tuple[list[int], Part]]:
         """Computes batches of requests that resume from one layer and are of similar lengths: their places, and what they gave.
 
-        A request's pass resumes from the clean residual of its first touched layer, before the edit, or of `lowest`.
+        A request's pass resumes from the clean residual below its first touched site, before the edit, or from `lowest`; from -1
+        it is run as a whole.
         """
         highest = self._subject.n_layers - 1 if lowest is None else lowest
-        starts = [highest if r.first_layer is None else min(r.first_layer, highest) for r in requests]
+        firsts = [r.first_site(self._saes) for r in requests]
+        starts = [highest if first is None else min(self._below(first), highest) for first in firsts]
         lengths = [len(self._prompts[r.prompt]) for r in requests]
         order = sorted(range(len(requests)), key=lambda i: (starts[i], lengths[i], requests[i].prompt))
         for start, group in groupby(order, key=starts.__getitem__):
             members = list(group)
-            held = [requests[i].features for i in members]
-            sizes = [Size(lengths[i], n_new, len(f), f.widest) for i, f in zip(members, held, strict=True)]
+            sizes = [_size(requests[i], lengths[i], n_new) for i in members]
 
             def of_part(part: slice, start: int = start, members: Sequence[int] = members) -> Part:
                 with torch.inference_mode():
@@ -159,6 +178,11 @@ class AblationEngine:
         resid_btd = self._prefix.states(start, [r.prompt for r in requests])
         with resumed(self._subject, start, resid_btd), self._interventions(requests, batch).at_work(batch):
             return self._subject.forward(batch)
+
+    def _below(self, first: Site) -> int:
+        """The block whose clean output a pass resumes from. A transcoder reads before it writes, within the same block."""
+        read = [sae.reads for sae in self._saes.values() if sae.writes == first]
+        return min([first.below, *(site.below for site in read)])
 
     def _answer(self, max_new_tokens: int, start: int, requests: Sequence[Request]) -> tuple[NextToken, list[list[int]]]:
         batch = self._batch(requests)
@@ -191,6 +215,11 @@ class AblationEngine:
 
     def _interventions(self, requests: Sequence[Request], batch: Batch) -> Interventions:
         return Interventions(self._subject, self._slices, requests, batch.input_ids_bt.shape[1])
+
+
+def _size(request: Request, n_tokens: int, n_new: int) -> Size:
+    held = [one.features for one in request.interventions]
+    return Size(n_tokens, n_new, sum(map(len, held)), max(one.widest for one in held))
 
 
 def _distinct(requests: Sequence[Request]) -> tuple[list[Request], np.ndarray]:

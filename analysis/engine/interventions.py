@@ -1,60 +1,99 @@
-"""What a batch of requests does to the residual stream, made ready once and put to work on each of its passes."""
+"""What a batch of requests does to a pass, made ready once and put to work on each of its passes.
 
-from collections.abc import Iterator, Mapping, Sequence
+At a site the interventions of a request act in their order, and within one the SAEs in the order of their numbers before the
+direction: each sees what those before it left.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from saelake.analysis.engine.edits import Edit, Held, ProjectionEdit, feature_edit
-from saelake.analysis.engine.requests import Request
+from saelake.analysis.engine.edits import Edit, FeatureEdit, Held, ProjectionEdit, feature_edit
+from saelake.analysis.engine.requests import Intervention, Request
 from saelake.analysis.engine.slices import Slices
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Batch, Subject
+
+Where = Tensor | None
+"""(b, t) bool: where an edit acts; None: everywhere."""
+NOTHING = Intervention()
 
 
 class Interventions:
-    """The edits of a batch, at every layer that one of its rows touches.
+    """The edits of a batch, at every site that one of its rows touches.
 
     Args:
-        slices: layer -> slices of its SAE.
+        slices: number of an SAE -> its slices.
         n_tokens: tokens a row of the passes to come.
     """
 
     def __init__(self, subject: Subject, slices: Mapping[int, Slices], requests: Sequence[Request], n_tokens: int) -> None:
         self._subject = subject
-        self._requests = requests
-        held = Held.of([r.features for r in requests])
-        self._edits: dict[int, list[Edit]] = {}
-        for layer in held.layers:
-            self._edits[layer] = [feature_edit(slices[layer], held.at(layer), n_tokens)]
-        directions = [r.direction for r in requests]
-        for layer in sorted({layer for d in directions if d for layer in d.layers}):
-            here = [d if d is not None and layer in d.layers else None for d in directions]
-            self._edits.setdefault(layer, []).append(ProjectionEdit(here, subject.d_model, subject.device))
+        self._n_rows = len(requests)
+        self._layered: list[list[Intervention]] = []
+        self._edits: dict[Site, list[tuple[int, Edit]]] = {}
+        self._apart: list[tuple[int, FeatureEdit, Site, Site]] = []
+        for place in range(max(len(r.interventions) for r in requests)):
+            here = [r.interventions[place] if place < len(r.interventions) else NOTHING for r in requests]
+            self._layered.append(here)
+            held = Held.of([one.features for one in here])
+            for number in held.saes:
+                sae, edit = slices[number].sae, feature_edit(slices[number], held.at(number), n_tokens)
+                if sae.reads == sae.writes:
+                    self._edits.setdefault(sae.reads, []).append((place, edit))
+                else:
+                    self._apart.append((place, edit, sae.reads, sae.writes))
+            directions = [one.direction for one in here]
+            for site in sorted({site for d in directions if d for site in d.sites}, key=lambda site: site.depth):
+                along = [d if d is not None and site in d.sites else None for d in directions]
+                edit_along = ProjectionEdit(along, subject.width(site), subject.device)
+                self._edits.setdefault(site, []).append((place, edit_along))
 
     @contextmanager
     def at_work(self, batch: Batch, *, generated: bool = False) -> Iterator[None]:
         """While open, passes over `batch` are edited; where `generated`, its tokens are not the prompts'."""
-        where_bt = self._where(batch, generated)
+        where = [_where(here, batch, generated) for here in self._layered]
         with ExitStack() as stack:
-            for layer, edits in self._edits.items():
-                stack.enter_context(self._subject.resid_post(layer, partial(_edited, edits, where_bt)))
+
+            def open_at(site: Site, fn: Callable[[Tensor], Tensor | None]) -> None:
+                stack.enter_context(self._subject.at(site, fn, self._n_rows))
+
+            # A transcoder's reading is hooked first: at a site that is edited too, hooks run in the order of opening.
+            for place, edit, reads, writes in self._apart:
+                taken: list[Tensor] = []
+                open_at(reads, partial(_taken, edit, where[place], taken))
+                open_at(writes, partial(_without, edit, taken))
+            for site, edits in self._edits.items():
+                open_at(site, partial(_edited, [(edit, where[place]) for place, edit in edits]))
             yield
 
-    def _where(self, batch: Batch, generated: bool) -> Tensor | None:
-        if all(r.positions is None for r in self._requests):
-            return None
-        positions_bt = batch.position_ids_bt
-        where_bt = torch.ones_like(positions_bt, dtype=torch.bool)
-        for row, request in enumerate(self._requests):
-            if request.positions is not None:
-                chosen = torch.tensor(() if generated else request.positions, dtype=torch.int64, device=positions_bt.device)
-                where_bt[row] = torch.isin(positions_bt[row], chosen)
-        return where_bt
+
+def _where(here: Sequence[Intervention], batch: Batch, generated: bool) -> Where:
+    if all(one.on_answers if generated else one.positions is None for one in here):
+        return None
+    positions_bt = batch.position_ids_bt
+    where_bt = torch.ones_like(positions_bt, dtype=torch.bool)
+    for row, one in enumerate(here):
+        if generated:
+            where_bt[row] = one.on_answers
+        elif one.positions is not None:
+            chosen = torch.tensor(one.positions, dtype=torch.int64, device=positions_bt.device)
+            where_bt[row] = torch.isin(positions_bt[row], chosen)
+    return where_bt
 
 
-def _edited(edits: Sequence[Edit], where_bt: Tensor | None, resid_btd: Tensor) -> Tensor:
-    for edit in edits:
-        resid_btd = edit(resid_btd, where_bt)
-    return resid_btd
+def _edited(edits: Sequence[tuple[Edit, Where]], x_btd: Tensor) -> Tensor:
+    for edit, where_bt in edits:
+        x_btd = edit(x_btd, where_bt)
+    return x_btd
+
+
+def _taken(edit: FeatureEdit, where_bt: Where, taken: list[Tensor], read_btd: Tensor) -> None:
+    taken[:] = [edit.taken(read_btd, where_bt)]
+
+
+def _without(edit: FeatureEdit, taken: list[Tensor], written_btd: Tensor) -> Tensor:
+    return edit.without(written_btd, taken.pop())

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from saelake.ingest.model_shape import sizes_of
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 
@@ -110,13 +111,11 @@ class _Shape(NamedTuple):
     def of(cls, subject: Subject) -> "_Shape":
         config, d = subject.model.config.get_text_config(), subject.d_model
         number = 2 if subject.dtype == torch.bfloat16 else 4
-        heads = config.num_attention_heads
-        key_value_heads = getattr(config, "num_key_value_heads", None) or heads
-        d_head = getattr(config, "head_dim", None) or d // heads
+        sizes = sizes_of(config.to_dict())
         # Attention that is not fused writes scores and weights, and its softmax is in float32.
-        pair = 2 * heads * (number + 4) if config._attn_implementation == "eager" else 4
-        cached = 2 * number * (subject.n_layers + 1) * key_value_heads * d_head
-        return cls(d, number * (8 * d + 3 * config.intermediate_size), pair, cached, 3 * 4 * subject.n_vocab)
+        pair = 2 * sizes.n_heads * (number + 4) if config._attn_implementation == "eager" else 4
+        cached = 2 * number * (subject.n_layers + 1) * sizes.n_key_heads * sizes.d_head
+        return cls(d, number * (8 * d + 3 * sizes.d_mlp), pair, cached, 3 * 4 * subject.n_vocab)
 
 
 def free_bytes(device: torch.device) -> int:

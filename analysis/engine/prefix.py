@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ class PrefixStore:
         self._resid_td: dict[int, Tensor] = {}
 
     def states(self, layer: int, prompts: Sequence[int]) -> Tensor:
-        """resid_btd after block `layer` of the unmodified model, left-padded."""
+        """resid_btd after block `layer` of the unmodified model, left-padded; for layer -1 nothing that anyone reads."""
+        if layer < 0:
+            return torch.empty(0)
         if layer != self._layer:
             self._layer, self._resid_td = layer, {}
         distinct, rows = _distinct(prompts)
@@ -48,7 +51,7 @@ class PrefixStore:
 def below(
     subject: Subject, layer: int, prompts: Sequence[int], token_ids: Sequence[Sequence[int]]
 ) -> tuple[Tensor, DynamicCache]:
-    """resid_btd after block `layer` of the unmodified model, and the keys and values of the blocks up to it.
+    """resid_btd after block `layer` of the unmodified model, and the keys and values of the blocks up to it; of layer -1: none.
 
     A prompt that many rows share is computed once for this batch.
 
@@ -58,6 +61,8 @@ def below(
     """
     distinct, rows = _distinct(prompts)
     cache = DynamicCache(config=subject.model.config)
+    if layer < 0:
+        return torch.empty(0), cache
     read: list[Tensor] = []
 
     def keep(resid_btd: Tensor) -> None:
@@ -79,16 +84,20 @@ def resumed(subject: Subject, layer: int, resid_btd: Tensor) -> Iterator[None]:
     Masks, positions and everything else stay the model's own, so this holds for every architecture alike.
     """
 
-    def hand_over(hidden: Any, *_args: Any, **_kwargs: Any) -> Any:
-        return resid_btd
+    def given(layer: int, hidden: Any) -> Any:
+        n = subject.sites.n_given[layer]
+        return hidden if n is None else (hidden, *(n - 1) * (None,))
 
-    def hand_on(hidden: Any, *_args: Any, **_kwargs: Any) -> Any:
-        return hidden
+    def hand_over(*_args: Any, **_kwargs: Any) -> Any:
+        return given(layer, resid_btd)
+
+    def hand_on(index: int, *args: Any, **kwargs: Any) -> Any:
+        return given(index, args[0] if args else kwargs["hidden_states"])
 
     skipped = subject.blocks[: layer + 1]
     try:
         for index, block in enumerate(skipped):
-            block.forward = hand_over if index == layer else hand_on
+            block.forward = hand_over if index == layer else partial(hand_on, index)
         yield
     finally:
         for block in skipped:

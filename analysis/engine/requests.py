@@ -1,33 +1,39 @@
-"""What can be asked of the engine: a prompt, with features held at values and directions taken out or put in."""
+"""What can be asked of the engine: a prompt, with features held at values and directions taken out or put in.
+
+SAEs are known by numbers: the engine's caller gives a mapping of number to SAE. A study's numbers are their places in it.
+"""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-FEATURE = np.dtype([("layer", "<i2"), ("feature_id", "<i4"), ("value", "<f4")])
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
+
+FEATURE = np.dtype([("sae", "<i2"), ("feature_id", "<i4"), ("value", "<f4")])
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
     """Features and the value that each is held at: 0 ablates, another value clamps.
 
-    `rows` is (k,) of dtype FEATURE, sorted by layer and feature_id, each feature once. Equal sets have equal keys.
+    `rows` is (k,) of dtype FEATURE, sorted by number of the SAE and feature_id, each feature once. Equal sets have equal keys.
     """
 
     rows: np.ndarray
 
     @classmethod
-    def of(cls, layers: Iterable[int], feature_ids: Iterable[int], value: float | Iterable[float] = 0.0) -> "FeatureSet":
-        """The set of the features given as two parallel columns."""
-        columns = [np.asarray(list(layers) if not isinstance(layers, np.ndarray) else layers)]
+    def of(cls, saes: Iterable[int], feature_ids: Iterable[int], value: float | Iterable[float] = 0.0) -> "FeatureSet":
+        """The set of the features given as two parallel columns: numbers of SAEs, and ids."""
+        columns = [np.asarray(list(saes) if not isinstance(saes, np.ndarray) else saes)]
         columns.append(np.asarray(list(feature_ids) if not isinstance(feature_ids, np.ndarray) else feature_ids))
         rows = np.empty(len(columns[0]), dtype=FEATURE)
-        rows["layer"], rows["feature_id"] = columns
+        rows["sae"], rows["feature_id"] = columns
         rows["value"] = value if isinstance(value, float | int) else np.fromiter(value, dtype=np.float32)
-        place = rows["layer"].astype(np.int64) << 32 | rows["feature_id"]
+        place = rows["sae"].astype(np.int64) << 32 | rows["feature_id"]
         if not (place[1:] > place[:-1]).all():
             order = np.argsort(place)
             rows, place = rows[order], place[order]
@@ -44,22 +50,22 @@ class FeatureSet:
         return int.from_bytes(digest, "little") >> 1
 
     @cached_property
-    def layers(self) -> tuple[int, ...]:
-        """The layers that it touches, from the lowest."""
-        return tuple(np.flatnonzero(self._n_by_layer).tolist())
+    def saes(self) -> tuple[int, ...]:
+        """Numbers of the SAEs whose features it holds, rising."""
+        return tuple(np.flatnonzero(self._n_by_sae).tolist())
 
     @property
     def widest(self) -> int:
-        """Most features in one layer."""
-        return int(self._n_by_layer.max(initial=0))
+        """Most features of one SAE."""
+        return int(self._n_by_sae.max(initial=0))
 
     @cached_property
-    def _n_by_layer(self) -> np.ndarray:
-        return np.bincount(self.rows["layer"])
+    def _n_by_sae(self) -> np.ndarray:
+        return np.bincount(self.rows["sae"])
 
-    def at(self, layer: int) -> np.ndarray:
-        """The rows of one layer, sorted by feature_id."""
-        start, stop = np.searchsorted(self.rows["layer"], [layer, layer + 1])
+    def at(self, sae: int) -> np.ndarray:
+        """The rows of one SAE, sorted by feature_id."""
+        start, stop = np.searchsorted(self.rows["sae"], [sae, sae + 1])
         return self.rows[start:stop]
 
 
@@ -68,32 +74,71 @@ NO_FEATURES = FeatureSet(np.empty(0, dtype=FEATURE))
 
 @dataclass(frozen=True, eq=False)
 class DirectionEdit:
-    """A unit direction r at some layers: h' = h - (h.r) r if `project_out`, then h' + add * r."""
+    """A vector r at some sites: h' = h - (h.r) r if `project_out` (r then has length 1), then h' + add * r."""
 
     vector: np.ndarray
-    """(d,) float32, length 1"""
-    layers: tuple[int, ...]
+    """(d,) float32"""
+    layers: tuple[int, ...] = ()
+    """Layers after which it acts on the residual stream."""
     project_out: bool = True
     add: float = 0.0
+    more_sites: tuple[Site, ...] = ()
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites at which it acts."""
+        return (*(Site(layer) for layer in self.layers), *self.more_sites)
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """Features held and a direction, at the same positions."""
+
+    features: FeatureSet = NO_FEATURES
+    direction: DirectionEdit | None = None
+    positions: tuple[int, ...] | None = None
+    """Positions of the prompt at which it acts; None: all of them."""
+    answering: bool | None = None
+    """Whether it acts on every generated token too; None: if it acts on all positions of the prompt."""
+
+    @property
+    def on_answers(self) -> bool:
+        return self.positions is None if self.answering is None else self.answering
+
+    @property
+    def everywhere(self) -> bool:
+        return self.positions is None and self.on_answers
+
+    @property
+    def state(self) -> tuple[int, DirectionEdit | None, tuple[int, ...] | None, bool]:
+        """What it does: equal states do the same."""
+        return self.features.key, self.direction, self.positions, self.on_answers
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One question to the engine: prompt number `prompt` of its prompts, answered under these interventions."""
+    """One question to the engine: prompt number `prompt` of its prompts, answered under interventions."""
 
     prompt: int
     features: FeatureSet = NO_FEATURES
     direction: DirectionEdit | None = None
     positions: tuple[int, ...] | None = None
-    """Positions of the prompt at which the interventions act; None: all of them, and every generated token."""
+    """Positions of the prompt at which these act; None: all of them, and every generated token."""
+    then: tuple[Intervention, ...] = ()
+    """What acts beside them, at each site after them and in this order."""
+
+    @cached_property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """All of them, in the order in which they act at a site."""
+        return (Intervention(self.features, self.direction, self.positions), *self.then)
 
     @property
-    def state(self) -> tuple[int, int, DirectionEdit | None, tuple[int, ...] | None]:
+    def state(self) -> tuple[Hashable, ...]:
         """What determines the answer: equal states need one pass."""
-        return self.prompt, self.features.key, self.direction, self.positions
+        return (self.prompt, *(one.state for one in self.interventions))
 
-    @property
-    def first_layer(self) -> int | None:
-        """The lowest layer that is touched; None for the unmodified model."""
-        touched = self.features.layers + (self.direction.layers if self.direction else ())
-        return min(touched, default=None)
+    def first_site(self, saes: Mapping[int, Sae]) -> Site | None:
+        """The site that a pass comes to first, of those that are touched; None for the unmodified model."""
+        held = (saes[n].writes for one in self.interventions for n in one.features.saes)
+        along = (site for one in self.interventions if one.direction for site in one.direction.sites)
+        return min((*held, *along), key=lambda site: site.depth, default=None)

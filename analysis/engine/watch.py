@@ -13,7 +13,7 @@ from saelake.ingest.subject import Batch, StopForward, Subject
 from saelake.warehouse.errors import UserError
 
 Watched = Mapping[int, np.ndarray | None]
-"""layer -> feature_ids; None: all features of that layer."""
+"""Number of an SAE -> feature_ids; None: all its features."""
 
 DENSE = 1 << 25
 """Activations that exist at a time as a dense (n, f), in float32 numbers."""
@@ -24,14 +24,14 @@ class Activations(NamedTuple):
 
     request: np.ndarray
     """(nnz,) int64: place in the requests."""
-    layer: np.ndarray
-    """(nnz,) int16"""
+    sae: np.ndarray
+    """(nnz,) int16: the SAE's number."""
     feature_id: np.ndarray
     """(nnz,) int32"""
     pos: np.ndarray
     """(nnz,) int32: position in the prompt."""
     activation: np.ndarray
-    """(nnz,) float32: as the SAE reads it before this layer's interventions."""
+    """(nnz,) float32: as the SAE reads it before the interventions at its site."""
 
     @classmethod
     def of(cls, parts: Sequence["Activations"], place: np.ndarray) -> "Activations":
@@ -50,7 +50,7 @@ class Activations(NamedTuple):
 
 
 class Watch:
-    """Reads what is watched. Opened before the interventions, its hooks see the residual stream before a layer's edits."""
+    """Reads what is watched. Opened before the interventions, its hooks see what is at a site before its edits."""
 
     def __init__(self, subject: Subject, slices: Mapping[int, Slices], watched: Watched, batch: Batch) -> None:
         self.parts: list[Activations] = []
@@ -63,14 +63,18 @@ class Watch:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """While open, a pass over the batch is read, and left after the last watched layer."""
+        """While open, a pass over the batch is read, and left after the last watched site."""
         with suppress(StopForward), ExitStack() as hooks:
-            for layer in sorted(self._watched):
-                hooks.enter_context(self._subject.resid_post(layer, partial(self._see, layer)))
+            for number in sorted(self._watched, key=self._depth):
+                site = self._slices[number].sae.reads
+                hooks.enter_context(self._subject.at(site, partial(self._see, number), len(self._kept_bt)))
             yield
 
-    def _see(self, layer: int, resid_btd: Tensor) -> None:
-        slices, wanted = self._slices[layer], self._watched[layer]
+    def _depth(self, number: int) -> tuple[int, int, int]:
+        return (*self._slices[number].sae.reads.depth, number)
+
+    def _see(self, number: int, resid_btd: Tensor) -> None:
+        slices, wanted = self._slices[number], self._watched[number]
         ids = np.arange(slices.sae.width) if wanted is None else np.unique(wanted)
         resid_nd = resid_btd[self._kept_bt].float()
         step = max(1, DENSE // slices.sae.width)
@@ -81,12 +85,12 @@ class Watch:
             activation = acts_nu[token, column].float().cpu().numpy()
             if not np.isfinite(activation).all():
                 raise UserError(
-                    f"layer {layer} gives activations that are not finite numbers while features are held: "
+                    f"layer {slices.sae.layer} gives activations that are not finite numbers while features are held: "
                     f"check the value that they are held at"
                 )
             n = (token + start).cpu().numpy()
             found = ids[column.cpu().numpy()].astype(np.int32)
-            layers = np.full(len(n), layer, dtype=np.int16)
-            self.parts.append(Activations(self._row_n[n], layers, found, self._pos_n[n], activation))
-        if layer == max(self._watched):
+            numbers = np.full(len(n), number, dtype=np.int16)
+            self.parts.append(Activations(self._row_n[n], numbers, found, self._pos_n[n], activation))
+        if number == max(self._watched, key=self._depth):
             raise StopForward

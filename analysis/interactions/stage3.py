@@ -112,7 +112,7 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
     seen = bench.engine.activations([Request(one.prompt, features) for one, _, features in passes], watched)
     largest: dict[tuple[int, int, int], float] = {}
     for *feature, activation in zip(
-        seen.request.tolist(), seen.layer.tolist(), seen.feature_id.tolist(), seen.activation.tolist(), strict=True
+        seen.request.tolist(), seen.sae.tolist(), seen.feature_id.tolist(), seen.activation.tolist(), strict=True
     ):
         key = (feature[0], feature[1], feature[2])
         largest[key] = max(largest.get(key, 0.0), activation)
@@ -123,7 +123,7 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
             sae_ids[layer],
             layer,
             feature_id,
-            features.layers[0],
+            features.saes[0],
             clean,
             largest.get((i, layer, feature_id), 0.0),
         )

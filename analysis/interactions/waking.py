@@ -105,7 +105,7 @@ def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
     """What fires in the passes: columns number (of the pass), prompt_id, is_control, layer, feature_id, pos, activation."""
     by_layer: dict[int, list[int]] = {}
     for i, one in enumerate(asked):
-        by_layer.setdefault(one.features.layers[0], []).append(i)
+        by_layer.setdefault(one.features.saes[0], []).append(i)
     parts: list[pa.Table] = []
     for lowest, members in sorted(by_layer.items()):
         above = {layer: ids for layer, ids in recorded.items() if layer > lowest}
@@ -114,7 +114,8 @@ def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
         prompts = np.array([asked[i].prompt for i in members], dtype=np.int64)[found.request]
         is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
         columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
-        parts.append(pa.table(columns | {name: getattr(found, name) for name in ("layer", "feature_id", "pos", "activation")}))
+        columns |= {"layer": found.sae} | {name: getattr(found, name) for name in ("feature_id", "pos", "activation")}
+        parts.append(pa.table(columns))
     return pa.concat_tables(parts)
 
 

@@ -125,8 +125,8 @@ def set_rows(bench: Workbench, sets: Iterable[FeatureSet]) -> Rows:
     features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in distinct.values())])
     columns: Columns = {
         "set_id": np.repeat(np.array(list(distinct), dtype=np.int64), [len(s) for s in distinct.values()]),
-        "sae_id": pa.DictionaryArray.from_arrays(features["layer"], [sae_ids.get(n, "") for n in range(max(sae_ids) + 1)]),
-        "layer": features["layer"],
+        "sae_id": pa.DictionaryArray.from_arrays(features["sae"], [sae_ids.get(n, "") for n in range(max(sae_ids) + 1)]),
+        "layer": features["sae"],
         "feature_id": features["feature_id"],
         "value": features["value"],
     }

@@ -1,6 +1,5 @@
 """What an SAE says about itself, read through SAELens without its weights, and whether it fits a model."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +9,30 @@ from saelake.ingest.model_shape import cached_file
 from saelake.ingest.saes.folder import check_config, check_folder
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.weight_files import tensor_shapes
+from saelake.ingest.sites import Site
 from saelake.warehouse.errors import UserError, first_line
 
-ARCHITECTURES = ("standard", "jumprelu", "topk")
-HOOKS = (
-    (re.compile(r"blocks\.(\d+)\.hook_resid_post"), 0),
-    (re.compile(r"model\.(?:language_model\.)?layers\.(\d+)(?:\.output)?"), 0),
-    (re.compile(r"blocks\.(\d+)\.hook_resid_pre"), -1),  # the same tensor: what block l - 1 gives
+ELEMENTWISE = (
+    "standard",
+    "gated",
+    "jumprelu",
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
 )
+"""SAELens' names of SAEs each of whose latents can be encoded by itself, as relu(pre) * (pre > threshold)."""
+JOINT = ("topk",)
+"""Of SAEs whose latents compete within a token: all are encoded for any of them."""
+LACKING = {
+    "temporal": "its latents depend on earlier tokens, so that what a latent adds to one token cannot be told from that token",
+    "matching_pursuit": "its latents are found one after another, each in what those before it left, so that none "
+    "has a value of its own",
+    "abstopk": "its activations can be negative, which the tables of a lake do not hold",
+    "crosscoder": "it reads several layers at once, so that its latents have no one site to be taken out of",
+    "crosslayer_transcoder": "it writes to several layers at once, so that its latents have no one site to be taken out of",
+}
+"""What SAEs of other kinds lack."""
 
 
 class Sized(Protocol):
@@ -43,10 +58,36 @@ class SaeFacts:
     norm: str
     """none | dataset norm folded: SCALE, with what became of the threshold (one scale for all tokens, inside the weights)"""
 
+    hook_out: str | None = None
+    """The hook point that a transcoder writes to, if declared."""
+    d_out: int | None = None
+    """A transcoder's output width, where it is declared."""
+
     @property
     def n_bytes(self) -> int:
         """Memory of its weights, loaded."""
         return sae_bytes(self.d_in, self.width)
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it reads at one site and writes at another."""
+        return "transcoder" in self.architecture
+
+    @property
+    def reads(self) -> Site:
+        """The site whose values it encodes; resid_post of the recipe's layer where it declares none."""
+        if self.hook is None:
+            return Site(self.ref.layer, "mlp_in" if self.is_transcoder else "resid_post")
+        site = Site.parse(self.hook)
+        # The same tensor by its other name: what block l - 1 gives.
+        return Site(self.ref.layer) if site == Site(self.ref.layer + 1, "resid_pre") else site
+
+    @property
+    def writes(self) -> Site:
+        """The site that its decoder adds to: for all but transcoders the one that it reads."""
+        if not self.is_transcoder:
+            return self.reads
+        return Site(self.ref.layer, "mlp_out") if self.hook_out is None else Site.parse(self.hook_out)
 
 
 def sae_bytes(d_in: int, width: int) -> int:
@@ -73,6 +114,7 @@ def read_facts(ref: SaeRef) -> SaeFacts:
         check_config(config, ref.location)
         metadata = config.get("metadata") or {}
         hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
+        hook_out = metadata.get("hook_name_out") or metadata.get("hf_hook_name_out")
         sizes = config["d_in"], config["d_sae"]
     except UserError:
         raise
@@ -82,22 +124,29 @@ def read_facts(ref: SaeRef) -> SaeFacts:
     if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
         raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out')
     norm = _norm_convention(ref, config.get("normalize_activations", "none"), scale)
-    return _supported(SaeFacts(ref, config["architecture"], *sizes, hook, norm))
+    return supported(SaeFacts(ref, config["architecture"], *sizes, hook, norm, hook_out, config.get("d_out")))
 
 
 def check_facts(facts: SaeFacts, subject: Sized) -> None:
-    """Raises UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
+    """Raises UserError unless the SAE reads and writes at sites of its layer in this model, by its width and declared hooks."""
     ref = facts.ref
     check_layer(ref.layer, subject)
-    if facts.d_in != subject.d_model:
+    try:
+        there = facts.reads.layer == ref.layer
+    except UserError as error:
+        raise UserError(f"saes: {ref.location} was trained on {facts.hook}: {error}") from error
+    if not there:
+        raise UserError(
+            f"saes: {ref.location} was trained on {facts.hook}, but the recipe uses it for layer {ref.layer}: "
+            f"correct saes.layers, or use another SAE"
+        )
+    if not ref.layer <= facts.writes.layer < subject.n_layers:
+        raise UserError(f"saes: {ref.location} writes to {facts.writes}, which is no layer from the one that it reads on")
+    # How wide the heads' outputs are only the loaded model tells.
+    if facts.reads.kind != "z" and facts.d_in != subject.d_model:
         raise UserError(
             f"saes: {ref.location} reads a width of {facts.d_in}, but the model's residual stream has {subject.d_model}: "
             f"use an SAE of this model"
-        )
-    if facts.hook is not None and _hook_layer(facts.hook) != ref.layer:
-        raise UserError(
-            f"saes: {ref.location} was trained on {facts.hook}, but the recipe uses it for resid_post of layer {ref.layer}: "
-            f"correct saes.layers, or use another SAE"
         )
 
 
@@ -130,14 +179,6 @@ def shapes_from_the_cache() -> Iterator[None]:
         loaders.get_safetensors_tensor_shapes = ask_hub
 
 
-def _hook_layer(hook: str) -> int | None:
-    """The layer whose resid_post a hook point is, or None when it is something else."""
-    for pattern, shift in HOOKS:
-        if match := pattern.fullmatch(hook):
-            return int(match[1]) + shift
-    return None
-
-
 def norm_scale(ref: SaeRef, metadata: dict[str, Any]) -> float | None:
     """The factor sqrt(d) / mean norm by which inputs were scaled in training, if it is known."""
     from sae_lens.loading.pretrained_saes_directory import get_norm_scaling_factor
@@ -160,7 +201,10 @@ def _norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
     return f"dataset norm folded: {scale:.6g}, threshold {'as published' if ref.published_threshold else 'too'}"
 
 
-def _supported(facts: SaeFacts) -> SaeFacts:
-    if facts.architecture not in ARCHITECTURES:
-        raise UserError(f"saes: {facts.ref.location} is a {facts.architecture} SAE; supported are {', '.join(ARCHITECTURES)}")
+def supported(facts: SaeFacts) -> SaeFacts:
+    """The same; raises UserError for an SAE that cannot be ablated exactly, and says what it lacks."""
+    kind = facts.architecture
+    if kind not in (*ELEMENTWISE, *JOINT):
+        why = f": {LACKING[kind]}" if kind in LACKING else ""
+        raise UserError(f"saes: {facts.ref.location} is a {kind} SAE{why}; supported are {', '.join((*ELEMENTWISE, *JOINT))}")
     return facts

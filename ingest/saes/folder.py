@@ -24,10 +24,15 @@ NEEDED = {
     "standard": (*COMMON, "b_enc"),
     "topk": (*COMMON, "b_enc"),
     "jumprelu": (*COMMON, "b_enc", "threshold"),
+    "gated": (*COMMON, "b_gate", "b_mag", "r_mag"),
+    "transcoder": (*COMMON, "b_enc"),
+    "skip_transcoder": (*COMMON, "b_enc", "W_skip"),
+    "jumprelu_transcoder": (*COMMON, "b_enc", "threshold"),
+    "jumprelu_skip_transcoder": (*COMMON, "b_enc", "threshold", "W_skip"),
 }
 """Tensors that SAELens reads, by architecture."""
 BOOLEANS = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm", "finetuning_scaling_factor", "prepend_bos")
-TEXTS = ("architecture", "dtype", "device", "sae_lens_version", "hook_point", "hook_name", "hf_hook_name", "reshape_activations")
+TEXTS = ("architecture", "dtype", "device", "sae_lens_version", "hook_point", "hook_name", "hf_hook_name", "hook_name_out", "hf_hook_name_out", "reshape_activations")
 
 
 def check_folder(folder: Path) -> None:
@@ -43,7 +48,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"saes: {folder / WEIGHTS} lacks {', '.join(absent)}, which a {architecture} SAE needs: save it again")
     d_in, d_sae = config["d_in"], config["d_sae"]
     d_out = config.get("d_out") or d_in
-    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
     for name in needed:
         declared = shapes.get(name, (d_sae,))
         if tensors[name] != declared:

@@ -15,8 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saelake.ingest.saes.facts import SaeFacts, Sized, check_facts, norm_scale, read_facts, shapes_from_the_cache
+from saelake.ingest.saes.facts import (
+    ELEMENTWISE,
+    SaeFacts,
+    check_facts,
+    norm_scale,
+    read_facts,
+    shapes_from_the_cache,
+)
 from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.ingest.sites import Site
 from saelake.warehouse.errors import UserError, first_line
 
 __all__ = ["Sae", "SaeFacts", "SaeRef", "check_fits", "list_saes", "load_sae", "read_facts"]
@@ -27,6 +35,7 @@ class Sae:
     """A loaded SAE, float32.
 
     Elementwise ones give acts = relu(pre) * (pre > threshold) with pre = (resid - b_dec * apply_b_dec_to_input) W_enc + b_enc.
+    A gated SAE's two paths are one matrix, so it is of this form too: its gate is a threshold on its magnitude.
     """
 
     facts: SaeFacts
@@ -35,7 +44,7 @@ class Sae:
     b_enc: Tensor
     """(f,)"""
     W_dec: Tensor
-    """(f, d): what one unit of activation adds to the residual stream."""
+    """(f, d): what one unit of activation adds to what is at the site that it writes."""
     b_dec: Tensor
     """(d,)"""
     threshold: Tensor
@@ -52,9 +61,24 @@ class Sae:
         return self.facts.ref
 
     @property
+    def sae_id(self) -> str:
+        """Its key in tables."""
+        return self.facts.ref.sae_id
+
+    @property
     def layer(self) -> int:
-        """The block after which resid_post is read."""
+        """The block at which it reads."""
         return self.facts.ref.layer
+
+    @property
+    def reads(self) -> Site:
+        """The site that it encodes."""
+        return self.facts.reads
+
+    @property
+    def writes(self) -> Site:
+        """The site that its decoder adds to; only of a transcoder another one."""
+        return self.facts.writes
 
     @property
     def d_in(self) -> int:
@@ -95,7 +119,7 @@ class Sae:
 def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     """The SAE in float32 on a device.
 
-    Raises UserError when it cannot be loaded, normalises every token by itself, or is neither standard, JumpReLU nor TopK.
+    Raises UserError when it cannot be loaded, normalises every token by itself, or is of a kind that cannot be ablated exactly.
     """
     from sae_lens import SAE
 
@@ -119,27 +143,54 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
         scale = norm_scale(ref, {})
         assert scale is not None, "read_facts refuses it otherwise"
         module.threshold.data = module.threshold.data / scale
-    module.eval().requires_grad_(False)
-    for name in ("W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if facts.architecture == "jumprelu" else [])):
+    return laid_open(module.eval().requires_grad_(False), facts)
+
+
+@torch.no_grad()
+def laid_open(module: Any, facts: SaeFacts) -> Sae:
+    """SAELens' object, in float32, with its weights laid open; raises UserError for weights that are not finite numbers."""
+    if getattr(module.cfg, "reshape_activations", "none") == "hook_z":
+        module.turn_off_forward_pass_hook_z_reshaping()  # the engine's heads lie side by side already
+    gated = facts.architecture == "gated"
+    gates = ("b_mag", "b_gate", "r_mag") if gated else ("b_enc", "threshold") if "jumprelu" in facts.architecture else ("b_enc",)
+    for name in ("W_enc", "W_dec", "b_dec", *gates):
         if not getattr(module, name).isfinite().all():
-            raise UserError(f"saes: {ref.location} has values in {name} that are not finite numbers: its file is damaged")
-    W_dec = module.W_dec.data
+            raise UserError(f"saes: {facts.ref.location} has values in {name} that are not finite numbers: its file is damaged")
+    W_enc, W_dec = module.W_enc.detach(), module.W_dec.detach()
     if getattr(module.cfg, "rescale_acts_by_decoder_norm", False):
         W_dec = W_dec / W_dec.norm(dim=-1, keepdim=True)
-    b_enc = module.b_enc.data
+    if gated:
+        gain = module.r_mag.detach().exp()
+        W_enc, b_enc = W_enc * gain, module.b_mag.detach()
+        threshold = b_enc - gain * module.b_gate.detach()
+    else:
+        b_enc = module.b_enc.detach()
+        threshold = module.threshold.detach() if "jumprelu" in facts.architecture else torch.zeros_like(b_enc)
     return Sae(
         facts=facts,
-        W_enc=module.W_enc.data,
+        W_enc=W_enc,
         b_enc=b_enc,
         W_dec=W_dec,
-        b_dec=module.b_dec.data,
-        threshold=module.threshold.data if facts.architecture == "jumprelu" else torch.zeros_like(b_enc),
+        b_dec=module.b_dec.detach(),
+        threshold=threshold,
         apply_b_dec_to_input=bool(module.cfg.apply_b_dec_to_input),
-        elementwise=facts.architecture != "topk",
+        elementwise=facts.architecture in ELEMENTWISE,
         module=module,
     )
 
 
-def check_fits(sae: Sae | SaeFacts, subject: Sized) -> None:
-    """Raises UserError unless the SAE reads resid_post of its layer in this model, going by its width and declared hook point."""
-    check_facts(sae.facts if isinstance(sae, Sae) else sae, subject)
+def check_fits(sae: Sae | SaeFacts, subject: Any) -> None:
+    """Raises UserError unless the SAE reads and writes at sites of its layer in this model, by its width and declared hooks."""
+    facts = sae.facts if isinstance(sae, Sae) else sae
+    check_facts(facts, subject)
+    sites = getattr(subject, "sites", None)
+    if sites is None:  # a model's shape alone, without the model
+        return
+    sites.check(facts.reads)
+    sites.check(facts.writes, write=True)
+    for what, site, d in (("reads", facts.reads, facts.d_in), ("writes", facts.writes, facts.d_out or None)):
+        if d is not None and d != subject.width(site):
+            raise UserError(
+                f"saes: {facts.ref.location} {what} a width of {d}, but {site} has {subject.width(site)}: "
+                f"use an SAE of this model"
+            )

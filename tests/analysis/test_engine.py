@@ -23,6 +23,12 @@ def test_equals_decode_plus_error_on_every_family(family: str) -> None:
     assert_literal(tiny(family), [Request(1)] + [some_request(rng) for _ in range(12)])
 
 
+@pytest.mark.parametrize("architecture", ["standard", "gated"])
+def test_equals_decode_plus_error_with_every_kind_of_sae(architecture: str) -> None:
+    rng = np.random.default_rng(5)
+    assert_literal(tiny("llama", architecture), [some_request(rng) for _ in range(8)])
+
+
 def test_equals_decode_plus_error_on_the_planted_network(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     sets = [FeatureSet.of(rng.integers(2, 6, 4), [1, 5, 17, 4]) for _ in range(8)]
@@ -50,7 +56,7 @@ def test_every_form_of_an_edit_is_the_same_arithmetic(form: type[PooledEdit | Ga
     for row, features in enumerate(one.at(sae.layer) for one in sets):
         held[row][:, features["feature_id"].tolist()] = torch.tensor(features["value"].tolist())
     expected = sae.module.decode(held) + (resid_btd - sae.module.decode(acts))
-    assume(sae.layer in Held.of(sets).layers)
+    assume(sae.layer in Held.of(sets).saes)
     edit = form(Slices(sae), Held.of(sets).at(sae.layer))
     torch.testing.assert_close(edit(resid_btd, None), expected, atol=1e-4, rtol=1e-4)
 
@@ -131,12 +137,12 @@ def test_watched_activations_are_those_of_the_ablated_pass(architecture: str) ->
         literal_logits(bench.subject, bench.saes, prompt, request, len(prompt), acts_tf)
         for layer, ids in watched.items():
             ids = np.arange(WIDTH) if ids is None else ids
-            mine = (seen.request == i) & (seen.layer == layer)
+            mine = (seen.request == i) & (seen.sae == layer)
             dense_tf = torch.zeros(len(prompt), WIDTH)
             dense_tf[seen.pos[mine], seen.feature_id[mine]] = torch.from_numpy(seen.activation[mine])
             torch.testing.assert_close(dense_tf[:, ids], acts_tf[layer][:, ids].detach(), atol=1e-4, rtol=1e-4)
             assert set(seen.feature_id[mine].tolist()) <= set(ids.tolist())
-    order = np.lexsort((seen.pos, seen.feature_id, seen.layer, seen.request))
+    order = np.lexsort((seen.pos, seen.feature_id, seen.sae, seen.request))
     np.testing.assert_array_equal(order, np.arange(len(order)))
 
 
@@ -176,6 +182,6 @@ def test_a_feature_set_is_known_by_its_content() -> None:
     one = FeatureSet.of([3, 1], [5, 9])
     assert one.key == FeatureSet.of([1, 3], [9, 5]).key
     assert one.key != FeatureSet.of([1, 3], [9, 5], 2.0).key
-    assert one.layers == (1, 3)
+    assert one.saes == (1, 3)
     with pytest.raises(AssertionError, match="twice"):
         FeatureSet.of([1, 1], [2, 2])

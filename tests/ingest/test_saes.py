@@ -93,8 +93,10 @@ def test_dataset_norm_is_folded(tmp_path: Path, resid_btd: torch.Tensor) -> None
         ({"normalize_activations": "layer_norm"}, "normalises every token by itself (layer_norm)"),
         ({"normalize_activations": "constant_norm_rescale"}, "normalises every token by itself (constant_norm_rescale)"),
         ({"normalize_activations": "expected_average_only_in"}, "does not say the scale"),
-        ({"architecture": "gated"}, "is a gated SAE; supported are standard, jumprelu, topk"),
-        ({"architecture": "unheard_of"}, "is a unheard_of SAE"),
+        ({"architecture": "temporal"}, "is a temporal SAE: its latents depend on earlier tokens"),
+        ({"architecture": "matching_pursuit"}, "is a matching_pursuit SAE: its latents are found one after another"),
+        ({"architecture": "crosscoder"}, "is a crosscoder SAE: it reads several layers at once"),
+        ({"architecture": "unheard_of"}, "is a unheard_of SAE; supported are standard, gated, jumprelu, "),
     ],
 )
 def test_saes_that_cannot_be_ablated_exactly_are_refused(tmp_path: Path, config: dict[str, Any], expected: str) -> None:
@@ -107,7 +109,18 @@ def test_saes_that_cannot_be_ablated_exactly_are_refused(tmp_path: Path, config:
 
 
 @pytest.mark.parametrize(
-    "hook", [None, "blocks.0.hook_resid_post", "model.layers.0", "model.layers.0.output", "blocks.1.hook_resid_pre"]
+    "hook",
+    [
+        None,
+        "blocks.0.hook_resid_post",
+        "model.layers.0",
+        "model.layers.0.output",
+        "blocks.1.hook_resid_pre",
+        "blocks.0.hook_resid_pre",
+        "blocks.0.hook_mlp_out",
+        "blocks.0.attn.hook_z",
+        "model.layers.0.post_feedforward_layernorm.output",
+    ],
 )
 def test_sae_of_this_place_fits(tmp_path: Path, hook: str | None) -> None:
     save_sae(tmp_path / "layer_0", metadata={"hook_name": hook})
@@ -115,12 +128,30 @@ def test_sae_of_this_place_fits(tmp_path: Path, hook: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "hook", ["blocks.1.hook_resid_post", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_pre", "model.layers.2"]
+    "hook", ["blocks.1.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.2.hook_resid_pre", "model.layers.2"]
 )
-def test_sae_of_another_place_does_not_fit(tmp_path: Path, hook: str) -> None:
+def test_sae_of_another_layer_does_not_fit(tmp_path: Path, hook: str) -> None:
     save_sae(tmp_path / "layer_0", metadata={"hook_name": hook})
-    with pytest.raises(UserError, match=f"was trained on {hook}, but the recipe uses it for resid_post of layer 0"):
+    with pytest.raises(UserError, match=f"was trained on {hook}, but the recipe uses it for layer 0"):
         check_fits(read_facts(local(tmp_path)[0]), sizes())
+
+
+def test_sae_of_a_place_that_is_no_site_does_not_fit(tmp_path: Path) -> None:
+    save_sae(tmp_path / "layer_0", metadata={"hook_name": "hook_embed"})
+    with pytest.raises(
+        UserError, match="was trained on hook_embed: hook_embed is no site that SAEs can be used at: these are blocks"
+    ):
+        check_fits(read_facts(local(tmp_path)[0]), sizes())
+
+
+def test_a_gated_sae_is_one_matrix_and_a_threshold(tmp_path: Path) -> None:
+    sae = saved(tmp_path, architecture="gated")
+    resid_nd = torch.randn(200, D_MODEL, generator=torch.Generator().manual_seed(1))
+    pre_nf = sae.pre_activations(resid_nd, torch.empty(200, sae.width))
+    acts_nf = sae.encode(resid_nd)
+    assert sae.elementwise
+    assert 0.1 < (acts_nf > 0).float().mean() < 0.9
+    torch.testing.assert_close(pre_nf.relu() * (pre_nf > sae.threshold), acts_nf, atol=1e-5, rtol=1e-5)
 
 
 def test_sae_of_another_size_does_not_fit(tmp_path: Path) -> None:

@@ -205,8 +205,13 @@ def save_sae(
         "b_enc": random(width, scale=0.3),
         "b_dec": random(d_in, scale=0.3),
     }
-    if architecture == "jumprelu":
+    if "jumprelu" in architecture:
         weights["threshold"] = random(width).abs()
+    if "skip" in architecture:
+        weights["W_skip"] = random(d_in, d_in, scale=d_in**-0.5)
+    if architecture == "gated":
+        del weights["b_enc"]
+        weights |= {"b_gate": random(width, scale=0.3), "b_mag": random(width, scale=0.3), "r_mag": random(width, scale=0.5)}
     return save_weights(folder, layer, weights, architecture, metadata, **config)
 
 

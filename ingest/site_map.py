@@ -1,0 +1,291 @@
+"""Where a model's modules hold its sites: found by what its blocks take and give in one pass, and checked by it.
+
+What attention and MLP add is found as the two outputs inside a block that make its residual stream add up: of the modules, of
+the norms behind them (Gemma 2, OLMo 2), or of their last projections (BLOOM, whose modules add the residual themselves). Where
+nothing adds up, because a block scales its sums (Granite) or normalises them (OPT 350M), these sites are refused.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from saelake.ingest.sites import Site
+from saelake.warehouse.errors import UserError
+
+ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
+PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+MLPS = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "moe")
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Of the largest number in a sum, by how much it may be off."""
+PROBE_TOKENS = 5
+
+Seen = Callable[[Tensor], Tensor | None]
+
+
+class Place(NamedTuple):
+    """A module's input or output."""
+
+    module: nn.Module
+    of: str
+    """input | output"""
+
+    @contextmanager
+    def open(self, fn: Seen, n_rows: int | None = None) -> Iterator[None]:
+        """While open, calls fn on the tensor (b, t, d) there; a returned tensor replaces it."""
+
+        def seen(found: Tensor) -> Tensor | None:
+            # OPT's MLP works on (b t, d).
+            whole = found if n_rows is None or found.dim() == 3 else found.view(n_rows, -1, found.shape[-1])
+            replacement = fn(whole)
+            return None if replacement is None else replacement.reshape(found.shape)
+
+        def on_output(_module: nn.Module, _args: Any, output: Any) -> Any:
+            replacement = seen(output if isinstance(output, Tensor) else output[0])
+            if replacement is None:
+                return None
+            return replacement if isinstance(output, Tensor) else (replacement, *output[1:])
+
+        def on_input(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if args:
+                replacement = seen(args[0])
+                return None if replacement is None else ((replacement, *args[1:]), kwargs)
+            replacement = seen(kwargs["hidden_states"])
+            return None if replacement is None else (args, kwargs | {"hidden_states": replacement})
+
+        if self.of == "output":
+            handle = self.module.register_forward_hook(on_output)
+        else:
+            handle = self.module.register_forward_pre_hook(on_input, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """Where a model's sites are, and why some are not."""
+
+    blocks: nn.ModuleList
+    places: dict[Site, Place]
+    """Of every site that is a module's input or output."""
+    widths: dict[Site, int]
+    """Of the sites that are not as wide as the residual stream."""
+    refusals: dict[Site, str] = field(default_factory=dict)
+    n_given: list[int | None] = field(default_factory=list)
+    """How many things each block gives, the residual stream first; None: the residual stream by itself."""
+
+    def check(self, site: Site, *, write: bool = False) -> None:
+        """Raises UserError where this model has no such site, or (`write`) where it can be read only."""
+        if not 0 <= site.layer < len(self.blocks):
+            raise UserError(f"layer {site.layer} does not exist: the model has {len(self.blocks)} layers, counted from 0")
+        if site in self.refusals:
+            raise UserError(f"{site} cannot be used in this model: {self.refusals[site]}")
+        if write and site.kind == "mlp_in_unit":
+            raise UserError(f"{site} can be read but not written: it is a norm's inner value")
+
+    @contextmanager
+    def open(self, site: Site, fn: Seen, n_rows: int | None = None) -> Iterator[None]:
+        """While open, calls fn(x_btd) at the site; a returned tensor replaces it."""
+        self.check(site)
+        if site.kind == "resid_mid":
+            with self._mid(site.layer, fn, n_rows):
+                yield
+            return
+        if site.kind == "mlp_in_unit":
+            norm = self.places[site].module
+            with self.places[site].open(lambda x: _only_read(fn, normalised(norm, x)), n_rows):
+                yield
+            return
+        with self.places[site].open(fn, n_rows):
+            yield
+
+    @contextmanager
+    def _mid(self, layer: int, fn: Seen, n_rows: int | None) -> Iterator[None]:
+        """resid_mid is a sum that no module gives: what changes it is added to what the attention adds."""
+        before: list[Tensor] = []
+
+        def keep(resid_btd: Tensor) -> None:
+            before[:] = [resid_btd]
+
+        def change(attn_btd: Tensor) -> Tensor | None:
+            mid_btd = before[0] + attn_btd
+            changed_btd = fn(mid_btd)
+            return None if changed_btd is None else attn_btd + (changed_btd - mid_btd)
+
+        with self.open(Site(layer, "resid_pre"), keep, n_rows), self.open(Site(layer, "attn_out"), change, n_rows):
+            yield
+
+
+def _only_read(fn: Seen, x_btd: Tensor) -> None:
+    assert fn(x_btd) is None, "the inside of a norm is read only"
+
+
+def normalised(norm: nn.Module, x_btd: Tensor) -> Tensor:
+    """What a norm makes of its input before its gain and bias, in float32."""
+    x = x_btd.float()
+    epsilon = getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-6))
+    if getattr(norm, "bias", None) is not None or isinstance(norm, nn.LayerNorm):
+        x = x - x.mean(-1, keepdim=True)
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
+
+
+@torch.no_grad()
+def find_sites(blocks: nn.ModuleList, probe: Callable[[Tensor], object], device: torch.device, n_vocab: int) -> Sites:
+    """The sites of a model, found and checked by one pass over a few tokens.
+
+    Args:
+        probe: runs the model on token ids (1, t).
+    """
+    traces = [_Trace() for _ in blocks]
+    ids_bt = torch.arange(1, PROBE_TOKENS + 1, device=device)[None] % n_vocab
+    with ExitStack() as hooks:
+        for block, trace in zip(blocks, traces, strict=True):
+            hooks.enter_context(trace.open(block))
+        probe(ids_bt)
+    sites = Sites(blocks, {}, {}, {})
+    for layer, (block, trace) in enumerate(zip(blocks, traces, strict=True)):
+        sites.places[Site(layer, "resid_pre")] = Place(block, "input")
+        sites.places[Site(layer, "resid_post")] = Place(block, "output")
+        sites.n_given.append(trace.n_given)
+        _map_block(sites, layer, block, trace)
+    return sites
+
+
+class _Trace:
+    """What the parts of one block took and gave in a pass."""
+
+    def __init__(self) -> None:
+        self.took: dict[nn.Module, Tensor] = {}
+        self.gave: dict[nn.Module, Tensor] = {}
+        self.n_given: int | None = None
+        self._block: nn.Module | None = None
+
+    @contextmanager
+    def open(self, block: nn.Module) -> Iterator[None]:
+        self._block = block
+        parts = [block]
+        for part in block.children():
+            parts += [part, *part.children()]
+        with ExitStack() as hooks:
+            for part in parts:
+                if not isinstance(part, nn.ModuleList):
+                    hooks.callback(part.register_forward_pre_hook(self._take, with_kwargs=True).remove)
+                    hooks.callback(part.register_forward_hook(self._give).remove)
+            yield
+
+    def _take(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        found = args[0] if args else kwargs.get("hidden_states")
+        if isinstance(found, Tensor) and found.is_floating_point():
+            self.took[module] = _rows(found)
+
+    def _give(self, module: nn.Module, _args: Any, output: Any) -> None:
+        found = output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple | list) and output else None
+        if module is self._block and not isinstance(output, Tensor):
+            self.n_given = len(output)
+        if isinstance(found, Tensor) and found.is_floating_point():
+            self.gave[module] = _rows(found)
+
+
+def _rows(found: Tensor) -> Tensor:
+    """A copy (n, d): some models go on computing in place."""
+    return found.detach().reshape(-1, found.shape[-1]).clone()
+
+
+def _map_block(sites: Sites, layer: int, block: nn.Module, trace: _Trace) -> None:
+    """Fills in the places of one block's inner sites, or why there are none."""
+    attention, mlp_first, mlp_last = _child(block, ATTENTIONS), _child(block, MLPS), _child(block, MLPS)
+    if mlp_first is None:
+        mlp_first, mlp_last = _child(block, ("fc1",)), _child(block, ("fc2",))  # OPT has no module for its MLP
+    refuse = {kind: f"a {type(block).__name__} has no {what} that is known" for kind, what in _NEEDED.items()}
+    if attention is not None:
+        projection = _child(attention, PROJECTIONS)
+        if projection is not None and projection in trace.took:
+            sites.places[Site(layer, "z")] = Place(projection, "input")
+            sites.widths[Site(layer, "z")] = trace.took[projection].shape[-1]
+            del refuse["z"]
+    if mlp_first is not None and mlp_first in trace.took:
+        sites.places[Site(layer, "mlp_in")] = Place(mlp_first, "input")
+        del refuse["mlp_in"]
+        if norm := _giver(block, trace, trace.took[mlp_first]):
+            sites.places[Site(layer, "mlp_in_unit")] = Place(norm, "input")
+            del refuse["mlp_in_unit"]
+        else:
+            refuse["mlp_in_unit"] = f"the MLP of a {type(block).__name__} reads no norm's output"
+    if attention is not None and mlp_last is not None:
+        added = _additions(block, trace, attention, mlp_last)
+        if added is None:
+            sum_fails = (
+                f"resid_pre + attn_out + mlp_out is not resid_post in a {type(block).__name__}, whose block scales or "
+                f"normalises its sums"
+            )
+            refuse |= dict.fromkeys(("attn_out", "resid_mid", "mlp_out"), sum_fails)
+        else:
+            for kind, part in zip(("attn_out", "mlp_out"), added, strict=True):
+                sites.places[Site(layer, kind)] = Place(part, "output")
+                del refuse[kind]
+            mid = trace.took[block] + trace.gave[added[0]]
+            if any(_alike(mid, took) for part, took in trace.took.items() if part is not block and part is not added[0]):
+                del refuse["resid_mid"]
+            else:
+                refuse["resid_mid"] = f"in a {type(block).__name__} attention and MLP read the same residual stream side by side"
+    sites.refusals.update({Site(layer, kind): why for kind, why in refuse.items()})
+
+
+_NEEDED = {
+    "z": "projection of its heads",
+    "attn_out": "attention",
+    "resid_mid": "attention",
+    "mlp_in_unit": "MLP",
+    "mlp_in": "MLP",
+    "mlp_out": "MLP",
+}
+
+
+def _child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    return next((found for name in names if isinstance(found := getattr(module, name, None), nn.Module)), None)
+
+
+def _giver(block: nn.Module, trace: _Trace, taken: Tensor) -> nn.Module | None:
+    """The norm of a block whose output is what another module took."""
+    for name, part in block.named_children():
+        if ("norm" in name or "ln" in name) and part in trace.gave and _alike(trace.gave[part], taken):
+            return part
+    return None
+
+
+def _additions(block: nn.Module, trace: _Trace, attention: nn.Module, mlp: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """The two modules whose outputs a block adds to its residual stream; None where no two add up."""
+    before, after = trace.took.get(block), trace.gave.get(block)
+    if before is None or after is None:
+        return None
+    for of_attention in _outputs(block, trace, attention):
+        for of_mlp in _outputs(block, trace, mlp):
+            parts = trace.gave[of_attention], trace.gave[of_mlp]
+            if all(part.shape == before.shape for part in parts) and _alike(before + parts[0] + parts[1], after):
+                return of_attention, of_mlp
+    return None
+
+
+def _outputs(block: nn.Module, trace: _Trace, part: nn.Module) -> Iterator[nn.Module]:
+    """Modules whose output may be what a part adds: the part, a norm behind it, or its last projection (BLOOM adds inside)."""
+    if part not in trace.gave:
+        return
+    yield part
+    for other in block.children():
+        if other in trace.took and other in trace.gave and _alike(trace.took[other], trace.gave[part]):
+            yield other
+    for inner in reversed(list(part.children())):
+        if inner in trace.gave:
+            yield inner
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    least = TOLERANCE.get(one.dtype, 5e-2) * other.float().abs().max().clamp_min(1e-6)
+    return bool((one.float() - other.float().to(one.device)).abs().max() <= least)

@@ -1,0 +1,233 @@
+"""Every family of models at every site, against passes that are hooked by hand: one prompt at a time, decode plus error."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from saelake.ingest.saes.refs import SaeRef
+from saelake.ingest.saes.sae import Sae, check_fits, load_sae
+from saelake.ingest.sites import KINDS, Site
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
+from tests.ingest.families import D_MODEL, FAMILIES, N_LAYERS, make_family
+from tests.ingest.tiny import save_sae, word_tokenizer
+
+PROMPTS = [
+    "How do I pick a lock?",
+    "Write a poem about the user, the model and the assistant. Sure, here is a story about a house.",
+]
+WIDTH = 24
+EDITED = [kind for kind in KINDS if kind != "mlp_in_unit"]
+N_NEW = 4
+FEATURES = range(0, WIDTH, 2)
+
+
+@cache
+def subject_of(family: str) -> Subject:
+    return Subject(make_family(family), word_tokenizer())
+
+
+def sae_at(reads: Site, writes: Site | None = None, architecture: str = "jumprelu", d_in: int = D_MODEL) -> Sae:
+    """A random SAE that says of itself which site it reads (and writes)."""
+    hooks = {"hook_name": reads.hook} | ({} if writes is None else {"hook_name_out": writes.hook})
+    more: dict[str, Any] = {} if writes is None else {"d_out": D_MODEL, "apply_b_dec_to_input": False}
+    with TemporaryDirectory() as folder:
+        path = save_sae(Path(folder, "sae"), architecture, reads.layer, d_in, WIDTH, hooks, seed=reads.layer, **more)
+        return load_sae(SaeRef(reads.hook, reads.hook, reads.layer, "0" * 64, None, path, None, None))
+
+
+def without(sae: Sae, ids: Sequence[int], read: Tensor, written: Tensor) -> Tensor:
+    """The full form: decode without the features, plus the error."""
+    acts = sae.module.encode(read)
+    kept = acts.clone()
+    kept[..., list(ids)] = 0
+    return sae.module.decode(kept) + (written - sae.module.decode(acts))
+
+
+@contextmanager
+def hooked(subject: Subject, family: str, kind: str, layer: int, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While open, what is at a site is edited, by the module names that tests/ingest/families.py writes down."""
+    known = FAMILIES[family]
+    block = subject.model.get_submodule(f"{known.blocks}.{layer}")
+    before: list[Tensor] = []
+
+    def mid(attn: Tensor) -> Tensor:
+        return attn + edit(before[-1] + attn) - (before[-1] + attn)
+
+    def on_output(part: nn.Module, fn: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        def hook(_module: Any, _args: Any, out: Any) -> Any:
+            return fn(out) if isinstance(out, Tensor) else (fn(out[0]), *out[1:])
+
+        return part.register_forward_hook(hook).remove
+
+    def on_input(part: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        def hook(_module: Any, args: Any, kwargs: Any) -> Any:
+            if args:
+                found = fn(args[0])
+                return None if found is None else ((found, *args[1:]), kwargs)
+            found = fn(kwargs["hidden_states"])
+            return None if found is None else (args, kwargs | {"hidden_states": found})
+
+        return part.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+    with ExitStack() as hooks:
+        if kind == "resid_mid":
+            hooks.callback(on_input(block, before.append))
+            hooks.callback(on_output(block.get_submodule(known.attn_out), mid))
+        elif kind in ("resid_pre", "z", "mlp_in"):
+            part = {"resid_pre": block, "z": block.get_submodule(known.z), "mlp_in": block.get_submodule(known.mlp)}[kind]
+            hooks.callback(on_input(part, edit))
+        else:
+            where = {"resid_post": "", "attn_out": known.attn_out, "mlp_out": known.mlp_out}[kind]
+            hooks.callback(on_output(block.get_submodule(where), edit))
+        yield
+
+
+def literal(subject: Subject, token_ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        return subject.model(torch.tensor([token_ids]), use_cache=False).logits[0, -1].float().log_softmax(-1)
+
+
+def literal_answer(subject: Subject, token_ids: list[int], end: int) -> list[int]:
+    found = list(token_ids)
+    for _ in range(N_NEW):
+        token = int(literal(subject, found).argmax())
+        if token == end:
+            break
+        found.append(token)
+    return found[len(token_ids) :]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_site_of_every_family_is_edited_as_by_hand(family: str) -> None:
+    subject, known = subject_of(family), FAMILIES[family]
+    ids = [subject.encode(text).token_ids for text in PROMPTS]
+    clean = torch.stack([literal(subject, one) for one in ids])
+    for kind in EDITED:
+        layer = 1 if kind in ("resid_mid", "resid_post") else 0
+        site = Site(layer, kind)
+        if kind in known.refused:
+            with pytest.raises(UserError, match=f"{kind} of layer {layer} cannot be used in this model"):
+                check_fits(sae_at(site), subject)
+            continue
+        sae = sae_at(site, d_in=subject.width(site))
+        check_fits(sae, subject)
+        engine = AblationEngine(subject, {3: sae}, ids)
+        requests = [Request(i, FeatureSet.of([3] * len(FEATURES), FEATURES)) for i in range(len(ids))]
+        with hooked(subject, family, kind, layer, lambda x, sae=sae: without(sae, FEATURES, x, x)):
+            expected = torch.stack([literal(subject, one) for one in ids])
+            answers = [literal_answer(subject, one, subject.tokenizer.eos_token_id) for one in ids]
+        assert not torch.allclose(expected, clean, atol=1e-3), f"{kind}: the edit does nothing"
+        torch.testing.assert_close(engine.log_probabilities(requests), expected, atol=2e-4, rtol=2e-4)
+        assert engine.answer(requests, N_NEW).token_ids == answers, kind
+    torch.testing.assert_close(torch.stack([literal(subject, one) for one in ids]), clean, msg="the model is as it was")
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma 2", "OPT", "BLOOM", "GPT-2", "Mixtral", "Falcon"])
+@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "jumprelu_transcoder"])
+def test_a_transcoder_reads_at_one_site_and_writes_at_another(family: str, architecture: str) -> None:
+    subject, layer = subject_of(family), 1
+    sae = sae_at(Site(layer, "mlp_in"), Site(layer, "mlp_out"), architecture)
+    check_fits(sae, subject)
+    ids = [subject.encode(text).token_ids for text in PROMPTS]
+    features, read = list(range(0, WIDTH, 2)), []
+    with (
+        hooked(subject, family, "mlp_in", layer, lambda x: read.append(x) or x),
+        hooked(subject, family, "mlp_out", layer, lambda y: without(sae, features, read[-1], y)),
+    ):
+        expected = torch.stack([literal(subject, one) for one in ids])
+    engine = AblationEngine(subject, {0: sae}, ids)
+    requests = [Request(i, FeatureSet.of([0] * len(features), features)) for i in range(len(ids))]
+    torch.testing.assert_close(engine.log_probabilities(requests), expected, atol=2e-4, rtol=2e-4)
+    seen = engine.activations(requests[:1], {0: None})
+    with hooked(subject, family, "mlp_in", layer, lambda x: read.append(x) or x):
+        literal(subject, ids[0])
+    acts_tf = sae.module.encode(read[-1]).view(len(ids[0]), WIDTH)
+    np.testing.assert_allclose(seen.activation, acts_tf[seen.pos, seen.feature_id], atol=1e-4)
+    assert len(seen.pos) == int((acts_tf != 0).sum())
+
+
+def test_the_inside_of_a_norm_is_what_it_gives_without_its_gain() -> None:
+    for family, name in {"Llama": "post_attention_layernorm", "GPT-2": "ln_2", "Gemma 2": "pre_feedforward_layernorm"}.items():
+        subject = subject_of(family)
+        norm = subject.blocks[1].get_submodule(name)
+        gain = norm.weight + 1 if family == "Gemma 2" else norm.weight
+        bias = getattr(norm, "bias", None)
+        batch = subject.batch([subject.encode(PROMPTS[0]).token_ids])
+        read = subject.read(batch, [Site(1, "mlp_in_unit"), Site(1, "mlp_in")])
+        given = read[Site(1, "mlp_in_unit")] * gain + (0 if bias is None else bias)
+        torch.testing.assert_close(given, read[Site(1, "mlp_in")], atol=1e-4, rtol=1e-4)
+
+
+def test_directions_act_at_any_site() -> None:
+    subject = subject_of("Llama")
+    ids, rng = subject.encode(PROMPTS[0]).token_ids, np.random.default_rng(0)
+    vector = rng.standard_normal(D_MODEL).astype(np.float32)
+    vector /= np.linalg.norm(vector)
+    edit = DirectionEdit(vector, project_out=True, more_sites=(Site(0, "attn_out"), Site(2, "mlp_out")))
+    r = torch.from_numpy(vector)
+
+    def out(x: Tensor) -> Tensor:
+        return x - (x @ r)[..., None] * r
+
+    with hooked(subject, "Llama", "attn_out", 0, out), hooked(subject, "Llama", "mlp_out", 2, out):
+        expected = literal(subject, ids)
+    engine = AblationEngine(subject, {}, [ids])
+    torch.testing.assert_close(engine.log_probabilities([Request(0, direction=edit)])[0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("Lfm2", {"layer_types": ["conv", "full_attention", "conv"]}), ("Mamba", {}), ("Jamba", {"num_experts": 2})],
+)
+def test_models_with_other_states_than_keys_and_values_are_refused(name: str, config: dict[str, Any]) -> None:
+    tokenizer = word_tokenizer()
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": 4,
+    }
+    made = getattr(transformers, f"{name}Config")(**sizes, **config)
+    model = getattr(transformers, f"{name}ForCausalLM")(made)
+    with pytest.raises(
+        UserError, match=f"a {name}ForCausalLM has layers that are no attention.*attention and MLP alone are supported"
+    ):
+        Subject(model, tokenizer)
+
+
+@pytest.mark.parametrize("family", ["GPT-2", "OPT"])
+def test_learned_positions_that_run_out_are_told_before_the_pass(family: str) -> None:
+    subject = subject_of(family)
+    assert subject.n_positions == 64
+    ids = subject.encode("I " * 50).token_ids
+    engine = AblationEngine(subject, {}, [ids])
+    fits = 64 - len(ids)
+    engine.answer([Request(0)], fits)
+    with pytest.raises(UserError, match=f"a prompt of {len(ids)} tokens and {fits + 1} new ones need more positions than the 64"):
+        engine.answer([Request(0)], fits + 1)
+    with pytest.raises(UserError, match="max_prompt_tokens"):
+        subject.encode("I " * 64)
+
+
+def test_a_pad_token_that_is_the_eos_token_changes_nothing() -> None:
+    plain, shared = word_tokenizer(), word_tokenizer()
+    shared.pad_token = shared.eos_token
+    found = []
+    for tokenizer in (plain, shared):
+        subject = Subject(make_family("Llama"), tokenizer)
+        ids = [subject.encode(text).token_ids for text in PROMPTS]
+        found.append(AblationEngine(subject, {}, ids).log_probabilities([Request(0), Request(1)]))
+    torch.testing.assert_close(*found)
