@@ -32,7 +32,18 @@ NEEDED = {
 }
 """Tensors that SAELens reads, by architecture."""
 BOOLEANS = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm", "finetuning_scaling_factor", "prepend_bos")
-TEXTS = ("architecture", "dtype", "device", "sae_lens_version", "hook_point", "hook_name", "hf_hook_name", "hook_name_out", "hf_hook_name_out", "reshape_activations")
+TEXTS = (
+    "architecture",
+    "dtype",
+    "device",
+    "sae_lens_version",
+    "hook_point",
+    "hook_name",
+    "hf_hook_name",
+    "hook_name_out",
+    "hf_hook_name_out",
+    "reshape_activations",
+)
 
 
 def check_folder(folder: Path) -> None:
