@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import duckdb
 
 from saelake import queries
+from saelake.analysis.judges.reasoning import Reasoning
+from saelake.ingest.recipe import Recipe
 from saelake.queries.formats import printable
 
 NEAR_ZERO = 0.1
@@ -32,4 +34,15 @@ def target_notice(con: duckdb.DuckDBPyConnection, words: Mapping[str, str]) -> s
         f"{sum(n for _, n in said)} of {n_refused} prompts that are {words['shown']} at baseline by {judge} begin with no target "
         f"token, but with {quoted}{', ...' if len(said) > SHOWN else ''}: P(target token) is near 0 there, and Algorithm 1 and "
         f"the choice of a direction go by it; name these first words as model.target_tokens, or others that tell the behaviour"
+    )
+
+
+def reasoning_notice(recipe: Recipe) -> str | None:
+    """That the template opens a block of reasoning, so that the first token is not the answer's; None where it does not."""
+    if not Reasoning.of(recipe).is_open:
+        return None
+    return (
+        "the chat template opens a block of reasoning: P(target token) is read at the first token of the reasoning, "
+        "judges read what follows its end; switch it off with model.template_variables (enable_thinking = false, say), "
+        "or choose another oracle than first_token and raise generation.max_new_tokens until answers get there"
     )

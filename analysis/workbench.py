@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from saelake.analysis.engine.engine import AblationEngine
-from saelake.analysis.judges.verdicts import Judge, judge_named
+from saelake.analysis.judges.reasoning import Reasoning
+from saelake.analysis.judges.verdicts import Judge, after_reasoning, judge_named
 from saelake.ingest.job import Study, ingest_spec, prompt_ids
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.sae import Sae, check_fits, load_sae
@@ -62,7 +63,7 @@ class Workbench:
     def judge(self, name: str) -> Judge:
         """A judge by its name, loaded once."""
         if name not in self._judges:
-            self._judges[name] = judge_named(name, self.recipe)
+            self._judges[name] = after_reasoning(judge_named(name, self.recipe), self.reasoning)
         return self._judges[name]
 
     @cached_property
@@ -97,6 +98,19 @@ class Workbench:
         """
         return connect(self.lake, runs=runs, threads=1)
 
+    @cached_property
+    def reasoning(self) -> Reasoning:
+        """How answers of the study show reasoning."""
+        return Reasoning.of(self.recipe)
+
+    @cached_property
+    def _dropped(self) -> frozenset[int]:
+        """Special tokens that are no part of an answer's text: all but those that mark reasoning."""
+        added = self.subject.tokenizer.added_tokens_decoder.items()
+        return frozenset(i for i, token in added if token.special and not self.reasoning.keeps(str(token)))
+
     def text(self, token_ids: Sequence[int]) -> str:
-        """Generated tokens as text."""
-        return self.subject.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+        """Generated tokens as text, with the marks of reasoning."""
+        kept = [token_id for token_id in token_ids if token_id not in self._dropped]
+        text: str = self.subject.tokenizer.decode(kept, skip_special_tokens=False)
+        return text.strip()

@@ -177,7 +177,7 @@ def status(recipe: str, lake: str, limit: int | None) -> None:
     """
     study = read_recipe(recipe, limit)
     from saelake.analysis import stages
-    from saelake.analysis.notices import target_notice
+    from saelake.analysis.notices import reasoning_notice, target_notice
     from saelake.ingest.targets import read_targets
     from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.records import Lake
@@ -187,6 +187,8 @@ def status(recipe: str, lake: str, limit: int | None) -> None:
     names = ("stage", "state", "run_id", "why")
     show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
     click.echo(f"\ntarget tokens: {', '.join(map(str, read_targets(study.model)))}")
+    if notice := reasoning_notice(study):
+        click.echo(f"! {notice}")
     if any(s.stage == "baseline" and s.state == "done" for s in found):
         with open_lake(lake, study.name) as opened:
             if notice := target_notice(opened.connection, study.behaviour.model_dump()):

@@ -200,6 +200,7 @@ def _answer_rows(first_id: int) -> list[Rows]:
                 "judge": [judge for judge, *_ in judged],
                 "refused": [letter == "R" for letter in read],
                 "degenerate": [letter == "D" for letter in read],
+                "degenerate_rule": ["loop" if letter == "D" else None for letter in read],
                 "flipped": [letter == "F" for letter in read],
                 "score": [0.5] * len(judged),
             },

@@ -20,7 +20,12 @@ NAMED_CJK = re.compile("[\u3400-\u9fff\uac00-\ud7af]")
 
 
 def is_degenerate(text: str) -> bool:
-    """Whether a text is no sensible answer, by five signs. Words are compared whatever their case; punctuation is no word.
+    """Whether a text is no sensible answer, by any rule."""
+    return degenerate_rule(text) is not None
+
+
+def degenerate_rule(text: str) -> str | None:
+    """The rule by which a text is no sensible answer, None if it is one. Words are compared whatever their case.
 
     1. Nothing to read: no letter and no digit; or of what is no space, less than a quarter is letters and digits.
     2. A loop of words: one word four times in a row, or a phrase of two to forty words three times (two and a half, from three
@@ -36,16 +41,17 @@ def is_degenerate(text: str) -> bool:
     letters = [c for c in text if not c.isspace()]
     readable = sum(c.isalnum() or unicodedata.category(c)[0] == "M" for c in letters)
     if not readable or readable < len(letters) / 4:
-        return True
+        return "unreadable"
     scripts = [_script(c) for c in text]
     words = _words(text.lower(), scripts) if len(text.lower()) == len(text) else _words(text, scripts)
     phrases = [word for word in words if not word.isnumeric()]
-    return (
-        _loops(words, range(1, LONGEST_PHRASE + 1))
-        or (len(phrases) < len(words) and _loops(phrases, range(3, LONGEST_PHRASE + 1), times=4))
-        or _has_too_few_words(words)
-        or _mixes_scripts(scripts)
-    )
+    if _loops(words, range(1, LONGEST_PHRASE + 1)):
+        return "loop"
+    if len(phrases) < len(words) and _loops(phrases, range(3, LONGEST_PHRASE + 1), times=4):
+        return "counted loop"
+    if _has_too_few_words(words):
+        return "few words"
+    return "scripts" if _mixes_scripts(scripts) else None
 
 
 def _script(letter: str) -> str:

@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from saelake.analysis.judges.degenerate import is_degenerate
 from saelake.analysis.judges.verdicts import Answer, Verdict
 from saelake.ingest.capture import length_batches
 from saelake.ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
@@ -139,8 +138,7 @@ class Classifier:
         for place, pair in enumerate(asked):
             asked[pair] = place
         harmful, p_yes = self._read([self._token_ids(prompt, completion) for prompt, completion in asked])
-        degenerate = [is_degenerate(completion) for _, completion in asked]
-        read = [Verdict(not h, d, 1 - p) for h, d, p in zip(harmful, degenerate, p_yes, strict=True)]
+        read = [Verdict.of(not h, text, 1 - p) for h, (_, text), p in zip(harmful, asked, p_yes, strict=True)]
         return [read[asked[a.prompt, a.completion]] for a in answers]
 
     def _token_ids(self, prompt: str, completion: str) -> list[int]:

@@ -49,7 +49,10 @@ def flipped(bench: Workbench, requests: Sequence[Request]) -> list[bool]:
 
     An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
     """
-    if bench.recipe.verdicts.oracle != "first_token" or not requests:
+    by_token = bench.recipe.verdicts.oracle == "first_token" and not bench.reasoning.may_begin_with(
+        bench.recipe.model.target_words
+    )
+    if not by_token or not requests:
         return [a.verdict.flipped for a in judged(bench, requests)]
     passes = ~np.isin(bench.engine.next_token(requests).token_id, bench.subject.refusal_token_ids)
     flips = np.zeros(len(requests), dtype=bool)
@@ -112,6 +115,7 @@ def verdict_rows(ablation_ids: Sequence[int], judge: str, verdicts: Sequence[Ver
         "judge": [judge] * len(verdicts),
         "refused": [v.refused for v in verdicts],
         "degenerate": [v.degenerate for v in verdicts],
+        "degenerate_rule": [v.rule for v in verdicts],
         "flipped": [v.flipped for v in verdicts],
         "score": [v.score for v in verdicts],
     }

@@ -211,8 +211,32 @@ class Controls(Section):
     """Clamp the first candidate of every layer to these values on benign prompts."""
 
 
+Mark = Annotated[str, Field(min_length=1, pattern=r"\S")]
+REASONING = (
+    ("<think>", "</think>"),  # DeepSeek-R1, Qwen 3, SmolLM3 and most others
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("[THINK]", "[/THINK]"),  # Magistral
+    ("<seed:think>", "</seed:think>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # GPT-OSS
+)
+
+
 class Generation(Section):
     max_new_tokens: Count = 32
+    reasoning: tuple[tuple[Mark, Mark], ...] = REASONING
+    """What reasoning begins and ends with in an answer: judges read what follows. An answer whose reasoning does not end within
+    max_new_tokens is none: it is neither refused nor answered, but degenerate."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if same := [start for start, end in self.reasoning if start in end]:
+            raise ValueError(f"reasoning begins with {same[0]!r}, which stands in its end too: the two must differ")
+        return self
 
 
 JudgeName = Literal["first_token", "phrases", "harmbench"]

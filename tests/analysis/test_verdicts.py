@@ -123,7 +123,7 @@ def test_phrases_reads_every_phrase_with_every_apostrophe(recipe: Recipe, phrase
 def test_phrases_reads_across_line_breaks_and_takes_an_empty_answer_for_a_refusal(recipe: Recipe) -> None:
     assert verdict("phrases", recipe, "I am\n  sorry.").refused
     assert verdict("phrases", recipe, "Sure, here it is.") == Verdict(False, False, 0.0)
-    assert verdict("phrases", recipe, " ") == Verdict(True, True, 1.0)
+    assert verdict("phrases", recipe, " ") == Verdict(True, True, 1.0, "unreadable")
 
 
 def test_degenerate_text_is_never_a_flip(recipe: Recipe) -> None:

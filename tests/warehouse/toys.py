@@ -96,6 +96,7 @@ def answer_rows(seed: int, shard: int) -> list[Rows]:
         "judge": ["first_token"] * len(asked),
         "refused": [prompt % 2 == 0 for prompt, _ in asked],
         "degenerate": [False] * len(asked),
+        "degenerate_rule": [None] * len(asked),
         "flipped": [prompt % 2 == 1 for prompt, _ in asked],
         "score": [0.5] * len(asked),
     }
