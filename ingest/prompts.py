@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from saelake.ingest.cells import as_text, entry, is_missing, is_unicode, is_value, key, matches, same
 from saelake.ingest.recipe import Column, Fractions, PromptSet, Recipe
-from saelake.ingest.sources import Row, rows_of
+from saelake.ingest.recipe.sections import Scalar
+from saelake.ingest.rows import Row
+from saelake.ingest.sources import rows_of
 from saelake.warehouse.errors import UserError
 
 LABELS = ("harmful", "benign")
@@ -78,7 +81,7 @@ def _load_set(spec: PromptSet) -> list[Prompt]:
     kept = _deduplicated(spec, _kept_rows(spec))
     rows = list(kept if spec.take is None else islice(kept, spec.take))
     if not rows:
-        raise UserError(f"{spec.owner} is empty: no row is left{' after where' if spec.where else ''}")
+        raise UserError(_empty(spec))
     if spec.count is not None and len(rows) != spec.count:
         raise UserError(f"{spec.owner} has {len(rows)} prompts, but its count says {spec.count}")
     prompts = [_prompt(spec, number, row) for number, row in rows]
@@ -86,26 +89,66 @@ def _load_set(spec: PromptSet) -> list[Prompt]:
 
 
 def _kept_rows(spec: PromptSet) -> Iterator[tuple[int, Row]]:
-    """(row number, row) of the rows that `where` keeps; columns and texts are checked on the way."""
-    for number, row in enumerate(rows_of(spec), start=1):
-        for column in _columns(spec):
+    """(row number, row) of the rows that `where` keeps; columns and cells are checked on the way.
+
+    Raises UserError at the end of the rows for a value of `where`, or a name in a map, that none of them has.
+    """
+    columns, n_kept = _columns(spec), 0
+    seen: dict[str, set[str]] = {column: set() for column in {*spec.where, *(one.column for one in _mapped(spec).values())}}
+    for number, row in enumerate(rows_of(spec, columns), start=1):
+        for column in columns:
             if column not in row:
                 raise UserError(f"{spec.owner} has no column {column!r} in row {number}: the columns are {', '.join(row)}")
-        if all(_plain(row[column]) in _allowed(values) for column, values in spec.where.items()):
+            _check_cell(spec, number, column, row[column])
+        for column, keys in seen.items():
+            keys.add(key(row[column]))
+        if all(any(matches(row[column], value) for value in _several(values)) for column, values in spec.where.items()):
             text = row[spec.text]
-            if not _is_text(text):
+            if not isinstance(text, str) or is_missing(text):
                 raise UserError(f"{spec.owner}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text")
+            n_kept += 1
             yield number, row
+    _check_all_occur(spec, seen, n_kept)
 
 
-def _is_text(value: object) -> bool:
-    """Whether a cell holds a prompt: a string with something in it, and no half of a character (JSON can spell those)."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+def _empty(spec: PromptSet) -> str:
+    return f"{spec.owner} is empty: no row is left{' after where' if spec.where else ''}"
+
+
+def _check_cell(spec: PromptSet, number: int, column: str, cell: object) -> None:
+    if isinstance(cell, str) and not is_unicode(cell):
+        raise UserError(
+            f"{spec.owner}, row {number}: column {column!r} holds half of a character instead of a text: {_shown(cell)}"
+        )
+    if column != spec.text and not is_missing(cell) and not is_value(cell):
+        raise UserError(f"{spec.owner}, row {number}: column {column!r} holds {_shown(cell)} instead of one value")
+
+
+def _check_all_occur(spec: PromptSet, seen: Mapping[str, set[str]], n_kept: int) -> None:
+    """Values that no row has are misspelt, or belong to another file."""
+    asked = [(f"where.{column}", column, value) for column, values in spec.where.items() for value in _several(values)]
+    asked += [(f"{field}.map", one.column, name) for field, one in _mapped(spec).items() for name in one.map]
+    for field, column, value in asked:
+        found = seen[column]
+        if found and not any(same(value, one) for one in found):
+            shown = ", ".join(repr(one) for one in sorted(found)[:5]) + (", ..." if len(found) > 5 else "")
+            start = spec.owner if n_kept else _empty(spec)
+            raise UserError(f"{start}: {field} names {value!r}, but no row has it: column {column!r} holds {shown}")
+
+
+def _several(values: Scalar | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _mapped(spec: PromptSet) -> dict[str, Column]:
+    """The fields of a set that are read from a column."""
+    fields = {"label": spec.label, "category": spec.category, "split": spec.split}
+    return {name: value for name, value in fields.items() if isinstance(value, Column)}
 
 
 def _columns(spec: PromptSet) -> list[str]:
-    read = [value.column for value in (spec.label, spec.category, spec.split) if isinstance(value, Column)]
-    return [spec.text, *read, *spec.where]
+    """The columns that are read, each once."""
+    return list(dict.fromkeys([spec.text, *(one.column for one in _mapped(spec).values()), *spec.where]))
 
 
 def _deduplicated(spec: PromptSet, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
@@ -130,7 +173,7 @@ def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
     split = "" if isinstance(spec.split, Fractions) else _value(spec, "split", spec.split, number, row)
     category = None
     if spec.category is not None:
-        blank = isinstance(spec.category, Column) and _plain(row[spec.category.column]) == ""
+        blank = isinstance(spec.category, Column) and is_missing(row[spec.category.column])
         category = None if blank else _value(spec, "category", spec.category, number, row)
     text = row[spec.text]
     return Prompt(spec.set, split, label, category, text, hash_prompt(text))
@@ -140,21 +183,11 @@ def _value(spec: PromptSet, field: str, source: str | Column, number: int, row: 
     """A constant, or the (renamed) value of a column."""
     if isinstance(source, str):
         return source
-    value = _plain(row[source.column])
-    if value == "":
+    cell = row[source.column]
+    if is_missing(cell):
         raise UserError(f"{spec.owner}, row {number}: column {source.column!r} ({field}) is empty")
-    return source.map.get(value, value)
-
-
-def _plain(value: object) -> str:
-    """A cell as text, the same whichever format it was read from: CSV knows neither null nor true."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _allowed(values: object) -> set[str]:
-    return {_plain(value) for value in (values if isinstance(values, tuple) else (values,))}
+    name = entry(cell, source.map)
+    return as_text(cell) if name is None else source.map[name]
 
 
 def _shown(value: Any) -> str:

@@ -1,97 +1,51 @@
 """Rows of prompts and of texts: from a local file, a URL pinned by its hash, a data set on the hub. No torch for files and URLs.
 
-Every source gives rows as dictionaries in file order; the four file formats give the same rows for the same table.
+Every source gives rows as dictionaries in file order; the file formats give the same rows for the same table.
 """
 
-import csv
-import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from saelake.ingest.inputs import hash_input
 from saelake.ingest.recipe.sources import RowSet, Source
+from saelake.ingest.rows import Row, read_rows, rows_suffix
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.store import sha256_file
-
-Row = dict[str, Any]
 
 MAX_DOWNLOAD_BYTES = 512 * 2**20
 HUB_DATA_FILES = [f"*.{kind}" for kind in ("md", "json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip")]
 """Data files and what describes them: never scripts or pickles that a data repository may hold."""
 
 
-def rows_of(spec: RowSet) -> Iterator[Row]:
-    """The rows of a set in file order; raises UserError when a source cannot be found, read or verified."""
+def rows_of(spec: RowSet, wanted: Collection[str]) -> Iterator[Row]:
+    """The rows of a set in file order; raises UserError when a source cannot be found, read or verified.
+
+    Args:
+        wanted: the columns to read; the others are there by name, and may hold None.
+    """
     if spec.hub is not None:
-        return _hub_rows(spec)
-    return (row for source in spec.files for row in _source_rows(source, spec.owner))
+        return _hub_rows(spec, wanted)
+    return (row for source in spec.files for row in _source_rows(source, spec.owner, wanted))
 
 
-def _source_rows(source: Source, owner: str) -> Iterator[Row]:
+def _source_rows(source: Source, owner: str, wanted: Collection[str]) -> Iterator[Row]:
     file = _downloaded(source, owner) if source.url is not None else source.file
     assert file is not None, "a source has a file or url"
-    if source.url is None and source.sha256 is not None and (found := sha256_file(file)) != source.sha256:
+    if source.url is None and source.sha256 is not None and (found := hash_input(file, owner)) != source.sha256:
         raise UserError(
             f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}: "
             f"the file has changed, so look at it before changing the hash"
         )
     n_rows = 0
-    for row in read_rows(file, owner):
+    for row in read_rows(file, owner, wanted):
         n_rows += 1
         yield row
     if source.count is not None and n_rows != source.count:
         raise UserError(f"{owner}: {source.url or file} has {n_rows} rows, but its count says {source.count}")
-
-
-def read_rows(file: Path, owner: str) -> Iterator[Row]:
-    """The rows of a .csv, .jsonl, .json (a list of objects) or .parquet file; `owner` opens the sentence of every error."""
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
-    if file.suffix not in readers:
-        raise UserError(f"{owner}: {file.name} is none of {', '.join(readers)}")
-    try:
-        for number, row in enumerate(readers[file.suffix](file), start=1):
-            if not isinstance(row, dict):
-                raise UserError(f"{owner}: row {number} of {file.name} is no object with named columns")
-            yield row
-    except FileNotFoundError as error:
-        raise UserError(f"{owner}: there is no file {file}") from error
-    except (ValueError, csv.Error, OSError) as error:  # JSON and Unicode errors are ValueErrors, Arrow's ValueErrors or OSErrors
-        raise UserError(f"{owner}: {file.name} is not a readable {file.suffix} file ({first_line(error)})") from error
-
-
-def _read_csv(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        for number, row in enumerate(reader, start=1):
-            if None in row or None in row.values():
-                raise ValueError(f"row {number} has another number of cells than the header")
-            yield row
-
-
-def _read_jsonl(file: Path) -> Iterator[Any]:
-    with file.open(encoding="utf-8", newline="\n") as stream:
-        for line in stream:
-            if line.strip():
-                yield json.loads(line)
-
-
-def _read_json(file: Path) -> Iterator[Any]:
-    rows = json.loads(file.read_text("utf-8"))
-    if not isinstance(rows, list):
-        raise ValueError("its top level is no list of rows")
-    return iter(rows)
-
-
-def _read_parquet(file: Path) -> Iterator[Any]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches():
-            yield from batch.to_pylist()
 
 
 def cache_folder() -> Path:
@@ -103,7 +57,8 @@ def cached_download(source: Source) -> Path:
     """Where the copy of a URL is, or will be, named by its hash."""
     assert source.url is not None, "no url"
     assert source.sha256 is not None, "no sha256"
-    return cache_folder() / f"{source.sha256}{Path(urlsplit(source.url).path).suffix}"
+    name = Path(urlsplit(source.url).path).name
+    return cache_folder() / f"{source.sha256}{rows_suffix(name) or Path(name).suffix}"
 
 
 def is_here(spec: RowSet) -> bool:
@@ -141,7 +96,7 @@ def _fetch(url: str, target: Path, owner: str) -> None:
         raise UserError(f"{owner}: {url} cannot be fetched ({error}): check the address, or try again later") from error
 
 
-def _hub_rows(spec: RowSet) -> Iterator[Row]:
+def _hub_rows(spec: RowSet, wanted: Collection[str]) -> Iterator[Row]:
     """The rows of a hub data set: downloaded into the hub cache, or streamed when only the first rows are taken.
 
     The repository's data files are fetched by huggingface_hub and read by datasets from that folder, because datasets alone
@@ -159,6 +114,8 @@ def _hub_rows(spec: RowSet) -> Iterator[Row]:
             rows = load_dataset(spec.hub, spec.config, split=split, revision=spec.revision, streaming=True)
         else:
             rows = load_dataset(_snapshot(spec.hub, spec.revision), spec.config, split=split, streaming=True)
+        if set(wanted) <= set(rows.column_names or ()):
+            rows = rows.select_columns(list(wanted))
         yield from rows
     except (OSError, ValueError, HTTPError, DatasetsError) as error:
         raise UserError(f"{spec.owner}: hub data set {spec.hub} cannot be read ({first_line(error)})") from error

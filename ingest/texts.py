@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from saelake.ingest.cells import is_missing, is_unicode
+from saelake.ingest.inputs import hash_input
 from saelake.ingest.prompts import hash_prompt
 from saelake.ingest.recipe.effects import TextSet
-from saelake.ingest.sources import Row, rows_of
+from saelake.ingest.rows import Row
+from saelake.ingest.sources import rows_of
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.store import sha256_file
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,11 @@ class Text:
 def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
     """The first `take` texts with a token to predict; raises UserError for a missing column, no text, or an unreadable source."""
     texts: list[Text] = []
-    for number, row in enumerate(rows_of(spec), start=1):
+    wanted = [spec.text] if spec.prompt is None else [spec.text, spec.prompt]
+    for number, row in enumerate(rows_of(spec, wanted), start=1):
         text = _cell(spec, spec.text, number, row)
+        if is_missing(text):
+            continue
         prompt = None if spec.prompt is None else _cell(spec, spec.prompt, number, row)
         token_ids, n_context = _tokens(subject, text, prompt)
         cut = token_ids[: spec.max_tokens]
@@ -49,15 +54,17 @@ def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
 
 def source_hash(spec: TextSet) -> str:
     """What stands for a set's content in a run's identity; the recipe pins what is not a local file."""
-    return sha256_file(spec.file) if spec.file is not None else str(spec.sha256 or spec.revision)
+    return hash_input(spec.file, spec.owner) if spec.file is not None else str(spec.sha256 or spec.revision)
 
 
 def _cell(spec: TextSet, column: str, number: int, row: Row) -> str:
     value = row.get(column)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or (column == spec.prompt and is_missing(value)):
         raise UserError(
             f"{spec.owner}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}"
         )
+    if not is_unicode(value):
+        raise UserError(f"{spec.owner}, row {number}: column {column!r} holds half of a character, which is no Unicode text")
     return value
 
 

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from saelake.analysis.judges.verdicts import Answer, Verdict
 from saelake.ingest.capture import length_batches
 from saelake.ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
+from saelake.ingest.inputs import read_text
 from saelake.ingest.recipe import Compute
 from saelake.ingest.recipe.sections import Harmbench
 from saelake.ingest.subject import resolve_device
@@ -52,7 +53,7 @@ def identify(settings: Harmbench) -> dict[str, object]:
 def read_template(settings: Harmbench) -> str:
     """The classifier's instruction, with {behavior} and {generation} in it: the recipe's file, else from the model card."""
     if settings.template is not None:
-        template = settings.template.read_text("utf-8")
+        template = read_text(settings.template, f"{FIELD}.template")
         if set(PLACEHOLDERS.findall(template)) != {"behavior", "generation"}:
             raise UserError(f"{FIELD}.template: {settings.template} needs {{behavior}} and {{generation}} in it")
     else:

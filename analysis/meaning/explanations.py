@@ -11,16 +11,17 @@ from pathlib import Path
 import duckdb
 
 from saelake.analysis.meaning.neuronpedia import Client, Explanation, batches, of_batch, of_feature
+from saelake.ingest.cells import as_text, is_missing, is_unicode
+from saelake.ingest.inputs import hash_input
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.rows import read_rows
 from saelake.ingest.saes.labels import Directory, read_directory
-from saelake.ingest.sources import read_rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import EXPLANATIONS
-from saelake.warehouse.store import sha256_file
 
 CODE_VERSION = 1
 STAGE = "explanations"
@@ -29,6 +30,7 @@ BULK = "neuronpedia-bulk"
 SHARD_FEATURES = 50
 """Features that are asked for and landed together: what a stopped job asks for again at most."""
 OWN_COLUMNS = ("sae_id", "feature_id", "description")
+MORE_COLUMNS = ("method", "explainer")
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _ensure_own(
 ) -> RunRecord:
     """The run of a file of one's own, which is read and checked before anything is written."""
     by_sae = read_own(file, saes)
-    sha256 = sha256_file(file)
+    sha256 = hash_input(file, "explanations")
     spec = RunSpec(STAGE, recipe.name, {"code": CODE_VERSION, "from": "file", "sha256": sha256}, (ingest,))
     rows = [_rows(sae, found, f"{file.name}@sha256:{sha256[:12]}") for sae, found in by_sae.items()]
 
@@ -180,7 +182,7 @@ def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explan
     owner = "explanations"
     known = {key: sae for sae in saes for key in (sae.sae_id, sae.name)}
     found: dict[KnownSae, list[Explanation]] = {}
-    for number, row in enumerate(read_rows(file, owner), start=1):
+    for number, row in enumerate(read_rows(file, owner, (*OWN_COLUMNS, *MORE_COLUMNS)), start=1):
         if absent := [name for name in OWN_COLUMNS if name not in row]:
             raise UserError(
                 f"{owner}: {file.name} has no column {absent[0]}: it needs {', '.join(OWN_COLUMNS)} (sae_id as in the table "
@@ -190,14 +192,16 @@ def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explan
         sae = known.get(str(row["sae_id"]))
         if sae is None:
             raise UserError(f"{where}: the study has no SAE {row['sae_id']!r}; it has {', '.join(s.sae_id for s in saes)}")
-        index = str(row["feature_id"])
+        index = as_text(row["feature_id"])
         if not (index.isascii() and index.isdecimal()) or int(index) >= sae.width:
             raise UserError(f"{where}: {index!r} is no feature of {sae.sae_id}, whose features are 0 to {sae.width - 1}")
         description = row["description"]
-        if not isinstance(description, str) or not description.strip():
+        if not isinstance(description, str) or is_missing(description):
             raise UserError(f"{where}: its description is no text")
-        more = [row.get(name) or None for name in ("method", "explainer")]
-        found.setdefault(sae, []).append(Explanation(int(index), description, *(None if m is None else str(m) for m in more)))
+        more = [None if is_missing(row.get(name)) else as_text(row[name]) for name in MORE_COLUMNS]
+        if not all(is_unicode(text) for text in (description, *more) if text is not None):
+            raise UserError(f"{where}: it holds half of a character, which is no Unicode text")
+        found.setdefault(sae, []).append(Explanation(int(index), description, *more))
     if not found:
         raise UserError(f"{owner}: {file.name} has no rows")
     return found

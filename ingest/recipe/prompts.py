@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from saelake.ingest.cells import is_missing, key
 from saelake.ingest.recipe.sections import Count, Scalar, Section, Share
 from saelake.ingest.recipe.sources import RowSet, Source
 
@@ -14,6 +15,16 @@ class Column(Section):
 
     column: str
     map: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        first: dict[str, str] = {}
+        for name in self.map:
+            if (other := first.setdefault(key(name), name)) != name:
+                raise ValueError(f"map names one value twice, as {other!r} and as {name!r}")
+            if is_missing(name):
+                raise ValueError(f"map names {name!r}, which is how a missing value is spelt, and has no name")
+        return self
 
 
 class Fractions(Section):

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
+from saelake.ingest.inputs import is_there, read_text, short
+
 Scalar = str | int | float | bool
 Dtype = Literal["float32", "bfloat16"]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -16,13 +18,16 @@ Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder", Path.cwd())
-    return Path(os.path.normpath(folder / path.expanduser()))
+    try:
+        return Path(os.path.normpath(folder / path.expanduser()))
+    except RuntimeError as error:  # the home of a user who is not there
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _resolve_existing(path: Path, info: ValidationInfo) -> Path:
     resolved = _resolve(path, info)
-    if not resolved.exists():
-        raise ValueError(f"there is no {path} in {resolved.parent}: paths are relative to the recipe's folder")
+    if not is_there(resolved):
+        raise ValueError(f"there is no {short(path)} in {short(resolved.parent)}: paths are relative to the recipe's folder")
     return resolved
 
 
@@ -95,7 +100,9 @@ class ModelSpec(Section):
 
     def pinned_template(self) -> str | None:
         """The template text that the recipe pins, if it pins one."""
-        return self.chat_template_file.read_text("utf-8") if self.chat_template_file else self.chat_template
+        if self.chat_template_file is None:
+            return self.chat_template
+        return read_text(self.chat_template_file, "model.chat_template_file")
 
 
 Word = Annotated[str, Field(pattern=r"^[^{}\s][^{}\n]{0,39}$")]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from saelake.ingest.inputs import is_there, read_text
 from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from saelake.ingest.recipe.errors import nearest, sentence
 from saelake.ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
@@ -152,8 +153,10 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
     """
     file = _recipe_file(path_or_name)
     try:
-        content = tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(read_text(file, "recipe"))
+        if not content:
+            raise UserError(f"recipe {file} is not valid TOML: it is empty")
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"recipe {file} is not valid TOML: {error}") from error
     try:
         recipe = Recipe.model_validate(content, context={"folder": file.absolute().parent})
@@ -166,7 +169,7 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
 def _recipe_file(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.suffix == ".toml":
-        if not path.is_file():
+        if not is_there(path):
             raise UserError(f"there is no recipe file {path}: give the path of a .toml file, or the name of a shipped recipe")
         return path
     shipped = {file.stem: file for file in sorted(RECIPES.glob("*.toml"))}

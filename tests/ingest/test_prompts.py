@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelake.ingest import sources
+from saelake.ingest.cells import is_missing
 from saelake.ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts, require_splits
 from saelake.ingest.recipe import Recipe
 from saelake.warehouse.errors import UserError
@@ -33,6 +34,8 @@ COLUMNS: dict[str, Any] = {
     "category": {"column": "category"},
     "split": {"column": "split"},
 }
+
+PROMPTS = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: not is_missing(text))
 
 
 def write_rows(file: Path, rows: Rows) -> Path:
@@ -76,7 +79,11 @@ def test_every_format_gives_the_same_prompts(tmp_path: Path, suffix: str) -> Non
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), min_size=1, max_size=5, unique=True))
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: not is_missing(t)), min_size=1, max_size=5, unique=True
+    )
+)
 def test_any_unicode_text_survives_every_format(tmp_path_factory: pytest.TempPathFactory, values: list[str]) -> None:
     folder = tmp_path_factory.mktemp("round")
     for suffix in (".csv", ".jsonl", ".json", ".parquet"):
@@ -201,7 +208,7 @@ def test_mistakes_are_named(tmp_path: Path, rows: Rows, spec: dict[str, Any], ex
     [
         ("x.jsonl", b'{"instruction": "a"}\nnonsense\n', "x.jsonl is not a readable .jsonl file"),
         ("x.jsonl", b"[1]\n", "row 1 of x.jsonl is no object"),
-        ("x.json", b'{"a": 1}', "its top level is no list of rows"),
+        ("x.json", b'{"a": 1}', "has no column 'instruction' in row 1: the columns are a"),
         ("x.csv", b"instruction,label\na,b,c\n", "row 1 has another number of cells than the header"),
         ("x.csv", b"instruction\n\xff\xfe\n", "x.csv is not a readable .csv file"),
         ("x.csv", b"", "prompt set 'set0' is empty"),
