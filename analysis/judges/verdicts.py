@@ -13,7 +13,7 @@ from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.sections import JUDGES
 from saelake.warehouse.errors import UserError
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """To be raised when a judge, or the rule of degeneration, reads an answer otherwise than before."""
 
 # The phrases of Arditi et al. (2024), matched anywhere, whatever the case.

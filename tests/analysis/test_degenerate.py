@@ -1,0 +1,50 @@
+"""The rules of degeneration on a labelled set of short answers: one half fitted them, the other reports their errors."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saelake.analysis.judges.degenerate import degenerate_rule, is_degenerate
+
+ANSWERS: list[dict[str, Any]] = [
+    json.loads(line) for line in Path(__file__).with_name("degenerate.jsonl").read_text("utf-8").splitlines()
+]
+"""kind, degenerate, half (fit or held out), text"""
+RULES = {"empty", "symbols", "characters", "loop", "counted loop", "few words", "scripts"}
+
+
+def test_the_set_has_both_sides_in_both_halves() -> None:
+    sizes = Counter((one["half"], one["degenerate"]) for one in ANSWERS)
+    assert len(ANSWERS) >= 200
+    assert min(sizes.values()) >= 60, sizes
+    assert len({one["text"] for one in ANSWERS}) == len(ANSWERS)
+
+
+@pytest.mark.parametrize(("half", "missed", "false"), [("fit", 0, 0), ("held out", 1, 4)])
+def test_errors_are_few(half: str, missed: int, false: int) -> None:
+    """On the held-out half 0 of 69 degenerate answers are missed and 4 of 82 sensible ones flagged (before: 1 and 22)."""
+    wrong = [one for one in ANSWERS if one["half"] == half and is_degenerate(one["text"]) != one["degenerate"]]
+    print(f"{half}: {Counter('missed' if one['degenerate'] else 'flagged' for one in wrong)}", [one["text"] for one in wrong])
+    assert sum(one["degenerate"] for one in wrong) <= missed
+    assert sum(not one["degenerate"] for one in wrong) <= false
+
+
+def test_the_rule_that_decided_is_told() -> None:
+    found = Counter(degenerate_rule(one["text"]) for one in ANSWERS if one["degenerate"])
+    assert set(found) - {None} == RULES
+    kinds = {"loop of words": "loop", "soup": "scripts", "empty": "empty", "loop of characters": "characters"}
+    for kind, rule in kinds.items():
+        told = Counter(degenerate_rule(one["text"]) for one in ANSWERS if one["kind"] == kind)
+        assert told.most_common(1)[0][0] == rule, (kind, told)
+
+
+@pytest.mark.parametrize("unit", ["(", "|", "#", "a", "ab ", "1 ", "{;", "<a ", "| a ", "的", "[", "\n", "- "])
+def test_long_answers_are_read_quickly(unit: str) -> None:
+    import time
+
+    start = time.perf_counter()
+    degenerate_rule(unit * (6_000 // len(unit)))
+    assert time.perf_counter() - start < 2
