@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from saelake.queries.loader import load
 from saelake.queries.parameters import QueryError
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
     from sqlglot import exp
 
 SETTINGS = {
@@ -59,13 +60,18 @@ def session() -> "SparkSession":
 
 
 def run(
-    con: duckdb.DuckDBPyConnection, spark: "SparkSession", name: str, files: Mapping[str, Sequence[str]], **parameters: Any
+    con: duckdb.DuckDBPyConnection,
+    spark: "SparkSession",
+    name: str,
+    files: Mapping[str, Sequence[tuple[Sequence[str], Sequence[str]]]],
+    **parameters: Any,
 ) -> duckdb.DuckDBPyRelation:
     """Asks a question on Spark; its rows as a relation of `con`, in the order and with the types that DuckDB would give.
 
     Args:
         con: a connection that shows the lake's tables; lists of features are looked up on it.
-        files: the Parquet files of each table of the lake; all other tables that a question reads are taken from `con`.
+        files: the Parquet files of each table of the lake, those with the same columns together, and what to select from them;
+            all other tables that a question reads are taken from `con`.
     Raises QueryError for a wrong name or parameter, and for a question that Spark cannot answer.
     """
     from pyspark.errors import PySparkException
@@ -74,8 +80,8 @@ def run(
     translated, tables = translate(statement)
     try:
         for table in tables:
-            frame = spark.read.parquet(*files[table]) if files.get(table) else spark.createDataFrame(_in_memory(con, table))
-            frame.createOrReplaceTempView(table)
+            parts = [_frame(spark, *part) for part in files.get(table, ())] or [spark.createDataFrame(_in_memory(con, table))]
+            reduce(lambda one, other: one.union(other), parts).createOrReplaceTempView(table)
         rows = spark.sql(translated).toArrow()
     except PySparkException as error:
         raise QueryError(f"Spark cannot answer {name}: {_reason(error)}; ask DuckDB") from error
@@ -86,6 +92,15 @@ def run(
 
 def _reason(error: Exception) -> str:
     return next((line.rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _frame(spark: "SparkSession", paths: Sequence[str], columns: Sequence[str]) -> "DataFrame":
+    """Files with the same columns, and what is selected from them in DuckDB's words."""
+    import sqlglot
+
+    select = f"select {', '.join(columns)}"
+    expressions = sqlglot.parse_one(select, read="duckdb").expressions
+    return spark.read.parquet(*paths).selectExpr(*(one.sql(dialect="spark", identify=True) for one in expressions))
 
 
 def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:

@@ -1,7 +1,7 @@
 """docs/protocol.md from warehouse/schema/: the protocol as a page. `make docs` writes it, a test keeps it in step."""
 
 from saelake.warehouse import schema
-from saelake.warehouse.schema import TABLES
+from saelake.warehouse.schema import TABLES, Column
 from tests.conftest import ROOT
 
 PROTOCOL = ROOT / "docs" / "protocol.md"
@@ -11,13 +11,18 @@ Every table of a lake, every column with its type and meaning. This page is made
 [warehouse/schema/](../warehouse/schema/) by `make docs`; where it differs, the schema is right.
 
 """
+VERSIONS = """ A run keeps the version that it was written with, in its record, and every older
+one can be read, asked, checked, shared, added and built on: a column that came later (since) reads as null in older files, or as
+the column says; one that is not written any more (until) still stands in the views. `saelake.json` tells the newest version that
+anything in the lake was written with, so that an older saelake refuses what it does not know.
+"""
 LAYOUT = """
 All files are plain Parquet: zstd, page checksums, page index, no hive keys, no nested types but lists of numbers. `run_id`,
 `sae_id` and `layer` are real columns in every file that has them. A reader needs nothing but the files that a run record lists:
 
 ```text
 lake/
-  saelake.json                    marks the folder as a lake, with its schema version
+  saelake.json                    marks the folder as a lake, with the newest schema version of its runs
   runs/<run_id>.json              the record of a published run, written last: configuration, parents, versions, files, hashes
   data/<run_id>/<table>/*.parquet the files that the record lists; one a layer where the table lies by layer
   current/<recipe>/<stage>        which run of a recipe's stage is current
@@ -31,14 +36,20 @@ def protocol() -> str:
     """The whole page."""
     introduction = (schema.__doc__ or "").split("\n\n", 1)[1].strip()
     columns = ", ".join(f"`{name}`" for name in schema.RUNS_STRUCTURE)
-    parts = [HEAD + introduction + f"\n\nThe schema's version is {schema.SCHEMA_VERSION}.\n" + LAYOUT + columns + ".\n"]
+    parts = [HEAD + introduction + f"\n\nThe schema's version is {schema.SCHEMA_VERSION}." + VERSIONS + LAYOUT + columns + ".\n"]
     for table in TABLES.values():
         key = ", ".join(f"`{name}`" for name in table.key)
         order = ", ".join(f"`{name}`" for name in table.order)
         files = "One file a layer" if table.by_layer else "One file"
-        rows = [f"| `{c.name}` | {c.type} | {c.meaning}{f'; null: {c.null}' if c.null else ''} |" for c in table.columns]
+        rows = [f"| `{c.name}` | {c.type} | {_meaning(c)} |" for c in table.columns]
         parts.append(
             f"\n## {table.name}\n\nA row is {table.row}. Unique: {key}. {files}, ordered by {order}.\n\n"
             "| column | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
         )
     return "".join(parts)
+
+
+def _meaning(column: Column) -> str:
+    later = f"since version {column.since}" if column.since > 1 else f"until version {column.until}" if column.until else ""
+    elsewhere = f"{later}, in other files {column.elsewhere or 'null'}" if later else ""
+    return "; ".join(part for part in (column.meaning, f"null: {column.null}" if column.null else "", elsewhere) if part)

@@ -9,10 +9,11 @@ lists its files one by one, below the session variable `lake`, so that the folde
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -61,36 +62,54 @@ def _statements(records: Sequence[RunRecord], shown: Sequence[RunRecord]) -> Ite
     yield f"create view main.runs as select * from all_runs.runs where list_contains({listed}, run_id)"
     for table in TABLES.values():
         for schema, runs in (("all_runs", records), ("main", shown)):
-            yield _table_view(table, [f.path for r in runs for f in r.files if f.table == table.name], schema)
+            yield f"create view {schema}.{table.name} as {_rows_of_all(table, _by_columns(table, runs))}"
         if table.by_layer:
             yield _layer_macro(table, shown)
 
 
-def _table_view(table: Table, paths: Sequence[str], schema: str) -> str:
-    return f"create view {schema}.{table.name} as {_rows(table, _file_list(paths)) if paths else _no_rows(table)}"
+def _by_columns(table: Table, runs: Sequence[RunRecord]) -> dict[frozenset[str], list[str]]:
+    """The files of a table, by the columns that they hold: one entry unless runs of different versions differ in this table."""
+    files: dict[frozenset[str], list[str]] = {}
+    for run in runs:
+        held = frozenset(c.name for c in table.stored(run.schema_version))
+        files.setdefault(held, []).extend(f.path for f in run.files if f.table == table.name)
+    return {held: paths for held, paths in files.items() if paths}
+
+
+def _rows_of_all(table: Table, files: Mapping[frozenset[str], Sequence[str]]) -> str:
+    return " union all ".join(_rows(table, _file_list(paths), held) for held, paths in files.items()) or _no_rows(table)
 
 
 def _layer_macro(table: Table, runs: Sequence[RunRecord]) -> str:
     """`activations_of(layer)`: the rows of one layer, which opens only that layer's files; `layer` must be a literal."""
+    parts = [_rows_of_layer(table, held, paths) for held, paths in _by_columns(table, runs).items()]
+    return f"create macro main.{table.name}_of(layer_read) as table {' union all '.join(parts) or _no_rows(table)}"
+
+
+def _rows_of_layer(table: Table, held: frozenset[str], paths: Sequence[str]) -> str:
     by_layer: dict[int, list[str]] = {}
-    for file in (f for r in runs for f in r.files if f.table == table.name):
-        by_layer.setdefault(file_layer(file.path), []).append(file.path)
-    rows = _no_rows(table)
-    if by_layer:
-        branches = " ".join(f"when {layer} then {_file_list(paths)}" for layer, paths in sorted(by_layer.items()))
-        first = _file_list(next(iter(by_layer.values())))  # something must be there for a layer that has no files
-        listed = ", ".join(map(str, sorted(by_layer)))
-        rows = f"{_rows(table, f'case layer_read {branches} else {first} end')} where layer_read in ({listed})"
-    return f"create macro main.{table.name}_of(layer_read) as table {rows}"
+    for path in paths:
+        by_layer.setdefault(file_layer(path), []).append(path)
+    branches = " ".join(f"when {layer} then {_file_list(found)}" for layer, found in sorted(by_layer.items()))
+    first = _file_list(next(iter(by_layer.values())))  # something must be there for a layer that has no files
+    listed = ", ".join(map(str, sorted(by_layer)))
+    return f"{_rows(table, f'case layer_read {branches} else {first} end', held)} where layer_read in ({listed})"
 
 
 def _file_list(paths: Sequence[str]) -> str:
     return "[" + ", ".join(f"{ROOT} || {literal(path)}" for path in paths) + "]"
 
 
-def _rows(table: Table, files: str) -> str:
-    names = ", ".join(f'"{c.name}"' for c in table.columns)
-    return f"select {names} from {parquet(files)}"
+def _rows(table: Table, files: str, held: frozenset[str]) -> str:
+    return f"select {', '.join(_columns(table, held))} from {parquet(files)}"
+
+
+def _columns(table: Table, held: frozenset[str]) -> list[str]:
+    """All columns of a table, selected from files that hold some of them."""
+    return [
+        f'"{c.name}"' if c.name in held else f'({c.elsewhere or "null"})::{_sql_type(c.type)} as "{c.name}"'
+        for c in table.columns
+    ]
 
 
 def _no_rows(table: Table) -> str:
@@ -155,12 +174,22 @@ def _unknown_study(lake: Lake, recipe: str, studies: Sequence[str]) -> UserError
     return UserError(f"the lake {lake} has no study named {recipe!r}; it has {', '.join(studies) or 'none yet'}")
 
 
-def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[str]]:
+class Files(NamedTuple):
+    """Parquet files of one table that hold the same columns."""
+
+    paths: list[str]
+    columns: list[str]
+    """What to select from them, in DuckDB's SQL: all columns of the table, in the same order for all its files."""
+
+
+def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files]]:
     """The Parquet files behind each plain table name, for readers other than DuckDB; raises UserError for an unknown recipe."""
-    files: dict[str, list[str]] = {}
-    for file in (f for record in current_records(lake, recipe) for f in record.files):
-        files.setdefault(file.table, []).append(f"{lake.published.url}/{file.path}")
-    return files
+    records = current_records(lake, recipe)
+    found = {}
+    for table in TABLES.values():
+        parts = _by_columns(table, records).items()
+        found[table.name] = [Files([f"{lake.published.url}/{path}" for path in paths], _columns(table, h)) for h, paths in parts]
+    return {name: files for name, files in found.items() if files}
 
 
 def connect(

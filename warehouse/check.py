@@ -18,7 +18,7 @@ from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec, pointer_key, record_key
 from saelake.warehouse.rules import REFERENCE_COLUMNS, References, broken_rules, referred
 from saelake.warehouse.runs import content_hash
-from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
+from saelake.warehouse.schema import TABLES
 from saelake.warehouse.store import sha256_file
 
 UNREADABLE = (OSError, pa.ArrowException)
@@ -80,9 +80,7 @@ def _repeat(record: RunRecord) -> str:
 def _check_record(record: RunRecord, records: Mapping[str, RunRecord]) -> Iterator[Finding]:
     path = record_key(record.run_id)
     spec = RunSpec(record.stage, record.recipe, record.config, record.parents, record.seed)
-    if record.schema_version != SCHEMA_VERSION:
-        yield Finding(record.run_id, path, f"it has schema version {record.schema_version}", _repeat(record))
-    elif spec.run_id != record.run_id:
+    if spec.run_id != record.run_id:
         yield Finding(record.run_id, path, "its id does not fit what it says of itself", _repeat(record))
     if content_hash(list(record.tables)) != record.content_hash:
         yield Finding(record.run_id, path, "its content hash does not fit those of its tables", _repeat(record))
@@ -103,7 +101,8 @@ class _RunCheck:
 
     def findings(self, progress: Quiet) -> Iterator[Finding]:
         for table in self._record.tables:
-            content = ContentHash(TABLES[table.name].schema) if table.name in TABLES else None
+            version = self._record.schema_version
+            content = ContentHash(TABLES[table.name].schema_at(version)) if table.name in TABLES else None
             files = [f for f in self._record.files if f.table == table.name]
             damaged = False
             for file in files:
@@ -137,12 +136,13 @@ class _RunCheck:
     def _read(self, path: Path, file: DataFile, content: ContentHash) -> Iterator[str]:
         """What is wrong with the rows of a sound file; adds them to the table's content."""
         table = TABLES[file.table]
-        order = RowOrder([name for name in table.unique if name != "run_id"])
+        unique = table.unique_at(self._record.schema_version)
+        order = RowOrder([name for name in unique if name != "run_id"])
         broken: dict[str, int] = {}
         n_rows = 0
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-                if not parquet.schema_arrow.equals(table.schema):
+                if not parquet.schema_arrow.equals(table.schema_at(self._record.schema_version)):
                     yield f"its columns are not those of {table.name}"
                     return
                 for batch in parquet.iter_batches(BATCH_ROWS):
@@ -155,8 +155,8 @@ class _RunCheck:
         except UNREADABLE as error:
             yield f"the file cannot be read ({first_line(error)})"
             return
-        broken[f"({', '.join(table.unique)}) repeats"] = order.n_repeated
-        broken[f"order by {', '.join(table.unique)} is broken"] = order.n_misplaced
+        broken[f"({', '.join(unique)}) repeats"] = order.n_repeated
+        broken[f"order by {', '.join(unique)} is broken"] = order.n_misplaced
         yield from (f"{what} in {n:,} row{'s' if n > 1 else ''}" for what, n in broken.items() if n)
         if n_rows != file.n_rows:
             yield f"the file has {n_rows:,} rows, published were {file.n_rows:,}"

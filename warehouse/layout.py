@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelake.warehouse.content import ContentHash
-from saelake.warehouse.schema import TABLES
+from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
 from saelake.warehouse.store import sha256_file, sync_file
 
 ROW_GROUPS = {"activations": 16_384}
@@ -27,9 +27,9 @@ UNRANGED_COLUMNS = {"activations": {"run_id", "pos"}, "activations_by_prompt": {
 """No reader can skip row groups by their range: a file holds one run, and a row group nearly every position."""
 
 
-def parquet_options(table: str) -> dict[str, Any]:
+def parquet_options(table: str, version: int = SCHEMA_VERSION) -> dict[str, Any]:
     """Keyword arguments of pyarrow's ParquetWriter for one table of the protocol."""
-    names = [c.name for c in TABLES[table].columns]
+    names = TABLES[table].schema_at(version).names
     encoding = {n: "DELTA_BINARY_PACKED" for n in names if n in DELTA_COLUMNS}
     encoding |= {n: "BYTE_STREAM_SPLIT" for n in names if n in BYTE_STREAM_COLUMNS}
     return {
@@ -45,19 +45,25 @@ def parquet_options(table: str) -> dict[str, Any]:
 
 
 def write_table(
-    path: Path, table: str, batches: Iterable[pa.RecordBatch], content: ContentHash, group_rows: int | None = None
+    path: Path,
+    table: str,
+    batches: Iterable[pa.RecordBatch],
+    content: ContentHash,
+    group_rows: int | None = None,
+    version: int = SCHEMA_VERSION,
 ) -> tuple[int, int, str]:
     """Writes sorted `batches` of BATCH_ROWS rows (see `rechunk`) as one durable Parquet file; returns its rows, bytes and sha256.
 
     Args:
         content: running hash of the whole table, updated with these rows.
         group_rows: rows of a row group, if not those that suit the table.
+        version: of the schema, if it is a file of an older run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    schema = _writing_schema(table)
+    schema = _writing_schema(table, version)
     row_group = group_rows or ROW_GROUPS.get(table, BATCH_ROWS)
     n_rows = 0
-    with pq.ParquetWriter(path, schema, **parquet_options(table)) as writer:
+    with pq.ParquetWriter(path, schema, **parquet_options(table, version)) as writer:
         for rows in batches:
             content.update(rows)
             n_rows += rows.num_rows
@@ -67,9 +73,9 @@ def write_table(
     return n_rows, path.stat().st_size, sha256_file(path)
 
 
-def _writing_schema(table: str) -> pa.Schema:
+def _writing_schema(table: str, version: int) -> pa.Schema:
     repeated = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([f.with_type(repeated) if f.name in REPEATED_COLUMNS else f for f in TABLES[table].schema])
+    return pa.schema([f.with_type(repeated) if f.name in REPEATED_COLUMNS else f for f in TABLES[table].schema_at(version)])
 
 
 def _written(column: pa.Array, kind: pa.DataType) -> pa.Array:

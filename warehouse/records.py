@@ -1,7 +1,7 @@
 """What a run is: its identity, and the record that makes it published. A lake's parts, as keys and paths.
 
 lake/
-  saelake.json                    marks the folder as a lake, with its schema version
+  saelake.json                    marks the folder as a lake, with the newest schema version of its runs
   runs/<run_id>.json              the record of a published run: the commit point, written last
   data/<run_id>/<table>/*.parquet the files that the record lists
   current/<recipe>/<stage>        which run of a recipe's stage is current
@@ -56,7 +56,8 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         identity = {"stage": self.stage, "config": self.config, "parents": self.parents, "seed": self.seed}
-        digest = sha256_text(canonical_json(identity | {"schema": SCHEMA_VERSION}))
+        # Not the schema's version, which determines no content: the 1 is a constant, by which runs of version 1 keep their ids.
+        digest = sha256_text(canonical_json(identity | {"schema": 1}))
         return f"{self.stage}_{digest[:12]}"
 
     @property
@@ -107,12 +108,17 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> "RunRecord":
-        """The record that `to_json` wrote; raises ValueError, TypeError or KeyError if anything in it has changed."""
+        """The record that `to_json` wrote, at this version of the schema or an older one.
+
+        Raises ValueError, TypeError or KeyError if anything in it has changed, UserError if a newer saelake wrote it.
+        """
         fields = json.loads(text)
         if not isinstance(fields, dict) or fields.pop("checksum", None) != sha256_text(canonical_json(fields)):
             raise ValueError("its checksum does not fit its content")
         if any(not f["path"].startswith("data/") or ".." in f["path"].split("/") for f in fields["files"]):
             raise ValueError("it lists a file outside the lake's data folder")
+        if fields["schema_version"] > SCHEMA_VERSION:
+            raise UserError(newer(f"run {fields['run_id']}", fields["schema_version"]))
         fields["parents"] = tuple(fields["parents"])
         fields["withheld"] = tuple(fields.get("withheld", ()))
         fields["tables"] = tuple(TableContent(**t) for t in fields["tables"])
@@ -143,7 +149,7 @@ class Lake:
 
     @classmethod
     def existing(cls, where: Path | str) -> "Lake":
-        """The lake at `where`; raises UserError if there is none, or one that is written by a newer saelake."""
+        """The lake at `where`; raises UserError if there is none, or one that a newer saelake has written to."""
         lake = cls.at(where)
         if lake.remote is None and not lake.root.is_dir():
             raise UserError(f"no lake at {lake}: the folder does not exist; `saelake ingest RECIPE --lake DIR` makes one")
@@ -160,7 +166,7 @@ class Lake:
         if is_used:
             raise UserError(f"{lake} is not a lake and not empty: give a new or empty folder with --lake")
         with storage_errors(lake):
-            lake.published.create(MARKER, canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION}) + "\n")
+            lake.published.create(MARKER, _marker(SCHEMA_VERSION))
             for folder in FOLDERS:
                 (lake.root / folder).mkdir(parents=True, exist_ok=True)
         return lake
@@ -183,23 +189,42 @@ class Lake:
         return Folder(self.root)
 
     def _check_version(self) -> None:
+        version = self._version()
+        if version > SCHEMA_VERSION:
+            raise UserError(newer(f"the lake {self}", version))
+
+    def _version(self) -> int:
+        """The newest version of the schema that anything in the lake was written with."""
         try:
             marker = json.loads(self.published.read(MARKER))
             version = int(marker["schema_version"])
             if marker["format"] != FORMAT:
                 raise ValueError("its format is unknown")
+            if version < 1:
+                raise ValueError(f"there is no schema version {version}")
         except FileNotFoundError as error:
             raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of a lake with --lake") from error
         except (ValueError, KeyError, TypeError) as error:
-            text = canonical_json({"format": FORMAT, "schema_version": SCHEMA_VERSION})
+            text = _marker(SCHEMA_VERSION).strip()
             raise UserError(
                 f"{self}/{MARKER} is damaged ({first_line(error)}): a lake of this saelake holds {text} there"
             ) from error
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"the lake {self} has schema version {version}, this saelake reads version {SCHEMA_VERSION}: "
-                f"{'upgrade saelake' if version > SCHEMA_VERSION else 'ingest into a new lake'}"
-            )
+        return version
+
+    def publish(self, record: RunRecord) -> None:
+        """Writes a run's record, in the place of any, and thereby makes the run visible."""
+        self._admit(record)
+        self.published.write(record_key(record.run_id), record.to_json())
+
+    def publish_new(self, record: RunRecord) -> bool:
+        """Writes a run's record where none is; False, and nothing changes, if there is one."""
+        self._admit(record)
+        return self.published.create(record_key(record.run_id), record.to_json())
+
+    def _admit(self, record: RunRecord) -> None:
+        """Raises the lake's version to the record's first: an older saelake must not take its files for its own kind."""
+        if self._version() < record.schema_version:
+            self.published.write(MARKER, _marker(record.schema_version))
 
     @property
     def catalog(self) -> Path:
@@ -261,6 +286,15 @@ class Lake:
                 with suppress(FileNotFoundError):  # dropped by another process since it was listed
                     found[recipe, stage] = self.published.read(entry.key).strip()
         return found
+
+
+def newer(what: str, version: int) -> str:
+    """What to say of something that a newer saelake wrote."""
+    return f"{what} has schema version {version}, this saelake reads versions up to {SCHEMA_VERSION}: upgrade saelake"
+
+
+def _marker(version: int) -> str:
+    return canonical_json({"format": FORMAT, "schema_version": version}) + "\n"
 
 
 def record_key(run_id: str) -> str:

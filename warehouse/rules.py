@@ -76,7 +76,7 @@ def referred(table: str, batches: Iterable[pa.RecordBatch]) -> References:
 
 def broken_rules(table: Table, rows: pa.RecordBatch, run_id: str, known: References) -> Iterator[tuple[str, int]]:
     """What is wrong with published rows, each with the number of rows that it is wrong with."""
-    for column in table.columns:
+    for column in (c for c in table.columns if c.name in rows.schema.names):
         for what, is_wrong in _column_rules(table, column.name, rows[column.name], run_id):
             yield f"{column.name} {what}", _count(is_wrong)
         if column.identity in known.ids and OWNERS[column.identity] != table.name:

@@ -163,10 +163,10 @@ def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> RunRecord:
                     f"run the same command again"
                 )
         other = None
-        if not lake.published.create(record_key(spec.run_id), record.to_json()):
+        if not lake.publish_new(record):
             other = whole_run(lake, spec.run_id)
             if other is None:  # what is there came from a shared set that left something out
-                lake.published.write(record_key(spec.run_id), record.to_json())
+                lake.publish(record)
         lake.published.write(pointer_key(spec.recipe, spec.stage), record.run_id + "\n")
     return other or record
 

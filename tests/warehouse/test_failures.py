@@ -92,15 +92,16 @@ def test_a_folder_that_is_no_lake_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(("version", "advice"), [(SCHEMA_VERSION + 1, "upgrade saelake"), (SCHEMA_VERSION - 1, "new lake")])
-def test_a_lake_of_another_schema_version_is_refused(tmp_path: Path, version: int, advice: str) -> None:
+def test_a_lake_of_a_newer_schema_version_is_refused(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path)
-    (lake.root / "saelake.json").write_text(json.dumps({"format": FORMAT, "schema_version": version}))
-    with pytest.raises(UserError, match=f"schema version {version}.*{advice}"):
+    (lake.root / "saelake.json").write_text(json.dumps({"format": FORMAT, "schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}.*upgrade saelake"):
         Lake.existing(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "saelaka", "schema_version": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": "saelaka", "schema_version": 1}', '{"format": "saelake", "schema_version": 0}']
+)
 def test_a_damaged_marker_is_named(tmp_path: Path, text: str) -> None:
     lake = Lake.create(tmp_path)
     (lake.root / "saelake.json").write_text(text)

@@ -176,12 +176,12 @@ from saelake.warehouse.sharing import add as adding
 place = Folder if sys.argv[1] == "write" else adding
 real, left = getattr(place, sys.argv[1]), int(sys.argv[2])
 
-def dying(*given):
+def dying(*given, **named):
     global left
     left -= 1
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(*given)
+    return real(*given, **named)
 
 setattr(place, sys.argv[1], dying)
 adding.add(Lake(Path(sys.argv[3])), Path(sys.argv[4]))

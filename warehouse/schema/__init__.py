@@ -13,7 +13,7 @@ from saelake.warehouse.schema.captured import (
     SAES,
     TOKENS,
 )
-from saelake.warehouse.schema.columns import Column, Table
+from saelake.warehouse.schema.columns import SCHEMA_VERSION, Column, Table
 from saelake.warehouse.schema.interactions import (
     CAUSAL_LINKS,
     COMPARISONS,
@@ -92,8 +92,6 @@ __all__ = [
     "Column",
     "Table",
 ]
-
-SCHEMA_VERSION = 1
 
 TABLES = {
     t.name: t

@@ -1,8 +1,12 @@
 """What a table of the protocol is made of, and the columns that many tables share."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
+
+SCHEMA_VERSION = 2
+"""What runs are written with. Runs of every older version are read; what is newer is refused."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +19,20 @@ class Column:
     null: str | None = None
     refers: str | None = None
     """The id that it holds, if its own name is not that id's."""
+    since: int = 1
+    """The schema's version from which on files hold it."""
+    until: int | None = None
+    """The last version whose files hold it; the views show it all the same."""
+    elsewhere: str | None = None
+    """What it reads as where the file does not hold it: SQL over the columns that the file has. Null if that is not told."""
 
     @property
     def identity(self) -> str:
         return self.refers or self.name
+
+    def is_in(self, version: int) -> bool:
+        """Whether files of that version of the schema hold it."""
+        return self.since <= version <= (self.until or version)
 
 
 @dataclass(frozen=True)
@@ -35,15 +49,31 @@ class Table:
     """The id column that this table's runs number; it is landed as a content hash and published as a dense id."""
     copies: str | None = None
     """The table whose rows it holds in another order; it is never landed, but written from that table's shards."""
+    orders: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """version -> the order of rows in files of up to that version, where it was another."""
 
     @property
     def unique(self) -> list[str]:
         """The columns whose order the rows of a file follow; no two rows of a run are equal in them."""
-        return list(dict.fromkeys(self.order + self.key))
+        return self.unique_at(SCHEMA_VERSION)
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([pa.field(c.name, c.type, nullable=c.null is not None) for c in self.columns])
+        """What its files hold that are written now."""
+        return self.schema_at(SCHEMA_VERSION)
+
+    def stored(self, version: int = SCHEMA_VERSION) -> list[Column]:
+        """The columns that files of a version hold, in their order."""
+        return [c for c in self.columns if c.is_in(version)]
+
+    def schema_at(self, version: int) -> pa.Schema:
+        """What files of a version hold."""
+        return pa.schema([pa.field(c.name, c.type, nullable=c.null is not None) for c in self.stored(version)])
+
+    def unique_at(self, version: int) -> list[str]:
+        """`unique` for files of a version."""
+        order = next((self.orders[last] for last in sorted(self.orders) if version <= last), self.order)
+        return [name for name in dict.fromkeys(order + self.key) if self.column(name).is_in(version)]
 
     def column(self, name: str) -> Column:
         return next(c for c in self.columns if c.name == name)

@@ -26,7 +26,7 @@ from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
 from saelake.warehouse.places import Folder
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, data_key, pointer_key, record_key, run_tag
+from saelake.warehouse.records import Lake, RunRecord, data_key, pointer_key, run_tag
 from saelake.warehouse.runs import refuse_tag_collision
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import NAME, lake_names
@@ -149,7 +149,7 @@ def _copy(
         names = lake_names(record)
         files = []
         for file in record.files:
-            files.append(_take_file(folder, file, draft, names[file.path]))
+            files.append(_take_file(folder, file, draft, names[file.path], record.schema_version))
             progress.advance(1, file.n_rows)
         found.append((_below(record, draft.relative_to(lake.root).as_posix(), files), _below(record, data, files)))
     return found
@@ -160,8 +160,8 @@ def _below(record: RunRecord, folder: str, files: Sequence[DataFile]) -> RunReco
     return replace(record, files=tuple(replace(f, path=f"{folder}/{f.path}") for f in files))
 
 
-def _take_file(folder: Path, file: DataFile, draft: Path, name: str) -> DataFile:
-    """One file of the set as a file of this lake, below `draft`.
+def _take_file(folder: Path, file: DataFile, draft: Path, name: str, version: int) -> DataFile:
+    """One file of the set, of a version of the schema, as a file of this lake, below `draft`.
 
     Its rows are written anew: nothing else in it, such as statistics by which readers skip rows, is believed.
     """
@@ -170,10 +170,11 @@ def _take_file(folder: Path, file: DataFile, draft: Path, name: str) -> DataFile
     incoming = target.with_name(f".{target.name}")
     try:
         _copy_file(folder, file, incoming)
-        check_footer(incoming, file)
+        check_footer(incoming, file, version)
         with pq.ParquetFile(incoming, page_checksum_verification=True) as parquet:
             rows = rechunk(parquet.iter_batches(BATCH_ROWS))
-            n_rows, n_bytes, sha256 = write_table(target, file.table, rows, ContentHash(TABLES[file.table].schema))
+            content = ContentHash(TABLES[file.table].schema_at(version))
+            n_rows, n_bytes, sha256 = write_table(target, file.table, rows, content, version=version)
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
             raise
@@ -216,6 +217,6 @@ def _publish(lake: Lake, records: Sequence[RunRecord], pointers: Mapping[tuple[s
     with changing_catalog(lake):
         _refuse_other_study(lake, pointers)
         for record in records:
-            lake.published.write(record_key(record.run_id), record.to_json())
+            lake.publish(record)
         for key, run_id in pointers.items():
             lake.published.write(pointer_key(*key), run_id + "\n")

@@ -65,11 +65,11 @@ def open_file(folder: Path, name: str) -> BinaryIO:
     return os.fdopen(file, "rb")
 
 
-def check_footer(path: Path, file: DataFile) -> None:
+def check_footer(path: Path, file: DataFile, version: int) -> None:
     """Raises ValueError where a Parquet file declares other columns or rows, or row groups that would not fit in memory."""
     with pq.ParquetFile(path) as parquet:
         metadata = parquet.metadata
-        if not parquet.schema_arrow.equals(TABLES[file.table].schema):
+        if not parquet.schema_arrow.equals(TABLES[file.table].schema_at(version)):
             raise ValueError(f"its columns are not those of {file.table}")
         if metadata.num_rows != file.n_rows:
             raise ValueError(f"it has {metadata.num_rows:,} rows, its record says {file.n_rows:,}")
@@ -93,8 +93,9 @@ def _read_record(path: Path) -> RunRecord:
     if len(text) > LARGEST_RECORD:
         raise ValueError(f"it has more than {LARGEST_RECORD:,} bytes")
     fields = json.loads(text.decode("utf-8"))
-    if isinstance(fields, dict) and fields.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"it has schema version {str(fields.get('schema_version'))[:20]}, this saelake reads {SCHEMA_VERSION}")
+    version = fields.get("schema_version") if isinstance(fields, dict) else None
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise ValueError(f"it has schema version {str(version)[:20]}, this saelake reads 1 to {SCHEMA_VERSION}")
     _require_plain(fields)
     record = RunRecord.from_json(text.decode("utf-8"))
     _require_types(record)

@@ -136,7 +136,7 @@ def _share_run(
         if tables and table.name not in tables:
             left_out.add(table.name)
             continue
-        content = ContentHash(TABLES[table.name].schema)
+        content = ContentHash(TABLES[table.name].schema_at(record.schema_version))
         for file in (f for f in record.files if f.table == table.name):
             files.append(_share_file(lake, record, file, withheld, folder, content))
             progress.advance(1, file.n_rows)
@@ -160,10 +160,12 @@ def _share_file(
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with lake.published.local(file.path) as source:
-        return _share_local(source, file, withheld, target, name, content)
+        return _share_local(source, file, withheld, target, name, content, record.schema_version)
 
 
-def _share_local(source: Path, file: DataFile, withheld: Withheld, target: Path, name: str, content: ContentHash) -> DataFile:
+def _share_local(
+    source: Path, file: DataFile, withheld: Withheld, target: Path, name: str, content: ContentHash, version: int
+) -> DataFile:
     if not source.is_file() or sha256_file(source) != file.sha256:
         raise UserError(f"{source} is missing or damaged: `saelake check` says what to do")
     with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
@@ -173,7 +175,7 @@ def _share_local(source: Path, file: DataFile, withheld: Withheld, target: Path,
             return replace(file, path=name)
         rows = parquet.iter_batches(group_rows or BATCH_ROWS)
         cut = rechunk((withheld.apply(file.table, batch) if loses else batch for batch in rows), group_rows or BATCH_ROWS)
-        n_rows, n_bytes, sha256 = write_table(target, file.table, cut, content, group_rows)
+        n_rows, n_bytes, sha256 = write_table(target, file.table, cut, content, group_rows, version)
     return DataFile(file.table, name, n_rows, n_bytes, sha256)
 
 

@@ -1,0 +1,132 @@
+"""A lake ages well: what an older version of the schema wrote opens, answers, is checked, shared, added and built on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from saelake.warehouse import schema
+from saelake.warehouse.catalog import connect, current_files
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import SCHEMA_VERSION, TABLES, Column, Table
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import share
+from tests.conftest import ROOT
+from tests.lakes import WIDTH, build_lake
+from tests.warehouse import toys
+
+GOLDEN = ROOT / "tests" / "golden"
+VERSIONS = sorted(folder.name for folder in GOLDEN.glob("v*"))
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Callable[[str], Lake]:
+    """Copies a golden lake, which may then be added to."""
+
+    def copy(version: str) -> Lake:
+        shutil.copytree(GOLDEN / version / "lake", tmp_path / version)
+        return Lake.existing(tmp_path / version)
+
+    return copy
+
+
+@pytest.fixture
+def younger(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces tables of the protocol by younger ones, with columns that came at this version."""
+
+    def change(table: Table, *columns: Column, **fields: object) -> None:
+        changed = replace(table, columns=(*table.columns, *columns), **fields)  # type: ignore[arg-type]
+        monkeypatch.setitem(schema.TABLES, table.name, changed)
+
+    return change
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_golden_lake_is_sound_and_every_table_can_be_read(golden: Callable[[str], Lake], version: str) -> None:
+    lake = golden(version)
+    assert not [str(finding) for finding in check(lake)]
+    with connect(lake) as con:
+        written = {t.name for record in lake.records() for t in record.tables if t.n_rows}
+        for name in TABLES:
+            n_rows = con.sql(f"from {name}").to_arrow_table().num_rows
+            assert (n_rows > 0) == (name in written), name
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_golden_lake_is_shared_and_added_to_a_lake_of_now(golden: Callable[[str], Lake], version: str, tmp_path: Path) -> None:
+    lake = golden(version)
+    share(lake, tmp_path / "set")
+    mine = Lake.create(tmp_path / "mine")
+    toys.ingest(mine)
+    add(mine, tmp_path / "set", name="old")
+    assert not check(mine)
+    with connect(lake) as con, connect(mine, "old") as other:
+        counts = "select count(*), sum(activation), (select count(*) from ablations) from activations"
+        assert con.execute(counts).fetchall() == other.execute(counts).fetchall()
+
+
+def test_a_column_that_came_later_is_null_or_derived_in_older_files(
+    golden: Callable[[str], Lake], younger: Callable[..., None], tmp_path: Path
+) -> None:
+    lake = golden("v1")
+    old = connect(lake).sql("select count(*), count(distinct prompt_id) from prompts").fetchall()
+    later = Column("language", pa.string(), "the language of the text", null="not known", since=SCHEMA_VERSION)
+    derived = Column("n_words", pa.int32(), "words", since=SCHEMA_VERSION, elsewhere="len(string_split(text, ' '))")
+    younger(TABLES["prompts"], later, derived)
+    with connect(lake) as con:
+        assert con.sql("select count(*), count(distinct prompt_id) from prompts where language is null").fetchall() == old
+        words = con.sql("select distinct n_words = len(string_split(text, ' ')), typeof(n_words) from prompts").fetchall()
+        assert words == [(True, "INTEGER")]
+    assert not check(lake)
+    (files,) = current_files(lake)["prompts"]
+    assert pl.read_parquet(files.paths).height == old[0][0]
+
+
+def test_runs_of_two_versions_are_one_table_and_one_layer_reads_its_files_only(
+    golden: Callable[[str], Lake], younger: Callable[..., None]
+) -> None:
+    lake = golden("v1")
+    old = connect(lake).sql("select layer, count(*) from alignments group by layer").fetchall()
+    younger(TABLES["alignments"], Column("rank", pa.int32(), "rank by cosine", null="not ranked", since=SCHEMA_VERSION))
+    build_lake(lake.root, "small")
+    with connect(lake) as con:
+        for layer, n_old in old:
+            n_new = 2 * WIDTH if layer in (0, 1) else 0
+            rows = con.execute(f"select count(*), count(rank) from alignments_of({layer})").fetchone()
+            assert rows == con.execute(f"select count(*), 0 from alignments where layer = {layer}").fetchone()
+            assert rows == (n_old + n_new, 0)
+    assert len(current_files(lake)["alignments"]) == 2
+    assert len(current_files(lake)["activations"]) == 1  # as many as there are layouts, not versions
+    assert not check(lake)
+
+
+def test_an_older_lake_takes_the_version_of_what_is_added_to_it(golden: Callable[[str], Lake]) -> None:
+    lake = golden("v1")
+    marker = lake.root / "saelake.json"
+    assert json.loads(marker.read_text())["schema_version"] == 1
+    toys.ingest(lake)
+    assert json.loads(marker.read_text())["schema_version"] == SCHEMA_VERSION
+    assert not check(lake)
+
+
+def test_a_run_that_a_newer_saelake_wrote_is_refused(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path)
+    record = toys.ingest(lake)
+    newer = replace(record, schema_version=SCHEMA_VERSION + 1)
+    (tmp_path / "runs" / f"{record.run_id}.json").write_text(newer.to_json())
+    with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}, .* upgrade saelake"):
+        connect(lake)
+
+
+def test_the_schemas_version_is_no_part_of_a_runs_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = toys.ingest_spec().run_id
+    for module in ("records", "runs", "schema", "schema.columns"):
+        monkeypatch.setattr(f"saelake.warehouse.{module}.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    assert toys.ingest_spec().run_id == before
