@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from saelake.extras import require
 from saelake.ingest.job import Study
 from saelake.ingest.recipe import Recipe
 from saelake.warehouse.errors import UserError
@@ -93,10 +94,9 @@ class RayWorkers:
     """
 
     def __init__(self, study: Study, lake: Lake, n_workers: int | None = None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("--workers ray needs the extra ray: pip install 'saelake[ray]'") from error
+        require("ray", "--workers ray")
+        import ray
+
         self._ray = ray
         # A folder whole, since workers have another working directory; of a bucket, its address.
         self._recipe, self._lake, self._n_workers = study.recipe, lake.published.url, n_workers

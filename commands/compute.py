@@ -15,6 +15,7 @@ from saelake.commands.options import (
     open_lake,
     output_options,
     read_recipe,
+    read_study,
     workers_option,
 )
 
@@ -37,7 +38,7 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
+    study = read_study(recipe, limit)  # before the imports: a mistake in it is told at once
     from saelake.ingest import job
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
@@ -61,7 +62,7 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = read_recipe(recipe, limit)  # before the imports: a mistake in it is told at once
+    study = read_study(recipe, limit)  # before the imports: a mistake in it is told at once
     from saelake.analysis import stages
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
@@ -87,7 +88,7 @@ def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool, n_w
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
     """
-    study = read_recipe(recipe, limit)
+    study = read_study(recipe, limit)
     from saelake.analysis import stages
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
@@ -113,7 +114,7 @@ def ablate(recipe: str, features: str, condition: str, value: float, lake: str, 
 
     RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
     """
-    study = read_recipe(recipe, limit)
+    study = read_study(recipe, limit)
     from saelake.analysis import stages
     from saelake.queries.formats import show
     from saelake.warehouse.literals import literal

@@ -218,12 +218,9 @@ def _number(value: float) -> float | None:
 
 
 def _check_installed() -> None:
-    from importlib.util import find_spec
+    from saelake.extras import require
 
-    from saelake.warehouse.errors import UserError
-
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise UserError("the pages need the extra annotate: pip install 'saelake[annotate]'")
+    require("annotate", "a page that is served")
 
 
 def _print_links(host: str, port: int, paths: "Mapping[str, str]") -> None:

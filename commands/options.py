@@ -59,12 +59,15 @@ def sentence(error: Exception, resumes: bool) -> str:
     """What a person can do about an error; `resumes` if the command finds its finished work again."""
     import duckdb
 
+    from saelake.extras import missing
     from saelake.queries import QueryError
     from saelake.queries.formats import printable
     from saelake.warehouse.errors import UserError
 
     if isinstance(error, UserError | QueryError):
         text = str(error)
+    elif isinstance(error, ImportError) and (needed := missing(error)):
+        text = needed
     elif isinstance(error, duckdb.Error):
         # The first paragraph says what is wrong; what follows quotes the statement.
         text = " ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())
@@ -84,6 +87,15 @@ def read_recipe(name: str, limit: int | None = None) -> "Recipe":
 
     recipe = load_recipe(name)
     return recipe.limit(limit) if limit else recipe
+
+
+def read_study(name: str, limit: int | None = None) -> "Recipe":
+    """The recipe that a command computes with a model; what that needs is installed, or nothing is begun."""
+    from saelake.extras import require
+
+    recipe = read_recipe(name, limit)
+    require("compute", "this command")
+    return recipe
 
 
 def open_lake(lake: str, recipe: str | None) -> "AbstractContextManager[OpenLake]":

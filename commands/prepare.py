@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from saelake.commands.options import limit_option, read_recipe
+from saelake.commands.options import limit_option, read_recipe, read_study
 
 
 @click.command()
@@ -41,7 +41,7 @@ def train_saes(recipe: str, force: bool) -> None:
     RECIPE is a .toml file or the name of a shipped one; its [train_saes] says how. They must explain enough of the variance with
     about as many active latents as asked for, on texts that they have not seen, or none is kept.
     """
-    study = read_recipe(recipe)
+    study = read_study(recipe)
     from saelake.ingest.saes.train import train_saes as train
     from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.progress import Bar

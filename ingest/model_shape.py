@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from saelake.extras import require
 from saelake.ingest.recipe.sections import ModelSpec
 from saelake.warehouse.errors import UserError
 
@@ -41,6 +42,7 @@ def read_shape(model: ModelSpec) -> ModelShape | None:
     if file is not None:
         return shape_of(json.loads(file.read_text("utf-8")))
     if model.gguf is not None and model.path is not None:
+        require("gguf", "model.gguf")
         from transformers import AutoConfig
 
         return shape_of(AutoConfig.from_pretrained(model.path, gguf_file=model.gguf).to_dict())

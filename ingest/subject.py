@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from saelake.extras import require
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.site_map import find_sites
 from saelake.ingest.sites import Site
@@ -396,4 +397,7 @@ def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _gguf(model: ModelSpec) -> dict[str, Any]:
-    return {} if model.gguf is None else {"gguf_file": model.gguf}
+    if model.gguf is None:
+        return {}
+    require("gguf", "model.gguf")
+    return {"gguf_file": model.gguf}

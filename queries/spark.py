@@ -12,12 +12,12 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
+from saelake.extras import require
 from saelake.queries.loader import load
 from saelake.queries.parameters import QueryError
 
@@ -33,9 +33,8 @@ SETTINGS = {
 
 
 def session() -> "SparkSession":
-    """The Spark of this process; raises QueryError if it cannot be had."""
-    if not find_spec("pyspark") or not find_spec("sqlglot"):
-        raise QueryError("Spark needs the extra spark: pip install 'saelake[spark]'")
+    """The Spark of this process; raises QueryError if it cannot be had, UserError if it is not installed."""
+    require("spark", "Spark")
     is_local = "SPARK_REMOTE" not in os.environ
     if is_local and not shutil.which("java") and "JAVA_HOME" not in os.environ:
         raise QueryError("Spark needs Java 17 or newer: install it, or set JAVA_HOME or SPARK_REMOTE")

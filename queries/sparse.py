@@ -59,6 +59,9 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
 def _to_torch(matrix: Any) -> Any:
     from importlib import import_module
 
+    from saelake.extras import require
+
+    require("compute", 'library="torch"', "torch")
     torch = import_module("torch")  # asked for by name: questions themselves never need it
     parts = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
     return torch.sparse_csr_tensor(*parts, torch.from_numpy(matrix.data), size=matrix.shape)

@@ -30,7 +30,15 @@ __all__ = ["OpenLake", "UserError", "open", "sparse"]
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'saelake' has no attribute {name!r}")
-    found = getattr(import_module(_WHERE[name]), name)
+    try:
+        found = getattr(import_module(_WHERE[name]), name)
+    except ImportError as error:
+        from saelake.extras import missing
+        from saelake.warehouse.errors import UserError
+
+        if sentence := missing(error):
+            raise UserError(sentence) from error
+        raise
     globals()[name] = found
     return found
 

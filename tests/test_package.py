@@ -99,5 +99,5 @@ def test_an_installation_works_beside_files_of_the_users_with_our_folders_names(
     count = ("sql", "select count(*) as n from prompts", "--format", "csv")
     assert run(installed / "saelake", *count, cwd=tmp_path).split() == ["n", "6"]
     assert run(installed / "python", "-m", "saelake", *count, cwd=tmp_path).split() == ["n", "6"]
-    assert "\nasr" in run(installed / "saelake", "queries", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert "critical_features" in run(installed / "saelake", "queries", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert "sound" in run(installed / "saelake", "check", cwd=tmp_path)

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from saelake.extras import require
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.literals import literal
 from saelake.warehouse.places import Entry
 from saelake.warehouse.store import aside
 
 URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?*\[\]]*?))?/?")
-NEEDED = "a lake on S3 needs the extra s3: pip install 'saelake[s3]'"
 
 
 class _Access(NamedTuple):
@@ -72,8 +72,7 @@ class Bucket:
 
     @cached_property
     def _objects(self) -> Any:
-        if not find_spec("obstore"):
-            raise UserError(NEEDED)
+        require("s3", "a lake on S3")
         from obstore.store import S3Store
 
         access = _Access.of_environment()
@@ -218,9 +217,10 @@ class Bucket:
 
 def _httpfs() -> Path:
     """DuckDB's extension that reads S3, as its wheel brings it: nothing is downloaded."""
+    require("s3", "a lake on S3")
     spec = find_spec("duckdb_extension_httpfs")
-    if not spec or not spec.origin:
-        raise UserError(NEEDED)
+    assert spec is not None
+    assert spec.origin is not None
     path = Path(spec.origin).parent / "extensions" / f"v{duckdb.__version__}" / "httpfs.duckdb_extension"
     if not path.is_file():
         raise UserError(f"duckdb-extension-httpfs is not for DuckDB {duckdb.__version__}: install the version of that number")

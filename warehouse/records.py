@@ -204,6 +204,8 @@ class Lake:
                 raise ValueError(f"there is no schema version {version}")
         except FileNotFoundError as error:
             raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of a lake with --lake") from error
+        except UserError:  # the place itself cannot be read
+            raise
         except (ValueError, KeyError, TypeError) as error:
             text = _marker(SCHEMA_VERSION).strip()
             raise UserError(
@@ -264,6 +266,8 @@ class Lake:
             return record
         except FileNotFoundError:  # of a listed run: dropped by another process since
             return None
+        except UserError:
+            raise
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"the run record {self}/{record_key(run_id)} is damaged ({first_line(error)}): `saelake drop {run_id}`, then "

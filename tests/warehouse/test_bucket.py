@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
+from saelake.extras import EXTRAS
 from saelake.warehouse.bucket import Bucket
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
@@ -183,7 +184,7 @@ def test_without_credentials_a_bucket_is_asked_as_anybody_may(lake: Lake, monkey
 
 
 def test_what_is_missing_to_reach_a_bucket_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saelake.warehouse.bucket.find_spec", lambda name: None)
+    monkeypatch.setitem(EXTRAS, "s3", ("module_that_is_absent",))
     with pytest.raises(UserError, match=r"needs the extra s3: pip install 'saelake\[s3\]'"):
         Lake.create(f"{bucket}/lake")
 
