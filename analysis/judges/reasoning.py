@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.subject import load_tokenizer
-from saelake.ingest.template import ChatTemplate
 
 Marks = tuple[str, str]
 """What a block of reasoning begins and ends with."""
@@ -26,6 +24,9 @@ class Reasoning:
     @classmethod
     def of(cls, recipe: Recipe) -> "Reasoning":
         """That of a study, from its tokenizer and template; nothing else is loaded."""
+        from saelake.ingest.subject import load_tokenizer  # a report reads sentences about answers, and has no GPU stack
+        from saelake.ingest.template import ChatTemplate
+
         template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
         return cls.behind(template.after, recipe.generation.reasoning)
 
