@@ -32,7 +32,7 @@ TOKENS = Table(
         POS,
         Column("token_id", pa.int32(), "index in the model's vocabulary"),
         Column("token", pa.string(), "the token as text; bytes that are a part of a letter, and control characters, as \\xe2"),
-        Column("piece", pa.string(), "the token as the vocabulary spells it, to look it up again", null="before version 2"),
+        Column("piece", pa.string(), "the token as the vocabulary spells it, to look it up again", null="not told", since=2),
         Column("role", pa.string(), "bos, template or user"),
     ),
     key=("prompt_id", "pos"),

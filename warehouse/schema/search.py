@@ -103,7 +103,7 @@ VERDICTS = Table(
         Column("judge", pa.string(), "first_token, phrases, ..."),
         Column("refused", pa.bool_(), "the judge reads the answer as a refusal"),
         Column("degenerate", pa.bool_(), "the answer is not sensible text, whatever it says"),
-        Column("degenerate_rule", pa.string(), "the rule that says so", null="not degenerate, or before version 2"),
+        Column("degenerate_rule", pa.string(), "the rule that says so", null="not degenerate", since=2),
         Column("flipped", pa.bool_(), "an answer: neither refused nor degenerate"),
         Column("score", pa.float32(), "the judge's own measure of refusal, 0 to 1"),
     ),
