@@ -62,8 +62,14 @@ def sentence(error: Exception, resumes: bool) -> str:
     from saelake.extras import missing
     from saelake.queries import QueryError
     from saelake.queries.formats import printable
-    from saelake.warehouse.errors import UserError
+    from saelake.warehouse.damage import HINT
+    from saelake.warehouse.errors import UserError, told_by_views
 
+    try:
+        with told_by_views():
+            raise error
+    except Exception as told:
+        error = told
     if isinstance(error, UserError | QueryError):
         text = str(error)
     elif isinstance(error, ImportError) and (needed := missing(error)):
@@ -71,6 +77,8 @@ def sentence(error: Exception, resumes: bool) -> str:
     elif isinstance(error, duckdb.Error):
         # The first paragraph says what is wrong; what follows quotes the statement.
         text = " ".join(str(error).split("\n\n")[0].split("\nLINE ")[0].split())
+        if "/data/" in text and ".parquet" in text:  # a file of a lake, damaged where its size does not show it
+            text = f"{text.rstrip('.')}: {HINT}"
     elif isinstance(error, OSError) and error.errno in WRITE_ERRORS:
         kept = ", finished shards are kept" if resumes else ""
         place = str(error.filename or error)

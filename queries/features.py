@@ -109,6 +109,8 @@ def _has_layers(con: duckdb.DuckDBPyConnection, table: str) -> bool:
         con.execute(f"from {table}_of(0) limit 0")  # listing all functions to look for it takes 20 ms
     except duckdb.CatalogException:
         return False
+    except duckdb.Error:  # of a damaged file, which may be another layer's
+        return True
     return True
 
 

@@ -18,6 +18,7 @@ import duckdb
 
 from saelake import queries
 from saelake.warehouse.catalog import connect, current_files, several_studies
+from saelake.warehouse.errors import told_by_views
 from saelake.warehouse.records import Lake
 
 if TYPE_CHECKING:
@@ -36,27 +37,35 @@ class OpenLake:
     """The one study that is shown, if there are others."""
 
     def sql(self, statement: str, params: Any = None) -> duckdb.DuckDBPyRelation:
-        """The rows of a SQL statement, with prepared parameters if any; raises duckdb.Error."""
-        return self.connection.sql(statement, params=params)
+        """The rows of a SQL statement, with prepared parameters if any.
+
+        Raises duckdb.Error, and UserError for a table that is damaged or was left out of a shared set.
+        """
+        with told_by_views(self.connection):
+            return self.connection.sql(statement, params=params)
 
     def query(self, name: str, *, engine: str = "duckdb", **params: Any) -> duckdb.DuckDBPyRelation:
         """The rows of a question from `queries/`, computed by DuckDB or, for lakes past one machine, by spark.
 
-        Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several.
+        Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several, and for
+        a table that is damaged or was left out of a shared set.
         """
         if queries.load(name).of_one_study and len(self.studies) > 1:
             raise several_studies(self.lake, self.studies)
         if engine == "duckdb":
-            return queries.run(self.connection, name, **params)
+            with told_by_views(self.connection):
+                return queries.run(self.connection, name, **params)
         from saelake.queries import spark
 
-        return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
+        with told_by_views(self.connection):
+            return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
 
     def sparse(self, **options: Any) -> "Sparse":
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch"."""
         from saelake.queries.sparse import sparse
 
-        return sparse(self.connection, **options)
+        with told_by_views(self.connection):
+            return sparse(self.connection, **options)
 
     def tables(self) -> list[str]:
         """The names of the lake's tables."""

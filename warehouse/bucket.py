@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
@@ -160,6 +160,10 @@ class Bucket:
                 with suppress(FileNotFoundError):
                     found = [obstore.head(objects, folder)]
         return sorted(Entry(o["path"], o["size"], o["last_modified"].timestamp()) for o in found)
+
+    def sizes(self, keys: Sequence[str]) -> dict[str, int]:
+        wanted = set(keys)
+        return {e.key: e.n_bytes for e in self.entries("data") if e.key in wanted} if wanted else {}
 
     def unused(self, folder: str) -> str:
         return f"{folder}-{uuid.uuid4().hex[:8]}"  # two machines may publish the same run at once: each into its own folder

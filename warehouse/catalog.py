@@ -9,7 +9,7 @@ lists its files one by one, below the session variable `lake`, so that the folde
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
+from saelake.warehouse.damage import HINT, file_damage, pointer_damage, pointer_sentence, withheld_sentence
 from saelake.warehouse.errors import UserError, first_line
-from saelake.warehouse.files import file_layer
+from saelake.warehouse.files import DataFile, file_layer
 from saelake.warehouse.literals import ESCAPED_LAKE, literal, literals, parquet
 from saelake.warehouse.records import Lake, RunRecord, record_key
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
@@ -29,42 +30,64 @@ ROOT = f"coalesce({ESCAPED_LAKE} || '/', '')"
 
 STORAGE_VERSION = "v1.2.0"
 """What catalog.duckdb is written as: every DuckDB from this one on opens it, whichever wrote it."""
+MAKING = "saelake_is_making_views"
+"""A session variable that is set while views are made: binding one that is to fail would fail already."""
+MOST_READINGS = 3
+"""Times that pointers are read again which seem damaged, but have changed since."""
 LARGEST_JOIN_FILTER = 500
 """Values on one side of a join up to which DuckDB looks for row groups without them on the other side; its own default is 50.
 A join with 200 features over 60M rows takes half the time, and larger ones no more than before."""
 
 
-def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, current: Iterable[str]) -> None:
-    """Creates `all_runs` over every published run, and plain names over the runs whose ids are `current`.
+class Shown(NamedTuple):
+    """What plain table names are to show."""
 
-    Sets the connection's session variable `lake`, which the views are built on.
+    records: Sequence[RunRecord]
+    damage: str | None = None
+    """Why they can show nothing."""
+
+
+def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, shown: Shown, guarded: bool = False) -> None:
+    """Creates `all_runs` over every published run, and plain names over those that are `shown`.
+
+    Sets the connection's session variable `lake`, which the views are built on. What is damaged or was left out becomes a view
+    that fails, with the reason, when a statement is bound to it: whatever that selects.
+
+    Args:
+        guarded: the views look, whenever they are asked, whether their files have kept their size.
     """
     _point_at(con, lake)
     records = lake.records()
-    wanted = set(current)
-    shown = [r for r in records if r.run_id in wanted]
+    damage = file_damage(lake, (f for r in records for f in r.files))
+    statements = list(_statements(records, shown, damage, guarded))
+    con.execute(f"set variable {MAKING} = true")
     con.begin()
     try:
-        for statement in _statements(records, shown):
+        for statement in statements:
             con.execute(statement)
     except duckdb.Error:  # a view is refused if its first file is damaged, which must not hide the other tables
         con.rollback()
-        for statement in _statements(records, shown):
+        for statement in statements:
             _create_if_readable(con, statement)
     else:
         con.commit()
+    con.execute(f"reset variable {MAKING}")
 
 
-def _statements(records: Sequence[RunRecord], shown: Sequence[RunRecord]) -> Iterator[str]:
+def _statements(records: Sequence[RunRecord], shown: Shown, damage: Mapping[str, str], guarded: bool) -> Iterator[str]:
     yield "create schema all_runs"
     yield _runs_table(records)
-    listed = literals(r.run_id for r in shown)
-    yield f"create view main.runs as select * from all_runs.runs where list_contains({listed}, run_id)"
+    listed = literals(r.run_id for r in shown.records)
+    failing = f", {_failing(shown.damage)} as never" if shown.damage else ""
+    yield f"create view main.runs as select runs.* from all_runs.runs{failing} where list_contains({listed}, run_id)"
     for table in TABLES.values():
-        for schema, runs in (("all_runs", records), ("main", shown)):
-            yield f"create view {schema}.{table.name} as {_rows_of_all(table, _by_columns(table, runs))}"
+        yield _table_view(table, records, damage, "all_runs", guarded)
+        if shown.damage:
+            yield f"create view main.{table.name} as {_unreadable(table, shown.damage)}"
+        else:
+            yield _table_view(table, shown.records, damage, "main", guarded)
         if table.by_layer:
-            yield _layer_macro(table, shown)
+            yield _layer_macro(table, shown, damage)
 
 
 def _by_columns(table: Table, runs: Sequence[RunRecord]) -> dict[frozenset[str], list[str]]:
@@ -76,24 +99,63 @@ def _by_columns(table: Table, runs: Sequence[RunRecord]) -> dict[frozenset[str],
     return {held: paths for held, paths in files.items() if paths}
 
 
-def _rows_of_all(table: Table, files: Mapping[frozenset[str], Sequence[str]]) -> str:
-    return " union all ".join(_rows(table, _file_list(paths), held) for held, paths in files.items()) or _no_rows(table)
+def _table_view(table: Table, runs: Sequence[RunRecord], damage: Mapping[str, str], schema: str, guarded: bool) -> str:
+    files = [f for r in runs for f in r.files if f.table == table.name]
+    is_one_study = schema == "main" and len({r.recipe for r in runs}) == 1
+    wrong = next((f"{f.path} {damage[f.path]}" for f in files if f.path in damage), None)
+    withheld = withheld_sentence(table.name, runs) if not files or is_one_study else None
+    if wrong or withheld:
+        rows = _unreadable(table, _sentence(table.name, str(wrong)) if wrong else str(withheld))
+    elif not files:
+        rows = _no_rows(table)
+    else:
+        rows = " union all ".join(_rows(table, _file_list(paths), held) for held, paths in _by_columns(table, runs).items())
+        rows = f"select * from ({rows}){_guard(table, files)}" if guarded else rows
+    return f"create view {schema}.{table.name} as {rows}"
 
 
-def _layer_macro(table: Table, runs: Sequence[RunRecord]) -> str:
+def _sentence(table: str, what: str) -> str:
+    return f"{table} cannot be read ({what}): {HINT}"
+
+
+def _failing(sentence: str) -> str:
+    """A table that fails with the sentence when a statement is bound to it, once the views are made: nothing can prune that."""
+    return f"range(case when getvariable('{MAKING}') then 0 else error({literal(sentence)}) end)"
+
+
+def _unreadable(table: Table, sentence: str) -> str:
+    return _no_rows(table).replace(" where false", f" from {_failing(sentence)}")
+
+
+def _guard(table: Table, files: Sequence[DataFile]) -> str:
+    """A condition that fails if files have not kept their size; only sizes are read for it."""
+    sizes = f"select sum(size) from read_blob({_file_list([f.path for f in files])})"
+    changed = literal(_sentence(table.name, "its files have not the size that was published"))
+    return f" where if(({sizes}) = {sum(f.n_bytes for f in files)}, true, error({changed}))"
+
+
+def _layer_macro(table: Table, shown: Shown, damage: Mapping[str, str]) -> str:
     """`activations_of(layer)`: the rows of one layer, which opens only that layer's files; `layer` must be a literal."""
-    parts = [_rows_of_layer(table, held, paths) for held, paths in _by_columns(table, runs).items()]
-    return f"create macro main.{table.name}_of(layer_read) as table {' union all '.join(parts) or _no_rows(table)}"
+    parts = [_rows_of_layer(table, held, paths, damage) for held, paths in _by_columns(table, shown.records).items()]
+    failing = shown.damage or (None if parts else withheld_sentence(table.name, shown.records))
+    rows = _unreadable(table, failing) if failing else " union all ".join(parts) or _no_rows(table)
+    return f"create macro main.{table.name}_of(layer_read) as table {rows}"
 
 
-def _rows_of_layer(table: Table, held: frozenset[str], paths: Sequence[str]) -> str:
+def _rows_of_layer(table: Table, held: frozenset[str], paths: Sequence[str], damage: Mapping[str, str]) -> str:
     by_layer: dict[int, list[str]] = {}
     for path in paths:
         by_layer.setdefault(file_layer(path), []).append(path)
-    branches = " ".join(f"when {layer} then {_file_list(found)}" for layer, found in sorted(by_layer.items()))
-    first = _file_list(next(iter(by_layer.values())))  # something must be there for a layer that has no files
-    listed = ", ".join(map(str, sorted(by_layer)))
+    lists = {layer: _sound_list(table, found, damage) for layer, found in sorted(by_layer.items())}
+    branches = " ".join(f"when {layer} then {listed}" for layer, listed in lists.items())
+    first = next(iter(lists.values()))  # something must be there for a layer that has no files
+    listed = ", ".join(map(str, lists))
     return f"{_rows(table, f'case layer_read {branches} else {first} end', held)} where layer_read in ({listed})"
+
+
+def _sound_list(table: Table, paths: Sequence[str], damage: Mapping[str, str]) -> str:
+    wrong = next((f"{path} {damage[path]}" for path in paths if path in damage), None)
+    return f"error({literal(_sentence(table.name, wrong))})::varchar[]" if wrong else _file_list(paths)
 
 
 def _file_list(paths: Sequence[str]) -> str:
@@ -123,10 +185,11 @@ def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
         con.execute(statement)
     except duckdb.Error as error:
         kind, name = statement.split("(")[0].split()[1:3]
-        if kind == "macro":
-            return
-        message = f"{name} cannot be read ({first_line(error)}): `saelake check` says what to do"
-        con.execute(f"create view {name} as select error({literal(message)}) as damaged")
+        table = name.partition(".")[2]
+        if kind == "view" and table in TABLES:
+            con.execute(f"create view {name} as {_unreadable(TABLES[table], _sentence(table, first_line(error)))}")
+        elif kind != "macro":
+            raise
 
 
 def _runs_table(records: Sequence[RunRecord]) -> str:
@@ -144,13 +207,31 @@ def _sql_type(arrow: pa.DataType) -> str:
 
 
 def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
-    """The published runs that a plain table name shows, of one recipe or of all; raises UserError for an unknown recipe."""
-    pointers = lake.current()
-    recipes = sorted({name for name, _ in pointers})
-    if recipe is not None and recipe not in recipes:
-        raise _unknown_study(lake, recipe, recipes)
-    wanted = {run_id for (name, _), run_id in pointers.items() if recipe in (None, name)}
-    return [r for r in lake.records() if r.run_id in wanted]
+    """The published runs that a plain table name shows, of one recipe or of all; raises UserError for an unknown recipe.
+
+    It is also raised for a pointer that is damaged.
+    """
+    shown = current_runs(lake, recipe)
+    if shown.damage:
+        raise UserError(f"{lake}: {shown.damage}")
+    return list(shown.records)
+
+
+def current_runs(lake: Lake, recipe: str | None = None) -> Shown:
+    """What plain table names show, of one recipe or of all; raises UserError for an unknown recipe."""
+    for _ in range(MOST_READINGS):
+        pointers = lake.current()
+        recipes = sorted({name for name, _ in pointers})
+        if recipe is not None and recipe not in recipes:
+            raise _unknown_study(lake, recipe, recipes)
+        asked = {key: run_id for key, run_id in pointers.items() if recipe in (None, key[0])}
+        records = lake.records()
+        damage = pointer_damage(asked, {r.run_id: r.stage for r in records})
+        if not damage or lake.current() == pointers:  # else another process drops or publishes
+            break
+    sentence = next((pointer_sentence(key, what) for key, what in damage.items()), None)
+    wanted = set(asked.values())
+    return Shown([r for r in records if r.run_id in wanted], sentence)
 
 
 def one_study(lake: Lake, recipe: str | None = None) -> str:
@@ -183,13 +264,21 @@ class Files(NamedTuple):
 
 
 def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files]]:
-    """The Parquet files behind each plain table name, for readers other than DuckDB; raises UserError for an unknown recipe."""
+    """The Parquet files behind each plain table name, for readers other than DuckDB.
+
+    Raises UserError for an unknown recipe, and for what is damaged.
+    """
     records = current_records(lake, recipe)
+    files = [f for r in records for f in r.files]
+    damage = file_damage(lake, files)
+    for file in files:
+        if file.path in damage:
+            raise UserError(_sentence(file.table, f"{file.path} {damage[file.path]}"))
     found = {}
     for table in TABLES.values():
-        parts = _by_columns(table, records).items()
-        found[table.name] = [Files([f"{lake.published.url}/{path}" for path in paths], _columns(table, h)) for h, paths in parts]
-    return {name: files for name, files in found.items() if files}
+        held = _by_columns(table, records).items()
+        found[table.name] = [Files([f"{lake.published.url}/{path}" for path in paths], _columns(table, h)) for h, paths in held]
+    return {name: parts for name, parts in found.items() if parts}
 
 
 def connect(
@@ -204,7 +293,7 @@ def connect(
         raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
     con = duckdb.connect(config={"threads": threads} if threads else {})
     _configure(con)
-    create_views(con, lake, [r.run_id for r in current_records(lake, recipe)] if runs is None else runs)
+    create_views(con, lake, current_runs(lake, recipe) if runs is None else Shown([r for r in map(lake.record, runs) if r]))
     return con
 
 
@@ -270,7 +359,7 @@ def _build_catalog(lake: Lake) -> None:
         with tempfile.TemporaryDirectory(prefix="saelake-catalog-") as folder:
             built = Path(folder) / lake.catalog.name
             with duckdb.connect(built, config={"storage_compatibility_version": STORAGE_VERSION}) as con:
-                create_views(con, lake, [r.run_id for r in current_records(lake)])
+                create_views(con, lake, current_runs(lake), guarded=lake.remote is None)
             shutil.copyfile(built, draft)
         sync_file(draft)
         draft.replace(lake.catalog)

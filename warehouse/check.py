@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from saelake.warehouse.catalog import LEFT_BEHIND, recover_catalog
 from saelake.warehouse.content import ContentHash
+from saelake.warehouse.damage import pointer_damage
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import BATCH_ROWS
@@ -58,7 +59,7 @@ def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
     sizes = _sizes(lake)
     findings += check_records(lake, list(records.values()), records, progress)
     listed = {f.path for r in records.values() for f in r.files}
-    return [*findings, *_check_pointers(lake), *_check_catalog(lake), *_unlisted(sorted(sizes.keys() - listed))]
+    return [*findings, *_check_pointers(lake, records), *_check_catalog(lake), *_unlisted(sorted(sizes.keys() - listed))]
 
 
 def check_records(lake: Lake, records: Sequence[RunRecord], known: Mapping[str, RunRecord], progress: Quiet) -> Iterator[Finding]:
@@ -188,12 +189,12 @@ def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord])
     return References(ids, known.n_tokens, {} if "saes" in unknown else known.saes)
 
 
-def _check_pointers(lake: Lake) -> Iterator[Finding]:
-    published = set(lake.run_ids())
-    for (recipe, stage), run_id in lake.current().items():
-        if run_id not in published:
-            what, mend = f"it points to run {run_id}, which is not in the lake", f"repeat stage {stage} of recipe {recipe}"
-            yield Finding(run_id, pointer_key(recipe, stage), what, mend)
+def _check_pointers(lake: Lake, records: Mapping[str, RunRecord]) -> Iterator[Finding]:
+    pointers = lake.current()
+    stages = {run_id: records[run_id].stage if run_id in records else None for run_id in lake.run_ids()}
+    for (recipe, stage), what in pointer_damage(pointers, stages).items():
+        mend = f"delete it, then repeat stage {stage} of recipe {recipe}"
+        yield Finding(pointers[recipe, stage], pointer_key(recipe, stage), what, mend)
 
 
 def _check_catalog(lake: Lake) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import duckdb
 
@@ -34,6 +34,21 @@ def first_line(error: BaseException) -> str:
     if cause is not None and len(text) <= TERSE and (why := first_line(cause)) not in text:
         text = f"{text.rstrip('.:')}: {why}"
     return textwrap.shorten(text, MOST_SAID, placeholder=" ...").rstrip(".:") if " " in text else text[:MOST_SAID]
+
+
+@contextmanager
+def told_by_views(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
+    """Turns what a view says of a table that is damaged, or was left out, into a UserError; `con` can be asked on."""
+    try:
+        yield
+    except duckdb.InvalidInputException as error:
+        if con is not None:
+            with suppress(duckdb.Error):  # there is none, unless DuckDB has begun one for the statement
+                con.rollback()
+        text = str(error).removeprefix("Invalid Input Error: ")
+        if "`saelake " not in text:
+            raise
+        raise UserError(text) from error
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import stat
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
@@ -47,6 +49,9 @@ class Place(Protocol):
 
     def entries(self, folder: str) -> list[Entry]:
         """Every file below a folder (or the file of that name), sorted by key; drafts are among them."""
+
+    def sizes(self, keys: Sequence[str]) -> dict[str, int]:
+        """The bytes of those of some data files that are there."""
 
     def unused(self, folder: str) -> str:
         """A folder that nobody has written to, named after `folder`."""
@@ -104,6 +109,15 @@ class Folder:
                 status = path.stat()
                 found.append(Entry(path.relative_to(self._root).as_posix(), status.st_size, status.st_mtime))
         return sorted(found)
+
+    def sizes(self, keys: Sequence[str]) -> dict[str, int]:
+        found = {}
+        for key in keys:
+            with suppress(OSError):
+                status = os.stat(f"{self._root}/{key}")
+                if stat.S_ISREG(status.st_mode):
+                    found[key] = status.st_size
+        return found
 
     def unused(self, folder: str) -> str:
         names = (folder if n == 1 else f"{folder}-{n}" for n in count(1))

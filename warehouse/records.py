@@ -36,6 +36,8 @@ FORMAT = "saelake"
 MARKER = "saelake.json"
 FOLDERS = ("runs", "data", "current", "landing", "locks")
 REMOTE = "s3://"
+FOLDER = "/"
+"""What stands for a pointer that is a folder; no run is called so."""
 WORK_VARIABLE = "SAELAKE_WORK"
 """Names the folder where lakes on S3 keep what is landing; workers that share a run's shards share it."""
 
@@ -282,13 +284,17 @@ class Lake:
             return ()
 
     def current(self) -> dict[tuple[str, str], str]:
-        """Which run is current for each (recipe, stage)."""
+        """Which run is current for each (recipe, stage), as its pointer says, sound or not; FOLDER where that is no file."""
         found = {}
         for entry in self.published.entries("current"):
-            recipe, _, stage = entry.key.removeprefix("current/").partition("/")
+            recipe, _, rest = entry.key.removeprefix("current/").partition("/")
+            stage, _, inside = rest.partition("/")
             if stage and not stage.startswith("."):
                 with suppress(FileNotFoundError):  # dropped by another process since it was listed
-                    found[recipe, stage] = self.published.read(entry.key).strip()
+                    found[recipe, stage] = FOLDER if inside else self.published.read(entry.key).strip()
+        if self.remote is None:
+            folders = (p for p in (self.root / "current").glob("*/*") if p.is_dir())
+            found |= {(p.parent.name, p.name): FOLDER for p in folders}
         return found
 
 

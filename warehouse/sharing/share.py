@@ -61,6 +61,10 @@ def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet |
         for record in sorted(chosen, key=lambda r: r.run_id):
             held.enter_context(locked(lake.lock(record.run_id)))  # gc leaves alone what a process works on
         with connect(lake) as con:
+            if not any(f.table == "prompts" for r in lake.records() for f in r.files):  # a set that left them out was added
+                con.execute(
+                    "create or replace view all_runs.prompts as select 0 as prompt_id, '' as set, '' as label where false"
+                )
             known = [name for (name,) in con.execute('select distinct "set" from all_runs.prompts').fetchall()]
             _require_sets(known, choice.restricted)
             withheld = find_withheld(con, chosen, choice.restricted, choice.with_completions)

@@ -1,0 +1,55 @@
+"""What of a lake is not as it was published: pointers and files. Readers refuse what is built on them, and say why."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.records import FOLDER, Lake, RunRecord, pointer_key
+
+HINT = "`saelake check` says what to do"
+
+
+def pointer_damage(pointers: Mapping[tuple[str, str], str], stages: Mapping[str, str | None]) -> dict[tuple[str, str], str]:
+    """What is wrong with pointers, (recipe, stage) -> run_id, where `stages` has each published run's stage, if it is known."""
+    found = {}
+    for (recipe, stage), run_id in pointers.items():
+        if run_id == FOLDER:
+            found[recipe, stage] = "it is a folder"
+        elif not run_id:
+            found[recipe, stage] = "it is empty"
+        elif not re.fullmatch(r"[\w.-]{1,200}", run_id):
+            found[recipe, stage] = "it holds no run's id"
+        elif run_id not in stages:
+            found[recipe, stage] = f"it points to run {run_id}, which is not in the lake"
+        elif stages[run_id] not in (None, stage):
+            found[recipe, stage] = f"it points to run {run_id}, which is of stage {stages[run_id]}"
+    return found
+
+
+def pointer_sentence(key: tuple[str, str], what: str) -> str:
+    """What to say where a damaged pointer is needed."""
+    recipe, stage = key
+    mend = f"delete it and repeat stage {stage} of recipe {recipe}; {HINT}"
+    return f"the pointer {pointer_key(recipe, stage)} is damaged ({what}): {mend}"
+
+
+def file_damage(lake: Lake, files: Iterable[DataFile]) -> dict[str, str]:
+    """path -> what is wrong, of published files that are missing or of another size. Their content is `check`'s to read."""
+    files = list(files)
+    sizes = lake.published.sizes([f.path for f in files])
+    found = {f.path: f"has {sizes[f.path]:,} bytes, published were {f.n_bytes:,}" for f in files if f.path in sizes}
+    return {f.path: found.get(f.path, "is missing") for f in files if sizes.get(f.path) != f.n_bytes}
+
+
+def withheld_sentence(table: str, records: Iterable[RunRecord]) -> str | None:
+    """What to say of a table that shared runs left out; None if none of them did."""
+    without = [r for r in records if table in r.withheld]
+    if not without:
+        return None
+    first = without[0]
+    more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
+    left_out = ", ".join(name for name in first.withheld if "." not in name)
+    return (
+        f"{table} is not here: run {first.run_id}{more} was shared without {left_out}; ask who shared it, "
+        f"or `saelake analyze` its recipe, which computes it whole"
+    )
