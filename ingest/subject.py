@@ -189,12 +189,16 @@ class Subject:
         Raises UserError when it has more tokens than max_prompt_tokens: prompts are never cut.
         """
         tokenized = self.template.encode(text)
-        if len(tokenized.token_ids) > self.max_prompt_tokens:
-            raise UserError(
-                f"the prompt {text[:60]!r} has {len(tokenized.token_ids)} tokens, but model.max_prompt_tokens is "
-                f"{self.max_prompt_tokens}: raise it or leave the prompt out"
-            )
+        self.check_length(tokenized, f"the prompt {text[:60]!r}")
         return tokenized
+
+    def check_length(self, prompt: Tokenized, name: str) -> None:
+        """Raises UserError when a prompt has more tokens than max_prompt_tokens: prompts are never cut."""
+        if len(prompt.token_ids) > self.max_prompt_tokens:
+            raise UserError(
+                f"{name} has {len(prompt.token_ids)} tokens, but model.max_prompt_tokens is {self.max_prompt_tokens}: "
+                f"raise it or leave the prompt out"
+            )
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Token sequences as one left-padded batch on the model's device."""
@@ -217,6 +221,11 @@ class Subject:
         """
         logits_bkv = self._call(batch, cache, logits_to_keep).logits.float()
         return logits_bkv[:, -1] if logits_to_keep == 1 else logits_bkv
+
+    def forward_with_gradient(self, batch: Batch) -> Tensor:
+        """Next-token logits (b, v) in float32 after the last token, for a backward pass."""
+        with torch.enable_grad():
+            return self._run(batch, None, 1).logits.float()[:, -1]
 
     @contextmanager
     def at(self, site: Site, fn: Callable[[Tensor], Tensor | None], n_rows: int | None = None) -> Iterator[None]:
@@ -262,11 +271,15 @@ class Subject:
         return read
 
     def _call(self, batch: Batch, cache: Cache | None, logits_to_keep: int) -> Any:
+        with torch.no_grad():
+            return self._run(batch, cache, logits_to_keep)
+
+    def _run(self, batch: Batch, cache: Cache | None, logits_to_keep: int) -> Any:
         options = {
             "position_ids": batch.position_ids_bt,
             "logits_to_keep": logits_to_keep,
         }
-        with torch.no_grad(), self._exact_unembedding():
+        with self._exact_unembedding():
             return self.model(
                 input_ids=batch.input_ids_bt,
                 attention_mask=batch.attention_mask_bt,

@@ -14,17 +14,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelake.analysis.engine.asked import Ablate, Add, Clamp, MeanAblate, ProjectOut
+    from saelake.analysis.engine.attribution import attribution
+    from saelake.analysis.engine.library import Engine
+    from saelake.analysis.interactions.estimator import FactorizationMachine
+    from saelake.analysis.search.one_prompt import minimal_set
+    from saelake.ingest.sites import Site
+    from saelake.ingest.subject import Subject
     from saelake.lake import OpenLake, open, sparse
     from saelake.warehouse.errors import UserError
 
 _WHERE = {
+    "Ablate": "saelake.analysis.engine.asked",
+    "Add": "saelake.analysis.engine.asked",
+    "Clamp": "saelake.analysis.engine.asked",
+    "Engine": "saelake.analysis.engine.library",
+    "FactorizationMachine": "saelake.analysis.interactions.estimator",
+    "MeanAblate": "saelake.analysis.engine.asked",
     "OpenLake": "saelake.lake",
+    "ProjectOut": "saelake.analysis.engine.asked",
+    "Site": "saelake.ingest.sites",
+    "Subject": "saelake.ingest.subject",
     "UserError": "saelake.warehouse.errors",
+    "attribution": "saelake.analysis.engine.attribution",
+    "minimal_set": "saelake.analysis.search.one_prompt",
     "open": "saelake.lake",
     "sparse": "saelake.lake",
 }
 
-__all__ = ["OpenLake", "UserError", "open", "sparse"]
+__all__ = [
+    "Ablate",
+    "Add",
+    "Clamp",
+    "Engine",
+    "FactorizationMachine",
+    "MeanAblate",
+    "OpenLake",
+    "ProjectOut",
+    "Site",
+    "Subject",
+    "UserError",
+    "attribution",
+    "minimal_set",
+    "open",
+    "sparse",
+]
 
 
 def __getattr__(name: str) -> Any:

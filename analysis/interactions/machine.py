@@ -92,13 +92,17 @@ class Trained(NamedTuple):
     epochs: list[Epoch]
 
 
-def train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings) -> Trained:
-    """Fits a machine to labels y (0 or 1); `splits` gives the places of the prompts of train, val and test."""
+def train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings, *, keep_last: bool = False) -> Trained:
+    """Fits a machine to labels y (0 or 1); `splits` gives the places of the prompts of train, val and test.
+
+    Args:
+        keep_last: keep the machine of the last epoch, not that of the one that does best on val.
+    """
     with _one_thread():
-        return _train(x, y.astype(np.float32), splits, settings)
+        return _train(x, y.astype(np.float32), splits, settings, keep_last)
 
 
-def _train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings) -> Trained:
+def _train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings, keep_last: bool) -> Trained:
     learner = _Learner(x.shape[1], settings)
     rng = np.random.default_rng(settings.seed)
     epochs: list[Epoch] = []
@@ -111,7 +115,7 @@ def _train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings
         now = learner.view()
         val, test = (score(now.logits(x[splits[name]]), y[splits[name]]) for name in ("val", "test"))
         epochs.append(Epoch(score(logits, y[order]), val, test))
-        if (val.accuracy, -val.loss) > best_score:
+        if keep_last or (val.accuracy, -val.loss) > best_score:
             best, best_epoch, best_score = learner.machine(), number, (val.accuracy, -val.loss)
     return Trained(best, best_epoch, epochs)
 

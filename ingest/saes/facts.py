@@ -123,7 +123,7 @@ def read_facts(ref: SaeRef) -> SaeFacts:
     scale = norm_scale(ref, metadata)
     if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
         raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out')
-    norm = _norm_convention(ref, config.get("normalize_activations", "none"), scale)
+    norm = norm_convention(ref, config.get("normalize_activations", "none"), scale)
     return supported(SaeFacts(ref, config["architecture"], *sizes, hook, norm, hook_out, config.get("d_out")))
 
 
@@ -187,7 +187,8 @@ def norm_scale(ref: SaeRef, metadata: dict[str, Any]) -> float | None:
     return metadata.get("norm_scaling_factor") if listed is None else listed
 
 
-def _norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
+def norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
+    """What the column `norm` says of an SAE; raises UserError for a norm that an edit cannot undo."""
     if normalize == "none":
         return "none"
     if normalize != "expected_average_only_in":

@@ -40,8 +40,10 @@ class SaeRef:
 
     @property
     def location(self) -> str:
-        """Where it is loaded from: a folder, or release/id."""
-        return str(self.path) if self.path is not None else f"{self.release}/{self.release_id}"
+        """Where it is loaded from: a folder, or release/id; of one that was given as an object its sae_id."""
+        if self.path is not None:
+            return str(self.path)
+        return self.sae_id if self.release is None else f"{self.release}/{self.release_id}"
 
 
 def list_saes(recipe: Recipe) -> list[SaeRef]:

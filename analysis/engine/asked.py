@@ -1,0 +1,250 @@
+"""Edits as they are asked for from Python, and what they come to for one prompt.
+
+Edits are a closed algebra: any may be asked for together, and features of one SAE that are held at the same position are taken
+out of the same reading, whichever edits name them. At a site features come first, SAE by SAE, then directions in their order.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from saelake.analysis.engine.prompts import Prompt
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Intervention
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
+from saelake.ingest.subject import Subject, Tokenized
+from saelake.warehouse.errors import UserError
+
+Key = str | int | Site
+"""Which SAE, or which site: an sae_id, a hook's name, a Site, or a layer."""
+Positions = int | str | Iterable[int | str] | None
+"""Positions of a prompt, from either end, and roles of tokens: bos, template, system, user, assistant; answer stands for all
+generated tokens. None: all of these."""
+ANSWER = "answer"
+
+
+@dataclass(frozen=True, eq=False)
+class Ablate:
+    """Takes features out: h' = h - sum of z_i d_i."""
+
+    sae: Key
+    ids: Sequence[int]
+    positions: Positions = None
+    answering: bool | None = None
+    """Whether it stays on for generated tokens; None: if it acts on the whole prompt, or `positions` names "answer"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp:
+    """Holds features at values, one for all or one each: h' = h + sum of (v_i - z_i) d_i."""
+
+    sae: Key
+    ids: Sequence[int]
+    values: float | Sequence[float]
+    positions: Positions = None
+    answering: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MeanAblate:
+    """Holds features at their mean activation over the tokens of some prompts, BOS left out."""
+
+    sae: Key
+    ids: Sequence[int]
+    over: Sequence[Prompt]
+    positions: Positions = None
+    answering: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """Adds a vector, as long as it is, times a scale: h' = h + scale v."""
+
+    site: Key
+    vector: Any
+    scale: float = 1.0
+    positions: Positions = None
+    answering: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectOut:
+    """Takes the part along a vector out: h' = h - (h.r) r with r = v / |v|. "all": of the residual stream after every block."""
+
+    site: Key
+    vector: Any
+    positions: Positions = None
+    answering: bool | None = None
+
+
+Edit = Ablate | Clamp | MeanAblate | Add | ProjectOut
+EDITS = (Ablate, Clamp, MeanAblate, Add, ProjectOut)
+
+
+class SaeTable:
+    """The SAEs of an engine by number, and which one a key means."""
+
+    def __init__(self, saes: Sequence[Sae]) -> None:
+        self.saes = dict(enumerate(saes))
+        ids = [sae.sae_id for sae in saes]
+        if twice := next((one for one in ids if ids.count(one) > 1), None):
+            raise UserError(f"the SAE {twice} is given twice")
+
+    def number(self, key: Key) -> int:
+        """The number of the one SAE that a key means; raises UserError where it means none or several."""
+        found = [n for n, sae in self.saes.items() if sae.sae_id == key]
+        if not found and isinstance(key, Site | str):
+            site = key if isinstance(key, Site) else _site(key, self._names())
+            found = [n for n, sae in self.saes.items() if sae.reads == site]
+        elif not found and _is_int(key):
+            found = [n for n, sae in self.saes.items() if sae.layer == key]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise UserError(f"there is no SAE {key!r}: the engine's are {self._names()}")
+        several = ", ".join(self.saes[n].sae_id for n in found)
+        raise UserError(f"{key!r} has several SAEs, {several}: name one by its sae_id")
+
+    def site(self, key: Key, subject: Subject) -> Site:
+        """The site that a key means: where an SAE writes; of a layer that of its SAEs, or resid_post."""
+        if isinstance(key, Site):
+            return key
+        if by_id := [sae.writes for sae in self.saes.values() if sae.sae_id == key]:
+            return by_id[0]
+        if not _is_int(key):
+            return _site(str(key), self._names())
+        found = {sae.writes for sae in self.saes.values() if sae.layer == key}
+        if len(found) > 1:
+            raise UserError(f"layer {key} has SAEs at several sites: name one of {', '.join(sorted(s.hook for s in found))}")
+        return next(iter(found), Site(int(key)))
+
+    def _names(self) -> str:
+        return ", ".join(f"{sae.sae_id} ({sae.reads.hook})" for sae in self.saes.values()) or "none"
+
+
+def _is_int(key: object) -> bool:
+    return isinstance(key, int | np.integer) and not isinstance(key, bool)
+
+
+def _site(name: str, known: str) -> Site:
+    try:
+        return Site.parse(name)
+    except UserError as error:
+        raise UserError(f"{name!r} is no SAE of the engine ({known}), and no hook: {error}") from error
+
+
+@dataclass(frozen=True)
+class Where:
+    """What positions come to for one prompt."""
+
+    prompt: frozenset[int]
+    answer: bool
+
+
+def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, place: int) -> Where:
+    """The positions of one prompt; raises UserError for a position or a role that it does not have."""
+    n = len(prompt.token_ids)
+    if positions is None:
+        return Where(frozenset(range(n)), answering is not False)
+    found: set[int] = set()
+    on_answer = False
+    for one in [positions] if isinstance(positions, int | str | np.integer) else positions:
+        if isinstance(one, str):
+            mine = {pos for pos, role in enumerate(prompt.roles) if role == one}
+            if one == ANSWER:
+                on_answer = True
+            elif not mine:
+                roles = ", ".join(dict.fromkeys((*prompt.roles, ANSWER)))
+                raise UserError(f"positions: prompt {place} has no token of the role {one!r}; its roles are {roles}")
+            found |= mine
+        elif _is_int(one) and -n <= one < n:
+            found.add(int(one) % n)
+        else:
+            raise UserError(f"positions: prompt {place} has no position {one!r}: it has {n} tokens, from 0 to {n - 1}")
+    return Where(frozenset(found), on_answer if answering is None else answering)
+
+
+def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) -> FeatureSet:
+    """What a feature edit holds; raises UserError for ids and values that are none.
+
+    Args:
+        means: id(edit) -> values, of the MeanAblates.
+    """
+    assert isinstance(edit, Ablate | Clamp | MeanAblate), "no feature edit"
+    number = table.number(edit.sae)
+    sae = table.saes[number]
+    ids = np.asarray(edit.ids.tolist() if hasattr(edit.ids, "tolist") else list(edit.ids))
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        raise UserError(f"the features of {sae.sae_id} are a list of numbers")
+    ids = ids.astype(np.int64)
+    if len(outside := ids[(ids < 0) | (ids >= sae.width)]):
+        raise UserError(f"{sae.sae_id} has no feature {outside[0]}: its features are 0 to {sae.width - 1}")
+    if len(np.unique(ids)) < len(ids):
+        raise UserError(f"a feature of {sae.sae_id} is named twice in one edit")
+    value: np.ndarray = np.zeros(len(ids))
+    if isinstance(edit, Clamp):
+        value = np.broadcast_to(np.asarray(edit.values, dtype=np.float64), ids.shape)
+    elif isinstance(edit, MeanAblate):
+        value = means[id(edit)]
+    if not np.isfinite(value).all():
+        raise UserError(f"a feature of {sae.sae_id} is to be held at a value that is no finite number")
+    return FeatureSet.of(np.full(len(ids), number), ids, value.tolist())
+
+
+def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit:
+    """What an edit by a vector does; raises UserError for a vector that does not fit its site, or has no direction."""
+    assert isinstance(edit, Add | ProjectOut), "no edit by a vector"
+    everywhere = isinstance(edit, ProjectOut) and edit.site == "all"
+    sites = tuple(map(Site, range(subject.n_layers))) if everywhere else (table.site(edit.site, subject),)
+    given = edit.vector.detach().float().cpu().numpy() if hasattr(edit.vector, "detach") else edit.vector
+    vector = np.asarray(given, dtype=np.float32)
+    for site in sites:
+        subject.sites.check(site, write=True)
+        if vector.shape != (subject.width(site),):
+            raise UserError(f"a vector of shape {vector.shape} does not fit {site}, which is {subject.width(site)} wide")
+    if not np.isfinite(vector).all():
+        raise UserError("a vector has entries that are no finite numbers")
+    if isinstance(edit, Add):
+        return DirectionEdit(vector, project_out=False, add=float(edit.scale), more_sites=sites)
+    norm = float(np.linalg.norm(vector))
+    if norm == 0:
+        raise UserError("a vector of zeros has no direction to project out")
+    return DirectionEdit(vector / norm, more_sites=sites)
+
+
+def interventions(
+    edits: Sequence[tuple[Edit, FeatureSet | DirectionEdit]], prompt: Tokenized, place: int
+) -> tuple[Intervention, ...]:
+    """What edits do to one prompt: held features by stretches of positions that hold the same, then directions."""
+    n = len(prompt.token_ids)
+    held = [(edit, what, resolved(edit.positions, edit.answering, prompt, place)) for edit, what in edits]
+    features = [(what, where) for _, what, where in held if isinstance(what, FeatureSet) and len(what)]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for pos in [*range(n), n]:  # n stands for the answer
+        acting = tuple(i for i, (_, where) in enumerate(features) if (where.answer if pos == n else pos in where.prompt))
+        alike.setdefault(acting, []).append(pos)
+    found = [_held(_joined([features[i][0] for i in acting]), positions, n) for acting, positions in alike.items() if acting]
+    for _, what, where in held:
+        if isinstance(what, DirectionEdit):
+            found.append(Intervention(direction=what, positions=_positions(where.prompt, n), answering=where.answer))
+    return tuple(found)
+
+
+def _held(features: FeatureSet, positions: Sequence[int], n: int) -> Intervention:
+    return Intervention(features, None, _positions([pos for pos in positions if pos < n], n), n in positions)
+
+
+def _positions(found: Iterable[int], n: int) -> tuple[int, ...] | None:
+    positions = tuple(sorted(found))
+    return None if len(positions) == n else positions
+
+
+def _joined(sets: Sequence[FeatureSet]) -> FeatureSet:
+    if len(sets) == 1:
+        return sets[0]
+    rows = np.concatenate([one.rows for one in sets])
+    if len(np.unique(rows[["sae", "feature_id"]])) < len(rows):
+        raise UserError("two edits hold the same feature at the same position")
+    return FeatureSet.of(rows["sae"].astype(np.int64), rows["feature_id"].astype(np.int64), rows["value"].tolist())

@@ -1,0 +1,293 @@
+"""The engine from Python: a loaded model, SAEs of SAELens, prompts, edits. docs/library.md shows it at work.
+
+    subject = saelake.Subject(model, tokenizer, target_tokens=["I"])
+    engine = saelake.Engine(subject, saes)
+    engine.answer(prompts, ablate={5: [17, 4]}, max_new_tokens=32).texts
+
+It is a front to the one engine that a recipe's stages use (engine.py): prompts become numbers, edits become requests.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from saelake.analysis.engine.asked import (
+    EDITS,
+    Ablate,
+    Add,
+    Clamp,
+    Edit,
+    Key,
+    MeanAblate,
+    Positions,
+    ProjectOut,
+    SaeTable,
+    direction_of,
+    features_of,
+    interventions,
+)
+from saelake.analysis.engine.engine import AblationEngine, NextToken
+from saelake.analysis.engine.prompts import Prompt, read_prompts
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Intervention, Request
+from saelake.analysis.engine.watch import Activations
+from saelake.ingest.saes.given import saes_of
+from saelake.ingest.saes.sae import Sae, check_fits
+from saelake.ingest.subject import Subject, Tokenized
+from saelake.warehouse.errors import UserError
+
+ACTIVATIONS = pa.schema(
+    [
+        ("prompt", pa.int64()),
+        ("pos", pa.int32()),
+        ("sae_id", pa.dictionary(pa.int16(), pa.string())),
+        ("feature_id", pa.int32()),
+        ("activation", pa.float32()),
+    ]
+)
+
+
+class NextTokens(NamedTuple):
+    """What the model says next after each prompt."""
+
+    p_target: np.ndarray
+    """(n,) float32: probability that the first token is a target token."""
+    first_token: list[str]
+    """The most probable first token, as text."""
+    first_token_id: np.ndarray
+    """(n,) int64"""
+
+
+class Answers(NamedTuple):
+    """Greedy answers, with what the first token's distribution was."""
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    """Without the end-of-turn token."""
+    p_target: np.ndarray
+    """(n,) float32: probability that the first token is a target token."""
+    first_token: list[str]
+    """The most probable first token, as text."""
+    first_token_id: np.ndarray
+    """(n,) int64"""
+
+
+class Engine:
+    """A model with SAEs, asked for answers, next tokens and activations under edits.
+
+    Edits are given by name for all prompts, or as `edits`: one list for all prompts, or one list a prompt.
+
+        ablate={key: ids}          clamp={key: {id: value}}          add={key: (vector, scale)}
+        project_out=vector (after every block) or {key: vector}      positions=... (of those four), answering=...
+
+    Args:
+        saes: SAEs of SAELens, which know their hooks, or a mapping from hooks, Sites or layers (resid_post) to SAEs.
+        batch_tokens: padded tokens a forward pass at most; by default what suits the device.
+    Raises UserError for an SAE that does not fit the model, or is of a kind that cannot be edited exactly.
+    """
+
+    def __init__(self, subject: Subject, saes: Any, *, batch_tokens: int | None = None) -> None:
+        self.subject = subject
+        found = saes_of(saes, subject)
+        for sae in found:
+            check_fits(sae, subject)
+        self._table = SaeTable(found)
+        self._prompts: list[Sequence[int]] = []
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._engine = AblationEngine(subject, self._table.saes, self._prompts, batch_tokens=batch_tokens)
+
+    @property
+    def saes(self) -> dict[str, Sae]:
+        """sae_id -> SAE"""
+        return {sae.sae_id: sae for sae in self._table.saes.values()}
+
+    def sae_id(self, key: Key) -> str:
+        """The sae_id of the SAE that a key means."""
+        return self._table.saes[self._table.number(key)].sae_id
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 32,
+        ablate: Mapping[Key, Sequence[int]] | None = None,
+        clamp: Mapping[Key, Mapping[int, float]] | None = None,
+        add: Mapping[Key, Any] | None = None,
+        project_out: Any = None,
+        positions: Positions = None,
+        answering: bool | None = None,
+        edits: Sequence[Any] = (),
+    ) -> Answers:
+        """Greedy answers to the prompts, in their order."""
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}: an answer has at least one token")
+        named = _named(ablate, clamp, add, project_out, positions, answering)
+        _, requests = self._requests(prompts, named, edits)
+        found = self._engine.answer(requests, max_new_tokens)
+        said = self._said(found.first)
+        return Answers([self._text(ids) for ids in found.token_ids], found.token_ids, *said)
+
+    def next_token(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        ablate: Mapping[Key, Sequence[int]] | None = None,
+        clamp: Mapping[Key, Mapping[int, float]] | None = None,
+        add: Mapping[Key, Any] | None = None,
+        project_out: Any = None,
+        positions: Positions = None,
+        answering: bool | None = None,
+        edits: Sequence[Any] = (),
+    ) -> NextTokens:
+        """What would come first in the answers, without generating them."""
+        named = _named(ablate, clamp, add, project_out, positions, answering)
+        _, requests = self._requests(prompts, named, edits)
+        return self._said(self._engine.next_token(requests))
+
+    def activations(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        saes: Sequence[Key] | Mapping[Key, Sequence[int] | None] | None = None,
+        max_new_tokens: int = 0,
+        ablate: Mapping[Key, Sequence[int]] | None = None,
+        clamp: Mapping[Key, Mapping[int, float]] | None = None,
+        add: Mapping[Key, Any] | None = None,
+        project_out: Any = None,
+        positions: Positions = None,
+        answering: bool | None = None,
+        edits: Sequence[Any] = (),
+    ) -> pa.Table:
+        """What fires, without the zeros: columns prompt (its place), pos, sae_id, feature_id and activation, in this order.
+
+        Under edits it is what SAEs read in the edited pass; a feature that is itself held shows what it was before.
+
+        Args:
+            saes: only these, or only these features of them; None: all.
+            max_new_tokens: cover the model's own answers too, of at most so many tokens, behind the prompts' positions.
+        """
+        named = _named(ablate, clamp, add, project_out, positions, answering)
+        read, requests = self._requests(prompts, named, edits)
+        if max_new_tokens:
+            answers = self._engine.answer(requests, max_new_tokens).token_ids
+            requests = [self._with_answer(*one) for one in zip(read, requests, answers, strict=True)]
+        watched: dict[int, np.ndarray | None] = dict.fromkeys(self._table.saes)
+        if saes is not None:
+            pairs = saes.items() if isinstance(saes, Mapping) else [(key, None) for key in saes]
+            watched = {self._table.number(key): None if ids is None else np.asarray(ids, dtype=np.int64) for key, ids in pairs}
+        return self._rows(self._engine.activations(requests, watched))
+
+    def means(self, prompts: Sequence[Prompt], sae: Key) -> np.ndarray:
+        """(f,) float64: mean activation of every feature of an SAE over the prompts' tokens, BOS left out."""
+        number = self._table.number(sae)
+        read, requests = self._requests(prompts, [], ())
+        found = self._engine.activations(requests, {number: None})
+        counted = np.array([read[i].roles[pos] != "bos" for i, pos in zip(found.request, found.pos, strict=True)], dtype=bool)
+        n_tokens = sum(role != "bos" for one in read for role in one.roles)
+        width = self._table.saes[number].width
+        total = np.bincount(found.feature_id[counted], found.activation[counted].astype(np.float64), width)
+        return total / max(n_tokens, 1)
+
+    def _requests(
+        self, prompts: Sequence[Prompt], named: list[Edit], edits: Sequence[Any]
+    ) -> tuple[list[Tokenized], list[Request]]:
+        read = read_prompts(self.subject, prompts)
+        by_prompt = [(*named, *some) for some in _by_prompt(edits, len(read))]
+        compiled: dict[int, FeatureSet | DirectionEdit] = {}
+        for edit in {id(edit): edit for some in by_prompt for edit in some}.values():
+            compiled[id(edit)] = self._compiled(edit)
+        requests = []
+        for place, (prompt, some) in enumerate(zip(read, by_prompt, strict=True)):
+            acting = interventions([(edit, compiled[id(edit)]) for edit in some], prompt, place)
+            requests.append(_request(self._number(prompt.token_ids), acting))
+        return read, requests
+
+    def _compiled(self, edit: Edit) -> FeatureSet | DirectionEdit:
+        if isinstance(edit, Add | ProjectOut):
+            return direction_of(edit, self._table, self.subject)
+        means = {}
+        if isinstance(edit, MeanAblate):
+            means[id(edit)] = self.means(edit.over, edit.sae)[np.asarray(edit.ids, dtype=np.int64)]
+        return features_of(edit, self._table, means)
+
+    def _number(self, token_ids: Sequence[int]) -> int:
+        """The engine's number of a prompt; equal prompts share one, and with it what was computed of them."""
+        key = tuple(token_ids)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._prompts)
+            self._prompts.append(list(key))
+        return self._numbers[key]
+
+    def _with_answer(self, prompt: Tokenized, request: Request, answer: Sequence[int]) -> Request:
+        """The same request of the prompt with its answer, whose tokens are then positions like others."""
+        n, m = len(prompt.token_ids), len(answer)
+        acting = []
+        for one in request.interventions:
+            positions = range(n) if one.positions is None else one.positions
+            whole = (*positions, *(range(n, n + m) if one.on_answers else ()))
+            everywhere = len(whole) == n + m
+            acting.append(Intervention(one.features, one.direction, None if everywhere else whole, answering=False))
+        return _request(self._number([*prompt.token_ids, *answer]), tuple(acting))
+
+    def _rows(self, found: Activations) -> pa.Table:
+        # By prompt and position first, as one reads.
+        order = np.lexsort((found.feature_id, found.sae, found.pos, found.request))
+        sae_ids = pa.array([sae.sae_id for sae in self._table.saes.values()], pa.string())
+        columns = [found.request[order], found.pos[order], found.sae[order], found.feature_id[order], found.activation[order]]
+        columns[2] = pa.DictionaryArray.from_arrays(pa.array(columns[2], pa.int16()), sae_ids)
+        return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, ACTIVATIONS, strict=True)], schema=ACTIVATIONS)
+
+    def _said(self, first: NextToken) -> NextTokens:
+        return NextTokens(first.p_refusal, [self._text([int(token)]) for token in first.token_id], first.token_id)
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return str(self.subject.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
+
+
+def _request(number: int, acting: tuple[Intervention, ...]) -> Request:
+    """The request of a prompt: in the plain form where it is of one, since equal requests are asked once."""
+    first = acting[0] if acting else None
+    if first is not None and first.answering == (first.positions is None):
+        return Request(number, first.features, first.direction, first.positions, acting[1:])
+    return Request(number, then=acting)
+
+
+def _named(
+    ablate: Mapping[Key, Sequence[int]] | None,
+    clamp: Mapping[Key, Mapping[int, float]] | None,
+    add: Mapping[Key, Any] | None,
+    project_out: Any,
+    positions: Positions,
+    answering: bool | None,
+) -> list[Edit]:
+    """The edits that are given by name."""
+    where: dict[str, Any] = {"positions": positions, "answering": answering}
+    found: list[Edit] = [Ablate(key, ids, **where) for key, ids in (ablate or {}).items()]
+    for key, held in (clamp or {}).items():
+        if not isinstance(held, Mapping):
+            raise UserError("clamp is {key: {feature: value}}")
+        found.append(Clamp(key, list(held), list(held.values()), **where))
+    for key, given in (add or {}).items():
+        vector, scale = given if isinstance(given, tuple) else (given, 1.0)
+        found.append(Add(key, vector, scale, **where))
+    if project_out is not None:
+        pairs = project_out.items() if isinstance(project_out, Mapping) else [("all", project_out)]
+        found += [ProjectOut(key, vector, **where) for key, vector in pairs]
+    if not found and (positions is not None or answering is not None):
+        raise UserError("positions and answering are of the edits given by name, and none is given")
+    return found
+
+
+def _by_prompt(edits: Sequence[Any], n: int) -> list[tuple[Edit, ...]]:
+    """One tuple of edits a prompt."""
+    if all(isinstance(edit, EDITS) for edit in edits):
+        return [tuple(edits)] * n
+    if any(isinstance(edit, EDITS) for edit in edits):
+        raise UserError("edits mixes edits and lists of edits: give one list for all prompts, or one list a prompt")
+    if len(edits) != n:
+        raise UserError(f"edits has {len(edits)} lists for {n} prompts")
+    by_prompt = [tuple(some) for some in edits]
+    if not all(isinstance(edit, EDITS) for some in by_prompt for edit in some):
+        raise UserError(f"edits are {', '.join(kind.__name__ for kind in EDITS)}")
+    return by_prompt

@@ -1,0 +1,72 @@
+"""The forms that a prompt may have from Python: text, a chat, token ids."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from saelake.ingest.subject import Subject, Tokenized
+from saelake.warehouse.errors import UserError
+
+Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
+"""A text, which goes through the template; a chat, a list of {"role": ..., "content": ...}; or token ids as they are read."""
+ROLES = ("system", "user", "assistant")
+
+
+def read_prompts(subject: Subject, prompts: Sequence[Prompt]) -> list[Tokenized]:
+    """Every prompt as tokens with their roles; raises UserError for what is no prompt, by its place."""
+    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], Mapping)):
+        raise UserError("prompts is a list of prompts: put this one into a list")
+    return [_read(subject, prompt, place) for place, prompt in enumerate(prompts)]
+
+
+def _read(subject: Subject, prompt: Any, place: int) -> Tokenized:
+    if isinstance(prompt, str):
+        return subject.encode(prompt)
+    items = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
+    if items and all(isinstance(item, Mapping) for item in items):
+        found = _chat(subject, items, place)
+    elif items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        if not all(0 <= token < subject.n_vocab for token in items):
+            raise UserError(f"prompt {place} has token ids outside of the model's 0 to {subject.n_vocab - 1}")
+        roles = ["bos" if n == 0 and token == subject.tokenizer.bos_token_id else "user" for n, token in enumerate(items)]
+        found = Tokenized(items, subject.tokenizer.convert_ids_to_tokens(items), roles)
+    else:
+        raise UserError(f"prompt {place} is neither a text, nor a list of messages, nor a list of token ids, or it is empty")
+    subject.check_length(found, f"prompt {place}")
+    return found
+
+
+def _chat(subject: Subject, messages: list[Mapping[str, str]], place: int) -> Tokenized:
+    """A chat through the template, up to the next answer; a token that holds some of a message has the message's role."""
+    for message in messages:
+        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+            raise UserError(f"prompt {place}: a message is {{'role': one of {', '.join(ROLES)}, 'content': text}}")
+    template, tokenizer = subject.template, subject.tokenizer
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template.text, tokenize=False, add_generation_prompt=True, **template.variables
+        )
+    except TemplateError as error:
+        raise UserError(f"prompt {place}: the chat template cannot be rendered ({error})") from error
+    return _with_roles(tokenizer, text, messages)
+
+
+def _with_roles(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Mapping[str, str]]) -> Tokenized:
+    spans, cursor = [], 0
+    for message in messages:
+        content = message["content"] if text.find(message["content"], cursor) >= 0 else message["content"].strip()
+        start = text.find(content, cursor)
+        if start >= 0 and content:
+            cursor = start + len(content)
+            spans.append((start, cursor, message["role"]))
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    token_ids: list[int] = encoding["input_ids"]
+    roles = [
+        next((role for start, end, role in spans if first < end and last > start), "template")
+        for first, last in encoding["offset_mapping"]
+    ]
+    if token_ids and token_ids[0] == tokenizer.bos_token_id:
+        roles[0] = "bos"
+    return Tokenized(token_ids, tokenizer.convert_ids_to_tokens(token_ids), roles)

@@ -1,0 +1,95 @@
+"""SAEs that come as objects of SAELens, from a notebook: which site each reads, and what it is called."""
+
+import copy
+import hashlib
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saelake.ingest.saes.facts import SaeFacts, norm_convention, norm_scale, supported
+from saelake.ingest.saes.refs import SaeRef
+from saelake.ingest.saes.sae import Sae, laid_open
+from saelake.ingest.sites import Site
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
+
+
+def saes_of(saes: Any, subject: Subject) -> list[Sae]:
+    """SAEs laid open on the subject's device, in the order given.
+
+    Args:
+        saes: SAEs of SAELens or saelake, or a mapping from hooks, Sites or layers (resid_post) to such, or to lists of such.
+    """
+    if not isinstance(saes, Mapping):
+        return [_opened(sae, None, subject.device) for sae in _listed(saes)]
+    return [_opened(sae, _at(key), subject.device) for key, some in saes.items() for sae in _listed(some)]
+
+
+def _listed(saes: Any) -> Iterable[Any]:
+    return saes if isinstance(saes, list | tuple) else [saes]
+
+
+def _at(key: Any) -> Site:
+    if isinstance(key, Site):
+        return key
+    return Site(key) if isinstance(key, int) else Site.parse(str(key))
+
+
+def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
+    if isinstance(given, Sae):
+        if site not in (None, given.reads):
+            raise UserError(f"{given.sae_id} reads {given.reads}, not {site}")
+        return given
+    if not hasattr(given, "cfg") or not hasattr(given, "encode"):
+        raise UserError(
+            f"a {type(given).__name__} is no SAE of SAELens: give what SAE.from_pretrained or SAE.load_from_disk gives"
+        )
+    module = _for_inference(given, device)
+    metadata = module.cfg.metadata.to_dict()
+    hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
+    if site is None and hook is None:
+        raise UserError("an SAE does not say which hook it reads: give saes as {hook or Site: SAE}")
+    reads = site or Site.parse(str(hook))
+    content_hash = _content_hash(module)
+    sae_id = f"layer_{reads.layer:02d}-{content_hash[:8]}"
+    ref = SaeRef(sae_id, f"given@sha256:{content_hash}", reads.layer, content_hash, None, None, None, None)
+    scale = norm_scale(ref, metadata)
+    norm = norm_convention(ref, module.cfg.normalize_activations, scale)
+    hook_out = metadata.get("hook_name_out") or metadata.get("hf_hook_name_out")
+    facts = SaeFacts(ref, module.cfg.architecture(), module.cfg.d_in, module.cfg.d_sae, reads.hook, norm, hook_out)
+    facts = supported(replace(facts, d_out=getattr(module.cfg, "d_out", None)))
+    if scale is not None and module.cfg.normalize_activations == "expected_average_only_in":
+        module = copy.deepcopy(module)
+        module.fold_activation_norm_scaling_factor(scale)
+    return laid_open(module, facts)
+
+
+def _for_inference(given: Any, device: torch.device) -> Any:
+    """The SAE in float32 on the device, as it is used after training; the one that is given stays as it is."""
+    from sae_lens import SAE, TrainingSAE
+
+    if isinstance(given, TrainingSAE):  # BatchTopK, for one, counts over the whole batch while it is trained
+        with tempfile.TemporaryDirectory() as folder:
+            given.save_inference_model(Path(folder))
+            return SAE.load_from_disk(folder, device=str(device), dtype="float32")
+    weights = dict(given.named_parameters())
+    as_it_is = all(one.dtype == torch.float32 and one.device == device for one in weights.values())
+    reshapes = getattr(given.cfg, "reshape_activations", "none") == "hook_z"
+    if as_it_is and not reshapes:
+        return given
+    module = copy.deepcopy(given).to(device=device, dtype=torch.float32)
+    module.dtype = torch.float32
+    return module
+
+
+def _content_hash(module: Any) -> str:
+    """sha256 of kind and weights, in hex."""
+    digest = hashlib.sha256(module.cfg.architecture().encode())
+    for name, weight in sorted(module.named_parameters()):
+        digest.update(name.encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
