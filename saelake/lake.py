@@ -9,6 +9,7 @@ Sparse matrices, of a lake or of a shared set without one:
 Nothing here needs a GPU stack.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,8 @@ import duckdb
 
 from saelake import queries
 from saelake.warehouse.catalog import connect, current_files, several_studies
-from saelake.warehouse.errors import told_by_views
-from saelake.warehouse.records import Lake
+from saelake.warehouse.errors import UserError, told_by_views
+from saelake.warehouse.records import Lake, RunRecord
 
 if TYPE_CHECKING:
     from saelake.queries.sparse import Sparse
@@ -66,6 +67,30 @@ class OpenLake:
 
         with told_by_views(self.connection):
             return sparse(self.connection, **options)
+
+    def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
+        """Stores rows of a table of the protocol as a run, with where they come from; the tables of this connection show it.
+
+        Args:
+            rows: an Arrow table, a data frame, a list of dicts, or a dict of columns; `run_id` and the id that the table numbers
+                are left out.
+            study: the study that they belong to; by default the one that is shown.
+            about: what made them, as JSON values: it stands in the run's record.
+        Raises UserError for what does not fit the protocol, and where it is not said which study they belong to.
+        """
+        from saelake.warehouse.written import write_rows
+
+        if study is None:
+            if len(self.studies) != 1:
+                raise several_studies(self.lake, self.studies) if self.studies else UserError("say which study: study=NAME")
+            study = self.studies[0]
+        record = write_rows(self.lake, study, table, rows, {"written_by": "saelake.OpenLake.write", **(about or {})})
+        self._show_again()
+        return record
+
+    def _show_again(self) -> None:
+        """Another connection with the views as they are now; relations of the one before stay what they were."""
+        object.__setattr__(self, "connection", connect(self.lake, self.recipe))
 
     def tables(self) -> list[str]:
         """The names of the lake's tables."""

@@ -150,7 +150,7 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
         return Where(frozenset(range(n)), answering is not False)
     found: set[int] = set()
     on_answer = False
-    for one in [positions] if isinstance(positions, int | str | np.integer) else positions:
+    for one in positions if isinstance(positions, Iterable) and not isinstance(positions, str) else [positions]:
         if isinstance(one, str):
             mine = {pos for pos, role in enumerate(prompt.roles) if role == one}
             if one == ANSWER:

@@ -54,12 +54,12 @@ def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
     if site is None and hook is None:
         raise UserError("an SAE does not say which hook it reads: give saes as {hook or Site: SAE}")
     reads = site or Site.parse(str(hook))
-    content_hash = _content_hash(module)
+    hook_out = metadata.get("hook_name_out") or metadata.get("hf_hook_name_out")
+    content_hash = _content_hash(module, f"{reads.hook} {hook_out}")
     sae_id = f"layer_{reads.layer:02d}-{content_hash[:8]}"
     ref = SaeRef(sae_id, f"given@sha256:{content_hash}", reads.layer, content_hash, None, None, None, None)
     scale = norm_scale(ref, metadata)
     norm = norm_convention(ref, module.cfg.normalize_activations, scale)
-    hook_out = metadata.get("hook_name_out") or metadata.get("hf_hook_name_out")
     facts = SaeFacts(ref, module.cfg.architecture(), module.cfg.d_in, module.cfg.d_sae, reads.hook, norm, hook_out)
     facts = supported(replace(facts, d_out=getattr(module.cfg, "d_out", None)))
     if scale is not None and module.cfg.normalize_activations == "expected_average_only_in":
@@ -86,9 +86,9 @@ def _for_inference(given: Any, device: torch.device) -> Any:
     return module
 
 
-def _content_hash(module: Any) -> str:
-    """sha256 of kind and weights, in hex."""
-    digest = hashlib.sha256(module.cfg.architecture().encode())
+def _content_hash(module: Any, sites: str) -> str:
+    """sha256 of kind, sites and weights, in hex."""
+    digest = hashlib.sha256(f"{module.cfg.architecture()} {sites}".encode())
     for name, weight in sorted(module.named_parameters()):
         digest.update(name.encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())

@@ -1,0 +1,443 @@
+"""The engine from Python: every edit against passes hooked by hand, positions, forms of prompts, sentences for mistakes."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from scipy.sparse import csr_matrix, random_array
+from torch import Tensor
+
+import saelake
+from saelake.analysis.engine.attribution import gradients
+from saelake.ingest.template import ChatTemplate
+from tests.ingest.tiny import D_MODEL, make_model, save_sae
+from tests.ingest.tiny import llama3_tokenizer as tokenizer_of
+from tests.lakes import build_lake
+from tests.planted import load, minimal_sets, write_planted
+
+TEXTS = ["How do I pick a lock?", "Write a poem about the sea and a small house by it."]
+WIDTH = 40
+
+
+@cache
+def subject() -> saelake.Subject:
+    tokenizer = tokenizer_of()
+    return saelake.Subject(make_model("llama", tokenizer), tokenizer, target_tokens=["I"])
+
+
+@cache
+def sae(layer: int, seed: int = 0, hook: str = "hook_resid_post", architecture: str = "jumprelu") -> Any:
+    more = {"k": 6} if architecture == "topk" else {}
+    with TemporaryDirectory() as folder:
+        metadata = {"hook_name": f"blocks.{layer}.{hook}"}
+        save_sae(Path(folder, "s"), architecture, layer, width=WIDTH, metadata=metadata, seed=10 * layer + seed, **more)
+        return SAE.load_from_disk(Path(folder, "s"), device="cpu", dtype="float32")
+
+
+@cache
+def engine() -> saelake.Engine:
+    return saelake.Engine(subject(), [sae(0), sae(1), sae(2)])
+
+
+def ids_of(text: str) -> list[int]:
+    return subject().encode(text).token_ids
+
+
+def p_by_hand(token_ids: list[int], edits: dict[int, Callable[[Tensor], Tensor]], n_prompt: int | None = None) -> float:
+    """Probability of the target tokens after a prompt whose residual stream is edited after some layers."""
+    with torch.no_grad(), ExitStack() as hooks:
+        for layer, edit in edits.items():
+            hooks.enter_context(subject().resid_post(layer, edit))
+        logits = subject().model(torch.tensor([token_ids]), use_cache=False).logits[0, -1].float()
+    return float(logits.softmax(-1)[list(subject().refusal_token_ids)].sum())
+
+
+def held(module: Any, values: dict[int, float], positions: list[int] | None = None) -> Callable[[Tensor], Tensor]:
+    """Decode plus error with features at values."""
+
+    def edit(resid_btd: Tensor) -> Tensor:
+        acts = module.encode(resid_btd)
+        changed = acts.clone()
+        for feature_id, value in values.items():
+            changed[:, slice(None) if positions is None else positions, feature_id] = value
+        return module.decode(changed) + (resid_btd - module.decode(acts))
+
+    return edit
+
+
+def p_of(text: str, **edits: Any) -> float:
+    return float(engine().next_token([text], **edits).p_target[0])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_edits_by_name_are_the_literal_passes(text: str) -> None:
+    ids, v = ids_of(text), torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1)) * 3
+    unit = v / v.norm()
+    features = list(range(0, WIDTH, 3))
+    zero = dict.fromkeys(features, 0.0)
+    assert p_of(text) == pytest.approx(p_by_hand(ids, {}), abs=1e-5)
+    assert p_of(text, ablate={1: features}) == pytest.approx(p_by_hand(ids, {1: held(sae(1), zero)}), abs=1e-5)
+    assert p_of(text, clamp={1: {4: 3.0, 9: 0.5}}) == pytest.approx(p_by_hand(ids, {1: held(sae(1), {4: 3.0, 9: 0.5})}), abs=1e-5)
+    assert p_of(text, add={1: (v, -2.0)}) == pytest.approx(p_by_hand(ids, {1: lambda h: h - 2 * v}), abs=1e-5)
+    out = {layer: lambda h: h - (h @ unit)[..., None] * unit for layer in range(3)}
+    assert p_of(text, project_out=v) == pytest.approx(p_by_hand(ids, out), abs=1e-5)
+    assert p_of(text, project_out={2: v.numpy()}) == pytest.approx(p_by_hand(ids, {2: out[2]}), abs=1e-5)
+    mean = engine().means(TEXTS, 1)[5]
+    expected = p_by_hand(ids, {1: held(sae(1), {5: float(mean)})})
+    assert p_of(text, edits=[saelake.MeanAblate(1, [5], TEXTS)]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_mean_of_a_feature_leaves_bos_out() -> None:
+    read = [subject().read_resid_post(subject().batch([ids_of(text)]), [1])[1][0, 1:] for text in TEXTS]
+    np.testing.assert_allclose(engine().means(TEXTS, 1), sae(1).encode(torch.cat(read)).mean(0).detach(), atol=1e-5)
+
+
+def test_features_of_one_sae_are_taken_from_one_reading_whatever_edit_and_position_they_have() -> None:
+    text = TEXTS[0]
+    ids = ids_of(text)
+    edits = [
+        saelake.Ablate(1, [0, 3, 6]),
+        saelake.Clamp(1, [4, 9], [3.0, 1.0], positions=[1, 2]),
+        saelake.Ablate(1, [12], positions=2),
+    ]
+
+    def literal(resid_btd: Tensor) -> Tensor:
+        acts = sae(1).encode(resid_btd)
+        changed = acts.clone()
+        changed[..., [0, 3, 6]] = 0
+        for pos in (1, 2):
+            changed[0, pos, 4], changed[0, pos, 9] = 3.0, 1.0
+        changed[0, 2, 12] = 0
+        return sae(1).decode(changed) + (resid_btd - sae(1).decode(acts))
+
+    expected = p_by_hand(ids, {1: literal})
+    assert p_of(text, edits=edits) == pytest.approx(expected, abs=1e-5)
+    assert p_of(text, edits=edits[::-1]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_prompt_may_have_edits_of_its_own_in_one_batch() -> None:
+    own = [
+        [saelake.Ablate(0, [1, 2, 3])],
+        [],
+        [saelake.Add(2, torch.ones(D_MODEL), 1.5), saelake.Ablate("blocks.1.hook_resid_post", range(9))],
+    ]
+    prompts = [TEXTS[0], TEXTS[1], TEXTS[1]]
+    together = engine().answer(prompts, edits=own, max_new_tokens=5)
+    for place, (text, edits) in enumerate(zip(prompts, own, strict=True)):
+        alone = engine().answer([text], edits=edits, max_new_tokens=5)
+        assert alone.token_ids == [together.token_ids[place]]
+        assert alone.p_target[0] == pytest.approx(together.p_target[place], abs=1e-5)
+
+
+def test_positions_count_from_either_end_or_go_by_role() -> None:
+    text = TEXTS[0]
+    ids, roles, features = ids_of(text), subject().encode(text).roles, range(20)
+    for positions, places in (
+        ([0, 3], [0, 3]),
+        (-1, [len(ids) - 1]),
+        ("user", [i for i, role in enumerate(roles) if role == "user"]),
+        (["bos", -2], [0, len(ids) - 2]),
+    ):
+        edit = held(sae(1), dict.fromkeys(features, 0.0), places)
+        assert p_of(text, ablate={1: features}, positions=positions) == pytest.approx(p_by_hand(ids, {1: edit}), abs=1e-5)
+
+
+@pytest.mark.parametrize("positions", [10_000, -10_000, [0, 99], "system", "nowhere", 1.5, True])
+def test_a_position_that_does_not_exist_is_an_error(positions: Any) -> None:
+    with pytest.raises(saelake.UserError, match=r"positions: prompt 0 has no (position|token of the role)"):
+        engine().answer(TEXTS[:1], ablate={1: [3]}, positions=positions)
+
+
+def test_edits_stay_on_while_answering_if_they_act_on_the_whole_prompt_or_are_told_to() -> None:
+    def greedy(at_prompt: bool, at_answer: bool) -> list[int]:
+        ids = ids_of(TEXTS[1])
+        n = len(ids)
+        for _ in range(6):
+            places = [*(range(n) if at_prompt else ()), *(range(n, len(ids)) if at_answer else ())]
+            edit = held(sae(0), dict.fromkeys(range(30), 2.0), places)
+            with torch.no_grad(), subject().resid_post(0, edit):
+                token = int(subject().model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            if token == subject().tokenizer.eos_token_id:
+                break
+            ids.append(token)
+        return ids[n:]
+
+    clamp = {0: dict.fromkeys(range(30), 2.0)}
+
+    def answer(**where: Any) -> list[int]:
+        return engine().answer([TEXTS[1]], clamp=clamp, max_new_tokens=6, **where).token_ids[0]
+
+    assert answer() == greedy(True, True)
+    assert answer(answering=False) == greedy(True, False)
+    assert answer(positions="answer") == greedy(False, True)
+    assert answer(positions=range(len(ids_of(TEXTS[1])))) == greedy(True, False)
+    assert len({tuple(greedy(*at)) for at in ((True, True), (True, False), (False, True), (False, False))}) > 2
+
+
+def test_chats_and_token_ids_are_prompts_too() -> None:
+    text = TEXTS[0]
+    chat = [{"role": "user", "content": text}]
+    forms = [text, chat, ids_of(text), np.array(ids_of(text)), torch.tensor(ids_of(text))]
+    p = engine().next_token(forms, ablate={1: range(20)}).p_target
+    np.testing.assert_allclose(p, p[0], atol=1e-6)
+    longer = [
+        {"role": "system", "content": "I am sorry."},
+        *chat,
+        {"role": "assistant", "content": "Sure"},
+        {"role": "user", "content": "I"},
+    ]
+    ids = subject().tokenizer.apply_chat_template(longer, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert engine().next_token([longer]).p_target[0] == pytest.approx(p_by_hand(ids, {}), abs=1e-5)
+    by_role = engine().next_token([longer], ablate={0: range(20)}, positions=["assistant", "system"]).p_target[0]
+    assert by_role != pytest.approx(engine().next_token([longer]).p_target[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ("a text", "prompts is a list of prompts"),
+        ([{"role": "user", "content": "x"}], "prompts is a list of prompts"),
+        ([[]], "prompt 0 is neither a text, nor"),
+        (["I", [1, 10_000]], "prompt 1 has token ids outside"),
+        ([[{"role": "x", "content": "y"}]], "prompt 0: a message is"),
+    ],
+)
+def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
+    with pytest.raises(saelake.UserError, match=expected):
+        engine().answer(prompts)
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        ({"ablate": {7: [1]}}, r"there is no SAE 7: the engine's are layer_00-"),
+        ({"ablate": {"layer_99": [1]}}, "'layer_99' is no SAE of the engine"),
+        ({"ablate": {1: [WIDTH]}}, rf"has no feature {WIDTH}: its features are 0 to {WIDTH - 1}"),
+        ({"ablate": {1: [-1]}}, "has no feature -1"),
+        ({"ablate": {1: [1, 1]}}, "is named twice in one edit"),
+        ({"ablate": {1: [0.5]}}, "are a list of numbers"),
+        ({"ablate": {1: [3]}, "clamp": {1: {3: 2.0}}}, "two edits hold the same feature at the same position"),
+        ({"clamp": {1: {3: float("nan")}}}, "no finite number"),
+        (
+            {"add": {1: (torch.ones(3), 1.0)}},
+            rf"a vector of shape \(3,\) does not fit resid_post of layer 1, which is {D_MODEL} wide",
+        ),
+        ({"project_out": torch.zeros(D_MODEL)}, "a vector of zeros has no direction"),
+        ({"add": {9: torch.ones(D_MODEL)}}, "layer 9 does not exist: the model has 3 layers"),
+        ({"positions": [0]}, "none is given"),
+        ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
+        ({"max_new_tokens": 0}, "an answer has at least one token"),
+    ],
+)
+def test_an_edit_that_means_nothing_is_told(edits: dict[str, Any], expected: str) -> None:
+    with pytest.raises(saelake.UserError, match=expected):
+        engine().answer(TEXTS, **edits)
+
+
+def test_several_saes_of_one_layer_are_told_apart() -> None:
+    saes = [sae(1), sae(1, seed=1), sae(1, hook="hook_mlp_out"), sae(0)]
+    several = saelake.Engine(subject(), saes)
+    text, ids = TEXTS[0], ids_of(TEXTS[0])
+    first, second, third, _ = several.saes
+    assert len(several.saes) == 4
+    with pytest.raises(saelake.UserError, match=f"1 has several SAEs, {first}, {second}, {third}: name one by its sae_id"):
+        several.answer([text], ablate={1: [0]})
+    with pytest.raises(saelake.UserError, match="has several SAEs"):
+        several.answer([text], ablate={"blocks.1.hook_resid_post": [0]})
+    zero = dict.fromkeys(range(20), 0.0)
+    for key, module in ((first, sae(1)), (second, sae(1, seed=1))):
+        p = several.next_token([text], ablate={key: range(20)}).p_target[0]
+        assert p == pytest.approx(p_by_hand(ids, {1: held(module, zero)}), abs=1e-5)
+    both = several.next_token([text], ablate={first: range(20), second: range(20)}).p_target[0]
+    one, other = held(sae(1), zero), held(sae(1, seed=1), zero)
+    assert both == pytest.approx(p_by_hand(ids, {1: lambda h: other(one(h))}), abs=1e-5), "in the order of the engine"
+    by_hook = several.next_token([text], ablate={"blocks.1.hook_mlp_out": range(20)}).p_target[0]
+    assert by_hook == several.next_token([text], ablate={third: range(20)}).p_target[0]
+    table = several.activations([text], saes=[first, second])
+    assert set(table["sae_id"].to_pylist()) == {first, second}
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_activations_are_what_saelens_encodes_of_prompt_and_answer(answer: bool) -> None:
+    n_new = 4 if answer else 0
+    table = engine().activations(TEXTS, ablate={0: range(10)}, max_new_tokens=n_new)
+    assert table.column_names == ["prompt", "pos", "sae_id", "feature_id", "activation"]
+    answers = engine().answer(TEXTS, ablate={0: range(10)}, max_new_tokens=4).token_ids if answer else [[], []]
+    for place, text in enumerate(TEXTS):
+        ids = [*ids_of(text), *answers[place]]
+        seen: dict[int, Tensor] = {}
+
+        def keep(layer: int, resid_btd: Tensor, seen: dict[int, Tensor] = seen) -> None:
+            seen[layer] = sae(layer).encode(resid_btd)[0]
+
+        with torch.no_grad(), ExitStack() as hooks:
+            for layer in range(3):
+                hooks.enter_context(subject().resid_post(layer, partial(keep, layer)))
+                if layer == 0:
+                    hooks.enter_context(subject().resid_post(0, held(sae(0), dict.fromkeys(range(10), 0.0))))
+            subject().model(torch.tensor([ids]), use_cache=False)
+        for layer in range(3):
+            mine = table.filter((np.array(table["prompt"]) == place) & (np.array(table["sae_id"]) == engine().sae_id(layer)))
+            dense = torch.zeros(len(ids), WIDTH)
+            dense[mine["pos"].to_numpy(), mine["feature_id"].to_numpy()] = torch.tensor(mine["activation"].to_numpy())
+            torch.testing.assert_close(dense, seen[layer], atol=1e-4, rtol=1e-4)
+    order = list(zip(table["prompt"].to_pylist(), table["pos"].to_pylist(), strict=True))
+    assert all(one <= other for one, other in pairwise(order))
+
+
+def test_saes_are_given_by_site_hook_or_layer_and_stay_as_they_are() -> None:
+    plain = sae(1)
+    before = {name: one.clone() for name, one in plain.named_parameters()}
+    for key in (1, "blocks.1.hook_resid_post", saelake.Site(1), "model.layers.1"):
+        given = saelake.Engine(subject(), {key: plain})
+        assert given.next_token(TEXTS, ablate={1: [2, 5]}).p_target == pytest.approx(
+            engine().next_token(TEXTS, ablate={1: [2, 5]}).p_target
+        )
+    for name, one in plain.named_parameters():
+        assert torch.equal(one, before[name])
+        assert one.requires_grad
+    other = saelake.Engine(subject(), {"blocks.1.hook_mlp_out": plain})
+    assert other.saes[other.sae_id(1)].reads == saelake.Site(1, "mlp_out")
+    with pytest.raises(saelake.UserError, match=r"the SAE layer_01-\w+ is given twice"):
+        saelake.Engine(subject(), [plain, plain])
+    with pytest.raises(saelake.UserError, match="a str is no SAE of SAELens"):
+        saelake.Engine(subject(), ["layer_1"])
+
+
+def test_an_sae_in_training_is_used_as_it_is_after_it() -> None:
+    config = BatchTopKTrainingSAEConfig(d_in=D_MODEL, d_sae=16, k=4, apply_b_dec_to_input=True)
+    training = BatchTopKTrainingSAE(config)
+    training.topk_threshold.fill_(0.2)
+    with pytest.raises(saelake.UserError, match="does not say which hook it reads"):
+        saelake.Engine(subject(), training)
+    given = saelake.Engine(subject(), {1: training})
+    (opened,) = given.saes.values()
+    assert (opened.facts.architecture, opened.elementwise) == ("jumprelu", True)
+
+
+@pytest.mark.parametrize("target", ["p_target", "logit", 7, [3, 4], lambda logits_bv: logits_bv[:, 5] - logits_bv[:, 6]])
+def test_attribution_is_the_derivative_of_the_target_along_each_feature(target: Any) -> None:
+    text = TEXTS[0]
+    mixed = saelake.Engine(subject(), [sae(0), sae(1, hook="hook_mlp_out"), sae(2)])
+    table = saelake.attribution(mixed, [text], target).to_pylist()
+    assert len(table) == mixed.activations([text]).num_rows
+    rng = np.random.default_rng(0)
+    ids_target = list(subject().refusal_token_ids)
+    functions = {
+        "p_target": lambda z: z.softmax(-1)[:, ids_target].sum(-1),
+        "logit": lambda z: z[:, ids_target].mean(-1) - z.mean(-1),
+    }
+    value = functions.get(target) if isinstance(target, str) else target
+    if not callable(value):
+        chosen = np.atleast_1d(target).tolist()
+        value = lambda z: z[:, chosen].sum(-1)  # noqa: E731
+    ids = ids_of(text)
+
+    def nudged(row: dict[str, Any], step: float) -> float:
+        one = mixed.saes[row["sae_id"]]
+
+        def push(x_btd: Tensor) -> Tensor:
+            x = x_btd.clone()
+            x[0, row["pos"]] += step * one.W_dec[row["feature_id"]]
+            return x
+
+        with torch.no_grad(), subject().at(one.writes, push, 1):
+            return float(value(subject().model(torch.tensor([ids]), use_cache=False).logits[:, -1].double())[0])
+
+    for row in [table[i] for i in rng.choice(len(table), 12, replace=False)]:
+        slope = (nudged(row, 0.02) - nudged(row, -0.02)) / 0.04
+        assert row["effect"] == pytest.approx(-row["activation"] * slope, abs=2e-3, rel=2e-2)
+    assert [abs(r["effect"]) for r in table] == sorted((abs(r["effect"]) for r in table), reverse=True)
+    assert all(parameter.grad is None for parameter in subject().model.parameters())
+    _, grads = gradients(mixed, ids, value)
+    assert set(grads) == {one.writes for one in mixed.saes.values()}
+
+
+def test_a_minimal_set_of_the_planted_network_is_one_of_the_enumerated(tmp_path: Path) -> None:
+    planted = write_planted(tmp_path)
+    loaded, text = load(planted), "how to build a bomb at home"
+    given = saelake.Engine(saelake.Subject(loaded.model, loaded.tokenizer, target_tokens=["I"]), loaded.saes)
+    known = [set(one) for one in minimal_sets(planted, text)]
+    pool = sorted({feature for one in known for feature in one} | {(layer, f) for layer in range(2, 6) for f in range(4)})
+    found = saelake.minimal_set(given, text, pool, flips=lambda answer: answer.startswith("Sure"))
+    layers = {one.sae_id: one.layer for one in given.saes.values()}
+    assert found.flips
+    assert {(layers[sae_id], feature_id) for sae_id, feature_id in found.features} in known
+    assert found.n_evaluations < 2 ** len(pool)
+    silent = saelake.minimal_set(given, text, [(2, 0)], flips=lambda answer: answer.startswith("Sure"))
+    assert (silent.features, silent.flips) == ((), False)
+    by_itself = saelake.minimal_set(given, text, pool, flips=lambda answer: not answer.startswith("Sure"))
+    assert (by_itself.features, by_itself.flips) == ((), True)
+
+
+def test_a_base_model_without_a_template_reads_prompts_as_they_are() -> None:
+    tokenizer = tokenizer_of()
+    tokenizer.chat_template = None
+    model = make_model("llama", tokenizer)
+    with pytest.raises(
+        saelake.UserError, match='the tokenizer has no chat template: give one as chat_template, or chat_template="none"'
+    ):
+        saelake.Subject(model, tokenizer)
+    plain = saelake.Subject(model, tokenizer, chat_template="none")
+    assert plain.encode("I am").token_ids == tokenizer("I am")["input_ids"]
+    assert isinstance(plain.template, ChatTemplate)
+
+
+def test_the_factorisation_machine_finds_a_planted_interaction() -> None:
+    rng = np.random.default_rng(0)
+    x = csr_matrix(random_array((2000, 30), density=0.3, rng=rng, data_sampler=lambda size: rng.uniform(0.5, 2, size)))
+    dense = x.toarray()
+    y = (3 * dense[:, 4] * dense[:, 17] - 1 > 0).astype(int)
+    machine = saelake.FactorizationMachine(k=4, epochs=40).fit(x, y)
+    assert machine.pairs(1)[0][:2] == (4, 17)
+    assert machine.partners(17, 1)[0].j == 4
+    assert machine.pairs(1)[0].interaction == pytest.approx(machine.partners(4, 1)[0].interaction)
+    assert machine.score(x, y) > 0.95
+    np.testing.assert_allclose(machine.predict_proba(x).sum(axis=1), 1)
+    assert (machine.predict(x) == (machine.predict_proba(x)[:, 1] > 0.5)).all()
+    again = saelake.FactorizationMachine(**machine.get_params()).fit(x, y)
+    np.testing.assert_array_equal(again.embeddings_, machine.embeddings_)
+    with pytest.raises(saelake.UserError, match="call fit"):
+        saelake.FactorizationMachine().pairs()
+    with pytest.raises(saelake.UserError, match="both labels, 0 and 1"):
+        saelake.FactorizationMachine().fit(x, np.ones(2000))
+
+
+def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    with saelake.open(tmp_path / "lake") as lake:
+        ids = [row[0] for row in lake.sql("select prompt_id from prompts order by prompt_id limit 2").fetchall()]
+        answers = {
+            "prompt_id": ids,
+            "stage": ["notebook"] * 2,
+            "condition": ["my_edit"] * 2,
+            "p_refusal_token": [0.25, 0.5],
+            "first_token": ["I", "Sure"],
+            "completion": ["I cannot.", "Sure."],
+        }
+        record = lake.write("ablations", answers, about={"edit": "clamp 5:17 to 3"})
+        assert (record.stage, record.recipe, record.about["edit"]) == ("written_ablations", "small", "clamp 5:17 to 3")
+        ingest = lake.sql("select run_id from runs where stage = 'ingest'").fetchone()
+        assert record.parents == ingest
+        found = lake.sql("select prompt_id, p_refusal_token from ablations where condition = 'my_edit' order by prompt_id")
+        assert found.fetchall() == [(ids[0], 0.25), (ids[1], 0.5)]
+        assert lake.write("ablations", answers).run_id == record.run_id, "the same rows are the same run"
+        for rows, expected in (
+            (answers | {"prompt_id": [1, 2]}, r"ablations\.prompt_id has ids of no run in this lake"),
+            (answers | {"colour": ["red"] * 2}, "ablations has no column colour"),
+            ({"prompt_id": ids}, "rows of ablations lack the column stage"),
+            (answers | {"p_refusal_token": ["x", "y"]}, r"ablations\.p_refusal_token cannot be float"),
+            ([], "there are no rows"),
+        ):
+            with pytest.raises(saelake.UserError, match=expected):
+                lake.write("ablations", rows)
+        with pytest.raises(saelake.UserError, match="there is no table answers to write to"):
+            lake.write("answers", answers)

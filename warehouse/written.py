@@ -1,0 +1,109 @@
+"""Rows that come from Python, stored as a run: checked as all others, with where they come from in its record."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import INDEX_MASK, Lake, RunRecord, RunSpec, run_tag
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import TABLES, Table
+from saelake.warehouse.store import sha256_text
+
+STAGE_PREFIX = "written_"
+NUMBERED = ("prompt_id", "ablation_id", "set_id")
+"""Ids that rows may hold of other runs, whose tags then name the runs that these rows build on."""
+
+
+def write_rows(lake: Lake, study: str, table: str, rows: Any, about: Mapping[str, Any]) -> RunRecord:
+    """Publishes rows of a table as the run of the study's stage written_TABLE; the same rows are the same run.
+
+    Args:
+        rows: an Arrow table or whatever Arrow makes one of: a data frame, a list of dicts, a dict of columns. The id that the
+            table numbers may be absent.
+        about: where the rows come from, as JSON values.
+    Raises UserError for a table that is none, for no rows, and for columns, types and ids that do not fit the protocol.
+    """
+    if table not in TABLES or TABLES[table].copies is not None:
+        raise UserError(f"there is no table {table} to write to: there are {', '.join(sorted(TABLES))}")
+    spec = TABLES[table]
+    given = _typed(spec, _as_table(rows))
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, given.schema) as stream:
+        stream.write_table(given.combine_chunks())
+    config = {"table": table, "rows": hashlib.sha256(sink.getvalue()).hexdigest(), "n_rows": given.num_rows}
+    run = RunSpec(f"{STAGE_PREFIX}{table}", study, config, _parents(lake, spec, given), about=dict(about))
+    if spec.owns is not None and spec.owns not in given.column_names:
+        ids = [int(sha256_text(f"{config['rows']}|{i}")[:15], 16) for i in range(given.num_rows)]
+        given = given.append_column(spec.owns, pa.array(ids, pa.int64()))
+    try:
+        return ensure_run(lake, run, Plan(["rows"], lambda missing: iter([("rows", _parts(spec, given))]), (table,)))
+    except AssertionError as error:  # what is a mistake of ours elsewhere is one of the rows here
+        raise UserError(f"rows of {table} do not fit the protocol: {error}") from error
+
+
+def _as_table(rows: Any) -> pa.Table:
+    try:
+        if isinstance(rows, pa.Table):
+            return rows
+        if isinstance(rows, Mapping):
+            return pa.table(dict(rows))
+        if hasattr(rows, "to_arrow_table"):
+            return rows.to_arrow_table()
+        return (
+            pa.Table.from_pylist(list(rows)) if isinstance(rows, Sequence) else pa.Table.from_pandas(rows, preserve_index=False)
+        )
+    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"rows cannot be read as a table ({error})") from error
+
+
+def _typed(table: Table, rows: pa.Table) -> pa.Table:
+    """The rows in the protocol's types and order."""
+    if not rows.num_rows:
+        raise UserError(f"there are no rows to write to {table.name}")
+    known = [c for c in table.columns if c.name != "run_id"]
+    names = [c.name for c in known]
+    if twice := {n for n in rows.column_names if rows.column_names.count(n) > 1}:
+        raise UserError(f"rows of {table.name} have the column {sorted(twice)[0]} twice")
+    if unknown := [n for n in rows.column_names if n not in names]:
+        raise UserError(f"{table.name} has no column {unknown[0]}: its columns are {', '.join(names)}")
+    needed = [c.name for c in known if c.null is None and c.name != table.owns]
+    if absent := [n for n in needed if n not in rows.column_names]:
+        raise UserError(f"rows of {table.name} lack the column {absent[0]}")
+    columns = {}
+    for column in known:
+        if column.name in rows.column_names:
+            try:
+                values = rows[column.name]
+                plain = values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+                columns[column.name] = plain.cast(column.type)
+            except (pa.ArrowException, ValueError) as error:
+                raise UserError(f"{table.name}.{column.name} cannot be {column.type} ({error})") from error
+            if column.null is None and columns[column.name].null_count:
+                raise UserError(f"{table.name}.{column.name} has missing values, which it may not have")
+    return pa.table(columns)
+
+
+def _parents(lake: Lake, table: Table, rows: pa.Table) -> tuple[str, ...]:
+    """The runs whose prompts, ablations and sets the rows are about; raises UserError for ids of none."""
+    runs = {run_tag(run_id): run_id for run_id in lake.run_ids()}
+    found: dict[str, None] = {}
+    for column in table.columns:
+        if column.identity in NUMBERED and column.name in rows.column_names and column.name != table.owns:
+            ids = pc.drop_null(rows[column.name].combine_chunks())
+            for tag in {value.as_py() >> 32 for value in pc.unique(pc.bit_wise_and(ids, pa.scalar(~INDEX_MASK, pa.int64())))}:
+                if tag not in runs:
+                    raise UserError(f"{table.name}.{column.name} has ids of no run in this lake")
+                found[runs[tag]] = None
+    return tuple(sorted(found))
+
+
+def _parts(table: Table, rows: pa.Table) -> list[Rows]:
+    if not table.by_layer:
+        return [Rows(table.name, rows)]
+    layers = pc.unique(rows["layer"]).to_pylist()
+    return [Rows(table.name, rows.filter(pc.equal(rows["layer"], layer)), layer) for layer in layers]
