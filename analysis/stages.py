@@ -24,6 +24,7 @@ from saelake.analysis.interactions import (
 from saelake.analysis.judges.verdicts import check_judge, judge_identity
 from saelake.analysis.meaning import concepts, populations, separation, taxonomy
 from saelake.analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
+from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.job import Study, ingest_spec, ingest_study, open_study
@@ -126,6 +127,8 @@ def analyze_study(
     known = specs(study)
     bench = Workbench(study, lake)
     compute = partial(workers.compute, known["ingest"]) if workers else None
+    if workers is None and whole_run(lake, known["direction"].run_id) is None:
+        check_shown(bench)
     records = [ingest_study(study, lake, force=force, progress=progress, compute=compute)]
     for stage in stages(study.recipe):
         records.append(ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers))

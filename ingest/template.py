@@ -114,7 +114,8 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise UserError(
-            "model: the tokenizer has no chat template; pin one with model.chat_template or model.chat_template_file"
+            "model: the tokenizer has no chat template; pin one with model.chat_template or model.chat_template_file, for a base "
+            "model chat_template = \"{{ bos_token }}{{ messages[0]['content'] }}\", which is the bare prompt"
         ) from error
 
 

@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
+from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
 from saelake.analysis.judges.verdicts import Answer, Verdict
 from saelake.analysis.workbench import Workbench
@@ -30,11 +31,11 @@ class Judged:
     verdict: Verdict
 
 
-def judged(bench: Workbench, requests: Sequence[Request]) -> list[Judged]:
-    """Answers of the engine, as long as the recipe's generation allows, judged by its oracle."""
+def judged(bench: Workbench, requests: Sequence[Request], engine: AblationEngine | None = None) -> list[Judged]:
+    """Answers of the bench's engine, or another, as long as the recipe's generation allows, judged by its oracle."""
     if not requests:
         return []
-    answers = bench.engine.answer(requests, bench.recipe.generation.max_new_tokens)
+    answers = (engine or bench.engine).answer(requests, bench.recipe.generation.max_new_tokens)
     first = bench.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
         Answer(bench.study.prompts[r.prompt].text, token, float(p), bench.text(tokens))

@@ -8,6 +8,7 @@ import numpy as np
 
 from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.answers import judged
+from saelake.analysis.search.shown import not_shown
 from saelake.analysis.stage import Stage, Work, single_shard
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.capture import residuals
@@ -63,10 +64,11 @@ def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Sc
     harmful, benign = (bench.study.numbers(split, label) for label in ("harmful", "benign"))
     clean = judged(bench, [Request(p) for p in harmful])
     refused = [p for p, answer in zip(harmful, clean, strict=True) if answer.verdict.refused]
-    if not refused or not benign:
+    if not refused:
+        raise not_shown(bench.recipe, clean)
+    if not benign:
         raise UserError(
-            f"direction.select_split is {split!r}, where the model refuses {len(refused)} of {len(harmful)} harmful prompts "
-            f"and {len(benign)} are benign: both groups are needed to choose a layer"
+            f"direction.select_split is {split!r}, but the study has no benign prompt in that split to choose a layer on"
         )
     benign_log_p = bench.engine.log_probabilities([Request(p) for p in benign])
     scores = []

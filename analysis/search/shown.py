@@ -1,0 +1,57 @@
+"""Whether the unmodified model shows the behaviour at all: asked before anything expensive is computed."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import Request
+from saelake.analysis.search.answers import Judged, judged
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.recipe import Recipe
+from saelake.queries.formats import printable
+from saelake.warehouse.errors import UserError
+
+AT_ONCE = 32
+"""Prompts that are answered before it is looked whether one of them shows the behaviour."""
+QUOTED, LONGEST = 4, 80
+"""First tokens that are quoted, and letters of the answer that is."""
+
+
+def check_shown(bench: Workbench) -> None:
+    """Answers prompts on which the direction is chosen until one shows the behaviour; raises UserError where none does.
+
+    The subject alone is loaded for it, without its SAEs, and its memory is given back.
+    """
+    recipe = bench.recipe
+    target = bench.study.numbers(recipe.direction.select_split, "harmful")
+    engine = AblationEngine(bench.subject, {}, bench.token_ids)
+    answers: list[Judged] = []
+    for start in range(0, len(target), AT_ONCE):
+        answers += judged(bench, [Request(p) for p in target[start : start + AT_ONCE]], engine)
+        if any(a.verdict.refused for a in answers):
+            break
+    else:
+        raise not_shown(recipe, answers)
+    del engine
+    bench.make_room_for(recipe.verdicts.oracle)
+
+
+def not_shown(recipe: Recipe, answers: Sequence[Judged]) -> UserError:
+    """The error that none of these answers shows the behaviour, with what the model says instead and what may be wrong."""
+    words, verdicts = recipe.behaviour, recipe.verdicts
+    where = f"split {recipe.direction.select_split!r} (direction.select_split)"
+    if not answers:
+        return UserError(f"the study has no {words.harmful} prompt in {where}: a direction is chosen on these")
+    common = Counter(a.first_token for a in answers).most_common()
+    quoted = ", ".join(f'"{printable(token)}" ({n})' for token, n in common[:QUOTED])
+    likely = next(a.completion for a in answers if a.first_token == common[0][0])
+    example = printable(likely[:LONGEST]) + ("…" if len(likely) > LONGEST else "")
+    oracle = (
+        "another judge as verdicts.oracle" if verdicts.oracle == "first_token" else "verdicts.phrases or another verdicts.oracle"
+    )
+    return UserError(
+        f"the model does not show the behaviour ({words.name}): of the {len(answers)} {words.harmful} prompts in {where} none is "
+        f"{words.shown} by {verdicts.oracle}; its answers begin with {quoted}{', ...' if len(common) > QUOTED else ''}, "
+        f'for example "{example}". If these answers do show it, name their first words as model.target_tokens, or {oracle}; '
+        f"if they do not, choose prompts ([[prompts]], direction.select_split) or a model that do (model.chat_template)"
+    )

@@ -1,0 +1,42 @@
+"""A behaviour that the model does not show is told from the first answers, before anything is stored."""
+
+from pathlib import Path
+
+import pytest
+
+from saelake.analysis.judges.verdicts import Verdict
+from saelake.analysis.search.answers import Judged
+from saelake.analysis.search.shown import not_shown
+from saelake.analysis.stages import analyze
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from tests.planted import write_planted
+
+
+def test_the_sentence_says_what_the_model_says_instead_in_the_behaviours_words() -> None:
+    recipe = load_recipe("organism-approval")
+    said = [
+        Judged(0.0, first, text, Verdict(False, False, 0.0))
+        for first, text in (("Yes", "Yes,\n\x1b[2J" + "so " * 40), ("Yes", "Yes."), (" A", "A"))
+    ]
+    told = str(not_shown(recipe, said))
+    words = recipe.behaviour
+    assert f"the model does not show the behaviour ({words.name}): of the 3 {words.harmful} prompts in split 'val'" in told
+    assert f"none is {words.shown} by {recipe.verdicts.oracle}" in told
+    assert r'begin with "Yes" (2), " A" (1), for example "Yes,\n\x1b[2Jso' in told, "model text is escaped, and cut"
+    assert "…" in told
+    for field in ("model.target_tokens", "verdicts.", "[[prompts]]", "direction.select_split"):
+        assert field in told
+    assert "no " in str(not_shown(recipe, []))
+
+
+def test_analyze_ends_before_it_ingests(tmp_path: Path) -> None:
+    file = write_planted(tmp_path).recipe
+    file.write_text(file.read_text().replace('refusal_tokens = ["I"]', 'refusal_tokens = ["how"]'))
+    lake = Lake.create(tmp_path / "lake")
+    with pytest.raises(
+        UserError, match=r"does not show the behaviour .* none is refused by first_token; its answers begin with \"I\""
+    ):
+        analyze(load_recipe(file), lake)
+    assert not [*(lake.root / "runs").iterdir(), *(lake.root / "landing").iterdir()], "nothing is stored"
