@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
+from tests import recipe_page
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
@@ -29,6 +30,11 @@ def test_output_is_in_step(document: Path, organism_lake: Path, tmp_path: Path) 
 
 def test_the_protocol_is_the_schema() -> None:
     assert PROTOCOL.read_text(encoding="utf-8") == protocol(), "make docs"
+
+
+def test_every_section_and_field_of_a_recipe_is_documented() -> None:
+    assert recipe_page.undocumented() == []
+    assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "make docs"
 
 
 def test_a_changed_word_or_number_is_noticed() -> None:

@@ -12,6 +12,7 @@ class Diagnostic(Section):
     """Cosine of the residual stream with the direction, by layer (R4)."""
 
     split: str = "test"
+    """The split whose prompts are measured."""
 
 
 class Redundancy(Section):
@@ -40,6 +41,7 @@ class Steering(Section):
     n_features: Count = 10
     """At most so many, the ones of most prompts."""
     values: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 10.0, 20.0, 30.0)
+    """The activations that a feature is clamped to."""
     prompts: Count | None = None
     """Only the first so many benign prompts of the split."""
 
@@ -48,6 +50,7 @@ class TextSet(RowSet):
     """Texts whose cross-entropy is measured, or that SAEs are trained on."""
 
     text: str = "text"
+    """The column of the texts."""
     prompt: str | None = None
     """The column of what the user says before the text: it goes through the chat template and is context only."""
     take: Count = 100

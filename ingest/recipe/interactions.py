@@ -21,6 +21,7 @@ class Interactions(Section):
     balanced: bool = True
     """As many prompts of one label as of the other, drawn by the seed."""
     val: Share = 0.1
+    """Share of the prompts that chooses the epoch, drawn as those of `test`."""
     test: Share = 0.1
     """Shares of the prompts, drawn by the seed within each label; the rest is trained on."""
 
@@ -35,8 +36,11 @@ class Training(Section):
     """Adam on the logistic loss; the best epoch on validation counts."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """The optimiser's step."""
     epochs: Count = 20
+    """Passes over the training prompts; the one that validation finds best is kept."""
     batch_size: Count = 64
+    """Prompts a step."""
 
 
 class FactorisationMachine(Training):

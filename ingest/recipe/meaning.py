@@ -16,13 +16,16 @@ class Taxonomy(Section):
     sets: tuple[str, ...] = ()
     """Prompt sets; all if none are named."""
     label: Literal["harmful", "benign"] = "harmful"
+    """The label of the prompts whose categories are compared."""
 
 
 class Explanations(Section):
     """Where public explanations of the features are (R20): Neuronpedia's API and its bulk files."""
 
     base_url: Url = "https://www.neuronpedia.org"
+    """Where the API is."""
     bulk_url: Url = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"
+    """Where the bulk files are."""
     sources: dict[Annotated[int, Field(ge=0)], str] = Field(default_factory=dict)
     """layer -> model/source, e.g. gemma-2-2b/5-gemmascope-res-65k__l0-53; the rest is what SAELens lists for the exact SAE."""
     populations: Annotated[tuple[Population, ...], Field(min_length=1)] = ("candidates", "critical", "stage3")

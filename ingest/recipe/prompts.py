@@ -14,7 +14,9 @@ class Column(Section):
     """A value that is read from a column, with its values renamed by `map` where the map has them."""
 
     column: str
+    """The column's name."""
     map: dict[str, str] = Field(default_factory=dict)
+    """Value in the column -> value in the lake."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -31,7 +33,9 @@ class Fractions(Section):
     """Splits drawn at random within every label and category, e.g. { train = 0.4, val = 0.2, test = 0.4, seed = 0 }."""
 
     shares: dict[str, Share]
+    """Split -> its share."""
     seed: int = 0
+    """The seed of the draw."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,9 +78,13 @@ class PromptSet(RowSet):
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
     """Several files instead of one: their rows one after another, counted on from file to file."""
     text: str = "instruction"
+    """The column of the prompts' texts."""
     label: Label
+    """The label of all rows, or the column that it is read from."""
     category: Category | None = None
+    """The category of all rows, or the column that it is read from."""
     split: Split = Fractions(shares={"train": 0.4, "val": 0.2, "test": 0.4})
+    """The split of all rows, the column that it is read from, or shares that are drawn."""
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     """Keep only the rows whose columns have this value (or one of these)."""
     deduplicate: bool = False
@@ -84,6 +92,7 @@ class PromptSet(RowSet):
     count: Count | None = None
     """Asserted number of prompts, after `where`, `deduplicate` and `take`."""
     licence: str | None = None
+    """The set's licence, for the card of a shared set."""
     restricted: bool = False
     """Its text is not ours to pass on: `saelake share` leaves it out."""
 

@@ -62,15 +62,20 @@ class ModelSpec(Section):
     """The language model under study: a local folder, or a hub id with its revision."""
 
     path: ExistingPath | None = None
+    """The model's folder, in the layout of transformers."""
     id: str | None = None
+    """The model's name on the hub; needs access where it is gated."""
     revision: str | None = None
+    """The commit of the hub's repository; by default the newest."""
     gguf: str | None = None
     """The name of a .gguf file there, which is read instead of safetensors (needs the package gguf); its weights are unpacked."""
     dtype: Dtype = "float32"
+    """What weights and activations are computed in."""
     refusal_tokens: Annotated[Names, Field(validation_alias=AliasChoices("refusal_tokens", "target_tokens"))] = ("I",)
     """First tokens that count as the behaviour under study: a refusal or, by the other name, target_tokens, any other.
     A word stands for all tokens that are this word, with a space before it and without."""
     max_prompt_tokens: Count = 512
+    """Longer prompts, template included, are refused."""
     chat_template: str | None = None
     """Jinja text that replaces the tokenizer's own template."""
     chat_template_file: ExistingPath | None = None
@@ -80,6 +85,7 @@ class ModelSpec(Section):
     template_variables: dict[str, Scalar] = {}
     """Further variables of the template, e.g. date_string or enable_thinking."""
     system: str | None = None
+    """The system prompt, where the template takes one."""
     licence: str | None = None
     """The weights' licence, for the card of a shared set; like the other licences it is no part of a run's identity."""
 
@@ -112,6 +118,7 @@ class Behaviour(Section):
     """What the study's behaviour is called where people read of it; it changes no result, and no name of a table or column."""
 
     name: Word = "refusal"
+    """What the behaviour is called."""
     shown: Word = "refused"
     """What a prompt is whose answer shows the behaviour."""
     absent: Word = "answered"
@@ -126,16 +133,21 @@ class SaesSpec(Section):
     """One SAE a layer: local folders, or a SAELens release with an id pattern; `{layer}` and `{l0}` are filled in."""
 
     path: RecipePath | None = None
+    """The SAEs' folders in SAELens' layout, with `{layer}` in the name where there are several."""
     release: str | None = None
+    """A release of SAELens' directory."""
     id: str | None = None
+    """The SAE's id in the release, a pattern over layers."""
     revision: str | None = None
     """Asserted commit of the release's hub repository (SAELens itself always loads its newest)."""
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """The layers whose residual stream, behind the block, the SAEs read."""
     l0: float | tuple[float, ...] | None = None
     """Declared mean number of active latents a token: one for all layers, or a list in the order of layers."""
     threshold: Literal["saelens", "published"] = "saelens"
     """Llama Scope's thresholds: multiplied by the dataset norm's scale, as SAELens loads them, or as they were published."""
     licence: str | None = None
+    """The SAEs' licence, for the card of a shared set."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -164,16 +176,25 @@ class SaesSpec(Section):
 
 
 class Capture(Section):
+    """How prompts are run and activations stored."""
+
     shard_prompts: Count = 128
+    """Prompts that are landed together: what a killed job loses at most. It changes no result."""
     batch_tokens: Count = 4096
+    """Padded tokens a forward pass."""
     round: Literal["none", "bfloat16"] = "none"
+    """Whether activations are rounded to bfloat16 before they are stored."""
     prompt_major: bool = False
     """Store every activation a second time, prompt by prompt: twice the bytes, and all of one prompt is read at once."""
 
 
 class Direction(Section):
+    """The direction of the behaviour, a difference of means for every layer (R3), and which layer is chosen."""
+
     split: str = "train"
+    """The split whose prompts give the mean difference."""
     select_split: str = "val"
+    """The split on which a layer is chosen."""
     kl_max: Annotated[float, Field(gt=0)] | None = None
     """Leave out layers whose removal moves benign predictions by more than this KL divergence (refusal_direction: 0.1)."""
     induce_min: float | None = None
@@ -183,20 +204,29 @@ class Direction(Section):
 
 
 class Candidates(Section):
+    """The features whose decoder rows are most like the direction, ablated together in growing number (R5)."""
+
     exclude_layers: tuple[int, ...] = ()
+    """Layers that give no candidates."""
     step: Count = 10
+    """K, how many features are ablated together, goes up by so many."""
     cap: Count = 200
+    """The largest K that is tried."""
     directions: Annotated[tuple[Literal["own", "chosen"], ...], Field(min_length=1)] = ("own", "chosen")
+    """Rank by the cosine with each layer's own direction, with the chosen one, or both."""
     split: str = "test"
+    """The split whose prompts are ablated, here and in the stages that follow."""
 
 
 class Algorithm1(Section):
     """Greedy pruning as published (R6)."""
 
     direction: Literal["own", "chosen"] = "own"
+    """Whose candidates are pruned: ranked by each layer's own direction or by the chosen one."""
     block_size: Count = 5
     """N: features a block."""
     taus: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    """The thresholds of the refusal token's probability, each a run of the algorithm."""
     seeds: Count = 3
     """Draws of the blocks; a feature counts as found if it is found under all of them."""
 
@@ -205,6 +235,7 @@ class Minimal(Section):
     """The search for 1-minimal flipping sets."""
 
     direction: Literal["own", "chosen"] = "own"
+    """Whose candidates are searched: ranked by each layer's own direction or by the chosen one."""
     starts: Count = 4
     """Searches a prompt, each with its own order of the candidates, to find alternative sets."""
 
@@ -235,6 +266,7 @@ REASONING = (
 
 class Generation(Section):
     max_new_tokens: Count = 32
+    """Tokens of an answer."""
     reasoning: tuple[tuple[Mark, Mark], ...] = REASONING
     """What reasoning begins and ends with in an answer: judges read what follows. An answer whose reasoning does not end within
     max_new_tokens is none: it is neither refused nor answered, but degenerate."""
@@ -254,13 +286,17 @@ class Harmbench(Section):
     """The HarmBench classifier: which model, and the instruction that it is put. Loaded only where it judges."""
 
     path: ExistingPath | None = None
+    """The classifier's folder."""
     id: str | None = None
+    """The classifier's name on the hub."""
     revision: str | None = None
+    """The commit of the hub's repository; by default the newest."""
     template: ExistingPath | None = None
     """A file with the instruction, with {behavior} and {generation} in it; without it, the model card is read."""
     template_sha256: Sha256 | None = None
     """Asserted sha256 of the instruction that is used."""
     dtype: Dtype = "bfloat16"
+    """What the classifier is computed in."""
     batch_tokens: Count = 8192
     """Padded tokens a forward pass."""
 
@@ -285,6 +321,7 @@ class Verdicts(Section):
     """Which judges read the answers; `saelake judge` adds others later."""
 
     judges: Annotated[tuple[JudgeName, ...], Field(min_length=1)] = ("first_token", "phrases")
+    """The judges that read every answer."""
     oracle: JudgeName = "first_token"
     """The judge whose verdicts decide what flips. With harmbench, subject and classifier are in memory together."""
     phrases: Names | None = None
@@ -299,6 +336,11 @@ class Verdicts(Section):
 
 
 class Compute(Section):
+    """What the study runs on, and its seed."""
+
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where models run; auto is a GPU where there is one."""
     threads: Count | None = None
+    """Processor threads; by default what torch chooses."""
     seed: int = 0
+    """The seed of everything that is drawn, unless a section has its own."""

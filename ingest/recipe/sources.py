@@ -13,8 +13,11 @@ class Source(Section):
     """One file of rows."""
 
     file: ExistingPath | None = None
+    """A file of this machine; its suffix says the format, .jsonl, .json, .csv, .tsv or .parquet."""
     url: Url | None = None
+    """An address, with the hash of what is there."""
     sha256: Sha256 | None = None
+    """The file's sha256: asserted of a file, needed for a url."""
     count: Count | None = None
     """Asserted number of rows in the file."""
 
@@ -28,13 +31,21 @@ class RowSet(Section):
     """A named set of rows: the base of prompt sets and of sets of texts."""
 
     set: Annotated[str, Field(min_length=1)]
+    """The set's name."""
     file: ExistingPath | None = None
+    """A file of this machine; its suffix says the format, .jsonl, .json, .csv, .tsv or .parquet."""
     url: Url | None = None
+    """An address, with the hash of what is there."""
     sha256: Sha256 | None = None
+    """The file's sha256: asserted of a file, needed for a url."""
     hub: str | None = None
+    """A data set on the hub."""
     config: str | None = None
+    """The configuration of the hub's data set."""
     hub_split: str | None = None
+    """The split of the hub's data set; by default train."""
     revision: str | None = None
+    """The commit of the hub's repository; by default the newest."""
     take: Count | None = None
     """Keep the first so many rows; a hub data set is then streamed."""
 

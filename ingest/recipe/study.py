@@ -51,6 +51,7 @@ class Recipe(Section):
     """A whole study. `load_recipe` makes one from a file."""
 
     name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.-]*$")]
+    """The study's name: a lake keeps what is current by it."""
     behaviour: Behaviour = Behaviour()
     model: ModelSpec
     saes: SaesSpec

@@ -14,11 +14,15 @@ class TrainSaes(Section):
     texts: tuple[TextSet, ...] = ()
     """With `prompt`, an exchange in the chat template; without, plain text."""
     width: Count = 4096
+    """Latents of every SAE."""
     l0: Count = 32
     """Mean active latents a token that training aims at."""
     steps: Annotated[int, Field(ge=20)] = 2000
+    """Training steps."""
     batch_tokens: Count = 2048
+    """Tokens a step."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    """The optimiser's step."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts and texts that no SAE sees, on which the gates are measured."""
     min_explained_variance: Annotated[float, Field(gt=0, lt=1)] = 0.8
