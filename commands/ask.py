@@ -9,7 +9,7 @@ import click
 from saelake.commands.options import lake_option, open_lake, output_options, study_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duckdb import DuckDBPyRelation
 
@@ -20,17 +20,25 @@ if TYPE_CHECKING:
 @click.argument("statement")
 @lake_option
 @study_option
+@click.option(
+    "--files",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(exists=True, path_type=Path),
+    help="A local file or folder that the statement may read, by its absolute path; may be repeated.",
+)
 @output_options
-def sql(statement: str, lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
+def sql(statement: str, lake: str, recipe: str | None, files: tuple[Path, ...], kind: str | None, output: Path | None) -> None:
     """Answer a SQL STATEMENT that only reads; - takes it from standard input.
 
-    The tables are those of `saelake sql "show tables"`, with the current runs; all_runs.NAME has every run.
+    The tables are those of `saelake sql "show tables"`, with the current runs; all_runs.NAME has every run. Of all files it
+    reads only the lake's own and those of --files, and nothing from a network.
     """
     from saelake.queries.statements import check_reads
 
     statement = sys.stdin.read() if statement == "-" else statement
     check_reads(statement)
-    _answer(lake, recipe, lambda opened: opened.sql(statement), kind, output)
+    _answer(lake, recipe, lambda opened: opened.sql(statement), kind, output, files)
 
 
 class Questions(click.Group):
@@ -114,12 +122,17 @@ def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -
 
 
 def _answer(
-    lake: str, recipe: str | None, ask: "Callable[[OpenLake], DuckDBPyRelation]", kind: str | None, output: Path | None
+    lake: str,
+    recipe: str | None,
+    ask: "Callable[[OpenLake], DuckDBPyRelation]",
+    kind: str | None,
+    output: Path | None,
+    files: "Sequence[Path]" = (),
 ) -> None:
     from saelake.queries.formats import show
     from saelake.queries.statements import interruptible
 
-    with open_lake(lake, recipe) as opened:
+    with open_lake(lake, recipe, files) as opened:
         interruptible(opened.connection, lambda: show(ask(opened), kind, output))
 
 

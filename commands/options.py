@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +106,14 @@ def read_study(name: str, limit: int | None = None) -> "Recipe":
     return recipe
 
 
-def open_lake(lake: str, recipe: str | None) -> "AbstractContextManager[OpenLake]":
-    """The lake that a command asks, with the tables of one study if it is named."""
+def open_lake(lake: str, recipe: str | None, files: Sequence[Path] = ()) -> "AbstractContextManager[OpenLake]":
+    """The lake that a command asks, with the tables of one study if it is named; of other files only those given are read."""
     import saelake
+    from saelake.warehouse.catalog import lock
 
-    return saelake.open(lake, recipe)
+    opened = saelake.open(lake, recipe)
+    lock(opened.connection, opened.lake, files)
+    return opened
 
 
 def lake_option(command: Command) -> Command:

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from saelake.queries.parameters import Parameter, QueryError
-from saelake.queries.statements import check_reads
+from saelake.queries.statements import check_reads, check_reads_tables
 from saelake.warehouse.literals import literal
 
 LISTED = re.compile(r"\s*(\d{1,9}:\d{1,9}\s*(,\s*|$))+")
@@ -63,6 +63,7 @@ def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
         value = "from " + ".".join(f'"{part}"' for part in value.split("."))
     try:
         check_reads(value)
+        check_reads_tables(con, value)
         columns = con.sql(f"from ({value}\n) limit 0").columns
     except (QueryError, duckdb.Error) as error:
         raise QueryError(f"{declared.mistyped(given)} ({str(error).splitlines()[0]})") from None

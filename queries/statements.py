@@ -1,17 +1,30 @@
 """Statements that people type: which of them only read, and how a long one is stopped."""
 
+import json
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
 from threading import Event
+from typing import Any
 
 import duckdb
 
 from saelake.queries.parameters import QueryError
+from saelake.warehouse.literals import literal
 
 # PIVOT arrives as a temporary type (with no text of its own) and a select; from DuckDB 2 on as one statement that is several.
 _OF_PIVOT = (duckdb.StatementType.CREATE, "")
 _READS = {"SELECT", "MULTI"}
+_ACTS = re.compile(
+    r"(en|dis)able_\w+|truncate_\w+|write_log|(force_)?checkpoint|(import|copy)_database|\w*_external_resource\w*|"
+    r"\w+_grammar_extension|add_parquet_key|query(_table)?|json_execute_serialized_sql|(arrow|pandas|seq|python)_\w+",
+    re.IGNORECASE,
+)
+"""Functions that a select may call and that do more than read: they log to files, run text as SQL, follow addresses in memory."""
+_OWN_FUNCTIONS = re.compile(r"range|generate_series|unnest|repeat|\w+_of", re.IGNORECASE)
+"""Functions in a from clause that read nothing but a lake's tables."""
 LOOK_ROUND = 0.05
 """Seconds after which Ctrl-C is heard at the latest."""
 
@@ -34,6 +47,39 @@ def check_reads(sql: str) -> None:
             f"only statements that read are allowed here (select, explain, describe, show, summarize), "
             f"not {last.type.name.lower().replace('_', ' ')}"
         )
+    acts = next((name for name in _called(sql) if _ACTS.fullmatch(name)), None)
+    if acts:
+        raise QueryError(f"{acts}() does more than read: it is not allowed here")
+
+
+def check_reads_tables(con: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Raises QueryError unless a select, which passes `check_reads`, reads tables alone: no files, and nothing from a network."""
+    tree = json.loads(con.execute(f"select json_serialize_sql({literal(sql)})").fetchall()[0][0])
+    if tree["error"]:
+        raise QueryError("a select is needed here")
+    for node in _nodes(tree):
+        name = str(node.get("table_name") or node.get("function", {}).get("function_name"))
+        if node.get("type") == "TABLE_FUNCTION" and not _OWN_FUNCTIONS.fullmatch(name):
+            raise QueryError(f"{name}() is not allowed here: only the lake's tables are read")
+        if node.get("type") == "BASE_TABLE" and not re.fullmatch(r"\w+", name):
+            raise QueryError(f"{name!r} is no table: only the lake's tables are read here")
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+    if isinstance(tree, dict | list):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from _nodes(part)
+
+
+def _called(sql: str) -> Iterator[str]:
+    """The names that stand before an opening bracket, unquoted."""
+    text, tokens = sql.encode(), [token for token in duckdb.tokenize(sql) if token[1] != duckdb.token_type.comment]
+    for (offset, _), (following, _) in pairwise(tokens):
+        name = re.match(rb'"?(\w+)"?', text[offset:following])
+        if name and text[following : following + 1] == b"(":
+            yield name[1].decode()
 
 
 def _explained(sql: str) -> str:

@@ -34,6 +34,12 @@ MAKING = "saelake_is_making_views"
 """A session variable that is set while views are made: binding one that is to fail would fail already."""
 MOST_READINGS = 3
 """Times that pointers are read again which seem damaged, but have changed since."""
+NO_EXTENSIONS: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+}
+"""Nothing is fetched or loaded because a statement mentions it; what a lake on S3 needs comes from its wheel."""
 LARGEST_JOIN_FILTER = 500
 """Values on one side of a join up to which DuckDB looks for row groups without them on the other side; its own default is 50.
 A join with 200 features over 60M rows takes half the time, and larger ones no more than before."""
@@ -291,10 +297,23 @@ def connect(
     unknown = [run_id for run_id in runs or () if not lake.published.exists(record_key(run_id))]
     if unknown:
         raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
-    con = duckdb.connect(config={"threads": threads} if threads else {})
+    con = duckdb.connect(config=NO_EXTENSIONS | ({"threads": threads} if threads else {}))
     _configure(con)
     create_views(con, lake, current_runs(lake, recipe) if runs is None else Shown([r for r in map(lake.record, runs) if r]))
     return con
+
+
+def lock(con: duckdb.DuckDBPyConnection, lake: Lake, files: Sequence[Path] = ()) -> None:
+    """Leaves a connection that `connect` made nothing but the lake's data and the named local files and folders to read.
+
+    Nothing else of the machine, no network, no extensions; and no way to change that.
+    """
+    folders = [f"{path.resolve()}/" for path in files if path.is_dir()]
+    con.execute(f"set allowed_directories = {literals([f'{lake.published.url}/data/', *folders])}")
+    con.execute(f"set allowed_paths = {literals(p for f in files if not f.is_dir() for p in {str(f), str(f.resolve())})}")
+    con.execute("set enable_external_access = false")
+    con.execute("set python_enable_replacements = false")
+    con.execute("set lock_configuration = true")
 
 
 def cursor_of(con: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
