@@ -27,7 +27,8 @@ class Target:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.text!r} ({self.token_id})"
+        spelt = "" if self.piece == self.text else f", {self.piece}"
+        return f"{self.text!r} ({self.token_id}{spelt})"
 
 
 def find_targets(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], context: str = "") -> tuple[Target, ...]:

@@ -31,6 +31,7 @@ def test_however_it_is_written_a_word_is_one_word(written: list[str]) -> None:
     assert model.target_words == ("I",)
     targets = targets_of(template_of("qwen2"), model)
     assert sorted(target.text for target in targets) == [" I", "I"], "and no probability counts twice"
+    assert [str(target) for target in targets] == [f"'I' ({targets[0].token_id})", f"' I' ({targets[1].token_id}, \u0120I)"]
 
 
 @pytest.mark.parametrize(
