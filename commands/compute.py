@@ -216,10 +216,13 @@ def _print_runs(lake: str, run_ids: list[str]) -> None:
 
 def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1."""
+    from saelake import queries
     from saelake.analysis.notices import target_notice
     from saelake.queries.formats import show
 
-    own, chosen = (opened.query("k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen"))
+    own, chosen = (
+        queries.run(opened.connection, "k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen")
+    )
     choice = own.union(chosen)
     ks = sorted({k for (k,) in choice.select("k").fetchall()})
     rates = opened.query("asr", judge=judge, k=ks).filter("tau is null")

@@ -8,7 +8,7 @@ Nothing here knows how a lake is stored.
 """
 
 from saelake.queries.judges import oracle
-from saelake.queries.loader import Query, load, names, run
+from saelake.queries.loader import Query, check_choices, load, names, run
 from saelake.queries.parameters import Parameter, QueryError
 
-__all__ = ["Parameter", "Query", "QueryError", "load", "names", "oracle", "run"]
+__all__ = ["Parameter", "Query", "QueryError", "check_choices", "load", "names", "oracle", "run"]

@@ -8,7 +8,7 @@
 -- features are held, in the recipe's order, so that its rates are means over values: feature_sets.value tells them apart.
 --
 -- $judge judge? = null: only this judge
--- $conditions text? = null: only these conditions, as none,random; null for all
+-- $conditions conditions? = null: only these conditions, as none,random; null for all
 -- $k integers? = null: only these K, beside the conditions without a K; null for every K
 with answers as (
     select a.condition, v.judge, p.label, a.k, a.tau, a.prompt_id, v.refused, v.flipped
@@ -31,7 +31,7 @@ compared as (
     left join baseline as b on b.judge = a.judge and b.prompt_id = a.prompt_id
     where
         ($k is null or a.k is null or list_contains($k, a.k))
-        and ($conditions is null or list_contains(string_split($conditions, ','), a.condition))
+        and ($conditions is null or list_contains($conditions, a.condition))
 )
 
 select

@@ -7,7 +7,7 @@
 -- change, and count as unchanged.
 --
 -- $judge judge? = null: only this judge
--- $method text = minimal: whose critical sets
+-- $method method = minimal: whose critical sets
 with answers as (
     select a.condition, a.k, v.judge, a.prompt_id, v.refused, v.flipped
     from verdicts as v

@@ -3,8 +3,8 @@
 -- Answers are matched by the prompt's text and everything that was asked of it: condition, K, tau, seed and draw. difference =
 -- p_b - p_a. Answers that only one of the runs has are counted nowhere: `saelake runs` tells how many each has.
 --
--- $a text: the first run, as `saelake runs` names it
--- $b text: the second run
+-- $a run: the first run, as `saelake runs` names it
+-- $b run: the second run
 -- $differing boolean = true: only answers whose text or first token differs, or whose p does by more than min_difference
 -- $min_difference number = 0.01: the smallest difference of p that counts
 -- $limit integer? = 100: at most so many rows; null for all

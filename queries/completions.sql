@@ -2,7 +2,7 @@
 --
 -- Answers are model text: untrusted, and to harmful prompts possibly harmful.
 --
--- $condition text = minimal: the condition
+-- $condition condition = minimal: the condition
 -- $label harmful|benign = harmful: which prompts
 -- $judge judge = oracle: whose verdict
 -- $limit integer? = 20: so many prompts; null for all

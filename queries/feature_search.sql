@@ -6,7 +6,7 @@
 -- $layer integer? = null: only this layer
 -- $feature_id integer? = null: only this number
 -- $words text? = null: words of an explanation, separated by spaces
--- $category text? = null: a category
+-- $category category? = null: a category
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features
 -- $limit integer = 50: at most so many
 with explained as (

@@ -5,8 +5,8 @@
 --
 -- $words text: the words, separated by spaces; all must occur
 -- $part boolean = false: whether a part of a word is enough
--- $label text? = null: only prompts with this label
--- $split text? = null: only prompts of this split
+-- $label label? = null: only prompts with this label
+-- $split split? = null: only prompts of this split
 -- $judge judge? = oracle: who reads the answers
 -- $limit integer? = 100: at most so many rows; null for all
 with words as (

@@ -5,7 +5,7 @@
 --
 -- $features features: which features
 -- $n integer = 10: partners of each
--- $model text = fm_20: whose embeddings
+-- $model model = fm_20: whose embeddings
 -- $order_by cosine|interaction = cosine: what ranks them; interaction by its size, whatever its sign
 -- $min_train integer = 1: only partners that fire on at least so many training prompts
 with given as (

@@ -3,7 +3,7 @@
 -- Within each label prompts are ordered by a hash of the seed and their number in the study; the first go to test, the next to
 -- val, the rest to train. These splits are the machine's own, not the study's.
 --
--- $sets text? = null: names of prompt sets, separated by commas; null for all
+-- $sets prompt_sets? = null: names of prompt sets, separated by commas; null for all
 -- $balanced boolean = true: as many prompts of each label as the rarer one has
 -- $val number = 0.1: share of validation prompts
 -- $test number = 0.1: share of test prompts
@@ -14,7 +14,7 @@ with ordered as (
         prompt_id, label,
         row_number() over (partition by label order by md5(concat_ws('/', $seed, prompt_id & 4294967295)), prompt_id) as place
     from prompts
-    where $sets is null or list_contains(string_split($sets, ','), set)
+    where $sets is null or list_contains($sets, set)
 ),
 
 sizes as (

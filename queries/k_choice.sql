@@ -7,7 +7,7 @@
 -- with a sensible answer, degenerate the share of the harmful prompts above whose answer is no sensible text, benign_degenerate
 -- the same share of the benign ones.
 --
--- $condition text = top_k_own: the condition
+-- $condition condition = top_k_own: the condition
 -- $judge judge? = null: only this judge; null for one row a judge
 with answers as (
     select a.condition, v.judge, p.label, a.k, a.prompt_id, v.refused, v.degenerate, v.flipped

@@ -2,9 +2,9 @@
 --
 -- BOS is left out; a prompt on which a feature is silent has no row.
 --
--- $sae_id text: the SAE
--- $target text = harmful: the one label
--- $control text = benign: the other
+-- $sae_id sae: the SAE
+-- $target label = harmful: the one label
+-- $control label = benign: the other
 select a.feature_id, p.label = $target as is_target, max(a.activation) as peak
 from activations as a
 join prompts as p on p.prompt_id = a.prompt_id

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelake.queries import judges
+from saelake.queries import choices, judges
 from saelake.queries.parameters import Parameter, QueryError, parameter
 
 if TYPE_CHECKING:  # documentation is printed without DuckDB
@@ -91,6 +91,11 @@ def load(name: str) -> Query:
 def run(con: "duckdb.DuckDBPyConnection", name: str, **parameters: Any) -> "duckdb.DuckDBPyRelation":
     """Asks a question on a connection that shows a lake's tables; values as Python values or as text; raises QueryError."""
     return con.sql(load(name).statement(con, parameters))
+
+
+def check_choices(con: "duckdb.DuckDBPyConnection", name: str, values: Mapping[str, Any]) -> None:
+    """Raises QueryError for a value of a question that names what the lake does not have, with what it has."""
+    choices.check_choices(con, {p.name: p for p in load(name).parameters}, values)
 
 
 def _parse(name: str, text: str) -> Query:

@@ -6,9 +6,9 @@
 -- the lower layer, then the lower feature_id. The critical set is the first that Stage 2 found.
 --
 -- $by embedding|weight = embedding: what ranks them
--- $model text = fm_20: whose embeddings
+-- $model model = fm_20: whose embeddings
 -- $similarity maximum|mean = maximum: over the cosines with the critical features
--- $method text = minimal: whose critical sets
+-- $method method = minimal: whose critical sets
 -- $tokens integer? = 4: a feature must fire on one of so many last tokens; null for anywhere but on BOS
 -- $k integer? = null: only the first so many of each prompt
 with critical as (

@@ -17,12 +17,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from saelake.warehouse.literals import literal
+from saelake.warehouse.literals import literal, literals
 
 DECLARATION = re.compile(
     r"\$(?P<name>[a-z]\w*) (?P<type>[a-z0-9_|]+)(?P<nullable>\?)?(?: = (?P<default>[^:]+))?: (?P<meaning>.+)"
 )
 TYPES = {"integer": "bigint", "number": "double", "text": "varchar", "boolean": "boolean", "integers": "bigint[]"}
+CHOSEN = {
+    "condition": ("condition", "ablations"),
+    "prompt_set": ('"set"', "prompts"),
+    "label": ("label", "prompts"),
+    "split": ("split", "prompts"),
+    "category": ("category", "prompts"),
+    "method": ("method", "critical_features"),
+    "model": ("model", "fm_embeddings"),
+    "sae": ("sae_id", "saes"),
+    "run": ("run_id", "all_runs.runs"),
+    "stage": ("stage", "all_runs.runs"),
+    "recipe": ("recipe", "all_runs.runs"),
+}
+"""Types whose values are names that a lake holds, and the column and table that hold them (see choices.py)."""
+LISTS = {"conditions": "condition", "prompt_sets": "prompt_set"}
+"""Types that are lists of such names, as texts or as one text with commas between them."""
 INT64 = range(-(2**63), 2**63)
 
 
@@ -36,7 +52,7 @@ class Parameter:
 
     name: str
     type: str
-    """integer, number, text, boolean, integers, features, judge, or the words to choose from: own|chosen"""
+    """integer, number, text, boolean, integers, features, judge, of CHOSEN or LISTS, or the words to choose from: own|chosen"""
     nullable: bool
     default: str | None
     """As declared; None makes the parameter required."""
@@ -53,7 +69,7 @@ class Parameter:
 
     def literal(self, value: Any) -> str:
         """`value`, a Python value or the text of one, as a SQL literal of the declared type; raises QueryError."""
-        sql_type = TYPES.get(self.type, "varchar")
+        sql_type = TYPES.get(self.type, "varchar[]" if self.type in LISTS else "varchar")
         if value is None or (self.nullable and value == "null"):
             if not self.nullable:
                 raise QueryError(f"{self.name} cannot be null: give {_article(self.type)}")
@@ -63,6 +79,8 @@ class Parameter:
             return f"({_number(self, value)!r})::{sql_type}"
         if self.type == "integers":
             return f"[{', '.join(map(str, _integers(self, value)))}]::{sql_type}"
+        if self.type in LISTS:
+            return literals(listed(self, value))
         if self.type == "boolean":
             return str(_boolean(self, value)).lower()
         if not isinstance(value, str) or "\0" in value:
@@ -114,6 +132,16 @@ def _integers(declared: Parameter, value: Any) -> list[int]:
         raise declared.mistyped(value) from None
 
 
+def listed(declared: Parameter, value: Any) -> list[str]:
+    """The names of a list, given as such or as text, where spaces around commas mean nothing."""
+    if not isinstance(value, Iterable):
+        raise declared.mistyped(value)
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    if not all(isinstance(part, str) and "\0" not in part for part in parts):
+        raise declared.mistyped(value)
+    return [part.strip() for part in parts if part.strip()]
+
+
 def _boolean(declared: Parameter, value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -128,10 +156,13 @@ def _article(kind: str) -> str:
         "number": "a number",
         "text": "text",
         "judge": "the name of a judge, or oracle for the recipe's own",
+        "conditions": "a list of conditions, such as none,random",
+        "prompt_sets": "a list of prompt sets, such as a,b",
         "boolean": "true or false",
         "integers": "a list of integers, such as 0,1",
         "features": "a list of features: layer:feature_id,... or the name of a table, or a select, with layer and feature_id",
     }
+    words |= {name: f"the name of a {name.replace('_', ' ')}" for name in CHOSEN}
     return words.get(kind) or "one of " + ", ".join(kind.split("|"))
 
 

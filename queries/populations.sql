@@ -7,7 +7,7 @@
 --
 -- $judge judge = oracle: who decides what flips
 -- $direction own|chosen = chosen: whose candidates
--- $method text = minimal: whose critical sets
+-- $method method = minimal: whose critical sets
 with flips as (
     select a.condition, a.k, a.prompt_id, a.set_id
     from ablations as a

@@ -3,11 +3,11 @@
 -- By the recipe's oracle. Of the harmful prompts those that are refused at baseline count, a prompt without an answer as a failure;
 -- of the benign ones those that are answered under the condition. Several draws of a prompt count as their mean.
 --
--- $conditions text? = null: only these conditions, as none,random; null for all
+-- $conditions conditions? = null: only these conditions, as none,random; null for all
 -- $label harmful|benign = harmful: which prompts
 select a as condition, label, k, tau, n as n_prompts, estimate as rate, low, high
 from comparisons
 where
     kind = 'rate' and measure = 'flipped' and label = $label
-    and ($conditions is null or list_contains(string_split($conditions, ','), a))
+    and ($conditions is null or list_contains($conditions, a))
 order by condition, k nulls first, tau nulls first

@@ -3,8 +3,8 @@
 -- current tells whether plain table names show the run. rows counts the rows of each of its tables. content_hash covers the
 -- rows, not times or hardware: equal hashes are equal content.
 --
--- $stage text? = null: only runs of this stage
--- $study text? = null: only runs of this study, by its recipe's name
+-- $stage stage? = null: only runs of this stage
+-- $study recipe? = null: only runs of this study, by its recipe's name
 with counted as (
     select
         run_id,

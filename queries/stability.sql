@@ -4,12 +4,12 @@
 -- over halves: one row, the distinct features found on one half of the harmful prompts against those found on the other; the
 -- prompts are counted in order of prompt_id, the even ones are half 0.
 --
--- $conditions text = minimal,algorithm1,algorithm1_common,stage3: which sets, by condition, separated by commas
+-- $conditions conditions = minimal,algorithm1,algorithm1_common,stage3: which sets, by condition, separated by commas
 with found as (
     select a.condition, a.k, a.tau, coalesce(a.draw, a.seed, 0) as start, a.prompt_id, a.set_id
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
-    where p.label = 'harmful' and list_contains(string_split($conditions, ','), a.condition)
+    where p.label = 'harmful' and list_contains($conditions, a.condition)
 ),
 
 members as (

@@ -6,7 +6,7 @@
 -- set without what does not fire. benign_answered: benign prompts still answered under the same sets.
 --
 -- $judge judge? = null: only this judge
--- $method text = minimal: whose critical sets stand in the row K = 0
+-- $method method = minimal: whose critical sets stand in the row K = 0
 with answers as (
     select
         if(a.condition = $method || '_active', 'stage3', a.condition) as condition,

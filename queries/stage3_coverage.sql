@@ -4,8 +4,8 @@
 -- are counted. One row: n_prompts have a critical set, n_ranked of them have a critical feature with an embedding (the others
 -- count as failures of Stage 3); n_critical and n_active count (prompt, feature) pairs, unembedded those without an embedding.
 --
--- $model text = fm_20: whose embeddings
--- $method text = minimal: whose critical sets
+-- $model model = fm_20: whose embeddings
+-- $method method = minimal: whose critical sets
 -- $tokens integer? = 4: active means firing on one of so many last tokens; null for anywhere but on BOS
 with critical as (
     select c.prompt_id, c.sae_id, c.feature_id, e.vector is not null as is_embedded

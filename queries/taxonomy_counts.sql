@@ -3,8 +3,8 @@
 -- literal: the feature is non-zero anywhere in the prompt, on BOS and the template too, which are alike in all prompts. user: on one
 -- of the user's tokens. Features that fire on no labelled prompt are absent; of the others every category has a row.
 --
--- $label text = harmful: the prompts' label
--- $sets text? = null: only these prompt sets, separated by commas
+-- $label label = harmful: the prompts' label
+-- $sets prompt_sets? = null: only these prompt sets, separated by commas
 -- $layer integer? = null: only this layer
 with labelled as (
     select prompt_id, category
@@ -12,7 +12,7 @@ with labelled as (
     where
         label = $label
         and category is not null
-        and ($sets is null or list_contains(string_split($sets, ','), set))
+        and ($sets is null or list_contains($sets, set))
 ),
 
 categories as (

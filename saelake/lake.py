@@ -55,6 +55,7 @@ class OpenLake:
             raise several_studies(self.lake, self.studies)
         if engine == "duckdb":
             with told_by_views(self.connection):
+                queries.check_choices(self.connection, name, params)
                 return queries.run(self.connection, name, **params)
         from saelake.queries import spark
 
