@@ -1,7 +1,7 @@
 """Kills, races and damage that a lake must survive; prints one line a claim and fails on any miss.
 
-    python -m benchmarks.torture                        # the full count: 60 kills, 200 damages, a minute of many hands
-    python -m benchmarks.torture --kills 6 --damages 20 --seconds 4
+    python -m benchmarks.torture                        # the full count: 60 kills twice, 200 damages, a minute of many hands
+    python -m benchmarks.torture --kills 6 --commands 6 --damages 20 --seconds 4
     python -m benchmarks.torture --study organism       # also kills `saelake analyze`
 
 Workers are processes of their own (`--role`), so that kill -9 hits them wherever they are.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import duckdb
 
+from benchmarks.kills import kill_commands
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
@@ -257,6 +258,7 @@ def claim(text: str, prove: Callable[..., list[str]], *arguments: object) -> boo
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Kills, races and damage that a lake must survive.")
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--commands", type=int, default=60, help="how many commands are killed, on a tiny study")
     parser.add_argument("--damages", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60, help="how long many hands work at once")
     parser.add_argument("--writers", type=int, default=4)
@@ -294,6 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             claim(hands, many_hands, folder, asked.seconds, asked.writers, asked.readers),
             claim(f"{asked.damages} bit flips and truncations are all found", damages, folder, asked.damages, chance),
         ]
+        if asked.commands:
+            text = f"{asked.commands} kills of ingest, analyze, share, add, drop, gc, report and study: given again, all complete"
+            kept.append(claim(text, kill_commands, folder / "commands", asked.commands, chance))
         if asked.study:
             count = max(1, asked.kills // 10)
             text = f"{count} kills of `saelake analyze {asked.study}`: the lake equals the undisturbed one"
