@@ -146,8 +146,17 @@ def output_options(command: Command) -> Command:
     # Not click.Choice over queries.formats.FORMATS: help would have to import DuckDB.
     formats = click.Choice(["table", "csv", "json", "parquet"])
     file = click.Path(path_type=Path, dir_okay=False)
-    command = click.option("--output", "-o", type=file, metavar="FILE", help="Write to a file, whole or not at all.")(command)
-    by_default = "How rows are written; by default as the file's suffix says, else a table."
+    command = click.option(
+        "--output",
+        "-o",
+        type=file,
+        metavar="FILE",
+        help="Write to a file, whole or not at all; if it holds completions, for its owner alone.",
+    )(command)
+    by_default = (
+        "How rows are written; by default as the file's suffix says, else a table. CSV puts an apostrophe before text that "
+        "begins with = + - @, a tab or a carriage return, so that no spreadsheet runs it; numbers stay numbers."
+    )
     return click.option("--format", "kind", type=formats, help=by_default)(command)
 
 

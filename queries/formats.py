@@ -1,6 +1,7 @@
 """Shows the rows of a relation: as a table to look at, or as CSV, JSON or Parquet to go on with."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -38,6 +39,8 @@ NOT_IN_PARQUET = re.compile(r"\b(TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT
 """Types that Parquet, or Arrow on the way there, has no like of: they are written as text."""
 PARQUET_ROWS = 122_880
 """Rows of a row group of what is written as Parquet."""
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet might run, with the apostrophes that may stand before it."""
 
 
 class Rows(NamedTuple):
@@ -57,13 +60,14 @@ def show(relation: duckdb.DuckDBPyRelation, kind: str | None = None, output: Pat
     kind = kind or _kind_of(output)
     if output is not None and not output.parent.is_dir():
         raise QueryError(f"there is no folder {output.parent}: make it first")
+    private = output is not None and _has_completions(relation)
     if kind == "parquet":
-        _parquet(relation, output)
+        _parquet(relation, output, private)
     elif output is None:
         _write(relation, kind, sys.stdout, MAX_ROWS if sys.stdout.isatty() else MAX_ROWS_PIPED)
         sys.stdout.flush()
     else:
-        _whole(output, lambda draft: _write_file(relation, kind, draft))
+        _whole(output, lambda draft: _write_file(relation, kind, draft), private)
 
 
 def _kind_of(output: Path | None) -> str:
@@ -169,9 +173,14 @@ def _write_file(relation: duckdb.DuckDBPyRelation, kind: str, path: Path) -> Non
         _write(relation, kind, out, max_rows=None)
 
 
-def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None) -> None:
+def _has_completions(relation: duckdb.DuckDBPyRelation) -> bool:
+    """Whether rows may hold what models answered: a column is called so, or is read under whatever name."""
+    return "completion" in " ".join(relation.columns).lower() or "completion" in relation.explain().lower()
+
+
+def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None, private: bool) -> None:
     if output is not None:
-        _whole(output, lambda draft: _write_parquet(relation, draft))
+        _whole(output, lambda draft: _write_parquet(relation, draft), private)
         return
     if sys.stdout.isatty():
         raise QueryError("parquet is not for a terminal: give --output FILE, or redirect standard output to a file")
@@ -196,10 +205,12 @@ def _write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
             writer.write_batch(batch.rename_columns(names))
 
 
-def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` write a draft beside `path` and puts it in place when it is complete."""
+def _whole(path: Path, write: Callable[[Path], None], private: bool) -> None:
+    """Lets `write` write a draft beside `path`, put in place when it is complete; a `private` file is its owner's alone."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
+        if private:
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         write(draft)
         os.replace(draft, path)
     finally:
@@ -207,14 +218,39 @@ def _whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _csv(rows: Rows, out: TextIO) -> None:
-    """RFC 4180 with plain line feeds; nested values are JSON, null is empty; on a terminal control characters are spelt out."""
+    """RFC 4180 with plain line feeds; nested values are JSON, null is empty; on a terminal control characters are spelt out.
+
+    Text that a spreadsheet would run as a formula has an apostrophe before it (see `guarded`).
+    """
     to_screen = out.isatty()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([printable(name) if to_screen else name for name in rows.names])
+    line = io.StringIO()
+    writer = csv.writer(line)  # only a writer whose lines end in both quotes text that holds a carriage return
+
+    def write(values: Sequence[Any]) -> None:
+        writer.writerow(values)
+        out.write(line.getvalue().removesuffix("\r\n") + "\n")
+        line.seek(0)
+        line.truncate()
+
+    write([_shielded(name, to_screen) for name in rows.names])
     out.flush()  # the first row may take long
     for row in rows.rows:
-        values = [_csv_value(value) for value in row]
-        writer.writerow([printable(v) if to_screen and isinstance(v, str) else v for v in values])
+        write([_shielded(_csv_value(value), to_screen) for value in row])
+
+
+def _shielded(value: Any, to_screen: bool) -> Any:
+    if value is None or isinstance(value, int | float | Decimal):
+        return value
+    return guarded(printable(str(value)) if to_screen else str(value))
+
+
+def guarded(text: str) -> str:
+    """Text as a cell that no spreadsheet runs: one apostrophe before a leading = + - @, tab or carriage return.
+
+    Text with apostrophes before such a character gets one more: where FORMULA matches and a cell begins with one, taking
+    that one away gives the text as it was.
+    """
+    return f"'{text}" if FORMULA.match(text) else text
 
 
 def _csv_value(value: Any) -> Any:

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +37,47 @@ def test_csv_round_trips(relation: duckdb.DuckDBPyRelation, tmp_path: Path) -> N
     assert (row["nothing"], row["yes"], row["list"], row["made"]) == ("", "true", "[1, 2]", "2026-01-02T03:04:05")
     again = duckdb.sql(f"select text, prompt_id from read_csv('{tmp_path}/rows.csv', all_varchar = true)").fetchall()
     assert again == [(HOSTILE, "9007199254740993")]
+
+
+FORMULAS = ("=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "=", "'=1", "''-1")
+PLAIN = ("it's", "'", "1-1", "a=b", " =1", "''", "", "x@y", "\n")
+
+
+def test_csv_holds_no_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    """Text that a spreadsheet would run gets an apostrophe, which whoever reads it back takes away."""
+    texts = [*FORMULAS, *PLAIN]
+    con = duckdb.connect()
+    con.execute("create table t as select unnest($1) as text", [texts])
+    select = "select text as \"=name\", -5 as n, -1.5::double as x, -0.5::decimal(3, 1) as d, interval '-1' day as i from t"
+    show(con.sql(select), "csv", tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["'=name", "n", "x", "d", "i"]
+    assert [row[0] for row in rows] == [f"'{text}" for text in FORMULAS] + list(PLAIN)
+    assert [re.sub(r"^'(?='*[=+\-@\t\r])", "", row[0]) for row in rows] == texts
+    assert {tuple(row[1:4]) for row in rows} == {("-5", "-1.5", "-0.5")}
+    assert rows[0][4][0] == "'"
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json", "rows.parquet", "rows.txt"])
+@pytest.mark.parametrize(
+    ("select", "is_private"),
+    [
+        ("select * from ablations", True),
+        ("select upper(completion) as x from ablations", True),
+        ("select count(*) as n from ablations where completion like 'I%'", True),
+        ("select prompt_id from ablations", False),
+    ],
+)
+def test_files_with_completions_are_their_owners_alone(name: str, select: str, is_private: bool, tmp_path: Path) -> None:
+    con = duckdb.connect()
+    con.execute("create table ablations as select 1 as prompt_id, 'I cannot' as completion")
+    before = os.umask(0o022)
+    try:
+        show(con.sql(select), None, tmp_path / name)
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == (0o600 if is_private else 0o644)
 
 
 def test_json_round_trips_with_ids_as_strings(relation: duckdb.DuckDBPyRelation, tmp_path: Path) -> None:
