@@ -22,7 +22,7 @@ from saelake.extras import require
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.literals import literal
 from saelake.warehouse.places import Entry
-from saelake.warehouse.store import aside
+from saelake.warehouse.store import aside, make_private
 
 URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?*\[\]]*?))?/?")
 
@@ -189,6 +189,7 @@ class Bucket:
         copy = aside(self._work / Path(key).name)
         self._work.mkdir(parents=True, exist_ok=True)
         try:
+            make_private(copy)
             with self._opened("read") as objects, copy.open("wb") as file:
                 for piece in obstore.get(objects, key):
                     file.write(piece)

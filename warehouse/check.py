@@ -6,14 +6,13 @@ from pathlib import Path, PurePosixPath
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from saelake.warehouse.catalog import LEFT_BEHIND, recover_catalog
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.damage import pointer_damage
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.layout import BATCH_ROWS
+from saelake.warehouse.layout import open_parquet, stored_batches
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec, pointer_key, record_key
@@ -142,17 +141,17 @@ class _RunCheck:
         broken: dict[str, int] = {}
         n_rows = 0
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+            with open_parquet(path) as parquet:
                 if not parquet.schema_arrow.equals(table.schema_at(self._record.schema_version)):
                     yield f"its columns are not those of {table.name}"
                     return
-                for batch in parquet.iter_batches(BATCH_ROWS):
-                    batch.validate(full=True)  # text that is no UTF-8
-                    n_rows += len(batch)
-                    content.update(batch)
-                    order.update(batch)
-                    for what, n in broken_rules(table, batch, self._record.run_id, self._known):
-                        broken[what] = broken.get(what, 0) + n
+            for batch in stored_batches(path, table.name):
+                batch.validate(full=True)  # text that is no UTF-8
+                n_rows += len(batch)
+                content.update(batch)
+                order.update(batch)
+                for what, n in broken_rules(table, batch, self._record.run_id, self._known):
+                    broken[what] = broken.get(what, 0) + n
         except UNREADABLE as error:
             yield f"the file cannot be read ({first_line(error)})"
             return
@@ -177,12 +176,11 @@ def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord])
         for file in records[run_id].files:
             if file.table in REFERENCE_COLUMNS:
                 try:
-                    with (
-                        lake.published.local(file.path) as path,
-                        pq.ParquetFile(path, page_checksum_verification=True) as parquet,
-                    ):
-                        batches = parquet.iter_batches(columns=REFERENCE_COLUMNS[file.table])
+                    with lake.published.local(file.path) as path:
+                        batches = stored_batches(path, file.table, REFERENCE_COLUMNS[file.table])
                         known = known.joined(referred(file.table, batches))
+                except UserError:
+                    raise
                 except (*UNREADABLE, KeyError, ValueError):
                     unknown.add(file.table)
     ids = {name: ids for name, ids in known.ids.items() if REFERENCE_TABLE[name] not in unknown}

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import file_name
+from saelake.warehouse.layout import PRIVATE
 from saelake.warehouse.schema import TABLES, Table
-from saelake.warehouse.store import folder_atomic
+from saelake.warehouse.store import folder_atomic, make_private
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def _checked(part: Rows) -> pa.Table:
 
 def _write(path: Path, rows: pa.Table) -> None:
     path.parent.mkdir(exist_ok=True)
+    if path.parent.name in PRIVATE:
+        make_private(path)
     text = [f.name for f in rows.schema if pa.types.is_string(f.type) or pa.types.is_dictionary(f.type)]
     pq.write_table(rows, path, compression="none", use_dictionary=text, write_statistics=False, store_schema=False)
 

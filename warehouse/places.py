@@ -1,5 +1,6 @@
 """Where what a lake publishes lies: a folder, or a bucket of object storage (bucket.py). Keys name all in it: `runs/x.json`."""
 
+import errno
 import os
 import shutil
 import stat
@@ -11,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 import duckdb
 
-from saelake.warehouse.store import folder_atomic, write_atomic
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.store import folder_atomic, open_regular, write_atomic
 
 
 class Entry(NamedTuple):
@@ -83,7 +85,13 @@ class Folder:
         return str(self._root.resolve())
 
     def read(self, key: str) -> str:
-        return (self._root / key).read_text(encoding="utf-8", errors="replace")
+        try:
+            with open_regular(self._root / key) as file:
+                return file.read().decode("utf-8", errors="replace")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise UserError(f"{self._root / key} is no regular file: restore it from a copy") from error
 
     def exists(self, key: str) -> bool:
         return (self._root / key).exists()

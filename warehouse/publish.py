@@ -37,6 +37,7 @@ class Landed:
         self._spec = spec
         spill = landing / ".spill"
         shutil.rmtree(spill, ignore_errors=True)  # of a killed process
+        spill.mkdir(mode=0o700, parents=True)  # completions may be in it
         self._con = duckdb.connect(
             config={"temp_directory": str(spill), "memory_limit": MEMORY_LIMIT, "preserve_insertion_order": False}
         )

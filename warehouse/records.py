@@ -280,6 +280,8 @@ class Lake:
         """What a run is computed from, as far as its record, which may be damaged, still tells."""
         try:
             return tuple(json.loads(self.published.read(record_key(run_id)))["parents"])
+        except UserError:
+            raise
         except (OSError, ValueError, TypeError, KeyError):
             return ()
 

@@ -1,18 +1,25 @@
 """Files that are whole or absent: atomic writes, hashes and locks that die with their owner."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from saelake.warehouse.locks import hold
+
+
+UNWAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Opens a pipe without waiting for its writer; Windows, which has none in folders, reads bytes as they are."""
 
 
 def canonical_json(value: Any) -> str:
@@ -25,9 +32,18 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
+    """Hex sha256 of a file, read in pieces; raises OSError for anything but a regular one."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A file to read; raises OSError where a pipe or a device lies in its place, which would keep a reader waiting for ever."""
+    fd = os.open(path, os.O_RDONLY | UNWAITING)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(fd, "rb")
 
 
 def utc_now() -> str:
@@ -62,16 +78,32 @@ def is_draft(path: Path) -> bool:
     return re.fullmatch(r"\..+\.[0-9a-f]{8}(\.wal)?", path.name) is not None
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a small file so that readers see the old content or the new one, never a part."""
+def make_private(path: Path) -> None:
+    """An empty file at `path` that its owner alone can read and write, whatever the umask: to be written into."""
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    os.close(fd)
+    path.chmod(0o600)
+
+
+def write_atomic(path: Path, text: str, *, private: bool = False) -> None:
+    """Writes a small file so that readers see the old content or the new one, never a part; a `private` one is its owner's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = aside(path)
+    fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666)
     try:
-        draft.write_text(text, encoding="utf-8")
-        sync_file(draft)
-        draft.replace(path)
-    finally:
+        _hold(fd)
+        with os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
+            file.write(text)
+        os.fsync(fd)
+        if os.name != "nt":  # there, what is open cannot be renamed
+            draft.replace(path)
+    except BaseException:
         draft.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+    if os.name == "nt":
+        draft.replace(path)
     sync_folder(path.parent)
 
 
@@ -100,11 +132,11 @@ def folder_atomic(path: Path) -> Iterator[Path]:
             os.close(held)
 
 
-def _open_folder(folder: Path, *, follow: bool = True) -> int | None:
+def _open_folder(folder: Path) -> int | None:
     """A descriptor of a folder; None on Windows, where only files can be opened, synchronised and locked."""
     if os.name == "nt":
         return None
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _new_draft(path: Path) -> tuple[Path, int | None]:
@@ -112,27 +144,39 @@ def _new_draft(path: Path) -> tuple[Path, int | None]:
     while True:
         draft = aside(path)
         draft.mkdir()
-        fd = _open_folder(draft)
+        fd = _open_draft(draft)
         if fd is None:
             return draft, None
-        with suppress(OSError):  # of a file system without locks: nobody clears drafts there
-            hold(fd)
+        _hold(fd)
         if _is_same_file(fd, draft):
             return draft, fd
         os.close(fd)  # taken for a dead one before it was locked
 
 
-def clear_drafts(path: Path, names: Container[str]) -> None:
-    """Deletes the drafts of the folder `path` that killed processes left beside it, if they hold nothing but `names`."""
+def _hold(fd: int) -> None:
+    """Marks a draft as that of a living process."""
+    with suppress(OSError):  # of a file system without locks: nobody clears drafts there
+        hold(fd)
+
+
+def _open_draft(draft: Path) -> int | None:
+    """A descriptor of a draft; None on Windows, where what is open can neither be locked like this nor renamed."""
+    return None if os.name == "nt" else os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | UNWAITING)
+
+
+def clear_drafts(path: Path, names: Container[str] = ()) -> None:
+    """Deletes the drafts of `path` that killed processes left beside it: files, and folders that hold nothing but `names`."""
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
     for draft in [p for p in path.parent.glob(".*") if ours.fullmatch(p.name)]:
         with suppress(OSError), _if_dead(draft) as is_dead:  # what cannot be deleted harms nobody
-            if is_dead and all(entry.name in names for entry in draft.iterdir()):
+            if is_dead and draft.is_file():
+                draft.unlink()
+            elif is_dead and all(entry.name in names for entry in draft.iterdir()):
                 shutil.rmtree(draft)
 
 
 def is_dead_draft(path: Path) -> bool:
-    """Whether a folder is a draft whose writer is no more."""
+    """Whether a file or folder is a draft whose writer is no more."""
     with suppress(OSError), _if_dead(path) as is_dead:
         return is_dead and is_draft(path)
     return False
@@ -140,8 +184,8 @@ def is_dead_draft(path: Path) -> bool:
 
 @contextmanager
 def _if_dead(draft: Path) -> Iterator[bool]:
-    """Whether nobody holds the lock of a draft folder, which is held meanwhile."""
-    fd = _open_folder(draft, follow=False)
+    """Whether nobody holds the lock of a draft, which is held meanwhile."""
+    fd = _open_draft(draft)
     if fd is None:
         yield False
         return

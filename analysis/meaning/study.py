@@ -22,7 +22,7 @@ from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ANNOTATIONS
-from saelake.warehouse.store import canonical_json, folder_atomic, sha256_text, utc_now
+from saelake.warehouse.store import canonical_json, folder_atomic, make_private, sha256_text, utc_now
 
 CODE_VERSION = 1
 NONE = "None"
@@ -97,16 +97,22 @@ class State:
 
 
 def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampling: Sampling) -> AnnotationStudy:
-    """Draws a study's features and writes it into the lake; raises UserError for a name that is taken and for no features."""
+    """Draws a study's features and writes it into the lake; asked again, as after a kill, it finds the study.
+
+    Raises UserError for a name that another study has, and for no features.
+    """
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name for an annotation study: use lower-case letters, digits and _, a letter first")
     if wrong := [one for one in annotators if not ANNOTATOR.fullmatch(one) or annotators.count(one) > 1]:
         raise UserError(f"{wrong[0]!r} is no name for one annotator: use letters, digits, space and . @ - _, each name once")
     if not annotators:
         raise UserError("an annotation study needs at least one annotator: give --annotator NAME")
-    if _folder(lake, name).exists():
-        raise UserError(f"the lake {lake} has an annotation study {name} already: give the new one another name")
     parents = tuple(current_run(lake, recipe, stage) for stage in ("ingest", "taxonomy", "populations"))
+    if _folder(lake, name).exists():
+        there = load(lake, name)
+        if (there.recipe, there.parents, there.sampling, [*there.tokens]) == (recipe, parents, sampling, [*annotators]):
+            return there
+        raise UserError(f"the lake {lake} has another annotation study {name} already: give the new one another name")
     with connect(lake, recipe) as con:
         drawn = queries.run(con, "study_sample", **asdict(sampling)).fetchall()
         categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
@@ -119,7 +125,7 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
     study = AnnotationStudy(name, recipe, parents, sampling, tuple(categories), items, tokens)
     with storage_errors(lake), folder_atomic(_folder(lake, name)) as draft:
         file = draft / "study.json"
-        file.touch(mode=0o600)  # it holds the links
+        make_private(file)  # it holds the links
         file.write_text(json.dumps(asdict(study), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return study
 

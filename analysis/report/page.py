@@ -27,7 +27,7 @@ from saelake.analysis.report.sections import SECTIONS
 from saelake.queries.formats import printable
 from saelake.warehouse.catalog import connect, current_records, one_study
 from saelake.warehouse.records import Lake
-from saelake.warehouse.store import write_atomic
+from saelake.warehouse.store import clear_drafts, write_atomic
 
 FOLDER = Path(__file__).parent
 
@@ -47,7 +47,7 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
 
     Args:
         recipe: the study, where the lake holds several.
-        with_completions: also answers to harmful prompts, folded.
+        with_completions: also answers to harmful prompts, folded; the page is then its owner's alone.
     Raises UserError for a lake without studies, or with several where none is named.
     """
     name = one_study(lake, recipe)
@@ -55,7 +55,8 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
     with connect(lake, name) as con:
         study = Studied(con, name, records, with_completions)
         html = page(study)
-    write_atomic(target, html)
+    clear_drafts(target)  # of killed processes
+    write_atomic(target, html, private=with_completions)
     return len(html.encode())
 
 

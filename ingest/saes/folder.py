@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.store import UNWAITING
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 LARGEST_JSON = 1 << 20
@@ -75,30 +76,30 @@ def check_config(config: Mapping[str, Any], location: str) -> None:
         if name not in config:
             raise UserError(f"saes: the configuration of {location} has no {name}: it is not one of an SAE that SAELens saved")
         if not _is_count(config[name]):
-            raise UserError(f"saes: {name} in the configuration of {location} is {_shown(config[name])}, no number of 1 or more")
+            raise UserError(f"saes: {name} in the configuration of {location} is {_told(config[name])}, no number of 1 or more")
     metadata = config.get("metadata")
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise UserError(f"saes: metadata in the configuration of {location} is {_shown(metadata)}, no object")
+        raise UserError(f"saes: metadata in the configuration of {location} is {_told(metadata)}, no object")
     kwargs = config.get("activation_fn_kwargs")
     if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise UserError(f"saes: activation_fn_kwargs in the configuration of {location} is {_shown(kwargs)}, no object")
+        raise UserError(f"saes: activation_fn_kwargs in the configuration of {location} is {_told(kwargs)}, no object")
     fields = {**config, **(kwargs or {}), **(metadata or {})}
     for names, kind, word in ((BOOLEANS, bool, "neither true nor false"), (TEXTS, str, "no text")):
         for name in names:
             if fields.get(name) is not None and not isinstance(fields[name], kind):
-                raise UserError(f"saes: {name} in the configuration of {location} is {_shown(fields[name])}, {word}")
+                raise UserError(f"saes: {name} in the configuration of {location} is {_told(fields[name])}, {word}")
     if not isinstance(config.get("normalize_activations", "none"), str | bool | None):
         raise UserError(
-            f"saes: normalize_activations in the configuration of {location} is {_shown(config['normalize_activations'])}"
+            f"saes: normalize_activations in the configuration of {location} is {_told(config['normalize_activations'])}"
         )
     scale = fields.get("norm_scaling_factor")
     if scale is not None and not (isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf):
-        raise UserError(f"saes: norm_scaling_factor in the configuration of {location} is {_shown(scale)}, no number above 0")
+        raise UserError(f"saes: norm_scaling_factor in the configuration of {location} is {_told(scale)}, no number above 0")
     k = {"k": config.get("k"), **(kwargs or {})}["k"]
     is_topk = config.get("architecture") == "topk" or "k" in (kwargs or {})
     if is_topk and not (_is_count(k) and k <= config["d_sae"]):
         raise UserError(
-            f"saes: k in the configuration of {location} is {_shown(k)}: a TopK SAE of width {config['d_sae']} keeps from 1 to "
+            f"saes: k in the configuration of {location} is {_told(k)}: a TopK SAE of width {config['d_sae']} keeps from 1 to "
             f"{config['d_sae']} latents a token"
         )
 
@@ -107,9 +108,9 @@ def read_config(file: Path) -> dict[str, Any]:
     """A cfg.json as it stands; raises UserError for what is no regular file, or no JSON object with every name once."""
     where = f"saes: the configuration of {file.parent} cannot be read"
     try:
-        config = json.loads(_read(file, 0, LARGEST_JSON), object_pairs_hook=_once, parse_constant=_refuse_constant)
+        config = json.loads(_bytes_of(file, 0, LARGEST_JSON), object_pairs_hook=_once, parse_constant=_refuse_constant)
         if not isinstance(config, dict):
-            raise ValueError(f"it holds {_shown(config)}, no object")
+            raise ValueError(f"it holds {_told(config)}, no object")
         if not all(math.isfinite(number) for number in _floats(config)):
             raise ValueError("it has a number that is too large")
     except (OSError, ValueError, RecursionError) as error:
@@ -121,10 +122,10 @@ def read_config(file: Path) -> dict[str, Any]:
 def read_header(file: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in a safetensors file; raises UserError unless they are numbers that lie in the file."""
     try:
-        (length,) = struct.unpack("<Q", _read(file, 0, 8, whole=False))
+        (length,) = struct.unpack("<Q", _bytes_of(file, 0, 8, whole=False))
         if length > LARGEST_JSON:
             raise ValueError(f"its header has {length:,} bytes, those of SAEs have less than {LARGEST_JSON:,}")
-        header = json.loads(_read(file, 8, length, whole=False), object_pairs_hook=_once)
+        header = json.loads(_bytes_of(file, 8, length, whole=False), object_pairs_hook=_once)
         if not isinstance(header, dict):
             raise ValueError("its header is no object")
         n_bytes = file.stat().st_size - 8 - length
@@ -137,7 +138,7 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
 def _tensor(name: str, told: Mapping[str, Any], n_bytes: int) -> tuple[int, ...]:
     shape = tuple(told["shape"])
     if told["dtype"] not in ITEM_BYTES:
-        raise ValueError(f"{name} holds {_shown(told['dtype'])}, not floating-point numbers")
+        raise ValueError(f"{name} holds {_told(told['dtype'])}, not floating-point numbers")
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"{name} has no shape")
     first, last = told["data_offsets"]
@@ -146,9 +147,9 @@ def _tensor(name: str, told: Mapping[str, Any], n_bytes: int) -> tuple[int, ...]
     return shape
 
 
-def _read(file: Path, start: int, most: int, whole: bool = True) -> bytes:
+def _bytes_of(file: Path, start: int, most: int, whole: bool = True) -> bytes:
     """Up to `most` bytes of a regular file; raises ValueError for anything else, or where the `whole` rest is longer."""
-    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
+    with os.fdopen(os.open(file, os.O_RDONLY | UNWAITING), "rb") as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             raise ValueError("it is no regular file")
         opened.seek(start)
@@ -181,7 +182,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 1 <= value < 2**31
 
 
-def _shown(value: Any) -> str:
+def _told(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -159,9 +159,10 @@ def test_answers_are_replaced_withdrawn_and_at_last_closed(lake: Lake) -> None:
 
 
 def test_mistakes_are_told_and_leave_the_lake_as_it_was(lake: Lake) -> None:
-    studies.create(lake, "small", "pilot", PEOPLE, DRAW)
+    made = studies.create(lake, "small", "pilot", PEOPLE, DRAW)
+    assert studies.create(lake, "small", "pilot", PEOPLE, DRAW) == made, "the same command again, as after a kill"
     for name, people, says in (
-        ("pilot", PEOPLE, "has an annotation study pilot already"),
+        ("pilot", PEOPLE[:1], "has another annotation study pilot already"),
         ("../x", PEOPLE, "is no name for an annotation study"),
         ("two", ("ann", "ann"), "is no name for one annotator"),
         ("two", ("<b>",), "is no name for one annotator"),

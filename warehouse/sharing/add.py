@@ -10,30 +10,33 @@ good as who made it: its hashes say that it is whole, and the rules that its row
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from saelake.warehouse.catalog import changing_catalog
 from saelake.warehouse.check import check_records
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
+from saelake.warehouse.layout import rechunk, stored_batches, write_table
+from saelake.warehouse.order import RowOrder
 from saelake.warehouse.places import Folder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, data_key, pointer_key, run_tag
 from saelake.warehouse.runs import refuse_tag_collision
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import NAME, lake_names
+from saelake.warehouse.sharing.pages import check_pages
 from saelake.warehouse.sharing.read import check_footer, open_file, read_records
-from saelake.warehouse.store import locked
+from saelake.warehouse.store import locked, make_private
 
 COPY_BYTES = 1 << 20
+MOST_BROKEN = 1_000
+"""Rows that come twice or in the wrong place, until a file is given up."""
 SPARE_BYTES = 64 << 20
 """What must stay free on the disk."""
 
@@ -171,10 +174,12 @@ def _take_file(folder: Path, file: DataFile, draft: Path, name: str, version: in
     try:
         _copy_file(folder, file, incoming)
         check_footer(incoming, file, version)
-        with pq.ParquetFile(incoming, page_checksum_verification=True) as parquet:
-            rows = rechunk(parquet.iter_batches(BATCH_ROWS))
-            content = ContentHash(TABLES[file.table].schema_at(version))
-            n_rows, n_bytes, sha256 = write_table(target, file.table, rows, content, version=version)
+        check_pages(incoming, file.table)
+        rows = rechunk(_in_order(incoming, file.table, version))
+        content = ContentHash(TABLES[file.table].schema_at(version))
+        n_rows, n_bytes, sha256 = write_table(target, file.table, rows, content, version=version)
+    except UserError:
+        raise
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
             raise
@@ -184,6 +189,22 @@ def _take_file(folder: Path, file: DataFile, draft: Path, name: str, version: in
     return DataFile(file.table, name, n_rows, n_bytes, sha256)
 
 
+def _in_order(path: Path, table: str, version: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a file; raises ValueError when many come twice or in the wrong place: the others need not be read.
+
+    Few of them may be the fault of something else, which `_verify` names.
+    """
+    names = [name for name in TABLES[table].unique_at(version) if name != "run_id"]
+    order = RowOrder(names)
+    for batch in stored_batches(path, table):
+        order.update(batch)
+        if order.n_repeated > MOST_BROKEN:
+            raise ValueError(f"({', '.join(names)}) repeats")
+        if order.n_misplaced > MOST_BROKEN:
+            raise ValueError(f"order by {', '.join(names)} is broken")
+        yield batch
+
+
 def _copy_file(folder: Path, file: DataFile, target: Path) -> None:
     """Copies one file; raises ValueError unless it is a regular one of the size and hash that its record gives."""
     try:
@@ -191,6 +212,7 @@ def _copy_file(folder: Path, file: DataFile, target: Path) -> None:
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror or error}): a shared set has regular files only") from error
     digest, n_bytes = hashlib.sha256(), 0
+    make_private(target)
     with source, target.open("wb") as copy:
         while piece := source.read(min(COPY_BYTES, file.n_bytes - n_bytes + 1)):
             n_bytes += len(piece)

@@ -11,21 +11,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow.parquet as pq
-
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile
+from saelake.warehouse.layout import open_parquet
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
 from saelake.warehouse.sharing.names import NAME, RUN_ID, lake_names
 
-LARGEST_RECORD = 16 << 20
+LARGEST_RECORD = 4 << 20
+LARGEST_RECORDS = 16 << 20
+"""Bytes of all run records of a set: parsed, JSON takes twenty times its size."""
 MOST_RUNS = 10_000
-LARGEST_GROUP = 512 << 20
-"""Bytes of a row group in memory; `share` writes a fifth of it at most."""
-MOST_GROUP_ROWS = 1 << 20
-MOST_ROWS_A_BYTE = 1_000
-"""What constant columns reach: a page holds 20,000 rows and has a header of more than 20 bytes."""
+DEEPEST = 32
+"""Levels of a run record."""
+MOST_ROWS_A_BYTE = 100
+"""Twice what a table reaches whose columns are all constant, but for ids that count up."""
+SPARE_ROWS = 100_000
 DIGEST = frozenset("0123456789abcdef")
 
 
@@ -39,9 +40,13 @@ def read_records(folder: Path) -> list[RunRecord]:
     if len(paths) > MOST_RUNS:
         raise UserError(f"{folder} has {len(paths):,} run records, at most {MOST_RUNS:,} are read")
     records: dict[str, RunRecord] = {}
+    if (n_bytes := sum(path.lstat().st_size for path in paths)) > LARGEST_RECORDS:
+        raise UserError(f"{folder} has {n_bytes:,} bytes of run records, more than {LARGEST_RECORDS:,} are not read")
     for path in paths:
         try:
             records[path.stem] = _read_record(path)
+        except UserError:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
             raise UserError(f"{folder}: the run record runs/{path.name!r} is refused: {first_line(error)}") from error
     return list(_in_order(records))
@@ -66,17 +71,13 @@ def open_file(folder: Path, name: str) -> BinaryIO:
 
 
 def check_footer(path: Path, file: DataFile, version: int) -> None:
-    """Raises ValueError where a Parquet file declares other columns or rows, or row groups that would not fit in memory."""
-    with pq.ParquetFile(path) as parquet:
+    """Raises ValueError where a Parquet file declares other columns or rows."""
+    with open_parquet(path) as parquet:
         metadata = parquet.metadata
         if not parquet.schema_arrow.equals(TABLES[file.table].schema_at(version)):
             raise ValueError(f"its columns are not those of {file.table}")
         if metadata.num_rows != file.n_rows:
             raise ValueError(f"it has {metadata.num_rows:,} rows, its record says {file.n_rows:,}")
-        for i in range(metadata.num_row_groups):
-            group = metadata.row_group(i)
-            if not 0 <= group.total_byte_size <= LARGEST_GROUP or not 0 <= group.num_rows <= MOST_GROUP_ROWS:
-                raise ValueError(f"row group {i} declares {group.num_rows:,} rows in {group.total_byte_size:,} bytes: too large")
 
 
 def _entries(runs: Path, folder: Path) -> Iterator[Path]:
@@ -105,15 +106,17 @@ def _read_record(path: Path) -> RunRecord:
     return record
 
 
-def _require_plain(value: Any) -> None:
-    """Raises ValueError for what a JSON reader elsewhere may not survive: control characters, numbers past 64 bits."""
+def _require_plain(value: Any, depth: int = 0) -> None:
+    """Raises ValueError for what a reader elsewhere may not survive: control characters, numbers past 64 bits, deep nesting."""
+    if depth > DEEPEST:
+        raise ValueError(f"it has more than {DEEPEST} levels")
     if isinstance(value, dict):
         for key, item in value.items():
-            _require_plain(key)
-            _require_plain(item)
+            _require_plain(key, depth + 1)
+            _require_plain(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _require_plain(item)
+            _require_plain(item, depth + 1)
     elif isinstance(value, str) and any((ord(c) < 32 and c not in "\n\r\t") or 0xD800 <= ord(c) < 0xE000 for c in value):
         raise ValueError("it has control characters in a text")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -151,7 +154,8 @@ def _require_types(record: RunRecord) -> None:
         _require(file.table in names, "a file belongs to none of its tables")
         _require(type(file.n_rows) is int and type(file.n_bytes) is int, "a file's rows or bytes are no integers")
         _require(
-            0 <= file.n_rows <= MOST_ROWS_A_BYTE * file.n_bytes, f"{file.n_rows:,} rows do not fit in {file.n_bytes:,} bytes"
+            0 <= file.n_rows <= SPARE_ROWS + MOST_ROWS_A_BYTE * file.n_bytes,
+            f"{file.n_rows:,} rows do not fit in {file.n_bytes:,} bytes",
         )
         _require(_is_digest(file.sha256), "a file's sha256 is none")
     columns = {f"{t.name}.{c.name}" for t in TABLES.values() for c in t.columns}

@@ -20,7 +20,7 @@ from saelake.warehouse.catalog import connect, current_records
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
+from saelake.warehouse.layout import BATCH_ROWS, PRIVATE, rechunk, write_table
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, TableContent
 from saelake.warehouse.runs import content_hash
@@ -179,7 +179,8 @@ def _share_local(
             return replace(file, path=name)
         rows = parquet.iter_batches(group_rows or BATCH_ROWS)
         cut = rechunk((withheld.apply(file.table, batch) if loses else batch for batch in rows), group_rows or BATCH_ROWS)
-        n_rows, n_bytes, sha256 = write_table(target, file.table, cut, content, group_rows, version)
+        private = withheld.with_completions and file.table in PRIVATE
+        n_rows, n_bytes, sha256 = write_table(target, file.table, cut, content, group_rows, version, private=private)
     return DataFile(file.table, name, n_rows, n_bytes, sha256)
 
 
