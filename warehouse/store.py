@@ -17,7 +17,6 @@ from typing import Any
 
 from saelake.warehouse.locks import hold
 
-
 UNWAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Opens a pipe without waiting for its writer; Windows, which has none in folders, reads bytes as they are."""
 
