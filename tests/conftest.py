@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
+import duckdb
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +32,11 @@ def s3_server() -> Iterator[str]:
     """An S3 server on loopback: its address."""
     for package in ("obstore", "duckdb_extension_httpfs"):
         pytest.importorskip(package, reason="the extra s3 is not installed")
+    extension = find_spec("duckdb_extension_httpfs")
+    assert extension is not None
+    assert extension.origin is not None
+    if not (Path(extension.origin).parent / "extensions" / f"v{duckdb.__version__}").is_dir():
+        pytest.skip(f"there is no duckdb-extension-httpfs for DuckDB {duckdb.__version__} here")
     moto_server = pytest.importorskip("moto.server", reason="moto, which the extra dev installs, is missing")
     running = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     running.start()

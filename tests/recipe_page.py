@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from saelake.ingest.recipe.sections import Section
 from saelake.ingest.recipe.study import Recipe
 from tests.conftest import ROOT
 
@@ -30,10 +31,10 @@ def page() -> str:
 
 
 def undocumented() -> list[str]:
-    """The fields that have no meaning yet, as Class.field."""
-    return sorted(
-        {f"{m.__name__}.{n}" for title, m in _sections() for n in m.model_fields if not _meanings(m).get(n)} - _headings()
-    )
+    """The sections and fields that have no meaning yet, as Class or Class.field."""
+    sections = {m.__name__ for _, m in _sections() if not m.__doc__ or m.__doc__ == Section.__doc__}
+    fields = {f"{m.__name__}.{n}" for _, m in _sections() for n in m.model_fields if not _meanings(m).get(n)}
+    return sorted(sections | fields - _headings())
 
 
 def _headings() -> set[str]:
@@ -75,7 +76,7 @@ def _section(title: str, model: type[BaseModel]) -> str:
     rows = []
     for name, field in model.model_fields.items():
         one = schema["properties"].get(field.alias or name, {})
-        given = "required" if field.is_required() else _default(one.get("default"), bool(next(_models(field.annotation), None)))
+        given = "required" if field.is_required() else _default(one.get("default"), "$ref" in one)
         meaning = meanings.get(name) or ("its own table, below" if next(_models(field.annotation), None) else "")
         rows.append(f"| `{name}` | {_type(one, schema.get('$defs', {}))} | {given} | {_cell(meaning)} |")
     about = " ".join((model.__doc__ or "").split())
@@ -97,9 +98,9 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _default(value: Any, is_table: bool) -> str:
-    if value is None or is_table:
+    if is_table:
         return ""
-    return f"`{json.dumps(value, ensure_ascii=False)}`"
+    return "none" if value is None else f"`{_cell(json.dumps(value, ensure_ascii=False))}`"
 
 
 def _type(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:

@@ -241,6 +241,8 @@ class Minimal(Section):
 
 
 class Controls(Section):
+    """Random features that are ablated beside the candidates, to compare with."""
+
     random_draws: Annotated[int, Field(ge=0)] = 3
     """Draws of random active features, for every set size that they are compared with (R15)."""
     firing_on_tokens: tuple[Count, ...] = ()
@@ -265,6 +267,8 @@ REASONING = (
 
 
 class Generation(Section):
+    """The answers that judges read."""
+
     max_new_tokens: Count = 32
     """Tokens of an answer."""
     reasoning: tuple[tuple[Mark, Mark], ...] = REASONING
