@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saelake.queries.loader import run
+from saelake.queries.parameters import QueryError
 from saelake.warehouse.literals import literal, parquet, paths
 
 if TYPE_CHECKING:
@@ -47,12 +48,20 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
 
 
 def sparse_of_files(files: str, **options: Any) -> Sparse:
-    """`sparse` over Parquet files by a path or pattern, as `set/data/activations/*.parquet`."""
+    """`sparse` over Parquet files by a path or pattern, as `set/data/activations/*.parquet`.
+
+    Which tokens are BOS is read from the set's tokens beside them; raises QueryError if bos is false and they are not there.
+    """
     import duckdb
 
     exactly = paths([files]) if Path(files).exists() else literal(files)
+    tokens = sorted((Path(files).parent.parent / "tokens").glob("*.parquet"))
+    if not tokens and options.get("bos") in (False, "false"):
+        raise QueryError("which tokens are BOS is told by the table tokens, which is not beside these files: leave bos true")
     with duckdb.connect() as con:
         con.execute(f"create view activations as select * from {parquet(exactly)}")
+        known = "select null::bigint as prompt_id, null::smallint as pos, null::varchar as role where false"
+        con.execute(f"create view tokens as {f'select prompt_id, pos, role from {parquet(paths(tokens))}' if tokens else known}")
         return sparse(con, **options)
 
 

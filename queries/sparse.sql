@@ -5,12 +5,19 @@
 --
 -- $layer integer? = null: only this layer
 -- $rows prompt|token = prompt: what a row of the matrix is
--- $bos boolean = true: whether the first token counts
-with firings as (
+-- $bos boolean = true: whether BOS tokens count
+with bos as (
+    select prompt_id, pos
+    from tokens
+    where role = 'bos' and not $bos
+),
+
+firings as (
     select
-        prompt_id, if($rows = 'token', pos, null) as pos, layer, sae_id, feature_id, max(activation) as activation
-    from activations
-    where ($layer is null or layer = $layer) and ($bos or pos > 0)
+        a.prompt_id, if($rows = 'token', a.pos, null) as pos, a.layer, a.sae_id, a.feature_id, max(a.activation) as activation
+    from activations as a
+    anti join bos on bos.prompt_id = a.prompt_id and bos.pos = a.pos
+    where $layer is null or a.layer = $layer
     group by all
 )
 
