@@ -1,4 +1,4 @@
--- Stage 1 (R5): the top K features of each layer by the cosine of their decoder row with a refusal direction.
+-- Stage 1 (R5): the top K features of each layer's SAE (of each, where it has several) by the cosine of their decoder row with a refusal direction.
 --
 -- Cosines are signed. Ties go to the lower feature_id.
 --
@@ -8,7 +8,7 @@
 with ranked as (
     select
         direction, layer, sae_id, feature_id, cosine,
-        row_number() over (partition by layer order by cosine desc, feature_id, sae_id) as rank
+        row_number() over (partition by sae_id order by cosine desc, feature_id) as rank
     from alignments
     where
         direction = $direction
@@ -18,4 +18,4 @@ with ranked as (
 
 select direction, layer, sae_id, feature_id, rank, cosine
 from ranked
-order by layer, rank
+order by layer, sae_id, rank

@@ -1,7 +1,8 @@
 -- The concepts of a population's features, by the recipe's patterns over their explanations (Tables 7, 8, 10 and 11, R20).
 --
 -- A feature belongs to every concept that one of its explanations matches; unexplained features are counted apart, and other is what
--- matches no pattern. share is of the population's features, examples are the ones found for most prompts, as layer:feature_id.
+-- matches no pattern. share is of the population's features, examples are the ones found for most prompts, as layer:feature_id
+-- (sae_id:feature_id where the layer has several SAEs).
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = critical: whose features
 -- $examples integer = 4: so many examples a concept
@@ -29,11 +30,18 @@ grouped as (
     anti join matched as x on x.sae_id = m.sae_id and x.feature_id = m.feature_id
 ),
 
+shared as (
+    select layer
+    from saes
+    group by layer
+    having count(*) > 1
+),
+
 counted as (
     select
         rank, concept,
         count(*) as n_features,
-        list(layer || ':' || feature_id order by n_prompts desc, layer, feature_id)[:$examples] as examples
+        list(if(layer in (select layer from shared), sae_id, layer::varchar) || ':' || feature_id order by n_prompts desc, layer, feature_id)[:$examples] as examples
     from grouped
     group by rank, concept
 )

@@ -44,4 +44,4 @@ select
     coalesce(f.n_tokens, 0) as n_tokens, f.max_activation
 from members as m
 left join firings as f on f.prompt_id = m.prompt_id and f.sae_id = m.sae_id and f.feature_id = m.feature_id
-order by m.method, m.start, m.prompt_id, m.layer, m.feature_id
+order by m.method, m.start, m.prompt_id, m.layer, m.feature_id, m.sae_id

@@ -5,6 +5,7 @@
 --
 -- $layer integer? = null: only this layer
 -- $feature_id integer? = null: only this number
+-- $sae_id text? = null: only of this SAE
 -- $words text? = null: words of an explanation, separated by spaces
 -- $category category? = null: a category
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features
@@ -24,6 +25,7 @@ found as (
     where
         ($layer is null or f.layer = $layer)
         and ($feature_id is null or f.feature_id = $feature_id)
+        and ($sae_id is null or f.sae_id = $sae_id)
         and (
             $words is null
             or len(list_filter(

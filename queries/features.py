@@ -15,7 +15,7 @@ from saelake.queries.parameters import Parameter, QueryError
 from saelake.queries.statements import check_reads, check_reads_tables
 from saelake.warehouse.literals import literal
 
-LISTED = re.compile(r"\s*(\d{1,9}:\d{1,9}\s*(,\s*|$))+")
+LISTED = re.compile(r"\s*([^\s,:]+:\d{1,9}\s*(,\s*|$))+")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){0,2}")
 LARGEST_IN_LIST = 2_000
 """Ids a layer from which looking them up in a hash table beats comparing a literal list (measured: 2,000 to 5,000)."""
@@ -28,11 +28,14 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
     """The features that `value` names, completed from the table `saes`; raises QueryError for what no SAE has.
 
     Args:
-        value: `layer:feature_id,...`, (layer, feature_id) pairs, or the name of a table, or a select, whose columns are
-            feature_id and at least one of layer and sae_id.
+        value: `layer:feature_id,...` (`sae_id:feature_id` where a layer has several SAEs), pairs of these, or the name of a
+            table, or a select, whose columns are feature_id and at least one of layer and sae_id.
     """
     source, keys = _source(con, declared, value)
     joined = " and ".join(f"given.{key} = saes.{key}" for key in keys)
+    several = dict(
+        con.execute("select layer, list(sae_id order by sae_id) from saes group by layer having count(*) > 1").fetchall()
+    )
     found = con.execute(
         f"select distinct saes.layer, saes.sae_id, saes.width, given.feature_id, {', '.join(f'given.{k}' for k in keys)} "
         f"from ({source}) as given left join saes on {joined} order by all"
@@ -42,6 +45,11 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
         where = " and ".join(f"{key} {shown}" for key, shown in zip(keys, given, strict=True))
         if layer is None or feature_id is None:
             raise QueryError(f"{declared.name}: the study has no SAE with {where}{_layers(con)}")
+        if keys == ["layer"] and layer in several:
+            raise QueryError(
+                f"{declared.name}: layer {layer} has several SAEs: give the sae_id, as {several[layer][0]}:{feature_id} "
+                f"(of {', '.join(several[layer])})"
+            )
         if not 0 <= feature_id < width:
             raise QueryError(f"{declared.name}: there is no feature {feature_id} in {where}, its features are 0 to {width - 1}")
         features[layer, sae_id].append(int(feature_id))
@@ -51,9 +59,12 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
 def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> tuple[str, list[str]]:
     """A select that gives the features, and the columns that say which SAE they belong to."""
     if isinstance(value, str) and LISTED.fullmatch(value):
-        value = [tuple(part.split(":")) for part in value.split(",") if part.strip()]
+        value = [tuple(part.strip().split(":")) for part in value.split(",") if part.strip()]
     if not isinstance(value, str):
-        rows = ", ".join(f"({layer}, {feature_id})" for layer, feature_id in _pairs(declared, value))
+        pairs = _pairs(declared, value)
+        if any(isinstance(of, str) for of, _ in pairs):
+            return _of_saes(con, declared, pairs), ["sae_id"]
+        rows = ", ".join(f"({layer}, {feature_id})" for layer, feature_id in pairs)
         empty = "select null::integer as layer, null::integer as feature_id where false"
         return f"from (values {rows}) as listed(layer, feature_id)" if rows else empty, ["layer"]
     given = value = value.strip().rstrip(";")
@@ -73,11 +84,21 @@ def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
     return f"from ({value}\n)", keys
 
 
-def _pairs(declared: Parameter, value: Any) -> list[tuple[int, int]]:
+def _pairs(declared: Parameter, value: Any) -> list[tuple[int | str, int]]:
+    """(layer or sae_id, feature_id)"""
     try:
-        return [(int(layer), int(feature_id)) for layer, feature_id in value]
+        return [(of if isinstance(of, str) and not of.isdecimal() else int(of), int(feature_id)) for of, feature_id in value]
     except (TypeError, ValueError):
         raise declared.mistyped(value) from None
+
+
+def _of_saes(con: duckdb.DuckDBPyConnection, declared: Parameter, pairs: Iterable[tuple[int | str, int]]) -> str:
+    """A select of listed features, some of which go by the name of their SAE: all of them do, after it."""
+    by_layer = [pair for pair in pairs if not isinstance(pair[0], str)]
+    named = [(sae_id, n) for (_, sae_id), ids in resolve(con, declared, by_layer).items() for n in ids] if by_layer else []
+    named += [(of, n) for of, n in pairs if isinstance(of, str)]
+    rows = ", ".join(f"({literal(sae_id)}, {feature_id})" for sae_id, feature_id in named)
+    return f"from (values {rows}) as listed(sae_id, feature_id)"
 
 
 def _layers(con: duckdb.DuckDBPyConnection) -> str:

@@ -2,18 +2,21 @@
 --
 -- $k integer = 2: tokens of the prompt on which it must fire
 -- $prompt_id integer? = null: only this prompt; null for every prompt
+-- $prompts integers? = null: only these prompt_ids
 -- $exclude_layers integers? = null: layers to leave out
 -- $bos boolean = false: whether BOS tokens count
 with bos as (
     select prompt_id, pos
     from tokens
-    where role = 'bos' and not $bos and ($prompt_id is null or prompt_id = $prompt_id)
+    where
+        role = 'bos' and not $bos and ($prompt_id is null or prompt_id = $prompt_id)
+        and ($prompts is null or list_contains($prompts, prompt_id))
 ),
 
 copied as (
     select prompt_id, pos, layer, sae_id, feature_id
     from activations_by_prompt
-    where prompt_id = $prompt_id
+    where prompt_id = $prompt_id and ($prompts is null or list_contains($prompts, prompt_id))
 ),
 
 -- A row only where there is no copy by prompt to read: without it, the join below reads nothing.
@@ -29,7 +32,7 @@ firings as (
     select a.prompt_id, a.pos, a.layer, a.sae_id, a.feature_id
     from activations as a
     cross join uncopied
-    where $prompt_id is null or a.prompt_id = $prompt_id
+    where ($prompt_id is null or a.prompt_id = $prompt_id) and ($prompts is null or list_contains($prompts, a.prompt_id))
 ),
 
 counts as (

@@ -1,7 +1,7 @@
 -- What the factorisation machine and the probe see of each prompt (R9): its features on the last tokens, as sparse triples.
 --
 -- One row for every feature that fires on one of the last tokens of a prompt, in the layers up to the chosen direction's.
--- number counts the features, from 0, by layer and feature_id.
+-- number counts the features, from 0, by layer, sae_id and feature_id.
 --
 -- $tokens integer = 4: how many of the last tokens count
 -- $aggregate max|mean|sum = max: how their activations become one value; silent tokens count as 0
@@ -24,6 +24,7 @@ firing as (
     select
         a.prompt_id,
         a.layer,
+        a.sae_id,
         a.feature_id,
         case $aggregate
             when 'max' then max(a.activation)
@@ -35,9 +36,11 @@ firing as (
     where
         a.layer <= (select layer from up_to)
         and ($exclude_layers is null or not list_contains($exclude_layers, a.layer))
-    group by a.prompt_id, a.layer, a.feature_id
+    group by a.prompt_id, a.layer, a.sae_id, a.feature_id
 )
 
-select prompt_id, dense_rank() over (order by layer, feature_id) - 1 as number, layer, feature_id, value::float as value
+select
+    prompt_id, dense_rank() over (order by layer, sae_id, feature_id) - 1 as number,
+    layer, sae_id, feature_id, value::float as value
 from firing
 order by prompt_id, number

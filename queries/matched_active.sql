@@ -18,7 +18,7 @@ with critical as (
 ranked as (
     select
         sae_id, feature_id,
-        row_number() over (partition by direction, layer order by cosine desc, feature_id, sae_id) as rank
+        row_number() over (partition by direction, sae_id order by cosine desc, feature_id) as rank
     from alignments
 ),
 
@@ -70,4 +70,4 @@ select
     + (row_number() over (partition by prompt_id, sae_id, feature_id order by lot, other_feature_id) - 1)
     / count(*) over (partition by prompt_id, sae_id, feature_id) as cost
 from pairs
-order by prompt_id, layer, feature_id, cost, other_feature_id
+order by prompt_id, layer, sae_id, feature_id, cost, other_feature_id

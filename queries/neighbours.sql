@@ -5,6 +5,7 @@
 --
 -- $layer integer: the feature's layer
 -- $feature_id integer: the feature
+-- $sae_id text? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 -- $max_q number = 0.05: false discovery rate of the edges
 -- $n integer = 10: edges a way
 with both_ways as (
@@ -12,13 +13,17 @@ with both_ways as (
         'wakes' as way, layer as other_layer, sae_id as other_sae_id, feature_id as other_feature_id,
         n_prompts, n_woken, expected, mean_activation, q_value
     from waking_edges
-    where source_layer = $layer and source_feature_id = $feature_id
+    where
+        source_layer = $layer and source_feature_id = $feature_id
+        and ($sae_id is null or source_sae_id = $sae_id)
     union all
     select
         'woken' as way, source_layer as other_layer, source_sae_id as other_sae_id, source_feature_id as other_feature_id,
         n_prompts, n_woken, expected, mean_activation, q_value
     from waking_edges
-    where layer = $layer and feature_id = $feature_id and source_feature_id is not null
+    where
+        layer = $layer and feature_id = $feature_id and source_feature_id is not null
+        and ($sae_id is null or sae_id = $sae_id)
 )
 
 select way, other_layer, other_sae_id, other_feature_id, n_prompts, n_woken, expected, mean_activation, q_value

@@ -12,7 +12,7 @@
 with ranked as (
     select
         sae_id, feature_id,
-        row_number() over (partition by direction, layer order by cosine desc, feature_id, sae_id) as rank
+        row_number() over (partition by direction, sae_id order by cosine desc, feature_id) as rank
     from alignments
 ),
 
@@ -49,6 +49,6 @@ drawn as (
 
 select
     prompt_id, draw, layer, sae_id, feature_id,
-    row_number() over (partition by prompt_id, draw, layer order by lot, feature_id, sae_id) as rank
+    row_number() over (partition by prompt_id, draw, sae_id order by lot, feature_id) as rank
 from drawn
-order by prompt_id, draw, layer, rank
+order by prompt_id, draw, layer, sae_id, rank

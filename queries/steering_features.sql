@@ -20,5 +20,5 @@ with chosen as (
 select layer, sae_id, feature_id, count(distinct prompt_id) as n_prompts
 from chosen
 group by layer, sae_id, feature_id
-order by n_prompts desc, layer, feature_id
+order by n_prompts desc, layer, feature_id, sae_id
 limit $n

@@ -67,4 +67,6 @@ join sources as s
     on s.source_sae_id is not distinct from t.source_sae_id
     and s.source_feature_id is not distinct from t.source_feature_id
 group by t.source_sae_id, t.source_feature_id, t.sae_id, t.layer, t.feature_id
-order by source_layer nulls first, t.source_feature_id nulls first, t.layer, t.feature_id
+order by
+    source_layer nulls first, t.source_feature_id nulls first, t.source_sae_id nulls first,
+    t.layer, t.feature_id, t.sae_id

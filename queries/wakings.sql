@@ -35,4 +35,4 @@ select
 from woken as w
 join tokens as t on t.prompt_id = w.prompt_id and t.pos = w.pos
 group by w.ablation_id, w.sae_id, w.layer, w.feature_id
-order by w.ablation_id, w.layer, w.feature_id
+order by w.ablation_id, w.layer, w.feature_id, w.sae_id

@@ -27,6 +27,8 @@ class Examples:
     """(n,) of train, val and test"""
     x: csr_matrix
     """(n, m) float32: values divided by `scale`"""
+    sae_ids: np.ndarray
+    """(m,) of text"""
     layers: np.ndarray
     """(m,)"""
     feature_ids: np.ndarray
@@ -67,12 +69,15 @@ def _cells(con: duckdb.DuckDBPyConnection, work: Work, sets: str | None) -> Mapp
     excluded = list(work.bench.recipe.candidates.exclude_layers)
     found = queries.run(
         con, "fm_input", tokens=settings.tokens, aggregate=settings.aggregate, exclude_layers=excluded, sets=sets
-    ).fetchnumpy()
-    if not len(found["value"]):
+    ).to_arrow_table()
+    if not len(found):
         raise UserError(
             "interactions: no feature fires on the last tokens in a layer from the first one up to the direction's: raise tokens"
         )
-    return found
+    cells = {name: found[name].to_numpy() for name in found.column_names if name != "sae_id"}
+    # Of millions of cells, each SAE's name is there once.
+    sae_ids = found["sae_id"].combine_chunks().dictionary_encode()
+    return cells | {"sae_id": np.array(sae_ids.dictionary.to_pylist(), dtype=object)[sae_ids.indices.to_numpy()]}
 
 
 def examples(prompts: Mapping[str, np.ndarray], cells: Mapping[str, np.ndarray]) -> Examples:
@@ -103,15 +108,16 @@ def examples(prompts: Mapping[str, np.ndarray], cells: Mapping[str, np.ndarray])
     learned = place[number] >= 0
     row, column, value = row[learned], place[number[learned]], value[learned]
     x = csr_matrix((value / scale[kept][column], (row, column)), shape=(len(prompt_ids), len(kept)), dtype=np.float32)
-    layer_of, feature_of = np.empty(n_numbers, dtype=np.int16), np.empty(n_numbers, dtype=np.int32)
-    layer_of[cells["number"]], feature_of[cells["number"]] = cells["layer"], cells["feature_id"]
+    first = np.zeros(n_numbers, dtype=np.int64)  # a cell of every feature
+    first[cells["number"]] = np.arange(len(cells["number"]))
     return Examples(
         prompt_ids=prompt_ids,
         y=(labels == "harmful").astype(np.float32),
         split=split,
         x=x,
-        layers=layer_of[kept],
-        feature_ids=feature_of[kept],
+        sae_ids=np.asarray(cells["sae_id"])[first[kept]],
+        layers=np.asarray(cells["layer"], dtype=np.int16)[first[kept]],
+        feature_ids=np.asarray(cells["feature_id"], dtype=np.int32)[first[kept]],
         scale=scale[kept],
         n_train=n_train[kept],
         n_untrained=int(np.count_nonzero((n_any > 0) & (n_train == 0))),

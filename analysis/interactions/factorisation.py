@@ -109,11 +109,10 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
     ]
 
 
-def feature_columns(bench: Workbench, examples: Examples, machine: Machine) -> dict[str, object]:
+def feature_columns(examples: Examples, machine: Machine) -> dict[str, object]:
     """The columns that say which feature has which weight."""
-    sae_ids = bench.sae_ids
     return {
-        "sae_id": [sae_ids[layer] for layer in examples.layers.tolist()],
+        "sae_id": examples.sae_ids,
         "layer": examples.layers,
         "feature_id": examples.feature_ids,
         "n_train": examples.n_train,
@@ -122,16 +121,16 @@ def feature_columns(bench: Workbench, examples: Examples, machine: Machine) -> d
     }
 
 
-def _embedding_rows(bench: Workbench, model: str, examples: Examples, machine: Machine) -> Rows:
+def _embedding_rows(model: str, examples: Examples, machine: Machine) -> Rows:
     vectors = machine.embeddings
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
-    columns = {"model": [model] * len(vectors)} | feature_columns(bench, examples, machine)
+    columns = {"model": [model] * len(vectors)} | feature_columns(examples, machine)
     return Rows.of(FM_EMBEDDINGS, columns | {"vector": pa.ListArray.from_arrays(offsets, vectors.ravel())})
 
 
 def _pair_rows(bench: Workbench, model: str, examples: Examples, machine: Machine) -> Rows:
     pairs = strongest_pairs(examples, machine.embeddings, bench.recipe.fm.pairs)
-    features = feature_columns(bench, examples, machine)
+    features = feature_columns(examples, machine)
     columns: dict[str, object] = {"model": [model] * len(pairs["a"]), "rank": np.arange(1, len(pairs["a"]) + 1)}
     for name in ("sae_id", "layer", "feature_id"):
         for side in ("a", "b"):
@@ -155,7 +154,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             name,
             [
                 *model_rows(name, sizes[name], examples, trained),
-                _embedding_rows(bench, name, examples, trained.machine),
+                _embedding_rows(name, examples, trained.machine),
                 _pair_rows(bench, name, examples, trained.machine),
             ],
         )

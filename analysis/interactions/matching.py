@@ -31,8 +31,9 @@ def matched(con: duckdb.DuckDBPyConnection, recipe: Recipe, prompt_ids: Sequence
         con, "matched_active", prompts=prompt_ids, pool=recipe.candidates.cap, similarity=recipe.waking.similarity, seed=seed
     ).fetchnumpy()
     controls: dict[tuple[int, Feature], list[Feature]] = {}
-    # The rows come by prompt and layer.
-    starts = np.flatnonzero(np.diff(found["prompt_id"], prepend=-1) | np.diff(found["layer"], prepend=-1))
+    # The rows come by prompt, layer and SAE.
+    _, sae = np.unique(found["sae_id"].astype(str), return_inverse=True)
+    starts = np.flatnonzero(np.diff(found["prompt_id"], prepend=-1) | np.diff(sae, prepend=-1))
     for part in np.split(np.arange(len(found["layer"])), starts[1:]) if n and len(starts) else ():
         prompt_id, layer = int(found["prompt_id"][part[0]]), int(found["layer"][part[0]])
         sources, row = np.unique(found["feature_id"][part], return_inverse=True)

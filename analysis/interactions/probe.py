@@ -16,7 +16,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     examples = examples_of(work)
     settings = settings_of(work.bench.recipe.probe, 0, work.spec.seed)
     trained = train(examples.x, examples.y, examples.places, settings)
-    weights = Rows.of(PROBE_WEIGHTS, feature_columns(work.bench, examples, trained.machine))
+    weights = Rows.of(PROBE_WEIGHTS, feature_columns(examples, trained.machine))
     for name in missing:
         yield name, [*model_rows(MODEL, 0, examples, trained), weights]
 

@@ -25,39 +25,39 @@ MIN_COSINE = 0.7
 """Below this, the nearest feature of another training is held to be another feature."""
 SETS = """
 with critical as (
-    select distinct p.prompt_hash, s.layer, s.feature_id
+    select distinct p.prompt_hash, s.sae_id, s.feature_id
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
     join feature_sets as s on s.set_id = a.set_id
     where a.condition = 'minimal' and p.label = 'harmful'
 )
 
-select prompt_hash, layer, feature_id
+select prompt_hash, sae_id, feature_id
 from critical
 order by all
 """
 JACCARD = """
 with matched as (
-    select t.prompt_hash, t.layer, coalesce(m.mine, -1 - t.feature_id) as feature_id
+    select t.prompt_hash, coalesce(m.sae_id, t.sae_id) as sae_id, coalesce(m.mine, -1 - t.feature_id) as feature_id
     from theirs as t
-    left join matches as m on m.layer = t.layer and m.theirs = t.feature_id
+    left join matches as m on m.their_sae_id = t.sae_id and m.theirs = t.feature_id
 ),
 
 both_sides as (
-    select prompt_hash, layer, feature_id, 1 as mine, 0 as theirs from mine
+    select prompt_hash, sae_id, feature_id, 1 as mine, 0 as theirs from mine
     union all
-    select prompt_hash, layer, feature_id, 0 as mine, 1 as theirs from matched
+    select prompt_hash, sae_id, feature_id, 0 as mine, 1 as theirs from matched
 ),
 
 features as (
-    select prompt_hash, layer, feature_id, sum(mine) as mine, sum(theirs) as theirs
+    select prompt_hash, sae_id, feature_id, sum(mine) as mine, sum(theirs) as theirs
     from both_sides
     where prompt_hash in (select prompt_hash from mine) and prompt_hash in (select prompt_hash from theirs)
     group by all
 ),
 
 distinct_features as (
-    select layer, feature_id, max(mine) as mine, max(theirs) as theirs
+    select sae_id, feature_id, max(mine) as mine, max(theirs) as theirs
     from features
     group by all
 )
@@ -126,7 +126,8 @@ def compare_trainings(lake: Lake, recipe: Recipe, other: Recipe, min_cosine: flo
             raise UserError(f"{recipe.name} and {other.name} are about models of different widths")
         found = match(saes[0].W_dec, saes[1].W_dec, min_cosine)
         n_features += saes[0].width
-        parts.append(pa.table({"layer": np.full(len(found[0]), layer, np.int16), "mine": found[0], "theirs": found[1]}))
+        named = {name: [refs[layer].sae_id] * len(found[0]) for name, refs in (("sae_id", ours), ("their_sae_id", others))}
+        parts.append(pa.table(named | {"mine": found[0], "theirs": found[1]}))
     matches = pa.concat_tables(parts)
     with connect(lake) as con:
         for name, rows in (("mine", mine), ("theirs", theirs), ("matches", matches)):

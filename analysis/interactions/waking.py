@@ -30,7 +30,7 @@ order by all
 # Of controls only what a waking can be made of: all that fires would be five times as many rows that nobody reads.
 KEPT = """
 with awake as (
-    select distinct prompt_id, layer, feature_id
+    select distinct prompt_id, sae_id, feature_id
     from activations
     where list_contains($prompts, prompt_id)
 ),
@@ -43,7 +43,7 @@ controls as (
 
 select *
 from controls
-anti join awake using (prompt_id, layer, feature_id)
+anti join awake using (prompt_id, sae_id, feature_id)
 union all
 select *
 from captured
@@ -102,7 +102,9 @@ def watched(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, np.ndarray 
 
 
 def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
-    """What fires in the passes: columns number (of the pass), prompt_id, is_control, layer, feature_id, pos, activation."""
+    """What fires in the passes, with columns number (of the pass), prompt_id, is_control and those of `activations`."""
+    sae_ids = work.bench.sae_ids
+    names = [sae_ids.get(layer, "") for layer in range(max(sae_ids) + 1)]
     by_layer: dict[int, list[int]] = {}
     for i, one in enumerate(asked):
         by_layer.setdefault(one.features.saes[0], []).append(i)
@@ -114,6 +116,7 @@ def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
         prompts = np.array([asked[i].prompt for i in members], dtype=np.int64)[found.request]
         is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
         columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
+        columns["sae_id"] = pa.DictionaryArray.from_arrays(found.sae.astype(np.int32), names)
         columns |= {"layer": found.sae} | {name: getattr(found, name) for name in ("feature_id", "pos", "activation")}
         parts.append(pa.table(columns))
     return pa.concat_tables(parts)

@@ -36,11 +36,14 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
     opening = Lock()
     populations = next(p.type.split("|") for p in queries.load("feature_search").parameters if p.name == "population")
     limit = int(next(p.default or 0 for p in queries.load("feature_search").parameters if p.name == "limit"))
-    layers = [layer for (layer,) in con.execute("select distinct layer from saes order by layer").fetchall()]
+    saes = con.execute("select layer, sae_id from saes order by layer, sae_id").fetchall()
+    layers = list(dict.fromkeys(layer for layer, _ in saes))
+    shared = {layer for layer in layers if sum(layer == other for other, _ in saes) > 1}
+    """Layers of several SAEs, whose features are told apart by their SAE."""
     categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
 
-    for layer in layers:  # what the first card of a layer would wait for: its files are opened
-        card_of(con, layer, 0)
+    for layer, sae_id in saes:  # what the first card of a layer would wait for: its files are opened
+        card_of(con, layer, 0, sae_id)
 
     def cursor() -> duckdb.DuckDBPyConnection:
         with opening:  # requests are answered side by side, each on a cursor of its own
@@ -66,6 +69,7 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
             recipe=recipe,
             asked=asked,
             layers=layers,
+            shared=shared,
             categories=categories,
             populations=populations,
             found=found,
@@ -74,29 +78,32 @@ def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.Du
         )
 
     @app.get("/b/{token}/{layer}/{feature_id}")
-    def card(token: str, layer: int, feature_id: int) -> Response:
+    def card(token: str, layer: int, feature_id: int, sae_id: str | None = None) -> Response:
         check_secret(secret, token)
         with closing(cursor()) as own:
             try:
-                shown = card_of(own, layer, feature_id)
+                shown = card_of(own, layer, feature_id, sae_id)
             except QueryError as error:
                 raise HTTPException(404, str(error)) from error
-        return render("card.html", base=f"/b/{token}", recipe=recipe, chart=CHART, **shown)
+        return render("card.html", base=f"/b/{token}", recipe=recipe, chart=CHART, shared=shared, **shown)
 
     return con
 
 
-def card_of(con: duckdb.DuckDBPyConnection, layer: int, feature_id: int) -> dict[str, Any]:
-    """What the card of a feature shows; raises QueryError where the study has no such feature."""
-    one = {"layer": layer, "feature_id": feature_id}
-    bars = histogram(_rows(con, "histogram", features=[(layer, feature_id)]))
+def card_of(con: duckdb.DuckDBPyConnection, layer: int, feature_id: int, sae_id: str | None = None) -> dict[str, Any]:
+    """What the card of a feature shows; raises QueryError where the study has no such feature, and where the layer has several
+    SAEs and none is named.
+    """
+    key: tuple[int | str, int] = (layer if sae_id is None else sae_id, feature_id)
+    one = {"layer": layer, "feature_id": feature_id, "sae_id": sae_id}
+    bars = histogram(_rows(con, "histogram", features=[key]))
     feature = _rows(con, "feature_search", **one)[0]
     explained = "select description, explainer, source from explanations where sae_id = ? and feature_id = ? order by number"
     return {
         "feature": feature,
         "explanations": con.execute(explained, [feature["sae_id"], feature_id]).fetchall(),
         "bars": bars,
-        "samples": next(iter(samples_of(con, [(layer, feature_id)]).values()), []),
+        "samples": next(iter(samples_of(con, [key]).values()), []),
         "categories": _categories(con, feature["sae_id"], feature_id),
         "roles": _rows(con, "causal_roles", **one),
         "neighbours": _rows(con, "neighbours", **one),

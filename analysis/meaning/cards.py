@@ -37,8 +37,8 @@ class Sample:
     category: str | None
 
 
-def samples_of(con: duckdb.DuckDBPyConnection, features: Iterable[tuple[int, int]]) -> dict[FeatureKey, list[Sample]]:
-    """The top samples of features, given as (layer, feature_id); features that fire nowhere but on BOS are absent."""
+def samples_of(con: duckdb.DuckDBPyConnection, features: Iterable[tuple[int | str, int]]) -> dict[FeatureKey, list[Sample]]:
+    """The top samples of features, given as (layer or sae_id, feature_id); features that fire nowhere but on BOS are absent."""
     rows = queries.run(con, "sample_tokens", features=list(features), n=N_SAMPLES).fetchall()
     grouped: dict[FeatureKey, dict[int, list[tuple[object, ...]]]] = defaultdict(lambda: defaultdict(list))
     for _, sae_id, feature_id, rank, *row in rows:

@@ -70,7 +70,9 @@ def explain(
     """
     ingest = current_run(lake, recipe.name, "ingest")
     with connect(lake, recipe.name) as con:
-        saes = [KnownSae(*row) for row in con.execute("select sae_id, name, layer, width from saes order by layer").fetchall()]
+        saes = [
+            KnownSae(*row) for row in con.execute("select sae_id, name, layer, width from saes order by layer, sae_id").fetchall()
+        ]
         if source not in (API, BULK):
             return _ensure_own(recipe, lake, ingest, Path(source), saes, force, progress)
         directory = read_directory()
@@ -129,8 +131,8 @@ def _api_plan(
     labelled: Sequence[Labelled], asked: Mapping[str, list[int]], base_url: str, directory: Directory, client: Client
 ) -> Plan:
     shards = {
-        f"layer-{one.sae.layer:02d}-{start:06d}": (one, features[start : start + SHARD_FEATURES])
-        for one in labelled
+        f"sae-{number:03d}-{start:06d}": (one, features[start : start + SHARD_FEATURES])
+        for number, one in enumerate(labelled)
         for features in [asked.get(one.sae.sae_id, [])]
         for start in range(0, len(features), SHARD_FEATURES)
     }
@@ -149,7 +151,7 @@ def _api_plan(
 
 
 def _bulk_plan(labelled: Sequence[Labelled], bulk_url: str, client: Client) -> Plan:
-    shards = {f"layer-{one.sae.layer:02d}": one for one in labelled}
+    shards = {f"sae-{number:03d}": one for number, one in enumerate(labelled)}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         for name in missing:
@@ -158,7 +160,7 @@ def _bulk_plan(labelled: Sequence[Labelled], bulk_url: str, client: Client) -> P
             found = [e for key in batches(client, bulk_url, one.source) for e in of_batch(client, bulk_url, one.source, key)]
             yield name, [_rows(one.sae, found, f"Neuronpedia {one.source}")]
 
-    return Plan(list(shards), compute, [EXPLANATIONS.name], "layers")
+    return Plan(list(shards), compute, [EXPLANATIONS.name], "SAEs")
 
 
 def _ensure_own(

@@ -75,20 +75,19 @@ def _waking(study: Studied) -> Sequence[Block]:
 def _edges(answer: Answer) -> list[dict[str, Any]]:
     """The first edges with a place for both ends: layers from left to right, a layer's features one above the other."""
     rows = answer.rows[:EDGES_DRAWN]
-    by_layer: dict[int, list[int]] = {}
+    by_layer: dict[int, set[tuple[int, str]]] = {}
     for row in rows:
-        for layer, feature in ((row["source_layer"], row["source_feature_id"]), (row["layer"], row["feature_id"])):
-            if feature not in by_layer.setdefault(layer, []):
-                by_layer[layer].append(feature)
-    place = {(layer, f): (i + 0.5) / len(found) for layer, found in by_layer.items() for i, f in enumerate(sorted(found))}
+        for end in ("source_", ""):
+            by_layer.setdefault(row[f"{end}layer"], set()).add((row[f"{end}feature_id"], row[f"{end}sae_id"]))
+    place = {one: (i + 0.5) / len(found) for found in by_layer.values() for i, one in enumerate(sorted(found))}
     return [
         {
             "from": f"L{row['source_layer']}-{row['source_feature_id']}",
             "to": f"L{row['layer']}-{row['feature_id']}",
             "x": row["source_layer"],
-            "y": place[row["source_layer"], row["source_feature_id"]],
+            "y": place[row["source_feature_id"], row["source_sae_id"]],
             "x2": row["layer"],
-            "y2": place[row["layer"], row["feature_id"]],
+            "y2": place[row["feature_id"], row["sae_id"]],
             "share": row["n_woken"] / row["n_prompts"],
             "n_woken": row["n_woken"],
             "n_prompts": row["n_prompts"],

@@ -29,14 +29,14 @@ with found as (
     qualify row_number() over (partition by a.prompt_id order by a.tau) = 1
 )
 
-select f.method, f.prompt_id, s.layer, count(*) as n
+select f.method, f.prompt_id, s.sae_id, count(*) as n
 from found as f
 join feature_sets as s on s.set_id = f.set_id
 group by all
 """
 """Sizes of the first minimal set, and of what Algorithm 1 finds under all seeds at the smallest tau that flips."""
 Draws = Mapping[str, np.ndarray]
-"""Columns draw, layer, feature_id, rank: the random features of one prompt."""
+"""Columns draw, layer, sae_id, feature_id, rank: the random features of one prompt."""
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -87,8 +87,8 @@ def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping
     sizes = con.execute(SIZES, {"judge": work.bench.recipe.verdicts.oracle}).fetchnumpy()
     for (prompt, rows), method in product(drawn.items(), ("minimal", "algorithm1")):
         mine = (sizes["prompt_id"] == work.bench.prompt_ids[prompt]) & (sizes["method"] == method)
-        wanted = dict(zip(sizes["layer"][mine].tolist(), sizes["n"][mine].tolist(), strict=True))
-        n_wanted = np.array([wanted.get(layer, 0) for layer in rows["layer"].tolist()])
+        wanted = dict(zip(sizes["sae_id"][mine].tolist(), sizes["n"][mine].tolist(), strict=True))
+        n_wanted = np.array([wanted.get(sae_id, 0) for sae_id in rows["sae_id"].tolist()])
         for draw in range(work.bench.recipe.controls.random_draws if wanted else 0):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= n_wanted)
             features = FeatureSet.of(rows["layer"][chosen], rows["feature_id"][chosen])
@@ -97,12 +97,16 @@ def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping
 
 def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
     """The features of the searched layers that fire on at least k tokens of the prompt, BOS left out."""
-    excluded = work.bench.recipe.candidates.exclude_layers
-    for k in work.bench.recipe.controls.firing_on_tokens:
-        rows = queries.run(con, "firing_on_tokens", k=k, exclude_layers=list(excluded)).fetchnumpy()
-        for prompt in prompts:
-            mine = rows["prompt_id"] == work.bench.prompt_ids[prompt]
-            features = FeatureSet.of(rows["layer"][mine], rows["feature_id"][mine])
+    ks, excluded = work.bench.recipe.controls.firing_on_tokens, work.bench.recipe.candidates.exclude_layers
+    if not ks:
+        return
+    ids = [int(work.bench.prompt_ids[p]) for p in prompts]
+    rows = queries.run(con, "firing_on_tokens", k=min(ks), prompts=ids, exclude_layers=list(excluded)).fetchnumpy()
+    for prompt, prompt_id in zip(prompts, ids, strict=True):
+        mine = _of_prompt(rows, prompt_id)
+        for k in ks:
+            often = mine["n_tokens"] >= k
+            features = FeatureSet.of(mine["layer"][often], mine["feature_id"][often])
             yield Ablation(Request(prompt, features), "firing_on_tokens", k=k)
 
 

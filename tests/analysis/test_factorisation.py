@@ -137,6 +137,7 @@ def cells_of(cells: dict[tuple[int, int], float]) -> dict[str, np.ndarray]:
         "prompt_id": prompt + 100,
         "number": number,
         "layer": number // 10,
+        "sae_id": np.array([f"sae{n // 10}" for n in number], dtype=object),
         "feature_id": number,
         "value": np.array(list(cells.values()), dtype=np.float32),
     }
@@ -153,7 +154,7 @@ def test_examples_are_scaled_by_the_training_maximum_and_leave_out_what_training
     assert x[:, by_feature[12]].tolist() == [0.5, 1.0, 0.0]
     assert found.scale[by_feature[3]] == 4
     assert found.n_train.tolist() == [2, 2]
-    assert found.layers[by_feature[12]] == 1
+    assert (found.layers[by_feature[12]], found.sae_ids[by_feature[12]]) == (1, "sae1")
     assert found.y.tolist() == [1, 0, 1]
     assert {name: rows.tolist() for name, rows in found.places.items()} == {"train": [0, 1], "val": [], "test": [2]}
 
@@ -168,7 +169,7 @@ def test_strongest_pairs_are_those_of_a_double_loop() -> None:
     x = csr_matrix((rng.random((30, 12)) * (rng.random((30, 12)) < 0.4)).astype(np.float32))
     split = np.array(["train"] * 24 + ["test"] * 6)
     empty = np.zeros(12)
-    data = Examples(np.arange(30), np.zeros(30), split, x, empty, empty, empty, empty, 0)
+    data = Examples(np.arange(30), np.zeros(30), split, x, empty, empty, empty, empty, empty, 0)
     vectors = rng.normal(size=(12, 3)).astype(np.float32)
     found = strongest_pairs(data, vectors, 10)
     dense = x.toarray()[:24]

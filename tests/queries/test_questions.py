@@ -272,7 +272,9 @@ def test_jaccard_equals_plain_python(fires: dict[tuple[int, int], set[int]]) -> 
 def test_candidates_equal_plain_python(cosines: dict[tuple[int, int], float], k: int, excluded: set[int]) -> None:
     with duckdb.connect() as con:
         con.execute("create table alignments (direction text, layer int, sae_id text, feature_id int, cosine float)")
-        con.executemany("insert into alignments values ('own', ?, 's', ?, ?)", [(*key, value) for key, value in cosines.items()])
+        con.executemany(
+            "insert into alignments values ('own', ?, ?, ?, ?)", [(n, f"s{n}", f, c) for (n, f), c in cosines.items()]
+        )
         found = ask(con, "candidates", "layer, feature_id", k=k, direction="own", exclude_layers=sorted(excluded))
     ranked = sorted((-value, f, layer) for (layer, f), value in cosines.items())
     of_layer = {layer: [(layer, f) for _, f, at in ranked if at == layer][:k] for layer in range(4) if layer not in excluded}
