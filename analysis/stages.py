@@ -4,10 +4,11 @@ A stage's run is known before anything is computed: its id is a hash of its part
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from saelake import queries
 from saelake.analysis.interactions import (
     comparisons,
     diagnostic,
@@ -132,6 +133,9 @@ def analyze_study(
     records = [ingest_study(study, lake, force=force, progress=progress, compute=compute)]
     for stage in stages(study.recipe):
         records.append(ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers))
+        if stage is directions.STAGE:
+            with bench.sql([records[-1].run_id]) as con:
+                directions.require_chosen(con)
     return records
 
 
@@ -241,11 +245,24 @@ def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
     current = lake.current()
     known = specs(study)
     found = [_status(name, spec, lake, current, known) for name, spec in known.items()]
+    found = _with_reasons(found, study, lake)
     judged = [stage.removeprefix(judging.PREFIX) for name, stage in sorted(current) if name == recipe.name]
     for name in judged:
         if name in JUDGES and name != recipe.verdicts.oracle and judging.PREFIX + name not in known:
             found.append(_status_beside(judging_stage(name), study, lake, current))
     return found
+
+
+def _with_reasons(found: Sequence[StageStatus], study: Study, lake: Lake) -> list[StageStatus]:
+    """The same with what is known of stages that had nothing to work on, and of those that never will."""
+    done = {one.stage for one in found if one.state == "done"}
+    if not done:
+        return list(found)
+    with connect(lake, study.recipe.name) as con:
+        why = {stage: f"no input: {sentence}" for stage, sentence in queries.reasons(con).items() if stage in done}
+    if directions.STAGE.name in why:
+        why |= {one.stage: "no direction is chosen" for one in found if one.stage not in done}
+    return [replace(one, why=why.get(one.stage, one.why)) for one in found]
 
 
 def _status_beside(stage: Stage, study: Study, lake: Lake, current: Mapping[tuple[str, str], str]) -> StageStatus:

@@ -1,6 +1,7 @@
 """The commands that ask: SQL, the shipped questions, and the list of runs. None of them imports torch."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ class Questions(click.Group):
                 with open_lake(lake, recipe) as opened:
                     click.echo(asked.statement(opened.connection, given) + ";")
             else:
-                _answer(lake, recipe, lambda opened: opened.query(cmd_name, engine=engine, **given), kind, output)
+                ask_it = partial(_asked, cmd_name, engine, given)
+                _answer(lake, recipe, ask_it, kind, output, question=asked.sql)
 
         # click would rewrap the documentation: \b keeps each paragraph as it stands.
         doc = "\n\n".join("\b\n" + paragraph for paragraph in asked.doc.split("\n\n"))
@@ -121,6 +123,10 @@ def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -
     _answer(lake, recipe, lambda opened: opened.query("runs").filter(own).select(*shown), kind, output)
 
 
+def _asked(name: str, engine: str, values: dict[str, str], opened: "OpenLake") -> "DuckDBPyRelation":
+    return opened.query(name, engine=engine, **values)
+
+
 def _answer(
     lake: str,
     recipe: str | None,
@@ -128,12 +134,20 @@ def _answer(
     kind: str | None,
     output: Path | None,
     files: "Sequence[Path]" = (),
+    question: str = "",
 ) -> None:
-    from saelake.queries.formats import show
+    """Shows what is answered; where that is nothing, why the tables that the question's SQL reads are empty."""
+    from saelake.queries import why_empty
+    from saelake.queries.formats import printable, show
     from saelake.queries.statements import interruptible
 
     with open_lake(lake, recipe, files) as opened:
-        interruptible(opened.connection, lambda: show(ask(opened), kind, output))
+
+        def explain() -> None:
+            for sentence in why_empty(opened.connection, question) if question else ():
+                click.echo(f"no rows: {printable(sentence)}", err=True)
+
+        interruptible(opened.connection, lambda: show(ask(opened), kind, output, explain))
 
 
 COMMANDS = (sql, query, list_queries, runs)

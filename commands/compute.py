@@ -64,13 +64,20 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
     """
     study = read_study(recipe, limit)  # before the imports: a mistake in it is told at once
     from saelake.analysis import stages
+    from saelake.analysis.search.directions import NoDirection
+    from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
     analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, _workers(n_workers, analysed, Lake.at(lake)) as workers:
         into = Lake.create(lake)
-        records = stages.analyze_study(analysed, into, force=force, progress=progress, workers=workers)
+        try:
+            records = stages.analyze_study(analysed, into, force=force, progress=progress, workers=workers)
+        except NoDirection as end:
+            types = ["INTEGER"] * 3 + ["FLOAT"] * 2 + ["VARCHAR"]
+            show_table(Rows(end.names, types, iter(end.rows)), sys.stdout)
+            raise
     _print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
         _print_findings(opened, study.verdicts.oracle, study.behaviour)
@@ -215,11 +222,16 @@ def _print_runs(lake: str, run_ids: list[str]) -> None:
 
 
 def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
-    """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1."""
+    """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1.
+
+    First, which stages had nothing to work on, and why.
+    """
     from saelake import queries
     from saelake.analysis.notices import target_notice
-    from saelake.queries.formats import show
+    from saelake.queries.formats import printable, show
 
+    for stage, why in queries.reasons(opened.connection).items():
+        click.echo(f"{stage} had no input: {printable(why)}")
     own, chosen = (
         queries.run(opened.connection, "k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen")
     )

@@ -10,5 +10,6 @@ Nothing here knows how a lake is stored.
 from saelake.queries.judges import oracle
 from saelake.queries.loader import Query, check_choices, load, names, run
 from saelake.queries.parameters import Parameter, QueryError
+from saelake.queries.reasons import reasons, why_empty
 
-__all__ = ["Parameter", "Query", "QueryError", "check_choices", "load", "names", "oracle", "run"]
+__all__ = ["Parameter", "Query", "QueryError", "check_choices", "load", "names", "oracle", "reasons", "run", "why_empty"]

@@ -51,10 +51,16 @@ class Rows(NamedTuple):
     rows: Iterator[Sequence[Any]]
 
 
-def show(relation: duckdb.DuckDBPyRelation, kind: str | None = None, output: Path | None = None) -> None:
+def show(
+    relation: duckdb.DuckDBPyRelation,
+    kind: str | None = None,
+    output: Path | None = None,
+    on_empty: Callable[[], None] = lambda: None,
+) -> None:
     """Writes a relation to standard output or, whole or not at all, to a file.
 
-    `kind` is one of FORMATS; by default the file's suffix decides, else it is a table.
+    `kind` is one of FORMATS; by default the file's suffix decides, else it is a table. `on_empty` is called where text without
+    a row is written.
     Raises QueryError for Parquet on a terminal, for a suffix that is no format, and for a folder that is not there.
     """
     kind = kind or _kind_of(output)
@@ -64,10 +70,10 @@ def show(relation: duckdb.DuckDBPyRelation, kind: str | None = None, output: Pat
     if kind == "parquet":
         _parquet(relation, output, private)
     elif output is None:
-        _write(relation, kind, sys.stdout, MAX_ROWS if sys.stdout.isatty() else MAX_ROWS_PIPED)
+        _write(relation, kind, sys.stdout, MAX_ROWS if sys.stdout.isatty() else MAX_ROWS_PIPED, on_empty)
         sys.stdout.flush()
     else:
-        _whole(output, lambda draft: _write_file(relation, kind, draft), private)
+        _whole(output, lambda draft: _write_file(relation, kind, draft, on_empty), private)
 
 
 def _kind_of(output: Path | None) -> str:
@@ -158,8 +164,9 @@ def _batches(relation: duckdb.DuckDBPyRelation, n_rows: int) -> Iterator["pa.Rec
         raise duckdb.Error(str(error)) from error
 
 
-def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None) -> None:
+def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None, on_empty: Callable[[], None]) -> None:
     rows = _rows(relation)
+    rows = rows._replace(rows=_noting(rows.rows, on_empty))
     if kind == "table":
         show_table(rows, out, max_rows)
     elif kind == "csv":
@@ -168,9 +175,18 @@ def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: 
         _json(rows, out)
 
 
-def _write_file(relation: duckdb.DuckDBPyRelation, kind: str, path: Path) -> None:
+def _noting(rows: Iterator[Sequence[Any]], on_empty: Callable[[], None]) -> Iterator[Sequence[Any]]:
+    is_empty = True
+    for row in rows:
+        is_empty = False
+        yield row
+    if is_empty:
+        on_empty()
+
+
+def _write_file(relation: duckdb.DuckDBPyRelation, kind: str, path: Path, on_empty: Callable[[], None]) -> None:
     with path.open("w", encoding="utf-8", newline="") as out:
-        _write(relation, kind, out, max_rows=None)
+        _write(relation, kind, out, None, on_empty)
 
 
 def _has_completions(relation: duckdb.DuckDBPyRelation) -> bool:

@@ -1,7 +1,7 @@
 """What a section works with: the study's tables, and questions whose SQL and rows the page shows beside every picture."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,8 @@ class Answer:
     """JSON values; ids as text"""
     n_rows: int
     """All rows, of which `rows` are the first."""
+    why: Sequence[str] = ()
+    """Where there are none: why the tables that it reads are empty, as far as that is known."""
 
     @property
     def command(self) -> str:
@@ -81,7 +83,8 @@ class Studied:
         relation = queries.run(self.con, question, **given)
         rows = list(json_objects(relation))
         sql = queries.load(question).statement(self.con, given)
-        answer = Answer(question, given, sql, tuple(relation.columns), rows[:MOST_ROWS], len(rows))
+        why = () if rows else queries.why_empty(self.con, sql)
+        answer = Answer(question, given, sql, tuple(relation.columns), rows[:MOST_ROWS], len(rows), why)
         self.asked.append(answer)
         return answer
 

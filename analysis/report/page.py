@@ -40,6 +40,8 @@ class Shown:
     blocks: Sequence[Block]
     missing: str
     """What has to be run for it; empty if it is there."""
+    without_input: Sequence[tuple[str, str]]
+    """Its stages that had nothing to work on, each with the reason."""
 
 
 def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completions: bool = False) -> int:
@@ -62,7 +64,8 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
 
 def page(study: Studied) -> str:
     """The page of a study, as text."""
-    shown = [_shown(section, study) for section in SECTIONS]
+    reasons = queries.reasons(study.con)
+    shown = [_shown(section, study, reasons) for section in SECTIONS]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -101,12 +104,13 @@ def page(study: Studied) -> str:
     )
 
 
-def _shown(section: Section, study: Studied) -> Shown:
+def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> Shown:
     absent = [stage for stage in section.stages if not fnmatch.filter(study.records, stage)]
     unknown = [name for name in section.questions if name not in queries.names()]
     if absent or unknown:
-        return Shown(section, [], section.command.format(recipe=study.recipe))
-    return Shown(section, section.render(study), "")
+        return Shown(section, [], section.command.format(recipe=study.recipe), [])
+    mine = [(stage, why) for stage, why in reasons.items() if any(fnmatch.fnmatch(stage, asked) for asked in section.stages)]
+    return Shown(section, section.render(study), "", mine)
 
 
 def _blocks(shown: Sequence[Shown], kind: type) -> list[Any]:

@@ -95,7 +95,7 @@ def _directions(study: Studied) -> Sequence[Block]:
         Cell("p_refusal_token", "P(target token)"),
         Cell("kl", "KL on {benign} (nats)"),
         Cell("induced", "{shown} when it is added", "share"),
-        Cell("admitted", "admitted"),
+        Cell("left_out", "left out by"),
         Cell("chosen", "chosen"),
     ]
     here = {"layer": f"{chosen['layer'] + 1} (resid_post {chosen['layer']})"} if chosen else {}

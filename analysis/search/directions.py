@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 
 import duckdb
 import numpy as np
@@ -12,9 +13,13 @@ from saelake.analysis.search.shown import not_shown
 from saelake.analysis.stage import Stage, Work, single_shard
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.capture import residuals
+from saelake.ingest.recipe.sections import Direction
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DIRECTIONS
+
+FILTERS = {"late": "drop_last_layers", "kl": "kl_max", "induced": "induce_min"}
+"""What the column left_out calls a filter -> the field of [direction] that sets it."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,63 @@ def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
     return (means["harmful"] - means["benign"]).astype(np.float32)
 
 
-def choose(scores: Sequence[Scores], admitted: Sequence[bool]) -> int:
-    """The admitted layer that flips most; ties go to the lower mean probability of a refusal token, then the lower layer."""
+def left_out(scores: Sequence[Scores], settings: Direction) -> list[str | None]:
+    """Which of the recipe's filters leave each layer out, as the column left_out names them; None where none does."""
+    n_open = round(len(scores) * (1 - settings.drop_last_layers))
+    found = []
+    for layer, one in enumerate(scores):
+        filters = {"late": layer >= n_open, "kl": not one.kl <= settings.kl_max, "induced": one.induced < settings.induce_min}
+        found.append(", ".join(name for name, is_out in filters.items() if is_out) or None)
+    return found
+
+
+def choose(scores: Sequence[Scores], admitted: Sequence[bool]) -> int | None:
+    """The admitted layer that flips most; ties go to the lower mean probability of a refusal token, then the lower layer.
+
+    None if no layer is admitted.
+    """
     candidates = [layer for layer, ok in enumerate(admitted) if ok]
-    if not candidates:
-        raise UserError("direction: no layer passes the recipe's filters; loosen kl_max, induce_min or drop_last_layers")
-    return min(candidates, key=lambda layer: (-scores[layer].n_flipped, scores[layer].p_refusal_token, layer))
+    return min(candidates, key=lambda layer: (-scores[layer].n_flipped, scores[layer].p_refusal_token, layer), default=None)
+
+
+class NoDirection(UserError):
+    """The study ends here: the recipe's filters leave out every layer. `names` and `rows` are the table that shows it."""
+
+    def __init__(self, sentence: str, names: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
+        super().__init__(sentence)
+        self.names, self.rows = names, rows
+
+
+LAYERS = """
+select layer, n_prompts, n_flipped, kl, induced, left_out
+from directions
+order by layer
+"""
+
+
+def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
+    """Raises NoDirection if no layer is chosen, with what would have to be changed for the one that flips most."""
+    if con.execute("select 1 from directions where chosen").fetchone():
+        return
+    found = con.execute(LAYERS)
+    names, rows = [column[0] for column in found.description], found.fetchall()
+    *_, best = sorted(rows, key=lambda row: (bool(row[2]) and "late" not in str(row[5]), row[2], -round(row[3], 3), -row[0]))
+    layer, n_prompts, n_flipped, kl, induced, out = best
+    filters = str(out).split(", ")
+    changes = {
+        "late": f"direction.drop_last_layers = {max(0.0, floor(100 * (1 - (layer + 1) / len(rows))) / 100):g}",
+        "kl": f"direction.kl_max = {ceil(100 * kl) / 100:g}",
+        "induced": f"direction.induce_min = {floor(100 * induced) / 100:g}",
+    }
+    counts = [(FILTERS[name], sum(name in str(row[5]).split(", ") for row in rows)) for name in changes]
+    why = ", ".join(f"{field} {n}" for field, n in counts if n)
+    raise NoDirection(
+        f"direction: no layer passes the recipe's filters, so the analysis ends here (layers left out, of {len(rows)}: {why}); "
+        f"layer {layer}, which flips {n_flipped} of {n_prompts} prompts, is admitted with "
+        f"{' and '.join(changes[name] for name in filters)}",
+        names,
+        rows,
+    )
 
 
 def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
@@ -97,13 +153,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     norms = np.linalg.norm(differences, axis=1)
     vectors = differences / norms[:, None]
     scores = _scores(bench, vectors, norms)
-    n_open = round(len(scores) * (1 - settings.drop_last_layers))
-    admitted = [
-        layer < n_open
-        and (settings.kl_max is None or s.kl <= settings.kl_max)
-        and (settings.induce_min is None or s.induced >= settings.induce_min)
-        for layer, s in enumerate(scores)
-    ]
+    out = left_out(scores, settings)
+    admitted = [one is None for one in out]
     chosen = choose(scores, admitted)
     columns = {
         "layer": range(len(scores)),
@@ -115,6 +166,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         "kl": [s.kl for s in scores],
         "induced": [s.induced for s in scores],
         "admitted": admitted,
+        "left_out": out,
         "chosen": [layer == chosen for layer in range(len(scores))],
     }
     for name in missing:
@@ -128,4 +180,5 @@ STAGE = Stage(
     tables=("directions",),
     shards=single_shard,
     compute=_compute,
+    code_version=2,
 )

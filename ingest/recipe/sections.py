@@ -195,12 +195,13 @@ class Direction(Section):
     """The split whose prompts give the mean difference."""
     select_split: str = "val"
     """The split on which a layer is chosen."""
-    kl_max: Annotated[float, Field(gt=0)] | None = None
-    """Leave out layers whose removal moves benign predictions by more than this KL divergence (refusal_direction: 0.1)."""
-    induce_min: float | None = None
-    """Leave out layers whose direction, when added to benign prompts, gives a refusal score below this."""
-    drop_last_layers: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the last layers that cannot be chosen (refusal_direction: 0.2)."""
+    kl_max: Annotated[float, Field(gt=0)] = 0.1
+    """Leave out layers whose removal moves benign predictions by more than this KL divergence, in nats (Arditi et al.: 0.1)."""
+    induce_min: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Leave out layers whose direction, when added, makes less than this share of the benign prompts refused (Arditi et al. ask
+    that refusal be the likelier answer)."""
+    drop_last_layers: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the last layers that cannot be chosen, since they hold what is about to be said (Arditi et al.: 0.2)."""
 
 
 class Candidates(Section):

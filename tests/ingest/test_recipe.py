@@ -59,8 +59,8 @@ def test_minimal_recipe_gets_defaults(tmp_path: Path) -> None:
     assert recipe.model.dtype == "float32"
     assert recipe.model.refusal_tokens == ("I",)
     assert recipe.prompts[0].split == Fractions(shares={"train": 0.4, "val": 0.2, "test": 0.4})
-    assert recipe.direction.drop_last_layers == 0
-    assert (recipe.direction.kl_max, recipe.direction.induce_min) == (None, None)
+    assert recipe.direction.drop_last_layers == 0.2
+    assert (recipe.direction.kl_max, recipe.direction.induce_min) == (0.1, 0.5)
     assert recipe.capture.round == "none"
     assert recipe.file == tmp_path / "small.toml"
 

@@ -78,7 +78,7 @@ def test_prompts_r2(paper: Recipe) -> None:
 
 
 def test_stages_r3_to_r10(paper: Recipe) -> None:
-    assert (paper.direction.kl_max, paper.direction.induce_min, paper.direction.drop_last_layers) == (None, None, 0)
+    assert (paper.direction.kl_max, paper.direction.induce_min, paper.direction.drop_last_layers) == (0.1, 0.5, 0.2)
     assert paper.candidates.exclude_layers == (0, 1)
     assert paper.candidates.directions[0] == "chosen"
     greedy = paper.algorithm1

@@ -1,0 +1,241 @@
+"""Why tables of a study are empty: which link of the analysis did not hold, and what to change.
+
+Derived from the study's own tables and records, so that it is said alike by the command line, the report and every question.
+"""
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from saelake.queries.judges import oracle
+
+if TYPE_CHECKING:
+    import duckdb
+
+STAGES_OF = {
+    "alignments": ("alignments",),
+    "searches": ("minimal", "algorithm1"),
+    "search_trace": ("algorithm1",),
+    "critical_features": ("inert",),
+    "waking_passes": ("waking",),
+    "reactivations": ("waking",),
+    "wakings": ("waking_graph",),
+    "waking_edges": ("waking_graph",),
+    "causal_links": ("stage3",),
+    "models": ("fm", "probe"),
+    "fm_embeddings": ("fm",),
+    "fm_pairs": ("fm",),
+    "probe_weights": ("probe",),
+    "predictions": ("fm", "probe"),
+    "decoder_cosines": ("decoder_cosines",),
+    "layer_cosines": ("layer_diagnostic",),
+    "losses": ("losses",),
+    "populations": ("populations",),
+    "taxonomy": ("taxonomy",),
+    "concepts": ("concepts",),
+    "comparisons": ("statistics",),
+    "directions": ("direction",),
+    "ablations": ("baseline", "candidates"),
+    "verdicts": ("baseline", "candidates"),
+    "feature_sets": ("minimal", "algorithm1"),
+}
+"""table -> the stages that fill it; what other stages add is no reason for its being empty"""
+REFUSED = """
+select
+    count(distinct a.prompt_id) as n,
+    count(distinct a.prompt_id) filter (where v.refused) as n_refused
+from ablations as a
+join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+join prompts as p on p.prompt_id = a.prompt_id
+where a.condition = 'none' and p.label = 'harmful'
+"""
+FLIPPED = """
+with refused as (
+    select a.prompt_id
+    from ablations as a
+    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    where a.condition = 'none' and v.refused and p.label = 'harmful'
+)
+
+select
+    replace(a.condition, 'top_k_', '') as direction,
+    count(distinct a.prompt_id) filter (where v.flipped) as n_flipped,
+    max(a.k) as largest_k
+from ablations as a
+semi join refused as r on r.prompt_id = a.prompt_id
+join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+where a.condition in ('top_k_own', 'top_k_chosen')
+group by all
+order by all
+"""
+
+
+class _Study(NamedTuple):
+    con: "duckdb.DuckDBPyConnection"
+    configs: dict[str, dict[str, Any]]
+    """stage -> configuration of its current run"""
+    words: dict[str, str]
+    """What the behaviour is called."""
+
+    def count(self, statement: str) -> int:
+        return int(self.con.execute(statement).fetchall()[0][0])
+
+    def setting(self, stage: str, section: str, field: str) -> Any:
+        return self.configs[stage].get(section, {}).get(field)
+
+
+def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:
+    """Stage -> why it had no input, for the stages of the study shown that are computed and found nothing to work on."""
+    found: dict[str, str] = {}
+    study = _study(con)
+    if study is None:
+        return found
+    for stage in study.configs:
+        if stage in RULES and (why := RULES[stage](study, found)):
+            found[stage] = why
+    return found
+
+
+def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
+    """What explains that a statement has no rows: a sentence for every stage whose table it reads and that is empty, or that is
+    not computed.
+    """
+    study = _study(con)
+    if study is None or not study.configs:
+        return []
+    read = [name for name in STAGES_OF if re.search(rf"\b{name}\b", sql)]
+    empty = reasons(con)
+    said: list[str] = []
+    for stage in dict.fromkeys(stage for name in read for stage in STAGES_OF[name]):
+        if stage in empty:
+            said.append(f"{stage}: {empty[stage]}")
+        elif stage not in study.configs and "direction" in empty:
+            said.append(f"direction: {empty['direction']}")
+        elif stage not in study.configs:
+            said.append(f"{stage} is not computed: `saelake analyze` does that")
+    return list(dict.fromkeys(said))
+
+
+def _study(con: "duckdb.DuckDBPyConnection") -> _Study | None:
+    import duckdb
+
+    try:
+        rows = con.execute("select stage, config::varchar, about::varchar from runs").fetchall()
+    except duckdb.Error:  # a connection on plain files, which have no records
+        return None
+    ordered = sorted(rows, key=lambda row: list(RULES).index(row[0]) if row[0] in RULES else -1)
+    about: dict[str, Any] = next((json.loads(told or "{}") for stage, _, told in rows if stage == "ingest"), {})
+    words = {"harmful": "harmful", "shown": "refused"} | dict(about.get("behaviour") or {})
+    return _Study(con, {stage: json.loads(config or "{}") for stage, config, _ in ordered}, words)
+
+
+def _direction(study: _Study, _: dict[str, str]) -> str | None:
+    if study.count("select count(*) from directions where chosen"):
+        return None
+    return "no layer's direction passes the filters of [direction]; the question directions shows each with what leaves it out"
+
+
+def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
+    if study.count(f"select count(*) from searches where method = '{stage}'"):
+        return None
+    judge, words = {"judge": oracle(study.con)}, study.words
+    n, n_refused = study.con.execute(REFUSED, judge).fetchall()[0]
+    if not n_refused:
+        return (
+            f"0 of {n} {words['harmful']} prompts are {words['shown']} by the unmodified model, so there is nothing to search: "
+            f"use prompts that are, and check model.refusal_tokens and verdicts.oracle"
+        )
+    flips = {direction: (n_flipped, k) for direction, n_flipped, k in study.con.execute(FLIPPED, judge).fetchall()}
+    direction = str(study.setting(stage, stage, "direction"))
+    _, largest_k = flips.get(direction, (0, 0))
+    others = [f'{stage}.direction = "{name}", by which {n_flipped} flip' for name, (n_flipped, _) in flips.items() if n_flipped]
+    return (
+        f"none of the {n_refused} {words['harmful']} prompts that are {words['shown']} flips while the top K features a layer by "
+        f"the {direction} direction are ablated, up to K = {largest_k}, so there is no pool to search: raise candidates.cap, "
+        f"search more layers (saes.layers, candidates.exclude_layers){f', or set {others[0]}' if others else ''}"
+    )
+
+
+def _inert(study: _Study, found: dict[str, str]) -> str | None:
+    if study.count("select count(*) from critical_features"):
+        return None
+    upstream = [found[stage] for stage in ("minimal", "algorithm1") if stage in found]
+    return upstream[0] if upstream else "the searches found no set that flips a prompt: see the question methods"
+
+
+def _waking(study: _Study, found: dict[str, str]) -> str | None:
+    if study.count("select count(*) from waking_passes"):
+        return None
+    return found.get(
+        "inert", "no critical feature fires on its own prompt, so ablating it changes nothing that could wake others"
+    )
+
+
+def _waking_graph(study: _Study, found: dict[str, str]) -> str | None:
+    if study.count("select count(*) from wakings"):
+        return None
+    woken = "no feature that is silent on a prompt wakes while its critical ones are ablated"
+    hint = (
+        "" if study.setting("waking", "waking", "watched") == "all" else ': waking.watched = "all" looks at more than candidates'
+    )
+    return found.get("waking", woken + hint)
+
+
+def _steering(study: _Study, found: dict[str, str]) -> str | None:
+    if study.count("select count(*) from ablations where stage = 'steering'"):
+        return None
+    if not study.setting("steering", "steering", "values"):
+        return "steering.values names no value to hold features at"
+    redundant = "no critical feature is silent on its prompt and wakes when the others are ablated"
+    return found.get("inert", f'{redundant}: steering.features = "critical" takes the critical ones')
+
+
+def _losses(study: _Study, found: dict[str, str]) -> str | None:
+    if not study.count("select count(*) from losses"):
+        return "losses.texts names no ordinary text to measure side effects on"
+    if not study.count("select count(*) from losses where condition = 'minimal'"):
+        return found.get("inert")
+    return None
+
+
+def _stage3(stage: str, study: _Study, found: dict[str, str]) -> str | None:
+    if study.count(f"select count(*) from ablations where stage = '{stage}'"):
+        return None
+    unranked = "none of the features that fire with critical ones was seen in the machine's training, so none can be ranked"
+    return found.get("inert", f"{unranked}: raise interactions.tokens, or train on more prompts (interactions.sets)")
+
+
+def _populations(study: _Study, found: dict[str, str]) -> str | None:
+    if study.count("select count(*) from populations"):
+        return None
+    return found.get("inert", "no stage of the search found a feature")
+
+
+def _taxonomy(study: _Study, _: dict[str, str]) -> str | None:
+    if study.count("select count(*) from taxonomy"):
+        return None
+    label = study.setting("taxonomy", "taxonomy", "label") or "labelled"
+    return f"no {study.words.get(label, label)} prompt has a category: give category to a set of [[prompts]]"
+
+
+def _concepts(study: _Study, _: dict[str, str]) -> str | None:
+    return None if study.count("select count(*) from concepts") else "concepts.patterns names no concept"
+
+
+RULES = {
+    "direction": _direction,
+    "algorithm1": lambda study, found: _search("algorithm1", study, found),
+    "minimal": lambda study, found: _search("minimal", study, found),
+    "inert": _inert,
+    "waking": _waking,
+    "waking_graph": _waking_graph,
+    "steering": _steering,
+    "losses": _losses,
+    "stage3": lambda study, found: _stage3("stage3", study, found),
+    "stage3_probe": lambda study, found: _stage3("stage3_probe", study, found),
+    "populations": _populations,
+    "taxonomy": _taxonomy,
+    "concepts": _concepts,
+}
+"""stage -> its reason, from the reasons of the stages before it; in the order of the stages"""

@@ -1,0 +1,137 @@
+"""A study whose stages find nothing to work on says why and what to change, wherever it is shown."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from click.testing import CliRunner, Result
+
+import saelake
+from saelake import cli
+from saelake.analysis import stages
+from saelake.analysis.report.page import write_report
+from saelake.analysis.search.directions import NoDirection, Scores, left_out
+from saelake.ingest.recipe import load_recipe
+from saelake.ingest.recipe.sections import Direction
+from saelake.warehouse.records import Lake
+from tests.planted import write_planted
+
+FEW = """
+[algorithm1]
+seeds = 1
+taus = [0.5]
+[minimal]
+starts = 1
+[fm]
+sizes = [2]
+epochs = 2
+[stage3]
+size = 2
+ks = [1]
+[steering]
+values = [2.0]
+"""
+
+
+class Ran(NamedTuple):
+    recipe: Path
+    lake: Path
+    result: Result
+
+    def ask(self, *arguments: str) -> Result:
+        return CliRunner().invoke(cli.main, [*arguments, "--lake", str(self.lake)])
+
+
+def analysed(folder: Path, *changes: tuple[str, str]) -> Ran:
+    file = write_planted(folder).recipe
+    text = file.read_text().replace("random_draws = 3", "random_draws = 1") + FEW
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    ran = Ran(file, folder / "lake", Result(CliRunner(), b"", b"", b"", None, 0, None))  # type: ignore[arg-type]
+    return ran._replace(result=ran.ask("analyze", str(file)))
+
+
+@pytest.fixture(scope="module")
+def undirected(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """No direction passes the filters."""
+    return analysed(tmp_path_factory.mktemp("undirected"), ("[direction]", "[direction]\ndrop_last_layers = 0.99"))
+
+
+@pytest.fixture(scope="module")
+def unflipped(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One feature a layer flips no prompt, so no search has a pool."""
+    return analysed(tmp_path_factory.mktemp("unflipped"), ("cap = 4", "cap = 1"))
+
+
+def states(ran: Ran) -> dict[str, stages.StageStatus]:
+    return {one.stage: one for one in stages.status(load_recipe(ran.recipe), Lake.existing(ran.lake))}
+
+
+def test_filters_are_named_one_by_one() -> None:
+    def scores(kl: float, induced: float) -> Scores:
+        return Scores(n_prompts=9, n_flipped=9, p_refusal_token=0.0, kl=kl, induced=induced)
+
+    layers = [scores(0.1, 1.0), scores(0.11, 1.0), scores(0.0, 0.49), scores(0.3, 0.5), scores(0.2, 0.0)]
+    assert left_out(layers, Direction()) == [None, "kl", "induced", "kl", "late, kl, induced"]
+    free = Direction(kl_max=9, induce_min=0, drop_last_layers=0)
+    assert left_out(layers, free) == [None] * 5
+
+
+def test_where_no_direction_passes_the_analysis_ends_with_the_table(undirected: Ran) -> None:
+    output = undirected.result.output
+    assert undirected.result.exit_code == 1
+    assert "no layer passes the recipe's filters" in output
+    assert "drop_last_layers 6" in output
+    table = re.findall(r"^ *(\d) +6 +(\d) .* late *$", output, re.MULTILINE)
+    assert table == [("0", "0"), ("1", "0"), ("2", "6"), ("3", "6"), ("4", "6"), ("5", "6")]
+    assert {record.stage for record in Lake.existing(undirected.lake).records()} == {"ingest", "direction"}
+
+
+def test_what_is_advised_admits_the_layer(undirected: Ran, tmp_path: Path) -> None:
+    advice = re.search(
+        r"layer (\d), which flips 6 of 6 prompts, is admitted with direction.(drop_last_layers = [\d.]+)",
+        undirected.result.output,
+    )
+    assert advice is not None
+    ran = analysed(tmp_path, ("[direction]", f"[direction]\n{advice[2]}"), ("cap = 4", "cap = 1"))
+    assert ran.result.exit_code == 0, ran.result.output
+    with saelake.open(ran.lake) as opened:
+        assert opened.sql("select layer from directions where chosen").fetchall() == [(int(advice[1]),)]
+
+
+def test_status_and_questions_tell_it_too(undirected: Ran) -> None:
+    found = states(undirected)
+    assert (found["direction"].state, found["minimal"].state) == ("done", "to do")
+    assert found["direction"].why.startswith("no input: no layer's direction passes the filters")
+    assert found["minimal"].why == found["statistics"].why == "no direction is chosen"
+    answer = undirected.ask("query", "methods")
+    assert "no rows: direction: no layer's direction passes" in answer.output
+    with pytest.raises(NoDirection):
+        stages.analyze(load_recipe(undirected.recipe), Lake.existing(undirected.lake))
+
+
+def test_a_search_without_a_pool_says_so_and_so_does_all_that_follows(unflipped: Ran) -> None:
+    assert unflipped.result.exit_code == 0, unflipped.result.output
+    why = "none of the 6 harmful prompts that are refused flips while the top K features a layer by the own direction are ablated"
+    found = states(unflipped)
+    empty = {stage for stage, one in found.items() if one.why.startswith(f"no input: {why}")}
+    assert {"algorithm1", "minimal", "inert", "waking", "waking_graph", "steering", "stage3", "stage3_probe"} <= empty
+    assert "up to K = 1" in found["minimal"].why
+    assert "raise candidates.cap" in found["minimal"].why
+    assert found["losses"].why.startswith("no input: losses.texts names no")
+    assert {one.state for one in found.values()} == {"done"}
+    assert f"minimal had no input: {why}" in unflipped.result.output.replace("\n", " ")
+    for question in ("critical_features", "waking_edges", "populations"):
+        assert why in unflipped.ask("query", question).output, question
+    with_rows = unflipped.ask("query", "asr")
+    assert "no rows" not in with_rows.output
+
+
+def test_the_report_says_it_in_the_sections(unflipped: Ran, tmp_path: Path) -> None:
+    write_report(Lake.existing(unflipped.lake), None, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "minimal had no input: none of the 6 harmful prompts that are refused flips" in text
+    assert "No rows: there is nothing to draw." not in text
