@@ -20,6 +20,8 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 
+L0_PROMPTS = 32
+"""The study's first prompts, on which the L0 of its SAEs is measured before much is computed."""
 L0_FACTOR = 3.0
 """Measured L0 may be so many times the declared one, or so small a part of it, before the run is stopped: another SAE, another
 place or another scale of its input is then likelier than a difference between texts."""
@@ -29,7 +31,7 @@ class ShardMaker:
     """Holds the subject and its SAEs, checked against each other, and makes shards of rows.
 
     Raises UserError, before any forward pass, for a prompt over the limit, an SAE that does not fit the model, or too little
-    memory; and after the first shard's layer, when its SAE is far from as active as it should be.
+    memory; and after the first prompts, when an SAE is far from as active as it should be.
     """
 
     def __init__(self, study: Study, spec: RunSpec) -> None:
@@ -46,7 +48,8 @@ class ShardMaker:
         if self.shelf.all_fit:  # they stay loaded: a damaged one is found before any forward pass
             for layer in self.shelf.layers:
                 self.shelf[layer]
-        self._l0_checked: set[int] = set()
+        self._l0: dict[int, np.ndarray] = {}
+        """layer -> active latents, tokens and prompts of the first prompts, as far as they are captured"""
 
     def saes(self) -> list[Rows]:
         """`saes` and `features`, without the statistics that publishing adds."""
@@ -138,10 +141,8 @@ class ShardMaker:
         pos_of_token = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
         to_bfloat16 = self._study.recipe.capture.round == "bfloat16"
         found = nonzeros(sae, captured.resid.pop(sae.layer), to_bfloat16=to_bfloat16)
-        if sae.layer not in self._l0_checked:
-            is_bos = np.concatenate([np.array(self.tokenized[i].roles) == "bos" for i in numbers])
-            check_l0(sae, float((~is_bos[found.token]).sum() / max((~is_bos).sum(), 1)))
-            self._l0_checked.add(sae.layer)
+        if rows.start < L0_PROMPTS:
+            self._count_l0(sae, numbers, found.token)
         columns = {
             "sae_id": _constant(sae.ref.sae_id, len(found.token)),
             "layer": np.full(len(found.token), sae.layer, dtype=np.int16),
@@ -151,6 +152,15 @@ class ShardMaker:
             "activation": found.activation,
         }
         return Rows("activations", pa.table(columns), sae.layer)
+
+    def _count_l0(self, sae: Sae, numbers: np.ndarray, token: np.ndarray) -> None:
+        """Checks an SAE's L0 as soon as the study's first prompts are captured: the same ones, whatever the shards are."""
+        n_first = min(L0_PROMPTS, len(self._study.prompts))
+        counts_n = np.concatenate([(np.array(self.tokenized[i].roles) != "bos") & (i < n_first) for i in numbers])
+        seen = self._l0.setdefault(sae.layer, np.zeros(3))
+        seen += (counts_n[token].sum(), counts_n.sum(), (numbers < n_first).sum())
+        if seen[2] == n_first:
+            check_l0(sae, float(seen[0] / max(seen[1], 1)))
 
 
 def check_l0(sae: Sae, measured: float) -> None:

@@ -98,8 +98,8 @@ def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:
 
 
 def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
-    """What explains that a statement has no rows: a sentence for every stage whose table it reads and that is empty, or that is
-    not computed.
+    """What explains that a statement has no rows: a sentence for every stage whose table it reads, or whose answers it names, and
+    that had no input or is not computed.
     """
     study = _study(con)
     if study is None or not study.configs:
@@ -107,7 +107,8 @@ def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
     read = [name for name in STAGES_OF if re.search(rf"\b{name}\b", sql)]
     empty = reasons(con)
     said: list[str] = []
-    for stage in dict.fromkeys(stage for name in read for stage in STAGES_OF[name]):
+    named = [stage for stage in empty if re.search(rf"\b{stage}\b", sql)]
+    for stage in dict.fromkeys([*(stage for name in read for stage in STAGES_OF[name]), *named]):
         if stage in empty:
             said.append(f"{stage}: {empty[stage]}")
         elif stage not in study.configs and "direction" in empty:

@@ -7,6 +7,8 @@ ablated one are read, since the pass is the clean one up to there.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import duckdb
 import numpy as np
@@ -28,14 +30,14 @@ where n_tokens > 0 and list_contains($prompts, prompt_id)
 order by all
 """
 # Of controls only what a waking can be made of: all that fires would be five times as many rows that nobody reads.
+AWAKE = """
+create or replace temp table awake as
+select distinct prompt_id, sae_id, feature_id
+from activations
+where list_contains($prompts, prompt_id)
+"""
 KEPT = """
-with awake as (
-    select distinct prompt_id, sae_id, feature_id
-    from activations
-    where list_contains($prompts, prompt_id)
-),
-
-controls as (
+with controls as (
     select *
     from captured
     where is_control
@@ -50,6 +52,9 @@ from captured
 where not is_control
 order by all
 """
+CAPTURED_TOKENS = 1 << 14
+"""Tokens whose activations exist at a time, before what is kept of them is chosen: with a thousand firing features a token about
+1.4 GB."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +106,33 @@ def watched(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, np.ndarray 
     return {layer: ids for layer, ids in pool_by_layer(con, candidates, layers).items() if len(ids)}
 
 
-def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> pa.Table:
-    """What fires in the passes, with columns number (of the pass), prompt_id, is_control and those of `activations`."""
+def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> Iterator[pa.Table]:
+    """What fires in the passes, some of them at a time, with columns number (of the pass), prompt_id, is_control and those of
+    `activations`.
+    """
     sae_ids = work.bench.sae_ids
     names = [sae_ids.get(layer, "") for layer in range(max(sae_ids) + 1)]
     by_layer: dict[int, list[int]] = {}
     for i, one in enumerate(asked):
         by_layer.setdefault(one.features.saes[0], []).append(i)
-    parts: list[pa.Table] = []
-    for lowest, members in sorted(by_layer.items()):
+    for lowest, of_layer in sorted(by_layer.items()):
         above = {layer: ids for layer, ids in recorded.items() if layer > lowest}
-        found = work.bench.engine.activations([Request(asked[i].prompt, asked[i].features) for i in members], above)
-        number = np.array(members, dtype=np.int64)[found.request]
-        prompts = np.array([asked[i].prompt for i in members], dtype=np.int64)[found.request]
-        is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
-        columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
-        columns["sae_id"] = pa.DictionaryArray.from_arrays(found.sae.astype(np.int32), names)
-        columns |= {"layer": found.sae} | {name: getattr(found, name) for name in ("feature_id", "pos", "activation")}
-        parts.append(pa.table(columns))
-    return pa.concat_tables(parts)
+        for members in _some(of_layer, [len(work.bench.token_ids[asked[i].prompt]) for i in of_layer]):
+            found = work.bench.engine.activations([Request(asked[i].prompt, asked[i].features) for i in members], above)
+            number = np.array(members, dtype=np.int64)[found.request]
+            prompts = np.array([asked[i].prompt for i in members], dtype=np.int64)[found.request]
+            is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
+            columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
+            columns["sae_id"] = pa.DictionaryArray.from_arrays(found.sae.astype(np.int32), names)
+            columns |= {"layer": found.sae} | {name: getattr(found, name) for name in ("feature_id", "pos", "activation")}
+            yield pa.table(columns)
+
+
+def _some(members: Sequence[int], n_tokens: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The members, so many at a time as have CAPTURED_TOKENS together."""
+    parts = (np.cumsum(n_tokens) - 1) // CAPTURED_TOKENS
+    for _, part in groupby(zip(parts.tolist(), members, strict=True), key=itemgetter(0)):
+        yield [member for _, member in part]
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -134,10 +147,13 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             if not asked:
                 yield name, []
                 continue
-            con.register("captured", capture(work, asked, recorded))
-            kept = con.execute(KEPT, {"prompts": prompt_ids}).to_arrow_table()
-            con.unregister("captured")
-            yield name, [*_pass_rows(work, asked), *_reactivation_rows(work, asked, kept)]
+            con.execute(AWAKE, {"prompts": prompt_ids})
+            kept = []
+            for part in capture(work, asked, recorded):
+                con.register("captured", part)
+                kept.append(con.execute(KEPT).to_arrow_table())
+                con.unregister("captured")
+            yield name, [*_pass_rows(work, asked), *_reactivation_rows(work, asked, pa.concat_tables(kept))]
 
 
 def _ids(work: Work, asked: Sequence[Pass]) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 
 from saelake.analysis import stages
 from saelake.analysis.engine import memory
+from saelake.analysis.interactions import waking
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
@@ -59,7 +60,7 @@ class Sizes(NamedTuple):
     shard_prompts: int
     batch_tokens: int
     engine_tokens: int
-    """Padded tokens of an ablated pass."""
+    """Padded tokens of an ablated pass, and those whose activations are captured at a time."""
 
 
 def analysed(folder: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Lake]:
@@ -69,6 +70,7 @@ def analysed(folder: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> tup
         text = text.replace(name, f"{name.split(' = ')[0]} = {getattr(sizes, name.split(' = ')[0])}")
     file.write_text(text.replace("cap = 4", "cap = 3") + FEW)
     monkeypatch.setitem(memory.MOST_TOKENS, "cpu", sizes.engine_tokens)
+    monkeypatch.setattr(waking, "CAPTURED_TOKENS", sizes.engine_tokens)
     recipe, lake = load_recipe(file), Lake.create(folder / "lake")
     stages.analyze(recipe, lake)
     return recipe, lake
