@@ -50,16 +50,14 @@ class Study:
 
 def open_study(recipe: Recipe) -> Study:
     """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
-    from saelake.ingest.subject import resolve_device
+    from saelake.ingest.subject import load_tokenizer, resolve_device
+    from saelake.ingest.template import ChatTemplate
 
     require_access(recipe.model)
-    return Study(
-        recipe,
-        load_prompts(recipe),
-        list_saes(recipe),
-        fingerprint(recipe.model),
-        resolve_device(recipe.compute.device).type,
-    )
+    saes, model_hash = list_saes(recipe), fingerprint(recipe.model)
+    template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
+    prompts = load_prompts(recipe, template.identities)
+    return Study(recipe, prompts, saes, model_hash, resolve_device(recipe.compute.device).type)
 
 
 def ingest_spec(study: Study) -> RunSpec:

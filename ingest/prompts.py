@@ -6,10 +6,10 @@ Order: sets as in the recipe, rows as in the file. Rows are counted from 1 (a CS
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from saelake.ingest.cells import as_text, entry, is_missing, is_unicode, is_value, key, matches, same
 from saelake.ingest.recipe import Column, Fractions, PromptSet, Recipe
@@ -19,6 +19,11 @@ from saelake.ingest.sources import rows_of
 from saelake.warehouse.errors import UserError
 
 LABELS = ("harmful", "benign")
+CHUNK = 256
+"""Prompts that are tokenised at a time."""
+
+Read = Callable[[Sequence[str]], Sequence[Hashable]]
+"""What the model reads of each of some prompts: their token ids."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,33 @@ def content_hash(prompts: Iterable[Prompt]) -> str:
     return total.hexdigest()
 
 
-def load_prompts(recipe: Recipe) -> list[Prompt]:
+def load_prompts(recipe: Recipe, read: Read | None = None) -> list[Prompt]:
     """All prompts of a recipe, checked.
 
     Raises UserError, which names the set, and the row where there is one: unreadable source, wrong hash, missing column, empty or
-    non-text value, unknown label, equal prompts, no prompts, a count other than the asserted one, one text with two labels.
+    non-text value, unknown label, equal prompts, no prompts, a count other than the asserted one, one prompt with two labels or
+    in two splits.
+
+    Args:
+        read: what the model reads of prompts, by which they are the same or not; their texts, where it is not known.
     """
-    prompts = [prompt for spec in recipe.prompts for prompt in _load_set(spec)]
-    _check_labels_agree(prompts)
+    found = [one for spec in recipe.prompts for one in _load_set(spec, read or _texts)]
+    _check_places_agree(found, {spec.set for spec in recipe.prompts if spec.overlap})
+    prompts = [one.prompt for one in found]
     return prompts if recipe.prompts_per_group is None else _first_of_each_group(prompts, recipe.prompts_per_group)
+
+
+def _texts(texts: Sequence[str]) -> Sequence[str]:
+    return texts
+
+
+class Placed(NamedTuple):
+    """A prompt with where it stands and what it is to the model."""
+
+    prompt: Prompt
+    number: int
+    """Its row, from 1."""
+    identity: Hashable
 
 
 def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
@@ -76,16 +99,18 @@ def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
             raise UserError(f"{field} is {split!r}, but no {label} prompt is in that split: the splits are {splits}")
 
 
-def _load_set(spec: PromptSet) -> list[Prompt]:
+def _load_set(spec: PromptSet, read: Read) -> list[Placed]:
     """The prompts of one set, in file order."""
-    kept = _deduplicated(spec, _kept_rows(spec))
-    rows = list(kept if spec.take is None else islice(kept, spec.take))
-    if not rows:
+    kept = _deduplicated(spec, _kept_rows(spec), read)
+    found = list(kept if spec.take is None else islice(kept, spec.take))
+    if not found:
         raise UserError(_empty(spec))
-    if spec.count is not None and len(rows) != spec.count:
-        raise UserError(f"{spec.owner} has {len(rows)} prompts, but its count says {spec.count}")
-    prompts = [_prompt(spec, number, row) for number, row in rows]
-    return _draw_splits(prompts, spec.split) if isinstance(spec.split, Fractions) else prompts
+    if spec.count is not None and len(found) != spec.count:
+        raise UserError(f"{spec.owner} has {len(found)} prompts, but its count says {spec.count}")
+    if not isinstance(spec.split, Fractions):
+        return found
+    drawn = _draw_splits([one.prompt for one in found], spec.split)
+    return [one._replace(prompt=prompt) for one, prompt in zip(found, drawn, strict=True)]
 
 
 def _kept_rows(spec: PromptSet) -> Iterator[tuple[int, Row]]:
@@ -151,15 +176,24 @@ def _columns(spec: PromptSet) -> list[str]:
     return list(dict.fromkeys([spec.text, *(one.column for one in _mapped(spec).values()), *spec.where]))
 
 
-def _deduplicated(spec: PromptSet, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    """The first of equal prompts when the set says so; otherwise equal prompts are an error."""
-    seen: dict[str, int] = {}
-    for number, row in rows:
-        first = seen.setdefault(row[spec.text], number)
-        if first == number:
-            yield number, row
-        elif not spec.deduplicate:
-            raise UserError(f"{spec.owner}: rows {first} and {number} are the same prompt; deduplicate = true keeps the first")
+def _deduplicated(spec: PromptSet, rows: Iterator[tuple[int, Row]], read: Read) -> Iterator[Placed]:
+    """The first of equal prompts when the set says so; otherwise, and where they differ in label or split, they are an error."""
+    seen: dict[Hashable, Placed] = {}
+    # No more rows are looked at than may be taken: those behind them need not be sound.
+    while chunk := list(islice(rows, CHUNK if spec.take is None else min(CHUNK, spec.take - len(seen)))):
+        identities = read([row[spec.text] for _, row in chunk])
+        for (number, row), identity in zip(chunk, identities, strict=True):
+            one = Placed(_prompt(spec, number, row), number, identity)
+            first = seen.setdefault(identity, one)
+            if first is one:
+                yield one
+                continue
+            _check_agree(first, one, may_overlap=False)
+            if not spec.deduplicate:
+                raise UserError(
+                    f"{spec.owner}: rows {first.number} and {number} are the same prompt{_variants(first, one)}; "
+                    f"deduplicate = true keeps the first"
+                )
 
 
 def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
@@ -217,16 +251,35 @@ def _share_at(quantile: float, shares: Mapping[str, float]) -> str:
     return list(shares)[-1]
 
 
-def _check_labels_agree(prompts: Iterable[Prompt]) -> None:
-    """A text may stand in two sets, but not as harmful in one and benign in the other."""
-    first: dict[str, Prompt] = {}
-    for prompt in prompts:
-        other = first.setdefault(prompt.text, prompt)
-        if other.label != prompt.label:
-            raise UserError(
-                f"the prompt {prompt.text[:60]!r} is {other.label} in set {other.set!r}, "
-                f"but {prompt.label} in set {prompt.set!r}: take it out of one of them"
-            )
+def _check_places_agree(found: Iterable[Placed], overlapping: Collection[str]) -> None:
+    """A prompt may stand in two sets, but not with two labels, nor in two splits unless one of the sets may overlap."""
+    places: dict[Hashable, list[Placed]] = {}
+    for one in found:
+        before = places.setdefault(one.identity, [])
+        for other in before:
+            may_overlap = one.prompt.set in overlapping or other.prompt.set in overlapping
+            _check_agree(other, one, may_overlap=may_overlap)
+        before.append(one)
+
+
+def _check_agree(first: Placed, second: Placed, *, may_overlap: bool) -> None:
+    one, other = first.prompt, second.prompt
+    rows = f"(rows {first.number} and {second.number}){_variants(first, second)}"
+    if one.label != other.label:
+        raise UserError(
+            f"the prompt {one.text[:60]!r} is {one.label} in set {one.set!r}, but {other.label} in set {other.set!r} {rows}: "
+            f"one prompt has one label, so take it out of one of them"
+        )
+    if one.split != other.split and not may_overlap:
+        raise UserError(
+            f"the prompt {one.text[:60]!r} is in split {one.split!r} of set {one.set!r}, but in split {other.split!r} of set "
+            f"{other.set!r} {rows}: take it out of one of them, or say overlap = true in one of two sets if that is meant"
+        )
+
+
+def _variants(first: Placed, second: Placed) -> str:
+    same_text = first.prompt.text == second.prompt.text
+    return "" if same_text else ", whose texts differ but give the same tokens"
 
 
 def _first_of_each_group(prompts: Iterable[Prompt], n: int) -> list[Prompt]:

@@ -6,16 +6,21 @@ A token that holds both (a merged space, say) counts as the user's. The token id
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from saelake.ingest.recipe import ModelSpec
+from saelake.ingest.rendering import render
 from saelake.warehouse.errors import UserError
 
 SENTINEL = "saelake\ue000sentinel"
+CLOCKS = ("2001-01-31T01:02:03", "2034-12-25T23:49:58")
+"""Two times that differ in every part: what is rendered may not depend on which of them a template is told."""
+GIVEN = {"messages", "add_generation_prompt", "clock", "strftime_now", "raise_exception"}
+"""Names that are no variables of a recipe's."""
 
 
 class Tokenized(NamedTuple):
@@ -41,57 +46,91 @@ class ChatTemplate:
     after: str
     """What is rendered after it, up to the answer."""
 
+    owner: str
+    """Where the template stands: how sentences about it begin."""
+
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, model: ModelSpec) -> "ChatTemplate":
         """The recipe's pinned template, else the tokenizer's own.
 
-        Raises UserError for none of both, another hash than asserted, a template that depends on today's date, fails, or does not
-        show the prompt exactly once, a tokenizer without offsets.
+        Raises UserError for none of both, another hash than asserted, a template that depends on today's date, fails, takes too
+        long, or does not show the prompt exactly once; for settings that change nothing; for BOS that is missing or doubled; for
+        a tokenizer without offsets.
         """
         text = model.pinned_template() or _own_template(tokenizer)
         found = hashlib.sha256(text.encode()).hexdigest()
         if model.template_sha256 not in (None, found):
             raise UserError(f"model.template_sha256 is {model.template_sha256}, but the chat template's sha256 is {found}")
-        if "strftime_now" in text and "date_string" not in model.template_variables:
-            raise UserError(
-                "the chat template writes today's date into every prompt: fix it with model.template_variables = "
-                '{ date_string = "26 Jul 2024" } so that runs can be repeated'
-            )
         if not tokenizer.is_fast:
             raise UserError(
                 "model: the tokenizer has no fast version (tokenizer.json), which is needed to find the user's tokens"
             )
-        bare = cls(tokenizer, text, dict(model.template_variables), model.system, "", "")
-        parts = bare.render(SENTINEL).split(SENTINEL)
+        bare = cls(tokenizer, text, dict(model.template_variables), model.system, "", "", _owner(model))
+        rendered = _checked(bare)
+        parts = rendered.split(SENTINEL)
         if len(parts) != 2:
             raise UserError(
                 f"the chat template shows the user's prompt {len(parts) - 1} times instead of once: "
                 f"pin another with model.chat_template"
             )
-        return cls(tokenizer, text, bare.variables, model.system, *parts)
+        _check_bos(tokenizer, rendered, model.without_bos)
+        return replace(bare, before=parts[0], after=parts[1])
 
     @property
     def sha256(self) -> str:
         """Hash of the template's text, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    def context(self, prompt: str, **changed: Any) -> dict[str, Any]:
+        """What the template is given, with some of it changed; None takes the system's text away."""
+        system = changed.pop("system", self.system)
+        messages = [{"role": "user", "content": prompt}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True, "clock": CLOCKS[0]}
+        return {**self.tokenizer.special_tokens_map, **given, **self.variables, **changed}
+
     def render(self, prompt: str) -> str:
         """The whole text that the model reads before it answers."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        messages = [*system, {"role": "user", "content": prompt}]
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.text, tokenize=False, add_generation_prompt=True, **self.variables
-            )
-        except TemplateError as error:
-            what = "model.system" if self.system is not None else "model.chat_template"
-            raise UserError(f"{what}: the chat template cannot be rendered ({error})") from error
-        assert isinstance(rendered, str), "one conversation gives one text"
-        return rendered
+        return self.render_all([prompt])[0]
+
+    def render_all(self, prompts: Sequence[str]) -> list[str]:
+        """Many prompts at once, as `render` does one."""
+        texts = []
+        for one in render(self.text, [self.context(prompt) for prompt in prompts]):
+            if one.text is None:
+                raise UserError(f"{self.owner}: the chat template cannot be rendered ({one.error})")
+            texts.append(one.text)
+        return texts
 
     def encode(self, prompt: str) -> Tokenized:
         """A prompt through the template. Raises UserError when the template changes the prompt by more than trimming it."""
-        rendered = self.render(prompt)
+        return self.encode_all([prompt])[0]
+
+    def identities(self, prompts: Sequence[str]) -> list[tuple[int | str, ...]]:
+        """What tells prompts apart: the token ids that the model reads, with the text of a token that the vocabulary has not."""
+        rendered = self.render_all(prompts)
+        encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        unknown = self.tokenizer.unk_token_id
+        found = zip(rendered, encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        return [
+            tuple(text[slice(*span)] if one == unknown else one for one, span in zip(token_ids, spans, strict=True))
+            for text, token_ids, spans in found
+        ]
+
+    def encode_all(self, prompts: Sequence[str]) -> list[Tokenized]:
+        """Many prompts at once, as `encode` does one."""
+        if not prompts:
+            return []
+        rendered = self.render_all(prompts)
+        spans = [self._span(prompt, text) for prompt, text in zip(prompts, rendered, strict=True)]
+        # The template writes the special tokens itself: adding them again would double BOS.
+        encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        found = zip(encoding["input_ids"], encoding["offset_mapping"], spans, strict=True)
+        return [self._tokenized(token_ids, offsets, *span) for token_ids, offsets, span in found]
+
+    def _span(self, prompt: str, rendered: str) -> tuple[int, int]:
+        """Where the prompt begins and ends in the rendered text."""
         start, end = len(self.before), len(rendered) - len(self.after)
         framed = rendered.startswith(self.before) and rendered.endswith(self.after) and start <= end
         if not framed or rendered[start:end] not in (prompt, prompt.strip()):
@@ -99,14 +138,81 @@ class ChatTemplate:
                 f"the chat template rewrites the prompt {prompt[:60]!r}, so its tokens cannot be told apart: "
                 f"pin another with model.chat_template"
             )
-        # The template writes the special tokens itself: adding them again would double BOS.
-        encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-        token_ids: list[int] = encoding["input_ids"]
-        holds_user = [first < end and last > start for first, last in encoding["offset_mapping"]]
+        return start, end
+
+    def _tokenized(self, token_ids: list[int], offsets: list[tuple[int, int]], start: int, end: int) -> Tokenized:
+        holds_user = [first < end and last > start for first, last in offsets]
         roles = ["user" if inside else "template" for inside in _filled(holds_user)]
         if token_ids and token_ids[0] == self.tokenizer.bos_token_id:
             roles[0] = "bos"
         return Tokenized(token_ids, self.tokenizer.convert_ids_to_tokens(token_ids), roles)
+
+
+def _checked(template: ChatTemplate) -> str:
+    """The rendered sentinel; raises UserError for a template that fails or tells the time, or a setting that changes nothing.
+
+    The template is rendered once more for every setting, with another value in its place: a setting that is read shows.
+    """
+    if taken := sorted(GIVEN & set(template.variables)):
+        raise UserError(f"model.template_variables.{taken[0]} is not for a recipe to set: the template is given it already")
+    asked: dict[str, list[dict[str, Any]]] = {"": [{}], "clock": [{"clock": CLOCKS[1]}]}
+    if template.system is not None:
+        asked["system"] = [{"system": template.system + " saelake"}, {"system": None}]
+    for name, value in template.variables.items():
+        asked[f"template_variables.{name}"] = [{name: _another(value)}, {name: None}]
+    contexts = [template.context(SENTINEL, **changed) for changes in asked.values() for changed in changes]
+    replies = iter(render(template.text, contexts))
+    found = {name: [next(replies) for _ in changes] for name, changes in asked.items()}
+    plain, clock = found.pop("")[0], found.pop("clock")[0]
+    if plain.text is None:
+        by_system = "system" in found and found["system"][1].text is not None
+        what = "model.system" if by_system else template.owner
+        raise UserError(f"{what}: the chat template cannot be rendered ({plain.error})")
+    if clock != plain:
+        pin = (
+            'fix it with model.template_variables = { date_string = "26 Jul 2024" }'
+            if "date_string" in template.text and "date_string" not in template.variables
+            else "it reads no date_string, so write the date out in a copy of it and pin that with model.chat_template_file"
+        )
+        raise UserError(f"the chat template writes today's date into every prompt: {pin} so that runs can be repeated")
+    for name, (changed, without) in found.items():
+        # A value may be what the template would say anyway; then it is read if another one shows.
+        is_blank = name == "system" and not (template.system or "").strip()
+        if (changed == plain and (without == plain or name == "system")) or (is_blank and without == plain):
+            raise UserError(f"model.{name} changes nothing: the chat template renders the same with another, so take it out")
+    return plain.text
+
+
+def _another(value: str | int | float | bool) -> str | int | float | bool:
+    if isinstance(value, bool):
+        return not value
+    return f"{value} saelake" if isinstance(value, str) else value + 1
+
+
+def _check_bos(tokenizer: PreTrainedTokenizerBase, rendered: str, without: bool) -> None:
+    """BOS is the first token once, if the tokenizer has one: models are trained on it, and nothing else activates like it."""
+    bos = tokenizer.bos_token_id
+    token_ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    has = bos is not None and token_ids[:1] == [bos]
+    if without and (has or bos is None):
+        why = "the chat template writes BOS" if has else "the tokenizer has no BOS"
+        raise UserError(f"model.without_bos changes nothing: {why}, so take it out of the recipe")
+    if has and token_ids[1:2] == [bos]:
+        raise UserError(
+            f"every prompt begins with BOS ({tokenizer.bos_token}) twice, which the model never read: "
+            "pin a template that writes one in model.chat_template"
+        )
+    if bos is not None and not has and not without:
+        raise UserError(
+            f"the chat template writes no BOS, though the tokenizer has one ({tokenizer.bos_token}): begin it with "
+            "{{ bos_token }} in model.chat_template, or say model.without_bos = true where the model was trained without"
+        )
+
+
+def _owner(model: ModelSpec) -> str:
+    if model.chat_template_file is not None:
+        return f"model.chat_template_file {model.chat_template_file}"
+    return "model.chat_template" if model.chat_template is not None else f"model {model.path or model.id}"
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -74,9 +74,9 @@ def _counted(recipe: Recipe) -> Corpus:
     from saelake.ingest.subject import load_tokenizer
     from saelake.ingest.template import ChatTemplate
 
-    prompts = load_prompts(recipe)
     template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
-    token_ids = [template.encode(prompt.text).token_ids for prompt in prompts]
+    prompts = load_prompts(recipe, template.identities)
+    token_ids = [one.token_ids for one in template.encode_all([prompt.text for prompt in prompts])]
     groups: dict[tuple[str, str, str], list[int]] = {}
     for prompt, ids in zip(prompts, token_ids, strict=True):
         groups.setdefault((prompt.set, prompt.split, prompt.label), []).append(len(ids))

@@ -91,6 +91,8 @@ class PromptSet(RowSet):
     """Keep the first of equal prompts; otherwise equal prompts are an error."""
     count: Count | None = None
     """Asserted number of prompts, after `where`, `deduplicate` and `take`."""
+    overlap: bool = False
+    """Its prompts may stand in other splits of other sets too; otherwise that is an error."""
     licence: str | None = None
     """The set's licence, for the card of a shared set."""
     restricted: bool = False

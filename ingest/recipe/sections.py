@@ -86,6 +86,8 @@ class ModelSpec(Section):
     """Further variables of the template, e.g. date_string or enable_thinking."""
     system: str | None = None
     """The system prompt, where the template takes one."""
+    without_bos: bool = False
+    """The template writes no BOS though the tokenizer has one, and the model was trained so."""
     licence: str | None = None
     """The weights' licence, for the card of a shared set; like the other licences it is no part of a run's identity."""
 

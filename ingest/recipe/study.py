@@ -35,10 +35,10 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 # Where content lies and who may pass it on is no part of what it is: hashes of models, SAEs and prompts stand for it in run ids.
 _LOCATIONS: dict[str, Any] = {
-    "model": {"path": True, "chat_template_file": True, "licence": True},
+    "model": {"path": True, "chat_template_file": True, "licence": True, "without_bos": True},
     "saes": {"path": True, "licence": True},
     "prompts": {
-        **dict.fromkeys(("file", "url", "licence", "restricted"), True),
+        **dict.fromkeys(("file", "url", "licence", "restricted", "overlap"), True),
         "sources": {"__all__": {"file": True, "url": True}},
     },
     "verdicts": {"harmbench": True},

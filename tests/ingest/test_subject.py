@@ -146,7 +146,7 @@ def test_unusable_templates_are_named(spec: dict[str, Any], expected: str) -> No
 
 
 def test_template_that_rewrites_some_prompts_is_refused_for_these() -> None:
-    template = template_of("gemma2", chat_template="{{ messages[0]['content'] | replace('bomb', '***') }}")
+    template = template_of("qwen2", chat_template="{{ messages[0]['content'] | replace('bomb', '***') }}")
     assert template.encode("I").roles == ["user"]
     with pytest.raises(UserError, match="rewrites the prompt 'a bomb'"):
         template.encode("a bomb")
