@@ -51,7 +51,7 @@ def compiled(text: str) -> jinja2.Template:
     return environment.from_string(text)
 
 
-def render(text: str, context: dict[str, Any]) -> str:
+def filled_in(text: str, context: dict[str, Any]) -> str:
     clock = datetime.fromisoformat(context.pop("clock"))
     rendered = compiled(text).render(strftime_now=clock.strftime, **context)
     if len(rendered) > MAX_LETTERS:
@@ -64,7 +64,7 @@ def answer(request: dict[str, Any]) -> list[list[str | None]]:
     total = 0
     for context in request["contexts"]:
         try:
-            text = render(request["template"], context)
+            text = filled_in(request["template"], context)
             total += len(text)
             if total > MAX_ALL:
                 raise jinja2.TemplateError(f"it makes the prompts longer than {MAX_ALL:,} letters together")
