@@ -135,7 +135,11 @@ def analyze_study(
         records.append(ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers))
         if stage is directions.STAGE:
             with bench.sql([records[-1].run_id]) as con:
-                directions.require_chosen(con)
+                try:
+                    directions.require_chosen(con)
+                except directions.NoDirection:  # what the unmodified model answers is worth having all the same
+                    ensure_stage(baseline.STAGE, known, bench, force=force, progress=progress, workers=workers)
+                    raise
     return records
 
 

@@ -77,7 +77,8 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
         except NoDirection as end:
             types = ["INTEGER"] * 3 + ["FLOAT"] * 2 + ["VARCHAR"]
             show_table(Rows(end.names, types, iter(end.rows)), sys.stdout)
-            raise
+            click.echo(str(end))
+            return
     _print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
         _print_findings(opened, study.verdicts.oracle, study.behaviour)

@@ -16,7 +16,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         direction = chosen_everywhere(bench, con)
     for name in missing:
         asked = [Ablation(Request(p), "none") for p in shards[name]]
-        asked += [Ablation(Request(p, direction=direction), "direction") for p in shards[name]]
+        if direction is not None:
+            asked += [Ablation(Request(p, direction=direction), "direction") for p in shards[name]]
         yield name, ablation_rows(bench, work.spec.stage, asked)
 
 

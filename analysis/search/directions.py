@@ -33,10 +33,11 @@ class Scores:
     induced: float
 
 
-def chosen_everywhere(bench: Workbench, con: duckdb.DuckDBPyConnection) -> DirectionEdit:
-    """The study's one direction, projected out of every layer."""
+def chosen_everywhere(bench: Workbench, con: duckdb.DuckDBPyConnection) -> DirectionEdit | None:
+    """The study's one direction, projected out of every layer; None if no layer is chosen."""
     found = con.execute("select vector from directions where chosen").fetchone()
-    assert found is not None, "a direction run without a chosen layer"
+    if found is None:
+        return None
     return DirectionEdit(np.array(found[0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
 
 
