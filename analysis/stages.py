@@ -214,7 +214,7 @@ def ablate_study(
     """`ablate` for a study that `open_ablation` has opened."""
     ingest_study(study, lake, progress=progress)
     with connect(lake, study.recipe.name) as con:
-        stage = chosen.stage(condition, chosen.feature_set(con, features, value))
+        stage = chosen.stage(condition, chosen.feature_set(con, study, features, value))
     return ensure_stage(stage, specs(study, [stage]), Workbench(study, lake), force=force, progress=progress)
 
 

@@ -1,14 +1,16 @@
 """What the stages of one study work with: the loaded subject, its engine, and SQL over the runs that they build on."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import duckdb
 import numpy as np
 import torch
 
 from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import FeatureSet
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.verdicts import Judge, after_reasoning, judge_named
 from saelake.ingest.job import Study, ingest_spec, prompt_ids
@@ -40,8 +42,8 @@ class Workbench:
 
     @cached_property
     def saes(self) -> dict[int, Sae]:
-        """layer -> SAE, checked against the subject."""
-        saes = {ref.layer: load_sae(ref, self.subject.device) for ref in self.study.saes}
+        """The study's SAEs by their numbers, checked against the subject."""
+        saes = {number: load_sae(ref, self.subject.device) for number, ref in self.study.numbered_saes.items()}
         for sae in saes.values():
             check_fits(sae, self.subject)
         return saes
@@ -78,8 +80,20 @@ class Workbench:
 
     @property
     def sae_ids(self) -> dict[int, str]:
-        """layer -> sae_id"""
-        return {ref.layer: ref.sae_id for ref in self.study.saes}
+        """Number of an SAE -> sae_id"""
+        return {number: ref.sae_id for number, ref in self.study.numbered_saes.items()}
+
+    @cached_property
+    def _sae_numbers(self) -> dict[str, int]:
+        return {sae_id: number for number, sae_id in self.sae_ids.items()}
+
+    def sae_numbers(self, sae_ids: Iterable[str]) -> np.ndarray:
+        """The numbers of the SAEs in a column of their ids."""
+        return np.fromiter(map(self._sae_numbers.__getitem__, sae_ids), dtype=np.int64)
+
+    def feature_set(self, rows: Mapping[str, np.ndarray], chosen: Any = slice(None), value: float = 0.0) -> FeatureSet:
+        """The features that some rows name by the columns sae_id and feature_id."""
+        return FeatureSet.of(self.sae_numbers(rows["sae_id"][chosen]), rows["feature_id"][chosen], value)
 
     def make_room_for(self, judge: str) -> None:
         """Frees the memory of the subject, its SAEs and all other judges; they are loaded again when they are asked for again."""

@@ -33,6 +33,7 @@ from saelake.ingest.job import Study, ingest_plan, ingest_spec, open_study
 from saelake.ingest.model_shape import shape_of
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
 from saelake.ingest.shards import ShardMaker
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.runs import Rows, ensure_run
@@ -161,12 +162,12 @@ def bare(maker: ShardMaker, batch_tokens: int) -> None:
     token_ids = [one.token_ids for one in maker.tokenized]
     shelf, subject = maker.shelf, maker.subject
     if shelf.all_fit:
-        forward_and_encode(subject, {layer: shelf[layer] for layer in shelf.layers}, token_ids, batch_tokens)
+        forward_and_encode(subject, {layer: shelf[layer] for layer in shelf.numbers}, token_ids, batch_tokens)
     else:
-        captured = capture(subject, token_ids, shelf.layers, batch_tokens, on_host=True)
-        for layer in shelf.layers:
+        captured = capture(subject, token_ids, [Site(layer) for layer in shelf.numbers], batch_tokens, on_host=True)
+        for layer in shelf.numbers:
             sae = shelf[layer]
-            for resid_nd in captured.resid.pop(layer).split(max(CHUNK_VALUES[subject.device.type] // sae.width, 1)):
+            for resid_nd in captured.resid.pop(Site(layer)).split(max(CHUNK_VALUES[subject.device.type] // sae.width, 1)):
                 sae.module.encode(resid_nd.to(subject.device, non_blocking=True).float())
     wait(subject.device)
 
@@ -211,7 +212,7 @@ def _report(
     n_bytes = sum(file.n_bytes for file in record.files)
     loaded = "all SAEs stay loaded" if maker.shelf.all_fit else "SAEs loaded layer by layer"
     report.line(
-        f"\n{name}: width {size.config['hidden_size']:,}, SAEs of {size.width:,} latents on {len(maker.shelf.layers)} layers, "
+        f"\n{name}: width {size.config['hidden_size']:,}, SAEs of {size.width:,} latents on {len(maker.shelf.numbers)} layers, "
         f"{maker.subject.dtype}, {loaded}; "
         f"{n_tokens:,} tokens, {n_rows:,} rows, {n_bytes / 1e6:,.1f} MB"
     )
@@ -237,8 +238,8 @@ def _least_seconds(size: Size, maker: ShardMaker, n_tokens: int) -> float:
     shape = shape_of(maker.subject.model.config.to_dict())
     tied = maker.subject.model.config.tie_word_embeddings
     in_blocks = shape.n_parameters - shape.d_vocab * shape.d_model * (1 if tied else 2)
-    used = in_blocks * (max(shelf.layers) + 1) / shape.n_layers
-    encode = size.width * shape.d_model * len(shelf.layers)
+    used = in_blocks * (max(shelf.numbers) + 1) / shape.n_layers
+    encode = size.width * shape.d_model * len(shelf.numbers)
     forward_rate, encode_rate = (matmul_rate(device, dtype) for dtype in (maker.subject.dtype, torch.float32))
     return 2 * n_tokens * (used / forward_rate + encode / encode_rate)
 

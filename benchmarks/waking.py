@@ -58,10 +58,10 @@ def on_organism(report: Report, rounds: int) -> None:
     requests = [
         Request(prompt, FeatureSet.of([2], [int(feature_id)]))
         for prompt, pool in pools.items()
-        for feature_id in pool.feature_ids[pool.layers == 2][:4]
+        for feature_id in pool.feature_ids[pool.saes == 2][:4]
     ]
     pool = study.capped[0]
-    candidates = {layer: pool.feature_ids[pool.layers == layer] for layer in (3, 4, 5)}
+    candidates = {layer: pool.feature_ids[pool.saes == layer] for layer in (3, 4, 5)}
     compare(report, "organism", bench.engine, requests, {"candidates": candidates, "all": dict.fromkeys((3, 4, 5))}, rounds)
 
 

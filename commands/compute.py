@@ -111,7 +111,7 @@ def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool, n_w
 
 @click.command()
 @click.argument("recipe")
-@click.option("--features", required=True, metavar="LIST", help="LAYER:ID,... or a select with the columns layer and feature_id.")
+@click.option("--features", required=True, metavar="LIST", help="LAYER:ID,... (SAE_ID:ID where a layer has several) or a select.")
 @click.option("--condition", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
 @click.option("--value", type=float, default=0.0, show_default=True, help="Clamp them to this activation; 0 ablates.")
 @lake_option

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 
@@ -24,8 +25,8 @@ class Captured(NamedTuple):
 
     order: list[int]
     """Places of the prompts in the order in which their tokens follow one another."""
-    resid: dict[int, Tensor]
-    """layer -> (n, d) in the model's dtype"""
+    resid: dict[Site, Tensor]
+    """site -> (n, d) in the model's dtype"""
 
 
 class Nonzeros(NamedTuple):
@@ -52,37 +53,39 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def capture(
-    subject: Subject, prompts: Sequence[Sequence[int]], layers: Sequence[int], max_tokens: int, *, on_host: bool = False
+    subject: Subject, prompts: Sequence[Sequence[int]], sites: Sequence[Site], max_tokens: int, *, on_host: bool = False
 ) -> Captured:
-    """resid_post of `prompts` (token ids) after each of `layers`.
+    """What is at each of `sites` for `prompts` (token ids).
 
     Args:
         on_host: keep them in main memory (page-locked beside a CUDA device), not on the subject's device.
-    Raises UserError naming the layer whose residuals are not finite numbers.
+    Raises UserError naming the site whose values are not finite numbers.
     """
     device = torch.device("cpu") if on_host else subject.device
     pinned = on_host and subject.device.type == "cuda"
     batches = length_batches([len(p) for p in prompts], max_tokens)
     n_tokens = sum(map(len, prompts))
-    resid: dict[int, Tensor] = {}
-    finite: dict[int, Tensor] = {}
+    resid: dict[Site, Tensor] = {}
+    finite: dict[Site, Tensor] = {}
     start = 0
     for rows in batches:
         batch = subject.batch([prompts[i] for i in rows])
         kept = batch.attention_mask_bt.bool()
         end = start + sum(len(prompts[i]) for i in rows)
-        for layer, resid_btd in subject.read_resid_post(batch, layers).items():
+        for site, resid_btd in subject.read(batch, sites).items():
             resid_nd = resid_btd[kept]
-            if layer not in resid:
-                resid[layer] = torch.empty(n_tokens, resid_nd.shape[-1], dtype=resid_nd.dtype, device=device, pin_memory=pinned)
-                finite[layer] = torch.ones((), dtype=torch.bool, device=subject.device)
-            finite[layer] &= resid_nd.isfinite().all()
-            resid[layer][start:end].copy_(resid_nd, non_blocking=True)
+            if site not in resid:
+                resid[site] = torch.empty(n_tokens, resid_nd.shape[-1], dtype=resid_nd.dtype, device=device, pin_memory=pinned)
+                finite[site] = torch.ones((), dtype=torch.bool, device=subject.device)
+            finite[site] &= resid_nd.isfinite().all()
+            resid[site][start:end].copy_(resid_nd, non_blocking=True)
         start = end
-    broken = [layer for layer in sorted(finite) if not finite[layer]]  # waits for the device, and so for the copies
+    broken = [
+        site for site in sorted(finite, key=lambda site: site.depth) if not finite[site]
+    ]  # waits for the device, and so for the copies
     if broken:
         raise UserError(
-            f"the model's residual stream after layer {broken[0]} holds values that are not finite numbers: "
+            f"the model's {_name(broken[0])} holds values that are not finite numbers: "
             f'check the model\'s files, or set model.dtype = "float32"'
         )
     return Captured([i for rows in batches for i in rows], resid)
@@ -93,11 +96,15 @@ def residuals(subject: Subject, prompts: Sequence[Sequence[int]], layers: Sequen
 
     Returns: layer -> resid_nd, the prompts' tokens one after another, without padding, in the order given.
     """
-    captured = capture(subject, prompts, layers, max_tokens)
+    captured = capture(subject, prompts, [Site(layer) for layer in layers], max_tokens)
     starts = np.cumsum([0] + [len(prompts[i]) for i in captured.order])
     at = dict(zip(captured.order, starts, strict=False))
     rows = torch.cat([torch.arange(at[i], at[i] + len(p)) for i, p in enumerate(prompts)]).to(subject.device)
-    return {layer: resid_nd[rows] for layer, resid_nd in captured.resid.items()}
+    return {site.layer: resid_nd[rows] for site, resid_nd in captured.resid.items()}
+
+
+def _name(site: Site) -> str:
+    return f"residual stream after layer {site.layer}" if site.kind == "resid_post" else str(site)
 
 
 @torch.inference_mode()

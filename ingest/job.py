@@ -1,5 +1,6 @@
 """The ingest job: prompts through the model and its SAEs into an `ingest` run, shard by shard."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from saelake.ingest.access import require_access
 from saelake.ingest.fingerprint import fingerprint
 from saelake.ingest.prompts import Prompt, content_hash, load_prompts
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.ingest.saes.refs import SaeRef, list_saes, numbered
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Compute, Plan, Rows, ensure_run
@@ -41,6 +42,21 @@ class Study:
     def numbers(self, split: str, label: str | None = None) -> list[int]:
         """Places in `prompts` of the prompts of a split, and of a label if one is given."""
         return [i for i, p in enumerate(self.prompts) if p.split == split and label in (None, p.label)]
+
+    @property
+    def numbered_saes(self) -> dict[int, SaeRef]:
+        """The SAEs by the numbers that arrays hold."""
+        return numbered(self.saes)
+
+    @property
+    def sae_shards(self) -> dict[str, int]:
+        """Names of shards of one SAE each -> its number: by layer, and where a layer has several by the SAE too."""
+        found = self.numbered_saes
+        several = Counter(ref.layer for ref in self.saes)
+        return {
+            f"layer-{ref.layer:02d}" + (f"-{ref.content_hash[:8]}" if several[ref.layer] > 1 else ""): number
+            for number, ref in found.items()
+        }
 
     @property
     def identity(self) -> dict[str, object]:

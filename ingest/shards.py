@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from saelake.ingest.capture import Captured, capture, nonzeros
 from saelake.ingest.job import Study, prompt_ids
 from saelake.ingest.preflight import check_device_memory, check_saes
-from saelake.ingest.saes.sae import Sae, SaeFacts, check_fits
+from saelake.ingest.saes.sae import Sae, check_fits
 from saelake.ingest.saes.shelf import HOST_SHARE, Shelf, host_bytes
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject, Tokenized
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import RunSpec
@@ -43,45 +45,50 @@ class ShardMaker:
         for one in facts:
             check_fits(one, self.subject)  # again: the loaded model is the judge
         self.tokenized = [self.subject.encode(p.text) for p in study.prompts]
-        self._facts: dict[int, SaeFacts] = {one.ref.layer: one for one in facts}
-        self.shelf = Shelf(facts, self.subject.device)
+        by_id = {one.ref.sae_id: one for one in facts}
+        self._facts = {number: by_id[ref.sae_id] for number, ref in study.numbered_saes.items()}
+        self.shelf = Shelf(self._facts, self.subject.device)
         if self.shelf.all_fit:  # they stay loaded: a damaged one is found before any forward pass
-            for layer in self.shelf.layers:
-                self.shelf[layer]
-        self._l0: dict[int, np.ndarray] = {}
-        """layer -> active latents, tokens and prompts of the first prompts, as far as they are captured"""
+            for number in self.shelf.numbers:
+                self.shelf[number]
+        self._l0: dict[str, np.ndarray] = {}
+        """sae_id -> active latents, tokens and prompts of the first prompts, as far as they are captured"""
 
     def saes(self) -> list[Rows]:
         """`saes` and `features`, without the statistics that publishing adds."""
         table = {
             "sae_id": [s.ref.sae_id for s in self._facts.values()],
             "name": [s.ref.name for s in self._facts.values()],
-            "layer": pa.array(list(self._facts), pa.int16()),
+            "layer": pa.array([s.ref.layer for s in self._facts.values()], pa.int16()),
             "width": pa.array([s.width for s in self._facts.values()], pa.int32()),
             "hook": [s.reads.hook for s in self._facts.values()],
             "norm": [s.norm for s in self._facts.values()],
             "declared_l0": pa.array([s.ref.declared_l0 for s in self._facts.values()], pa.float32()),
         }
-        return [Rows("saes", pa.table(table)), *(self._features(layer, self.shelf[layer]) for layer in self._facts)]
+        return [Rows("saes", pa.table(table)), *(self._features(self.shelf[number]) for number in self._facts)]
 
-    def _features(self, layer: int, sae: Sae) -> Rows:
+    def _features(self, sae: Sae) -> Rows:
         columns = {
             "sae_id": _constant(sae.ref.sae_id, sae.width),
-            "layer": np.full(sae.width, layer, dtype=np.int16),
+            "layer": np.full(sae.width, sae.layer, dtype=np.int16),
             "feature_id": np.arange(sae.width, dtype=np.int32),
             "decoder_norm": sae.W_dec.norm(dim=1).cpu().numpy(),
             "threshold": sae.threshold.cpu().numpy(),
         }
-        return Rows("features", pa.table(columns), layer)
+        return Rows("features", pa.table(columns), sae.layer)
 
     def prompts(self, slices: Sequence[range]) -> Iterator[list[Rows]]:
         """`prompts`, `tokens` and `activations` of slices of the study's prompts, slice by slice."""
         for group in self._groups(slices):
             captured = [self._capture(rows) for rows in group]
             parts: list[list[Rows]] = [[] for _ in group]
-            for layer in self.shelf.layers:
+            waiting = [one.reads for one in self._facts.values()]
+            for number in self.shelf.numbers:
+                site = self._facts[number].reads
+                waiting.remove(site)
                 for rows, one, shard in zip(group, captured, parts, strict=True):
-                    shard.append(self._activations(self.shelf[layer], rows, one))
+                    resid_nd = one.resid[site] if site in waiting else one.resid.pop(site)  # another SAE reads it too
+                    shard.append(self._activations(self.shelf[number], rows, one.order, resid_nd))
             for rows, activations in zip(group, parts, strict=True):
                 tokenized = self.tokenized[rows.start : rows.stop]
                 prompt_id = self._prompt_ids[rows.start : rows.stop]
@@ -101,12 +108,17 @@ class ShardMaker:
 
     def _resid_bytes(self, group: Sequence[range]) -> int:
         n_tokens = sum(len(self.tokenized[i].token_ids) for rows in group for i in rows)
-        return n_tokens * len(self.shelf.layers) * self.subject.d_model * self.subject.dtype.itemsize
+        return n_tokens * len(self._sites) * self.subject.d_model * self.subject.dtype.itemsize
+
+    @property
+    def _sites(self) -> list[Site]:
+        """What the SAEs read, each site once."""
+        return list(dict.fromkeys(one.reads for one in self._facts.values()))
 
     def _capture(self, rows: range) -> Captured:
         token_ids = [self.tokenized[i].token_ids for i in rows]
         batch_tokens = self._study.recipe.capture.batch_tokens
-        return capture(self.subject, token_ids, self.shelf.layers, batch_tokens, on_host=not self.shelf.all_fit)
+        return capture(self.subject, token_ids, self._sites, batch_tokens, on_host=not self.shelf.all_fit)
 
     def _prompt_table(self, rows: range, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
         prompts = self._study.prompts[rows.start : rows.stop]
@@ -135,12 +147,12 @@ class ShardMaker:
         }
         return Rows("tokens", pa.table(columns))
 
-    def _activations(self, sae: Sae, rows: range, captured: Captured) -> Rows:
-        numbers = np.array(captured.order) + rows.start
+    def _activations(self, sae: Sae, rows: range, order: Sequence[int], resid_nd: Tensor) -> Rows:
+        numbers = np.array(order) + rows.start
         lengths = [len(self.tokenized[i].token_ids) for i in numbers]
         pos_of_token = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
         to_bfloat16 = self._study.recipe.capture.round == "bfloat16"
-        found = nonzeros(sae, captured.resid.pop(sae.layer), to_bfloat16=to_bfloat16)
+        found = nonzeros(sae, resid_nd, to_bfloat16=to_bfloat16)
         if rows.start < L0_PROMPTS:
             self._count_l0(sae, numbers, found.token)
         columns = {
@@ -157,7 +169,7 @@ class ShardMaker:
         """Checks an SAE's L0 as soon as the study's first prompts are captured: the same ones, whatever the shards are."""
         n_first = min(L0_PROMPTS, len(self._study.prompts))
         counts_n = np.concatenate([(np.array(self.tokenized[i].roles) != "bos") & (i < n_first) for i in numbers])
-        seen = self._l0.setdefault(sae.layer, np.zeros(3))
+        seen = self._l0.setdefault(sae.sae_id, np.zeros(3))
         seen += (counts_n[token].sum(), counts_n.sum(), (numbers < n_first).sum())
         if seen[2] == n_first:
             check_l0(sae, float(seen[0] / max(seen[1], 1)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from saelake import queries
-from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.stage import Stage, Work
@@ -39,7 +39,7 @@ def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]
         tau = None if method == "minimal" else float(critical["tau"][rows[0]])
         for part in PARTS:
             kept = [row for row in rows if (critical["n_tokens"][row] > 0) == (part == "active")]
-            features = FeatureSet.of(critical["layer"][kept], critical["feature_id"][kept])
+            features = work.bench.feature_set(critical, kept)
             draw = start if method == "minimal" else None
             yield Ablation(Request(work.bench.numbers[prompt_id], features), f"{method}_{part}", draw=draw, tau=tau)
 

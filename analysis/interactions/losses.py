@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from saelake.analysis.engine.interventions import Interventions
-from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.requests import Request
 from saelake.analysis.engine.slices import Slices
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.search.directions import chosen_everywhere
@@ -32,7 +32,7 @@ with lenders as (
     limit $n
 )
 
-select c.prompt_id, c.layer, c.feature_id
+select c.prompt_id, c.layer, c.sae_id, c.feature_id
 from critical_features as c
 semi join lenders as l on l.prompt_id = c.prompt_id
 where c.method = 'minimal' and c.start = 0
@@ -79,7 +79,7 @@ def conditions(work: Work) -> list[Condition]:
     found = [Condition("none", Request(0)), Condition("direction", Request(0, direction=direction))]
     for lender in np.unique(rows["prompt_id"]):
         mine = rows["prompt_id"] == lender
-        features = FeatureSet.of(rows["layer"][mine], rows["feature_id"][mine])
+        features = bench.feature_set(rows, mine)
         found.append(Condition("minimal", Request(0, features), int(lender)))
     return found
 
@@ -93,7 +93,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     if missing == ["no-texts"]:
         yield "no-texts", []
         return
-    slices = {layer: Slices(sae) for layer, sae in bench.saes.items()}
+    slices = {number: Slices(sae) for number, sae in bench.saes.items()}
     asked = conditions(work)
     for name in missing:
         spec = bench.recipe.losses.texts[int(name.removeprefix("texts-"))]

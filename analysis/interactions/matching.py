@@ -1,4 +1,4 @@
-"""Matched controls: for every critical feature of a prompt, others that fire about as strongly in the same layer."""
+"""Matched controls: for every critical feature of a prompt, others that fire about as strongly of the same SAE."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,10 +7,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from saelake import queries
-from saelake.ingest.recipe import Recipe
+from saelake.analysis.workbench import Workbench
 
 Feature = tuple[int, int]
-"""(layer, feature_id)"""
+"""(number of the SAE, feature_id)"""
 Controls = Mapping[tuple[int, Feature], list[Feature]]
 """(prompt_id, critical feature) -> its controls, best first"""
 
@@ -24,22 +24,23 @@ def assigned(cost_so: np.ndarray, n: int) -> list[list[int]]:
     return [[mine[i] for i in np.argsort(cost_so[s, mine], kind="stable")] for s, mine in enumerate(found)]
 
 
-def matched(con: duckdb.DuckDBPyConnection, recipe: Recipe, prompt_ids: Sequence[int], seed: int) -> Controls:
+def matched(bench: Workbench, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int], seed: int) -> Controls:
     """Controls of the critical features of some prompts, without replacement within a prompt."""
+    recipe = bench.recipe
     n = recipe.waking.controls
     found = queries.run(
         con, "matched_active", prompts=prompt_ids, pool=recipe.candidates.cap, similarity=recipe.waking.similarity, seed=seed
     ).fetchnumpy()
     controls: dict[tuple[int, Feature], list[Feature]] = {}
-    # The rows come by prompt, layer and SAE.
-    _, sae = np.unique(found["sae_id"].astype(str), return_inverse=True)
-    starts = np.flatnonzero(np.diff(found["prompt_id"], prepend=-1) | np.diff(sae, prepend=-1))
-    for part in np.split(np.arange(len(found["layer"])), starts[1:]) if n and len(starts) else ():
-        prompt_id, layer = int(found["prompt_id"][part[0]]), int(found["layer"][part[0]])
+    saes = bench.sae_numbers(found["sae_id"])
+    # The rows come by prompt and SAE.
+    starts = np.flatnonzero(np.diff(found["prompt_id"], prepend=-1) | np.diff(saes, prepend=-1))
+    for part in np.split(np.arange(len(saes)), starts[1:]) if n and len(starts) else ():
+        prompt_id, sae = int(found["prompt_id"][part[0]]), int(saes[part[0]])
         sources, row = np.unique(found["feature_id"][part], return_inverse=True)
         others, column = np.unique(found["other_feature_id"][part], return_inverse=True)
         cost_so = np.empty((len(sources), len(others)))
         cost_so[row, column] = found["cost"][part]
         for source, places in zip(sources, assigned(cost_so, n), strict=True):
-            controls[prompt_id, (layer, int(source))] = [(layer, int(others[place])) for place in places]
+            controls[prompt_id, (sae, int(source))] = [(sae, int(others[place])) for place in places]
     return controls

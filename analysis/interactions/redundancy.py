@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from saelake.analysis.search.candidates import pool_by_layer
+from saelake.analysis.search.candidates import pool_by_sae
 from saelake.analysis.stage import Stage, Work
 from saelake.ingest.job import Study
+from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.saes.sae import Sae
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DECODER_COSINES
@@ -33,30 +34,39 @@ def pairs_above(unit_kd: torch.Tensor, other_kd: torch.Tensor, least: float, *, 
 
 
 def _shards(study: Study) -> Sequence[str]:
-    return [f"layer-{layer:02d}" for layer in _layers(study)]
+    return list(_searched(study))
 
 
-def _layers(study: Study) -> list[int]:
-    return sorted(set(study.recipe.saes.layers) - set(study.recipe.candidates.exclude_layers))
+def _searched(study: Study) -> dict[str, int]:
+    """Shard -> number of the SAE, of the layers that are searched, from the lowest."""
+    excluded = study.recipe.candidates.exclude_layers
+    searched = {name: n for name, n in study.sae_shards.items() if layer_of(n) not in excluded}
+    return dict(sorted(searched.items(), key=lambda one: _place(one[1])))
+
+
+def _place(number: int) -> tuple[int, int]:
+    return layer_of(number), number
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, recipe = work.bench, work.bench.recipe
+    bench, recipe, searched = work.bench, work.bench.recipe, _searched(work.bench.study)
     with bench.sql([work.parents["alignments"]]) as con:
-        members = pool_by_layer(con, recipe.candidates, _layers(bench.study))
+        members = pool_by_sae(con, recipe.candidates, {n: bench.sae_ids[n] for n in searched.values()})
     for name in missing:
-        layer = int(name.removeprefix("layer-"))
-        unit_kd = unit_rows(bench.saes[layer], members[layer])
+        number = searched[name]
+        unit_kd = unit_rows(bench.saes[number], members[number])
         parts: list[Rows] = []
-        for other in [at for at in members if at >= layer]:
-            other_kd = unit_kd if other == layer else unit_rows(bench.saes[other], members[other])
-            first, second, cosine = pairs_above(unit_kd, other_kd, recipe.redundancy.min_cosine, same=other == layer)
+        for other in [n for n in members if _place(n) >= _place(number)]:
+            other_kd = unit_kd if other == number else unit_rows(bench.saes[other], members[other])
+            if unit_kd.shape[1] != other_kd.shape[1]:  # rows of different spaces: the heads' and the residual stream's
+                continue
+            first, second, cosine = pairs_above(unit_kd, other_kd, recipe.redundancy.min_cosine, same=other == number)
             columns = {
-                "sae_id": [bench.saes[layer].ref.sae_id] * len(first),
-                "layer": np.full(len(first), layer),
-                "feature_id": members[layer][first],
-                "other_sae_id": [bench.saes[other].ref.sae_id] * len(first),
-                "other_layer": np.full(len(first), other),
+                "sae_id": [bench.sae_ids[number]] * len(first),
+                "layer": np.full(len(first), layer_of(number)),
+                "feature_id": members[number][first],
+                "other_sae_id": [bench.sae_ids[other]] * len(first),
+                "other_layer": np.full(len(first), layer_of(other)),
                 "other_feature_id": members[other][second],
                 "cosine": cosine,
             }

@@ -17,14 +17,15 @@ from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import borrowers, on_benign
 from saelake.analysis.stage import Stage, Work
 from saelake.ingest.job import Study
+from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CAUSAL_LINKS
 
 CRITICAL = """
-select prompt_id, layer, feature_id, max_activation
+select prompt_id, sae_id, feature_id, max_activation
 from critical_features
 where method = $method and start = 0 and n_tokens > 0
-order by prompt_id, layer, feature_id
+order by prompt_id, layer, sae_id, feature_id
 """
 Columns = Mapping[str, np.ndarray]
 
@@ -35,30 +36,30 @@ class Ranking:
 
     prompt: int
     critical: Columns
-    """Columns layer, feature_id and max_activation."""
+    """Columns sae (number), feature_id and max_activation."""
     others: Columns
-    """Columns layer and feature_id, in the order of rank."""
+    """Columns sae (number) and feature_id, in the order of rank."""
 
     def top(self, k: int) -> np.ndarray:
         """Places of the first k among the others; of all, where there are fewer."""
-        return np.arange(min(k, len(self.others["layer"])))
+        return np.arange(min(k, len(self.others["sae"])))
 
     def like(self, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Random places with as many features of each layer."""
-        layers = self.others["layer"]
+        """Random places with as many features of each SAE."""
+        saes = self.others["sae"]
         drawn = [
-            rng.choice(np.flatnonzero(layers == layer), size=np.count_nonzero(layers[places] == layer), replace=False)
-            for layer in np.unique(layers[places])
+            rng.choice(np.flatnonzero(saes == sae), size=np.count_nonzero(saes[places] == sae), replace=False)
+            for sae in np.unique(saes[places])
         ]
         return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *drawn]))
 
     def alone(self, places: np.ndarray) -> FeatureSet:
         """The features at these places."""
-        return FeatureSet.of(self.others["layer"][places], self.others["feature_id"][places])
+        return FeatureSet.of(self.others["sae"][places], self.others["feature_id"][places])
 
     def joined(self, places: np.ndarray) -> FeatureSet:
         """The critical features that fire, and those at these places."""
-        columns = (np.concatenate([self.critical[n], self.others[n][places]]) for n in ("layer", "feature_id"))
+        columns = (np.concatenate([self.critical[n], self.others[n][places]]) for n in ("sae", "feature_id"))
         return FeatureSet.of(*columns)
 
 
@@ -87,11 +88,16 @@ def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str) -> dict[int, R
         method=settings.critical,
         tokens=tokens if settings.active == "last_tokens" else None,
     )
-    others = _by_prompt(found.select("prompt_id", "layer", "feature_id").fetchnumpy())
-    critical = _by_prompt(con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy())
-    none = {name: np.empty(0, dtype=np.int64) for name in ("layer", "feature_id", "max_activation")}
+    others = _by_prompt(_numbered(work, found.select("prompt_id", "sae_id", "feature_id").fetchnumpy()))
+    critical = _by_prompt(_numbered(work, con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy()))
+    none = {name: np.empty(0, dtype=np.int64) for name in ("sae", "feature_id", "max_activation")}
     number = work.bench.numbers
     return {number[p]: Ranking(number[p], critical.get(p, none), rows) for p, rows in others.items()}
+
+
+def _numbered(work: Work, rows: Columns) -> Columns:
+    """Rows with the numbers of their SAEs."""
+    return {name: column for name, column in rows.items() if name != "sae_id"} | {"sae": work.bench.sae_numbers(rows["sae_id"])}
 
 
 def _by_prompt(rows: Columns) -> dict[int, Columns]:
@@ -105,10 +111,10 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
     """R11b: what the critical features that fire do while the top K new ones alone are ablated."""
     bench = work.bench
     sae_ids = bench.sae_ids
-    passes = [(one, k, one.alone(one.top(k))) for one in ranked if len(one.critical["layer"]) for k in ks]
-    layers = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["layer"] for one in ranked)])
+    passes = [(one, k, one.alone(one.top(k))) for one in ranked if len(one.critical["sae"]) for k in ks]
+    saes = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["sae"] for one in ranked)])
     ids = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["feature_id"] for one in ranked)])
-    watched = {int(layer): np.unique(ids[layers == layer]) for layer in np.unique(layers)}
+    watched = {int(sae): np.unique(ids[saes == sae]) for sae in np.unique(saes)}
     seen = bench.engine.activations([Request(one.prompt, features) for one, _, features in passes], watched)
     largest: dict[tuple[int, int, int], float] = {}
     for *feature, activation in zip(
@@ -120,16 +126,16 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
         (
             int(bench.prompt_ids[one.prompt]),
             k,
-            sae_ids[layer],
-            layer,
+            sae_ids[sae],
+            layer_of(sae),
             feature_id,
-            features.saes[0],
+            min(map(layer_of, features.saes)),
             clean,
-            largest.get((i, layer, feature_id), 0.0),
+            largest.get((i, sae, feature_id), 0.0),
         )
         for i, (one, k, features) in enumerate(passes)
-        for layer, feature_id, clean in zip(
-            *(one.critical[n].tolist() for n in ("layer", "feature_id", "max_activation")), strict=True
+        for sae, feature_id, clean in zip(
+            *(one.critical[n].tolist() for n in ("sae", "feature_id", "max_activation")), strict=True
         )
     ]
     names = ("prompt_id", "k", "sae_id", "layer", "feature_id", "lowest_layer", "clean", "ablated")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from saelake import queries
-from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.stage import Stage, Work, prompt_shards
 from saelake.ingest.job import Study
@@ -24,7 +24,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     for name in missing:
         asked: list[Ablation] = []
         for draw, value in enumerate(settings.values if len(chosen["layer"]) else ()):
-            held = FeatureSet.of(chosen["layer"], chosen["feature_id"], value)
+            held = bench.feature_set(chosen, value=value)
             for prompt in shards[name]:
                 asked.append(Ablation(Request(prompt, held, positions=FIRST_TOKEN), "clamp_first_token", draw=draw))
                 asked.append(Ablation(Request(prompt, held), "clamp_all_tokens", draw=draw))

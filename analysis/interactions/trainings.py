@@ -149,4 +149,8 @@ def _sets(lake: Lake, recipe: Recipe) -> pa.Table:
 
 
 def _by_layer(recipe: Recipe) -> Mapping[int, SaeRef]:
-    return {ref.layer: ref for ref in list_saes(recipe)}
+    refs = list_saes(recipe)
+    layers = [ref.layer for ref in refs]
+    if several := sorted({layer for layer in layers if layers.count(layer) > 1}):
+        raise UserError(f"{recipe.name} has several SAEs on layer {several[0]}, and trainings are compared one SAE a layer")
+    return {ref.layer: ref for ref in refs}

@@ -18,13 +18,14 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.watch import Watched
 from saelake.analysis.interactions.matching import Controls, Feature, matched
 from saelake.analysis.search.answers import Columns, content_id, set_rows
-from saelake.analysis.search.candidates import pool_by_layer, shards_of_split
+from saelake.analysis.search.candidates import pool_by_sae, shards_of_split
 from saelake.analysis.stage import Stage, Work
+from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
 
 CRITICAL = """
-select prompt_id, method, start, layer, feature_id
+select prompt_id, method, start, layer, sae_id, feature_id
 from critical_features
 where n_tokens > 0 and list_contains($prompts, prompt_id)
 order by all
@@ -74,14 +75,14 @@ class Pass:
 
 
 def passes(critical: Sequence[tuple[int, str, int, int, int]], controls: Controls, number: Mapping[int, int]) -> Iterator[Pass]:
-    """All passes of some prompts, from their critical features that fire: (prompt_id, method, start, layer, feature_id).
+    """All passes of some prompts, from their critical features that fire: (prompt_id, method, start, SAE, feature_id).
 
     A whole set has controls only where each of its features has one; only the first minimal set has any, so that prompts count
     once.
     """
     sets: dict[tuple[int, str, int], list[Feature]] = {}
-    for prompt_id, method, start, layer, feature_id in critical:
-        sets.setdefault((prompt_id, method, start), []).append((layer, feature_id))
+    for prompt_id, method, start, sae, feature_id in critical:
+        sets.setdefault((prompt_id, method, start), []).append((sae, feature_id))
     ones = dict.fromkeys((prompt_id, f) for (prompt_id, method, _), found in sets.items() if method == "minimal" for f in found)
     for prompt_id, source in ones:
         yield Pass(number[prompt_id], _set([source]), source=source)
@@ -95,36 +96,37 @@ def passes(critical: Sequence[tuple[int, str, int, int, int]], controls: Control
 
 
 def _set(features: Sequence[Feature]) -> FeatureSet:
-    return FeatureSet.of([layer for layer, _ in features], [feature_id for _, feature_id in features])
+    return FeatureSet.of([sae for sae, _ in features], [feature_id for _, feature_id in features])
 
 
 def watched(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, np.ndarray | None]:
-    """layer -> which features are recorded there, by the recipe; None: all."""
-    candidates, layers = work.bench.recipe.candidates, sorted(work.bench.recipe.saes.layers)
+    """Number of an SAE -> which of its features are recorded, by the recipe; None: all."""
+    candidates, sae_ids = work.bench.recipe.candidates, work.bench.sae_ids
     if work.bench.recipe.waking.watched == "all":
-        return dict.fromkeys(layers)
-    return {layer: ids for layer, ids in pool_by_layer(con, candidates, layers).items() if len(ids)}
+        return dict.fromkeys(sae_ids)
+    return {number: ids for number, ids in pool_by_sae(con, candidates, sae_ids).items() if len(ids)}
 
 
 def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> Iterator[pa.Table]:
     """What fires in the passes, some of them at a time, with columns number (of the pass), prompt_id, is_control and those of
     `activations`.
     """
-    sae_ids = work.bench.sae_ids
-    names = [sae_ids.get(layer, "") for layer in range(max(sae_ids) + 1)]
-    by_layer: dict[int, list[int]] = {}
+    saes = work.bench.saes
+    numbers = sorted(saes)
+    names = pa.array([work.bench.sae_ids[n] for n in numbers], pa.string())
+    by_depth: dict[tuple[int, int], list[int]] = {}
     for i, one in enumerate(asked):
-        by_layer.setdefault(one.features.saes[0], []).append(i)
-    for lowest, of_layer in sorted(by_layer.items()):
-        above = {layer: ids for layer, ids in recorded.items() if layer > lowest}
-        for members in _some(of_layer, [len(work.bench.token_ids[asked[i].prompt]) for i in of_layer]):
+        by_depth.setdefault(min(saes[n].writes.depth for n in one.features.saes), []).append(i)
+    for lowest, alike in sorted(by_depth.items()):
+        above = {number: ids for number, ids in recorded.items() if saes[number].reads.depth > lowest}
+        for members in _some(alike, [len(work.bench.token_ids[asked[i].prompt]) for i in alike]):
             found = work.bench.engine.activations([Request(asked[i].prompt, asked[i].features) for i in members], above)
             number = np.array(members, dtype=np.int64)[found.request]
             prompts = np.array([asked[i].prompt for i in members], dtype=np.int64)[found.request]
             is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
             columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
-            columns["sae_id"] = pa.DictionaryArray.from_arrays(found.sae.astype(np.int32), names)
-            columns |= {"layer": found.sae} | {name: getattr(found, name) for name in ("feature_id", "pos", "activation")}
+            columns["sae_id"] = pa.DictionaryArray.from_arrays(np.searchsorted(numbers, found.sae).astype(np.int32), names)
+            columns |= {"layer": layer_of(found.sae)} | {name: getattr(found, name) for name in ("feature_id", "pos", "activation")}
             yield pa.table(columns)
 
 
@@ -141,8 +143,10 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         recorded = watched(work, con)
         for name in missing:
             prompt_ids = [int(bench.prompt_ids[p]) for p in shards[name]]
-            critical = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
-            controls = matched(con, bench.recipe, prompt_ids, work.spec.seed)
+            number = {sae_id: n for n, sae_id in bench.sae_ids.items()}
+            rows = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
+            critical = [(*one[:3], number[one[4]], one[5]) for one in rows]
+            controls = matched(bench, con, prompt_ids, work.spec.seed)
             asked = list(passes(critical, controls, bench.numbers))
             if not asked:
                 yield name, []
@@ -186,7 +190,7 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "method": [p.method for p in asked],
         "start": [p.start for p in asked],
         "source_sae_id": [None if p.source is None else sae_ids[p.source[0]] for p in asked],
-        "source_layer": [None if p.source is None else p.source[0] for p in asked],
+        "source_layer": [None if p.source is None else layer_of(p.source[0]) for p in asked],
         "source_feature_id": [None if p.source is None else p.source[1] for p in asked],
         "control": [p.control for p in asked],
     }
@@ -196,9 +200,9 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
 
 
 def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Iterator[Rows]:
-    ids, layers = _ids(work, asked), kept["layer"].to_numpy()
+    ids, sae_ids = _ids(work, asked), kept["sae_id"].to_numpy()
     for ref in work.bench.study.saes:
-        here = kept.filter(layers == ref.layer)
+        here = kept.filter(sae_ids == ref.sae_id)
         columns = {name: here[name].to_numpy() for name in ("layer", "feature_id", "pos", "activation")}
         columns |= {"ablation_id": ids[here["number"].to_numpy()]}
         sae_id = pa.DictionaryArray.from_arrays(np.zeros(len(here), dtype=np.int8), [ref.sae_id]).cast(pa.string())

@@ -1,26 +1,32 @@
 """Cosine of every decoder row with the refusal directions (R5): its own layer's, and the study's one chosen direction."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from saelake.analysis.stage import Stage, Work
+from saelake.analysis.workbench import Workbench
 from saelake.ingest.job import Study
 from saelake.ingest.saes.sae import Sae
 from saelake.warehouse.runs import Rows
 
 
-def cosines(sae: Sae, direction: np.ndarray) -> np.ndarray:
-    """(f,) float32: signed cosine of each decoder row with a unit direction (d,); 0 for a row of zeros."""
-    W_dec = sae.W_dec.float()
+def cosines(sae: Sae, direction: np.ndarray, to_residual: torch.Tensor | None = None) -> np.ndarray:
+    """(f,) float32: signed cosine of each decoder row with a unit direction (d,); 0 for a row of zeros.
+
+    Args:
+        to_residual: (d_z, d) by which rows that do not lie in the residual stream come to it.
+    """
+    W_dec = sae.W_dec.float() if to_residual is None else sae.W_dec.float() @ to_residual
     along = W_dec @ torch.from_numpy(direction).to(W_dec)
     return (along / W_dec.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)).cpu().numpy()
 
 
 def _shards(study: Study) -> Sequence[str]:
-    return [f"layer-{layer:02d}" for layer in study.recipe.saes.layers]
+    return list(study.sae_shards)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -29,11 +35,20 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     own = {layer: np.array(vector, dtype=np.float32) for layer, vector, _ in found}
     chosen = next(own[layer] for layer, _, is_chosen in found if is_chosen)
     for name in missing:
-        layer = int(name.removeprefix("layer-"))
-        yield name, [_rows(work.bench.saes[layer], {"own": own[layer], "chosen": chosen})]
+        sae = work.bench.saes[work.bench.study.sae_shards[name]]
+        yield name, [_rows(sae, {"own": own[sae.layer], "chosen": chosen}, _to_residual(work.bench, sae))]
 
 
-def _rows(sae: Sae, directions: dict[str, np.ndarray]) -> Rows:
+def _to_residual(bench: Workbench, sae: Sae) -> torch.Tensor | None:
+    """The heads' common projection, for an SAE of what comes before it; None for the others."""
+    if sae.writes.kind != "z":
+        return None
+    projection: Any = bench.subject.sites.places[sae.writes].module
+    weight: torch.Tensor = projection.weight.detach().float()
+    return weight.T if isinstance(projection, torch.nn.Linear) else weight  # GPT-2's Conv1D lies the other way
+
+
+def _rows(sae: Sae, directions: dict[str, np.ndarray], to_residual: torch.Tensor | None) -> Rows:
     tables = [
         pa.table(
             {
@@ -41,7 +56,7 @@ def _rows(sae: Sae, directions: dict[str, np.ndarray]) -> Rows:
                 "sae_id": [sae.ref.sae_id] * sae.width,
                 "layer": np.full(sae.width, sae.layer, dtype=np.int16),
                 "feature_id": np.arange(sae.width, dtype=np.int32),
-                "cosine": cosines(sae, direction),
+                "cosine": cosines(sae, direction, to_residual),
             }
         )
         for name, direction in directions.items()

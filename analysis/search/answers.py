@@ -14,6 +14,7 @@ from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
 from saelake.analysis.judges.verdicts import Answer, Verdict
 from saelake.analysis.workbench import Workbench
+from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
 from saelake.warehouse.store import sha256_text
@@ -131,7 +132,7 @@ def set_rows(bench: Workbench, sets: Iterable[FeatureSet]) -> Rows:
     columns: Columns = {
         "set_id": np.repeat(np.array(list(distinct), dtype=np.int64), [len(s) for s in distinct.values()]),
         "sae_id": pa.DictionaryArray.from_arrays(features["sae"], [sae_ids.get(n, "") for n in range(max(sae_ids) + 1)]),
-        "layer": features["sae"],
+        "layer": layer_of(features["sae"]),
         "feature_id": features["feature_id"],
         "value": features["value"],
     }

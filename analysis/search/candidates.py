@@ -1,6 +1,6 @@
 """Stage 1 (R5): the top K features a layer by cosine with a refusal direction, ablated together, for growing K."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -15,15 +15,15 @@ from saelake.warehouse.runs import Rows
 
 
 def pool(con: duckdb.DuckDBPyConnection, settings: Candidates, direction: str) -> dict[str, np.ndarray]:
-    """The candidates up to the recipe's cap: columns layer, feature_id and rank (from 1, in each layer)."""
+    """The candidates up to the recipe's cap: columns layer, sae_id, feature_id and rank (from 1, in each SAE)."""
     found = queries.run(con, "candidates", k=settings.cap, exclude_layers=list(settings.exclude_layers), direction=direction)
     return found.fetchnumpy()
 
 
-def pool_by_layer(con: duckdb.DuckDBPyConnection, settings: Candidates, layers: Iterable[int]) -> dict[int, np.ndarray]:
-    """layer -> ids of the candidates up to the cap, by any of the recipe's directions; sorted."""
+def pool_by_sae(con: duckdb.DuckDBPyConnection, settings: Candidates, sae_ids: Mapping[int, str]) -> dict[int, np.ndarray]:
+    """Number of an SAE -> ids of its candidates up to the cap, by any of the recipe's directions; sorted."""
     pools = [pool(con, settings, direction) for direction in settings.directions]
-    return {n: np.unique(np.concatenate([p["feature_id"][p["layer"] == n] for p in pools])) for n in layers}
+    return {n: np.unique(np.concatenate([p["feature_id"][p["sae_id"] == one] for p in pools])) for n, one in sae_ids.items()}
 
 
 def ks(settings: Candidates) -> range:
@@ -44,7 +44,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             found = pool(con, settings, direction)
             for k in ks(settings):
                 chosen = found["rank"] <= k
-                sets[direction, k] = FeatureSet.of(found["layer"][chosen], found["feature_id"][chosen])
+                sets[direction, k] = bench.feature_set(found, chosen)
     shards = shards_of_split(bench.study)
     for name in missing:
         asked = [

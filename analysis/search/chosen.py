@@ -34,16 +34,17 @@ def check_condition(condition: str) -> None:
         raise UserError(f"the condition {condition} is one of the analysis' own: choose another name")
 
 
-def feature_set(con: duckdb.DuckDBPyConnection, features: Features, value: float) -> FeatureSet:
-    """The features that a list or a select names, of the SAEs that the connection shows.
+def feature_set(con: duckdb.DuckDBPyConnection, study: Study, features: Features, value: float) -> FeatureSet:
+    """The features that a list or a select names, of the study's SAEs, which the connection shows.
 
     Raises UserError if there are none, QueryError for what is no feature.
     """
     found = resolve(con, ASKED, features)
-    pairs = [(layer, feature_id) for (layer, _), feature_ids in found.items() for feature_id in feature_ids]
+    number = {ref.sae_id: n for n, ref in study.numbered_saes.items()}
+    pairs = [(number[sae_id], feature_id) for (_, sae_id), feature_ids in found.items() for feature_id in feature_ids]
     if not pairs:
         raise UserError("features names no feature at all, so nothing would be ablated: give LAYER:ID,... or a select with rows")
-    return FeatureSet.of([layer for layer, _ in pairs], [feature_id for _, feature_id in pairs], value)
+    return FeatureSet.of([n for n, _ in pairs], [feature_id for _, feature_id in pairs], value)
 
 
 def check_features(study: Study, features: Features) -> None:
@@ -59,7 +60,7 @@ def check_features(study: Study, features: Features) -> None:
         if isinstance(features, str) and not LISTED.fullmatch(features):
             resolve(con, ASKED, features)
         else:
-            feature_set(con, features, 0.0)
+            feature_set(con, study, features, 0.0)
 
 
 def _compute(condition: str, features: FeatureSet, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 
 from saelake import queries
-from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import ks, pool, shards_of_split
 from saelake.analysis.stage import Stage, Work
@@ -78,7 +78,7 @@ def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablati
     for (prompt, rows), draw in product(drawn.items(), range(work.bench.recipe.controls.random_draws)):
         for k in ks(work.bench.recipe.candidates):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= k)
-            features = FeatureSet.of(rows["layer"][chosen], rows["feature_id"][chosen])
+            features = work.bench.feature_set(rows, chosen)
             yield Ablation(Request(prompt, features), "random", k=k, draw=draw, seed=work.spec.seed)
 
 
@@ -91,7 +91,7 @@ def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping
         n_wanted = np.array([wanted.get(sae_id, 0) for sae_id in rows["sae_id"].tolist()])
         for draw in range(work.bench.recipe.controls.random_draws if wanted else 0):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= n_wanted)
-            features = FeatureSet.of(rows["layer"][chosen], rows["feature_id"][chosen])
+            features = work.bench.feature_set(rows, chosen)
             yield Ablation(Request(prompt, features), f"random_{method}", draw=draw, seed=work.spec.seed)
 
 
@@ -106,7 +106,7 @@ def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) 
         mine = _of_prompt(rows, prompt_id)
         for k in ks:
             often = mine["n_tokens"] >= k
-            features = FeatureSet.of(mine["layer"][often], mine["feature_id"][often])
+            features = work.bench.feature_set(mine, often)
             yield Ablation(Request(prompt, features), "firing_on_tokens", k=k)
 
 
@@ -117,7 +117,7 @@ def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int])
         found = pool(con, work.bench.recipe.candidates, direction)
         first = found["rank"] == 1
         for draw, value in enumerate(values):
-            features = FeatureSet.of(found["layer"][first], found["feature_id"][first], value)
+            features = work.bench.feature_set(found, first, value)
             for prompt in prompts:
                 if work.bench.study.prompts[prompt].label == "benign":
                     yield Ablation(Request(prompt, features), f"clamp_{direction}", k=1, draw=draw)

@@ -18,20 +18,21 @@ from saelake.warehouse.schema import SEARCHES
 
 @dataclass(frozen=True)
 class Pool:
-    """The candidates of one prompt: the top K of every layer at its first flip."""
+    """The candidates of one prompt: the top K of every SAE at its first flip."""
 
     prompt: int
     k: int
-    layers: np.ndarray
+    saes: np.ndarray
+    """Numbers of the SAEs."""
     feature_ids: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.layers)
+        return len(self.saes)
 
     def at(self, members: Sequence[int] | np.ndarray) -> FeatureSet:
         """The set of the candidates at these places."""
         places = np.asarray(members, dtype=np.int64)
-        return FeatureSet.of(self.layers[places], self.feature_ids[places])
+        return FeatureSet.of(self.saes[places], self.feature_ids[places])
 
 
 def pools(work: Work, direction: str) -> dict[int, Pool]:
@@ -45,7 +46,7 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
     for prompt_id, k in zip(first["prompt_id"], first["first_k"], strict=True):
         top = candidates["rank"] <= k
         prompt = work.bench.numbers[int(prompt_id)]
-        found[prompt] = Pool(prompt, int(k), candidates["layer"][top], candidates["feature_id"][top])
+        found[prompt] = Pool(prompt, int(k), work.bench.sae_numbers(candidates["sae_id"][top]), candidates["feature_id"][top])
     return found
 
 

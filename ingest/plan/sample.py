@@ -11,7 +11,7 @@ from saelake.ingest.capture import capture, nonzeros
 from saelake.ingest.prompts import Prompt
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.refs import list_saes
-from saelake.ingest.saes.sae import check_fits, load_sae
+from saelake.ingest.saes.sae import check_fits, load_sae, read_facts
 from saelake.ingest.subject import Subject
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.layout import write_table
@@ -36,7 +36,8 @@ def measure(recipe: Recipe, prompts: list[Prompt], token_ids: list[list[int]]) -
     subject = Subject.load(recipe.model, recipe.compute)
     refs = list_saes(recipe)
     tokens = [token_ids[i] for i in chosen]
-    captured = capture(subject, tokens, [ref.layer for ref in refs], recipe.capture.batch_tokens)
+    reads = {ref.sae_id: read_facts(ref).reads for ref in refs}
+    captured = capture(subject, tokens, list(dict.fromkeys(reads.values())), recipe.capture.batch_tokens)
     lengths = [len(tokens[i]) for i in captured.order]
     prompt_of_token = np.repeat(np.array(captured.order), lengths)
     pos_of_token = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
@@ -45,7 +46,7 @@ def measure(recipe: Recipe, prompts: list[Prompt], token_ids: list[list[int]]) -
         for ref in refs:
             sae = load_sae(ref, subject.device)
             check_fits(sae, subject)
-            found = nonzeros(sae, captured.resid.pop(ref.layer), to_bfloat16=recipe.capture.round == "bfloat16")
+            found = nonzeros(sae, captured.resid[reads[ref.sae_id]], to_bfloat16=recipe.capture.round == "bfloat16")
             prompt, pos = prompt_of_token[found.token], pos_of_token[found.token]
             order = np.lexsort((pos, prompt, found.feature_id))
             columns = {

@@ -65,7 +65,10 @@ class SaeSize:
 
 def sae_sizes(recipe: Recipe, shape: ModelShape) -> list[SaeSize]:
     """Every SAE's size: from its weights where they are here, else from its name; raises UserError for an unknown release."""
-    spec = recipe.saes
+    return [one for spec in recipe.sae_groups for one in _sizes(spec, shape)]
+
+
+def _sizes(spec: SaesSpec, shape: ModelShape) -> list[SaeSize]:
     found = []
     if spec.path is not None:
         for layer in spec.layers:
@@ -107,7 +110,10 @@ def matrix_shape(file: Path) -> tuple[int, int] | None:
 
 def downloads(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Download]:
     """What the study reads from elsewhere: model, SAEs, and the classifier where it judges. Prompt files are small."""
-    found = [_model(recipe.model, shape), _saes(recipe.saes, saes)]
+    found, rest = [_model(recipe.model, shape)], saes
+    for spec in recipe.sae_groups:
+        found.append(_saes(spec, rest[: len(spec.layers)]))
+        rest = rest[len(spec.layers) :]
     if "harmbench" in recipe.verdicts.judges:
         judge = recipe.verdicts.harmbench
         config = judge.path / "config.json" if judge.path else cached_file(judge.hub_id, "config.json", judge.revision)

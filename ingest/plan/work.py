@@ -121,7 +121,7 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     select_harmful = found.count(direction.select_split, "harmful")
     select_benign = found.count(direction.select_split, "benign")
     train = found.count(direction.split, "harmful") + found.count(direction.split, "benign")
-    searched = sorted(set(recipe.saes.layers) - set(candidates.exclude_layers))
+    searched = sorted(set(recipe.sae_layers) - set(candidates.exclude_layers))
     above = (shape.n_layers - searched[0]) / shape.n_layers
     n_ks, n_pool = candidates.cap // candidates.step, candidates.cap * len(searched)
     n_blocks = n_pool // greedy.block_size
@@ -134,7 +134,7 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     n_controls += benign * n_directions * len(controls.clamp_values)
     published = 2 * n_blocks * n_taus * greedy.seeds * harmful
     return [
-        StageWork("ingest", found.n_prompts, 0, (max(recipe.saes.layers) + 1) / shape.n_layers, "and every SAE on every token"),
+        StageWork("ingest", found.n_prompts, 0, (max(recipe.sae_layers) + 1) / shape.n_layers, "and every SAE on every token"),
         StageWork(
             "direction",
             train + (1 + shape.n_layers) * select_benign,

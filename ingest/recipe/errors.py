@@ -36,6 +36,8 @@ def _field(location: tuple[int | str, ...]) -> str:
     """`prompts[1].label.column` from pydantic's location, without the names that it adds for the members of a union."""
     if location[:1] == ("prompts",) and location[2:3] and location[2] in {"label", "category", "split"}:
         location = location[:3] + tuple(part for part in location[4:] if part != "shares")
+    if location[:1] == ("more_saes",) and len(location) > 1 and isinstance(location[1], int):
+        location = ("saes", location[1] + 1, *location[2:])  # as the file has it
     shown = ""
     for part in location:
         if isinstance(part, int):

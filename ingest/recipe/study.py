@@ -1,6 +1,7 @@
 """The recipe as a whole: its tables put together, and how it is read from a file."""
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -55,6 +56,9 @@ class Recipe(Section):
     behaviour: Behaviour = Behaviour()
     model: ModelSpec
     saes: SaesSpec
+    """The SAEs, or the first group of them: [saes], or the first [[saes]]."""
+    more_saes: tuple[SaesSpec, ...] = ()
+    """The other groups, which further [[saes]] name: several groups may have SAEs of the same layers."""
     prompts: Annotated[tuple[PromptSet, ...], Field(min_length=1)]
     capture: Capture = Capture()
     direction: Direction = Direction()
@@ -82,13 +86,23 @@ class Recipe(Section):
     """Keep only the first so many prompts of every set, label and split: a smoke run (see `limit`)."""
     _file: Path | None = PrivateAttr(None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_groups(cls, content: Any) -> Any:
+        """[[saes]] are groups: the first is `saes`, the others are `more_saes`."""
+        if isinstance(content, dict) and isinstance(groups := content.get("saes"), list):
+            if not groups:
+                raise ValueError("saes lists no SAEs")
+            return content | {"saes": groups[0], "more_saes": tuple(groups[1:])}
+        return content
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         names = [prompts.set for prompts in self.prompts]
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:
             raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
-        if set(self.saes.layers) <= set(self.candidates.exclude_layers):
+        if set(self.sae_layers) <= set(self.candidates.exclude_layers):
             raise ValueError("candidates.exclude_layers leaves no layer of saes.layers")
         for section, sets in (("interactions", self.interactions.sets), ("taxonomy", self.taxonomy.sets)):
             if unknown := [name for name in sets if name not in names]:
@@ -101,6 +115,16 @@ class Recipe(Section):
     def file(self) -> Path | None:
         """The file that the recipe was read from."""
         return self._file
+
+    @property
+    def sae_groups(self) -> tuple[SaesSpec, ...]:
+        """All groups of SAEs, in the order of the recipe."""
+        return (self.saes, *self.more_saes)
+
+    @property
+    def sae_layers(self) -> list[int]:
+        """The layers that have an SAE, rising."""
+        return sorted({layer for group in self.sae_groups for layer in group.layers})
 
     def limit(self, n: int) -> "Recipe":
         """The same recipe on the first `n` prompts of every (set, label, split), in file order, for a quick look.
@@ -120,6 +144,9 @@ class Recipe(Section):
             sets = [one.model_dump(mode="json", exclude=left_out, exclude_none=True) for one in self.prompts]
             limited = {} if self.prompts_per_group is None else {"prompts_per_group": self.prompts_per_group}
             return {"sets": sets, **limited}
+        if name == "saes" and self.more_saes:
+            # One group is its own content, as it was before there were groups.
+            return {"groups": [g.model_dump(mode="json", exclude=left_out, exclude_none=True) for g in self.sae_groups]}
         section = getattr(self, name)
         assert isinstance(section, Section), f"no recipe section {name!r}"
         content = section.model_dump(mode="json", exclude=left_out, exclude_none=True)
@@ -139,12 +166,20 @@ class Recipe(Section):
         return {
             "behaviour": self.behaviour.model_dump(),
             "model": {"id": self.model.id, "licence": self.model.licence},
-            "saes": {"release": self.saes.release, "licence": self.saes.licence},
+            "saes": {
+                "release": _joined(g.release for g in self.sae_groups),
+                "licence": _joined(g.licence for g in self.sae_groups),
+            },
             "prompts": [
                 {"set": one.set, "sources": sources(one), "licence": one.licence, "restricted": one.restricted}
                 for one in self.prompts
             ],
         }
+
+
+def _joined(names: Iterable[str | None]) -> str | None:
+    """The different names, if any."""
+    return ", ".join(dict.fromkeys(name for name in names if name)) or None
 
 
 def load_recipe(path_or_name: str | Path) -> Recipe:

@@ -4,6 +4,7 @@ SAELens' directory of releases is read from the file that sae-lens installs, bec
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,13 +48,38 @@ class SaeRef:
 
 
 def list_saes(recipe: Recipe) -> list[SaeRef]:
-    """The SAEs of a recipe in the order of its layers.
+    """The SAEs of a recipe, group by group in the order of their layers.
 
     Raises UserError for a folder without weights or with others than it declares, an unknown release or id, a hub repository
     that cannot be reached or is at another commit than the recipe asserts.
     """
-    spec = recipe.saes
-    return _local(spec) if spec.path is not None else _released(spec)
+    refs = [ref for spec in recipe.sae_groups for ref in (_local(spec) if spec.path is not None else _released(spec))]
+    ids = [ref.sae_id for ref in refs]
+    if twice := next((ref for ref in refs if ids.count(ref.sae_id) > 1), None):
+        raise UserError(f"saes: {twice.location} is named twice for layer {twice.layer}")
+    return refs
+
+
+NEXT_OF_LAYER = 1000
+
+
+def numbered(refs: Sequence[SaeRef]) -> dict[int, SaeRef]:
+    """The SAEs of a study by the numbers that arrays hold: an SAE's layer, and for the n-th further one of a layer n * 1000 more.
+
+    So a number stays what it is when SAEs of other layers are added.
+    """
+    found: dict[int, SaeRef] = {}
+    for ref in refs:
+        number = ref.layer
+        while number in found:
+            number += NEXT_OF_LAYER
+        found[number] = ref
+    return found
+
+
+def layer_of(number: Any) -> Any:
+    """The layer of the SAE with a number, or of those of an array of numbers."""
+    return number % NEXT_OF_LAYER
 
 
 def _local(spec: SaesSpec) -> list[SaeRef]:

@@ -1,7 +1,7 @@
-"""The SAEs of a study at work: all kept on the device where they fit beside the model, else one layer at a time."""
+"""The SAEs of a study at work: all kept on the device where they fit beside the model, else one at a time."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -16,37 +16,37 @@ HOST_SHARE = 0.25
 
 
 class Shelf:
-    """SAEs by layer, loaded when they are asked for.
+    """SAEs by their numbers in the study, loaded when they are asked for.
 
     Raises UserError when not even the largest fits.
     """
 
-    def __init__(self, facts: Sequence[SaeFacts], device: torch.device) -> None:
-        self._facts: Mapping[int, SaeFacts] = {one.ref.layer: one for one in facts}
+    def __init__(self, facts: Mapping[int, SaeFacts], device: torch.device) -> None:
+        self._facts = facts
         self._device = device
         self._held: dict[int, Sae] = {}
         room = WORKING_SHARE * free_bytes(device)
-        largest = max(facts, key=lambda one: one.n_bytes)
+        largest = max(facts.values(), key=lambda one: one.n_bytes)
         if largest.n_bytes > room:
             raise UserError(
                 f"saes: {largest.ref.location} needs {largest.n_bytes / 1e9:.1f} GB, but beside the model there is room for "
                 f"{room / 1e9:.1f} GB on {device.type}: use a device with more memory, or narrower SAEs"
             )
-        self.all_fit = sum(one.n_bytes for one in facts) <= room
-        """Whether they all stay loaded; if not, whoever asks should use one layer for as much as possible."""
+        self.all_fit = sum(one.n_bytes for one in facts.values()) <= room
+        """Whether they all stay loaded; if not, whoever asks should use one SAE for as much as possible."""
 
     @property
-    def layers(self) -> list[int]:
+    def numbers(self) -> list[int]:
         """In the order of the recipe."""
         return list(self._facts)
 
-    def __getitem__(self, layer: int) -> Sae:
-        """The SAE of a layer. Where they do not all fit, the one held before is given up first."""
-        if layer not in self._held:
+    def __getitem__(self, number: int) -> Sae:
+        """An SAE. Where they do not all fit, the one held before is given up first."""
+        if number not in self._held:
             if not self.all_fit:
                 self._held.clear()
-            self._held[layer] = load_sae(self._facts[layer].ref, self._device)
-        return self._held[layer]
+            self._held[number] = load_sae(self._facts[number].ref, self._device)
+        return self._held[number]
 
 
 def free_bytes(device: torch.device) -> int:

@@ -26,6 +26,7 @@ from saelake.ingest.recipe.training import TrainSaes
 from saelake.ingest.saes.facts import check_layer
 from saelake.ingest.saes.shelf import HOST_SHARE, host_bytes
 from saelake.ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.ingest.texts import read_texts, source_hash
 from saelake.warehouse.errors import UserError
@@ -82,6 +83,8 @@ def train_saes(recipe: Recipe, *, force: bool = False, progress: Quiet | None = 
 def _targets(recipe: Recipe, force: bool) -> dict[int, Path]:
     """layer -> folder of its SAE."""
     spec = recipe.saes
+    if recipe.more_saes:
+        raise UserError("saes: the recipe has several [[saes]], and only one group can be trained: give it a recipe of its own")
     if spec.path is None:
         raise UserError(f"saes.release: {spec.release} is downloaded, not trained: give saes.path, folders to write SAEs to")
     targets = {layer: Path(spec.fill(str(spec.path), layer)) for layer in spec.layers}
@@ -127,15 +130,16 @@ def _residuals(
         )
     n_together = int(room // n_bytes)
     for start in range(0, len(layers), n_together):
-        captured = capture(subject, sequences, layers[start : start + n_together], recipe.capture.batch_tokens, on_host=True)
+        sites = [Site(layer) for layer in layers[start : start + n_together]]
+        captured = capture(subject, sequences, sites, recipe.capture.batch_tokens, on_host=True)
         lengths = np.array([len(sequences[i]) for i in captured.order])
         # The first token sees nothing but itself, and its residual is tens of times as large as the others'.
         counted = np.ones(lengths.sum(), dtype=bool)
         counted[np.cumsum(lengths) - lengths] = False
         judged = np.repeat(held_out[captured.order], lengths)
-        for layer in layers[start : start + n_together]:
-            resid_td = captured.resid.pop(layer)
-            yield Residuals(layer, *(resid_td[torch.from_numpy(counted & rows)] for rows in (~judged, judged)))
+        for site in sites:
+            resid_td = captured.resid.pop(site)
+            yield Residuals(site.layer, *(resid_td[torch.from_numpy(counted & rows)] for rows in (~judged, judged)))
 
 
 def _train(recipe: Recipe, subject: Subject, resid: Residuals, folder: Path, progress: Quiet) -> Fit:

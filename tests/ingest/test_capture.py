@@ -15,6 +15,7 @@ from saelake.ingest.job import ingest, one_ahead
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes import shelf
 from saelake.ingest.saes.sae import list_saes, load_sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 from tests.ingest.small_study import BENIGN, HARMFUL, Key, activations, lake_in, sql, write_study
@@ -136,7 +137,7 @@ def test_residuals_are_in_the_order_given(tmp_path: Path) -> None:
     for layer in (0, 2):
         alone = [subject.read_resid_post(subject.batch([ids]), [layer])[layer][0] for ids in prompts]
         torch.testing.assert_close(together[layer], torch.cat(alone), atol=1e-5, rtol=1e-4)
-    captured = capture(subject, prompts, [0, 2], max_tokens=32, on_host=True)
+    captured = capture(subject, prompts, [Site(0), Site(2)], max_tokens=32, on_host=True)
     assert captured.order == [1, 2, 0], "shortest first"
 
 
