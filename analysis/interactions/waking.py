@@ -126,7 +126,9 @@ def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> Iterator[pa
             is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
             columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
             columns["sae_id"] = pa.DictionaryArray.from_arrays(np.searchsorted(numbers, found.sae).astype(np.int32), names)
-            columns |= {"layer": layer_of(found.sae)} | {name: getattr(found, name) for name in ("feature_id", "pos", "activation")}
+            columns |= {"layer": layer_of(found.sae)} | {
+                name: getattr(found, name) for name in ("feature_id", "pos", "activation")
+            }
             yield pa.table(columns)
 
 
