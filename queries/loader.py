@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # documentation is printed without DuckDB
     import duckdb
 
 FOLDER = Path(__file__).parent
-PLACEHOLDER = re.compile(r"\$([a-z]\w*)(?:\((\w+)\))?")
+PLACEHOLDER = re.compile(r"\$([a-z]\w*)(?:\((\w+(?:\|\w+)?)\))?")
 FIRST_SENTENCE = re.compile(r".+?[.?](?= |$)")
 WHOLE_LAKE = "Over the whole lake:"
 """How the documentation begins of a question that is about all studies of a lake; all others are about one."""
@@ -64,14 +64,17 @@ class Query:
 
 
 def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
-    """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`."""
+    """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`.
+
+    `$name(one|other)` is the first table if a boolean is true, else the second: what is not asked for is not read at all.
+    """
     if declared.type == "features":
         from saelake.queries.features import resolve, rows_of
 
         features = resolve(con, declared, value)
         return lambda table: rows_of(con, str(table), features)
     literal = declared.literal(judges.resolve(con, declared, value) if declared.type == "judge" else value)
-    return lambda table: literal
+    return lambda tables: tables.split("|")[literal == "false"] if tables else literal
 
 
 def names() -> list[str]:

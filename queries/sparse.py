@@ -1,5 +1,6 @@
 """Activations as sparse matrices of SciPy or PyTorch, from a lake or from the files of a shared set."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,22 @@ from saelake.warehouse.literals import literal, parquet, paths
 
 if TYPE_CHECKING:
     import duckdb
+
+PROMPTS = "select prompt_id from prompts order by prompt_id"
+TOKENS = "select prompt_id, unnest(range(n_tokens)) as pos from prompts order by prompt_id, pos"
+"""What the rows of a matrix are."""
+NO_TOKENS = "select null::bigint as prompt_id, null::smallint as pos, null::varchar as role where false"
+INSTEAD = {
+    "prompts": (
+        "select prompt_id, max(pos) + 1 as n_tokens from activations group by prompt_id",
+        "rows are the prompts on which something fires, each up to the last token on which it does",
+    ),
+    "saes": (
+        "select layer, sae_id, max(feature_id) + 1 as width from activations group by layer, sae_id",
+        "columns are the features of the SAEs that fire, each up to the last one that does",
+    ),
+}
+"""Table -> what is read from activations where a set has no such table, and what that means."""
 
 
 class Sparse(NamedTuple):
@@ -25,11 +42,13 @@ class Sparse(NamedTuple):
 
 
 def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parameters: Any) -> Sparse:
-    """The matrix that the question `sparse` describes, on a connection that shows `activations`.
+    """The matrix that the question `sparse` describes, on a connection that shows `activations`, `prompts` and `saes`.
+
+    Its shape is that of the study: all prompts (or all their tokens) by all features of the SAEs, whatever fires.
 
     Args:
         library: scipy or torch.
-        parameters: layer, rows ("prompt" or "token") and bos, as `saelake query sparse --help` tells.
+        parameters: layer, rows ("prompt" or "token") and bos, as `saelake query sparse --help` tells; bos=False reads `tokens`.
     Raises QueryError for a wrong parameter, ValueError for another library.
     """
     if library not in ("scipy", "torch"):
@@ -37,31 +56,51 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
     import scipy.sparse
 
     found = run(con, "sparse", **parameters).fetchnumpy()
-    row, column = (found[name].astype(np.int64) for name in ("row_index", "column_index"))
-    of_rows, of_features = (np.unique(numbers, return_index=True)[1] for numbers in (row, column))
     by_token = parameters.get("rows") == "token"
-    rows = {name: np.asarray(found[name][of_rows]) for name in ("prompt_id", *(["pos"] if by_token else []))}
-    features = {name: np.asarray(found[name][of_features]) for name in ("layer", "sae_id", "feature_id")}
-    shape = (len(of_rows), len(of_features))
-    matrix = scipy.sparse.csr_array((np.asarray(found["activation"], dtype=np.float32), (row, column)), shape=shape)
-    return Sparse(_to_torch(matrix) if library == "torch" else matrix, rows, features)
+    rows = con.execute(TOKENS if by_token else PROMPTS).fetchnumpy()
+    features = _features(con, parameters.get("layer"))
+    places = tuple(found[name].astype(np.int64) for name in ("row_index", "column_index"))
+    shape = (len(rows["prompt_id"]), len(features["feature_id"]))
+    matrix = scipy.sparse.csr_array((np.asarray(found["activation"], dtype=np.float32), places), shape=shape)
+    return Sparse(_to_torch(matrix) if library == "torch" else matrix, {k: np.asarray(v) for k, v in rows.items()}, features)
+
+
+def _features(con: "duckdb.DuckDBPyConnection", layer: Any) -> dict[str, np.ndarray]:
+    """What the columns are: every feature of every SAE, or of those of one layer."""
+    saes = con.execute("select layer, sae_id, width from saes order by layer, sae_id").fetchall()
+    asked = [sae for sae in saes if layer in (None, "null") or sae[0] == int(layer)]
+    widths = [width for *_, width in asked]
+    return {
+        "layer": np.repeat(np.array([of for of, *_ in asked], dtype=np.int16), widths),
+        "sae_id": np.repeat(np.array([sae_id for _, sae_id, _ in asked], dtype=object), widths),
+        "feature_id": np.concatenate([np.arange(width, dtype=np.int32) for width in widths] or [np.empty(0, np.int32)]),
+    }
 
 
 def sparse_of_files(files: str, **options: Any) -> Sparse:
     """`sparse` over Parquet files by a path or pattern, as `set/data/activations/*.parquet`.
 
-    Which tokens are BOS is read from the set's tokens beside them; raises QueryError if bos is false and they are not there.
+    Rows and columns are those of the set's prompts and saes, which stand beside its activations; where the files are not all of
+    the set's, columns are those of the SAEs that fire in them. A set without one of these tables is read as far as the
+    activations themselves tell, with a warning that says so. Raises QueryError if bos is false and there are no tokens.
     """
     import duckdb
 
     exactly = paths([files]) if Path(files).exists() else literal(files)
-    tokens = sorted((Path(files).parent.parent / "tokens").glob("*.parquet"))
-    if not tokens and options.get("bos") in (False, "false"):
+    folder = Path(files).parent
+    beside = {name: sorted((folder.parent / name).glob("*.parquet")) for name in ("tokens", *INSTEAD)}
+    if not beside["tokens"] and options.get("bos") in (False, "false"):
         raise QueryError("which tokens are BOS is told by the table tokens, which is not beside these files: leave bos true")
     with duckdb.connect() as con:
         con.execute(f"create view activations as select * from {parquet(exactly)}")
-        known = "select null::bigint as prompt_id, null::smallint as pos, null::varchar as role where false"
-        con.execute(f"create view tokens as {f'select prompt_id, pos, role from {parquet(paths(tokens))}' if tokens else known}")
+        for name, found in beside.items():
+            select, used = INSTEAD.get(name, (NO_TOKENS, ""))
+            con.execute(f"create view {name} as {f'select * from {parquet(paths(found))}' if found else select}")
+            if used and not found:
+                warnings.warn(f"the table {name} is not beside these files: {used}", stacklevel=3)
+        read = con.execute(f"select file_name from parquet_file_metadata({exactly})").fetchall()
+        if len(read) < len(list(folder.glob("*.parquet"))):
+            con.execute("create temp view saes as select * from memory.main.saes semi join activations using (sae_id)")
         return sparse(con, **options)
 
 

@@ -1,15 +1,34 @@
--- Activations as coordinates of a sparse matrix: rows are prompts or tokens, columns the features that fire.
+-- Activations as coordinates of a sparse matrix: rows are all prompts or all tokens, columns all features of the SAEs.
 --
--- row_index and column_index count from 0, by prompt_id (and pos), and by layer, sae_id and feature_id. A prompt's value is the largest over
--- its tokens; pos is null there. `saelake.sparse` makes SciPy and PyTorch matrices of it.
+-- row_index and column_index count from 0, by prompt_id (and pos), and by layer, sae_id and feature_id, whether anything fires
+-- there or not. A prompt's value is the largest over its tokens; pos is null there. `saelake.sparse` makes SciPy and PyTorch
+-- matrices of it.
 --
--- $layer integer? = null: only this layer
+-- $layer integer? = null: only the SAEs of this layer
 -- $rows prompt|token = prompt: what a row of the matrix is
--- $bos boolean = true: whether BOS tokens count
-with bos as (
+-- $bos boolean = true: whether activations on BOS tokens count; what is no BOS token is read from tokens
+with no_tokens as (
+    select null::bigint as prompt_id, null::smallint as pos, null::varchar as role
+    where false
+),
+
+bos as (
     select prompt_id, pos
-    from tokens
-    where role = 'bos' and not $bos
+    from $bos(no_tokens|tokens)
+    where role = 'bos'
+),
+
+saes_asked as (
+    select layer, sae_id, (sum(width) over (order by layer, sae_id) - width)::bigint as first_column
+    from saes
+    where $layer is null or layer = $layer
+),
+
+of_prompts as (
+    select
+        prompt_id, row_number() over (order by prompt_id) - 1 as row_index,
+        (sum(n_tokens) over (order by prompt_id) - n_tokens)::bigint as first_row
+    from prompts
 ),
 
 firings as (
@@ -22,8 +41,10 @@ firings as (
 )
 
 select
-    dense_rank() over (order by prompt_id, pos) - 1 as row_index,
-    dense_rank() over (order by layer, sae_id, feature_id) - 1 as column_index,
-    prompt_id, pos, layer, sae_id, feature_id, activation
-from firings
+    coalesce(p.first_row + f.pos, p.row_index) as row_index,
+    s.first_column + f.feature_id as column_index,
+    f.prompt_id, f.pos, f.layer, f.sae_id, f.feature_id, f.activation
+from firings as f
+join of_prompts as p on p.prompt_id = f.prompt_id
+join saes_asked as s on s.layer = f.layer and s.sae_id = f.sae_id
 order by row_index, column_index

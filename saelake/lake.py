@@ -63,7 +63,10 @@ class OpenLake:
             return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
 
     def sparse(self, **options: Any) -> "Sparse":
-        """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch"."""
+        """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch".
+
+        It has a row for every prompt (or token) of the study and a column for every feature of its SAEs.
+        """
         from saelake.queries.sparse import sparse
 
         with told_by_views(self.connection):
@@ -117,7 +120,11 @@ def open(path: str | Path, recipe: str | None = None) -> OpenLake:
 
 
 def sparse(files: str, **options: Any) -> "Sparse":
-    """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`."""
+    """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`.
+
+    Rows and columns are those of the set's tables `prompts` and `saes`, which stand beside its activations; a warning says what
+    they are where it has none.
+    """
     from saelake.queries.sparse import sparse_of_files
 
     return sparse_of_files(files, **options)

@@ -1,14 +1,34 @@
-"""Sparse matrices mean by BOS what every question means by it: the tokens of that role, not the first ones."""
+"""Sparse matrices have the study's shape, whatever fires, and mean by BOS what every question means by it: a role."""
 
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
+import saelake
+from saelake import cli
 from saelake.queries import QueryError
 from saelake.queries.sparse import sparse, sparse_of_files
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
-from tests.lakes import build_lake
+from tests.lakes import FIRINGS, WIDTH, build_lake, prompt_id
+
+FILES = "data/activations/*.parquet"
+
+
+def dense(by_token: bool, layers: tuple[int, ...] = (0, 1)) -> np.ndarray:
+    """The matrix of tests/lakes.py, written out value by value."""
+    values = np.zeros((24 if by_token else 6, len(layers) * WIDTH), np.float32)
+    for (layer, feature_id), fired in FIRINGS.items():
+        for (prompt, pos), value in fired.items() if layer in layers else ():
+            row, column = prompt * 4 + pos if by_token else prompt, layers.index(layer) * WIDTH + feature_id
+            values[row, column] = max(values[row, column], value)
+    return values
 
 
 def test_bos_is_a_role(tmp_path: Path) -> None:
@@ -19,9 +39,56 @@ def test_bos_is_a_role(tmp_path: Path) -> None:
         con.execute("create temp view tokens as select * replace ('template' as role) from memory.main.tokens")
         assert sparse(con, rows="token", bos=False).matrix.nnz == n_all, "without a BOS token none is left out"
     share(lake, tmp_path / "set")
+    assert sparse_of_files(str(tmp_path / "set" / FILES), rows="token", bos=False).matrix.nnz == n_without
+
+
+def test_a_matrix_has_every_row_and_every_column(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
+    share(lake, tmp_path / "set")
+    of_files = tmp_path / "set" / FILES
+    ids = [prompt_id(lake, prompt) for prompt in range(6)]
+    with saelake.open(lake.root) as opened, warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the table")
+        for ask in (opened.sparse, lambda **options: saelake.sparse(str(of_files), **options)):
+            matrix, rows, features = ask(layer=1)
+            assert np.array_equal(matrix.toarray(), dense(False, (1,))), "prompts 3 to 5 fire nothing on layer 1"
+            assert rows["prompt_id"].tolist() == ids
+            assert features["feature_id"].tolist() == list(range(WIDTH))
+            assert features["sae_id"].tolist() == ["sae1"] * WIDTH
+            matrix, rows, features = ask(rows="token")
+            assert np.array_equal(matrix.toarray(), dense(True))
+            assert rows["prompt_id"].tolist() == np.repeat(ids, 4).tolist()
+            assert rows["pos"].tolist() == [0, 1, 2, 3] * 6
+            assert features["layer"].tolist() == [0] * WIDTH + [1] * WIDTH
+            without = ask(rows="token", bos=False).matrix
+            assert without.shape == matrix.shape
+            assert not without.toarray()[::4].any(), "the BOS tokens"
+            assert np.array_equal(ask(layer="1", rows="token", library="torch").matrix.to_dense(), dense(True, (1,)))
+    one_file = next(of_files.parent.glob("*-01.parquet"))
+    assert saelake.sparse(str(one_file)).matrix.shape == (6, WIDTH), "the SAE of these files alone"
+
+
+def test_what_a_set_left_out_is_said(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
     share(lake, tmp_path / "part", Choice(tables=("activations",)))
-    files = "data/activations/*.parquet"
-    assert sparse_of_files(str(tmp_path / "set" / files), rows="token", bos=False).matrix.nnz == n_without
-    assert sparse_of_files(str(tmp_path / "part" / files), rows="token").matrix.nnz == n_all
-    with pytest.raises(QueryError, match="not beside these files"):
-        sparse_of_files(str(tmp_path / "part" / files), bos=False)
+    share(lake, tmp_path / "set", Choice(tables=("activations", "prompts", "saes")))
+    part, without_tokens = (str(tmp_path / name / FILES) for name in ("part", "set"))
+    with pytest.warns(UserWarning, match="table (prompts|saes) is not beside these files: (rows|columns) are") as said:
+        matrix, rows, features = saelake.sparse(part, rows="token")
+    assert len(said) == 2
+    assert len(rows["pos"]) == matrix.shape[0] == 18, "up to the last token of each prompt on which something fires"
+    assert features["feature_id"].tolist() == [0, 1, 2, 0, 1, 2, 3]
+    assert np.array_equal(saelake.sparse(without_tokens, rows="token").matrix.toarray(), dense(True))
+    for files in (part, without_tokens):
+        with pytest.raises(QueryError, match="the table tokens, which is not beside these files"):
+            saelake.sparse(files, bos=False)
+    mine = Lake.create(tmp_path / "mine")
+    add(mine, tmp_path / "set")
+    with saelake.open(mine.root) as opened:
+        assert np.array_equal(opened.sparse().matrix.toarray(), dense(False))
+        assert len(opened.query("sparse", rows="token").fetchall()) == opened.sparse(rows="token").matrix.nnz == 16
+        with pytest.raises(UserError, match=r"tokens is not here: run .* was shared without"):
+            opened.sparse(bos=False)
+    told = CliRunner().invoke(cli.main, ["query", "sparse", "--bos", "false", "--lake", str(mine.root)])
+    assert told.exit_code == 1
+    assert "tokens is not here" in told.output

@@ -19,7 +19,7 @@ import sys
 sys.modules["fcntl"] = None
 import saelake
 with saelake.open(sys.argv[1]) as lake:
-    print(lake.sql("select count(*) from prompts").fetchone()[0], len(lake.query("candidates", k=1).fetchall()))
+    print(lake.sql("select count(*) from prompts").fetchall()[0][0], len(lake.query("candidates", k=1).fetchall()))
 from saelake.cli import main
 main(["query", "candidates", "--k", "1", "--lake", sys.argv[1], "--format", "csv"])
 """
