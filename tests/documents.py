@@ -104,11 +104,12 @@ def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool
 
 def main(lake: Path) -> None:
     """Brings all documents up to date."""
-    from tests import recipe_page
+    from tests import library_page, recipe_page
     from tests.protocol import PROTOCOL, protocol
 
     PROTOCOL.write_text(protocol(), encoding="utf-8")
     recipe_page.PAGE.write_text(recipe_page.page(), encoding="utf-8")
+    library_page.PAGE.write_text(library_page.page(), encoding="utf-8")
     for document in documents():
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), lake)

@@ -23,6 +23,8 @@ Every section of a recipe, every field with its type, default and meaning. This 
 
 """
 TOP = "Top level"
+FURTHER = {"more_saes"}
+"""Fields that no file names: [[saes]] behind the first go there."""
 
 
 def page() -> str:
@@ -47,7 +49,7 @@ def _sections() -> list[tuple[str, type[BaseModel]]]:
     found: list[tuple[str, type[BaseModel]]] = [(TOP, Recipe)]
 
     def visit(model: type[BaseModel], path: str) -> None:
-        for name, field in model.model_fields.items():
+        for name, field in _written(model):
             for inner in _models(field.annotation):
                 is_list = "tuple" in str(field.annotation) and path.count(".") == 0
                 title = f"{path}{name}"
@@ -58,6 +60,11 @@ def _sections() -> list[tuple[str, type[BaseModel]]]:
 
     visit(Recipe, "")
     return found
+
+
+def _written(model: type[BaseModel]) -> list[tuple[str, Any]]:
+    """The fields that a file can name: not those that further tables of a list go into."""
+    return [(name, field) for name, field in model.model_fields.items() if name not in FURTHER]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -74,7 +81,7 @@ def _section(title: str, model: type[BaseModel]) -> str:
     schema = model.model_json_schema()
     meanings = _meanings(model)
     rows = []
-    for name, field in model.model_fields.items():
+    for name, field in _written(model):
         one = schema["properties"].get(field.alias or name, {})
         given = "required" if field.is_required() else _default(one.get("default"), "$ref" in one)
         meaning = meanings.get(name) or ("its own table, below" if next(_models(field.annotation), None) else "")

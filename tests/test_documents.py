@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
-from tests import recipe_page
+from tests import library_page, recipe_page
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
@@ -35,6 +35,10 @@ def test_the_protocol_is_the_schema() -> None:
 def test_every_section_and_field_of_a_recipe_is_documented() -> None:
     assert recipe_page.undocumented() == []
     assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "make docs"
+
+
+def test_the_tables_of_the_library_are_what_the_models_and_saes_were_found_to_do() -> None:
+    assert library_page.PAGE.read_text(encoding="utf-8") == library_page.page(), "make docs"
 
 
 def test_a_changed_word_or_number_is_noticed() -> None:

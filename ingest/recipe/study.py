@@ -56,9 +56,9 @@ class Recipe(Section):
     behaviour: Behaviour = Behaviour()
     model: ModelSpec
     saes: SaesSpec
-    """The SAEs, or the first group of them: [saes], or the first [[saes]]."""
+    """The SAEs; written several times as [[saes]], groups of them, which may have SAEs of the same layers."""
     more_saes: tuple[SaesSpec, ...] = ()
-    """The other groups, which further [[saes]] name: several groups may have SAEs of the same layers."""
+    """The groups behind the first; a file has them as further [[saes]]."""
     prompts: Annotated[tuple[PromptSet, ...], Field(min_length=1)]
     capture: Capture = Capture()
     direction: Direction = Direction()
@@ -90,6 +90,8 @@ class Recipe(Section):
     @classmethod
     def _in_groups(cls, content: Any) -> Any:
         """[[saes]] are groups: the first is `saes`, the others are `more_saes`."""
+        if isinstance(content, dict) and "more_saes" in content:
+            raise ValueError("there is no field more_saes: write each group of SAEs as [[saes]]")
         if isinstance(content, dict) and isinstance(groups := content.get("saes"), list):
             if not groups:
                 raise ValueError("saes lists no SAEs")

@@ -185,13 +185,16 @@ def test_sae_that_does_not_fit_beside_the_model(tmp_path: Path, monkeypatch: pyt
         ingest(write_study(tmp_path, "llama"), lake_in(tmp_path))
 
 
-def test_declared_l0_far_from_the_measured_one_stops_after_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_declared_l0_far_from_the_measured_one_stops_after_the_first_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = write_study(tmp_path, "llama", saes={"l0": [400, 400, 400]}, capture={"shard_prompts": 1})
+    monkeypatch.setattr(shards, "L0_PROMPTS", 2)
     passes = counted(monkeypatch)
     lake = lake_in(tmp_path)
     with pytest.raises(UserError, match=r"layer_0 has [\d.]+ active latents a token on the first prompts, but 400 are declared"):
         ingest(recipe, lake)
-    assert len(passes) == 1
+    assert len(passes) == 2
     assert not lake.run_ids()
 
 
