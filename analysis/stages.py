@@ -111,6 +111,7 @@ def open_analysis(recipe: Recipe) -> Study:
     study = open_study(recipe)
     require_splits(recipe, study.prompts)
     taxonomy.check(study)
+    losses.check(study)
     for judge in recipe.verdicts.judges:
         judge_identity(judge, recipe)
     return study

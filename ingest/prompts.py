@@ -87,7 +87,8 @@ class Placed(NamedTuple):
 def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
     """Raises UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
 
-    The direction is a difference of means, so its splits need both labels; candidates are ablated on harmful prompts.
+    The direction is a difference of means, so its splits need both labels; candidates are ablated on harmful prompts. So does
+    [diagnostic], which any prompt will do for.
     """
     present = {(prompt.split, prompt.label) for prompt in prompts}
     splits = ", ".join(sorted({split for split, _ in present}))
@@ -97,6 +98,10 @@ def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
     for split, field, label in needed:
         if (split, label) not in present:
             raise UserError(f"{field} is {split!r}, but no {label} prompt is in that split: the splits are {splits}")
+    if recipe.diagnostic.split not in {split for split, _ in present}:
+        raise UserError(
+            f"diagnostic.split is {recipe.diagnostic.split!r}, but no prompt is in that split: the splits are {splits}"
+        )
 
 
 def _load_set(spec: PromptSet, read: Read) -> list[Placed]:
@@ -105,11 +110,20 @@ def _load_set(spec: PromptSet, read: Read) -> list[Placed]:
     found = list(kept if spec.take is None else islice(kept, spec.take))
     if not found:
         raise UserError(_empty(spec))
+    if spec.take is not None and len(found) < spec.take:
+        raise UserError(
+            f"{spec.owner} has only {len(found)} prompts, but its take says {spec.take}: lower it, or leave it out for all"
+        )
     if spec.count is not None and len(found) != spec.count:
         raise UserError(f"{spec.owner} has {len(found)} prompts, but its count says {spec.count}")
     if not isinstance(spec.split, Fractions):
         return found
     drawn = _draw_splits([one.prompt for one in found], spec.split)
+    if spec.is_given("split") and (without := [name for name in spec.split.shares if name not in {p.split for p in drawn}]):
+        raise UserError(
+            f"{spec.owner}: no prompt falls into split {without[0]!r}, whose share is {spec.split.shares[without[0]]:g} of "
+            f"{len(drawn)} prompts, drawn within every label and category: raise it, or leave the split out"
+        )
     return [one._replace(prompt=prompt) for one, prompt in zip(found, drawn, strict=True)]
 
 

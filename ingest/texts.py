@@ -1,6 +1,7 @@
 """Texts as tokens: whose cross-entropy is measured, or that SAEs are trained on; which of them are context only."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from saelake.ingest.cells import is_missing, is_unicode
 from saelake.ingest.inputs import hash_input
@@ -8,8 +9,17 @@ from saelake.ingest.prompts import hash_prompt
 from saelake.ingest.recipe.effects import TextSet
 from saelake.ingest.rows import Row
 from saelake.ingest.sources import rows_of
-from saelake.ingest.subject import Subject
+from saelake.ingest.template import Tokenized
 from saelake.warehouse.errors import UserError
+
+
+class Reader(Protocol):
+    """What reads texts: a subject, or its chat template alone."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def encode(self, prompt: str) -> Tokenized: ...
 
 
 @dataclass(frozen=True)
@@ -29,8 +39,11 @@ class Text:
         return len(self.token_ids) - self.n_context
 
 
-def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
-    """The first `take` texts with a token to predict; raises UserError for a missing column, no text, or an unreadable source."""
+def read_texts(spec: TextSet, subject: Reader) -> list[Text]:
+    """The first `take` texts with a token to predict.
+
+    Raises UserError for a missing column, no text, fewer than the recipe's `take`, or an unreadable source.
+    """
     texts: list[Text] = []
     wanted = [spec.text] if spec.prompt is None else [spec.text, spec.prompt]
     for number, row in enumerate(rows_of(spec, wanted), start=1):
@@ -49,6 +62,8 @@ def read_texts(spec: TextSet, subject: Subject) -> list[Text]:
         raise UserError(
             f"{spec.owner}: no row has a token to predict within max_tokens = {spec.max_tokens}: raise it, or take other texts"
         )
+    if len(texts) < spec.take and spec.is_given("take"):
+        raise UserError(f"{spec.owner} has only {len(texts)} texts, but its take says {spec.take}: lower it, or leave it out")
     return texts
 
 
@@ -68,7 +83,7 @@ def _cell(spec: TextSet, column: str, number: int, row: Row) -> str:
     return value
 
 
-def _tokens(subject: Subject, text: str, prompt: str | None) -> tuple[list[int], int]:
+def _tokens(subject: Reader, text: str, prompt: str | None) -> tuple[list[int], int]:
     """Tokens, and how many at the beginning are context."""
     tokenizer = subject.tokenizer
     if prompt is not None:

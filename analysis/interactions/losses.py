@@ -14,7 +14,9 @@ from saelake.analysis.search.directions import chosen_everywhere
 from saelake.analysis.stage import Stage, Work
 from saelake.ingest.capture import length_batches
 from saelake.ingest.job import Study
-from saelake.ingest.subject import Subject
+from saelake.ingest.sources import is_here
+from saelake.ingest.subject import Subject, load_tokenizer
+from saelake.ingest.template import ChatTemplate
 from saelake.ingest.texts import Text, read_texts, source_hash
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import LOSSES
@@ -82,6 +84,15 @@ def conditions(work: Work) -> list[Condition]:
         features = bench.feature_set(rows, mine)
         found.append(Condition("minimal", Request(0, features), int(lender)))
     return found
+
+
+def check(study: Study) -> None:
+    """Raises UserError for texts that cannot be read, as far as they can be without the network."""
+    here = [spec for spec in study.recipe.losses.texts if is_here(spec)]
+    template = ChatTemplate.of(load_tokenizer(study.recipe.model), study.recipe.model) if here else None
+    for spec in here:
+        assert template is not None, "made for them"
+        read_texts(spec, template)
 
 
 def _shards(study: Study) -> Sequence[str]:

@@ -32,6 +32,12 @@ class Waking(Section):
     watched: Literal["candidates", "all"] = "candidates"
     """Which features are recorded: the candidates up to the cap, or all features of the layers above."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.controls == 0 and self.is_given("similarity"):
+            raise ValueError("similarity changes nothing: controls is 0, so none are drawn; leave it out")
+        return self
+
 
 class Steering(Section):
     """Features held at positive values on benign prompts (R14)."""
@@ -81,4 +87,6 @@ class Losses(Section):
         names = [texts.set for texts in self.texts]
         if len(set(names)) != len(names):
             raise ValueError("two [[losses.texts]] have one name: give every set its own")
+        if not names and self.is_given("sets"):
+            raise ValueError("sets changes nothing: there are no [[losses.texts]] to ablate them on; leave it out, or name texts")
         return self

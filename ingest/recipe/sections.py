@@ -1,8 +1,9 @@
 """The tables of a recipe, one immutable pydantic model each, with their defaults and what they mean."""
 
 import os
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
@@ -40,6 +41,21 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    in_order: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values belong to those of another list by their places, so that one may come again."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        """A value that a list repeats changes nothing, or counts twice what should count once."""
+        for field in set(type(self).model_fields) - self.in_order:
+            value = getattr(self, field)
+            for where, items in [(field, value)] + (
+                [(f"{field}.{k}", v) for k, v in value.items()] if isinstance(value, dict) else []
+            ):
+                if isinstance(items, tuple) and (repeated := _repeated(items)):
+                    raise ValueError(f"{where} lists {repeated[0]} twice")
+        return self
+
     def one_of(self, *fields: str) -> str:
         """The one field of `fields` that is set; raises ValueError when none or several are."""
         given = [field for field in fields if getattr(self, field) is not None]
@@ -47,11 +63,28 @@ class Section(BaseModel):
             raise ValueError(f"give exactly one of {', '.join(fields)}, not {' and '.join(given) or 'none'}")
         return given[0]
 
+    def is_given(self, field: str) -> bool:
+        """Whether the recipe says something about a field, be it what holds by default."""
+        return field in self.model_fields_set
+
     def only_with(self, field: str, *companions: str) -> None:
         """Raises ValueError when a companion is set but `field` is not."""
         for companion in companions:
             if getattr(self, companion) is not None and getattr(self, field) is None:
                 raise ValueError(f"{companion} only makes sense together with {field}")
+
+
+def _repeated(items: tuple[object, ...]) -> list[str]:
+    """The items of a list that stand in it before, as a sentence shows them."""
+    seen: set[Hashable] = set()
+    found = []
+    for item in items:
+        is_table = isinstance(item, BaseModel)
+        known: Hashable = repr(item) if is_table else item
+        if known in seen:
+            found.append("the same table" if is_table else repr(item))
+        seen.add(known)
+    return found
 
 
 def _word(token: str) -> str:
@@ -134,6 +167,8 @@ class Behaviour(Section):
 class SaesSpec(Section):
     """One SAE a layer: local folders, or a SAELens release with an id pattern; `{layer}` and `{l0}` are filled in."""
 
+    in_order = frozenset({"l0"})
+
     path: RecipePath | None = None
     """The SAEs' folders in SAELens' layout, with `{layer}` in the name where there are several."""
     release: str | None = None
@@ -160,8 +195,10 @@ class SaesSpec(Section):
         pattern = str(self.path or self.id)
         if "{layer}" not in pattern and len(self.layers) > 1:
             raise ValueError(f"{pattern} needs {{layer}} in it: {len(self.layers)} layers are listed")
-        if len(set(self.layers)) != len(self.layers):
-            raise ValueError("layers lists a layer twice")
+        if source == "path" and self.threshold == "published":
+            raise ValueError(
+                'threshold = "published" is about the Llama Scope release, and changes nothing with path: leave it out'
+            )
         if isinstance(self.l0, tuple) and len(self.l0) != len(self.layers):
             raise ValueError(f"l0 lists {len(self.l0)} values for {len(self.layers)} layers: one a layer is needed")
         if "{l0}" in pattern and self.l0 is None:
@@ -219,6 +256,12 @@ class Candidates(Section):
     """Rank by the cosine with each layer's own direction, with the chosen one, or both."""
     split: str = "test"
     """The split whose prompts are ablated, here and in the stages that follow."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.step > self.cap:
+            raise ValueError(f"step is {self.step}, but cap, the largest K, is {self.cap}: no K is left to try")
+        return self
 
 
 class Algorithm1(Section):

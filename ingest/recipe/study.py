@@ -104,8 +104,17 @@ class Recipe(Section):
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:
             raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
+        layers = {"candidates.exclude_layers": self.candidates.exclude_layers, "explanations.sources": self.explanations.sources}
+        for field, named in layers.items():
+            if others := sorted(set(named) - set(self.sae_layers)):
+                known = ", ".join(map(str, self.sae_layers))
+                raise ValueError(f"{field} names layer {others[0]}, but the layers of saes.layers are {known}")
         if set(self.sae_layers) <= set(self.candidates.exclude_layers):
             raise ValueError("candidates.exclude_layers leaves no layer of saes.layers")
+        if self.is_given("train_saes") and all(group.release is not None for group in self.sae_groups):
+            raise ValueError(
+                "[train_saes] changes nothing: saes.release names SAEs that are trained already; take one of them out"
+            )
         for section, sets in (("interactions", self.interactions.sets), ("taxonomy", self.taxonomy.sets)):
             if unknown := [name for name in sets if name not in names]:
                 raise ValueError(f"{section}.sets names {unknown[0]!r}, but the sets of [[prompts]] are {', '.join(names)}")

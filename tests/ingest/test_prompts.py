@@ -317,3 +317,31 @@ def test_hub_configs_and_splits_are_those_of_the_data_sets_card(offline_hub: Pat
 def test_hub_data_set_that_is_not_there(offline_hub: Path) -> None:
     with pytest.raises(UserError, match="hub data set acme/none cannot be read"):
         load_prompts(make_recipe({"hub": "acme/none", **COLUMNS}))
+
+
+def test_more_prompts_than_there_are_cannot_be_taken(tmp_path: Path) -> None:
+    assert len(load_rows(tmp_path, texts("a", "b"), take=2)) == 2
+    with pytest.raises(UserError, match="'set0' has only 2 prompts, but its take says 3"):
+        load_rows(tmp_path, texts("a", "b"), take=3)
+    with pytest.raises(UserError, match="'set0' has only 1 prompts, but its take says 2"):
+        load_rows(tmp_path, texts("a", "a"), take=2, deduplicate=True)
+
+
+def test_a_share_that_no_prompt_falls_into_is_named(tmp_path: Path) -> None:
+    rows = texts("a", "b", "c")
+    with pytest.raises(UserError, match=r"no prompt falls into split 'val', whose share is 0\.1 of 3 prompts"):
+        load_rows(tmp_path, rows, split={"train": 0.5, "test": 0.4, "val": 0.1})
+    file = write_rows(tmp_path / "few.jsonl", texts("a"))
+    assert load_prompts(make_recipe({"file": file, "label": "harmful"})), "shares that no recipe names"
+
+
+def test_the_split_of_the_diagnostic_has_prompts(tmp_path: Path) -> None:
+    file = write_rows(
+        tmp_path / "rows.jsonl",
+        [{"instruction": f"{a}{b}", "label": a, "split": b} for a in ("harmful", "benign") for b in ("train", "val", "test")],
+    )
+    spec = {"file": file, "label": {"column": "label"}, "split": {"column": "split"}}
+    require_splits(recipe := make_recipe(spec), prompts := load_prompts(recipe))
+    recipe = make_recipe(spec, diagnostic={"split": "tset"})
+    with pytest.raises(UserError, match=r"diagnostic\.split is 'tset', but no prompt is in that split: the splits are"):
+        require_splits(recipe, prompts)

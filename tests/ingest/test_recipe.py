@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import save_file
 
 from saelake.ingest.recipe import RECIPES, Column, Fractions, Recipe, load_recipe
 from saelake.ingest.saes.refs import list_saes
 from saelake.warehouse.errors import UserError
+from tests.ingest.tiny import save_sae
 
 MINIMAL = """
 name = "small"
@@ -147,7 +147,7 @@ def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> 
         ("[saes]", 'template_sha256 = "12"\n[saes]', "model.template_sha256: String should match pattern"),
         ("l0 = [43, 54]", "l0 = [43]", "saes: l0 lists 1 values for 2 layers"),
         ("l0 = [43, 54]", "", "has {l0} in it: give l0"),
-        ("layers = [0, 1]", "layers = [1, 1]", "saes: layers lists a layer twice"),
+        ("layers = [0, 1]", "layers = [1, 1]", "saes: layers lists 1 twice"),
         ("layers = [0, 1]", "layers = []", "saes.layers: "),
         ("layers = [0, 1]", "layers = [-1, 1]", "saes.layers[0]: Input should be greater than or equal to 0, not -1"),
         ("layer_{layer}", "layer_3", "needs {layer} in it"),
@@ -189,13 +189,61 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, expected: str) -
     assert expected in mistake(tmp_path, (old, new))
 
 
+TEXTS = 'set = "t"\nfile = "own.csv"\ntext = "instruction"\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("where = { n = [1, 2, 1] }", "prompts[0]: where.n lists 1 twice"),
+        ('where = { ok = [true, "a", true] }', "prompts[0]: where.ok lists True twice"),
+        ("[fm]\nsizes = [5, 20, 5]", "fm: sizes lists 5 twice"),
+        ("[algorithm1]\ntaus = [0.1, 0.20, 0.2]", "algorithm1: taus lists 0.2 twice"),
+        ("[stage3]\nks = [1, 1]", "stage3: ks lists 1 twice"),
+        ("[probe]\nks = [1, 1]", "probe: ks lists 1 twice"),
+        ("[controls]\nclamp_values = [2, 2.0]", "controls: clamp_values lists 2.0 twice"),
+        ("[steering]\nvalues = [2, 2.0]", "steering: values lists 2.0 twice"),
+        ('[verdicts]\njudges = ["phrases", "first_token", "phrases"]', "verdicts: judges lists 'phrases' twice"),
+        ('[verdicts]\nphrases = ["No", "No"]', "verdicts: phrases lists 'No' twice"),
+        ('[taxonomy]\nsets = ["own", "own"]', "taxonomy: sets lists 'own' twice"),
+        ('[interactions]\nsets = ["own", "own"]', "interactions: sets lists 'own' twice"),
+        ('[explanations]\npopulations = ["critical", "critical"]', "explanations: populations lists 'critical' twice"),
+        ('[concepts]\npatterns = { guns = ["gun", "gun"] }', "concepts: patterns.guns lists 'gun' twice"),
+        ('[generation]\nreasoning = [["<a>", "</a>"], ["<a>", "</a>"]]', "generation: reasoning lists ('<a>', '</a>') twice"),
+        ('[candidates]\ndirections = ["own", "own"]', "candidates: directions lists 'own' twice"),
+        ("[candidates]\nexclude_layers = [1, 1]", "candidates: exclude_layers lists 1 twice"),
+        ("[candidates]\nexclude_layers = [1, 5]", "candidates.exclude_layers names layer 5, but the layers of saes"),
+        ('[explanations]\nsources = { 5 = "a/b" }', "explanations.sources names layer 5, but the layers of saes"),
+        ("[candidates]\nstep = 20\ncap = 10", "candidates: step is 20, but cap, the largest K, is 10"),
+        ("[candidates]\ncap = 5", "candidates: step is 10, but cap, the largest K, is 5"),
+        ("[waking]\ncontrols = 0\nsimilarity = 3.0", "waking: similarity changes nothing"),
+        ("[losses]\nsets = 3", "losses: sets changes nothing"),
+        ("[train_saes]\nwidth = 4000", "[train_saes] changes nothing: saes.release names SAEs"),
+        (f"[[train_saes.texts]]\n{TEXTS}", "[train_saes] changes nothing"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_named(tmp_path: Path, more: str, expected: str) -> None:
+    assert expected in mistake(tmp_path, ('label = "harmful"', f'label = "harmful"\n{more}'))
+
+
+def test_what_belongs_to_a_layer_by_its_place_may_come_again(tmp_path: Path) -> None:
+    assert load(tmp_path, ("[43, 54]", "[43, 43]")).saes.l0 == (43, 43)
+    assert load(tmp_path, ('label = "harmful"', 'label = "harmful"\n[waking]\ncontrols = 0')).waking.controls == 0
+
+
+def test_the_threshold_of_llama_scope_is_no_matter_of_folders(tmp_path: Path) -> None:
+    spec = 'release = "gemma-scope-2b-pt-res"\nid = "layer_{layer}/width_65k/average_l0_{l0}"'
+    told = mistake(tmp_path, (spec, 'path = "saes/layer_{layer}"\nthreshold = "published"'))
+    assert 'threshold = "published" is about the Llama Scope release' in told
+
+
 def test_missing_sae_folder_is_named_with_its_layer(tmp_path: Path) -> None:
     (tmp_path / "saes" / "layer_0").mkdir(parents=True)
     spec = 'release = "gemma-scope-2b-pt-res"\nid = "layer_{layer}/width_65k/average_l0_{l0}"'
     recipe = load(tmp_path, (spec, 'path = "saes/layer_{layer}"'))
     with pytest.raises(UserError, match=r"there are no \.safetensors weights in"):
         list_saes(recipe)
-    save_file({}, tmp_path / "saes" / "layer_0" / "sae_weights.safetensors")
+    save_sae(tmp_path / "saes" / "layer_0", layer=0)
     with pytest.raises(UserError, match=f"saes.path: there is no SAE folder {tmp_path}/saes/layer_1 for layer 1."):
         list_saes(recipe)
 
