@@ -1,6 +1,7 @@
 """The factorisation machine of the study (R9): one for every embedding length of the recipe, as tables."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,41 @@ from saelake.warehouse.schema import FM_EMBEDDINGS, FM_METRICS, FM_PAIRS, MODELS
 
 PAIRED = 2048
 """Pairs are looked for among so many features, those with the longest embeddings, weighed by how often and strongly they fire."""
+PAIRS_AMONG = 4096
+"""Sizes of cosines are averaged over the pairs of so many features at most."""
+
+
+class Spread(NamedTuple):
+    """How many directions embeddings use; what their cosines can tell apart."""
+
+    mean_cosine: float
+    """Mean cosine of two rows, signed: two opposite clusters cancel in it."""
+    mean_abs_cosine: float
+    """Mean size of the cosine of two rows: 1 if they lie on one line, whatever their signs."""
+    effective_rank: float
+    """exp(entropy) of the shares of energy of the singular directions: 1 to k."""
+    first_direction: float
+    """Share of the energy (sum of squares) in the first singular direction."""
+
+
+def spread(embeddings: np.ndarray, seed: int = 0) -> Spread:
+    """Of rows (m, k); NaN for fewer than two. The mean size is over the pairs of PAIRS_AMONG rows at most, drawn by the seed."""
+    vectors = embeddings.astype(np.float64)
+    if len(vectors) < 2 or not vectors.any():
+        return Spread(*(float("nan"),) * 4)
+    energy = np.maximum(np.linalg.eigvalsh(vectors.T @ vectors), 0)
+    shares = energy[energy > 0] / energy.sum()
+    drawn = _unit(vectors)
+    if len(drawn) > PAIRS_AMONG:
+        drawn = drawn[np.random.default_rng(seed).choice(len(drawn), PAIRS_AMONG, replace=False)]
+    cosines = np.abs(drawn @ drawn.T)
+    n = len(drawn)
+    return Spread(
+        mean_pairwise_cosine(vectors),
+        float((cosines.sum() - np.trace(cosines)) / (n * (n - 1))),
+        float(np.exp(-(shares * np.log(shares)).sum())),
+        float(shares.max()),
+    )
 
 
 def mean_pairwise_cosine(embeddings: np.ndarray) -> float:
@@ -66,7 +102,7 @@ def settings_of(training: Training, n_factors: int, seed: int, init_sd: float = 
 def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> list[Rows]:
     """Rows of models, fm_metrics and predictions: what a machine and a probe have in common."""
     machine, n_train = trained.machine, examples.places["train"]
-    mean_cosine = mean_pairwise_cosine(machine.embeddings) if size else float("nan")
+    found = spread(machine.embeddings) if size else Spread(*(float("nan"),) * 4)
     epochs = [(number, split, getattr(epoch, split)) for number, epoch in enumerate(trained.epochs, 1) for split in SPLITS]
     n_prompts = {name: len(rows) for name, rows in examples.places.items()}
     logits = machine.logits(examples.x)
@@ -81,8 +117,8 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
                 "n_features": [examples.x.shape[1]],
                 "n_untrained": [examples.n_untrained],
                 "n_nonzeros": [examples.x[n_train].nnz],
-                "mean_cosine": [None if np.isnan(mean_cosine) else mean_cosine],
-            },
+            }
+            | {name: [None if np.isnan(value) else value] for name, value in found._asdict().items()},
         ),
         Rows.of(
             FM_METRICS,
@@ -169,4 +205,5 @@ STAGE = Stage(
     compute=_compute,
     unit="machines",
     identity=identity,
+    code_version=2,
 )

@@ -28,7 +28,9 @@ def _machines(study: Studied) -> Sequence[Block]:
         Cell("val_accuracy", "validation", "share"),
         Cell("test_accuracy", "test", "share"),
         Cell("n_test", "test prompts"),
-        Cell("mean_cosine", "mean cosine of embeddings"),
+        Cell("mean_abs_cosine", "mean |cosine| of embeddings"),
+        Cell("effective_rank", "directions in use"),
+        Cell("first_direction", "energy in the first", "share"),
     ]
     machine = next((row for row in best.rows if row["model"] == "fm_20"), None)
     rates = study.ask("comparisons", rows="rate", measure="correct")
@@ -40,9 +42,24 @@ def _machines(study: Studied) -> Sequence[Block]:
     ]
     return [
         Table("Accuracy at the epoch that is best on validation", best, cells),
+        *_alike(best),
         Beside({"accuracy": percent(machine["test_accuracy"])} if machine else {}),
         Table("Test accuracy with Wilson's interval", rates, [*intervals, Cell("high", "to", "share")]),
         Figure("Validation loss by epoch", charts.spec(chart, 240), epochs, "Validation loss of each model by epoch"),
+    ]
+
+
+def _alike(best: Answer) -> list[Block]:
+    """What the embeddings cannot tell."""
+    alike = [row for row in best.rows if row["too_alike"]]
+    if not alike:
+        return []
+    names = ", ".join(f"{row['model']} ({row['mean_abs_cosine']:.2f})" for row in alike)
+    return [
+        Note(
+            f"Embeddings that lie on one line: {names}. Their mean |cosine| is above 0.9, where the paper discards embeddings. "
+            "The cosine of two of them says whether both features push to the same side, and identifies no pair."
+        )
     ]
 
 

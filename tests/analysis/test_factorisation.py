@@ -14,7 +14,7 @@ from torchfm.layer import FactorizationMachine
 from benchmarks.interacting import cosines, interacting, partner_auc
 from saelake.analysis.interactions import machine
 from saelake.analysis.interactions.examples import Examples, examples
-from saelake.analysis.interactions.factorisation import mean_pairwise_cosine, strongest_pairs
+from saelake.analysis.interactions.factorisation import mean_pairwise_cosine, spread, strongest_pairs
 from saelake.analysis.interactions.machine import Machine, Settings, train
 from saelake.warehouse.errors import UserError
 
@@ -93,6 +93,22 @@ def test_planted_interactions_are_found_by_the_machine_and_not_by_the_probe() ->
     assert abs(probe.epochs[probe.best_epoch - 1].test.accuracy - 0.5) < 0.06
 
 
+def test_pairs_are_identified_after_thousands_of_prompts_and_not_after_hundreds() -> None:
+    """What docs/replication.md says of R9."""
+    first, worst = {}, {}
+    for n in (480, 5000):
+        data = interacting(int(n / 0.8), 20, seed=0)
+        alike = cosines(train(data.x, data.y, data.splits, Settings(20)).machine.embeddings)
+        np.fill_diagonal(alike, -2)
+        paired = np.flatnonzero(data.partner >= 0)
+        ranks = np.array([1 + (alike[i] > alike[i, data.partner[i]]).sum() for i in paired])
+        first[n], worst[n] = (ranks == 1).mean(), ranks.max()
+    assert first[5000] >= 0.9
+    assert worst[5000] <= 4
+    assert first[480] <= 0.5
+    assert worst[480] >= 10
+
+
 def test_the_best_epoch_on_validation_is_kept_and_equal_seeds_give_equal_machines() -> None:
     data = interacting(600, 6, seed=2)
     fitting = Settings(4, learning_rate=0.05, epochs=12, batch_size=16)
@@ -122,6 +138,32 @@ def test_mean_pairwise_cosine_is_the_mean_over_pairs(seed: int, n: int, k: int) 
     vectors = np.random.default_rng(seed).normal(size=(n, k))
     pairs = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in combinations(vectors, 2)]
     assert mean_pairwise_cosine(vectors) == pytest.approx(np.mean(pairs), abs=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(1, 5))
+def test_spread_is_that_of_the_pairs_and_of_the_singular_values(seed: int, n: int, k: int) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(n, k))
+    found = spread(vectors)
+    pairs = [abs(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in combinations(vectors, 2)]
+    shares = np.linalg.svd(vectors, compute_uv=False) ** 2 / (vectors**2).sum()
+    assert found.mean_abs_cosine == pytest.approx(np.mean(pairs), abs=1e-9)
+    assert found.first_direction == pytest.approx(shares[0])
+    assert found.effective_rank == pytest.approx(np.prod(shares**-shares))
+    assert 1 - 1e-9 <= found.effective_rank <= min(n, k) + 1e-9
+
+
+def test_two_opposite_clusters_are_one_direction_whatever_their_signed_cosines_say() -> None:
+    rng = np.random.default_rng(0)
+    line = np.where(rng.random(1000) < 0.5, 1.0, -1.0)[:, None] * np.array([0.6, 0.8, 0, 0, 0])
+    found = spread(line + 0.02 * rng.normal(size=line.shape))
+    assert abs(found.mean_cosine) < 0.1, "the signs cancel"
+    assert found.mean_abs_cosine > 0.99
+    assert found.first_direction > 0.99
+    assert found.effective_rank < 1.05
+    apart = spread(rng.normal(size=(5000, 40)))
+    assert apart.mean_abs_cosine == pytest.approx(np.sqrt(2 / (np.pi * 40)), rel=0.02), "drawn pairs of many rows"
+    assert apart.effective_rank > 38
+    assert np.isnan(spread(np.ones((1, 3)))).all()
 
 
 def prompts_of(labels: str, splits: str) -> dict[str, np.ndarray]:

@@ -157,7 +157,35 @@ MODELS = Table(
         Column("n_features", pa.int32(), "features that fire on a training prompt, on the tokens that count"),
         Column("n_untrained", pa.int32(), "features that fire only on validation or test prompts, and are left out"),
         Column("n_nonzeros", pa.int64(), "feature values of the training prompts that are not 0"),
-        Column("mean_cosine", pa.float32(), "mean cosine of two features' embeddings", null="a probe"),
+        Column(
+            "mean_cosine",
+            pa.float32(),
+            "mean signed cosine of two features' embeddings, in which opposite clusters cancel: mean_abs_cosine tells",
+            null="a probe",
+        ),
+        Column(
+            "mean_abs_cosine",
+            pa.float32(),
+            "mean size of the cosine of two features' embeddings, of 4,096 drawn features at most; above 0.9, which the paper "
+            "rejects, the embeddings hold hardly more than a sign",
+            null="a probe",
+            since=2,
+        ),
+        Column(
+            "effective_rank",
+            pa.float32(),
+            "directions that the embeddings use: exp of the entropy of the shares of energy of their singular directions; "
+            "1 to size",
+            null="a probe",
+            since=2,
+        ),
+        Column(
+            "first_direction",
+            pa.float32(),
+            "share of the embeddings' energy (sum of squares) in their first singular direction; 1: they are all one line",
+            null="a probe",
+            since=2,
+        ),
     ),
     key=("run_id", "model"),
     order=("model",),
