@@ -62,6 +62,7 @@ class ShardMaker:
             "layer": pa.array([s.ref.layer for s in self._facts.values()], pa.int16()),
             "width": pa.array([s.width for s in self._facts.values()], pa.int32()),
             "hook": [s.reads.hook for s in self._facts.values()],
+            "hook_out": pa.array([None if s.writes == s.reads else s.writes.hook for s in self._facts.values()], pa.string()),
             "norm": [s.norm for s in self._facts.values()],
             "declared_l0": pa.array([s.ref.declared_l0 for s in self._facts.values()], pa.float32()),
         }

@@ -49,6 +49,7 @@ SAES = Table(
         LAYER,
         Column("width", pa.int32(), "number of features"),
         Column("hook", pa.string(), "the activation that it reads"),
+        Column("hook_out", pa.string(), "the activation that its decoder adds to", null="the one that it reads", since=2),
         Column("norm", pa.string(), "input normalisation convention"),
         Column("declared_l0", pa.float32(), "mean active features a token, as published", null="not declared"),
         Column("measured_l0", pa.float32(), "mean active features a token on this study's prompts, BOS left out"),

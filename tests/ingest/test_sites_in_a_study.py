@@ -1,0 +1,102 @@
+"""A study whose SAEs read and write at other sites than the residual stream after a block: captured as hooked by hand."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import ingest_study, open_study
+from saelake.ingest.recipe import Recipe
+from saelake.warehouse.errors import UserError
+from tests.ingest.small_study import lake_in, sql, write_study
+from tests.ingest.tiny import D_MODEL, save_sae
+
+SAES: dict[str, tuple[int, str, dict[str, Any]]] = {
+    "mlp_out": (1, "jumprelu", {"hook_name": "blocks.1.hook_mlp_out"}),
+    "transcoder": (1, "transcoder", {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}),
+    "heads": (2, "gated", {"hook_name": "blocks.2.attn.hook_z"}),
+    "attention": (0, "standard", {"hook_name": "blocks.0.hook_attn_out"}),
+    "before": (0, "jumprelu", {"hook_name": "blocks.0.hook_resid_pre"}),
+}
+MODULES = {
+    "mlp_out": ("layers.1.mlp", "out"),
+    "transcoder": ("layers.1.mlp", "in"),
+    "heads": ("layers.2.self_attn.o_proj", "in"),
+    "attention": ("layers.0.self_attn", "out"),
+    "before": ("layers.0", "in"),
+}
+
+
+def write(folder: Path) -> Recipe:
+    recipe = write_study(folder, "llama")
+    content = recipe.model_dump(exclude={"saes", "more_saes"}, exclude_unset=True)
+    groups = []
+    for seed, (name, (layer, architecture, metadata)) in enumerate(SAES.items(), start=20):
+        more = {"d_out": D_MODEL, "apply_b_dec_to_input": False} if architecture == "transcoder" else {}
+        if name == "heads":
+            more["reshape_activations"] = "hook_z"
+        save_sae(folder / name, architecture, layer, metadata=metadata, seed=seed, **more)
+        groups.append({"path": folder / name, "layers": [layer]})
+    return Recipe.model_validate(content | {"saes": groups})
+
+
+def test_every_site_is_captured_and_ablated_in_a_study(tmp_path: Path) -> None:
+    study, lake = open_study(write(tmp_path)), lake_in(tmp_path)
+    record = ingest_study(study, lake)
+    bench = Workbench(study, lake)
+    names = {ref.sae_id: Path(str(ref.path)).name for ref in study.saes}
+    with sql(lake, record) as con:
+        hooks = {names[i]: (hook, out) for i, hook, out in con.execute("select sae_id, hook, hook_out from saes").fetchall()}
+        rows = con.execute(
+            "select sae_id, prompt_id & 4294967295 as place, pos, feature_id, activation from activations"
+        ).fetchnumpy()
+    assert hooks == {name: (meta["hook_name"], meta.get("hook_name_out")) for name, (_, _, meta) in SAES.items()}
+    by_name = {names[sae.sae_id]: sae for sae in bench.saes.values()}
+    for place, ids in enumerate(bench.token_ids):
+        seen = read_by_hand(bench, ids)
+        for name, sae in by_name.items():
+            chosen = (rows["sae_id"].astype(str) == sae.sae_id) & (rows["place"] == place)
+            dense_tf = torch.zeros(len(ids), sae.width)
+            dense_tf[rows["pos"][chosen].astype(int), rows["feature_id"][chosen].astype(int)] = torch.tensor(
+                rows["activation"][chosen]
+            )
+            torch.testing.assert_close(dense_tf, sae.encode(seen[name]), atol=1e-4, rtol=1e-4, msg=name)
+    number = {sae.sae_id: n for n, sae in bench.saes.items()}
+    clean = bench.engine.log_probabilities([Request(0)])
+    for sae in by_name.values():
+        held = FeatureSet.of([number[sae.sae_id]] * sae.width, range(sae.width))
+        assert not torch.allclose(bench.engine.log_probabilities([Request(0, held)]), clean, atol=1e-4)
+
+
+def read_by_hand(bench: Workbench, ids: list[int]) -> dict[str, torch.Tensor]:
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: Any, args: Any, kwargs: Any, out: Any) -> None:
+            given = args[0] if args else kwargs["hidden_states"]
+            found = given if MODULES[name][1] == "in" else out if isinstance(out, torch.Tensor) else out[0]
+            seen[name] = found[0].detach().clone()
+
+        return hook
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, (module, _) in MODULES.items():
+            part = bench.subject.model.model.get_submodule(module)
+            hooks.callback(part.register_forward_hook(keep(name), with_kwargs=True).remove)
+        bench.subject.model(torch.tensor([ids]), use_cache=False)
+    return seen
+
+
+def test_an_sae_of_a_site_that_the_model_has_not_is_refused_before_any_pass(tmp_path: Path) -> None:
+    recipe = write_study(tmp_path, "gpt_neox")
+    save_sae(tmp_path / "mid", layer=1, metadata={"hook_name": "blocks.1.hook_resid_mid"})
+    content = recipe.model_dump(exclude={"saes", "more_saes"}, exclude_unset=True)
+    recipe = Recipe.model_validate(content | {"saes": {"path": tmp_path / "mid", "layers": [1]}})
+    with pytest.raises(
+        UserError, match="resid_mid of layer 1 cannot be used in this model: in a GPTNeoXLayer attention and MLP read"
+    ):
+        ingest_study(open_study(recipe), lake_in(tmp_path))
