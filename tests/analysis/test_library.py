@@ -18,7 +18,7 @@ from torch import Tensor
 import saelake
 from saelake.analysis.engine.attribution import gradients
 from saelake.ingest.template import ChatTemplate
-from tests.ingest.tiny import D_MODEL, make_model, save_sae
+from tests.ingest.tiny import D_MODEL, make_model, save_model, save_sae
 from tests.ingest.tiny import llama3_tokenizer as tokenizer_of
 from tests.lakes import build_lake
 from tests.planted import load, minimal_sets, write_planted
@@ -389,6 +389,33 @@ def test_a_base_model_without_a_template_reads_prompts_as_they_are() -> None:
     plain = saelake.Subject(model, tokenizer, chat_template="none")
     assert plain.encode("I am").token_ids == tokenizer("I am")["input_ids"]
     assert isinstance(plain.template, ChatTemplate)
+
+
+def test_the_unembedding_of_a_bfloat16_model_is_computed_in_float32() -> None:
+    tokenizer = tokenizer_of()
+    model = make_model("gemma2", tokenizer).bfloat16()
+    given = saelake.Engine(saelake.Subject(model, tokenizer), [])
+    ids = given.subject.encode(TEXTS[0]).token_ids
+    read: list[Tensor] = []
+    handle = model.model.norm.register_forward_hook(lambda _module, _args, out: read.append(out[:, -1]))
+    p = float(given.next_token([TEXTS[0]]).p_target[0])
+    handle.remove()
+    logits = read[-1].float() @ model.lm_head.weight.float().T
+    cap = model.config.final_logit_softcapping
+    chosen = list(given.subject.refusal_token_ids)
+    assert p == pytest.approx(float(((logits / cap).tanh() * cap).softmax(-1)[0, chosen].sum()), rel=1e-5)
+    with torch.no_grad():
+        rounded = model(torch.tensor([ids]), use_cache=False).logits
+    assert rounded.dtype == torch.bfloat16, "the model is as it was"
+
+
+def test_a_subject_is_loaded_by_folder(tmp_path: Path) -> None:
+    save_model("llama", tmp_path)
+    loaded = saelake.Subject.load(tmp_path, target_tokens=["I"], system="I am sorry.")
+    assert loaded.encode("I").roles.count("user") == 1
+    assert loaded.refusal_token_ids == subject().refusal_token_ids
+    with pytest.raises(saelake.UserError, match="cannot be loaded"):
+        saelake.Subject.load("org/absent")
 
 
 def test_the_factorisation_machine_finds_a_planted_interaction() -> None:
