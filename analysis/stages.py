@@ -29,6 +29,7 @@ from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.job import Study, ingest_spec, ingest_study, open_study
+from saelake.ingest.prompt_major import copy_spec
 from saelake.ingest.prompts import require_splits
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.sections import JUDGES
@@ -37,6 +38,7 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run, whole_run
+from saelake.warehouse.runs import known as known_runs
 
 SEARCH = (directions.STAGE, alignments.STAGE, baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, controls.STAGE)
 INTERACTIONS = (
@@ -93,16 +95,21 @@ class StageStatus:
     why: str
 
 
-def specs(study: Study, asked: Sequence[Stage] | None = None) -> dict[str, RunSpec]:
-    """The identity of every stage's run, ingest first; of the recipe's stages, or of those that are asked for, in this order."""
+def specs(study: Study, asked: Sequence[Stage] | None = None, lake: Lake | None = None) -> dict[str, RunSpec]:
+    """The identity of every stage's run, ingest first; of the recipe's stages, or of those that are asked for, in this order.
+
+    Args:
+        lake: where runs are looked for that an older version of the schema published with this content.
+    """
+    find = known_runs(lake) if lake else lambda spec: spec
     oracle = judge_identity(study.recipe.verdicts.oracle, study.recipe)
-    found = {"ingest": ingest_spec(study)}
+    found = {"ingest": find(ingest_spec(study))}
     for stage in stages(study.recipe) if asked is None else asked:
         config = study.identity | {"code": stage.code_version}
         config |= {name: oracle if name == "verdicts" else study.recipe.section(name) for name in stage.sections}
         config |= stage.identity(study)
         parents = tuple(found[parent].run_id for parent in stage.parents)
-        found[stage.name] = RunSpec(stage.name, study.recipe.name, config, parents, study.recipe.compute.seed)
+        found[stage.name] = find(RunSpec(stage.name, study.recipe.name, config, parents, study.recipe.compute.seed))
     return found
 
 
@@ -126,7 +133,7 @@ def analyze_study(
     study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
 ) -> list[RunRecord]:
     """`analyze` for a study that is opened already; workers compute the shards elsewhere than in this process."""
-    known = specs(study)
+    known = specs(study, lake=lake)
     bench = Workbench(study, lake)
     compute = partial(workers.compute, known["ingest"]) if workers else None
     if workers is None and whole_run(lake, known["direction"].run_id) is None:
@@ -161,7 +168,7 @@ def judge_study(
     recipe, stage = study.recipe, judging_stage(name)
     if name == recipe.verdicts.oracle:
         raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
-    known = specs(study, [*COMPUTED, stage])
+    known = specs(study, [*COMPUTED, stage], lake)
     if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
         raise UserError(
             f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done; run `saelake analyze` first"
@@ -197,7 +204,7 @@ def open_ablation(recipe: Recipe, lake: Lake, condition: str, features: chosen.F
     """The study of a recipe, checked for `ablate`, whose mistakes it raises; what a select names is only known after ingest."""
     chosen.check_condition(condition)
     study = open_analysis(recipe)
-    if whole_run(lake, ingest_spec(study).run_id) is None:
+    if whole_run(lake, ingest_spec(study, lake).run_id) is None:
         chosen.check_features(study, features)
     return study
 
@@ -216,7 +223,7 @@ def ablate_study(
     ingest_study(study, lake, progress=progress)
     with connect(lake, study.recipe.name) as con:
         stage = chosen.stage(condition, chosen.feature_set(con, study, features, value))
-    return ensure_stage(stage, specs(study, [stage]), Workbench(study, lake), force=force, progress=progress)
+    return ensure_stage(stage, specs(study, [stage], lake), Workbench(study, lake), force=force, progress=progress)
 
 
 def ensure_stage(
@@ -248,9 +255,12 @@ def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
     """
     study = open_study(recipe)
     current = lake.current()
-    known = specs(study)
+    known = specs(study, lake=lake)
     found = [_status(name, spec, lake, current, known) for name, spec in known.items()]
     found = _with_reasons(found, study, lake)
+    ingest = whole_run(lake, known["ingest"].run_id)
+    if recipe.capture.prompt_major and ingest and (copy := copy_spec(recipe.name, ingest)):
+        found.insert(1, _status(copy.stage, copy, lake, current, known))
     judged = [stage.removeprefix(judging.PREFIX) for name, stage in sorted(current) if name == recipe.name]
     for name in judged:
         if name in JUDGES and name != recipe.verdicts.oracle and judging.PREFIX + name not in known:
@@ -273,7 +283,7 @@ def _with_reasons(found: Sequence[StageStatus], study: Study, lake: Lake) -> lis
 def _status_beside(stage: Stage, study: Study, lake: Lake, current: Mapping[tuple[str, str], str]) -> StageStatus:
     """The status of a judge that the recipe does not name (any more); its classifier may be out of reach."""
     try:
-        known = specs(study, [*stages(study.recipe), stage])
+        known = specs(study, [*stages(study.recipe), stage], lake)
     except UserError as error:
         return StageStatus(stage.name, current[study.recipe.name, stage.name], "unknown", str(error))
     return _status(stage.name, known[stage.name], lake, current, known)
@@ -284,7 +294,8 @@ def _status(
 ) -> StageStatus:
     landed = lake.landing(spec.run_id)
     if whole_run(lake, spec.run_id):
-        return StageStatus(name, spec.run_id, "done", "")
+        why = "published by an older version of saelake, with the content that the recipe asks for" if spec.known_as else ""
+        return StageStatus(name, spec.run_id, "done", why)
     if landed.is_dir():
         n_landed = sum(1 for p in landed.iterdir() if p.is_dir() and p.name[0] != ".")
         return StageStatus(name, spec.run_id, "resumable", f"{n_landed} shards landed")
@@ -298,7 +309,7 @@ def _changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunS
         return "never computed"
     if previous.run_id == spec.run_id:
         return f"added without {', '.join(previous.withheld)}"
-    changed = [name for name, value in spec.config.items() if previous.config.get(name) != value]
+    changed = [name for name, value in spec.config.items() if previous.config_now.get(name) != value]
     changed += ["seed"] if previous.seed != spec.seed else []
     stage_of = {s.run_id: name for name, s in known.items()}
     changed += [f"run of {stage_of[p]}" for p in spec.parents if p not in previous.parents]

@@ -71,7 +71,7 @@ class Workbench:
     @cached_property
     def prompt_ids(self) -> np.ndarray:
         """(n_prompts,) int64: the id of every prompt in the study's ingest run."""
-        return prompt_ids(ingest_spec(self.study), len(self.study.prompts))
+        return prompt_ids(ingest_spec(self.study, self.lake), len(self.study.prompts))
 
     @cached_property
     def numbers(self) -> dict[int, int]:

@@ -68,7 +68,7 @@ class Worker:
 
         study = self._bench.study
         asked = None if stage == "ingest" else stage_named(study.recipe, stage)
-        known = specs(study, [*stages(study.recipe), *([asked] if asked else [])])
+        known = specs(study, [*stages(study.recipe), *([asked] if asked else [])], self._bench.lake)
         if known[stage].run_id != run_id:
             raise UserError(
                 f"a worker finds another {stage} run than the process that started it ({known[stage].run_id}, not {run_id}): "
@@ -76,7 +76,7 @@ class Worker:
             )
         if asked is None:
             # Kept from shard to shard, since it holds the subject and its SAEs.
-            self._ingest = self._ingest or ingest_plan(study)
+            self._ingest = self._ingest or ingest_plan(study, spec=known[stage])
             ((_, rows),) = self._ingest.compute([shard])
             return rows
         self._ingest = None

@@ -46,7 +46,7 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
     opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, _workers(n_workers, opened, Lake.at(lake)) as workers:
         into = Lake.create(lake)
-        compute = partial(workers.compute, job.ingest_spec(opened)) if workers else None
+        compute = partial(workers.compute, job.ingest_spec(opened, into)) if workers else None
         record = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
     _print_runs(lake, [record.run_id])
 

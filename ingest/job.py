@@ -11,18 +11,21 @@ import numpy as np
 
 from saelake.ingest.access import require_access
 from saelake.ingest.fingerprint import fingerprint
+from saelake.ingest.prompt_major import copy_by_prompt
 from saelake.ingest.prompts import Prompt, content_hash, load_prompts
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.refs import SaeRef, list_saes, numbered
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
-from saelake.warehouse.runs import Compute, Plan, Rows, ensure_run
+from saelake.warehouse.runs import Compute, Plan, Rows, ensure_run, known
 from saelake.warehouse.statistics import FeatureStatistics
 
 if TYPE_CHECKING:
     from saelake.ingest.shards import ShardMaker
 
 CODE_VERSION = 3
+OLDER_CODE = (2,)
+"""Of version 1: these runs differ in how a token is spelt alone, and stand."""
 TABLES = ("prompts", "tokens", "saes", "features", "activations")
 SAES_SHARD = "saes"
 Item = TypeVar("Item")
@@ -76,8 +79,8 @@ def open_study(recipe: Recipe) -> Study:
     return Study(recipe, prompts, saes, model_hash, resolve_device(recipe.compute.device).type)
 
 
-def ingest_spec(study: Study) -> RunSpec:
-    """Identity of the study's ingest run."""
+def ingest_spec(study: Study, lake: Lake | None = None) -> RunSpec:
+    """Identity of the study's ingest run; in a lake also a run of an older version that has its content."""
     recipe = study.recipe
     config = study.identity | {
         "code": CODE_VERSION,
@@ -86,7 +89,9 @@ def ingest_spec(study: Study) -> RunSpec:
         "prompts": recipe.section("prompts") | {"hash": content_hash(study.prompts)},
         "capture": recipe.section("capture"),
     }
-    return RunSpec("ingest", recipe.name, config, seed=recipe.compute.seed, about=recipe.about())
+    older = tuple({"code": code} for code in OLDER_CODE)
+    spec = RunSpec("ingest", recipe.name, config, seed=recipe.compute.seed, about=recipe.about(), older=older)
+    return spec if lake is None else known(lake)(spec)
 
 
 def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
@@ -101,17 +106,22 @@ def ingest_study(
     study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, compute: Compute | None = None
 ) -> RunRecord:
     """`ingest` for a study that is opened already; `compute` makes its shards elsewhere than in this process."""
-    plan = ingest_plan(study)
+    spec = ingest_spec(study, lake)
+    plan = ingest_plan(study, spec=spec)
     if compute is not None:
         plan = replace(plan, compute=compute)
-    return ensure_run(lake, ingest_spec(study), plan, force=force, progress=progress)
+    record = ensure_run(lake, spec, plan, force=force, progress=progress)
+    if study.recipe.capture.prompt_major:
+        copy_by_prompt(study.recipe.name, record, lake, progress)
+    return record
 
 
-def ingest_plan(study: Study, loaded: "ShardMaker | None" = None) -> Plan:
+def ingest_plan(study: Study, loaded: "ShardMaker | None" = None, spec: RunSpec | None = None) -> Plan:
     """The shards of a study's ingest run, computed in this process; subject and SAEs are loaded for the first and then kept.
 
     Args:
         loaded: they are there already.
+        spec: the run, if not the one of `ingest_spec(study)`.
     """
     size = study.recipe.capture.shard_prompts
     shards = [SAES_SHARD] + [f"prompts-{start:07d}" for start in range(0, len(study.prompts), size)]
@@ -121,7 +131,7 @@ def ingest_plan(study: Study, loaded: "ShardMaker | None" = None) -> Plan:
         # torch is imported when there is work for it, so that finding a finished run stays quick.
         from saelake.ingest.shards import ShardMaker
 
-        return loaded or ShardMaker(study, ingest_spec(study))
+        return loaded or ShardMaker(study, spec or ingest_spec(study))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         slices = {name: start for name in missing if name != SAES_SHARD for start in [int(name.removeprefix("prompts-"))]}

@@ -54,9 +54,18 @@ class RunSpec:
     seed: int = 0
     about: dict[str, Any] = field(default_factory=dict)
     """What is worth knowing, but determines nothing: licences, and where content was read from."""
+    older: tuple[dict[str, Any], ...] = ()
+    """Values in the place of some of `config` that older versions computed this same content by."""
+    known_as: str | None = None
+    """The run with this content that an older version of the schema published, if there is one (`runs.known`)."""
 
     @property
     def run_id(self) -> str:
+        return self.known_as or self.identity
+
+    @property
+    def identity(self) -> str:
+        """The id that this saelake gives it."""
         identity = {"stage": self.stage, "config": self.config, "parents": self.parents, "seed": self.seed}
         # Not the schema's version, which determines no content: the 1 is a constant, by which runs of version 1 keep their ids.
         digest = sha256_text(canonical_json(identity | {"schema": 1}))
@@ -126,6 +135,16 @@ class RunRecord:
         fields["tables"] = tuple(TableContent(**t) for t in fields["tables"])
         fields["files"] = tuple(DataFile(**f) for f in fields["files"])
         return cls(**fields)
+
+    @property
+    def identity(self) -> str:
+        """The id that this saelake would give the run."""
+        return RunSpec(self.stage, self.recipe, self.config_now, self.parents, self.seed).identity
+
+    @property
+    def config_now(self) -> dict[str, Any]:
+        """What determines its content, said as this version of the schema says it."""
+        return self.config if self.schema_version > 1 else without_storage(self.config)
 
     def n_rows(self, table: str) -> int:
         return sum(t.n_rows for t in self.tables if t.name == table)
@@ -298,6 +317,12 @@ class Lake:
             folders = (p for p in (self.root / "current").glob("*/*") if p.is_dir())
             found |= {(p.parent.name, p.name): FOLDER for p in folders}
         return found
+
+
+def without_storage(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of version 1 without what determines no content: sizes of shards and batches, and the prompt-major copy."""
+    kept = {name: value for name, value in config.get("capture", {}).items() if name == "round"}
+    return config | {"capture": kept} if "capture" in config else config
 
 
 def newer(what: str, version: int) -> str:

@@ -6,6 +6,7 @@ for a reader. Whatever moment a process is killed at, the same request finds wha
 
 import platform
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib import metadata
@@ -50,6 +51,26 @@ def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, pr
     return published
 
 
+def known(lake: Lake) -> Callable[[RunSpec], RunSpec]:
+    """A function that finds what older versions of the schema have published: a spec comes back as the run that has its content.
+
+    Parents are to be found before their children, whose identity holds the ids that their parents really have.
+    """
+    older: dict[str, str] = {}
+    for run_id in lake.run_ids():
+        with suppress(UserError):  # a damaged record is told where it is used
+            record = lake.record(run_id)
+            if record and record.schema_version < SCHEMA_VERSION:
+                older[record.identity] = run_id
+
+    def find(spec: RunSpec) -> RunSpec:
+        same = [replace(spec, config=spec.config | other).identity for other in ({}, *spec.older)]
+        found = next((older[identity] for identity in same if identity in older), None)
+        return spec if found is None or lake.published.exists(record_key(spec.identity)) else replace(spec, known_as=found)
+
+    return find
+
+
 def whole_run(lake: Lake, run_id: str) -> RunRecord | None:
     """A published run with all that it computed; None if it came from a shared set that left something out."""
     record = lake.record(run_id)
@@ -89,6 +110,7 @@ def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecor
 
 def _compute_again(lake: Lake, spec: RunSpec, plan: Plan, published: RunRecord, progress: Quiet) -> None:
     """Computes a published run from nothing, beside it, and compares the content."""
+    plan = replace(plan, tables=[t.name for t in published.tables])  # a copy of rows may be asked for now, or not any more
     landing = lake.landing(f"{spec.run_id}.again")
     shutil.rmtree(landing, ignore_errors=True)
     try:

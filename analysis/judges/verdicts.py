@@ -100,7 +100,7 @@ def judge_identity(name: str, recipe: Recipe) -> dict[str, object]:
     Raises UserError for an unknown name, and for a classifier or a template that cannot be found.
     """
     check_judge(name)
-    reasoning = recipe.section("generation")["reasoning"]
+    reasoning = [list(marks) for marks in recipe.generation.reasoning]
     identity: dict[str, object] = {"name": name, "code": CODE_VERSION, "reasoning": reasoning}
     if name == "harmbench":
         from saelake.analysis.judges.harmbench import identify

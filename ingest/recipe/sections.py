@@ -36,6 +36,10 @@ RecipePath = Annotated[Path, AfterValidator(_resolve)]
 ExistingPath = Annotated[Path, AfterValidator(_resolve_existing)]
 
 
+LATER = "since version 2"
+"""Marks a field that recipes of version 1 did not have: at its default it stands in no run's id, so that older runs are found."""
+
+
 class Section(BaseModel):
     """Base of every table in a recipe: immutable, and an unknown field is an error."""
 
@@ -55,6 +59,11 @@ class Section(BaseModel):
                 if isinstance(items, tuple) and (repeated := _repeated(items)):
                     raise ValueError(f"{where} lists {repeated[0]} twice")
         return self
+
+    def unused_later_fields(self) -> dict[str, bool]:
+        """Fields that came with a later version (`LATER`) and have their default: what runs before them were computed with."""
+        fields = type(self).model_fields
+        return {name: True for name, field in fields.items() if LATER in field.metadata and getattr(self, name) == field.default}
 
     def one_of(self, *fields: str) -> str:
         """The one field of `fields` that is set; raises ValueError when none or several are."""
@@ -317,7 +326,7 @@ class Generation(Section):
 
     max_new_tokens: Count = 32
     """Tokens of an answer."""
-    reasoning: tuple[tuple[Mark, Mark], ...] = REASONING
+    reasoning: Annotated[tuple[tuple[Mark, Mark], ...], LATER] = REASONING
     """What reasoning begins and ends with in an answer: judges read what follows. An answer whose reasoning does not end within
     max_new_tokens is none: it is neither refused nor answered, but degenerate."""
 

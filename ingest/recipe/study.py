@@ -34,8 +34,10 @@ from saelake.warehouse.errors import UserError
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
-# Where content lies and who may pass it on is no part of what it is: hashes of models, SAEs and prompts stand for it in run ids.
-_LOCATIONS: dict[str, Any] = {
+# What determines no content is no part of a run's id: where content lies and who may pass it on (hashes of models, SAEs and
+# prompts stand for it), how many prompts a shard or a batch takes, and whether rows are stored a second time.
+_NO_CONTENT: dict[str, Any] = {
+    "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True},
     "model": {"path": True, "chat_template_file": True, "licence": True, "without_bos": True},
     "saes": {"path": True, "licence": True},
     "prompts": {
@@ -146,11 +148,11 @@ class Recipe(Section):
         return self.model_copy(update={"prompts_per_group": n})
 
     def section(self, name: str) -> dict[str, Any]:
-        """One section as JSON values, defaults filled in, without paths and addresses: equal content gives equal dicts.
+        """One section as JSON values, defaults filled in, without what determines no content: equal content gives equal dicts.
 
         The pinned template stands in "model" as text. "prompts" gives {"sets": [...], "prompts_per_group": n or absent}.
         """
-        left_out = _LOCATIONS.get(name, {})
+        left_out = _NO_CONTENT.get(name, {})
         if name == "prompts":
             sets = [one.model_dump(mode="json", exclude=left_out, exclude_none=True) for one in self.prompts]
             limited = {} if self.prompts_per_group is None else {"prompts_per_group": self.prompts_per_group}
@@ -160,7 +162,7 @@ class Recipe(Section):
             return {"groups": [g.model_dump(mode="json", exclude=left_out, exclude_none=True) for g in self.sae_groups]}
         section = getattr(self, name)
         assert isinstance(section, Section), f"no recipe section {name!r}"
-        content = section.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        content = section.model_dump(mode="json", exclude={**left_out, **section.unused_later_fields()}, exclude_none=True)
         if isinstance(section, ModelSpec) and (template := section.pinned_template()) is not None:
             content["chat_template"] = template
         return content

@@ -10,6 +10,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from saelake.analysis import stages
+from saelake.ingest.job import ingest, open_study
+from saelake.ingest.recipe import load_recipe
 from saelake.warehouse import schema
 from saelake.warehouse.catalog import connect, current_files
 from saelake.warehouse.check import check
@@ -20,6 +23,7 @@ from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
 from tests.conftest import ROOT
 from tests.lakes import WIDTH, build_lake
+from tests.planted.study import write_planted
 from tests.warehouse import toys
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -123,6 +127,52 @@ def test_a_run_that_a_newer_saelake_wrote_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs" / f"{record.run_id}.json").write_text(newer.to_json())
     with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}, .* upgrade saelake"):
         connect(lake)
+
+
+@pytest.fixture(scope="module")
+def planted_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study that the golden lakes are about, as it was then."""
+    folder = tmp_path_factory.mktemp("planted")
+    write_planted(folder)
+    return Path(shutil.copy(GOLDEN / "v1" / "recipe.toml", folder / "golden.toml"))
+
+
+def test_a_study_of_version_1_is_found_and_built_on(golden: Callable[[str], Lake], planted_recipe: Path) -> None:
+    lake, recipe = golden("v1"), load_recipe(planted_recipe)
+    ingested = lake.current()["golden", "ingest"]
+    found = {one.stage: one for one in stages.status(recipe, lake)}
+    assert (found["ingest"].state, found["ingest"].run_id) == ("done", ingested)
+    assert "older version" in found["ingest"].why
+    assert found["taxonomy"].state == "done"
+    assert "capture" not in found["baseline"].why
+    record = stages.ablate(recipe, lake, "later", [(2, 0), (4, 1)])
+    assert record.parents == (ingested,)
+    with connect(lake) as con:
+        same = "select count(*), bool_and(a.completion = b.completion) from ablations as a join ablations as b using (prompt_id)"
+        rows = con.execute(f"{same} where a.condition = 'mine' and b.condition = 'later'").fetchone()
+    assert rows == (12, True)
+    assert not check(lake)
+
+
+def test_storage_options_are_in_no_id_and_the_copy_by_prompt_is_a_run_of_its_own(planted_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(planted_recipe)
+    sizes = {"shard_prompts": 5, "batch_tokens": 100, "prompt_major": False}
+    other = recipe.model_copy(update={"name": "other", "capture": recipe.capture.model_copy(update=sizes)})
+    ids = [[s.run_id for s in stages.specs(open_study(one)).values()] for one in (recipe, other)]
+    assert ids[0] == ids[1]
+    lake = Lake.create(tmp_path / "lake")
+    same_sizes = other.model_copy(update={"capture": recipe.capture.model_copy(update={"prompt_major": False})})
+    plain = ingest(same_sizes, lake)  # other batches may move a value by a rounding
+    assert ingest(recipe, lake) == plain
+    assert {r.stage for r in lake.records()} == {"ingest", "prompt_major"}
+    with connect(lake, "golden") as con:
+        columns = ", ".join(c.name for c in TABLES["activations"].columns if c.name != "run_id")
+        rows = [
+            con.execute(f"select {columns} from {n} order by all").fetchall() for n in ("activations", "activations_by_prompt")
+        ]
+        assert rows[0] == rows[1] != []
+    assert ingest(recipe, lake, force=True) == plain
+    assert not check(lake)
 
 
 def test_the_schemas_version_is_no_part_of_a_runs_identity(monkeypatch: pytest.MonkeyPatch) -> None:
