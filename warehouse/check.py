@@ -145,7 +145,7 @@ class _RunCheck:
                 if not parquet.schema_arrow.equals(table.schema_at(self._record.schema_version)):
                     yield f"its columns are not those of {table.name}"
                     return
-            for batch in stored_batches(path, table.name):
+            for batch in stored_batches(path, table.name, self._record.schema_version):
                 batch.validate(full=True)  # text that is no UTF-8
                 n_rows += len(batch)
                 content.update(batch)
@@ -177,7 +177,7 @@ def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord])
             if file.table in REFERENCE_COLUMNS:
                 try:
                     with lake.published.local(file.path) as path:
-                        batches = stored_batches(path, file.table, REFERENCE_COLUMNS[file.table])
+                        batches = stored_batches(path, file.table, records[run_id].schema_version, REFERENCE_COLUMNS[file.table])
                         known = known.joined(referred(file.table, batches))
                 except UserError:
                     raise

@@ -138,20 +138,20 @@ def open_parquet(path: Path, text: Sequence[str] = ()) -> pq.ParquetFile:
     )
 
 
-def stored_batches(path: Path, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a published or shared file in order, a few at a time: no batch has more than BATCH_BYTES of text.
+def stored_batches(path: Path, table: str, version: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file of a run of that version in order, a few at a time: no batch has more than BATCH_BYTES of text.
 
     However often long texts come again, they are spelt out only for the rows of one batch.
     """
-    text = text_columns(table)
+    text = text_columns(table, version)
     with open_parquet(path, text) as parquet:
         for batch in parquet.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns)):
             yield from _spelt_out(batch, [name for name in text if name in batch.schema.names])
 
 
-def text_columns(table: str) -> list[str]:
-    """The columns of a table that hold text."""
-    return [field.name for field in TABLES[table].schema if pa.types.is_string(field.type)]
+def text_columns(table: str, version: int) -> list[str]:
+    """The columns of a table that hold text, in files of a version of the schema."""
+    return [field.name for field in TABLES[table].schema_at(version) if pa.types.is_string(field.type)]
 
 
 def _spelt_out(batch: pa.RecordBatch, text: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -174,7 +174,7 @@ def _take_file(folder: Path, file: DataFile, draft: Path, name: str, version: in
     try:
         _copy_file(folder, file, incoming)
         check_footer(incoming, file, version)
-        check_pages(incoming, file.table)
+        check_pages(incoming, file.table, version)
         rows = rechunk(_in_order(incoming, file.table, version))
         content = ContentHash(TABLES[file.table].schema_at(version))
         n_rows, n_bytes, sha256 = write_table(target, file.table, rows, content, version=version)
@@ -196,7 +196,7 @@ def _in_order(path: Path, table: str, version: int) -> Iterator[pa.RecordBatch]:
     """
     names = [name for name in TABLES[table].unique_at(version) if name != "run_id"]
     order = RowOrder(names)
-    for batch in stored_batches(path, table):
+    for batch in stored_batches(path, table, version):
         order.update(batch)
         if order.n_repeated > MOST_BROKEN:
             raise ValueError(f"({', '.join(names)}) repeats")

@@ -46,7 +46,7 @@ class Page(NamedTuple):
     """Where its content lies in the file."""
 
 
-def check_pages(path: Path, table: str) -> None:
+def check_pages(path: Path, table: str, version: int) -> None:
     """Raises ValueError where pages, row groups or texts of a file are larger than any that `share` writes."""
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -60,7 +60,7 @@ def check_pages(path: Path, table: str) -> None:
             raise ValueError(f"it has {metadata.num_row_groups:,} row groups for {metadata.num_rows:,} rows: too many")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _check_groups(metadata, content)
-    _check_text(path, table, n_bytes)
+    _check_text(path, table, version, n_bytes)
 
 
 def _check_groups(metadata: pq.FileMetaData, content: mmap.mmap) -> None:
@@ -159,8 +159,8 @@ def _unsigned(content: mmap.mmap, at: int) -> tuple[int, int]:
     raise ValueError("it has a page with a header that is none")
 
 
-def _check_text(path: Path, table: str, n_bytes: int) -> None:
-    text = text_columns(table)
+def _check_text(path: Path, table: str, version: int, n_bytes: int) -> None:
+    text = text_columns(table, version)
     total, most = 0, SPARE_BYTES + REPEATED * n_bytes
     with open_parquet(path, text) as parquet:
         for batch in parquet.iter_batches(BATCH_ROWS, columns=text):
