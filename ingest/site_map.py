@@ -19,8 +19,9 @@ from saelake.warehouse.errors import UserError
 ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
 PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 MLPS = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "moe")
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Of the largest number in a sum, by how much it may be off."""
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""By how much each number of a sum may be off, of the sizes of what is added there: a few roundings. Not of the largest number:
+beside the huge activations of a first token, another output would pass for the one that is added."""
 PROBE_TOKENS = 5
 
 Seen = Callable[[Tensor], Tensor | None]
@@ -228,8 +229,9 @@ def _map_block(sites: Sites, layer: int, block: nn.Module, trace: _Trace) -> Non
             for kind, part in zip(("attn_out", "mlp_out"), added, strict=True):
                 sites.places[Site(layer, kind)] = Place(part, "output")
                 del refuse[kind]
-            mid = trace.took[block] + trace.gave[added[0]]
-            if any(_alike(mid, took) for part, took in trace.took.items() if part is not block and part is not added[0]):
+            mid = [trace.took[block], trace.gave[added[0]]]
+            taken = (took for part, took in trace.took.items() if part not in (block, added[0]) and took.shape == mid[0].shape)
+            if any(_sums_to(mid, took) for took in taken):
                 del refuse["resid_mid"]
             else:
                 refuse["resid_mid"] = f"in a {type(block).__name__} attention and MLP read the same residual stream side by side"
@@ -266,7 +268,7 @@ def _additions(block: nn.Module, trace: _Trace, attention: nn.Module, mlp: nn.Mo
     for of_attention in _outputs(block, trace, attention):
         for of_mlp in _outputs(block, trace, mlp):
             parts = trace.gave[of_attention], trace.gave[of_mlp]
-            if all(part.shape == before.shape for part in parts) and _alike(before + parts[0] + parts[1], after):
+            if all(part.shape == before.shape for part in parts) and _sums_to([before, *parts], after):
                 return of_attention, of_mlp
     return None
 
@@ -285,7 +287,12 @@ def _outputs(block: nn.Module, trace: _Trace, part: nn.Module) -> Iterator[nn.Mo
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    least = TOLERANCE.get(one.dtype, 5e-2) * other.float().abs().max().clamp_min(1e-6)
-    return bool((one.float() - other.float().to(one.device)).abs().max() <= least)
+    return one.shape == other.shape and _sums_to([one], other)
+
+
+def _sums_to(parts: Sequence[Tensor], total: Tensor) -> bool:
+    """Whether numbers are sums, each up to a few roundings of a model's dtype."""
+    whole = [part.float().to(total.device) for part in parts]
+    size = sum((part.abs() for part in whole), torch.zeros_like(total, dtype=torch.float32))
+    off = (sum(whole, torch.zeros_like(size)) - total.float()).abs()
+    return bool((off <= TOLERANCE.get(total.dtype, TOLERANCE[torch.bfloat16]) * size + torch.finfo(torch.float32).tiny).all())

@@ -163,6 +163,8 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
             found.add(int(one) % n)
         else:
             raise UserError(f"positions: prompt {place} has no position {one!r}: it has {n} tokens, from 0 to {n - 1}")
+    if not found and not on_answer and not answering:
+        raise UserError("positions names no position, so that the edit would act nowhere")
     return Where(frozenset(found), on_answer if answering is None else answering)
 
 
@@ -175,7 +177,8 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
     assert isinstance(edit, Ablate | Clamp | MeanAblate), "no feature edit"
     number = table.number(edit.sae)
     sae = table.saes[number]
-    ids = np.asarray(edit.ids.tolist() if hasattr(edit.ids, "tolist") else list(edit.ids))
+    given = edit.ids.tolist() if hasattr(edit.ids, "tolist") else edit.ids
+    ids = np.asarray(list(given) if isinstance(given, Iterable) else given)
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
         raise UserError(f"the features of {sae.sae_id} are a list of numbers")
     ids = ids.astype(np.int64)
@@ -185,7 +188,10 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
         raise UserError(f"a feature of {sae.sae_id} is named twice in one edit")
     value: np.ndarray = np.zeros(len(ids))
     if isinstance(edit, Clamp):
-        value = np.broadcast_to(np.asarray(edit.values, dtype=np.float64), ids.shape)
+        values = np.asarray(edit.values, dtype=np.float64)
+        if values.shape not in ((), ids.shape):
+            raise UserError(f"{len(ids)} features of {sae.sae_id} are to be held at {values.size} values: give one, or one each")
+        value = np.broadcast_to(values, ids.shape)
     elif isinstance(edit, MeanAblate):
         value = means[id(edit)]
     if not np.isfinite(value).all():

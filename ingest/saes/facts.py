@@ -116,6 +116,7 @@ def read_facts(ref: SaeRef) -> SaeFacts:
         hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
         hook_out = metadata.get("hook_name_out") or metadata.get("hf_hook_name_out")
         sizes = config["d_in"], config["d_sae"]
+        check_kind(str(config["architecture"]), ref)
     except UserError:
         raise
     except Exception as error:  # SAELens takes the fields of a stranger's file for what they should be
@@ -124,7 +125,7 @@ def read_facts(ref: SaeRef) -> SaeFacts:
     if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
         raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out')
     norm = norm_convention(ref, config.get("normalize_activations", "none"), scale)
-    return supported(SaeFacts(ref, config["architecture"], *sizes, hook, norm, hook_out, config.get("d_out")))
+    return SaeFacts(ref, config["architecture"], *sizes, hook, norm, hook_out, config.get("d_out"))
 
 
 def check_facts(facts: SaeFacts, subject: Sized) -> None:
@@ -202,10 +203,8 @@ def norm_convention(ref: SaeRef, normalize: str, scale: float | None) -> str:
     return f"dataset norm folded: {scale:.6g}, threshold {'as published' if ref.published_threshold else 'too'}"
 
 
-def supported(facts: SaeFacts) -> SaeFacts:
-    """The same; raises UserError for an SAE that cannot be ablated exactly, and says what it lacks."""
-    kind = facts.architecture
+def check_kind(kind: str, ref: SaeRef) -> None:
+    """Raises UserError for a kind of SAE that cannot be ablated exactly, and says what it lacks."""
     if kind not in (*ELEMENTWISE, *JOINT):
         why = f": {LACKING[kind]}" if kind in LACKING else ""
-        raise UserError(f"saes: {facts.ref.location} is a {kind} SAE{why}; supported are {', '.join((*ELEMENTWISE, *JOINT))}")
-    return facts
+        raise UserError(f"saes: {ref.location} is a {kind} SAE{why}; supported are {', '.join((*ELEMENTWISE, *JOINT))}")

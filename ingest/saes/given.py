@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from saelake.ingest.saes.facts import SaeFacts, norm_convention, norm_scale, supported
+from saelake.ingest.saes.facts import SaeFacts, check_kind, norm_convention, norm_scale
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.sae import Sae, laid_open
 from saelake.ingest.sites import Site
@@ -58,10 +58,11 @@ def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
     content_hash = _content_hash(module, f"{reads.hook} {hook_out}")
     sae_id = f"layer_{reads.layer:02d}-{content_hash[:8]}"
     ref = SaeRef(sae_id, f"given@sha256:{content_hash}", reads.layer, content_hash, None, None, None, None)
+    check_kind(module.cfg.architecture(), ref)
     scale = norm_scale(ref, metadata)
     norm = norm_convention(ref, module.cfg.normalize_activations, scale)
     facts = SaeFacts(ref, module.cfg.architecture(), module.cfg.d_in, module.cfg.d_sae, reads.hook, norm, hook_out)
-    facts = supported(replace(facts, d_out=getattr(module.cfg, "d_out", None)))
+    facts = replace(facts, d_out=getattr(module.cfg, "d_out", None))
     if scale is not None and module.cfg.normalize_activations == "expected_average_only_in":
         module = copy.deepcopy(module)
         module.fold_activation_norm_scaling_factor(scale)

@@ -231,3 +231,14 @@ def test_a_pad_token_that_is_the_eos_token_changes_nothing() -> None:
         ids = [subject.encode(text).token_ids for text in PROMPTS]
         found.append(AblationEngine(subject, {}, ids).log_probabilities([Request(0), Request(1)]))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_huge_activations_do_not_hide_which_output_is_added(dtype: torch.dtype) -> None:
+    model = make_family("Gemma 2").to(dtype)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 3] = 3000  # as the first token's are in real models
+    sites = Subject(model, word_tokenizer()).sites
+    block = model.model.layers[1]
+    assert sites.places[Site(1, "attn_out")].module is block.post_attention_layernorm
+    assert sites.places[Site(1, "mlp_out")].module is block.post_feedforward_layernorm

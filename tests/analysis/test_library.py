@@ -1,5 +1,6 @@
 """The engine from Python: every edit against passes hooked by hand, positions, forms of prompts, sentences for mistakes."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache, partial
@@ -11,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens import (
+    SAE,
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    MatchingPursuitSAE,
+    MatchingPursuitSAEConfig,
+    TemporalSAE,
+    TemporalSAEConfig,
+)
 from scipy.sparse import csr_matrix, random_array
 from torch import Tensor
 
@@ -233,6 +242,9 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"project_out": torch.zeros(D_MODEL)}, "a vector of zeros has no direction"),
         ({"add": {9: torch.ones(D_MODEL)}}, "layer 9 does not exist: the model has 3 layers"),
         ({"positions": [0]}, "none is given"),
+        ({"ablate": {1: [3]}, "positions": []}, "positions names no position"),
+        ({"ablate": {1: 3}}, "are a list of numbers"),
+        ({"edits": [saelake.Clamp(1, [3, 4], [1.0])]}, "2 features of .* are to be held at 1 values"),
         ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
         ({"max_new_tokens": 0}, "an answer has at least one token"),
     ],
@@ -310,6 +322,34 @@ def test_saes_are_given_by_site_hook_or_layer_and_stay_as_they_are() -> None:
         saelake.Engine(subject(), [plain, plain])
     with pytest.raises(saelake.UserError, match="a str is no SAE of SAELens"):
         saelake.Engine(subject(), ["layer_1"])
+
+
+def test_saes_that_cannot_be_edited_exactly_say_what_they_lack() -> None:
+    temporal = TemporalSAE(TemporalSAEConfig(d_in=D_MODEL, d_sae=32, n_heads=2, n_attn_layers=1, bottleneck_factor=1))
+    pursuit = MatchingPursuitSAE(MatchingPursuitSAEConfig(d_in=D_MODEL, d_sae=32))
+    for given, lacks in (
+        (temporal, "its latents depend on earlier tokens"),
+        (pursuit, "its latents are found one after another"),
+    ):
+        with pytest.raises(saelake.UserError, match=lacks):
+            saelake.Engine(subject(), {1: given})
+
+
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
+def test_every_kind_of_sae_is_edited_literally(architecture: str) -> None:
+    module = sae(1, architecture=architecture)
+    text, features = TEXTS[0], range(0, WIDTH, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # TopK says that it takes the full path
+        given = saelake.Engine(subject(), [module])
+    p = given.next_token([text], ablate={1: features}).p_target[0]
+    assert p == pytest.approx(p_by_hand(ids_of(text), {1: held(module, dict.fromkeys(features, 0.0))}), abs=1e-5)
+
+
+def test_no_prompts_are_no_answers() -> None:
+    assert engine().answer([], ablate={1: [3]}).texts == []
+    assert engine().activations([]).num_rows == 0
+    assert saelake.attribution(engine(), []).num_rows == 0
 
 
 def test_an_sae_in_training_is_used_as_it_is_after_it() -> None:
