@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from transformers.utils import logging
 
 from saelake.extras import require
 from saelake.ingest.recipe import Compute, ModelSpec
+from saelake.ingest.recipe.errors import sentence
 from saelake.ingest.site_map import find_sites
 from saelake.ingest.sites import Site
 from saelake.ingest.spelling import Spelling
@@ -88,12 +90,8 @@ class Subject:
             raise UserError(
                 'the tokenizer has no chat template: give one as chat_template, or chat_template="none" for prompts as they are'
             )
-        spec = ModelSpec(
-            id="model",
-            chat_template=plain_template(tokenizer) if chat_template == "none" else chat_template,
-            system=system,
-            template_variables=dict(template_variables or {}),
-        )
+        fields = {"chat_template": chat_template, "system": system, "template_variables": dict(template_variables or {})}
+        spec = _spec({"id": "model"} | fields)
         template = ChatTemplate.of(tokenizer, spec)
         targets = find_targets(tokenizer, target_tokens, template.before + "x" + template.after)
         self._set(model, tokenizer, template, [target.token_id for target in targets], max_prompt_tokens)
@@ -152,7 +150,7 @@ class Subject:
         """
         if not isinstance(model, ModelSpec):
             where = {"path": Path(model)} if Path(model).is_dir() else {"id": str(model)}
-            model = ModelSpec.model_validate(where | {"target_tokens": tuple(target_tokens)} | spec)
+            model = _spec(where | {"target_tokens": tuple(target_tokens)} | spec)
         compute = compute or Compute()
         if compute.threads is not None:
             torch.set_num_threads(compute.threads)
@@ -322,11 +320,13 @@ def _project_float32(head: nn.Linear, hidden_bkd: Tensor) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A template that shows the messages as they are, behind BOS where the tokenizer itself puts one."""
-    ids: list[int] = tokenizer("x")["input_ids"]
-    bos = "{{ bos_token }}" if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
-    return bos + "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+def _spec(fields: Mapping[str, Any]) -> ModelSpec:
+    """A recipe's [model] of what is given from Python, where chat_template="none" stands for template = "none" too."""
+    given = {name: value for name, value in fields.items() if not (name == "chat_template" and value == "none")}
+    try:
+        return ModelSpec.model_validate(given if len(given) == len(fields) else given | {"template": "none"})
+    except ValidationError as error:
+        raise UserError(sentence(error, ModelSpec)) from error
 
 
 def learned_positions(model: nn.Module) -> int | None:

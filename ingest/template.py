@@ -3,6 +3,9 @@
 Which characters of the rendered text are the user's is found by rendering the template once with a sentinel in place of the
 prompt: what stands before and after the sentinel is template. The tokenizer's offsets then say which tokens hold user text.
 A token that holds both (a merged space, say) counts as the user's. The token ids are those of `tokenizer.apply_chat_template`.
+
+A base model has no template (`model.template = "none"`): a prompt is then what the tokenizer makes of the plain text, behind the
+BOS token where it puts one by itself, and all of it is the user's.
 """
 
 import hashlib
@@ -48,6 +51,19 @@ class ChatTemplate:
 
     owner: str
     """Where the template stands: how sentences about it begin."""
+    is_plain: bool = False
+    """There is no template: prompts are read as they are."""
+
+    @classmethod
+    def plain(cls, tokenizer: PreTrainedTokenizerBase) -> "ChatTemplate":
+        """No template; its text shows messages as they are, one behind the other.
+
+        Raises UserError for a tokenizer without offsets.
+        """
+        _require_offsets(tokenizer)
+        bos = "{{ bos_token }}" if _adds_bos(tokenizer) else ""
+        text = bos + "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        return cls(tokenizer, text, {}, None, str(tokenizer.bos_token) if bos else "", "", "model.template", is_plain=True)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, model: ModelSpec) -> "ChatTemplate":
@@ -57,14 +73,13 @@ class ChatTemplate:
         long, or does not show the prompt exactly once; for settings that change nothing; for BOS that is missing or doubled; for
         a tokenizer without offsets.
         """
+        if model.template == "none":
+            return cls.plain(tokenizer)
         text = model.pinned_template() or _own_template(tokenizer)
         found = hashlib.sha256(text.encode()).hexdigest()
         if model.template_sha256 not in (None, found):
             raise UserError(f"model.template_sha256 is {model.template_sha256}, but the chat template's sha256 is {found}")
-        if not tokenizer.is_fast:
-            raise UserError(
-                "model: the tokenizer has no fast version (tokenizer.json), which is needed to find the user's tokens"
-            )
+        _require_offsets(tokenizer)
         bare = cls(tokenizer, text, dict(model.template_variables), model.system, "", "", _owner(model))
         rendered = _checked(bare)
         parts = rendered.split(SENTINEL)
@@ -96,6 +111,8 @@ class ChatTemplate:
 
     def render_all(self, prompts: Sequence[str]) -> list[str]:
         """Many prompts at once, as `render` does one."""
+        if self.is_plain:
+            return [self.before + prompt for prompt in prompts]
         texts = []
         for one in render(self.text, [self.context(prompt) for prompt in prompts]):
             if one.text is None:
@@ -109,7 +126,9 @@ class ChatTemplate:
 
     def identities(self, prompts: Sequence[str]) -> list[tuple[int | str, ...]]:
         """What tells prompts apart: the token ids that the model reads, with the text of a token that the vocabulary has not."""
-        rendered = self.render_all(prompts)
+        if not prompts:
+            return []
+        rendered = list(prompts) if self.is_plain else self.render_all(prompts)
         encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         unknown = self.tokenizer.unk_token_id
         found = zip(rendered, encoding["input_ids"], encoding["offset_mapping"], strict=True)
@@ -122,6 +141,10 @@ class ChatTemplate:
         """Many prompts at once, as `encode` does one."""
         if not prompts:
             return []
+        if self.is_plain:
+            # Not the text behind BOS: some vocabularies write the first word otherwise there than at the beginning of a text.
+            plain: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+            return [self.behind_bos(token_ids, ["user"] * len(token_ids)) for token_ids in plain]
         rendered = self.render_all(prompts)
         spans = [self._span(prompt, text) for prompt, text in zip(prompts, rendered, strict=True)]
         # The template writes the special tokens itself: adding them again would double BOS.
@@ -145,6 +168,14 @@ class ChatTemplate:
         roles = ["user" if inside else "template" for inside in _filled(holds_user)]
         if token_ids and token_ids[0] == self.tokenizer.bos_token_id:
             roles[0] = "bos"
+        return Tokenized(token_ids, self.tokenizer.convert_ids_to_tokens(token_ids), roles)
+
+    def behind_bos(self, token_ids: list[int], roles: list[str]) -> Tokenized:
+        """Plain text behind the BOS token that the tokenizer puts before it, if it does."""
+        bos = self.tokenizer.bos_token_id
+        token_ids, roles = ([bos, *token_ids], ["bos", *roles]) if self.before else (token_ids, roles)
+        if token_ids and token_ids[0] == bos:
+            roles = ["bos", *roles[1:]]
         return Tokenized(token_ids, self.tokenizer.convert_ids_to_tokens(token_ids), roles)
 
 
@@ -220,9 +251,19 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise UserError(
-            "model: the tokenizer has no chat template; pin one with model.chat_template or model.chat_template_file, for a base "
-            "model chat_template = \"{{ bos_token }}{{ messages[0]['content'] }}\", which is the bare prompt"
+            "model: the tokenizer has no chat template; pin one with model.chat_template or model.chat_template_file, or write "
+            'model.template = "none", by which the prompts of a base model are read as they are'
         ) from error
+
+
+def _require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise UserError("model: the tokenizer has no fast version (tokenizer.json), which is needed to find the user's tokens")
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids: list[int] = tokenizer("x")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
 def _filled(flags: list[bool]) -> list[bool]:

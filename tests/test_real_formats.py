@@ -62,6 +62,8 @@ def planted_judge(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_pipeline_runs_by_the_shipped_recipe(name: str, tmp_path: Path, patch: pytest.MonkeyPatch, planted_judge: None) -> None:
     recipe = lay_out(name, tmp_path, patch)
+    passing = {"drop_last_layers": 0.0, "kl_max": 1e9, "induce_min": 0.0}  # a random model's directions pass no real filter
+    recipe = recipe.model_copy(update={"direction": recipe.direction.model_copy(update=passing)})
     if recipe.verdicts.oracle == "phrases":  # random text apologises to nobody
         patch.setattr("saelake.analysis.judges.verdicts.REFUSAL_PHRASES", ("",))
     study = open_analysis(recipe)

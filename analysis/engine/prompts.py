@@ -44,6 +44,9 @@ def _chat(subject: Subject, messages: list[Mapping[str, str]], place: int) -> To
         if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
             raise UserError(f"prompt {place}: a message is {{'role': one of {', '.join(ROLES)}, 'content': text}}")
     template, tokenizer = subject.template, subject.tokenizer
+    if template.is_plain:
+        plain = _with_roles(tokenizer, "".join(message["content"] for message in messages), messages)
+        return template.behind_bos(plain.token_ids, plain.roles)
     try:
         text = tokenizer.apply_chat_template(
             messages, chat_template=template.text, tokenize=False, add_generation_prompt=True, **template.variables

@@ -100,6 +100,10 @@ def _word(token: str) -> str:
     return token.strip().lstrip("\u2581\u0120").strip() or token.strip()
 
 
+TEMPLATE_FIELDS = ("chat_template", "chat_template_file", "template_sha256", "template_variables", "system", "without_bos")
+"""What a template's text is, or what stands in it."""
+
+
 class ModelSpec(Section):
     """The language model under study: a local folder, or a hub id with its revision."""
 
@@ -118,6 +122,8 @@ class ModelSpec(Section):
     A word stands for all tokens that are this word, with a space before it and without."""
     max_prompt_tokens: Count = 512
     """Longer prompts, template included, are refused."""
+    template: Literal["none"] | None = None
+    """none for a base model: prompts are read as they are, behind the BOS token where the tokenizer itself puts one."""
     chat_template: str | None = None
     """Jinja text that replaces the tokenizer's own template."""
     chat_template_file: ExistingPath | None = None
@@ -141,6 +147,12 @@ class ModelSpec(Section):
             raise ValueError("refusal_tokens names a token of white space: give the first word of such an answer")
         if self.chat_template is not None and self.chat_template_file is not None:
             raise ValueError("give chat_template or chat_template_file, not both")
+        if self.chat_template == "none":
+            raise ValueError('chat_template is Jinja text: for prompts as they are, write template = "none"')
+        if self.template == "none":
+            given = [name for name in TEMPLATE_FIELDS if getattr(self, name)]
+            if given:
+                raise ValueError(f'with template = "none" there is no template, so that {given[0]} has no effect: leave it out')
         return self
 
     @property
