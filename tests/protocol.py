@@ -52,4 +52,8 @@ def protocol() -> str:
 def _meaning(column: Column) -> str:
     later = f"since version {column.since}" if column.since > 1 else f"until version {column.until}" if column.until else ""
     elsewhere = f"{later}, in other files {column.elsewhere or 'null'}" if later else ""
-    return "; ".join(part for part in (column.meaning, f"null: {column.null}" if column.null else "", elsewhere) if part)
+    is_told = column.at_least is None or any(words in column.meaning for words in ("from 0", "from 1", "above 0"))
+    least = "" if is_told else f"at least {column.at_least:g}"
+    limits = " and ".join(part for part in (least, f"at most {column.at_most:g}" if column.at_most is not None else "") if part)
+    null = f"null: {column.null}" if column.null else ""
+    return "; ".join(part for part in (column.meaning, limits, column.encoding or "", null, elsewhere) if part)

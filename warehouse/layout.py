@@ -24,8 +24,6 @@ BATCH_BYTES = 32 << 20
 """Text of the rows that are read from a file at once."""
 READ_BYTES, MOST_GROUPS, DEEPEST = 1 << 20, 1 << 17, 8
 """Of files that are read: what is fetched at once and a text in the footer in bytes, row groups, levels of the schema."""
-DELTA_COLUMNS = {"feature_id", "prompt_id", "ablation_id", "set_id"}
-BYTE_STREAM_COLUMNS = {"activation", "cosine"}  # DuckDB reads byte streams of floats only: `pos` takes a dictionary, +2% bytes
 REPEATED_COLUMNS = {"run_id", "sae_id"}
 """Handed to the writer as Arrow dictionaries, which it writes faster; the file holds plain strings all the same."""
 
@@ -38,9 +36,8 @@ PRIVATE = frozenset(table.name for table in TABLES.values() if any(column.name =
 
 def parquet_options(table: str, version: int = SCHEMA_VERSION) -> dict[str, Any]:
     """Keyword arguments of pyarrow's ParquetWriter for one table of the protocol."""
-    names = TABLES[table].schema_at(version).names
-    encoding = {n: "DELTA_BINARY_PACKED" for n in names if n in DELTA_COLUMNS}
-    encoding |= {n: "BYTE_STREAM_SPLIT" for n in names if n in BYTE_STREAM_COLUMNS}
+    columns = TABLES[table].stored(version)
+    names, encoding = [c.name for c in columns], {c.name: c.encoding for c in columns if c.encoding}
     return {
         "compression": "zstd",
         "compression_level": 3,

@@ -1,4 +1,4 @@
-"""What must hold for the rows of a lake beyond their types: ranges, choices, and keys that point to rows which are there."""
+"""What must hold for the rows of a lake beyond their types: what each column says, and keys that point to rows that are there."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,24 +11,7 @@ from saelake.warehouse.records import run_tag
 from saelake.warehouse.schema import TABLES, Table
 
 SLACK = 1e-3
-"""How far rounding may carry a probability or a cosine over its limit."""
-RANGES: dict[str, tuple[float | None, float | None]] = {
-    **dict.fromkeys(("pos", "layer", "feature_id", "token_id", "n_tokens", "n_bos", "n_prompts", "n_harmful"), (0, None)),
-    **dict.fromkeys(("n_benign", "n_flipped", "n_candidates", "n_evaluations", "k", "draw", "step", "start"), (0, None)),
-    **dict.fromkeys(("width",), (1, None)),
-    **dict.fromkeys(("p_refusal_token", "induced", "score"), (-SLACK, 1 + SLACK)),
-    **dict.fromkeys(("p_value", "q_value"), (0, 1)),
-    **dict.fromkeys(("loss", "n_woken", "n_first", "n_template", "n_user", "n_context", "control"), (0, None)),
-    **dict.fromkeys(("decoder_norm", "measured_l0", "declared_l0"), (0, None)),
-    "activation": (float(np.finfo(np.float32).smallest_subnormal), None),
-    "cosine": (-1 - SLACK, 1 + SLACK),
-}
-CHOICES = {
-    "label": ("harmful", "benign"),
-    "role": ("bos", "template", "user"),
-    "comparisons.label": ("harmful", "benign", "all"),
-}
-"""What a column may say, by its name, or by table and name where one table differs."""
+"""How far rounding may carry a float32 with two limits, a probability or a cosine, over them."""
 OWNERS = {"prompt_id": "prompts", "set_id": "feature_sets", "ablation_id": "ablations"}
 """The table that numbers an id; wherever else the id stands, it must be one of that table's."""
 REFERENCE_COLUMNS = {
@@ -97,15 +80,14 @@ def _column_rules(table: Table, name: str, values: pa.Array, run_id: str) -> Ite
         values = values.flatten()
     if pa.types.is_floating(values.type):
         yield "is not a finite number", pc.invert(pc.is_finite(values))
-    if name in RANGES and not pa.types.is_string(values.type):
-        low, high = RANGES[name]
-        if low is not None:
-            yield f"is below {low:g}", pc.less(values, low)
-        if high is not None:
-            yield f"is above {high:g}", pc.greater(values, high)
-    choices = CHOICES.get(f"{table.name}.{name}", CHOICES.get(name))
-    if choices:
-        yield f"is neither {' nor '.join(choices)}", pc.invert(pc.is_in(values, pa.array(choices)))
+    column = table.column(name)
+    slack = SLACK if values.type == pa.float32() and None not in (column.at_least, column.at_most) else 0
+    if column.at_least is not None:
+        yield f"is below {column.at_least:g}", pc.less(values, column.at_least - slack)
+    if column.at_most is not None:
+        yield f"is above {column.at_most:g}", pc.greater(values, column.at_most + slack)
+    if column.choices:
+        yield f"is neither {' nor '.join(column.choices)}", pc.invert(pc.is_in(values, pa.array(column.choices)))
     if OWNERS.get(name) == table.name:
         yield "does not carry the run's tag", pa.array(values.to_numpy() >> 32 != run_tag(run_id))
 

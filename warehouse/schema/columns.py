@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+DELTA, BYTE_STREAM = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"
+"""Encodings of sorted ids and of measured values. DuckDB reads byte streams of floats only: `pos` takes a dictionary, +2%."""
+ABOVE_0 = 2.0**-149
+"""The smallest float32 above 0."""
 SCHEMA_VERSION = 2
 """What runs are written with. Runs of every older version are read; what is newer is refused."""
 
@@ -19,6 +23,12 @@ class Column:
     null: str | None = None
     refers: str | None = None
     """The id that it holds, if its own name is not that id's."""
+    at_least: float | None = None
+    at_most: float | None = None
+    choices: tuple[str, ...] = ()
+    """All that a text may be; anything if none are given."""
+    encoding: str | None = None
+    """How its values lie in Parquet, if not by a dictionary."""
     since: int = 1
     """The schema's version from which on files hold it."""
     until: int | None = None
@@ -80,11 +90,11 @@ class Table:
 
 
 RUN_ID = Column("run_id", pa.string(), "the run that wrote the row")
-PROMPT_ID = Column("prompt_id", pa.int64(), "the prompt")
-POS = Column("pos", pa.int16(), "token position in the templated prompt, from 0")
+PROMPT_ID = Column("prompt_id", pa.int64(), "the prompt", encoding=DELTA)
+POS = Column("pos", pa.int16(), "token position in the templated prompt, from 0", at_least=0)
 SAE_ID = Column("sae_id", pa.string(), "the SAE; unique for its exact weights")
-LAYER = Column("layer", pa.int16(), "block at which the SAE reads, most of them the residual stream after it, from 0")
-FEATURE_ID = Column("feature_id", pa.int32(), "latent index in its SAE, from 0")
-SET_ID = Column("set_id", pa.int64(), "the feature set")
+LAYER = Column("layer", pa.int16(), "block at which the SAE reads, most of them the residual stream after it, from 0", at_least=0)
+FEATURE_ID = Column("feature_id", pa.int32(), "latent index in its SAE, from 0", at_least=0, encoding=DELTA)
+SET_ID = Column("set_id", pa.int64(), "the feature set", encoding=DELTA)
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
-ABLATION_ID = Column("ablation_id", pa.int64(), "the ablation")
+ABLATION_ID = Column("ablation_id", pa.int64(), "the ablation", encoding=DELTA)
