@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from saelake.ingest.rendering import render
 from saelake.ingest.subject import Subject, Tokenized
 from saelake.warehouse.errors import UserError
 
@@ -47,13 +47,10 @@ def _chat(subject: Subject, messages: list[Mapping[str, str]], place: int) -> To
     if template.is_plain:
         plain = _with_roles(tokenizer, "".join(message["content"] for message in messages), messages)
         return template.behind_bos(plain.token_ids, plain.roles)
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, chat_template=template.text, tokenize=False, add_generation_prompt=True, **template.variables
-        )
-    except TemplateError as error:
-        raise UserError(f"prompt {place}: the chat template cannot be rendered ({error})") from error
-    return _with_roles(tokenizer, text, messages)
+    (rendered,) = render(template.text, [template.context("", messages=[dict(message) for message in messages])])
+    if rendered.text is None:
+        raise UserError(f"prompt {place}: the chat template cannot be rendered ({rendered.error})")
+    return _with_roles(tokenizer, rendered.text, messages)
 
 
 def _with_roles(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Mapping[str, str]]) -> Tokenized:
