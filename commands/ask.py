@@ -74,7 +74,7 @@ class Questions(click.Group):
             given = {name: value for name, value in values.items() if value is not None}
             if as_sql:
                 with open_lake(lake, recipe) as opened:
-                    click.echo(asked.statement(opened.connection, given) + ";")
+                    click.echo(opened.statement(cmd_name, **given) + ";")
             else:
                 ask_it = partial(_asked, cmd_name, engine, given)
                 _answer(lake, recipe, ask_it, kind, output, question=asked.sql)

@@ -4,7 +4,7 @@
 --
 -- $k integer = 10: features a layer
 -- $direction own|chosen = chosen: the direction of the feature's own layer, or the study's one direction (the paper)
--- $exclude_layers integers? = null: layers to leave out
+-- $exclude_layers layers? = null: layers to leave out
 with ranked as (
     select
         direction, layer, sae_id, feature_id, cosine,

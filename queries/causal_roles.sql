@@ -3,9 +3,9 @@
 -- One row a run and population: for how many harmful prompts the stages found the feature (see the question populations). is_current:
 -- the run is one that plain table names show.
 --
--- $layer integer: the feature's layer
+-- $layer layer: the feature's layer
 -- $feature_id integer: the feature
--- $sae_id text? = null: the feature's SAE, where its layer has several; null for whichever the layer has
+-- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 select r.recipe, p.run_id, p.sae_id, p.population, p.n_prompts, p.run_id in (select run_id from runs) as is_current
 from all_runs.populations as p
 join all_runs.runs as r on r.run_id = p.run_id

@@ -1,10 +1,10 @@
-"""Parameters that name something of a lake: a condition, prompt sets, a label. A name that is not there is a mistake."""
+"""Parameters that name something of a lake: a condition, prompt sets, a layer. A name that is not there is a mistake."""
 
 import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from saelake.queries.parameters import CHOSEN, LISTS, Parameter, QueryError, listed
+from saelake.queries.parameters import CHOSEN, LISTS, NUMBERS, PATTERNS, Parameter, QueryError, integers, listed
 
 if TYPE_CHECKING:
     import duckdb
@@ -17,19 +17,40 @@ def check_choices(con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Par
     """Raises QueryError for a value that names nothing in the lake; where there is nothing at all to name, it may be anything."""
     for name, value in values.items():
         declared = parameters.get(name)
-        kind = LISTS.get(declared.type, declared.type) if declared else ""
-        if declared is None or kind not in CHOSEN or value is None or (declared.nullable and value == "null"):
+        if declared is None or value is None or (declared.nullable and value == "null"):
             continue
-        column, table = CHOSEN[kind]
-        found = con.execute(f"select distinct {column} from {table} where {column} is not null order by all").fetchall()
-        known = [str(one) for (one,) in found]
-        for one in listed(declared, value) if declared.type in LISTS else [value]:
-            if known and one not in known:
-                raise QueryError(f"{name}: the lake has no {kind.replace('_', ' ')} {one!r}{_choices(str(one), known)}")
+        kind = LISTS.get(declared.type, declared.type)
+        if kind in CHOSEN:
+            known = _known(con, *CHOSEN[kind])
+            for one in _named(declared, value):
+                if known and one not in known:
+                    raise QueryError(f"{name}: the lake has no {kind.replace('_', ' ')} {one!r}{_choices(str(one), known)}")
+        elif kind in PATTERNS:
+            column, table = PATTERNS[kind]
+            known = _known(con, column, table)
+            if known and not _known(con, f"{column} as name", f"{table} where name like {declared.literal(value)}"):
+                raise QueryError(f"{name}: the lake has no condition like {value!r}{_choices(str(value), known)}")
 
 
-def _choices(given: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.8)
+def _named(declared: Parameter, value: Any) -> list[Any]:
+    """The names in a value, which may be a list of them, and text: integers where names are."""
+    if declared.type in NUMBERS:
+        return integers(declared, value)
+    return listed(declared, value) if declared.type in LISTS else [value]
+
+
+def _known(con: "duckdb.DuckDBPyConnection", column: str, table: str) -> list[Any]:
+    import duckdb
+
+    try:
+        found = con.execute(f"select distinct {column} from {table} order by all").fetchall()
+    except duckdb.Error:  # damaged or left out of a shared set: a question that reads the table says so
+        return []
+    return [one for (one,) in found if one is not None]
+
+
+def _choices(given: str, known: list[Any]) -> str:
+    close = difflib.get_close_matches(given, [one for one in known if isinstance(one, str)], n=1, cutoff=0.8)
     near = f": did you mean {close[0]}?" if close else ""
     more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
-    return f"{near or ':'} it has {', '.join(known[:MOST_SHOWN])}{more}"
+    return f"{near or ':'} it has {', '.join(map(str, known[:MOST_SHOWN]))}{more}"

@@ -5,9 +5,9 @@
 -- of the same measure. kind stability: mean Jaccard index of the sets found again. The documentation of the table's columns says more.
 --
 -- $rows rate|comparison|stability|all = comparison: which rows
--- $measure text? = null: only this measure: flipped, p_refusal_token, correct, jaccard
--- $label text? = null: only prompts of this label: harmful, benign, all
--- $condition text = %: a or b is like this pattern of `like`
+-- $measure measure? = null: only this measure: flipped, p_refusal_token, correct, jaccard
+-- $label compared_label? = null: only prompts of this label: harmful, benign, all
+-- $condition compared_like = %: a or b is like this pattern of `like`
 select
     kind, measure, label, a, b, k, tau, n, estimate, low, high, test, p, p_holm, effect, effect_measure
 from comparisons

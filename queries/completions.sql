@@ -3,7 +3,7 @@
 -- Answers are model text: untrusted, and to harmful prompts possibly harmful.
 --
 -- $condition condition = minimal: the condition
--- $label harmful|benign = harmful: which prompts
+-- $label label = harmful: which prompts
 -- $judge judge = oracle: whose verdict
 -- $limit integer? = 20: so many prompts; null for all
 with clean as (

@@ -5,7 +5,7 @@
 -- which it wakes, matched controls not counted. Features that never wake are left out.
 --
 -- $features features: which features
--- $prompt_id integer? = null: only on this prompt
+-- $prompt_id prompt? = null: only on this prompt
 -- $controls boolean = false: what wakes while matched controls are ablated, instead
 with passes as (
     select ablation_id, prompt_id

@@ -3,9 +3,9 @@
 -- Every condition that is given must hold. words: each word stands in one of its explanations, in any case. category: it fires on
 -- the category more than chance lets expect, at a false discovery rate of 5%. Those that fire on most prompts come first.
 --
--- $layer integer? = null: only this layer
+-- $layer layer? = null: only this layer
 -- $feature_id integer? = null: only this number
--- $sae_id text? = null: only of this SAE
+-- $sae_id sae? = null: only of this SAE
 -- $words text? = null: words of an explanation, separated by spaces
 -- $category category? = null: a category
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features

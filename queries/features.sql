@@ -4,7 +4,7 @@
 -- are the shares of the prompts of that label on which it fires, difference is harmful - benign.
 -- Rows come in descending order of `order_by` (difference by its size, whatever its sign), ties by layer and feature_id.
 --
--- $layer integer? = null: only this layer
+-- $layer layer? = null: only this layer
 -- $min_prompts integer = 1: only features that fire on at least so many prompts
 -- $order_by difference|rate|mean|max|prompts = difference: what comes first
 -- $limit integer? = 100: at most so many rows; null for all

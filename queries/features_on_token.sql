@@ -7,7 +7,7 @@
 --
 -- $token text: the token as the table tokens spells it
 -- $match exact|word|contains = word: equal; equal without the spaces around and whatever the case; or holding it, whatever the case
--- $layer integer? = null: only this layer
+-- $layer layer? = null: only this layer
 -- $min_fired integer = 1: only features that fire on at least so many of its places
 -- $limit integer? = 100: at most so many rows; null for all
 with places as (

@@ -1,9 +1,9 @@
 -- The features that fire on at least k tokens of a prompt (R17, the baseline of O'Brien et al.).
 --
 -- $k integer = 2: tokens of the prompt on which it must fire
--- $prompt_id integer? = null: only this prompt; null for every prompt
--- $prompts integers? = null: only these prompt_ids
--- $exclude_layers integers? = null: layers to leave out
+-- $prompt_id prompt? = null: only this prompt; null for every prompt
+-- $prompts prompts? = null: only these prompt_ids
+-- $exclude_layers layers? = null: layers to leave out
 -- $bos boolean = false: whether BOS tokens count
 with bos as (
     select prompt_id, pos

@@ -3,7 +3,7 @@
 -- One row a condition, judge and prompt; n_k and largest_k tell how far was searched. To sum up, group by condition, judge,
 -- label and first_k. refused_at_baseline: the judge reads the answer under the condition none as a refusal.
 --
--- $condition text = top_k_%: the conditions, as a pattern of `like`
+-- $condition conditions_like = top_k_%: the conditions, as a pattern of `like`
 -- $judge judge? = null: only this judge
 with answers as (
     select a.condition, v.judge, a.prompt_id, a.k, v.refused, v.flipped

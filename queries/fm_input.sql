@@ -5,7 +5,7 @@
 --
 -- $tokens integer = 4: how many of the last tokens count
 -- $aggregate max|mean|sum = max: how their activations become one value; silent tokens count as 0
--- $exclude_layers integers? = null: layers to leave out
+-- $exclude_layers layers? = null: layers to leave out
 -- $sets prompt_sets? = null: only prompts of these sets, by name, separated by commas
 with last_tokens as (
     select prompt_id, n_tokens - $tokens as first_pos

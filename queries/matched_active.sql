@@ -5,7 +5,7 @@
 -- cheapest is any of the similar. Activations on BOS count only for features that fire nowhere else. The random number depends on
 -- seed, the prompt's number in its study, layer and both features only, so it is the same everywhere.
 --
--- $prompts integers: the prompt_ids
+-- $prompts prompts: the prompt_ids
 -- $pool integer = 200: features a layer, by cosine with either direction, that count as candidates and are left out
 -- $similarity number = 2: the factor
 -- $seed integer = 0: seed of the random numbers

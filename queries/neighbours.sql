@@ -3,9 +3,9 @@
 -- way wakes: ablating the feature wakes the other; woken: ablating the other wakes it. Edges from whole sets have no other feature
 -- and are left out.
 --
--- $layer integer: the feature's layer
+-- $layer layer: the feature's layer
 -- $feature_id integer: the feature
--- $sae_id text? = null: the feature's SAE, where its layer has several; null for whichever the layer has
+-- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 -- $max_q number = 0.05: false discovery rate of the edges
 -- $n integer = 10: edges a way
 with both_ways as (

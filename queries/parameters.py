@@ -32,13 +32,22 @@ CHOSEN = {
     "method": ("method", "critical_features"),
     "model": ("model", "fm_embeddings"),
     "sae": ("sae_id", "saes"),
+    "layer": ("layer", "saes"),
+    "prompt": ("prompt_id", "prompts"),
+    "measure": ("measure", "comparisons"),
+    "compared_label": ("label", "comparisons"),
+    "annotation_study": ("study", "annotations"),
     "run": ("run_id", "all_runs.runs"),
     "stage": ("stage", "all_runs.runs"),
     "recipe": ("recipe", "all_runs.runs"),
 }
 """Types whose values are names that a lake holds, and the column and table that hold them (see choices.py)."""
-LISTS = {"conditions": "condition", "prompt_sets": "prompt_set"}
+LISTS = {"conditions": "condition", "prompt_sets": "prompt_set", "layers": "layer", "prompts": "prompt"}
 """Types that are lists of such names, as texts or as one text with commas between them."""
+PATTERNS = {"conditions_like": ("condition", "ablations"), "compared_like": ("unnest([a, b])", "comparisons")}
+"""Types that are patterns of `like`, and the names of which at least one must fit."""
+NUMBERS = {"layer": "integer", "prompt": "integer", "layers": "integers", "prompts": "integers"}
+"""Those of these types whose names are integers."""
 INT64 = range(-(2**63), 2**63)
 
 
@@ -52,7 +61,7 @@ class Parameter:
 
     name: str
     type: str
-    """integer, number, text, boolean, integers, features, judge, of CHOSEN or LISTS, or the words to choose from: own|chosen"""
+    """integer, number, text, boolean, integers, features, judge, of CHOSEN, LISTS or PATTERNS, or words to choose: own|chosen"""
     nullable: bool
     default: str | None
     """As declared; None makes the parameter required."""
@@ -69,17 +78,18 @@ class Parameter:
 
     def literal(self, value: Any) -> str:
         """`value`, a Python value or the text of one, as a SQL literal of the declared type; raises QueryError."""
-        sql_type = TYPES.get(self.type, "varchar[]" if self.type in LISTS else "varchar")
+        kind = NUMBERS.get(self.type, self.type)
+        sql_type = TYPES.get(kind, "varchar[]" if kind in LISTS else "varchar")
         if value is None or (self.nullable and value == "null"):
             if not self.nullable:
                 raise QueryError(f"{self.name} cannot be null: give {_article(self.type)}")
             return f"null::{sql_type}"
-        if self.type in ("integer", "number"):
+        if kind in ("integer", "number"):
             # Parentheses: the minus of -1::bigint would bind after the cast.
-            return f"({_number(self, value)!r})::{sql_type}"
-        if self.type == "integers":
-            return f"[{', '.join(map(str, _integers(self, value)))}]::{sql_type}"
-        if self.type in LISTS:
+            return f"({_number(self, kind, value)!r})::{sql_type}"
+        if kind == "integers":
+            return f"[{', '.join(map(str, integers(self, value)))}]::{sql_type}"
+        if kind in LISTS:
             return literals(listed(self, value))
         if self.type == "boolean":
             return str(_boolean(self, value)).lower()
@@ -102,12 +112,12 @@ def parameter(comment: str) -> Parameter | None:
     return Parameter(found["name"], found["type"], bool(found["nullable"]), default, found["meaning"])
 
 
-def _number(declared: Parameter, value: Any) -> int | float:
+def _number(declared: Parameter, kind: str, value: Any) -> int | float:
     if isinstance(value, bool):
         raise declared.mistyped(value)
     number: int | float
     try:
-        if declared.type == "integer":
+        if kind == "integer":
             number = int(value) if isinstance(value, str) else operator.index(value)
             fits = number in INT64
         else:
@@ -120,14 +130,15 @@ def _number(declared: Parameter, value: Any) -> int | float:
     return number
 
 
-def _integers(declared: Parameter, value: Any) -> list[int]:
+def integers(declared: Parameter, value: Any) -> list[int]:
+    """The integers of a list, given as such, as text, or as a single one."""
+    parts = value
     if isinstance(value, str):
-        value = value.split(",") if value.strip() else []
-    if not isinstance(value, Iterable):
-        value = [value]
-    one = Parameter(declared.name, "integer", False, None, "")
+        parts = value.split(",") if value.strip() else []
+    elif not isinstance(value, Iterable):
+        parts = [value]
     try:
-        return [int(_number(one, item)) for item in value]
+        return [int(_number(declared, "integer", part)) for part in parts]
     except QueryError:
         raise declared.mistyped(value) from None
 
@@ -158,11 +169,15 @@ def _article(kind: str) -> str:
         "judge": "the name of a judge, or oracle for the recipe's own",
         "conditions": "a list of conditions, such as none,random",
         "prompt_sets": "a list of prompt sets, such as a,b",
+        "layer": "the number of a layer",
+        "layers": "a list of layers, such as 0,1",
+        "prompt": "the prompt_id of a prompt",
+        "prompts": "a list of prompt_ids",
         "boolean": "true or false",
         "integers": "a list of integers, such as 0,1",
         "features": "a list of features: layer:feature_id,... or the name of a table, or a select, with layer and feature_id",
     }
-    words |= {name: f"the name of a {name.replace('_', ' ')}" for name in CHOSEN}
+    words = {name: f"the name of a {name.replace('_', ' ')}" for name in CHOSEN} | words
     return words.get(kind) or "one of " + ", ".join(kind.split("|"))
 
 

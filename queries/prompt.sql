@@ -3,9 +3,9 @@
 -- Activations are compared as they are, also between layers, where the residual stream has grown; see `layer`. Ties go to the
 -- lower layer, then the lower feature_id. A token on which nothing fires keeps one row without a feature.
 --
--- $prompt_id integer: the prompt, as a number or its digits
+-- $prompt_id prompt: the prompt, as a number or its digits
 -- $n integer = 5: features a token
--- $layer integer? = null: only features of this layer
+-- $layer layer? = null: only features of this layer
 with copied as (
     select pos, layer, sae_id, feature_id, activation
     from activations_by_prompt

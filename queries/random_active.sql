@@ -4,9 +4,9 @@
 -- depends on seed, draw, the prompt's number in its study, layer and feature_id only, so it is the same everywhere. What fires
 -- on BOS alone is left out.
 --
--- $prompts integers: the prompt_ids
+-- $prompts prompts: the prompt_ids
 -- $pool integer = 200: features a layer, by cosine with either direction, that count as candidates and are left out
--- $exclude_layers integers? = null: layers to leave out
+-- $exclude_layers layers? = null: layers to leave out
 -- $draws integer = 1: number of draws
 -- $seed integer = 0: seed of all draws
 with ranked as (

@@ -4,7 +4,7 @@
 -- of the benign ones those that are answered under the condition. Several draws of a prompt count as their mean.
 --
 -- $conditions conditions? = null: only these conditions, as none,random; null for all
--- $label harmful|benign = harmful: which prompts
+-- $label compared_label = harmful: which prompts
 select a as condition, label, k, tau, n as n_prompts, estimate as rate, low, high
 from comparisons
 where

@@ -4,7 +4,7 @@
 -- there or not. A prompt's value is the largest over its tokens; pos is null there. `saelake.sparse` makes SciPy and PyTorch
 -- matrices of it.
 --
--- $layer integer? = null: only the SAEs of this layer
+-- $layer layer? = null: only the SAEs of this layer
 -- $rows prompt|token = prompt: what a row of the matrix is
 -- $bos boolean = true: whether activations on BOS tokens count; what is no BOS token is read from tokens
 with no_tokens as (

@@ -4,7 +4,7 @@
 -- the share of the true categories that the majority has; without a true one 1 if the majority chose None, else 0. precision: the
 -- share of the majority's categories that are true, null where it has none (extra ones cost nothing in score).
 --
--- $study text: the annotation study
+-- $study annotation_study: the annotation study
 -- $mapping literal|user|specific = literal: what gives a feature a true category
 -- $none text = None: what the answer is called that no category fits
 -- $fdr number = 0.05: false discovery rate of specific

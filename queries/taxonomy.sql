@@ -8,7 +8,7 @@
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features; all that fire if null
 -- $mapping literal|user|specific = user: what gives a feature a category
 -- $fdr number = 0.05: false discovery rate of specific
--- $layer integer? = null: only this layer
+-- $layer layer? = null: only this layer
 with rows_of as (
     select
         t.layer, t.sae_id, t.feature_id, t.category, t.n_prompts, t.n_literal, t.n_user,

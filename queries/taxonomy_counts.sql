@@ -5,7 +5,7 @@
 --
 -- $label label = harmful: the prompts' label
 -- $sets prompt_sets? = null: only these prompt sets, separated by commas
--- $layer integer? = null: only this layer
+-- $layer layer? = null: only this layer
 with labelled as (
     select prompt_id, category
     from prompts

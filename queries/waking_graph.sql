@@ -3,7 +3,7 @@
 -- The source A is one critical feature that fires on the prompt, or its whole critical set (null, with method and start). tokens
 -- lists where B fires then, as pos:token. q_value is that of the edge over all prompts, null for sets beside the first minimal one.
 --
--- $prompt_id integer? = null: only this prompt
+-- $prompt_id prompt? = null: only this prompt
 -- $q number? = null: only edges that survive the matched controls at this false discovery rate
 -- $sources one|set|any = one: edges from single features, from whole sets, or both
 with passes as (

@@ -3,7 +3,7 @@
 -- Only layers above the lowest ablated one can: below, the pass is the clean one, up to rounding. n_first counts the prompt's first
 -- token, n_template the template's other tokens, n_user the user's. What each pass stands for is in the table waking_passes.
 --
--- $prompts integers? = null: only these prompt_ids
+-- $prompts prompts? = null: only these prompt_ids
 with lowest as (
     select a.ablation_id, a.prompt_id, min(f.layer) as layer
     from ablations as a

@@ -51,16 +51,25 @@ class OpenLake:
         Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several, and for
         a table that is damaged or was left out of a shared set.
         """
-        if queries.load(name).of_one_study and len(self.studies) > 1:
-            raise several_studies(self.lake, self.studies)
         if engine == "duckdb":
-            with told_by_views(self.connection):
-                queries.check_choices(self.connection, name, params)
-                return queries.run(self.connection, name, **params)
+            return self.sql(self.statement(name, **params))
         from saelake.queries import spark
 
+        self._check(name, params)
         with told_by_views(self.connection):
             return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
+
+    def statement(self, name: str, **params: Any) -> str:
+        """The SQL of a question with its values, for any DuckDB client of the lake; raises as `query` does."""
+        self._check(name, params)
+        with told_by_views(self.connection):
+            return queries.load(name).statement(self.connection, params)
+
+    def _check(self, name: str, params: Mapping[str, Any]) -> None:
+        if queries.load(name).of_one_study and len(self.studies) > 1:
+            raise several_studies(self.lake, self.studies)
+        with told_by_views(self.connection):
+            queries.check_choices(self.connection, name, params)
 
     def sparse(self, **options: Any) -> "Sparse":
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch".
@@ -69,6 +78,7 @@ class OpenLake:
         """
         from saelake.queries.sparse import sparse
 
+        self._check("sparse", {name: value for name, value in options.items() if name != "library"})
         with told_by_views(self.connection):
             return sparse(self.connection, **options)
 

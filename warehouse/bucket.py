@@ -217,7 +217,7 @@ class Bucket:
             settings |= {"session_token": literal(access.token)}
         listed = ", ".join(f"{name} {value}" for name, value in settings.items())
         con.execute(f"create or replace temporary secret saelake ({listed})")
-        con.execute("set enable_http_metadata_cache = true")  # published files never change
+        con.execute("set global enable_http_metadata_cache = true")  # published files never change
 
 
 def _httpfs() -> Path:

@@ -288,10 +288,16 @@ def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files
 
 
 def connect(
-    lake: Lake, recipe: str | None = None, runs: Sequence[str] | None = None, threads: int | None = None
+    lake: Lake,
+    recipe: str | None = None,
+    runs: Sequence[str] | None = None,
+    threads: int | None = None,
+    alone: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory connection on which the plain table names show one study, given runs, or all that is current.
 
+    Args:
+        alone: it can read nothing but this lake (see `lock`).
     Raises UserError for an unknown recipe or run.
     """
     unknown = [run_id for run_id in runs or () if not lake.published.exists(record_key(run_id))]
@@ -300,6 +306,8 @@ def connect(
     con = duckdb.connect(config=NO_EXTENSIONS | ({"threads": threads} if threads else {}))
     _configure(con)
     create_views(con, lake, current_runs(lake, recipe) if runs is None else Shown([r for r in map(lake.record, runs) if r]))
+    if alone:
+        lock(con, lake)
     return con
 
 
@@ -317,20 +325,23 @@ def lock(con: duckdb.DuckDBPyConnection, lake: Lake, files: Sequence[Path] = ())
 
 
 def cursor_of(con: duckdb.DuckDBPyConnection, lake: Lake) -> duckdb.DuckDBPyConnection:
-    """A connection beside `con`, which `connect` made, for another thread: it shares the views, but no session."""
+    """A connection beside `con`, which `connect` made, for another thread: it shares views and settings, but no session."""
     cursor = con.cursor()
-    _configure(cursor)
-    _point_at(cursor, lake)
+    _set_lake(cursor, lake)
     return cursor
 
 
 def _configure(con: duckdb.DuckDBPyConnection) -> None:
-    con.execute("set parquet_metadata_cache = true")  # published files never change
-    con.execute(f"set dynamic_or_filter_threshold = {LARGEST_JOIN_FILTER}")
+    con.execute("set global parquet_metadata_cache = true")  # published files never change
+    con.execute(f"set global dynamic_or_filter_threshold = {LARGEST_JOIN_FILTER}")
 
 
 def _point_at(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     lake.published.prepare(con)
+    _set_lake(con, lake)
+
+
+def _set_lake(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     con.execute(f"set variable lake = {literal(lake.published.url)}")  # a prepared value would import pandas
 
 

@@ -17,7 +17,7 @@ from saelake.warehouse.records import Lake
 
 def add_study(app: FastAPI, lake: Lake, study: AnnotationStudy) -> None:
     """Adds the pages of a study, below /a/<the annotator's secret>."""
-    with closing(connect(lake, study.recipe)) as con:
+    with closing(connect(lake, study.recipe, alone=True)) as con:
         samples = samples_of(con, [(item.sae_id, item.feature_id) for item in study.items])
         explanations = explanations_of(con, [(item.sae_id, item.feature_id) for item in study.items])
     orders = {annotator: study.order(annotator) for annotator in study.tokens}

@@ -32,7 +32,7 @@ class Bar(NamedTuple):
 
 def add_browser(app: FastAPI, lake: Lake, recipe: str, secret: str) -> duckdb.DuckDBPyConnection:
     """Adds the pages below /b/<secret>, about one study of the lake; returns their connection, to be closed at the end."""
-    con = connect(lake, recipe)
+    con = connect(lake, recipe, alone=True)
     opening = Lock()
     populations = next(p.type.split("|") for p in queries.load("feature_search").parameters if p.name == "population")
     limit = int(next(p.default or 0 for p in queries.load("feature_search").parameters if p.name == "limit"))

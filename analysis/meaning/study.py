@@ -113,7 +113,7 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
         if (there.recipe, there.parents, there.sampling, [*there.tokens]) == (recipe, parents, sampling, [*annotators]):
             return there
         raise UserError(f"the lake {lake} has another annotation study {name} already: give the new one another name")
-    with connect(lake, recipe) as con:
+    with connect(lake, recipe, alone=True) as con:
         drawn = queries.run(con, "study_sample", **asdict(sampling)).fetchall()
         categories = [category for (category,) in con.execute("select distinct category from taxonomy order by all").fetchall()]
     items = tuple(Item(*row[1:]) for row in drawn)

@@ -54,7 +54,7 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
     """
     name = one_study(lake, recipe)
     records = {record.stage: record for record in current_records(lake, name)}
-    with connect(lake, name) as con:
+    with connect(lake, name, alone=True) as con:
         study = Studied(con, name, records, with_completions)
         html = page(study)
     clear_drafts(target)  # of killed processes

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import saelake
+from saelake import cli
 from saelake.queries import QueryError
 from tests.lakes import build_lake
 
@@ -20,6 +22,20 @@ UNKNOWN = [
     ("runs", {"study": "smal"}, "did you mean small"),
     ("compare_runs", {"a": "x", "b": "y"}, "a: the lake has no run 'x'"),
     ("feature_search", {"category": "bomb"}, "did you mean bombs"),
+    ("features", {"layer": "7"}, "layer: the lake has no layer 7: it has 0, 1"),
+    ("candidates", {"exclude_layers": "0, 7"}, "exclude_layers: the lake has no layer 7"),
+    ("candidates", {"exclude_layers": [7]}, "exclude_layers: the lake has no layer 7"),
+    ("prompt", {"prompt_id": "7"}, "prompt_id: the lake has no prompt 7: it has"),
+    ("prompt", {"prompt_id": "seven"}, "prompt_id is the prompt_id of a prompt, not 'seven'"),
+    ("firing_on_tokens", {"prompts": [7]}, "prompts: the lake has no prompt 7"),
+    ("neighbours", {"layer": 0, "feature_id": 1, "sae_id": "sae2"}, "no sae 'sae2': it has sae0, sae1"),
+    ("first_flip", {"condition": "topk%"}, "condition: the lake has no condition like 'topk%': it has direction, none"),
+    ("completions", {"label": "harmless"}, "label: the lake has no label 'harmless': it has benign, harmful"),
+    ("comparisons", {"measure": "accuracy"}, "measure: the lake has no measure 'accuracy': it has flipped"),
+    ("comparisons", {"label": "bad"}, "label: the lake has no compared label 'bad': it has all"),
+    ("comparisons", {"condition": "x%"}, "condition: the lake has no condition like 'x%': it has none, top_k_own"),
+    ("rates", {"label": "benign"}, "label: the lake has no compared label 'benign'"),
+    ("study_scores", {"study": "plot"}, "study: the lake has no annotation study 'plot': did you mean pilot"),
     ("asr", {"conditions": 3}, "conditions is a list of conditions, such as none,random, not 3"),
 ]
 
@@ -29,10 +45,34 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_lake(tmp_path_factory.mktemp("choices") / "lake").root
 
 
+def compared(opened: saelake.OpenLake) -> None:
+    """Gives the lake's connection rows of two tables that the hand-made lake lacks."""
+    con = opened.connection
+    replaced = {
+        "comparisons": "'flipped' as measure, 'all' as label, 'none' as a, 'top_k_own' as b",
+        "annotations": "'pilot' as study",
+    }
+    for table, row in replaced.items():
+        one = f"from (values (1)) left join memory.main.{table} on true"
+        con.execute(f"create temp view {table} as select * replace ({row}) {one}")
+
+
 @pytest.mark.parametrize(("name", "values", "sentence"), UNKNOWN)
 def test_an_unknown_name_is_told(lake: Path, name: str, values: dict[str, object], sentence: str) -> None:
-    with saelake.open(lake) as opened, pytest.raises(QueryError, match=sentence):
-        opened.query(name, **values).fetchall()
+    with saelake.open(lake) as opened:
+        compared(opened)
+        for ask in (opened.query, opened.statement):
+            with pytest.raises(QueryError, match=sentence):
+                ask(name, **values)
+
+
+def test_the_printed_statement_is_checked_too(lake: Path) -> None:
+    asked = ["query", "asr", "--conditions", "none, rnadom", "--lake", str(lake)]
+    for how in ([], ["--sql"]):
+        told = CliRunner().invoke(cli.main, asked + how)
+        assert (told.exit_code, told.output.count("no condition 'rnadom'")) == (1, 1)
+    with saelake.open(lake) as opened, pytest.raises(QueryError, match="layer: the lake has no layer 7"):
+        opened.sparse(layer=7, library="torch")
 
 
 def test_lists_take_spaces_and_python_lists(lake: Path) -> None:

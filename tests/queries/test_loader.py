@@ -87,7 +87,7 @@ def test_hostile_text_is_inert(con: duckdb.DuckDBPyConnection, text: str) -> Non
         ({"n": "inf"}, "n is a number, not 'inf'"),
         ({"b": "maybe"}, "b is true or false, not 'maybe'"),
         ({"b": []}, "b is true or false, not []"),
-        ({"l": "1,x"}, "l is a list of integers, such as 0,1, not ['1', 'x']"),
+        ({"l": "1,x"}, "l is a list of integers, such as 0,1, not '1,x'"),
         ({"c": "three"}, "c is one of one, two, not 'three'"),
         ({"t": 5}, "t is text, not 5"),
         ({"t": "a\0b"}, "t is text, not 'a\\x00b'"),

@@ -25,8 +25,8 @@ if not shutil.which("java") and "JAVA_HOME" not in os.environ:
 
 NEEDED = {
     "features": "select sae_id, feature_id from features where layer = 4 order by n_prompts desc, feature_id limit 20",
-    "integers": "select list(prompt_id order by prompt_id)[:12] from prompts where label = 'harmful'",
-    "integer": "select min(prompt_id) from prompts where label = 'harmful'",
+    "prompts": "select list(prompt_id order by prompt_id)[:12] from prompts where label = 'harmful'",
+    "prompt": "select min(prompt_id) from prompts where label = 'harmful'",
     "text": "select min(sae_id) from saes",
     "sae": "select min(sae_id) from saes",
 }
