@@ -43,7 +43,7 @@ def sql(statement: str, lake: str, recipe: str | None, files: tuple[Path, ...], 
 
 
 class Questions(click.Group):
-    """A command for each file in queries/, with an option for each parameter that it declares."""
+    """A command for each file in queries/ and queries/stages/, with an option for each parameter that it declares."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from saelake import queries
@@ -97,7 +97,10 @@ def _option(parameter: Any) -> click.Option:
 
 @click.command(cls=Questions, subcommand_metavar="NAME [OPTIONS]")
 def query() -> None:
-    """Answer one of the shipped questions; `saelake query NAME --help` documents it."""
+    """Answer one of the shipped questions; `saelake query NAME --help` documents it.
+
+    Those that only stages and pages ask (queries/stages/) are answered too, but not listed.
+    """
 
 
 @click.command("queries")

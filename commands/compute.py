@@ -239,7 +239,7 @@ def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     choice = own.union(chosen)
     ks = sorted({k for (k,) in choice.select("k").fetchall()})
     rates = opened.query("asr", judge=judge, k=ks).filter("tau is null")
-    methods = opened.query("methods", judge=judge)
+    methods = opened.query("search_methods", judge=judge)
     for title, found in (
         (
             f"Top K features a layer ablated: K chosen on half of the {words.harmful} prompts that are {words.shown} (0), "

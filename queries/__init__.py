@@ -4,12 +4,24 @@
     print(queries.load("candidates").help)
     queries.run(con, "candidates", k=5, exclude_layers=[0, 1]).fetchall()
 
-Nothing here knows how a lake is stored.
+Those that only stages and pages ask stand in stages/: `names` leaves them out. Nothing here knows how a lake is stored.
 """
 
 from saelake.queries.judges import oracle
-from saelake.queries.loader import Query, check_choices, load, names, run
+from saelake.queries.loader import Query, check_choices, load, names, names_of_stages, run
 from saelake.queries.parameters import Parameter, QueryError
 from saelake.queries.reasons import reasons, why_empty
 
-__all__ = ["Parameter", "Query", "QueryError", "check_choices", "load", "names", "oracle", "reasons", "run", "why_empty"]
+__all__ = [
+    "Parameter",
+    "Query",
+    "QueryError",
+    "check_choices",
+    "load",
+    "names",
+    "names_of_stages",
+    "oracle",
+    "reasons",
+    "run",
+    "why_empty",
+]

@@ -1,4 +1,4 @@
-"""Loads the questions beside this file, and asks them."""
+"""Loads the questions beside this file and in stages/, and asks them."""
 
 import difflib
 import re
@@ -15,6 +15,15 @@ if TYPE_CHECKING:  # documentation is printed without DuckDB
     import duckdb
 
 FOLDER = Path(__file__).parent
+STAGES = FOLDER / "stages"
+"""Questions that stages and pages ask: anyone may, but they are not listed."""
+RENAMED = {
+    "layer_diagnostic": "direction_by_layer",
+    "methods": "search_methods",
+    "redundant": "self_repair",
+    "stability": "set_overlap",
+}
+"""Names that questions had, which are taken for those that they have."""
 PLACEHOLDER = re.compile(r"\$([a-z]\w*)(?:\((\w+(?:\|\w+)?)\))?")
 FIRST_SENTENCE = re.compile(r".+?[.?](?= |$)")
 WHOLE_LAKE = "Over the whole lake:"
@@ -78,17 +87,23 @@ def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) 
 
 
 def names() -> list[str]:
-    """The names of all questions."""
+    """The names of the questions that people ask."""
     return sorted(file.stem for file in FOLDER.glob("*.sql"))
+
+
+def names_of_stages() -> list[str]:
+    """The names of those that stages and pages ask."""
+    return sorted(file.stem for file in STAGES.glob("*.sql"))
 
 
 @cache
 def load(name: str) -> Query:
-    """One question; raises QueryError for an unknown name."""
-    known = names()
-    if name not in known:
-        raise QueryError(f"there is no query {name}{_nearest(name, known) or ': `saelake queries` lists them'}")
-    return _parse(name, (FOLDER / f"{name}.sql").read_text(encoding="utf-8"))
+    """One question, of those that are listed or not; raises QueryError for an unknown name."""
+    name = RENAMED.get(name, name)
+    for folder, known in ((FOLDER, names()), (STAGES, names_of_stages())):
+        if name in known:
+            return _parse(name, (folder / f"{name}.sql").read_text(encoding="utf-8"))
+    raise QueryError(f"there is no query {name}{_nearest(name, names()) or ': `saelake queries` lists them'}")
 
 
 def run(con: "duckdb.DuckDBPyConnection", name: str, **parameters: Any) -> "duckdb.DuckDBPyRelation":

@@ -162,7 +162,7 @@ def _inert(study: _Study, found: dict[str, str]) -> str | None:
     if study.count("select count(*) from critical_features"):
         return None
     upstream = [found[stage] for stage in ("minimal", "algorithm1") if stage in found]
-    return upstream[0] if upstream else "the searches found no set that flips a prompt: see the question methods"
+    return upstream[0] if upstream else "the searches found no set that flips a prompt: see the question search_methods"
 
 
 def _waking(study: _Study, found: dict[str, str]) -> str | None:

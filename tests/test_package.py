@@ -26,6 +26,7 @@ DATA = (
     "ingest/organism/saes/layer_5/sae_weights.safetensors",
     "ingest/organism/texts.jsonl",
     "queries/asr.sql",
+    "queries/stages/fm_input.sql",
     "recipes/organism.toml",
     "warehouse/sharing/card.md.jinja",
 )

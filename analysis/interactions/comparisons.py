@@ -167,7 +167,7 @@ def models(con: duckdb.DuckDBPyConnection) -> Iterator[Row]:
 def stability(con: duckdb.DuckDBPyConnection, seed: int) -> Iterator[Row]:
     """Jaccard indices over starts or seeds (mean over prompts) and over halves of the prompts."""
     found: dict[tuple[str, int | None, float | None, str], list[float]] = defaultdict(list)
-    for condition, k, tau, over, _, index in queries.run(con, "stability").fetchall():
+    for condition, k, tau, over, _, index in queries.run(con, "set_overlap").fetchall():
         found[condition, k, tau, over].append(index)
     for (condition, k, tau, over), indices in found.items():
         values = np.array(indices)

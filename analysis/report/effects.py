@@ -13,7 +13,7 @@ EDGES_DRAWN = 60
 
 
 def _redundancy(study: Studied) -> Sequence[Block]:
-    redundant, roles = study.ask("redundant", judge=study.judge), study.ask("waking_roles")
+    redundant, roles = study.ask("self_repair", judge=study.judge), study.ask("waking_roles")
     cells = [
         Cell("reading", "reading"),
         Cell("method", "sets of"),

@@ -64,7 +64,7 @@ def _outcome(study: Studied) -> Sequence[Block]:
 def _diagnostic(study: Studied) -> Sequence[Block]:
     blocks: list[Block] = []
     for direction, title in (("chosen", "the chosen direction"), ("own", "each layer's own direction")):
-        answer = study.ask("layer_diagnostic", direction=direction)
+        answer = study.ask("direction_by_layer", direction=direction)
         if answer.rows:
             chart = charts.lines(
                 alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
@@ -123,7 +123,7 @@ def _by_k(study: Studied) -> Sequence[Block]:
 
 
 def _methods(study: Studied) -> Sequence[Block]:
-    answer = study.ask("methods", judge=study.judge)
+    answer = study.ask("search_methods", judge=study.judge)
     by_tau = study.ask("rates", conditions="algorithm1,algorithm1_common")
     taus = sorted({row["tau"] for row in by_tau.rows})
     chart = charts.lines(

@@ -23,7 +23,7 @@ def test_cosines_are_those_of_the_literal_pass(study: Analysed) -> None:
 
 @pytest.mark.parametrize("direction", ["own", "chosen"])
 def test_bands_and_separation_are_scipys(study: Analysed, direction: str) -> None:
-    rows = study.ask("layer_diagnostic", direction=direction)
+    rows = study.ask("direction_by_layer", direction=direction)
     assert [(row[0], row[1]) for row in rows] == [(layer, label) for layer in range(6) for label in ("harmful", "benign")]
     for layer, label, n, mean, _, low, high, separation, is_chosen in rows:
         sides = {
@@ -46,6 +46,6 @@ def test_bands_and_separation_are_scipys(study: Analysed, direction: str) -> Non
 
 
 def test_harmful_lies_higher_from_the_layer_that_writes_the_primary(study: Analysed) -> None:
-    means = {(layer, label): mean for layer, label, mean in study.ask("layer_diagnostic", "layer, label, mean")}
+    means = {(layer, label): mean for layer, label, mean in study.ask("direction_by_layer", "layer, label, mean")}
     assert all(means[layer, "harmful"] > 30 * abs(means[layer, "benign"]) for layer in range(2, 6))
     assert all(abs(means[layer, "harmful"]) < 1e-3 for layer in (0, 1))

@@ -133,7 +133,7 @@ def test_rates_and_their_intervals(html: str, lake: saelake.OpenLake) -> None:
 
 
 def test_means_of_the_diagnostic_and_their_intervals(html: str, lake: saelake.OpenLake) -> None:
-    chosen = answers(html, "layer_diagnostic")[0]
+    chosen = answers(html, "direction_by_layer")[0]
     for layer, label in [(0, "benign"), (3, "harmful"), (5, "benign")]:
         found = lake.sql(
             f"select cosine from layer_cosines join prompts using (prompt_id) "
@@ -145,7 +145,7 @@ def test_means_of_the_diagnostic_and_their_intervals(html: str, lake: saelake.Op
 
 
 def test_counts_of_critical_features(html: str, lake: saelake.OpenLake) -> None:
-    minimal = one(answers(html, "methods")[0], condition="minimal")
+    minimal = one(answers(html, "search_methods")[0], condition="minimal")
     sets = lake.sql(
         "select set_id, prompt_id, list(distinct (sae_id, feature_id)) from ablations join feature_sets using (set_id) "
         "join prompts using (prompt_id) where condition = 'minimal' and label = 'harmful' group by all"

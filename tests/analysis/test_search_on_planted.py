@@ -288,7 +288,7 @@ def test_random_controls_are_as_many_a_layer_as_what_stage_2_found(analysed: Ana
 
 
 def test_table_1_compares_the_methods(analysed: Analysed) -> None:
-    found = analysed.opened.query("methods", judge="first_token")
+    found = analysed.opened.query("search_methods", judge="first_token")
     rows = {(r[0], r[1]): dict(zip(found.columns, r, strict=True)) for r in found.fetchall()}
     minimal, random = rows["minimal", None], rows["random_minimal", None]
     assert (minimal["n_refused"], minimal["n_searched"], minimal["flip_rate"]) == (6, 6, 1.0)

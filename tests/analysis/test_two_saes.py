@@ -15,7 +15,7 @@ from tests.analysis.effects import Analysed
 
 BY_ORDER = {"wakings", "causal_link"}
 """They ask which of two layers lies above the other."""
-OF_LAYERS = {"directions", "layer_diagnostic"}
+OF_LAYERS = {"directions", "direction_by_layer"}
 """They are about the residual stream, and no SAE."""
 ABOUT_RUNS = {"runs", "causal_roles", "compare_runs", "study_scores"}
 OF_OTHER_TESTS = {
@@ -80,7 +80,9 @@ def _copy(lake: duckdb.DuckDBPyConnection, layer: str) -> duckdb.DuckDBPyConnect
     return con
 
 
-@pytest.mark.parametrize("name", sorted({*queries.names()} - BY_ORDER - OF_LAYERS - ABOUT_RUNS - OF_OTHER_TESTS))
+@pytest.mark.parametrize(
+    "name", sorted({*queries.names(), *queries.names_of_stages()} - BY_ORDER - OF_LAYERS - ABOUT_RUNS - OF_OTHER_TESTS)
+)
 def test_a_question_answers_alike(name: str, apart: duckdb.DuckDBPyConnection, together: duckdb.DuckDBPyConnection) -> None:
     one, other = (_answer(con, name) for con in (apart, together))
     assert one == other

@@ -94,7 +94,7 @@ def test_redundant_features_match_the_enumeration(study: Analysed) -> None:
                 for pos in where:
                     at[roles[text, pos]] += 1
     columns = "reading, n_sets, n_with_silent, n_kept, n_silent, n_woken, tokens_first, tokens_template, tokens_user"
-    rows = {r[0]: r[1:] for r in study.ask("redundant", columns)}
+    rows = {r[0]: r[1:] for r in study.ask("self_repair", columns)}
     total = sum(at.values())
     shares = tuple(pytest.approx(at[role] / total) for role in ("bos", "template", "user"))
     assert rows["default"] == (72, n_with_silent, n_kept, n_silent, n_woken, *shares)

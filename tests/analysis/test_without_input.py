@@ -107,7 +107,7 @@ def test_status_and_questions_tell_it_too(undirected: Ran) -> None:
     assert (found["direction"].state, found["minimal"].state) == ("done", "to do")
     assert found["direction"].why.startswith("no input: no layer's direction passes the filters")
     assert found["minimal"].why == found["statistics"].why == "no direction is chosen"
-    answer = undirected.ask("query", "methods")
+    answer = undirected.ask("query", "search_methods")
     assert "no rows: direction: no layer's direction passes" in answer.output
     with pytest.raises(NoDirection):
         stages.analyze(load_recipe(undirected.recipe), Lake.existing(undirected.lake))

@@ -5,10 +5,11 @@ from typing import Any
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelake import queries
+from saelake import cli, queries
 from saelake.queries.loader import _parse
 from saelake.queries.parameters import Parameter, parameter
 from saelake.queries.statements import check_reads
@@ -53,6 +54,24 @@ def test_head_comment_is_documentation_and_declarations() -> None:
     assert asked.parameters[1] == Parameter("n", "number", True, "0.5", "a number, or nothing")
     assert "  n number? = 0.5\n      a number, or nothing" in asked.help
     assert parameter("$f features: which").required  # type: ignore[union-attr]
+
+
+def test_old_names_and_unlisted_questions_are_answered() -> None:
+    renamed = {name: queries.load(name).name for name in ("layer_diagnostic", "methods", "redundant", "stability")}
+    assert renamed == {
+        "layer_diagnostic": "direction_by_layer",
+        "methods": "search_methods",
+        "redundant": "self_repair",
+        "stability": "set_overlap",
+    }
+    assert set(renamed.values()) <= set(queries.names())
+    assert not {*renamed, *queries.names_of_stages()} & set(queries.names())
+    assert queries.load("fm_input").name == "fm_input"
+    help_of = {name: CliRunner().invoke(cli.main, ["query", name, "--help"]).output for name in ("methods", "fm_input")}
+    assert "Table 1" in help_of["methods"]
+    listed = CliRunner().invoke(cli.main, ["query", "--help"]).output
+    assert "search_methods" in listed
+    assert "fm_input" not in listed + CliRunner().invoke(cli.main, ["queries"]).output
 
 
 def test_values_arrive_as_their_types(con: duckdb.DuckDBPyConnection) -> None:

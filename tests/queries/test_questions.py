@@ -287,7 +287,7 @@ def test_every_question_is_in_one_order_only(con: duckdb.DuckDBPyConnection, lak
     needed |= {"layer": 0, "feature_id": 1, "study": "pilot", "sae_id": "sae0", "token": "a0", "words": "text"}
     needed |= {"a": lake.current()["small", "candidates"], "b": lake.current()["small", "candidates"]}
     others = {"compare_runs": {"differing": False}}
-    for name in queries.names():
+    for name in (*queries.names(), *queries.names_of_stages()):
         asked = queries.load(name)
         values = {p.name: needed[p.name] for p in asked.parameters if p.required} | others.get(name, {})
         rows = queries.run(con, name, **values).fetchall()

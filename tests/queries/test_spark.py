@@ -32,7 +32,7 @@ NEEDED = {
 }
 NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
 """None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
-ON_SPARK = sorted({*queries.names()} - NOT_ON_SPARK)
+ON_SPARK = sorted({*queries.names(), *queries.names_of_stages()} - NOT_ON_SPARK)
 WITHOUT_ROWS = {"word_counts"}
 """On the embedded lake, whose features nobody has explained."""
 WITH_ROWS: dict[str, dict[str, Any]] = {
@@ -120,7 +120,7 @@ def test_questions_have_the_same_rows_over_a_million_activations(synthetic: sael
     assert answered >= {"sparse", "taxonomy_counts", "top_samples"}
 
 
-@pytest.mark.parametrize("name", ["fm_input", "fm_partners", "layer_diagnostic", "losses", "new_features", "stage3_coverage"])
+@pytest.mark.parametrize("name", ["fm_input", "fm_partners", "direction_by_layer", "losses", "new_features", "stage3_coverage"])
 def test_a_question_about_a_stage_that_has_not_run_is_answered_too(small: saelake.OpenLake, name: str) -> None:
     """By no rows or, where it counts, by zeros: an empty table must not be an error."""
     values = {"features": [(0, 1)]} if name == "fm_partners" else {}

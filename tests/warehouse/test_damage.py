@@ -148,7 +148,7 @@ def test_every_question_over_damage_fails_with_the_sentence(lake: Lake, damage: 
             for file in record.files:
                 os.truncate(lake.root / file.path, 7)
     with saelake.open(lake.root) as opened:
-        for name in queries.names():
+        for name in (*queries.names(), *queries.names_of_stages()):
             asked = queries.load(name)
             if name == "compare_runs" or (damage != "pointer" and not answers_from_files(lake, name)):
                 continue  # it asks all_runs, which no pointer tells about

@@ -1,8 +1,8 @@
 -- How far the last token's residual stream points along the refusal direction, layer by layer, for harmful and benign prompts (R4).
 --
--- mean is over the prompts of a label, sd their standard deviation, low and high the 95% t interval of the mean (its quantile by
--- Cornish and Fisher's expansion, within 0.2% from 6 prompts on). separation is the chance that a harmful prompt lies higher than
--- a benign one, ties half: 0.5 is none, 1 complete. is_chosen marks the layer whose direction the study uses.
+-- mean is over the prompts of a label, sd their standard deviation, low and high the 95% t interval of the mean (within 0.2% from
+-- 6 prompts on). separation is the chance that a harmful prompt lies higher than a benign one, ties half: 0.5 is none,
+-- 1 complete. is_chosen marks the layer whose direction the study uses.
 --
 -- $direction own|chosen = chosen: the direction of each layer, or the study's one direction (the paper)
 with measured as (
@@ -37,24 +37,19 @@ means as (
     group by layer, label
 ),
 
-quantiles as (
-    select
-        layer, label, n_prompts, mean, sd,
-        1.959964
-        + 2.372260 / df  -- (z^3 + z) / 4
-        + 2.822481 / df ^ 2  -- (5 z^5 + 16 z^3 + 3 z) / 96
-        + 2.555852 / df ^ 3  -- (3 z^7 + 19 z^5 + 17 z^3 - 15 z) / 384
-            as t
+-- Cornish and Fisher's expansion of the t quantile, in 1 / df
+bands as (
+    select *, (1.959964 + (2.372260 + (2.822481 + 2.555852 / df) / df) / df) * sd / sqrt(n_prompts) as half_width
     from means
 )
 
 select
-    q.layer, q.label, q.n_prompts, q.mean, q.sd,
-    q.mean - q.t * q.sd / sqrt(q.n_prompts) as low,
-    q.mean + q.t * q.sd / sqrt(q.n_prompts) as high,
+    b.layer, b.label, b.n_prompts, b.mean, b.sd,
+    b.mean - b.half_width as low,
+    b.mean + b.half_width as high,
     s.separation,
     coalesce(d.chosen, false) as is_chosen
-from quantiles as q
-join separations as s on s.layer = q.layer
-left join directions as d on d.layer = q.layer
-order by q.layer, q.label desc
+from bands as b
+join separations as s on s.layer = b.layer
+left join directions as d on d.layer = b.layer
+order by b.layer, b.label desc
