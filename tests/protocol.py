@@ -16,6 +16,14 @@ one can be read, asked, checked, shared, added and built on: a column that came 
 the column says; one that is not written any more (until) still stands in the views. `saelake.json` tells the newest version that
 anything in the lake was written with, so that an older saelake refuses what it does not know.
 """
+IDENTITY = """
+The life of a run. A run is computed, published, shared and deleted as a whole, and never changes. Its id is a hash of what
+determines its content: its stage with the version of its code, its part of the recipe, the hashes of model, SAEs and prompts, the
+kind of device, the seed, and the ids of the runs that it is computed from. The schema's version, the recipe's name, the sizes of
+shards and batches and the copy by prompt are not in it. A run that an older version published with the content that the recipe
+asks for is found and built on, and `saelake status` says so; a field of a recipe that came later counts only where it is not at
+its default. The copy by prompt of an ingest run that was computed without it is a run of its own, `prompt_major`.
+"""
 LAYOUT = """
 All files are plain Parquet: zstd, page checksums, page index, no hive keys, no nested types but lists of numbers. `run_id`,
 `sae_id` and `layer` are real columns in every file that has them. A reader needs nothing but the files that a run record lists:
@@ -36,7 +44,16 @@ def protocol() -> str:
     """The whole page."""
     introduction = (schema.__doc__ or "").split("\n\n", 1)[1].strip()
     columns = ", ".join(f"`{name}`" for name in schema.RUNS_STRUCTURE)
-    parts = [HEAD + introduction + f"\n\nThe schema's version is {schema.SCHEMA_VERSION}." + VERSIONS + LAYOUT + columns + ".\n"]
+    parts = [
+        HEAD
+        + introduction
+        + f"\n\nThe schema's version is {schema.SCHEMA_VERSION}."
+        + VERSIONS
+        + IDENTITY
+        + LAYOUT
+        + columns
+        + ".\n"
+    ]
     for table in TABLES.values():
         key = ", ".join(f"`{name}`" for name in table.key)
         order = ", ".join(f"`{name}`" for name in table.order)
