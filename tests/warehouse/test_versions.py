@@ -90,7 +90,7 @@ def test_a_golden_lake_answers_every_shipped_question(golden: Callable[[str], La
             values = {p: lake.sql(VALUES[p]).fetchone()[0] for p in needed}  # type: ignore[index]
             answers[name] = len(lake.query(name, **values).fetchall())
     assert answers["asr"] == 122  # as version 1 answered
-    assert {"methods", "k_choice", "critical_features", "top_samples", "prompt", "taxonomy", "comparisons"} <= {
+    assert {"search_methods", "k_choice", "critical_features", "top_samples", "prompt", "taxonomy", "comparisons"} <= {
         name for name, n_rows in answers.items() if n_rows
     }
 
