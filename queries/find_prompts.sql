@@ -1,7 +1,8 @@
 -- Which prompts hold given words, and what the unmodified model does with them.
 --
 -- Words are looked for in the user's text, whatever the case; each must occur as a whole word (or as a part of one, see part).
--- p_refusal_token and refused are of the unmodified model, empty where the lake has no answers yet.
+-- Signs without a letter or digit count for nothing. p_refusal_token and refused are of the unmodified model, empty where the lake
+-- has no answers yet.
 --
 -- $words text: the words, separated by spaces; all must occur
 -- $part boolean = false: whether a part of a word is enough
@@ -12,7 +13,7 @@
 with words as (
     select distinct trim(regexp_replace(word, '[^\p{L}\p{N}_]+', ' ', 'g')) as word
     from unnest(string_split(lower($words), ' ')) as given(word)
-    where word <> ''
+    where regexp_matches(word, '[\p{L}\p{N}_]')
 ),
 
 texts as (

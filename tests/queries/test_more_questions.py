@@ -89,6 +89,8 @@ def test_prompts_by_words(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     assert ask(con, "find_prompts", columns, words="tex") == []
     assert len(ask(con, "find_prompts", columns, words="tex", part=True)) == 5
     assert ask(con, "find_prompts", columns, words="quoted drop") == [(3, False)]
+    assert ask(con, "find_prompts", columns, words="1 -- text") == [(1, True)]
+    assert ask(con, "find_prompts", columns, words="-- ...") == [], "prompt 3 ends in signs"
 
 
 def test_two_runs_side_by_side(tmp_path_factory: pytest.TempPathFactory) -> None:
