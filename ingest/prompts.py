@@ -38,6 +38,8 @@ class Prompt:
     text: str
     prompt_hash: str
     """First 16 hex digits of the sha256 of the text: equal texts share it across sets and runs."""
+    family: str | None = None
+    """What it shares with prompts like it, such as a wording; None: it is alone."""
 
 
 def hash_prompt(text: str) -> str:
@@ -52,6 +54,8 @@ def content_hash(prompts: Iterable[Prompt]) -> str:
         for value in (prompt.set, prompt.split, prompt.label, prompt.category, prompt.text):
             encoded = b"" if value is None else value.encode()
             total.update(f"{'-' if value is None else len(encoded)}:".encode() + encoded)
+        if prompt.family is not None:  # studies without families keep the hashes that they had
+            total.update(f"family {len(prompt.family.encode())}:{prompt.family}".encode())
     return total.hexdigest()
 
 
@@ -181,7 +185,7 @@ def _several(values: Scalar | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
 
 def _mapped(spec: PromptSet) -> dict[str, Column]:
     """The fields of a set that are read from a column."""
-    fields = {"label": spec.label, "category": spec.category, "split": spec.split}
+    fields = {"label": spec.label, "category": spec.category, "family": spec.family, "split": spec.split}
     return {name: value for name, value in fields.items() if isinstance(value, Column)}
 
 
@@ -223,8 +227,11 @@ def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
     if spec.category is not None:
         blank = isinstance(spec.category, Column) and is_missing(row[spec.category.column])
         category = None if blank else _value(spec, "category", spec.category, number, row)
+    family = None
+    if spec.family is not None and not is_missing(row[spec.family.column]):
+        family = _value(spec, "family", spec.family, number, row)
     text = row[spec.text]
-    return Prompt(spec.set, split, label, category, text, hash_prompt(text))
+    return Prompt(spec.set, split, label, category, text, hash_prompt(text), family)
 
 
 def _value(spec: PromptSet, field: str, source: str | Column, number: int, row: Row) -> str:

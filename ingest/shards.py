@@ -133,6 +133,7 @@ class ShardMaker:
             "text": [p.text for p in prompts],
             "n_tokens": pa.array([len(t.token_ids) for t in tokenized], pa.int32()),
             "template_hash": [self.subject.template_hash] * len(prompts),
+            "family": pa.array([p.family for p in prompts], pa.string()),
         }
         return Rows("prompts", pa.table(columns))
 

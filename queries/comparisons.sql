@@ -2,14 +2,19 @@
 --
 -- kind rate: the share of prompts (or answers, averaged over draws) that flip, or of test prompts that a model gets right, with
 -- Wilson's 95% interval over prompts. kind comparison: a against b on the same prompts; p_holm is corrected over all comparisons
--- of the same measure. kind stability: mean Jaccard index of the sets found again. The documentation of the table's columns says more.
+-- of the same measure. The columns _families take prompts that are alike (the recipe's family, a wording) as one observation:
+-- low_families to high_families is the interval over families, p_families keeps one sign for all prompts of a family. Without
+-- families they are null. measure flipped_held_out is the rate over the prompts from which no direction was made or chosen, by
+-- prompt_hash; it stands where these are not all prompts. kind stability: mean Jaccard index of the sets found again. The
+-- documentation of the table's columns says more.
 --
 -- $rows rate|comparison|stability|all = comparison: which rows
--- $measure measure? = null: only this measure: flipped, p_refusal_token, correct, jaccard
+-- $measure measure? = null: only this measure: flipped, flipped_held_out, p_refusal_token, correct, jaccard
 -- $label compared_label? = null: only prompts of this label: harmful, benign, all
 -- $condition compared_like = %: a or b is like this pattern of `like`
 select
-    kind, measure, label, a, b, k, tau, n, estimate, low, high, test, p, p_holm, effect, effect_measure
+    kind, measure, label, a, b, k, tau, n, estimate, low, high, test, p, p_holm, effect, effect_measure,
+    n_families, low_families, high_families, p_families, p_families_holm
 from comparisons
 where
     ($rows = 'all' or kind = $rows)

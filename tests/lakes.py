@@ -109,6 +109,7 @@ def _ingest_rows(first_id: int) -> list[Rows]:
                 "text": TEXTS,
                 "n_tokens": [4] * 6,
                 "template_hash": ["template"] * 6,
+                "family": [None] * 6,
             },
         ),
         Rows.of(

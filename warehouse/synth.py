@@ -200,6 +200,7 @@ def _prompts(shape: Shape, spec: RunSpec, prompts: np.ndarray) -> Rows:
         "text": texts,
         "n_tokens": np.full(len(texts), shape.tokens_per_prompt, dtype=np.int32),
         "template_hash": ["synth"] * len(texts),
+        "family": pa.nulls(len(texts), pa.string()),
     }
     return Rows("prompts", pa.table(columns))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from saelake import queries
 from saelake.analysis.interactions.statistics import (
+    Families,
     Test,
     bootstrap_mean,
     holm,
@@ -50,6 +51,37 @@ from predictions
 where split = 'test'
 order by model, prompt_id
 """
+
+
+PROMPTS = """
+select prompt_id, prompt_hash, split, family
+from prompts
+order by prompt_id
+"""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What prompts share with each other."""
+
+    family: dict[int, int] | None
+    """prompt_id -> number of its family; None if every prompt is alone."""
+    fitted: frozenset[int]
+    """Those whose text stands in a split that a direction was made from or chosen on, by prompt_hash."""
+
+    @classmethod
+    def of(cls, con: duckdb.DuckDBPyConnection, fitting: Sequence[str]) -> "Prompts":
+        """Of the study's prompts; `fitting` are the splits of [direction]."""
+        rows = con.execute(PROMPTS).fetchall()
+        used = {prompt_hash for _, prompt_hash, split, _ in rows if split in fitting}
+        number: dict[object, int] = {}
+        family = {one: number.setdefault((one,) if name is None else name, len(number)) for one, _, _, name in rows}
+        is_alone = len(number) == len(rows)
+        return cls(None if is_alone else family, frozenset(one for one, prompt_hash, *_ in rows if prompt_hash in used))
+
+    def families(self, prompt_ids: np.ndarray) -> Families | None:
+        """The families of some prompts."""
+        return None if self.family is None else Families(np.array([self.family[one] for one in prompt_ids.tolist()]))
 
 
 class Setting(NamedTuple):
@@ -92,6 +124,11 @@ class Row:
     p_holm: float | None = None
     effect: float | None = None
     effect_measure: str = ""
+    n_families: int | None = None
+    low_families: float | None = None
+    high_families: float | None = None
+    p_families: float | None = None
+    p_families_holm: float | None = None
 
 
 def answers_of(con: duckdb.DuckDBPyConnection, judge: str) -> dict[Setting, Answers]:
@@ -106,18 +143,34 @@ def answers_of(con: duckdb.DuckDBPyConnection, judge: str) -> dict[Setting, Answ
     return found
 
 
-def rates(answers: dict[Setting, Answers]) -> Iterator[Row]:
-    """The share of prompts that flip, of every setting."""
+def rates(answers: dict[Setting, Answers], prompts: Prompts) -> Iterator[Row]:
+    """The share of prompts that flip, of every setting; of harmful ones also that of those that fitted no direction."""
     for (condition, k, tau, label), found in answers.items():
-        yield _rate("flipped", label, condition, found.flipped, k, tau)
+        yield _rate("flipped", label, condition, found.flipped, k, tau, prompts.families(found.prompt_ids))
+        held_out = ~np.isin(found.prompt_ids, list(prompts.fitted))
+        if label == "harmful" and held_out.any() and not held_out.all():
+            families = prompts.families(found.prompt_ids[held_out])
+            yield _rate("flipped_held_out", label, condition, found.flipped[held_out], k, tau, families)
 
 
-def _rate(measure: str, label: str, a: str, shares: np.ndarray, k: int | None = None, tau: float | None = None) -> Row:
+def _rate(
+    measure: str,
+    label: str,
+    a: str,
+    shares: np.ndarray,
+    k: int | None = None,
+    tau: float | None = None,
+    families: Families | None = None,
+) -> Row:
     interval = wilson(float(shares.sum()), len(shares))
-    return Row("rate", measure, label, a, len(shares), float(shares.mean()), *interval, "wilson", k=k, tau=tau)
+    row = Row("rate", measure, label, a, len(shares), float(shares.mean()), *interval, "wilson", k=k, tau=tau)
+    if families is None:
+        return row
+    low, high = families.rate(shares)
+    return replace(row, n_families=len(families), low_families=low, high_families=high)
 
 
-def comparisons(answers: dict[Setting, Answers], seed: int) -> Iterator[Row]:
+def comparisons(answers: dict[Setting, Answers], prompts: Prompts, seed: int) -> Iterator[Row]:
     """Flips and refusal probabilities of every pair of settings that COMPARED names, on the harmful prompts of both."""
     for a, b in COMPARED:
         for one, mine in answers.items():
@@ -129,12 +182,20 @@ def comparisons(answers: dict[Setting, Answers], seed: int) -> Iterator[Row]:
             interval = paired_interval(mine.flipped, theirs.flipped)
             test = paired_test(mine.flipped, theirs.flipped, seed)
             estimate = float(mine.flipped.mean() - theirs.flipped.mean())
-            yield _compared("flipped", one, b, len(mine.flipped), estimate, interval, test)
+            row = _compared("flipped", one, b, len(mine.flipped), estimate, interval, test)
+            families = prompts.families(mine.prompt_ids)
+            if families is not None:
+                row = _by_family(
+                    row, families, families.paired(mine.flipped, theirs.flipped, seed), mine.flipped - theirs.flipped
+                )
+            yield row
             both = ~np.isnan(mine.p_refusal_token) & ~np.isnan(theirs.p_refusal_token)
             if both.any():
                 p_a, p_b = mine.p_refusal_token[both], theirs.p_refusal_token[both]
                 interval = bootstrap_mean(p_a - p_b, seed)
-                yield _compared("p_refusal_token", one, b, len(p_a), float((p_a - p_b).mean()), interval, wilcoxon(p_a, p_b))
+                row = _compared("p_refusal_token", one, b, len(p_a), float((p_a - p_b).mean()), interval, wilcoxon(p_a, p_b))
+                families = prompts.families(mine.prompt_ids[both])
+                yield row if families is None else _by_family(row, families, families.interval(p_a - p_b, seed), p_a - p_b)
 
 
 def _partner(one: Setting, condition: str, answers: dict[Setting, Answers]) -> Setting | None:
@@ -147,6 +208,12 @@ def _compared(measure: str, one: Setting, b: str, n: int, estimate: float, inter
         "comparison", measure, one.label, one.condition, n, estimate, *interval, test.name, b, one.k, one.tau,
         p=test.p, effect=test.effect, effect_measure=test.effect_measure,
     )  # fmt: skip
+
+
+def _by_family(row: Row, families: Families, interval: tuple[float, float], differences: np.ndarray) -> Row:
+    """The row with what its difference is over families."""
+    low, high = interval
+    return replace(row, n_families=len(families), low_families=low, high_families=high, p_families=families.p(differences))
 
 
 def models(con: duckdb.DuckDBPyConnection) -> Iterator[Row]:
@@ -177,12 +244,17 @@ def stability(con: duckdb.DuckDBPyConnection, seed: int) -> Iterator[Row]:
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
-    """The rows with p_holm, over all comparisons of the same measure."""
+    """The rows with p_holm and p_families_holm, over all comparisons of the same measure."""
     found = list(rows)
     for measure in {row.measure for row in rows}:
         places = [i for i, row in enumerate(rows) if row.measure == measure and row.p is not None]
         for i, p_holm in zip(places, holm(np.array([rows[i].p for i in places], dtype=np.float64)).tolist(), strict=True):
-            found[i] = replace(rows[i], p_holm=p_holm)
+            found[i] = replace(found[i], p_holm=p_holm)
+        places = [i for i in places if rows[i].p_families is not None]
+        for i, p_holm in zip(
+            places, holm(np.array([rows[i].p_families for i in places], dtype=np.float64)).tolist(), strict=True
+        ):
+            found[i] = replace(found[i], p_families_holm=p_holm)
     return found
 
 
@@ -190,7 +262,9 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     seed = work.spec.seed
     with work.bench.sql(list(work.parents.values())) as con:
         answers = answers_of(con, work.bench.recipe.verdicts.oracle)
-        rows = corrected([*rates(answers), *comparisons(answers, seed), *models(con), *stability(con, seed)])
+        settings = work.bench.recipe.direction
+        prompts = Prompts.of(con, (settings.split, settings.select_split))
+        rows = corrected([*rates(answers, prompts), *comparisons(answers, prompts, seed), *models(con), *stability(con, seed)])
     names = list(Row.__dataclass_fields__)
     for name in missing:
         yield name, [Rows.of(COMPARISONS, {column: [getattr(row, column) for row in rows] for column in names})]
@@ -205,5 +279,5 @@ def stage(answered_by: Sequence[str]) -> Stage:
         tables=("comparisons",),
         shards=single_shard,
         compute=_compute,
-        code_version=2,
+        code_version=3,
     )

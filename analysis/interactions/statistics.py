@@ -1,5 +1,6 @@
 """Intervals, tests and effect sizes (R21): pure functions over SciPy, two-sided, at 95%."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,12 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 9_999
+LARGEST_FRACTION = 60
+"""Shares are looked for as multiples of 1, 1/2, ... of so small a part."""
+LATTICE_STEPS = 1e9
+"""Sums of shares are built up exactly in so many additions at most."""
+ENUMERATED = 20
+"""All sign flips are tried of so many pairs at most."""
 
 
 class Interval(NamedTuple):
@@ -31,8 +38,11 @@ def wilson(successes: float, n: int) -> Interval:
     """
     assert n > 0, "no prompts"
     assert -1e-9 <= successes <= n + 1e-9, f"{successes} successes of {n}"
+    return _wilson(min(max(successes / n, 0.0), 1.0), n)
+
+
+def _wilson(rate: float, n: float) -> Interval:
     z = float(stats.norm.ppf((1 + LEVEL) / 2))
-    rate = min(max(successes / n, 0.0), 1.0)
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     # exact at the ends, as in scipy, where rounding would leave 1e-17
@@ -87,19 +97,54 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Test:
 
 
 def permutation(a: np.ndarray, b: np.ndarray, seed: int) -> Test:
-    """Sign-flip permutation test of the mean difference of pairs; the effect is Cohen's h of the two means."""
+    """Sign-flip permutation test of the mean difference of pairs; the effect is Cohen's h of the two means.
+
+    Exact for shares (draws that flip, of a few draws), whatever their number; else by draws, which p tells by its name.
+    """
     effect = cohens_h(float(a.mean()), float(b.mean()))
-    if np.array_equal(a, b):
-        return Test("permutation", 1.0, effect, "cohens_h")
+    exact = sign_flip_p(a - b)
+    if exact is not None:
+        return Test("permutation", exact, effect, "cohens_h")
     found = stats.permutation_test(
         (a, b), _mean_difference, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES, batch=1000, rng=seed
     )
-    return Test("permutation", float(found.pvalue), effect, "cohens_h")
+    return Test("permutation_drawn", float(found.pvalue), effect, "cohens_h")
 
 
 def _mean_difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
     # rounded: permutations that are equal on paper must not count as different
     return np.asarray(np.mean(a - b, axis=axis)).round(12)
+
+
+def sign_flip_p(differences: np.ndarray) -> float | None:
+    """Two-sided p of sum(differences) if every sign were a coin, over all 2^n flips of (n,): no floor but 2^-n.
+
+    Where the differences are multiples of one fraction, the sum's distribution is built up term by term on that lattice; else all
+    flips are tried, up to ENUMERATED of them. None where neither can be done.
+    """
+    sizes = np.abs(differences[np.abs(differences) > 1e-12]).astype(np.float64)
+    if not len(sizes):
+        return 1.0
+    observed = abs(float(differences.sum()))
+    parts = next((n for n in range(1, LARGEST_FRACTION + 1) if np.allclose(sizes * n, np.round(sizes * n), rtol=0, atol=1e-7)), 0)
+    if parts and len(sizes) * float(sizes.sum()) * parts <= LATTICE_STEPS:
+        steps = np.round(sizes * parts).astype(np.int64)
+        total = int(steps.sum())
+        chance = np.zeros(2 * total + 1)  # of the sums -total .. total
+        chance[total] = 1
+        for step in steps.tolist():
+            flipped = np.zeros_like(chance)
+            flipped[step:] += chance[: len(chance) - step] / 2
+            flipped[: len(chance) - step] += chance[step:] / 2
+            chance = flipped
+        extreme = np.abs(np.arange(-total, total + 1)) >= round(observed * parts)
+        return min(float(chance[extreme].sum()), 1.0)
+    if len(sizes) <= ENUMERATED:
+        sums = np.zeros(1)
+        for size in sizes.tolist():
+            sums = np.concatenate([sums + size, sums - size])
+        return float((np.abs(sums) >= observed - 1e-9).mean())
+    return None
 
 
 def wilcoxon(a: np.ndarray, b: np.ndarray) -> Test:
@@ -119,6 +164,65 @@ def wilcoxon(a: np.ndarray, b: np.ndarray) -> Test:
 def cohens_h(a: float, b: float) -> float:
     """Cohen's effect size of two proportions: 0.2 is small, 0.5 medium, 0.8 large; pi at most."""
     return float(2 * np.arcsin(np.sqrt(a)) - 2 * np.arcsin(np.sqrt(b)))
+
+
+class Families:
+    """Prompts that are alike (one wording, say) as clusters: what is drawn again, or flipped, is a family as a whole.
+
+    Args:
+        of_n: (n,) the family of each prompt, as any number.
+    """
+
+    def __init__(self, of_n: np.ndarray) -> None:
+        _, self.place_n, self.sizes_g = np.unique(of_n, return_inverse=True, return_counts=True)
+
+    def __len__(self) -> int:
+        return len(self.sizes_g)
+
+    def sums(self, values_n: np.ndarray) -> np.ndarray:
+        """(g,): the sum of each family's values."""
+        return np.bincount(self.place_n, values_n, len(self.sizes_g))
+
+    def interval(self, values_n: np.ndarray, seed: int) -> Interval:
+        """Percentile bootstrap of the mean of (n,) values over whole families, RESAMPLES times."""
+        sums_g, times_rg = self.sums(values_n), _drawn(len(self), seed)
+        means_r = (times_rg @ sums_g) / (times_rg @ self.sizes_g)
+        low, high = np.quantile(means_r, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Interval(float(low), float(high))
+
+    def paired(self, a_n: np.ndarray, b_n: np.ndarray, seed: int) -> Interval:
+        """Interval of mean(a) - mean(b) over families, for shares (n,).
+
+        Differences that are all equal leave nothing to draw from: there it is `paired_interval` with a family as one prompt.
+        """
+        if np.ptp(a_n - b_n):
+            return self.interval(a_n - b_n, seed)
+        return paired_interval(self.sums(a_n) / self.sizes_g, self.sums(b_n) / self.sizes_g)
+
+    def rate(self, shares_n: np.ndarray) -> Interval:
+        """Wilson's interval of a rate as if there were n / deff prompts (Korn and Graubard 1998; theirs is the exact one).
+
+        deff, how many times the variance over families is that over as many independent prompts, is at least 1 and at most what
+        makes the families the observations. It is that most where all shares are equal, since it cannot be estimated there.
+        """
+        n, n_g, mean = len(shares_n), len(self.sizes_g), float(shares_n.mean())
+        plain = mean * (1 - mean) / n
+        residuals_g = self.sums(shares_n - mean)
+        clustered = float((residuals_g**2).sum()) / n**2 * n_g / max(n_g - 1, 1)
+        known = np.ptp(shares_n) > 0 and n_g > 1
+        effective = min(max(n * plain / clustered if clustered else n, n_g), n) if known else n_g
+        return _wilson(mean, effective)
+
+    def p(self, differences_n: np.ndarray) -> float | None:
+        """`sign_flip_p` where the prompts of a family keep one sign: its smallest value is 2^(1 - families)."""
+        return sign_flip_p(self.sums(differences_n))
+
+
+@lru_cache(maxsize=2)
+def _drawn(n_families: int, seed: int) -> np.ndarray:
+    """(RESAMPLES, families): how often each is drawn."""
+    even = np.full(n_families, 1 / n_families)
+    return np.random.default_rng(seed).multinomial(n_families, even, size=RESAMPLES).astype(np.float64)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

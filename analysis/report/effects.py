@@ -7,7 +7,7 @@ import altair as alt
 
 from saelake.analysis.report import charts
 from saelake.analysis.report.answers import Answer, Studied
-from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Section, Table, percent
+from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, percent
 
 EDGES_DRAWN = 60
 
@@ -180,6 +180,10 @@ def _stability(study: Studied) -> Sequence[Block]:
         Cell("high", "to"),
         Cell("test", "test"),
         Cell("p_holm", "p (Holm)"),
+        Cell("n_families", "families"),
+        Cell("low_families", "over families 95% from"),
+        Cell("high_families", "to"),
+        Cell("p_families_holm", "p over families (Holm)"),
     ]
     sure = [row for row in tested.rows if row["p_holm"] is not None and row["p_holm"] < 0.05]
     return [
@@ -196,6 +200,28 @@ def _stability(study: Studied) -> Sequence[Block]:
             shown=40,
             folded=True,
         ),
+        *_families(tested),
+    ]
+
+
+def _families(tested: Answer) -> list[Block]:
+    """What is left of the comparisons where prompts are not independent of each other."""
+    rows = [row for row in tested.rows if row["p_families_holm"] is not None]
+    if not rows:
+        return [
+            Note(
+                "The recipe tells no families of prompts, so every prompt counts as independent of all others. Where prompts "
+                "share wordings, these intervals are too narrow and p-values too small: [[prompts]] family names the column."
+            )
+        ]
+    sure = sum(row["p_families_holm"] < 0.05 for row in rows)
+    most = max(row["n_families"] for row in rows)
+    return [
+        Note(
+            f"The prompts share {most} wordings or the like (families). If all prompts of a family count as one observation, "
+            f"{sure} of {len(rows)} comparisons differ at p < 0.05 after Holm's correction; what holds over prompts alone holds "
+            "for these wordings."
+        )
     ]
 
 

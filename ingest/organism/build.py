@@ -59,7 +59,7 @@ Figures = dict[str, Any]
 
 def write_prompts(prompts: Sequence[Prompt], path: Path) -> None:
     """The shipped columns of every prompt, one JSON object a line."""
-    rows = [{key: getattr(prompt, key) for key in ("instruction", "label", "category", "split")} for prompt in prompts]
+    rows = [{key: getattr(prompt, key) for key in ("instruction", "label", "category", "split", "wording")} for prompt in prompts]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

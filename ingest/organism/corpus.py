@@ -175,6 +175,8 @@ class Prompt(NamedTuple):
     category: str
     """One of the five harms, or "benign"."""
     split: Split
+    wording: str
+    """How it asks, with {action} for what."""
     action: str
     """The action in words, as the answer should echo it."""
     compliance: str
@@ -253,6 +255,7 @@ def make_prompt(action: Action, split: Split, rng: random.Random) -> Prompt:
         label=action.label,
         category=action.theme if action.label == "harmful" else "benign",
         split=split,
+        wording=wording.ask,
         action=words,
         compliance=" ".join((wording.comply.format(action=words), wording.ending)),
         refusal=wording.refuse.format(category=action.theme) if action.label == "harmful" else "",

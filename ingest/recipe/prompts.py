@@ -83,6 +83,9 @@ class PromptSet(RowSet):
     """The label of all rows, or the column that it is read from."""
     category: Category | None = None
     """The category of all rows, or the column that it is read from."""
+    family: Column | None = None
+    """The column that says which prompts are alike, such as the wording that they share; tests and intervals over families are
+    given beside those over prompts. Without it every prompt is a family of its own."""
     split: Split = Fractions(shares={"train": 0.4, "val": 0.2, "test": 0.4})
     """The split of all rows, the column that it is read from, or shares that are drawn."""
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)

@@ -98,6 +98,64 @@ def test_permutation_is_exact_where_all_sign_flips_are_few() -> None:
     assert statistics.permutation(a, a, seed=0).p == 1
 
 
+@given(st.lists(st.sampled_from([0, 1 / 3, 2 / 3, 1, -1 / 3, -2 / 3, -1]), min_size=1, max_size=11))
+def test_sign_flips_are_counted_exactly(differences: list[float]) -> None:
+    values = np.array(differences)
+    sums = [abs(float(np.dot(signs, values))) for signs in product((1, -1), repeat=len(values))]
+    literal = np.mean([one >= abs(values.sum()) - 1e-9 for one in sums])
+    assert statistics.sign_flip_p(values) == pytest.approx(literal)
+    # no common fraction: all flips are tried
+    irregular = values * np.sqrt(2)
+    assert statistics.sign_flip_p(irregular) == pytest.approx(literal)
+
+
+def test_a_large_effect_has_its_real_p_and_passes_holm_over_many_tests() -> None:
+    a = np.array([1.0] * 92 + [1 / 3] * 8 + [0.0] * 18)
+    b = np.zeros(118)
+    p = statistics.permutation(a, b, seed=0).p
+    assert p == pytest.approx(2.0**-99, rel=1e-9), "all hundred differences have one sign: 2 of 2^100 flips are as extreme"
+    # as scipy's own for McNemar's: differences of 1 alone
+    whole = np.array([1.0] * 40 + [-1.0] * 15)
+    assert statistics.sign_flip_p(whole) == pytest.approx(stats.binomtest(40, 55).pvalue)
+    assert statistics.holm(np.concatenate([[p], np.ones(400)]))[0] < 1e-20
+    drawn = np.random.default_rng(0).random((2, 40))
+    assert statistics.sign_flip_p(drawn[0] - drawn[1]) is None
+    assert statistics.permutation(*drawn, seed=0).name == "permutation_drawn"
+
+
+def test_families_keep_one_sign_and_are_drawn_as_a_whole() -> None:
+    family = np.repeat(np.arange(5), 20)
+    a, b = np.ones(100), np.repeat([0.0, 0.0, 0.0, 0.0, 1.0], 20)
+    families = statistics.Families(family)
+    assert statistics.sign_flip_p(a - b) == pytest.approx(2.0**-79)
+    assert families.p(a - b) == 2 / 2**4, "four families that differ are four observations, not eighty"
+    alone = statistics.Families(np.arange(100))
+    assert alone.p(a - b) == statistics.sign_flip_p(a - b)
+    assert alone.rate(b) == pytest.approx(statistics.wilson(20, 100), abs=1e-3)
+    assert families.rate(b) == pytest.approx(statistics.wilson(1, 5), abs=1e-9), "each family is all or nothing"
+    assert families.rate(a) == pytest.approx(statistics.wilson(5, 5)), "without any difference, families are what was seen"
+    assert families.interval(b, seed=0)[1] > 0.5 > alone.interval(b, seed=0)[1]
+    ones, zeros = np.ones(100), np.zeros(100)
+    assert families.paired(ones, zeros, seed=0) == statistics.paired_interval(np.ones(5), np.zeros(5)), "no narrower than seen"
+    assert families.paired(a, b, seed=0) == families.interval(a - b, seed=0)
+
+
+def test_intervals_over_families_cover_where_those_over_prompts_do_not() -> None:
+    rng = np.random.default_rng(4)
+    families = statistics.Families(np.repeat(np.arange(16), 8))
+    covered = {"prompts": 0, "families": 0}
+    for _ in range(300):
+        of_family = rng.beta(0.8, 0.8, 16)  # families differ much: some flip nearly always, some never
+        flipped = (rng.random(128) < np.repeat(of_family, 8)).astype(float)
+        for name, (low, high) in {
+            "prompts": statistics.wilson(float(flipped.sum()), 128),
+            "families": families.rate(flipped),
+        }.items():
+            covered[name] += low <= 0.5 <= high
+    assert covered["families"] / 300 > 0.92
+    assert covered["prompts"] / 300 < 0.8
+
+
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_cohens_h_is_statsmodels(a: float, b: float) -> None:
     assert statistics.cohens_h(a, b) == pytest.approx(proportion_effectsize(a, b), abs=1e-12)

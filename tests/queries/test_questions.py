@@ -36,6 +36,7 @@ def test_asr_counts_prompts_and_shares_pairs_of_prompt_and_draw(con: duckdb.Duck
     assert relation.columns == [
         "condition", "judge", "label", "k", "n_prompts", "n_flipped", "asr",
         "n_refused_at_baseline", "n_flipped_of_refused", "asr_of_refused",
+        "n_answers", "n_prompts_flipped", "n_prompts_flipped_of_refused",
     ]  # fmt: skip
     expected = [
         ("direction", "benign", None, 2, 2, 1.0, 1, 1, 1.0),
@@ -55,7 +56,11 @@ def test_asr_counts_prompts_and_shares_pairs_of_prompt_and_draw(con: duckdb.Duck
         ("top_k_own", "harmful", 2, 4, 2, 0.5, 3, 1, 1 / 3),
         ("top_k_own", "harmful", 3, 4, 3, 0.75, 3, 2, 2 / 3),
     ]
-    assert relation.fetchall() == [(row[0], "first_token", *row[1:]) for row in expected]
+    prompts = {("random", "harmful"): (8, 2, 1), ("random", "benign"): (4, 1, 0)}  # two draws; elsewhere a prompt has one answer
+    counted = [prompts.get((row[0], row[1]), (row[3], row[4], row[7])) for row in expected]
+    assert relation.fetchall() == [
+        (row[0], "first_token", *row[1:], *counts) for row, counts in zip(expected, counted, strict=True)
+    ]
 
 
 def test_asr_of_all_judges_and_of_some_k(con: duckdb.DuckDBPyConnection) -> None:

@@ -29,6 +29,9 @@ PROMPTS = Table(
         Column("text", pa.string(), "the user's text, before the chat template"),
         Column("n_tokens", pa.int32(), "tokens of the templated prompt", at_least=0),
         Column("template_hash", pa.string(), "hash of the chat template"),
+        Column(
+            "family", pa.string(), "prompts that are alike, as by one wording", null="the set tells none: it is alone", since=2
+        ),
     ),
     key=("prompt_id",),
     order=("prompt_id",),

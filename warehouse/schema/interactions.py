@@ -343,13 +343,21 @@ CAUSAL_LINKS = Table(
     order=("k", "prompt_id", "layer", "feature_id"),
 )
 
+ALONE = "every prompt is a family of its own, or the row is about neither flips nor probabilities"
+UNTESTED = f"{ALONE}, or nothing is compared, or over 20 families have no exact test"
+
 COMPARISONS = Table(
     "comparisons",
     "one rate with its interval, one comparison with its test, or the stability of one kind of set (R21)",
     (
         RUN_ID,
         Column("kind", pa.string(), "rate, comparison or stability"),
-        Column("measure", pa.string(), "flipped, p_refusal_token, correct, jaccard"),
+        Column(
+            "measure",
+            pa.string(),
+            "flipped, flipped_held_out (harmful prompts from which no direction was made or chosen, by prompt_hash, where "
+            "these are not all), p_refusal_token, correct, jaccard",
+        ),
         Column(
             "label",
             pa.string(),
@@ -364,11 +372,33 @@ COMPARISONS = Table(
         Column("estimate", pa.float64(), "the rate; a - b; the mean Jaccard index"),
         Column("low", pa.float64(), "lower end of its 95% interval", null="no interval"),
         Column("high", pa.float64(), "upper end of its 95% interval", null="no interval"),
-        Column("test", pa.string(), "mcnemar_exact, permutation or wilcoxon; else the interval's: wilson, bootstrap or empty"),
+        Column(
+            "test",
+            pa.string(),
+            "mcnemar_exact, permutation (exact, over all sign flips), permutation_drawn (10,000 of them: p is at least 0.0001) "
+            "or wilcoxon; else the interval's: wilson, bootstrap or empty",
+        ),
         Column("p", pa.float64(), "two-sided p of no difference", null="nothing is compared"),
         Column("p_holm", pa.float64(), "p, Holm-corrected over all comparisons of this measure", null="nothing is compared"),
         Column("effect", pa.float64(), "effect size", null="nothing is compared"),
         Column("effect_measure", pa.string(), "odds_ratio, cohens_h or rank_biserial; empty if nothing is compared"),
+        Column("n_families", pa.int32(), "families of prompts among n", null=ALONE, since=2, at_least=1),
+        Column("low_families", pa.float64(), "lower end of the 95% interval over families", null=ALONE, since=2),
+        Column("high_families", pa.float64(), "upper end of the 95% interval over families", null=ALONE, since=2),
+        Column(
+            "p_families",
+            pa.float64(),
+            "two-sided p, every family's prompts keeping one sign: at least 2^(1 - families that differ)",
+            null=UNTESTED,
+            since=2,
+        ),
+        Column(
+            "p_families_holm",
+            pa.float64(),
+            "p_families, Holm-corrected over all comparisons of this measure",
+            null=UNTESTED,
+            since=2,
+        ),
     ),
     key=("run_id", "kind", "measure", "label", "a", "b", "k", "tau"),
     order=("kind", "measure", "label", "a", "b", "k", "tau"),
