@@ -1,7 +1,10 @@
 """What the commands share: mistakes that end in one sentence, and the options that mean the same everywhere."""
 
+import codecs
 import errno
+import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,7 @@ WRITE_ERRORS = {
     errno.EACCES: "no permission at {}: make it readable and writable",
     errno.ENAMETOOLONG: "the name is too long at {}: choose a shorter one",
 }
+PLAIN = "saelake_ascii"
 LONGEST_PLACE = 200
 """Characters of a path that a sentence shows."""
 
@@ -40,6 +44,10 @@ class Listing(click.Group):
 class OneSentence(Listing):
     """A group of commands whose mistakes end in one sentence; SAELAKE_TRACEBACK=1 shows where they come from."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        write_any_letter(sys.stdout, sys.stderr)
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -53,6 +61,25 @@ class OneSentence(Listing):
             if os.environ.get("SAELAKE_TRACEBACK") == "1":
                 raise
             raise click.ClickException(sentence(error, ctx.invoked_subcommand in RESUMABLE)) from error
+
+
+def write_any_letter(*streams: Any) -> None:
+    """Lets text of any script be written: as UTF-8 to pipes and files, spelt out on a terminal that cannot show a letter."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = codecs.lookup(stream.encoding).name if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=PLAIN if encoding == "ascii" else encoding, errors="backslashreplace")
+
+
+def _plain(name: str) -> codecs.CodecInfo | None:
+    """ASCII by a name that click does not know: it writes UTF-8 to what calls itself ASCII, be it a terminal."""
+    if name != PLAIN:
+        return None
+    known = codecs.lookup("ascii")
+    return codecs.CodecInfo(*known, known.incrementalencoder, known.incrementaldecoder, name=PLAIN)
+
+
+codecs.register(_plain)
 
 
 def sentence(error: Exception, resumes: bool) -> str:

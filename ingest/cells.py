@@ -33,7 +33,11 @@ def is_value(cell: Cell) -> TypeGuard[str | int | float | Decimal | date | datet
 
 def is_unicode(text: str) -> bool:
     """Whether a text holds whole characters only: JSON can spell halves of some, which nothing can store."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_text(cell: Cell) -> str:

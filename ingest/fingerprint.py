@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 WEIGHTS = {".safetensors", ".npz", ".gguf"}
+MAX_BYTES = 2**28
+"""Of a file without weights; the largest tokenizers take a fifth."""
 SAE_FILES = ("*.json", "*.safetensors", "*.npz")
 
 
@@ -39,11 +41,19 @@ def hash_folder(folder: Path, patterns: Iterable[str], field: str) -> str:
     return total.hexdigest()
 
 
-def require_weights(folder: Path, patterns: Iterable[str], field: str) -> list[Path]:
-    """The folder's files that match a pattern, sorted; raises UserError where none has weights, or one is a pipe or a device."""
+def check_files(folder: Path, patterns: Iterable[str], field: str) -> list[Path]:
+    """The folder's files that match a pattern, sorted; raises UserError where one is a pipe or a device, or far too large."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if odd := next((file for file in files if not file.is_file()), None):
         raise UserError(f"{field}: {odd} is no regular file: give a folder with the files themselves")
+    if large := next((file for file in files if file.suffix not in WEIGHTS and file.stat().st_size > MAX_BYTES), None):
+        raise UserError(f"{field}: {large} is larger than {MAX_BYTES:,} bytes, which no configuration or tokenizer is")
+    return files
+
+
+def require_weights(folder: Path, patterns: Iterable[str], field: str) -> list[Path]:
+    """The same; raises UserError also where none has weights."""
+    files = check_files(folder, patterns, field)
     if not any(file.suffix in WEIGHTS for file in files):
         raise UserError(
             f"{field}: there are no .safetensors weights in {folder} (pickled weights are not read): convert them first"

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saelake.extras import require
+from saelake.ingest.inputs import read_text
 from saelake.ingest.recipe.sections import ModelSpec
-from saelake.warehouse.errors import UserError
+from saelake.warehouse.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ def read_shape(model: ModelSpec) -> ModelShape | None:
     """The shape of a recipe's model, from its config.json here or in the hub cache, else from the table; None if neither."""
     file = local_file(model, "config.json")
     if file is not None:
-        return shape_of(json.loads(file.read_text("utf-8")))
+        try:
+            return shape_of(json.loads(read_text(file, "model")))
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            raise UserError(f"model: {file} tells no model's shape ({first_line(error)})") from error
     if model.gguf is not None and model.path is not None:
         require("gguf", "model.gguf")
         from transformers import AutoConfig
@@ -52,7 +58,10 @@ def read_shape(model: ModelSpec) -> ModelShape | None:
 def local_file(model: ModelSpec, name: str) -> Path | None:
     """A file of the model in its folder or in the hub cache; None where it is in neither."""
     if model.path is not None:
-        return model.path / name if (model.path / name).is_file() else None
+        file = model.path / name
+        if file.exists() and not file.is_file():
+            raise UserError(f"model.path: {file} is no regular file: give a folder with the files themselves")
+        return file if file.is_file() else None
     assert model.id is not None, "a ModelSpec has a path or an id"
     return cached_file(model.id, name, model.revision)
 

@@ -22,6 +22,9 @@ LABELS = ("harmful", "benign")
 CHUNK = 256
 """Prompts that are tokenised at a time."""
 
+LETTERS_A_TOKEN = 100
+"""No text has so many letters a token, so that one which is far too long is told without being tokenised."""
+
 Read = Callable[[Sequence[str]], Sequence[Hashable]]
 """What the model reads of each of some prompts: their token ids."""
 
@@ -69,7 +72,7 @@ def load_prompts(recipe: Recipe, read: Read | None = None) -> list[Prompt]:
     Args:
         read: what the model reads of prompts, by which they are the same or not; their texts, where it is not known.
     """
-    found = [one for spec in recipe.prompts for one in _load_set(spec, read or _texts)]
+    found = [one for spec in recipe.prompts for one in _load_set(spec, read or _texts, recipe.model.max_prompt_tokens)]
     _check_places_agree(found, {spec.set for spec in recipe.prompts if spec.overlap})
     prompts = [one.prompt for one in found]
     return prompts if recipe.prompts_per_group is None else _first_of_each_group(prompts, recipe.prompts_per_group)
@@ -108,9 +111,9 @@ def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
         )
 
 
-def _load_set(spec: PromptSet, read: Read) -> list[Placed]:
+def _load_set(spec: PromptSet, read: Read, max_tokens: int) -> list[Placed]:
     """The prompts of one set, in file order."""
-    kept = _deduplicated(spec, _kept_rows(spec), read)
+    kept = _deduplicated(spec, _kept_rows(spec, max_tokens), read)
     found = list(kept if spec.take is None else islice(kept, spec.take))
     if not found:
         raise UserError(_empty(spec))
@@ -131,7 +134,7 @@ def _load_set(spec: PromptSet, read: Read) -> list[Placed]:
     return [one._replace(prompt=prompt) for one, prompt in zip(found, drawn, strict=True)]
 
 
-def _kept_rows(spec: PromptSet) -> Iterator[tuple[int, Row]]:
+def _kept_rows(spec: PromptSet, max_tokens: int) -> Iterator[tuple[int, Row]]:
     """(row number, row) of the rows that `where` keeps; columns and cells are checked on the way.
 
     Raises UserError at the end of the rows for a value of `where`, or a name in a map, that none of them has.
@@ -149,6 +152,11 @@ def _kept_rows(spec: PromptSet) -> Iterator[tuple[int, Row]]:
             text = row[spec.text]
             if not isinstance(text, str) or is_missing(text):
                 raise UserError(f"{spec.owner}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text")
+            if len(text) > LETTERS_A_TOKEN * max_tokens:
+                raise UserError(
+                    f"{spec.owner}, row {number}: the prompt has {len(text):,} letters, more than model.max_prompt_tokens = "
+                    f"{max_tokens} tokens have: leave it out, or raise the limit"
+                )
             n_kept += 1
             yield number, row
     _check_all_occur(spec, seen, n_kept)
@@ -199,9 +207,10 @@ def _deduplicated(spec: PromptSet, rows: Iterator[tuple[int, Row]], read: Read) 
     seen: dict[Hashable, Placed] = {}
     # No more rows are looked at than may be taken: those behind them need not be sound.
     while chunk := list(islice(rows, CHUNK if spec.take is None else min(CHUNK, spec.take - len(seen)))):
-        identities = read([row[spec.text] for _, row in chunk])
-        for (number, row), identity in zip(chunk, identities, strict=True):
-            one = Placed(_prompt(spec, number, row), number, identity)
+        texts = list(dict.fromkeys(row[spec.text] for _, row in chunk))
+        identities = dict(zip(texts, read(texts), strict=True))
+        for number, row in chunk:
+            one = Placed(_prompt(spec, number, row), number, identity := identities[row[spec.text]])
             first = seen.setdefault(identity, one)
             if first is one:
                 yield one

@@ -18,8 +18,11 @@ from saelake.warehouse.errors import UserError, first_line
 Row = dict[str, Any]
 Reader = Callable[[IO[bytes], Collection[str] | None], Iterator[Any]]
 
-MAX_ROW = 2**24
-"""Characters of a row: longer ones are no prompts or texts, but files without an end of line."""
+MAX_ROW = 2**22
+"""Characters of a row: longer ones are no prompts or texts, but files without an end of line.
+One of JSON may take eighty times as much memory."""
+MAX_BATCH = 2**26
+"""Bytes of the rows that are decoded at a time."""
 PARQUET_ROWS = 128
 """Rows that are decoded at a time."""
 UNREADABLE = (
@@ -69,7 +72,7 @@ def rows_suffix(name: str) -> str | None:
 def _read_csv(stream: IO[bytes], wanted: Collection[str] | None, delimiter: str = ",") -> Iterator[Row]:
     reader = csv.reader(_lines(open_text(stream)), strict=True, delimiter=delimiter)
     filled = (cells for cells in reader if cells)
-    names = next(filled, None)
+    names = next((cells for cells in filled if any(map(str.strip, cells))), None)
     if names is None:
         return
     _refuse_repeated("its header", [name for name in names if name])  # spreadsheets leave columns without a name
@@ -175,7 +178,7 @@ class _Json:
             return False
         self._buffer = self._buffer[self._at :]
         self._at = 0
-        piece = self._text.read(max(self.PIECE, len(self._buffer)))
+        piece = self._text.read(min(max(self.PIECE, len(self._buffer)), MAX_ROW))
         self._buffer += piece
         self._ended = not piece
         return bool(piece)
@@ -195,8 +198,8 @@ def _read_parquet(stream: IO[bytes], wanted: Collection[str] | None) -> Iterator
     blank = dict.fromkeys(schema.names)
     with pyarrow.parquet.ParquetFile(stream, read_dictionary=texts) as table:
         for batch in table.iter_batches(PARQUET_ROWS, columns=read, use_threads=False):
-            if batch.nbytes > 4 * MAX_ROW:
-                raise ValueError(f"{batch.num_rows} of its rows hold more than {4 * MAX_ROW:,} bytes")
+            if batch.nbytes > MAX_BATCH:
+                raise ValueError(f"{batch.num_rows} of its rows hold more than {MAX_BATCH:,} bytes")
             columns = [_cells(batch.column(name)) for name in read]
             for cells in zip(*columns, strict=True):
                 yield blank | dict(zip(read, cells, strict=True))

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedM
 from transformers.utils import logging
 
 from saelake.extras import require
+from saelake.ingest.fingerprint import MODEL_FILES, check_files
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.recipe.errors import sentence
 from saelake.ingest.site_map import find_sites
@@ -379,6 +380,8 @@ def _field(model: ModelSpec) -> str:
 
 def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     """The tokenizer of a recipe's model; raises UserError when it cannot be loaded."""
+    if model.path is not None:
+        check_files(model.path, MODEL_FILES, "model.path")
     try:
         return AutoTokenizer.from_pretrained(
             model.path or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model)

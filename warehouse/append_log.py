@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.store import canonical_json, locked, sync_folder
+from saelake.warehouse.store import canonical_json, locked, open_regular, sync_folder
 
 Entry = Mapping[str, Any]
 BINARY = getattr(os, "O_BINARY", 0)
@@ -28,7 +28,8 @@ class AppendLog:
     def entries(self) -> list[Entry]:
         """All entries in the order they were appended; raises UserError for a line that is none."""
         try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]  # behind the last end of line: nothing, or an unfinished entry
+            with open_regular(self.path) as log:
+                lines = log.read().split(b"\n")[:-1]  # behind the last end of line: nothing, or an unfinished entry
         except FileNotFoundError:
             return []
         entries: list[Entry] = []

@@ -22,11 +22,13 @@ from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ANNOTATIONS
-from saelake.warehouse.store import canonical_json, folder_atomic, make_private, sha256_text, utc_now
+from saelake.warehouse.store import canonical_json, folder_atomic, make_private, open_regular, sha256_text, utc_now
 
 CODE_VERSION = 1
 NONE = "None"
 """The answer that no category fits."""
+LARGEST = 2**24
+"""Bytes of a study's file: one of a thousand features takes a hundredth."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 ANNOTATOR = re.compile(r"[\w .@-]{1,60}")
 
@@ -137,11 +139,15 @@ def load(lake: Lake, name: str) -> AnnotationStudy:
         raise UserError(f"the lake {lake} has no annotation study {name!r}; it has {', '.join(folders) or 'none yet'}")
     file = _folder(lake, name) / "study.json"
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        with open_regular(file) as stream:
+            content = stream.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST:,} bytes")
+        fields = json.loads(content)
         sampling, items = Sampling(**fields.pop("sampling")), tuple(Item(**item) for item in fields.pop("items"))
         parents, categories = tuple(fields.pop("parents")), tuple(fields.pop("categories"))
         return AnnotationStudy(**fields, parents=parents, sampling=sampling, categories=categories, items=items)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({first_line(error)}): restore it from a copy") from error
 
 

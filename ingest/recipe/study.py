@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from saelake.ingest.inputs import is_there, read_text
+from saelake.ingest.inputs import is_there, read_text, short
 from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from saelake.ingest.recipe.errors import nearest, sentence
 from saelake.ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
@@ -219,7 +219,9 @@ def _recipe_file(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.suffix == ".toml":
         if not is_there(path):
-            raise UserError(f"there is no recipe file {path}: give the path of a .toml file, or the name of a shipped recipe")
+            raise UserError(
+                f"there is no recipe file {short(path)}: give the path of a .toml file, or the name of a shipped recipe"
+            )
         return path
     shipped = {file.stem: file for file in sorted(RECIPES.glob("*.toml"))}
     if str(path) not in shipped:
