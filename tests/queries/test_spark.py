@@ -1,4 +1,4 @@
-"""The questions on Spark give the rows that they give on DuckDB, from the embedded study's lake and over a million more."""
+"""The questions on Spark give the rows that they give on DuckDB, from the embedded study's lake and over many more rows."""
 
 import math
 import os
@@ -22,6 +22,10 @@ pytest.importorskip("pyspark", reason="the extra spark is not installed: pip ins
 pytest.importorskip("sqlglot", reason="the extra spark is not installed: pip install 'saelake[spark]'")
 if not shutil.which("java") and "JAVA_HOME" not in os.environ:
     pytest.skip("Spark needs Java, which is not found: apt-get install openjdk-17-jre-headless", allow_module_level=True)
+
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""Java compiles what runs for hours; these questions are over sooner."""
+os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"--driver-java-options '{QUICK}' --conf spark.default.parallelism=2 pyspark-shell")
 
 NEEDED = {
     "features": "select sae_id, feature_id from features where layer = 4 order by n_prompts desc, feature_id limit 20",
@@ -65,9 +69,9 @@ def lake(organism_lake: Path) -> Iterator[saelake.OpenLake]:
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[saelake.OpenLake]:
-    """A million activations, and none of the tables of an analysis."""
+    """200,000 activations, and none of the tables of an analysis."""
     made = Lake.create(tmp_path_factory.mktemp("synthetic") / "lake")
-    synthesize(made, Shape.of_rows(1_000_000, n_layers=6, width=16_384))
+    synthesize(made, Shape.of_rows(200_000, n_layers=6, width=16_384))
     with saelake.open(made.root) as opened:
         yield opened
 
@@ -113,8 +117,8 @@ def test_a_question_has_the_same_rows_on_spark(lake: saelake.OpenLake, name: str
         _assert_same(lake, name, OTHER_VALUES[name])
 
 
-def test_questions_have_the_same_rows_over_a_million_activations(synthetic: saelake.OpenLake) -> None:
-    assert synthetic.sql("select count(*) > 980_000 from activations").fetchall() == [(True,)]
+def test_questions_have_the_same_rows_over_many_more_activations(synthetic: saelake.OpenLake) -> None:
+    assert synthetic.sql("select count(*) > 190_000 from activations").fetchall() == [(True,)]
     answered = {name for name in ON_SPARK if _assert_same(synthetic, name, {})}
     assert answered >= {"cofiring", "features", "firing_on_tokens", "histogram", "prompt", "random_active", "sample_tokens"}
     assert answered >= {"sparse", "taxonomy_counts", "top_samples"}
