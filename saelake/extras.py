@@ -12,7 +12,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "ray": ("ray",),
     "annotate": ("fastapi", "uvicorn"),
-    "s3": ("obstore", "duckdb_extension_httpfs"),
+    "s3": ("obstore", "botocore", "duckdb_extension_httpfs"),
     "spark": ("pyspark", "sqlglot"),
     "notebook": ("marimo", "polars"),
 }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import duckdb
 
 from saelake import queries
-from saelake.warehouse.catalog import connect, current_files, several_studies
+from saelake.warehouse.catalog import connect, current_files, current_runs, several_studies
 from saelake.warehouse.errors import UserError, told_by_views
 from saelake.warehouse.records import Lake, RunRecord
 
@@ -42,6 +42,7 @@ class OpenLake:
 
         Raises duckdb.Error, and UserError for a table that is damaged or was left out of a shared set.
         """
+        self._renew()
         with told_by_views(self.connection):
             return self.connection.sql(statement, params=params)
 
@@ -51,6 +52,7 @@ class OpenLake:
         Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several, and for
         a table that is damaged or was left out of a shared set.
         """
+        self._renew()
         if engine == "duckdb":
             return self.sql(self.statement(name, **params))
         from saelake.queries import spark
@@ -78,6 +80,7 @@ class OpenLake:
         """
         from saelake.queries.sparse import sparse
 
+        self._renew()
         self._check("sparse", {name: value for name, value in options.items() if name != "library"})
         with told_by_views(self.connection):
             return sparse(self.connection, **options)
@@ -102,6 +105,10 @@ class OpenLake:
         self._show_again()
         return record
 
+    def _renew(self) -> None:
+        """Credentials for object storage may last an hour only."""
+        self.lake.published.renew(self.connection)
+
     def _show_again(self) -> None:
         """Another connection with the views as they are now; relations of the one before stay what they were."""
         object.__setattr__(self, "connection", connect(self.lake, self.recipe))
@@ -125,8 +132,8 @@ class OpenLake:
 def open(path: str | Path, recipe: str | None = None) -> OpenLake:
     """The lake in a folder or at s3://bucket/prefix, restricted to one study if `recipe` names it; raises UserError."""
     lake = Lake.existing(path)
-    studies = (recipe,) if recipe else tuple(sorted({name for name, _ in lake.current()}))
-    return OpenLake(connect(lake, recipe), studies, lake, recipe)
+    shown = current_runs(lake, recipe)
+    return OpenLake(connect(lake, shown=shown), (recipe,) if recipe else shown.studies, lake, recipe)
 
 
 def sparse(files: str, **options: Any) -> "Sparse":

@@ -1,10 +1,8 @@
 """A lake's published runs in a bucket of object storage, S3 or what speaks its protocol: `--lake s3://bucket/prefix`.
 
-Credentials, region and endpoint are those of the usual environment variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL. Without a key the bucket is read as anybody may.
+Credentials, region and endpoint are found as other S3 clients find them (access.py).
 """
 
-import os
 import re
 import shutil
 import uuid
@@ -14,38 +12,18 @@ from datetime import timedelta
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 
 from saelake.extras import require
+from saelake.warehouse.access import Access
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.literals import literal
 from saelake.warehouse.places import Entry
 from saelake.warehouse.store import aside, make_private
 
 URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?*\[\]]*?))?/?")
-
-
-class _Access(NamedTuple):
-    """How a bucket is reached, for both who read and write it: obstore and DuckDB."""
-
-    region: str
-    endpoint: str | None
-    key_id: str | None
-    secret: str | None
-    token: str | None
-
-    @classmethod
-    def of_environment(cls) -> "_Access":
-        given = os.environ.get
-        return cls(
-            given("AWS_REGION") or given("AWS_DEFAULT_REGION") or "us-east-1",
-            given("AWS_ENDPOINT_URL_S3") or given("AWS_ENDPOINT_URL"),
-            given("AWS_ACCESS_KEY_ID"),
-            given("AWS_SECRET_ACCESS_KEY"),
-            given("AWS_SESSION_TOKEN"),
-        )
 
 
 class Bucket:
@@ -75,16 +53,14 @@ class Bucket:
         require("s3", "a lake on S3")
         from obstore.store import S3Store
 
-        access = _Access.of_environment()
+        access = self._access
         settings: dict[str, Any] = {"region": access.region}
         if access.endpoint:
             settings |= {"endpoint": access.endpoint}
-        if access.key_id:
-            settings |= {"access_key_id": access.key_id, "secret_access_key": access.secret or ""}
-        else:
+        if access.is_anonymous:
             settings |= {"skip_signature": True}
-        if access.token:
-            settings |= {"session_token": access.token}
+        else:
+            settings |= {"credential_provider": access.for_obstore}
         return S3Store(
             self._bucket,
             prefix=self._prefix or None,
@@ -92,6 +68,10 @@ class Bucket:
             retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)},
             **settings,
         )
+
+    @cached_property
+    def _access(self) -> Access:
+        return Access.found(self.url)
 
     @contextmanager
     def _opened(self, what: str) -> Iterator[Any]:
@@ -206,18 +186,22 @@ class Bucket:
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"load {literal(str(_httpfs()))}")
-        access = _Access.of_environment()
+        self._let_in(con)
+        con.execute("set global enable_http_metadata_cache = true")  # published files never change
+
+    def renew(self, con: duckdb.DuckDBPyConnection) -> None:
+        if self._access.is_new(con):
+            self._let_in(con)
+
+    def _let_in(self, con: duckdb.DuckDBPyConnection) -> None:
+        access = self._access
         settings = {"type": "s3", "scope": literal(f"s3://{self._bucket}"), "region": literal(access.region)}
         if access.endpoint:
             scheme, _, host = access.endpoint.rstrip("/").rpartition("://")
             settings |= {"endpoint": literal(host), "url_style": "'path'", "use_ssl": str(scheme != "http").lower()}
-        if access.key_id:
-            settings |= {"key_id": literal(access.key_id), "secret": literal(access.secret or "")}
-        if access.token:
-            settings |= {"session_token": literal(access.token)}
+        settings |= {name: literal(value) for name, value in access.for_duckdb(con).items()}
         listed = ", ".join(f"{name} {value}" for name, value in settings.items())
         con.execute(f"create or replace temporary secret saelake ({listed})")
-        con.execute("set global enable_http_metadata_cache = true")  # published files never change
 
 
 def _httpfs() -> Path:

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from saelake.warehouse.damage import HINT, file_damage, pointer_damage, pointer_
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile, file_layer
 from saelake.warehouse.literals import ESCAPED_LAKE, literal, literals, parquet
-from saelake.warehouse.records import Lake, RunRecord, record_key
+from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
 from saelake.warehouse.store import aside, locked, sync_file, try_locked
 
@@ -49,23 +48,28 @@ class Shown(NamedTuple):
     """What plain table names are to show."""
 
     records: Sequence[RunRecord]
+    published: Sequence[RunRecord]
+    """Every run of the lake, which `all_runs` shows."""
+    lake: Lake
+    """The lake as it was then."""
+    studies: tuple[str, ...] = ()
+    """All that pointers name."""
     damage: str | None = None
     """Why they can show nothing."""
 
 
-def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, shown: Shown, guarded: bool = False) -> None:
+def create_views(con: duckdb.DuckDBPyConnection, shown: Shown, is_saved: bool = False) -> None:
     """Creates `all_runs` over every published run, and plain names over those that are `shown`.
 
     Sets the connection's session variable `lake`, which the views are built on. What is damaged or was left out becomes a view
     that fails, with the reason, when a statement is bound to it: whatever that selects.
 
     Args:
-        guarded: the views look, whenever they are asked, whether their files have kept their size.
+        is_saved: for later readers: views of local files look, whenever they are asked, whether these have kept their size.
     """
-    _point_at(con, lake)
-    records = lake.records()
-    damage = file_damage(lake, (f for r in records for f in r.files))
-    statements = list(_statements(records, shown, damage, guarded))
+    _point_at(con, shown.lake)
+    damage = file_damage(shown.lake, (f for r in shown.published for f in r.files))
+    statements = list(_statements(shown, damage, guarded=is_saved and shown.lake.remote is None, is_saved=is_saved))
     con.execute(f"set variable {MAKING} = true")
     con.begin()
     try:
@@ -80,32 +84,37 @@ def create_views(con: duckdb.DuckDBPyConnection, lake: Lake, shown: Shown, guard
     con.execute(f"reset variable {MAKING}")
 
 
-def _statements(records: Sequence[RunRecord], shown: Shown, damage: Mapping[str, str], guarded: bool) -> Iterator[str]:
+def _statements(shown: Shown, damage: Mapping[str, str], guarded: bool, is_saved: bool) -> Iterator[str]:
+    is_far = shown.lake.remote is not None
     yield "create schema all_runs"
-    yield _runs_table(records)
+    yield _runs(shown.published, as_table=is_saved)
     listed = literals(r.run_id for r in shown.records)
     failing = f", {_failing(shown.damage)} as never" if shown.damage else ""
     yield f"create view main.runs as select runs.* from all_runs.runs{failing} where list_contains({listed}, run_id)"
     for table in TABLES.values():
-        yield _table_view(table, records, damage, "all_runs", guarded)
+        yield _table_view(table, shown.published, damage, "all_runs", guarded, is_far)
         if shown.damage:
             yield f"create view main.{table.name} as {_unreadable(table, shown.damage)}"
         else:
-            yield _table_view(table, shown.records, damage, "main", guarded)
+            yield _table_view(table, shown.records, damage, "main", guarded, is_far)
         if table.by_layer:
             yield _layer_macro(table, shown, damage)
 
 
 def _by_columns(table: Table, runs: Sequence[RunRecord]) -> dict[frozenset[str], list[str]]:
     """The files of a table, by the columns that they hold: one entry unless runs of different versions differ in this table."""
+    versions = {version: frozenset(c.name for c in table.stored(version)) for version in {r.schema_version for r in runs}}
     files: dict[frozenset[str], list[str]] = {}
     for run in runs:
-        held = frozenset(c.name for c in table.stored(run.schema_version))
-        files.setdefault(held, []).extend(f.path for f in run.files if f.table == table.name)
-    return {held: paths for held, paths in files.items() if paths}
+        paths = [f.path for f in run.files if f.table == table.name]
+        if paths:
+            files.setdefault(versions[run.schema_version], []).extend(paths)
+    return files
 
 
-def _table_view(table: Table, runs: Sequence[RunRecord], damage: Mapping[str, str], schema: str, guarded: bool) -> str:
+def _table_view(
+    table: Table, runs: Sequence[RunRecord], damage: Mapping[str, str], schema: str, guarded: bool, is_far: bool
+) -> str:
     files = [f for r in runs for f in r.files if f.table == table.name]
     is_one_study = schema == "main" and len({r.recipe for r in runs}) == 1
     wrong = next((f"{f.path} {damage[f.path]}" for f in files if f.path in damage), None)
@@ -117,6 +126,7 @@ def _table_view(table: Table, runs: Sequence[RunRecord], damage: Mapping[str, st
     else:
         rows = " union all ".join(_rows(table, _file_list(paths), held) for held, paths in _by_columns(table, runs).items())
         rows = f"select * from ({rows}){_guard(table, files)}" if guarded else rows
+        rows = _when_asked(_no_rows(table), rows) if is_far else rows
     return f"create view {schema}.{table.name} as {rows}"
 
 
@@ -131,6 +141,11 @@ def _failing(sentence: str) -> str:
 
 def _unreadable(table: Table, sentence: str) -> str:
     return _no_rows(table).replace(" where false", f" from {_failing(sentence)}")
+
+
+def _when_asked(no_rows: str, rows: str) -> str:
+    """Rows that are not read while views are made, which takes time: files far away are a request or two each."""
+    return f"from query(case when getvariable('{MAKING}') then {literal(no_rows)} else {literal(rows)} end)"
 
 
 def _guard(table: Table, files: Sequence[DataFile]) -> str:
@@ -165,7 +180,7 @@ def _sound_list(table: Table, paths: Sequence[str], damage: Mapping[str, str]) -
 
 
 def _file_list(paths: Sequence[str]) -> str:
-    return "[" + ", ".join(f"{ROOT} || {literal(path)}" for path in paths) + "]"
+    return f"list_transform({literals(paths)}, lambda path: {ROOT} || path)"
 
 
 def _rows(table: Table, files: str, held: frozenset[str]) -> str:
@@ -198,11 +213,15 @@ def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
             raise
 
 
-def _runs_table(records: Sequence[RunRecord]) -> str:
-    """The run records as a table: a run that is dropped later cannot break it."""
-    rows = literal(json.dumps([asdict(r) for r in records], ensure_ascii=False))
+def _runs(records: Sequence[RunRecord], as_table: bool) -> str:
+    """The run records, all of whose text is there: a run that is dropped later cannot break it. A view reads it when asked."""
+    rows = literal(json.dumps([vars(r) for r in records], default=vars, ensure_ascii=False))
     structure = literal(json.dumps([RUNS_STRUCTURE]))
-    return f"create table all_runs.runs as select unnest(from_json({rows}, {structure}), max_depth := 2)"
+    read = f"select unnest(from_json({rows}, {structure}), max_depth := 2)"
+    if as_table:
+        return f"create table all_runs.runs as {read}"
+    none = f"select unnest(from_json('[]', {structure}), max_depth := 2)"
+    return f"create view all_runs.runs as {_when_asked(none, read)}"
 
 
 def _sql_type(arrow: pa.DataType) -> str:
@@ -226,18 +245,28 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
 def current_runs(lake: Lake, recipe: str | None = None) -> Shown:
     """What plain table names show, of one recipe or of all; raises UserError for an unknown recipe."""
     for _ in range(MOST_READINGS):
-        pointers = lake.current()
+        now = lake.listed()
+        pointers = now.current()
         recipes = sorted({name for name, _ in pointers})
         if recipe is not None and recipe not in recipes:
             raise _unknown_study(lake, recipe, recipes)
         asked = {key: run_id for key, run_id in pointers.items() if recipe in (None, key[0])}
-        records = lake.records()
+        records = now.records()
         damage = pointer_damage(asked, {r.run_id: r.stage for r in records})
-        if not damage or lake.current() == pointers:  # else another process drops or publishes
+        if not damage or lake.listed().current() == pointers:  # else another process drops or publishes
             break
     sentence = next((pointer_sentence(key, what) for key, what in damage.items()), None)
     wanted = set(asked.values())
-    return Shown([r for r in records if r.run_id in wanted], sentence)
+    return Shown([r for r in records if r.run_id in wanted], records, now, tuple(recipes), sentence)
+
+
+def _given_runs(lake: Lake, run_ids: Sequence[str]) -> Shown:
+    now = lake.listed()
+    published = {r.run_id: r for r in now.records()}
+    unknown = [run_id for run_id in run_ids if run_id not in published]
+    if unknown:
+        raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
+    return Shown([published[run_id] for run_id in run_ids], list(published.values()), now)
 
 
 def one_study(lake: Lake, recipe: str | None = None) -> str:
@@ -293,19 +322,20 @@ def connect(
     runs: Sequence[str] | None = None,
     threads: int | None = None,
     alone: bool = False,
+    shown: Shown | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory connection on which the plain table names show one study, given runs, or all that is current.
 
     Args:
         alone: it can read nothing but this lake (see `lock`).
+        shown: what `current_runs` gave, if it is at hand.
     Raises UserError for an unknown recipe or run.
     """
-    unknown = [run_id for run_id in runs or () if not lake.published.exists(record_key(run_id))]
-    if unknown:
-        raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
+    if shown is None:
+        shown = current_runs(lake, recipe) if runs is None else _given_runs(lake, runs)
     con = duckdb.connect(config=NO_EXTENSIONS | ({"threads": threads} if threads else {}))
     _configure(con)
-    create_views(con, lake, current_runs(lake, recipe) if runs is None else Shown([r for r in map(lake.record, runs) if r]))
+    create_views(con, shown)
     if alone:
         lock(con, lake)
     return con
@@ -389,7 +419,7 @@ def _build_catalog(lake: Lake) -> None:
         with tempfile.TemporaryDirectory(prefix="saelake-catalog-") as folder:
             built = Path(folder) / lake.catalog.name
             with duckdb.connect(built, config={"storage_compatibility_version": STORAGE_VERSION}) as con:
-                create_views(con, lake, current_runs(lake), guarded=lake.remote is None)
+                create_views(con, current_runs(lake), is_saved=True)
             shutil.copyfile(built, draft)
         sync_file(draft)
         draft.replace(lake.catalog)

@@ -70,6 +70,9 @@ class Place(Protocol):
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
         """Lets a connection read what lies here."""
 
+    def renew(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Lets a connection, prepared some time ago, go on reading."""
+
 
 class Folder:
     """A folder of a file system."""
@@ -142,4 +145,7 @@ class Folder:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """A file system needs nothing."""
+
+    def renew(self, con: duckdb.DuckDBPyConnection) -> None:
         """A file system needs nothing."""

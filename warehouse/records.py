@@ -204,6 +204,16 @@ class Lake:
 
         return Bucket(self.remote, self.root)
 
+    def listed(self) -> "Lake":
+        """The lake as it is now, to be read at once: of a lake on S3 one listing, and of small texts only those that are new."""
+        if self.remote is None:
+            return self
+        from saelake.warehouse.listed import Listed
+
+        now = Lake(self.root, self.remote)
+        now.__dict__["published"] = Listed(self.remote, self.root)
+        return now
+
     @property
     def work(self) -> Folder:
         """Where landed shards, locks, drafts and the catalog lie: on a file system."""

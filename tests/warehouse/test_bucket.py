@@ -1,7 +1,9 @@
 """Published runs in a bucket of an S3 server that runs on loopback: one record a run, whole runs only, the same rows."""
 
+import logging
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,9 @@ def test_many_processes_that_publish_at_once_leave_one_run(lake: Lake, tmp_path:
 
 
 DIES = """
+import logging
 import signal
+import sys
 import obstore
 
 real, left = obstore.put, int(sys.argv[2])
@@ -175,12 +179,86 @@ def test_a_dropped_run_is_unknown_and_its_files_go_after_a_day(lake: Lake) -> No
     assert check(lake) == []
 
 
-def test_without_credentials_a_bucket_is_asked_as_anybody_may(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This one is private: refused at once, without looking for the credentials of a machine in a cloud."""
+@pytest.fixture
+def no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine whose environment holds no keys; its configuration of AWS, which is empty."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    return tmp_path / "config"
+
+
+def test_a_bucket_is_asked_as_anybody_may_only_when_that_is_said(
+    lake: Lake, no_keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"no credentials for s3://.*AWS_SKIP_SIGNATURE=true"):
+        Lake.existing(str(lake))
+    monkeypatch.setenv("AWS_PROFILE", "misspelt")
+    with pytest.raises(UserError, match=r"no credentials for s3://.*misspelt.*see AWS_PROFILE"):
+        Lake.existing(str(lake))
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     with pytest.raises(UserError, match=r"cannot read s3://.*403 Forbidden"):
         Lake.existing(str(lake))
+
+
+def test_a_profile_whose_keys_expire_opens_a_lake_and_is_asked_again(
+    lake: Lake, no_keys: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Roles and single sign-on come through the same door as the profile's program here; its keys hold for a minute."""
+    program = tmp_path / "keys.py"
+    program.write_text(
+        "import datetime, json, pathlib\n"
+        f"asked = pathlib.Path({str(tmp_path / 'asked')!r})\n"
+        "asked.write_text((asked.read_text() if asked.exists() else '') + 'x')\n"
+        "until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=1)\n"
+        "n = len(asked.read_text())\n"
+        "print(json.dumps({'Version': 1, 'AccessKeyId': f'key{n}', 'SecretAccessKey': 's', 'SessionToken': f'token{n}',"
+        " 'Expiration': until.isoformat()}))\n"
+    )
+    no_keys.write_text(f"[profile lab]\nregion = eu-central-1\ncredential_process = {sys.executable} {program}\n")
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    toys.ingest(lake)
+    with saelake.open(str(lake)) as opened:
+        assert opened.sql("select count(*) from prompts").fetchall() != [(0,)]
+        (before,) = opened.sql("select secret_string from duckdb_secrets()").fetchall()
+        assert opened.sql("select count(*) from tokens").fetchall() != [(0,)]
+        (after,) = opened.sql("select secret_string from duckdb_secrets()").fetchall()
+    assert "region=eu-central-1" in before[0]
+    assert before != after, "DuckDB has the keys that are valid now"
+
+
+class Requests:
+    """What a bucket is asked for, as its server logs it."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._log = caplog
+
+    def __call__(self, work: Callable[[], object]) -> list[str]:
+        self._log.clear()
+        work()
+        return [r.getMessage().split('"')[1] for r in self._log.records if "HTTP/1.1" in r.getMessage()]
+
+
+def test_opening_reads_one_listing_and_what_is_new(
+    lake: Lake, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, "werkzeug")
+    requests = Requests(caplog)
+    toys.ingest(lake)
+    toys.answers(lake)
+    monkeypatch.setenv("SAELAKE_WORK", str(tmp_path / "another machine"))
+    first = requests(lambda: saelake.open(str(lake)).close())
+    again = requests(lambda: saelake.open(str(lake)).close())
+    assert len([r for r in first if "list-type=2" in r]) == len([r for r in again if "list-type=2" in r]) == 1
+    assert len(again) == 2, "the marker and a listing"
+    assert len(first) == len(again) + 2 * len(lake.run_ids()), "a record and a pointer a run"
+    kept = next((tmp_path / "another machine").rglob("texts.json"))
+    kept.write_text(kept.read_text()[:100])
+    with saelake.open(str(lake)) as opened:
+        assert opened.sql("select count(*) from runs").fetchall() == [(2,)]
 
 
 def test_what_is_missing_to_reach_a_bucket_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
