@@ -16,8 +16,8 @@ def oracle(con: "duckdb.DuckDBPyConnection") -> str | None:
     # These stages alone: an oracle that the recipe had earlier may stand in runs of chosen features.
     found = con.execute(
         "select config->'verdicts'->>'name' from runs where stage in ('baseline', 'candidates') order by finished desc limit 1"
-    ).fetchone()
-    return found[0] if found else None
+    ).fetchall()
+    return found[0][0] if found else None
 
 
 def resolve(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Any:

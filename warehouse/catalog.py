@@ -28,7 +28,9 @@ from saelake.warehouse.store import aside, locked, sync_file, try_locked
 ROOT = f"coalesce({ESCAPED_LAKE} || '/', '')"
 
 STORAGE_VERSION = "v1.2.0"
-"""What catalog.duckdb is written as: every DuckDB from this one on opens it, whichever wrote it."""
+"""What catalog.duckdb is written as: every DuckDB from this one on opens it, whichever wrote it.
+
+Its views say `case`, not `if`: DuckDB 2 saves that as a function, which DuckDB 1 does not have."""
 MAKING = "saelake_is_making_views"
 """A session variable that is set while views are made: binding one that is to fail would fail already."""
 MOST_READINGS = 3
@@ -152,7 +154,7 @@ def _guard(table: Table, files: Sequence[DataFile]) -> str:
     """A condition that fails if files have not kept their size; only sizes are read for it."""
     sizes = f"select sum(size) from read_blob({_file_list([f.path for f in files])})"
     changed = literal(_sentence(table.name, "its files have not the size that was published"))
-    return f" where if(({sizes}) = {sum(f.n_bytes for f in files)}, true, error({changed}))"
+    return f" where case when ({sizes}) = {sum(f.n_bytes for f in files)} then true else error({changed}) end"
 
 
 def _layer_macro(table: Table, shown: Shown, damage: Mapping[str, str]) -> str:

@@ -35,10 +35,10 @@ class Scores:
 
 def chosen_everywhere(bench: Workbench, con: duckdb.DuckDBPyConnection) -> DirectionEdit | None:
     """The study's one direction, projected out of every layer; None if no layer is chosen."""
-    found = con.execute("select vector from directions where chosen").fetchone()
-    if found is None:
+    found = con.execute("select vector from directions where chosen").fetchall()
+    if not found:
         return None
-    return DirectionEdit(np.array(found[0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
+    return DirectionEdit(np.array(found[0][0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
 
 
 def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
@@ -92,7 +92,7 @@ order by layer
 
 def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
     """Raises NoDirection if no layer is chosen, with what would have to be changed for the one that flips most."""
-    if con.execute("select 1 from directions where chosen").fetchone():
+    if con.execute("select 1 from directions where chosen").fetchall():
         return
     found = con.execute(LAYERS)
     names, rows = [column[0] for column in found.description], found.fetchall()

@@ -492,7 +492,7 @@ def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
         }
         record = lake.write("ablations", answers, about={"edit": "clamp 5:17 to 3"})
         assert (record.stage, record.recipe, record.about["edit"]) == ("written_ablations", "small", "clamp 5:17 to 3")
-        ingest = lake.sql("select run_id from runs where stage = 'ingest'").fetchone()
+        ingest = lake.sql("select run_id from runs where stage = 'ingest'").fetchall()[0]
         assert record.parents == ingest
         found = lake.sql("select prompt_id, p_refusal_token from ablations where condition = 'my_edit' order by prompt_id")
         assert found.fetchall() == [(ids[0], 0.25), (ids[1], 0.5)]

@@ -1,6 +1,7 @@
 """catalog.duckdb answers any DuckDB client, wherever the lake is moved and whatever is killed or damaged around it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ import duckdb
 import pytest
 
 from saelake.warehouse import places
-from saelake.warehouse.catalog import connect
+from saelake.warehouse.catalog import Shown, _statements, connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
 from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import TABLES
 from tests.warehouse import toys
 
 ELSEWHERE = """
@@ -119,6 +121,14 @@ def test_one_damaged_file_does_not_hide_the_other_tables(lake: Lake) -> None:
         assert con.execute("select count(*) from prompts").fetchall() == [(48,)]
         with pytest.raises(duckdb.Error, match="saelake check"):
             con.execute("select count(damaged) from activations").fetchall()
+
+
+def test_views_are_saved_in_words_of_every_duckdb(lake: Lake) -> None:
+    """DuckDB 2 saves `if(a, b, c)` as a function of that name, which DuckDB 1 takes for unknown."""
+    records = lake.records()
+    columns = [c.elsewhere for table in TABLES.values() for c in table.columns if c.elsewhere]
+    for statement in [*_statements(records, Shown(records), {}, guarded=True), *columns]:
+        assert not re.search(r"\bif\s*\(", statement, re.IGNORECASE), statement
 
 
 def test_a_missing_catalog_is_built_again(lake: Lake) -> None:

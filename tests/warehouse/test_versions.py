@@ -87,7 +87,7 @@ def test_a_golden_lake_answers_every_shipped_question(golden: Callable[[str], La
         answers = {}
         for name in set(queries.names()) - {"study_scores"}:  # it asks for a study of annotations, which the lake has not
             needed = [p.name for p in queries.load(name).parameters if p.default is None and p.name in VALUES]
-            values = {p: lake.sql(VALUES[p]).fetchone()[0] for p in needed}  # type: ignore[index]
+            values = {p: lake.sql(VALUES[p]).fetchall()[0][0] for p in needed}
             answers[name] = len(lake.query(name, **values).fetchall())
     assert answers["asr"] == 122  # as version 1 answered
     assert {"search_methods", "k_choice", "critical_features", "top_samples", "prompt", "taxonomy", "comparisons"} <= {
@@ -135,8 +135,8 @@ def test_runs_of_two_versions_are_one_table_and_one_layer_reads_its_files_only(
     with connect(lake) as con:
         for layer, n_old in old:
             n_new = 2 * WIDTH if layer in (0, 1) else 0
-            rows = con.execute(f"select count(*), count(rank) from alignments_of({layer})").fetchone()
-            assert rows == con.execute(f"select count(*), 0 from alignments where layer = {layer}").fetchone()
+            rows = con.execute(f"select count(*), count(rank) from alignments_of({layer})").fetchall()
+            assert rows == con.execute(f"select count(*), 0 from alignments where layer = {layer}").fetchall()
             assert rows == (n_old + n_new, 0)
     assert len(current_files(lake)["alignments"]) == 2
     assert len(current_files(lake)["activations"]) == 1  # as many as there are layouts, not versions

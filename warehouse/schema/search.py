@@ -52,7 +52,7 @@ DIRECTIONS = Table(
             "which filters leave the layer out: late, kl, induced, joined by a comma; unknown in older files",
             null="it passes",
             since=2,
-            elsewhere="if(admitted, null, 'unknown')",
+            elsewhere="case when admitted then null else 'unknown' end",
         ),
     ),
     key=("run_id", "layer"),
