@@ -6,7 +6,7 @@ import altair as alt
 
 from saelake.analysis.notices import target_notice
 from saelake.analysis.report import charts
-from saelake.analysis.report.answers import Studied
+from saelake.analysis.report.answers import Answer, Studied
 from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, Tiles, count, percent
 
 TOP_K = ("top_k_own", "top_k_chosen")
@@ -140,6 +140,8 @@ def _methods(study: Studied) -> Sequence[Block]:
         Cell("tau", "τ"),
         Cell("n_searched", "prompts with a set"),
         Cell("flip_rate", "flips", "share"),
+        Cell("n_untested", "untested: fewer candidates than a block"),
+        Cell("flip_rate_of_tested", "flips of the tested", "share"),
         Cell("median_features", "features a prompt (median)"),
         Cell("largest", "largest"),
         Cell("n_unique", "unique features"),
@@ -157,6 +159,22 @@ def _methods(study: Studied) -> Sequence[Block]:
             "from which no feature can be taken away; random_minimal and random_algorithm1 are as many "
             "random active features in the same layers."
         ),
+        *_untested(answer),
+    ]
+
+
+def _untested(answer: Answer) -> list[Block]:
+    """What the published search says nothing about."""
+    rows = [row for row in answer.rows if row["n_untested"] and row["condition"] == "algorithm1_common"]
+    if not rows:
+        return []
+    most = max(rows, key=lambda row: row["n_untested"])
+    return [
+        Note(
+            f"On {most['n_untested']} of {most['n_searched']} prompts the pool has fewer candidates than a block, so Algorithm 1 "
+            "tests nothing there and its set is empty. Its share of flips over all prompts measures that, and is no evidence "
+            "that the search fails: compare the tested prompts, and other block sizes (algorithm1.other_block_sizes)."
+        )
     ]
 
 

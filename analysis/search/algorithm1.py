@@ -12,6 +12,7 @@ for every tau from the same floor(|C| / N) + 1 independent evaluations. The last
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
+from saelake.ingest.recipe.sections import Algorithm1
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCH_TRACE
 
@@ -51,6 +53,8 @@ def found_sets(blocks: np.ndarray, p_refusal: np.ndarray, taus: np.ndarray) -> l
 class Sequenced:
     """One random sequence of blocks through one prompt's pool."""
 
+    method: str
+    """algorithm1; algorithm1_nN for a further block size"""
     pool: Pool
     seed: int
     blocks: np.ndarray
@@ -70,13 +74,23 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     by_prompt = pools(work, settings.direction)
     lent = borrowers(work.bench, by_prompt)
     for name in missing:
-        sequences = [
-            Sequenced(by_prompt[p], seed, block_sequence(len(by_prompt[p]), settings.block_size, _rng(work, seed, p)))
-            for p in shards[name]
-            if p in by_prompt
-            for seed in range(settings.seeds)
-        ]
-        yield name, _search(work, sequences, lent)
+        rows: list[Rows] = []
+        for method, size in methods(settings).items():
+            searched = product((by_prompt[p] for p in shards[name] if p in by_prompt), range(settings.seeds))
+            sequences = [_sequenced(work, method, size, pool, seed) for pool, seed in searched]
+            rows += _search(work, method, sequences, lent)
+        yield name, rows
+
+
+def methods(settings: Algorithm1) -> dict[str, int | str]:
+    """What each search of a recipe is called -> its block size; the first is the recipe's own."""
+    others: dict[str, int | str] = {f"algorithm1_n{size}": size for size in settings.other_block_sizes}
+    return {"algorithm1": settings.block_size, **others}
+
+
+def _sequenced(work: Work, method: str, size: int | str, pool: Pool, seed: int) -> Sequenced:
+    n = Algorithm1.n_of(size, len(pool))
+    return Sequenced(method, pool, seed, block_sequence(len(pool), n, _rng(work, seed, pool.prompt)))
 
 
 def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
@@ -84,7 +98,8 @@ def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
     return np.random.default_rng([work.spec.seed, seed, prompt])
 
 
-def _search(work: Work, sequences: Sequence[Sequenced], lent: Mapping[int, Sequence[int]]) -> list[Rows]:
+def _search(work: Work, method: str, sequences: Sequence[Sequenced], lent: Mapping[int, Sequence[int]]) -> list[Rows]:
+    """The searches of one method; a trace is kept of the recipe's own, not of further block sizes."""
     bench, taus = work.bench, np.array(work.bench.recipe.algorithm1.taus)
     requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
     p_refusal = bench.engine.next_token(requests).p_refusal.astype(np.float64)
@@ -94,10 +109,11 @@ def _search(work: Work, sequences: Sequence[Sequenced], lent: Mapping[int, Seque
     asked = list(_tests(sequences, found, taus))
     asked += on_benign([a for a in asked if not a.condition.endswith("complement")], lent)
     evaluations = {(s.pool.prompt, s.seed): (s.pool, len(s.blocks) + 1) for s in sequences}
+    traced = sequences if method == "algorithm1" else []
     return [
-        *ablation_rows(bench, work.spec.stage, asked, more_sets=[s.pool.at(b) for s in sequences for b in s.blocks]),
-        _trace_rows(bench, sequences, traces),
-        search_rows(bench, "algorithm1", evaluations),
+        *ablation_rows(bench, work.spec.stage, asked, more_sets=[s.pool.at(b) for s in traced for b in s.blocks]),
+        *([_trace_rows(bench, sequences, traces)] if method == "algorithm1" else []),
+        search_rows(bench, method, evaluations),
     ]
 
 
@@ -109,8 +125,9 @@ def _tests(sequences: Sequence[Sequenced], found: Sequence[list[np.ndarray]], ta
     for prompt, searched in by_prompt.items():
         pool = searched[0][0].pool
         for i, tau in enumerate(taus.tolist()):
-            tests: list[tuple[str, int | None, np.ndarray]] = [("algorithm1", s.seed, by_tau[i]) for s, by_tau in searched]
-            tests.append(("algorithm1_common", None, reduce(np.intersect1d, [by_tau[i] for _, by_tau in searched])))
+            method = searched[0][0].method
+            tests: list[tuple[str, int | None, np.ndarray]] = [(method, s.seed, by_tau[i]) for s, by_tau in searched]
+            tests.append((f"{method}_common", None, reduce(np.intersect1d, [by_tau[i] for _, by_tau in searched])))
             for condition, seed, members in tests:
                 rest = np.setdiff1d(np.arange(len(pool)), members)
                 yield Ablation(Request(prompt, pool.at(members)), condition, seed=seed, tau=tau)
@@ -135,5 +152,5 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "search_trace", "searches"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
-    code_version=2,
+    code_version=3,
 )

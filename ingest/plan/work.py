@@ -124,7 +124,8 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     searched = sorted(set(recipe.sae_layers) - set(candidates.exclude_layers))
     above = (shape.n_layers - searched[0]) / shape.n_layers
     n_ks, n_pool = candidates.cap // candidates.step, candidates.cap * len(searched)
-    n_blocks = n_pool // greedy.block_size
+    sizes = (greedy.block_size, *greedy.other_block_sizes)
+    n_blocks = sum(n_pool // greedy.n_of(size, n_pool) for size in sizes)
     n_directions, n_taus = len(candidates.directions), len(greedy.taus)
     trials = 2 * MINIMAL_SIZE * math.log2(max(n_pool / MINIMAL_SIZE, 2)) + MINIMAL_SIZE
     asked = round(harmful * recipe.minimal.starts * trials)

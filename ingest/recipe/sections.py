@@ -290,12 +290,26 @@ class Algorithm1(Section):
 
     direction: Literal["own", "chosen"] = "own"
     """Whose candidates are pruned: ranked by each layer's own direction or by the chosen one."""
-    block_size: Count = 5
-    """N: features a block."""
+    block_size: Count | Literal["auto"] = 5
+    """N: features a block. auto: as many as cut a prompt's candidates into ten blocks, from 1 to 5 (the paper's); with a number,
+    nothing is tested on prompts that have fewer candidates."""
+    other_block_sizes: tuple[Count | Literal["auto"], ...] = ()
+    """Further N, each searched beside the first one, as the conditions algorithm1_nN and algorithm1_nN_common."""
     taus: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     """The thresholds of the refusal token's probability, each a run of the algorithm."""
     seeds: Count = 3
     """Draws of the blocks; a feature counts as found if it is found under all of them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.block_size in self.other_block_sizes:
+            raise ValueError(f"other_block_sizes repeats block_size, {self.block_size}")
+        return self
+
+    @staticmethod
+    def n_of(block_size: int | str, n_candidates: int) -> int:
+        """N for a pool of so many candidates."""
+        return max(1, min(5, n_candidates // 10)) if block_size == "auto" else int(block_size)
 
 
 class Minimal(Section):

@@ -29,6 +29,7 @@ SEARCHES = f"""
 [algorithm1]
 direction = "own"
 block_size = {BLOCK_SIZE}
+other_block_sizes = [9, "auto"]
 taus = {TAUS}
 seeds = {SEEDS}
 
@@ -296,6 +297,14 @@ def test_table_1_compares_the_methods(analysed: Analysed) -> None:
     assert random["flip_rate"] == 0
     assert len([key for key in rows if key[0] == "algorithm1"]) == len(TAUS)
     assert rows["algorithm1", np.float32(0.1).item()]["n_evaluations"] == 6 * SEEDS * (8 // BLOCK_SIZE + 1)
+    assert rows["algorithm1", np.float32(0.1).item()]["n_untested"] == 0
+    # blocks of nine in pools of eight: nothing is tested, which is no failure of the search
+    untested = rows["algorithm1_n9_common", np.float32(0.1).item()]
+    assert (untested["n_untested"], untested["flip_rate"], untested["flip_rate_of_tested"]) == (6, 0, None)
+    assert untested["n_evaluations"] == 6 * SEEDS
+    automatic = rows["algorithm1_nauto", np.float32(0.1).item()]
+    assert automatic["n_evaluations"] == 6 * SEEDS * (8 + 1), "one candidate a block"
+    assert (automatic["n_untested"], automatic["flip_rate_of_tested"]) == (0, automatic["flip_rate"])
     never = {key for key, row in rows.items() if row["benign_answered"] != 1}
     assert never == {("random_algorithm1", None)}, "drawn for harmful prompts only"
 

@@ -162,7 +162,7 @@ SEARCHES = Table(
     (
         RUN_ID,
         PROMPT_ID,
-        Column("method", pa.string(), "algorithm1 or minimal"),
+        Column("method", pa.string(), "algorithm1 (algorithm1_nN for a further block size) or minimal"),
         Column("start", pa.int32(), "number of the random start or sequence, from 0", at_least=0),
         Column("k", pa.int32(), "candidates a layer that it began with: the prompt's first flip", at_least=0),
         Column("n_candidates", pa.int32(), "features that it began with", at_least=0),
