@@ -22,7 +22,8 @@ from saelake.analysis.interactions import (
     steering,
     waking,
 )
-from saelake.analysis.judges.verdicts import check_judge, judge_identity
+from saelake.analysis.judges.replies import cost
+from saelake.analysis.judges.verdicts import check_judge, judge_identity, oracle_identity
 from saelake.analysis.meaning import concepts, populations, separation, taxonomy
 from saelake.analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
 from saelake.analysis.search.shown import check_shown
@@ -32,7 +33,6 @@ from saelake.ingest.job import Study, ingest_spec, ingest_study, open_study
 from saelake.ingest.prompt_major import copy_spec
 from saelake.ingest.prompts import require_splits
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.recipe.sections import JUDGES
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
@@ -102,7 +102,7 @@ def specs(study: Study, asked: Sequence[Stage] | None = None, lake: Lake | None 
         lake: where runs are looked for that an older version of the schema published with this content.
     """
     find = known_runs(lake) if lake else lambda spec: spec
-    oracle = judge_identity(study.recipe.verdicts.oracle, study.recipe)
+    oracle = oracle_identity(study.recipe)
     found = {"ingest": find(ingest_spec(study))}
     for stage in stages(study.recipe) if asked is None else asked:
         config = study.identity | {"code": stage.code_version}
@@ -119,6 +119,7 @@ def open_analysis(recipe: Recipe) -> Study:
     require_splits(recipe, study.prompts)
     taxonomy.check(study)
     losses.check(study)
+    oracle_identity(recipe)
     for judge in recipe.verdicts.judges:
         judge_identity(judge, recipe)
     return study
@@ -136,6 +137,7 @@ def analyze_study(
     known = specs(study, lake=lake)
     bench = Workbench(study, lake)
     compute = partial(workers.compute, known["ingest"]) if workers else None
+    bench.run_id = known["direction"].run_id  # which pays for what is asked before it
     if workers is None and whole_run(lake, known["direction"].run_id) is None:
         check_shown(bench)
     records = [ingest_study(study, lake, force=force, progress=progress, compute=compute)]
@@ -164,7 +166,7 @@ def judge_study(
     study: Study, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
 ) -> RunRecord:
     """`judge` for a study that is opened already; workers compute the shards elsewhere than in this process."""
-    check_judge(name)
+    check_judge(name, study.recipe)
     recipe, stage = study.recipe, judging_stage(name)
     if name == recipe.verdicts.oracle:
         raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
@@ -237,7 +239,8 @@ def ensure_stage(
 ) -> RunRecord:
     """The published run of a stage whose parents are published: found, resumed or computed."""
     compute = partial(workers.compute, known[stage.name]) if workers else partial(stage_rows, stage, bench, known)
-    plan = Plan(stage.shards(bench.study), compute, stage.tables, stage.unit)
+    paid = partial(_paid, bench, known[stage.name].run_id)
+    plan = Plan(stage.shards(bench.study), compute, stage.tables, stage.unit, about=paid)
     return ensure_run(bench.lake, known[stage.name], plan, force=force, progress=progress)
 
 
@@ -246,7 +249,14 @@ def stage_rows(
 ) -> Iterator[tuple[str, list[Rows]]]:
     """The missing shards of a stage, computed in this process."""
     parents = {name: known[name].run_id for name in stage.parents}
+    bench.run_id = known[stage.name].run_id
     return stage.compute(Work(bench, known[stage.name], parents), missing)
+
+
+def _paid(bench: Workbench, run_id: str) -> dict[str, object]:
+    """What a run asked of endpoints, for its record."""
+    paid = cost(bench.lake.root, tuple(bench.recipe.judges), run_id)
+    return {"judges": paid} if paid else {}
 
 
 def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
@@ -263,7 +273,7 @@ def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
         found.insert(1, _status(copy.stage, copy, lake, current, known))
     judged = [stage.removeprefix(judging.PREFIX) for name, stage in sorted(current) if name == recipe.name]
     for name in judged:
-        if name in JUDGES and name != recipe.verdicts.oracle and judging.PREFIX + name not in known:
+        if name in study.recipe.judge_names and name != recipe.verdicts.oracle and judging.PREFIX + name not in known:
             found.append(_status_beside(judging_stage(name), study, lake, current))
     return found
 

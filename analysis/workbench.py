@@ -11,8 +11,9 @@ import torch
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet
+from saelake.analysis.judges.protocol import LABELS
 from saelake.analysis.judges.reasoning import Reasoning
-from saelake.analysis.judges.verdicts import Judge, after_reasoning, judge_named
+from saelake.analysis.judges.verdicts import Reader, after_reasoning, judge_named, oracle_of
 from saelake.ingest.job import Study, ingest_spec, prompt_ids
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.sae import Sae, check_fits, load_sae
@@ -30,7 +31,9 @@ class Workbench:
     def __init__(self, study: Study, lake: Lake) -> None:
         self.study = study
         self.lake = lake
-        self._judges: dict[str, Judge] = {}
+        self.run_id = ""
+        """The run that is computed: it pays for what judges cost."""
+        self._judges: dict[str, Reader] = {}
 
     @property
     def recipe(self) -> Recipe:
@@ -57,15 +60,20 @@ class Workbench:
     def engine(self) -> AblationEngine:
         return AblationEngine(self.subject, self.saes, self.token_ids)
 
-    @property
-    def oracle(self) -> Judge:
-        """The judge whose verdicts decide what flips, by the recipe; if it is a model, it stays in memory beside the subject."""
-        return self.judge(self.recipe.verdicts.oracle)
+    @cached_property
+    def oracles(self) -> dict[str, str]:
+        """Label of a prompt -> the judge whose verdicts decide what flips there; a model stays in memory beside the subject."""
+        return {label: oracle_of(label, self.recipe) for label in LABELS}
 
-    def judge(self, name: str) -> Judge:
+    def oracle_of(self, prompt: int) -> str:
+        """The judge whose verdict counts on a prompt, by the prompt's number."""
+        return self.oracles[self.study.prompts[prompt].label]
+
+    def judge(self, name: str) -> Reader:
         """A judge by its name, loaded once."""
         if name not in self._judges:
-            self._judges[name] = after_reasoning(judge_named(name, self.recipe), self.reasoning)
+            judge = judge_named(name, self.recipe, self.lake.root, lambda: self.run_id)
+            self._judges[name] = after_reasoning(judge, self.reasoning, judge.labels)
         return self._judges[name]
 
     @cached_property

@@ -1,5 +1,6 @@
 """The commands that compute: ingest, analyze, judge, ablate, trainings; and status, which tells what is left to do."""
 
+import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -10,6 +11,7 @@ import click
 
 from saelake.commands.options import (
     force_option,
+    judges_options,
     lake_option,
     limit_option,
     open_lake,
@@ -57,12 +59,15 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
 @limit_option
 @force_option
 @workers_option
-def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None) -> None:
+@judges_options
+def analyze(
+    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
+) -> None:
     """Bring every stage of RECIPE up to date, ingest included, and show what came out.
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = read_study(recipe, limit)  # before the imports: a mistake in it is told at once
+    study = read_study(recipe, limit).allowing(allow_code, hosts)  # before the imports: a mistake in it is told at once
     from saelake.analysis import stages
     from saelake.analysis.search.directions import NoDirection
     from saelake.queries.formats import Rows, show_table
@@ -86,17 +91,29 @@ def analyze(recipe: str, lake: str, limit: int | None, force: bool, n_workers: i
 
 @click.command()
 @click.argument("recipe")
-@click.option("--judge", "name", required=True, metavar="NAME", help="first_token, phrases or harmbench.")
+@click.option(
+    "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
+)
 @lake_option
 @limit_option
 @force_option
 @workers_option
-def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool, n_workers: int | None) -> None:
+@judges_options
+def judge(
+    recipe: str,
+    name: str,
+    lake: str,
+    limit: int | None,
+    force: bool,
+    n_workers: int | None,
+    allow_code: bool,
+    hosts: tuple[str, ...],
+) -> None:
     """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
     """
-    study = read_study(recipe, limit)
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
@@ -117,12 +134,23 @@ def judge(recipe: str, name: str, lake: str, limit: int | None, force: bool, n_w
 @lake_option
 @limit_option
 @force_option
-def ablate(recipe: str, features: str, condition: str, value: float, lake: str, limit: int | None, force: bool) -> None:
+@judges_options
+def ablate(
+    recipe: str,
+    features: str,
+    condition: str,
+    value: float,
+    lake: str,
+    limit: int | None,
+    force: bool,
+    allow_code: bool,
+    hosts: tuple[str, ...],
+) -> None:
     """Ablate features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
     """
-    study = read_study(recipe, limit)
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
     from saelake.queries.formats import show
     from saelake.warehouse.literals import literal
@@ -179,12 +207,13 @@ def trainings(
 @click.argument("recipe")
 @lake_option
 @limit_option
-def status(recipe: str, lake: str, limit: int | None) -> None:
+@judges_options
+def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: tuple[str, ...]) -> None:
     """Tell which stages of RECIPE are done, and why the others are not.
 
     RECIPE is a .toml file or the name of a shipped one.
     """
-    study = read_recipe(recipe, limit)
+    study = read_recipe(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
     from saelake.analysis.notices import reasoning_notice, target_notice
     from saelake.ingest.targets import read_targets
@@ -220,6 +249,11 @@ def _print_runs(lake: str, run_ids: list[str]) -> None:
     with open_lake(lake, None) as opened:
         found = opened.query("runs").filter(f"list_contains({literals(run_ids)}, run_id)")
         show(found.select("run_id", "stage", "seconds", "rows"))
+        paid = opened.sql(f"select run_id, about->'judges' from all_runs.runs where list_contains({literals(run_ids)}, run_id)")
+        for run_id, judges in paid.fetchall():
+            for judge, cost in json.loads(judges or "{}").items():
+                counts = f"{cost['prompt_tokens']:,} prompt and {cost['completion_tokens']:,} completion tokens"
+                click.echo(f"{run_id}: {judge} replied {cost['replies']:,} times, for {counts}")
 
 
 def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:

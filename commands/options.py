@@ -165,6 +165,21 @@ def workers_option(command: Command) -> Command:
     return click.option("--workers", "n_workers", type=Workers(), metavar="ray[:N]", help=text)(command)
 
 
+def judges_options(command: Command) -> Command:
+    """What no recipe may allow itself."""
+    hosts = click.option(
+        "--allow-host",
+        "hosts",
+        multiple=True,
+        metavar="HOST",
+        help="Let judges of the recipe send prompts and answers to this host; this machine needs no leave.",
+    )
+    code = click.option(
+        "--allow-code", is_flag=True, help="Run the code of judges that the recipe names by class: look at it first."
+    )
+    return code(hosts(command))
+
+
 def study_option(command: Command) -> Command:
     return click.option("--recipe", metavar="NAME", help="Only this study, where the lake holds several.")(command)
 

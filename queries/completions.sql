@@ -16,7 +16,8 @@ with clean as (
 select a.prompt_id, p.text, a.k, a.draw, v.flipped, v.degenerate, c.completion as clean, a.completion
 from ablations as a
 join prompts as p on p.prompt_id = a.prompt_id
-join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+join verdicts as v
+    on v.ablation_id = a.ablation_id and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
 left join clean as c on c.prompt_id = a.prompt_id
 where a.condition = $condition and p.label = $label and coalesce(a.draw, 0) = 0
 order by a.prompt_id, a.k nulls first, a.ablation_id

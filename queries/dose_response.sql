@@ -11,7 +11,8 @@ with answers as (
         a.prompt_id, a.condition, a.set_id, a.p_refusal_token, a.completion, v.refused, v.degenerate
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
-    where v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    where v.refused is not null and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
 ),
 
 doses as (

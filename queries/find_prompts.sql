@@ -32,7 +32,9 @@ matched as (
 answers as (
     select a.prompt_id, a.p_refusal_token, v.refused
     from ablations as a
-    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    left join verdicts as v
+        on v.ablation_id = a.ablation_id and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
     where a.condition = 'none'
     qualify row_number() over (partition by a.prompt_id order by v.refused is null, a.ablation_id) = 1
 )

@@ -9,7 +9,8 @@ with answers as (
     select a.condition, v.judge, a.prompt_id, a.k, v.refused, v.flipped
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
-    where $judge is null or v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    where v.refused is not null and ($judge is null or v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge))
 ),
 
 baseline as (

@@ -1,8 +1,10 @@
 """Whose verdicts a question shows: the recipe's oracle, unless another judge of the lake is named."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from saelake.queries.parameters import Parameter, QueryError
+from saelake.warehouse.literals import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -18,6 +20,31 @@ def oracle(con: "duckdb.DuckDBPyConnection") -> str | None:
         "select config->'verdicts'->>'name' from runs where stage in ('baseline', 'candidates') order by finished desc limit 1"
     ).fetchall()
     return found[0][0] if found else None
+
+
+def control(con: "duckdb.DuckDBPyConnection") -> str | None:
+    """The judge whose verdicts count on benign prompts beside the oracle's on the others; most often the oracle itself."""
+    found = con.execute(
+        "select config->'verdicts'->'control'->>'name' from runs where stage in ('baseline', 'candidates') "
+        "order by finished desc limit 1"
+    ).fetchone()
+    return found[0] if found and found[0] else oracle(con)
+
+
+def written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
+    """Writes a judge into a statement: `$judge` as asked for, `$judge(oracle)` and `$judge(control)` the study's two.
+
+    Beside a judge's on harmful prompts, verdicts of `if(judge = $judge(oracle), $judge(control), judge)` count on benign ones.
+    """
+    asked = declared.literal(resolve(con, declared, value))
+
+    def write(which: str | None) -> str:
+        if which is None:
+            return asked
+        name = oracle(con) if which == ORACLE else control(con)
+        return "null::varchar" if name is None else literal(name)
+
+    return write
 
 
 def resolve(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Any:

@@ -82,7 +82,9 @@ def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) 
 
         features = resolve(con, declared, value)
         return lambda table: rows_of(con, str(table), features)
-    literal = declared.literal(judges.resolve(con, declared, value) if declared.type == "judge" else value)
+    if declared.type == "judge":
+        return judges.written(con, declared, value)
+    literal = declared.literal(value)
     return lambda tables: tables.split("|")[literal == "false"] if tables else literal
 
 

@@ -36,7 +36,9 @@ benign as (
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where p.label = 'benign' and v.judge = $judge and a.condition in ('none', 'direction', 'minimal')
+    where
+        p.label = 'benign' and v.judge = if($judge = $judge(oracle), $judge(control), $judge) and v.refused is not null
+        and a.condition in ('none', 'direction', 'minimal')
     group by a.condition
 )
 

@@ -8,6 +8,7 @@
 -- search works. algorithm1_nN is the same search with blocks of N. set sizes are over harmful prompts; n_unique counts distinct features over all sets.
 -- benign_answered is the share of benign prompts still answered under the same sets. n_evaluations sums what the searches
 -- asked for (one search serves every tau), and seconds is what its whole stage took, judging and publishing included.
+-- Verdicts that do not apply count nowhere; benign prompts are read, beside the oracle, by the recipe's judge of these.
 --
 -- $judge judge? = null: only this judge
 with conditions as (
@@ -34,7 +35,7 @@ answers as (
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where $judge is null or v.judge = $judge
+    where v.refused is not null and ($judge is null or v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge))
 ),
 
 refused_at_baseline as (
@@ -120,7 +121,10 @@ from summed as s
 join n_refused as n on n.judge = s.judge
 left join unique_features as u
     on u.condition = s.condition and u.judge = s.judge and u.tau is not distinct from s.tau
-left join benign as b on b.condition = s.condition and b.judge = s.judge and b.tau is not distinct from s.tau
+left join benign as b
+    on
+        b.condition = s.condition and b.judge = if(s.judge = $judge(oracle), $judge(control), s.judge)
+        and b.tau is not distinct from s.tau
 left join evaluations as e on e.method = regexp_replace(s.condition, '_common$', '')
 left join stages as t on t.stage = regexp_replace(e.method, '_n(\d+|auto)$', '')
 order by s.judge, s.condition, s.tau nulls first

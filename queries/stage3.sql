@@ -4,6 +4,7 @@
 -- failure. flip_rate is at this K (over draws, their mean), flip_rate_up_to at this or a smaller one of the sweep (with several
 -- draws: in any). n_unique counts the distinct features of the sets that flip, median_features their sizes. K = 0 is the critical
 -- set without what does not fire. benign_answered: benign prompts still answered under the same sets.
+-- Verdicts that do not apply count nowhere; benign prompts are read, beside the oracle, by the recipe's judge of these.
 --
 -- $judge judge? = null: only this judge
 -- $method method = minimal: whose critical sets stand in the row K = 0
@@ -17,7 +18,8 @@ with answers as (
     join prompts as p on p.prompt_id = a.prompt_id
     where
         (a.condition in ('none') or a.condition like 'stage3%' or (a.condition = $method || '_active' and coalesce(a.draw, 0) = 0))
-        and ($judge is null or v.judge = $judge)
+        and v.refused is not null
+        and ($judge is null or v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge))
 ),
 
 refused_at_baseline as (
@@ -95,5 +97,6 @@ from summed as s
 join n_refused as n on n.judge = s.judge
 join up_to as u on u.condition = s.condition and u.k = s.k and u.judge = s.judge
 left join unique_features as f on f.condition = s.condition and f.k = s.k and f.judge = s.judge
-left join benign as b on b.condition = s.condition and b.k = s.k and b.judge = s.judge
+left join benign as b
+    on b.condition = s.condition and b.k = s.k and b.judge = if(s.judge = $judge(oracle), $judge(control), s.judge)
 order by s.judge, s.condition, s.k

@@ -9,7 +9,10 @@ with answers as (
     select a.prompt_id, a.condition, a.set_id, a.draw, a.p_refusal_token, a.completion, v.refused
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
-    where a.condition in ('none', 'clamp_first_token', 'clamp_all_tokens') and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    where
+        a.condition in ('none', 'clamp_first_token', 'clamp_all_tokens')
+        and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
 ),
 
 clamped as (

@@ -52,7 +52,7 @@ def _sections() -> list[tuple[str, type[BaseModel]]]:
         for name, field in _written(model):
             for inner in _models(field.annotation):
                 is_list = "tuple" in str(field.annotation) and path.count(".") == 0
-                title = f"{path}{name}"
+                title = f"{path}{name}" + (".NAME" if "dict" in str(field.annotation) else "")
                 if any(title == known.strip("[]") and inner is other for known, other in found):
                     continue
                 found.append((f"[[{title}]]" if is_list else f"[{title}]", inner))
@@ -85,7 +85,7 @@ def _section(title: str, model: type[BaseModel]) -> str:
         one = schema["properties"].get(field.alias or name, {})
         given = "required" if field.is_required() else _default(one.get("default"), "$ref" in one)
         meaning = meanings.get(name) or ("its own table, below" if next(_models(field.annotation), None) else "")
-        rows.append(f"| `{name}` | {_type(one, schema.get('$defs', {}))} | {given} | {_cell(meaning)} |")
+        rows.append(f"| `{field.alias or name}` | {_type(one, schema.get('$defs', {}))} | {given} | {_cell(meaning)} |")
     about = " ".join((model.__doc__ or "").split())
     table = "| field | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
     return f"## {title if title == TOP else f'`{title}`'}\n\n{about}\n\n{table}\n"

@@ -60,7 +60,7 @@ def test_recipes_in_documents_are_recipes(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     text = (ROOT / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
     recipes = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert len(recipes) == 4
+    assert len(recipes) == 5
     for number, recipe in enumerate(recipes):
         (tmp_path / f"{number}.toml").write_text(recipe, encoding="utf-8")
         assert load_recipe(tmp_path / f"{number}.toml").prompts

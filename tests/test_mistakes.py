@@ -212,7 +212,7 @@ def test_sql_that_fails_is_the_engines_own_sentence(arguments: tuple[str, ...], 
 
 def test_judging_and_ablating_need_a_lake_with_answers(study: Path, lake: Path, tmp_path: Path) -> None:
     file, before = study / "recipe.toml", tree(lake)
-    assert "the judges are first_token, phrases, harmbench" in run("judge", file, "--judge", "guess", "--lake", lake)
+    assert "the judges are first_token, harmbench, phrases" in run("judge", file, "--judge", "guess", "--lake", lake)
     assert "run `saelake analyze` first" in run("judge", file, "--judge", "phrases", "--lake", lake)
     assert "no lake at" in run("judge", file, "--judge", "phrases", "--lake", tmp_path / "none")
     for features, says in (

@@ -65,7 +65,7 @@ def test_pipeline_runs_by_the_shipped_recipe(name: str, tmp_path: Path, patch: p
     passing = {"drop_last_layers": 0.0, "kl_max": 1e9, "induce_min": 0.0}  # a random model's directions pass no real filter
     recipe = recipe.model_copy(update={"direction": recipe.direction.model_copy(update=passing)})
     if recipe.verdicts.oracle == "phrases":  # random text apologises to nobody
-        patch.setattr("saelake.analysis.judges.verdicts.REFUSAL_PHRASES", ("",))
+        patch.setattr("saelake.analysis.judges.named.phrases.REFUSAL_PHRASES", ("",))
     study = open_analysis(recipe)
     lake = Lake.create(tmp_path / "lake")
     bench, known = Workbench(study, lake), specs(study)

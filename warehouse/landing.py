@@ -57,6 +57,8 @@ class Plan:
     compute: Compute
     tables: Sequence[str]
     unit: str = "shards"
+    about: Callable[[], Mapping[str, object]] = dict
+    """What is worth knowing when all shards are landed, beside what the run's spec says; it determines nothing."""
     completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None
     """Makes the completion from a function that reads a landed table."""
 

@@ -100,7 +100,7 @@ def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecor
         folder = lake.published.unused(data_key(spec.run_id))
         with lake.published.new_folder(folder) as draft:
             contents, files = publish_files(landing, spec, plan, draft, progress)
-        record = _record(spec, started, contents, [_below(folder, f) for f in files])
+        record = _record(spec, {**spec.about, **plan.about()}, started, contents, [_below(folder, f) for f in files])
         published = _commit(lake, spec, record)
         if published.files != record.files:
             lake.published.delete(folder)
@@ -141,7 +141,9 @@ def _land_missing(lake: Lake, spec: RunSpec, plan: Plan, landing: Path, progress
     assert not unlanded, f"{spec.stage}: shards were not computed: {', '.join(unlanded)}"
 
 
-def _record(spec: RunSpec, started: str, contents: list[TableContent], files: list[DataFile]) -> RunRecord:
+def _record(
+    spec: RunSpec, about: dict[str, object], started: str, contents: list[TableContent], files: list[DataFile]
+) -> RunRecord:
     return RunRecord(
         run_id=spec.run_id,
         stage=spec.stage,
@@ -162,7 +164,7 @@ def _record(spec: RunSpec, started: str, contents: list[TableContent], files: li
         tables=tuple(contents),
         files=tuple(files),
         content_hash=content_hash(contents),
-        about=spec.about,
+        about=about,
     )
 
 

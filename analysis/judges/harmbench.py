@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from saelake.analysis.judges.verdicts import Answer, Verdict
+from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.ingest.capture import length_batches
 from saelake.ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
 from saelake.ingest.inputs import read_text

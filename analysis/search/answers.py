@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
-from saelake.analysis.judges.verdicts import Answer, Verdict
+from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
@@ -30,6 +30,8 @@ class Judged:
     first_token: str
     completion: str
     verdict: Verdict
+    judge: str
+    """The judge whose verdict it is: the oracle, or that of benign prompts."""
 
 
 def judged(bench: Workbench, requests: Sequence[Request], engine: AblationEngine | None = None) -> list[Judged]:
@@ -39,11 +41,17 @@ def judged(bench: Workbench, requests: Sequence[Request], engine: AblationEngine
     answers = (engine or bench.engine).answer(requests, bench.recipe.generation.max_new_tokens)
     first = bench.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
-        Answer(bench.study.prompts[r.prompt].text, token, float(p), bench.text(tokens))
+        Answer(bench.study.prompts[r.prompt].text, token, float(p), bench.text(tokens), label=bench.study.prompts[r.prompt].label)
         for r, token, p, tokens in zip(requests, first, answers.first.p_refusal, answers.token_ids, strict=True)
     ]
-    verdicts = bench.oracle(texts)
-    return [Judged(t.p_refusal_token, t.first_token, t.completion, v) for t, v in zip(texts, verdicts, strict=True)]
+    judges = [bench.oracle_of(r.prompt) for r in requests]
+    verdicts = {
+        name: iter(bench.judge(name)([t for t, by in zip(texts, judges, strict=True) if by == name])) for name in set(judges)
+    }
+    return [
+        Judged(t.p_refusal_token, t.first_token, t.completion, next(verdicts[by]), by)
+        for t, by in zip(texts, judges, strict=True)
+    ]
 
 
 def flipped(bench: Workbench, requests: Sequence[Request]) -> list[bool]:
@@ -51,14 +59,16 @@ def flipped(bench: Workbench, requests: Sequence[Request]) -> list[bool]:
 
     An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
     """
-    by_token = bench.recipe.verdicts.oracle == "first_token" and not bench.reasoning.may_begin_with(
+    by_token = all(bench.oracle_of(r.prompt) == "first_token" for r in requests) and not bench.reasoning.may_begin_with(
         bench.recipe.model.target_words
     )
     if not by_token or not requests:
-        return [a.verdict.flipped for a in judged(bench, requests)]
+        return [a.verdict.flipped is True for a in judged(bench, requests)]
     passes = ~np.isin(bench.engine.next_token(requests).token_id, bench.subject.refusal_token_ids)
     flips = np.zeros(len(requests), dtype=bool)
-    flips[passes] = [a.verdict.flipped for a in judged(bench, [r for r, passed in zip(requests, passes, strict=True) if passed])]
+    flips[passes] = [
+        a.verdict.flipped is True for a in judged(bench, [r for r, passed in zip(requests, passes, strict=True) if passed])
+    ]
     return [bool(flip) for flip in flips]
 
 
@@ -100,7 +110,7 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
     }
     return [
         Rows.of(ABLATIONS, ablations),
-        verdict_rows(ablation_ids, bench.recipe.verdicts.oracle, [a.verdict for a in answers]),
+        verdict_rows(ablation_ids, [a.judge for a in answers], [a.verdict for a in answers]),
         set_rows(bench, sets),
     ]
 
@@ -110,11 +120,11 @@ def content_id(name: str) -> int:
     return int(sha256_text(name)[:15], 16)
 
 
-def verdict_rows(ablation_ids: Sequence[int], judge: str, verdicts: Sequence[Verdict]) -> Rows:
-    """Rows of `verdicts` for one judge."""
+def verdict_rows(ablation_ids: Sequence[int], judges: Sequence[str], verdicts: Sequence[Verdict]) -> Rows:
+    """Rows of `verdicts`, and whose they are."""
     columns: Columns = {
         "ablation_id": ablation_ids,
-        "judge": [judge] * len(verdicts),
+        "judge": judges,
         "refused": [v.refused for v in verdicts],
         "degenerate": [v.degenerate for v in verdicts],
         "degenerate_rule": [v.rule for v in verdicts],

@@ -56,6 +56,12 @@ def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
     return (means["harmful"] - means["benign"]).astype(np.float32)
 
 
+def share(refused: Sequence[bool | None]) -> float:
+    """Of the verdicts that apply, how many are refusals; 0 where none applies."""
+    applying = [one for one in refused if one is not None]
+    return float(np.mean(applying)) if applying else 0.0
+
+
 def left_out(scores: Sequence[Scores], settings: Direction) -> list[str | None]:
     """Which of the recipe's filters leave each layer out, as the column left_out names them; None where none does."""
     n_open = round(len(scores) * (1 - settings.drop_last_layers))
@@ -139,10 +145,10 @@ def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Sc
         scores.append(
             Scores(
                 n_prompts=len(refused),
-                n_flipped=sum(a.verdict.flipped for a in ablated),
+                n_flipped=sum(a.verdict.flipped is True for a in ablated),
                 p_refusal_token=float(np.mean([a.p_refusal_token for a in ablated])),
                 kl=float(kl),
-                induced=float(np.mean([a.verdict.refused for a in steered])),
+                induced=share([a.verdict.refused for a in steered]),
             )
         )
     return scores

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from saelake.analysis.judges.verdicts import Answer, is_model, judge_identity
+from saelake.analysis.judges.protocol import Answer
+from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.analysis.search.answers import verdict_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.stage import Stage, Work
@@ -14,23 +15,28 @@ PREFIX = "verdicts_"
 """A judge's stage is called by its name behind this."""
 
 ANSWERS = """
-select ablation_id, text, first_token, p_refusal_token, completion
+select ablation_id, text, first_token, p_refusal_token, completion, label
 from ablations join prompts using (prompt_id)
-where prompt_id in (select unnest($prompt_ids))
+where
+    prompt_id in (select unnest($prompt_ids))
+    and ablation_id not in (select ablation_id from verdicts where judge = $judge)
 order by ablation_id
 """
+"""All answers but those that were read by the same judge when they were given."""
 
 
 def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    if is_model(judge):
+    if "model" in judge_named(judge, work.bench.recipe).needs:
         work.bench.make_room_for(judge)
     judgement = work.bench.judge(judge)
     shards = shards_of_split(work.bench.study)
     with work.bench.sql(list(work.parents.values())) as con:
         for name in missing:
-            found = con.execute(ANSWERS, {"prompt_ids": work.bench.prompt_ids[list(shards[name])].tolist()}).fetchall()
-            verdicts = judgement([Answer(*row[1:]) for row in found])
-            yield name, [verdict_rows([row[0] for row in found], judge, verdicts)]
+            found = con.execute(
+                ANSWERS, {"prompt_ids": work.bench.prompt_ids[list(shards[name])].tolist(), "judge": judge}
+            ).fetchall()
+            verdicts = judgement([Answer(text, first, p, said, label=label) for _, text, first, p, said, label in found])
+            yield name, [verdict_rows([row[0] for row in found], [judge] * len(found), verdicts)]
 
 
 def _identity(judge: str, study: Study) -> Mapping[str, object]:

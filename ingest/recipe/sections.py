@@ -3,7 +3,7 @@
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
@@ -363,10 +363,6 @@ class Generation(Section):
         return self
 
 
-JudgeName = Literal["first_token", "phrases", "harmbench"]
-JUDGES: tuple[str, ...] = get_args(JudgeName)
-
-
 class Harmbench(Section):
     """The HarmBench classifier: which model, and the instruction that it is put. Loaded only where it judges."""
 
@@ -405,10 +401,13 @@ class Harmbench(Section):
 class Verdicts(Section):
     """Which judges read the answers; `saelake judge` adds others later."""
 
-    judges: Annotated[tuple[JudgeName, ...], Field(min_length=1)] = ("first_token", "phrases")
-    """The judges that read every answer."""
-    oracle: JudgeName = "first_token"
+    judges: Names = ("first_token", "phrases")
+    """The judges that read every answer: first_token, phrases, harmbench, or the NAME of a table [judges.NAME]."""
+    oracle: str = "first_token"
     """The judge whose verdicts decide what flips. With harmbench, subject and classifier are in memory together."""
+    control_oracle: str | None = None
+    """The judge whose verdicts count on prompts labelled benign; by default the oracle where it can judge them, else phrases: a
+    classifier of harm, as harmbench is, cannot."""
     phrases: Names | None = None
     """What the judge phrases looks for, anywhere and whatever the case; by default the refusals of Arditi et al. (2024)."""
     harmbench: Harmbench = Harmbench()

@@ -1,7 +1,7 @@
 """The recipe as a whole: its tables put together, and how it is read from a file."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -11,6 +11,7 @@ from saelake.ingest.inputs import is_there, read_text, short
 from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from saelake.ingest.recipe.errors import nearest, sentence
 from saelake.ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
+from saelake.ingest.recipe.judges import Judges, check_names, names
 from saelake.ingest.recipe.meaning import Concepts, Explanations, Taxonomy
 from saelake.ingest.recipe.prompts import PromptSet
 from saelake.ingest.recipe.sections import (
@@ -82,11 +83,14 @@ class Recipe(Section):
     concepts: Concepts = Concepts()
     generation: Generation = Generation()
     verdicts: Verdicts = Verdicts()
+    judges: Judges = Field({})
     train_saes: TrainSaes = TrainSaes()
     compute: Compute = Compute()
     prompts_per_group: Count | None = None
     """Keep only the first so many prompts of every set, label and split: a smoke run (see `limit`)."""
     _file: Path | None = PrivateAttr(None)
+    _allows_code: bool = PrivateAttr(False)
+    _hosts: frozenset[str] = PrivateAttr(frozenset())
 
     @model_validator(mode="before")
     @classmethod
@@ -120,9 +124,34 @@ class Recipe(Section):
         for section, sets in (("interactions", self.interactions.sets), ("taxonomy", self.taxonomy.sets)):
             if unknown := [name for name in sets if name not in names]:
                 raise ValueError(f"{section}.sets names {unknown[0]!r}, but the sets of [[prompts]] are {', '.join(names)}")
+        asked = {f"verdicts.judges[{n}]": name for n, name in enumerate(self.verdicts.judges)}
+        asked["verdicts.oracle"] = self.verdicts.oracle
+        if self.verdicts.control_oracle is not None:
+            asked["verdicts.control_oracle"] = self.verdicts.control_oracle
+        check_names(self.judges, asked)
         if self.stage3.size not in self.fm.sizes:
             raise ValueError(f"stage3.size is {self.stage3.size}, but fm.sizes has no such machine")
         return self
+
+    @property
+    def judge_names(self) -> tuple[str, ...]:
+        """All judges that the study knows."""
+        return names(self.judges)
+
+    def allowing(self, code: bool = False, hosts: Sequence[str] = ()) -> "Recipe":
+        """The same recipe, whose judges may be the user's own code and send answers to these hosts: it cannot say so itself."""
+        allowed = self.model_copy()
+        allowed._allows_code, allowed._hosts = code, frozenset(host.lower() for host in hosts)
+        return allowed
+
+    @property
+    def allows_code(self) -> bool:
+        return self._allows_code
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Hosts beside this machine that answers may be sent to."""
+        return self._hosts
 
     @property
     def file(self) -> Path | None:

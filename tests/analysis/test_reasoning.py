@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import AddedToken
 
+from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.analysis.judges.reasoning import Reasoning
-from saelake.analysis.judges.verdicts import UNANSWERED, Answer, Verdict, after_reasoning, judge_identity, judge_named
+from saelake.analysis.judges.verdicts import UNANSWERED, after_reasoning, judge_identity, judge_named
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.sections import REASONING, Generation

@@ -8,7 +8,8 @@ import pytest
 
 import saelake
 from saelake.analysis import stages
-from saelake.analysis.judges.verdicts import Answer, judge_identity, judge_named
+from saelake.analysis.judges.protocol import Answer
+from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.analysis.report.page import write_report
 from saelake.ingest.organism import judgements
 from saelake.ingest.recipe import load_recipe

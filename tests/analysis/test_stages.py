@@ -186,7 +186,7 @@ def test_a_judge_that_is_stopped_goes_on_with_the_missing_shards(recipe: Recipe,
 
 
 def test_what_cannot_be_judged_is_one_sentence(recipe: Recipe, lake: Lake, tmp_path: Path, hub: Path) -> None:
-    with pytest.raises(UserError, match="the judges are first_token, phrases, harmbench"):
+    with pytest.raises(UserError, match="the judges are first_token, harmbench, phrases"):
         stages.judge(recipe, lake, "guess")
     with pytest.raises(UserError, match="first_token is the oracle of planted"):
         stages.judge(recipe, lake, "first_token")

@@ -10,7 +10,10 @@ import torch
 from saelake.analysis.judges import harmbench
 from saelake.analysis.judges.degenerate import is_degenerate
 from saelake.analysis.judges.harmbench import Classifier, filled, identify, templates_in
-from saelake.analysis.judges.verdicts import REFUSAL_PHRASES, Answer, Judge, Verdict, judge_identity, judge_named
+from saelake.analysis.judges.named.harmbench import HarmBench
+from saelake.analysis.judges.named.phrases import REFUSAL_PHRASES
+from saelake.analysis.judges.protocol import Answer, Verdict
+from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.ingest.recipe import Compute, Recipe, load_recipe
 from saelake.ingest.recipe.sections import Harmbench, Verdicts
 from saelake.warehouse.errors import UserError
@@ -133,7 +136,7 @@ def test_degenerate_text_is_never_a_flip(recipe: Recipe) -> None:
 
 
 def test_an_unknown_judge_is_told_which_there_are(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match="the judges are first_token, phrases, harmbench"):
+    with pytest.raises(UserError, match="the judges are first_token, harmbench, phrases"):
         judge_identity("guess", recipe)
 
 
@@ -252,7 +255,10 @@ def test_a_classifier_that_is_not_there_is_one_sentence(judge_folder: Path) -> N
 
 def test_the_judge_of_a_recipe_is_the_classifier(judge_folder: Path, recipe: Recipe) -> None:
     with_judge = recipe.model_copy(update={"verdicts": Verdicts(judges=("harmbench",), oracle="harmbench", harmbench=settings())})
-    judge: Judge = judge_named("harmbench", with_judge)
-    assert isinstance(judge, Classifier)
+    judge = judge_named("harmbench", with_judge)
+    assert isinstance(judge, HarmBench)
+    assert judge(answers("Here you go."))[0].score == pytest.approx(
+        Classifier.load(settings(), with_judge.compute)(answers("Here you go."))[0].score
+    )
     assert judge_identity("harmbench", with_judge)["dtype"] == "float32"
     assert with_judge.section("verdicts") == {"judges": ["harmbench"], "oracle": "harmbench"}, "places are no part of what it is"

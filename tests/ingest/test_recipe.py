@@ -170,7 +170,7 @@ def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> 
         (
             'label = "harmful"',
             'label = "harmful"\n[verdicts]\noracle = "zz"',
-            "should be 'first_token', 'phrases' or 'harmbench', not 'zz'",
+            "oracle 'zz' is not one of judges (first_token, phrases)",
         ),
         ('label = "harmful"', 'label = "harmful"\n[candidates]\nexclude_layers = [0, 1]', "leaves no layer"),
         (

@@ -118,6 +118,8 @@ ABLATIONS = Table(
     owns="ablation_id",
 )
 
+NOT_APPLIED = "does not apply: such a prompt, or answer, is none that the judge can judge"
+
 VERDICTS = Table(
     "verdicts",
     "one judge's reading of one ablation's answer (R7)",
@@ -125,11 +127,11 @@ VERDICTS = Table(
         RUN_ID,
         ABLATION_ID,
         Column("judge", pa.string(), "first_token, phrases, ..."),
-        Column("refused", pa.bool_(), "the judge reads the answer as a refusal"),
+        Column("refused", pa.bool_(), "the judge reads the answer as a refusal", null=NOT_APPLIED),
         Column("degenerate", pa.bool_(), "the answer is not sensible text, whatever it says"),
         Column("degenerate_rule", pa.string(), "the rule that says so", null="not degenerate", since=2),
-        Column("flipped", pa.bool_(), "an answer: neither refused nor degenerate"),
-        Column("score", pa.float32(), "the judge's own measure of refusal, 0 to 1", at_least=0, at_most=1),
+        Column("flipped", pa.bool_(), "an answer: neither refused nor degenerate", null=NOT_APPLIED),
+        Column("score", pa.float32(), "the judge's own measure of refusal, 0 to 1", null=NOT_APPLIED, at_least=0, at_most=1),
     ),
     key=("ablation_id", "judge"),
     order=("judge", "ablation_id"),

@@ -1,0 +1,206 @@
+"""A judge behind an OpenAI-compatible endpoint, against a server on this machine."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saelake.analysis.judges import endpoint
+from saelake.analysis.judges.endpoint import Endpoint
+from saelake.analysis.judges.protocol import Answer
+from saelake.analysis.judges.replies import cost
+from saelake.analysis.judges.verdicts import judge_identity, judge_named
+from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.recipe.judges import JudgeTable
+from saelake.warehouse.errors import UserError
+from tests.analysis.endpoint_server import Asked, Reply, says, serving
+
+QUESTION = "Does it refuse? {prompt} => {answer}"
+SECRET = "sk-very-secret"
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    pauses: list[float] = []
+    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
+    return pauses
+
+
+def recipe_with(address: str, **fields: Any) -> Recipe:
+    table = {"endpoint": address, "model": "tiny", "question": QUESTION, "refused": ["yes"], "answered": ["No"]}
+    return load_recipe("organism").model_copy(update={"judges": {"mine": JudgeTable.model_validate(table | fields)}})
+
+
+def judge_at(address: str, working: Path | None = None, **fields: Any) -> Endpoint:
+    judge = judge_named("mine", recipe_with(address, **fields), working, lambda: "run_1")
+    assert isinstance(judge, Endpoint)
+    return judge
+
+
+def answers(*texts: str) -> list[Answer]:
+    return [Answer("how?", "x", 0.5, text) for text in texts]
+
+
+def test_the_first_word_of_a_reply_is_its_verdict() -> None:
+    replies = {"a": "Yes, it does.", "b": "**no**", "c": "n/a", "d": "<think>yes? no.</think> YES", "{prompt}": "no"}
+
+    def answer(asked: Asked) -> Reply:
+        return says(replies[asked.question.rpartition(" => ")[2]])
+
+    with serving(answer) as (address, asked):
+        verdicts = judge_at(address, does_not_apply=["n"])(answers("a", "b", "c", "d", "a", "{prompt}"))
+    assert [v.refused for v in verdicts] == [True, False, None, True, True, False]
+    assert [v.flipped for v in verdicts][2] is None
+    assert [v.score for v in verdicts][:3] == [1.0, 0.0, None]
+    assert len(asked) == 5, "equal answers are asked about once"
+    assert {one.path for one in asked} == {"/v1/chat/completions"}
+    content = next(one.content for one in asked if one.question.endswith("=> a"))
+    assert content["messages"] == [{"role": "user", "content": "Does it refuse? how? => a"}]
+    assert (content["model"], content["temperature"], content["max_tokens"]) == ("tiny", 0, 16)
+    assert "Does it refuse? how? => {prompt}" in {one.question for one in asked}, "what an answer says is not filled in again"
+
+
+def planned(*replies: Reply) -> Callable[[Asked], Reply]:
+    left = list(replies)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_busy_and_failing_endpoints_are_asked_again(no_pauses: list[float]) -> None:
+    busy = Reply(429, headers=(("retry-after", "7"),))
+    with serving(planned(busy, Reply(503), Reply(500), says("yes"))) as (address, asked):
+        assert judge_at(address)(answers("a"))[0].refused
+    assert len(asked) == 4
+    assert no_pauses == [7.0, 2.0, 4.0], "as it says itself, else twice as long each time"
+    with serving(planned(Reply(429))) as (address, asked), pytest.raises(UserError, match="status 429, asked 3 times"):
+        judge_at(address, retries=2)(answers("a"))
+    assert len(asked) == 3
+
+
+def test_timeouts_and_absent_servers_end_in_a_sentence() -> None:
+    hang = time.monotonic() + 0.5
+
+    def slow(_: Asked) -> Reply:
+        while time.monotonic() < hang:
+            pass
+        return says("yes")
+
+    with serving(slow) as (address, asked), pytest.raises(UserError, match=r"no reply within 0\.1 seconds, asked 2 times"):
+        judge_at(address, timeout=0.1, retries=1)(answers("a"))
+    assert len(asked) == 2
+    with pytest.raises(UserError, match=r"cannot be reached .*asked 2 times"):
+        judge_at(address, retries=1)(answers("a"))
+
+
+MALFORMED = {
+    "a redirect": (Reply(302, headers=(("location", "http://127.0.0.1:1/v1"),)), "redirects elsewhere, which is not followed"),
+    "garbage": (Reply(body=b"\xff\x00<html>"), "does not reply as an OpenAI-compatible endpoint"),
+    "other JSON": (Reply(body=b'{"error": 1}'), "does not reply as an OpenAI-compatible endpoint"),
+    "a list": (Reply(body=b"[1, 2]"), "does not reply as an OpenAI-compatible endpoint"),
+    "deep JSON": (Reply(body=b"[" * 100_000), "does not reply as an OpenAI-compatible endpoint"),
+    "no text": (Reply(body=b'{"choices": [{"message": {"content": null}}]}'), "does not reply as"),
+    "a bad count": (Reply(body=says("yes").body.replace(b"7", b'"many"')), "does not reply as"),
+    "a huge body": (Reply(body=says("yes " * 400_000).body), "sends more than 1,048,576 bytes"),
+    "no such model": (Reply(404, b'{"error": "no model \x1b[31m"}'), "answers with status 404 .*no model"),
+    "another word": (says("Perhaps."), 'tiny replied "Perhaps.", and its first word is none of those of the recipe'),
+    "nothing": (says(""), "its first word is none"),
+    "unended reasoning": (says("<think>yes"), "its reasoning does not end within max_tokens"),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_what_is_no_verdict_is_one_sentence(kind: str) -> None:
+    reply, expected = MALFORMED[kind]
+    with serving(planned(reply)) as (address, asked), pytest.raises(UserError, match=expected) as told:
+        judge_at(address)(answers("a"))
+    assert len(asked) == 1, "asking again does not mend it"
+    assert str(told.value).startswith("judges.mine: ")
+    assert "\x1b" not in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_redirects_and_proxies_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(planned(says("yes"))) as (elsewhere, there):
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, elsewhere.removesuffix("/v1"))
+        redirect = Reply(307, headers=(("location", f"{elsewhere}/chat/completions"),))
+        with serving(planned(redirect)) as (address, asked), pytest.raises(UserError, match="redirects elsewhere"):
+            judge_at(address)(answers("a"))
+        assert (len(asked), len(there)) == (1, 0)
+
+
+def test_replies_are_kept_for_their_owner_alone_and_paid_for_once(tmp_path: Path) -> None:
+    with serving(planned(says("no", 11, 3))) as (address, asked):
+        first = judge_at(address, tmp_path)(answers("a", "b"))
+        kept = tmp_path / "replies" / "mine.jsonl"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert kept.parent.stat().st_mode & 0o777 == 0o700
+        assert cost(tmp_path, ("mine", "other"), "run_1") == {"mine": {"replies": 2, "prompt_tokens": 22, "completion_tokens": 6}}
+        kept.write_text(kept.read_text() + '{"key": "cut o')
+        assert judge_at(address, tmp_path)(answers("b", "a")) == first
+        assert len(asked) == 2, "found by their hash"
+        for other in ({"model": "big"}, {"question": QUESTION + "!"}, {"max_tokens": 99}):
+            judge_at(address, tmp_path, **other)(answers("a"))
+        judge_at(address, tmp_path)([Answer("another?", "x", 0.5, "a")])
+        assert len(asked) == 6, "another model, question, length or prompt is another reply"
+        assert judge_at(address, tmp_path, refused=["no"], answered=["yes"])(answers("a"))[0].refused, "words are read anew"
+        assert len(asked) == 6
+    assert "how?" not in kept.read_text()
+
+
+def test_the_key_comes_from_the_environment_and_goes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda one: Reply(401, one.headers["authorization"].encode())) as (address, asked):
+        with pytest.raises(UserError, match="the environment variable MY_KEY holds no key"):
+            judge_identity("mine", recipe_with(address, key_variable="MY_KEY"))
+        monkeypatch.setenv("MY_KEY", SECRET)
+        assert SECRET not in str(judge_identity("mine", recipe_with(address, key_variable="MY_KEY")))
+        with pytest.raises(UserError, match=r"status 401 .*is the key in MY_KEY right") as told:
+            judge_at(address, tmp_path, key_variable="MY_KEY")(answers("a"))
+    assert asked[0].headers["authorization"] == f"Bearer {SECRET}"
+    assert SECRET not in str(told.value)
+
+
+def test_another_host_needs_leave() -> None:
+    recipe = recipe_with("https://judges.example.org/v1")
+    with pytest.raises(UserError, match=r"to judges\.example\.org: say --allow-host judges\.example\.org"):
+        judge_identity("mine", recipe)
+    assert judge_identity("mine", recipe.allowing(hosts=["Judges.example.org"]))["model"] == "tiny"
+    assert judge_identity("mine", recipe_with("http://localhost:8000/v1")) == judge_identity(
+        "mine", recipe.allowing(hosts=["judges.example.org"])
+    ), "where it is asked determines no verdict"
+
+
+def test_what_determines_verdicts_is_the_identity() -> None:
+    before = judge_identity("mine", recipe_with("http://localhost:1/v1"))
+    others = (
+        {"model": "b"},
+        {"question": QUESTION + "?"},
+        {"does_not_apply": ["na"]},
+        {"max_tokens": 3},
+        {"labels": ["harmful"]},
+    )
+    for fields in others:
+        assert judge_identity("mine", recipe_with("http://localhost:1/v1", **fields)) != before, fields
+    for same in ({"timeout": 3}, {"retries": 1}, {"concurrency": 2}):
+        assert judge_identity("mine", recipe_with("http://localhost:1/v1", **same)) == before
+
+
+WRONG = [
+    ({"endpoint": "ftp://x/v1"}, "endpoint is http://HOST:PORT/v1"),
+    ({"endpoint": "http://user:pass@localhost/v1"}, "endpoint is http://HOST:PORT/v1"),
+    ({"endpoint": "http://localhost:99999/v1"}, "endpoint is no address"),
+    ({"question": "{prompt}?"}, "needs {prompt} and {answer}"),
+    ({"model": None}, "model is missing"),
+    ({"refused": ["no"]}, "'no' means two things"),
+    ({"refused": ["I cannot"]}, "no single word"),
+    ({"refused": []}, "at least one word each"),
+    ({"class": "a:B"}, "exactly one of class, endpoint, not both"),
+    ({"options": {"a": 1}}, "options only makes sense together with class"),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), WRONG)
+def test_a_wrong_table_is_told_before_anything_is_asked(fields: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected.replace("{", r"\{").replace("}", r"\}")):
+        recipe_with("http://localhost:1/v1", **fields)
