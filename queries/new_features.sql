@@ -1,11 +1,13 @@
 -- Stage 3 (R10, R12): the other features that fire on a prompt, ranked by how they go with its critical ones.
 --
 -- By embedding: the cosine of a feature's embedding with those of the prompt's critical features. By weight: the size of its weight
--- in the linear probe, whatever the critical features are. Features that never fire on a training prompt of the machine have no
+-- in the linear probe (R12), whatever its sign and whatever the critical features are: half of its first features speak for benign,
+-- and ablating those makes the behaviour likelier. By signed_weight: the weight itself, so those that speak for harmful come first.
+-- By alignment: the cosine of its decoder row with its layer's own direction, among the features that the probe knows. Features that never fire on a training prompt of the machine have no
 -- embedding and no weight: they are left out, as are the critical ones themselves (see the question stage3_coverage). Ties go to
 -- the lower layer, then the lower feature_id. The critical set is the first that Stage 2 found.
 --
--- $by embedding|weight = embedding: what ranks them
+-- $by embedding|weight|signed_weight|alignment = embedding: what ranks them
 -- $model model = fm_20: whose embeddings
 -- $similarity maximum|mean = maximum: over the cosines with the critical features
 -- $method method = minimal: whose critical sets
@@ -55,10 +57,16 @@ scored as (
     from likeness
     group by prompt_id, layer, sae_id, feature_id
     union all
-    select a.prompt_id, a.layer, a.sae_id, a.feature_id, abs(w.weight) as score
+    select a.prompt_id, a.layer, a.sae_id, a.feature_id, if($by = 'weight', abs(w.weight), w.weight) as score
     from active as a
     join probe_weights as w on w.sae_id = a.sae_id and w.feature_id = a.feature_id
-    where $by = 'weight'
+    where $by in ('weight', 'signed_weight')
+    union all
+    select a.prompt_id, a.layer, a.sae_id, a.feature_id, c.cosine as score
+    from active as a
+    join alignments as c on c.direction = 'own' and c.sae_id = a.sae_id and c.feature_id = a.feature_id
+    semi join probe_weights as w on w.sae_id = a.sae_id and w.feature_id = a.feature_id
+    where $by = 'alignment'
 ),
 
 ranked as (

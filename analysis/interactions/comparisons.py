@@ -41,8 +41,12 @@ COMPARED = (
     ("stage3", "stage3_control"),
     ("stage3", "minimal_active"),
     ("stage3", "stage3_probe"),
+    ("stage3", "stage3_signed"),
+    ("stage3", "stage3_alignment"),
     ("stage3_alone", "stage3_alone_control"),
     ("stage3_alone", "stage3_probe_alone"),
+    ("stage3_alone", "stage3_signed_alone"),
+    ("stage3_alone", "stage3_alignment_alone"),
 )
 """Conditions a and b: every setting of a against the one of b with the same K and tau, or the only one if b has none."""
 CORRECT = """

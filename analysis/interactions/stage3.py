@@ -1,7 +1,7 @@
 """Stage 3 (R10 to R12): new features that go with the critical ones by the factorisation machine, ablated with them and alone.
 
-The linear probe's ranking goes the same way, as its own stage. The control of each has, in the place of the new features, as many
-random ones of the same layers that fire on the prompt as well.
+Rankings by the linear probe, by size (the paper's) and signed, and by decoder alignment go the same way, as a stage of their own.
+The control of each has, in the place of the new features, as many random ones of the same layers that fire on the prompt as well.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +27,8 @@ from critical_features
 where method = $method and start = 0 and n_tokens > 0
 order by prompt_id, layer, sae_id, feature_id
 """
+RANKED_BESIDE = {"stage3_probe": "weight", "stage3_signed": "signed_weight", "stage3_alignment": "alignment"}
+"""What else ranks the new features, in the place of the machine's embeddings: condition -> `new_features --by`."""
 Columns = Mapping[str, np.ndarray]
 
 
@@ -169,11 +171,13 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
     with work.bench.sql(list(work.parents.values())) as con:
-        by_prompt = rankings(work, con, "weight")
-    lent = borrowers(work.bench, by_prompt)
+        ranked = {condition: rankings(work, con, by) for condition, by in RANKED_BESIDE.items()}
     for name in missing:
-        ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
-        yield name, _answers(work, ranked, lent, "stage3_probe", work.bench.recipe.probe.ks, 0)
+        rows: list[Rows] = []
+        for condition, by_prompt in ranked.items():
+            mine = [by_prompt[p] for p in shards[name] if p in by_prompt]
+            rows += _answers(work, mine, borrowers(work.bench, by_prompt), condition, work.bench.recipe.probe.ks, 0)
+        yield name, rows
 
 
 def _critical(study: Study) -> Mapping[str, object]:
@@ -192,11 +196,11 @@ STAGE = Stage(
 )
 PROBE_STAGE = Stage(
     name="stage3_probe",
-    parents=("probe", "inert", "ingest"),
+    parents=("probe", "inert", "alignments", "ingest"),
     sections=("generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute_probe,
     identity=_critical,
-    code_version=3,
+    code_version=4,
 )

@@ -65,7 +65,15 @@ def _alike(best: Answer) -> list[Block]:
 
 def _stage3(study: Studied) -> Sequence[Block]:
     answer = study.ask("stage3", judge=study.judge)
-    names = ("stage3", "stage3_alone", "stage3_control", "stage3_alone_control", "stage3_probe")
+    names = (
+        "stage3",
+        "stage3_alone",
+        "stage3_control",
+        "stage3_alone_control",
+        "stage3_probe",
+        "stage3_signed",
+        "stage3_alignment",
+    )
     rates = study.ask("rates", conditions=",".join(names))
     chart = charts.lines(
         alt.X("k:Q", title="K: new features ablated", axis=alt.Axis(tickMinStep=1)),
@@ -93,8 +101,13 @@ def _stage3(study: Studied) -> Sequence[Block]:
         Beside(here),
         Table("Table 2: what new features flip, with the critical ones and alone", answer, cells, shown=60, folded=True),
         Note(
-            "stage3: the critical features that fire and the top K new ones; alone: the new ones only; control: as many random "
-            "others that fire; probe: ranked by the linear probe's weights."
+            study.say(
+                "stage3: the critical features that fire and the top K new ones; alone: the new ones only; control: as many "
+                "random others that fire; probe: ranked by the size of the linear probe's weights, as in the paper; signed: "
+                "by the weights themselves; alignment: by decoder rows alone. Large weights may speak for {benign}: ablating "
+                "those works against a flip, so a lead over probe is no lead over a linear model. The fair comparisons are "
+                "those with signed and alignment."
+            )
         ),
     ]
 

@@ -192,7 +192,7 @@ def _interaction_work(recipe: Recipe, found: Corpus, above: float) -> list[Stage
         StageWork("losses", (2 + recipe.losses.sets) * texts, 0, 1.0, f"texts of at most {text_tokens:.0f} tokens", text_tokens),
         StageWork("fm, probe", 0, 0, 1.0, "trained on the lake, without the model: not estimated"),
         StageWork("stage3", n_ks * harmful, 2 * n_ks * (1 + draws) * harmful + n_ks * benign, 1.0),
-        StageWork("stage3_probe", 0, len(recipe.probe.ks) * (2 * harmful + benign), 1.0),
+        StageWork("stage3_probe", 0, 3 * len(recipe.probe.ks) * (2 * harmful + benign), 1.0, "probe, signed probe and alignment"),
     ]
 
 

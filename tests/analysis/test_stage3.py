@@ -113,6 +113,27 @@ def test_the_probes_ranking_is_by_the_size_of_its_weights(study: Analysed) -> No
         assert [weights[f] for f in features] == sorted((weights[f] for f in features), reverse=True)
 
 
+def test_signed_weights_and_alignment_rank_from_harmful_to_benign(study: Analysed) -> None:
+    weights = {(layer, f): w for layer, f, w in study.sql("select layer, feature_id, weight from probe_weights")}
+    cosines = {
+        (layer, f): c for layer, f, c in study.sql("select layer, feature_id, cosine from alignments where direction = 'own'")
+    }
+    by_size = ranked(study, by="weight")
+    for by, scores in (("signed_weight", weights), ("alignment", cosines)):
+        found = ranked(study, by=by)
+        assert found.keys() == by_size.keys() != set()
+        for prompt_id, features in found.items():
+            assert set(by_size[prompt_id]) == set(features), "all rank the same features"
+            assert [scores[f] for f in features] == sorted((scores[f] for f in features), reverse=True)
+    assert any(scores < 0 for scores in weights.values()), "some speak for benign, which size alone does not tell"
+    for condition, by in (("stage3_signed", "signed_weight"), ("stage3_alignment", "alignment")):
+        order = ranked(study, by=by)
+        alone = sets_of(study, f"{condition}_alone")
+        assert alone
+        for (prompt_id, k, _), features in alone.items():
+            assert features == set(order[prompt_id][:k])
+
+
 def test_what_is_ablated_is_the_active_critical_features_with_the_top_k_and_the_top_k_alone(study: Analysed) -> None:
     active = defaultdict(set)
     for prompt_id, layer, feature_id in study.sql(
