@@ -32,6 +32,7 @@ STAGES_OF = {
     "losses": ("losses",),
     "populations": ("populations",),
     "taxonomy": ("taxonomy",),
+    "separations": ("separation",),
     "concepts": ("concepts",),
     "comparisons": ("statistics",),
     "directions": ("direction",),
@@ -40,6 +41,8 @@ STAGES_OF = {
     "feature_sets": ("minimal", "algorithm1"),
 }
 """table -> the stages that fill it; what other stages add is no reason for its being empty"""
+FILTERS = {"late": "direction.drop_last_layers", "kl": "direction.kl_max", "induced": "direction.induce_min"}
+"""what leaves a layer's direction out, as `directions.left_out` says it -> the recipe's field"""
 REFUSED = """
 select
     count(distinct a.prompt_id) as n,
@@ -104,7 +107,8 @@ def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
     study = _study(con)
     if study is None or not study.configs:
         return []
-    read = [name for name in STAGES_OF if re.search(rf"\b{name}\b", sql)]
+    needed = _without_optional(sql)
+    read = [name for name in STAGES_OF if re.search(rf"\b{name}\b", needed)]
     empty = reasons(con)
     said: list[str] = []
     named = [stage for stage in empty if re.search(rf"\b{stage}\b", sql)]
@@ -116,6 +120,14 @@ def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
         elif stage not in study.configs:
             said.append(f"{stage} is not computed: `saelake analyze` does that")
     return list(dict.fromkeys(said))
+
+
+def _without_optional(sql: str) -> str:
+    """The statement without the tables and named parts that it only joins from the left: their being empty costs it no row."""
+    needed = set(re.findall(r"(?:\bfrom|(?<!left )\bjoin)\s+(\w+)", sql))
+    for name in set(re.findall(r"\bleft join\s+(\w+)", sql)) - needed:
+        sql = re.sub(rf"\b{name} as \(\n.*?^\)|\bleft join\s+{name}\b", "", sql, flags=re.DOTALL | re.MULTILINE)
+    return sql
 
 
 def _study(con: "duckdb.DuckDBPyConnection") -> _Study | None:
@@ -134,7 +146,12 @@ def _study(con: "duckdb.DuckDBPyConnection") -> _Study | None:
 def _direction(study: _Study, _: dict[str, str]) -> str | None:
     if study.count("select count(*) from directions where chosen"):
         return None
-    return "no layer's direction passes the filters of [direction]; the question directions shows each with what leaves it out"
+    told = study.con.execute("select distinct unnest(string_split(left_out, ', ')) from directions").fetchall()
+    fields = ", ".join(field for word, field in FILTERS.items() if (word,) in told)
+    return (
+        f"no layer's direction passes the filters of [direction]; the question directions shows each with what leaves it out"
+        f"{f': change {fields}' if fields else ''}"
+    )
 
 
 def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:

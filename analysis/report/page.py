@@ -30,6 +30,8 @@ from saelake.warehouse.records import Lake
 from saelake.warehouse.store import clear_drafts, write_atomic
 
 FOLDER = Path(__file__).parent
+ENDING = ("direction",)
+"""Stages without which those that follow are not computed, however often they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Shown:
     missing: str
     """What has to be run for it; empty if it is there."""
     without_input: Sequence[tuple[str, str]]
-    """Its stages that had nothing to work on, each with the reason."""
+    """Its stages that had nothing to work on, or the one at which the analysis ended before them, each with the reason."""
 
 
 def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completions: bool = False) -> int:
@@ -108,7 +110,8 @@ def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> Show
     absent = [stage for stage in section.stages if not fnmatch.filter(study.records, stage)]
     unknown = [name for name in section.questions if name not in queries.names()]
     if absent or unknown:
-        return Shown(section, [], section.command.format(recipe=study.recipe), [])
+        ended = [(stage, reasons[stage]) for stage in ENDING if absent and stage in reasons]
+        return Shown(section, [], section.command.format(recipe=study.recipe), ended)
     mine = [(stage, why) for stage, why in reasons.items() if any(fnmatch.fnmatch(stage, asked) for asked in section.stages)]
     return Shown(section, section.render(study), "", mine)
 

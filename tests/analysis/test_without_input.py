@@ -113,6 +113,22 @@ def test_status_and_questions_tell_it_too(undirected: Ran) -> None:
         stages.analyze(load_recipe(undirected.recipe), Lake.existing(undirected.lake))
 
 
+def test_a_question_that_needs_no_direction_does_not_blame_it(undirected: Ran) -> None:
+    assert "change direction.drop_last_layers" in undirected.ask("query", "candidates").output
+    found = undirected.ask("query", "find_prompts", "--words", "nosuchword")
+    assert found.exit_code == 0, found.output
+    assert "no rows" in found.output
+    assert "direction" not in found.output
+    assert "direction" in undirected.ask("query", "label_separation").output
+
+
+def test_the_report_of_an_analysis_that_ended_says_where(undirected: Ran, tmp_path: Path) -> None:
+    write_report(Lake.existing(undirected.lake), None, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Not run yet" not in text
+    assert text.count("Not run, since no layer&#39;s direction passes the filters of [direction]") > 10
+
+
 def test_a_search_without_a_pool_says_so_and_so_does_all_that_follows(unflipped: Ran) -> None:
     assert unflipped.result.exit_code == 0, unflipped.result.output
     why = "none of the 6 harmful prompts that are refused flips while the top K features a layer by the own direction are ablated"
