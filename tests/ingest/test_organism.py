@@ -89,7 +89,7 @@ def test_files_are_small_float16_and_name_no_machine() -> None:
 def test_prompts_are_unique_balanced_and_their_actions_disjoint_between_splits(prompts: list[dict[str, str]]) -> None:
     from saelake.ingest.organism import corpus
 
-    assert all(set(row) == {"instruction", "label", "category", "split"} for row in prompts)
+    assert all(set(row) == {"instruction", "label", "category", "split", "wording"} for row in prompts)
     assert len({row["instruction"] for row in prompts}) == len(prompts)
     counts = Counter((row["split"], row["label"]) for row in prompts)
     assert {split for split, _ in counts} == {"train", "val", "test"}
