@@ -41,6 +41,14 @@ STAGES_OF = {
     "feature_sets": ("minimal", "algorithm1"),
 }
 """table -> the stages that fill it; what other stages add is no reason for its being empty"""
+COMMANDS_OF = {
+    "explanations": "no explanations are here: `saelake explain` brings them",
+    "study_features": "no annotation study is closed: `saelake study create` begins one",
+    "annotations": "no annotation study is closed: `saelake study create` begins one",
+}
+"""table that no stage fills -> what to say where it has no rows"""
+LEFT_OUT = " was shared without "
+"""What the error of a table says that a shared set left out (`warehouse.damage.withheld_sentence`)."""
 FILTERS = {"late": "direction.drop_last_layers", "kl": "direction.kl_max", "induced": "direction.induce_min"}
 """what leaves a layer's direction out, as `directions.left_out` says it -> the recipe's field"""
 REFUSED = """
@@ -95,9 +103,21 @@ def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:
     if study is None:
         return found
     for stage in study.configs:
-        if stage in RULES and (why := RULES[stage](study, found)):
+        if stage in RULES and (why := _why(stage, study, found)):
             found[stage] = why
     return found
+
+
+def _why(stage: str, study: _Study, found: dict[str, str]) -> str | None:
+    """Why a stage had no input; None also where a shared set left out what would tell."""
+    import duckdb
+
+    try:
+        return RULES[stage](study, found)
+    except duckdb.Error as error:
+        if LEFT_OUT in str(error):
+            return None
+        raise
 
 
 def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
@@ -119,6 +139,8 @@ def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
             said.append(f"direction: {empty['direction']}")
         elif stage not in study.configs:
             said.append(f"{stage} is not computed: `saelake analyze` does that")
+    given = [name for name in COMMANDS_OF if re.search(rf"\b{name}\b", needed)]
+    said += [COMMANDS_OF[name] for name in given if not study.count(f"select count(*) from {name}")]
     return list(dict.fromkeys(said))
 
 

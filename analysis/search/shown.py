@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import Request
+from saelake.analysis.judges.verdicts import UNANSWERED
 from saelake.analysis.search.answers import Judged, judged
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.recipe import Recipe
@@ -49,9 +50,15 @@ def not_shown(recipe: Recipe, answers: Sequence[Judged]) -> UserError:
     oracle = (
         "another judge as verdicts.oracle" if verdicts.oracle == "first_token" else "verdicts.phrases or another verdicts.oracle"
     )
+    n_unended = sum(a.verdict.rule == UNANSWERED.rule for a in answers)
+    reasoning = (
+        f"{n_unended} of them do not get behind their reasoning: raise generation.max_new_tokens "
+        f"({recipe.generation.max_new_tokens}), or switch reasoning off (model.template_variables). "
+    )
     return UserError(
         f"the model does not show the behaviour ({words.name}): of the {len(answers)} {words.harmful} prompts in {where} none is "
         f"{words.shown} by {verdicts.oracle}; its answers begin with {quoted}{', ...' if len(common) > QUOTED else ''}, "
-        f'for example "{example}". If these answers do show it, name their first words as model.target_tokens, or {oracle}; '
+        f'for example "{example}". {reasoning if n_unended else ""}'
+        f"If these answers do show it, name their first words as model.target_tokens, or {oracle}; "
         f"if they do not, choose prompts ([[prompts]], direction.select_split) or a model that do (model.chat_template)"
     )

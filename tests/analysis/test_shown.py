@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from saelake.analysis.judges.verdicts import Verdict
+from saelake.analysis.judges.verdicts import UNANSWERED, Verdict
 from saelake.analysis.search.answers import Judged
 from saelake.analysis.search.shown import not_shown
 from saelake.analysis.stages import analyze
@@ -17,7 +17,7 @@ from tests.planted import write_planted
 def test_the_sentence_says_what_the_model_says_instead_in_the_behaviours_words() -> None:
     recipe = load_recipe("organism-approval")
     said = [
-        Judged(0.0, first, text, Verdict(False, False, 0.0))
+        Judged(0.0, first, text, Verdict(False, False, 0.0), "first_token")
         for first, text in (("Yes", "Yes,\n\x1b[2J" + "so " * 40), ("Yes", "Yes."), (" A", "A"))
     ]
     told = str(not_shown(recipe, said))
@@ -29,6 +29,17 @@ def test_the_sentence_says_what_the_model_says_instead_in_the_behaviours_words()
     for field in ("model.target_tokens", "verdicts.", "[[prompts]]", "direction.select_split"):
         assert field in told
     assert "no " in str(not_shown(recipe, []))
+
+
+def test_reasoning_that_has_not_ended_is_not_taken_for_the_answer() -> None:
+    recipe = load_recipe("organism")
+    thinking = Judged(0.0, "<think>", "<think> Is this harmful?", UNANSWERED, "first_token")
+    told = str(not_shown(recipe, [thinking, thinking, Judged(0.0, "Sure", "Sure", Verdict(False, False, 0.0), "first_token")]))
+    assert (
+        f"2 of them do not get behind their reasoning: raise generation.max_new_tokens ({recipe.generation.max_new_tokens})"
+        in told
+    )
+    assert "reasoning" not in str(not_shown(recipe, [Judged(0.0, "Sure", "Sure", Verdict(False, False, 0.0), "first_token")]))
 
 
 def test_analyze_ends_before_it_ingests(tmp_path: Path) -> None:

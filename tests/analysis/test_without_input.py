@@ -15,6 +15,8 @@ from saelake.analysis.search.directions import NoDirection, Scores, left_out
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.sections import Direction
 from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import Choice, share
 from tests.planted import write_planted
 
 FEW = """
@@ -120,6 +122,23 @@ def test_a_question_that_needs_no_direction_does_not_blame_it(undirected: Ran) -
     assert "no rows" in found.output
     assert "direction" not in found.output
     assert "direction" in undirected.ask("query", "label_separation").output
+
+
+def test_questions_about_what_other_commands_bring_name_these(unflipped: Ran) -> None:
+    assert "no rows: no explanations are here: `saelake explain`" in unflipped.ask("query", "word_counts").output
+    assert "no annotation study is closed" in unflipped.ask("query", "study_scores", "--study", "pilot").output
+
+
+@pytest.mark.parametrize("tables", [("verdicts", "ablations"), ("searches", "saes"), ("directions",)])
+def test_tables_that_a_set_left_out_hide_no_others(unflipped: Ran, tmp_path: Path, tables: tuple[str, ...]) -> None:
+    share(Lake.existing(unflipped.lake), tmp_path / "set", Choice(tables=tables))
+    other = unflipped._replace(lake=tmp_path / "other")
+    add(Lake.create(other.lake), tmp_path / "set")
+    told = other.ask("status", str(other.recipe))
+    assert told.exit_code == 0, told.output
+    for name in tables:
+        assert other.ask("sql", f"select count(*) from {name}").exit_code == 0
+    assert "searches is not here" not in other.ask("query", "directions").output
 
 
 def test_the_report_of_an_analysis_that_ended_says_where(undirected: Ran, tmp_path: Path) -> None:
