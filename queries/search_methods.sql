@@ -16,7 +16,7 @@ with conditions as (
     from ablations
     where
         condition in ('algorithm1', 'algorithm1_common', 'minimal', 'random_algorithm1', 'random_minimal')
-        or regexp_full_match(condition, 'algorithm1_n(\d+|auto)(_common)?')
+        or regexp_matches(condition, '^algorithm1_n(\d+|auto)(_common)?$')
 ),
 
 -- one evaluation is that of the whole pool: no block was drawn

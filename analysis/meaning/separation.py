@@ -16,6 +16,9 @@ from saelake.analysis.stage import Stage, Work, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEPARATIONS
 
+RESOLUTION = 1e-5
+"""Activations nearer than this share of their size are ties: which of two equal ones is larger by rounding hangs on the batch."""
+
 
 def separation(
     feature: np.ndarray, is_target: np.ndarray, peak: np.ndarray, n_target: int, n_control: int
@@ -37,8 +40,9 @@ def separation(
     n = n_target + n_control
     n_silent = n - n_fired
 
-    # Runs of equal peaks within a feature share the mean of their ranks.
-    starts = np.flatnonzero(np.r_[True, (feature[1:] != feature[:-1]) | (peak[1:] != peak[:-1])]) if len(feature) else first
+    # Runs of peaks that are equal, up to rounding, within a feature share the mean of their ranks.
+    differs = (feature[1:] != feature[:-1]) | (peak[1:] - peak[:-1] > RESOLUTION * peak[1:])
+    starts = np.flatnonzero(np.r_[True, differs])[: len(feature)]
     n_tied = np.diff(np.r_[starts, len(feature)])
     place = np.arange(len(feature)) - first[which]
     mid_rank = n_silent[which] + 1 + np.repeat(place[starts] + (n_tied - 1) / 2, n_tied)

@@ -39,6 +39,19 @@ def test_auroc_and_p_are_scipys(n_target: int, n_control: int, seed: int) -> Non
         assert (found["n_fired_target"][row], found["n_fired_control"][row]) == ((here > 0).sum(), (there > 0).sum())
 
 
+def test_rounding_ranks_nothing() -> None:
+    """Equal activations that differ in their last bits, as they do between batches, are ties."""
+    random = np.random.default_rng(0)
+    feature, peak = np.repeat([3, 8], 20), np.tile(np.repeat([1.0, 2.5], 10), 2)
+    is_target = random.random(40) < 0.5
+    exact = separation(feature, is_target, peak, 30, 30)
+    shaken = peak * (1 + random.normal(0, 2e-7, 40))
+    order = np.lexsort((shaken, feature))
+    rounded = separation(feature, is_target[order], shaken[order], 30, 30)
+    for name, values in exact.items():
+        np.testing.assert_array_equal(rounded[name], values, err_msg=name)
+
+
 def test_the_hand_made_lake_by_hand(tmp_path: Path) -> None:
     """Peaks without BOS. Prompts 0 to 3 are harmful, 4 and 5 benign."""
     with connect(build_lake(tmp_path / "lake")) as con:
