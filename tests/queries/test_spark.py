@@ -34,9 +34,6 @@ NEEDED = {
     "text": "select min(sae_id) from saes",
     "sae": "select min(sae_id) from saes",
     "layer": "select min(layer) from saes",
-    "prompt": "select min(prompt_id) from prompts where label = 'harmful'",
-    "prompts": "select list(prompt_id order by prompt_id)[:12] from prompts where label = 'harmful'",
-    "sae": "select min(sae_id) from saes",
 }
 NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
 """None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
