@@ -8,7 +8,7 @@ import csv
 import json
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,8 @@ Reader = Callable[[IO[bytes], Collection[str] | None], Iterator[Any]]
 MAX_ROW = 2**22
 """Characters of a row: longer ones are no prompts or texts, but files without an end of line.
 One of JSON may take eighty times as much memory."""
+MAX_BLANK_ROWS = 10_000
+"""Blank rows of CSV that may follow one another."""
 MAX_BATCH = 2**26
 """Bytes of the rows that are decoded at a time."""
 PARQUET_ROWS = 128
@@ -71,7 +73,7 @@ def rows_suffix(name: str) -> str | None:
 
 def _read_csv(stream: IO[bytes], wanted: Collection[str] | None, delimiter: str = ",") -> Iterator[Row]:
     reader = csv.reader(_lines(open_text(stream)), strict=True, delimiter=delimiter)
-    filled = (cells for cells in reader if cells)
+    filled = _filled(reader)
     names = next((cells for cells in filled if any(map(str.strip, cells))), None)
     if names is None:
         return
@@ -80,6 +82,17 @@ def _read_csv(stream: IO[bytes], wanted: Collection[str] | None, delimiter: str 
         if len(cells) != len(names):
             raise ValueError(f"row {number} has another number of cells than the header")
         yield dict(zip(names, cells, strict=True))
+
+
+def _filled(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The rows that have a cell; a run of blank ones has an end."""
+    n_blank = 0
+    for cells in rows:
+        n_blank = 0 if any(map(str.strip, cells)) else n_blank + 1
+        if n_blank > MAX_BLANK_ROWS:
+            raise ValueError(f"more than {MAX_BLANK_ROWS:,} blank rows follow one another")
+        if cells:
+            yield cells
 
 
 def _read_tsv(stream: IO[bytes], wanted: Collection[str] | None) -> Iterator[Row]:

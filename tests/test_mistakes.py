@@ -100,7 +100,7 @@ MISTAKES = {
     "no SAE": Mistake(gone("saes/layer_3"), ("saes", "there is no SAE folder", "layer 3")),
     "an SAE of another width": Mistake(another_width, ("reads a width of 16", "has 32"), before_loading=False),
     "an SAE of another layer": Mistake(
-        another_layer, ("trained on blocks.2.hook_resid_post", "resid_post of layer 3"), before_loading=False
+        another_layer, ("trained on blocks.2.hook_resid_post", "uses it for layer 3"), before_loading=False
     ),
     "a layer too many": Mistake(a_layer_too_many, ("layer 6 does not exist", "6 layers"), before_loading=False),
     "no such column": Mistake(recipe('text = "instruction"', 'text = "prompt"'), ("no column 'prompt'", "instruction, label")),

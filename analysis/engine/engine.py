@@ -34,6 +34,10 @@ from saelake.warehouse.errors import UserError
 Part = TypeVar("Part")
 
 
+class NotFinite(UserError):
+    """The model gives no probabilities: somewhere in it a number became infinite or none."""
+
+
 class NextToken(NamedTuple):
     """What the model says at the last position of each request."""
 
@@ -208,6 +212,8 @@ class AblationEngine:
     def _said(self, logits_bv: Tensor) -> NextToken:
         probabilities_bv = logits_bv.softmax(-1)
         p_refusal = probabilities_bv[:, self._refusal_ids].sum(-1).cpu().numpy()
+        if probabilities_bv[:, 0].isnan().any():  # softmax spreads it over the row
+            raise NotFinite("the model's logits are not finite numbers: its weights are damaged, or too large for its dtype")
         return NextToken(p_refusal, probabilities_bv.argmax(-1).cpu().numpy())
 
     def _batch(self, requests: Sequence[Request]) -> Batch:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.engine import AblationEngine, NotFinite
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.judges.verdicts import UNANSWERED
 from saelake.analysis.search.answers import Judged, judged
@@ -28,7 +28,10 @@ def check_shown(bench: Workbench) -> None:
     engine = AblationEngine(bench.subject, {}, bench.token_ids)
     answers: list[Judged] = []
     for start in range(0, len(target), AT_ONCE):
-        answers += judged(bench, [Request(p) for p in target[start : start + AT_ONCE]], engine)
+        try:
+            answers += judged(bench, [Request(p) for p in target[start : start + AT_ONCE]], engine)
+        except NotFinite:  # ingest is next, and names the layer
+            break
         if any(a.verdict.refused for a in answers):
             break
     else:

@@ -321,12 +321,14 @@ def test_a_browser_draws_every_chart(html: str, poisoned: Path, tmp_path: Path) 
 
 
 def test_a_comparison_whose_p_is_0_counts_as_one_that_differs() -> None:
-    tested = Answer("comparisons", {}, "", ("p_holm",), [{"p_holm": p} for p in (0.0, 0.04, 0.05, None)], 4)
+    tested = Answer(
+        "comparisons", {}, "", ("p_holm",), [{"p_holm": p, "p_families_holm": None} for p in (0.0, 0.04, 0.05, None)], 4
+    )
 
     class Asked(Studied):
         def ask(self, question: str, **parameters: Any) -> Answer:
             return tested
 
-    _, table = effects._stability(Asked(None, "small", {}))  # type: ignore[arg-type]
+    _, table, *_ = effects._stability(Asked(None, "small", {}))  # type: ignore[arg-type]
     assert isinstance(table, Table)
     assert table.title.startswith("Comparisons with their tests: 2 of 4 differ")

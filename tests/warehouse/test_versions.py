@@ -137,7 +137,7 @@ def test_runs_of_two_versions_are_one_table_and_one_layer_reads_its_files_only(
             n_new = 2 * WIDTH if layer in (0, 1) else 0
             rows = con.execute(f"select count(*), count(rank) from alignments_of({layer})").fetchall()
             assert rows == con.execute(f"select count(*), 0 from alignments where layer = {layer}").fetchall()
-            assert rows == (n_old + n_new, 0)
+            assert rows == [(n_old + n_new, 0)]
     assert len(current_files(lake)["alignments"]) == 2
     assert len(current_files(lake)["activations"]) == 1  # as many as there are layouts, not versions
     assert not check(lake)

@@ -21,6 +21,8 @@ class Column:
     type: pa.DataType
     meaning: str
     null: str | None = None
+    null_since: int = 1
+    """The schema's version from which on it may be missing."""
     refers: str | None = None
     """The id that it holds, if its own name is not that id's."""
     at_least: float | None = None
@@ -78,7 +80,9 @@ class Table:
 
     def schema_at(self, version: int) -> pa.Schema:
         """What files of a version hold."""
-        return pa.schema([pa.field(c.name, c.type, nullable=c.null is not None) for c in self.stored(version)])
+        return pa.schema(
+            [pa.field(c.name, c.type, nullable=c.null is not None and version >= c.null_since) for c in self.stored(version)]
+        )
 
     def unique_at(self, version: int) -> list[str]:
         """`unique` for files of a version."""
