@@ -283,5 +283,5 @@ def stage(answered_by: Sequence[str]) -> Stage:
         tables=("comparisons",),
         shards=single_shard,
         compute=_compute,
-        code_version=3,
+        code_version=4,
     )

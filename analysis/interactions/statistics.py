@@ -8,6 +8,8 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 9_999
+EQUAL = 1e-6
+"""Probabilities nearer than this are ties for a test: float32 tells no more, and its last bits hang on the batch."""
 LARGEST_FRACTION = 60
 """Shares are looked for as multiples of 1, 1/2, ... of so small a part."""
 LATTICE_STEPS = 1e9
@@ -122,7 +124,7 @@ def sign_flip_p(differences: np.ndarray) -> float | None:
     Where the differences are multiples of one fraction, the sum's distribution is built up term by term on that lattice; else all
     flips are tried, up to ENUMERATED of them. None where neither can be done.
     """
-    sizes = np.abs(differences[np.abs(differences) > 1e-12]).astype(np.float64)
+    sizes = np.abs(differences[np.abs(differences) > EQUAL]).astype(np.float64)
     if not len(sizes):
         return 1.0
     observed = abs(float(differences.sum()))
@@ -143,7 +145,7 @@ def sign_flip_p(differences: np.ndarray) -> float | None:
         sums = np.zeros(1)
         for size in sizes.tolist():
             sums = np.concatenate([sums + size, sums - size])
-        return float((np.abs(sums) >= observed - 1e-9).mean())
+        return float((np.abs(sums) >= observed - EQUAL).mean())
     return None
 
 
@@ -153,12 +155,21 @@ def wilcoxon(a: np.ndarray, b: np.ndarray) -> Test:
     That correlation is (sum of positive ranks - sum of negative ranks) / sum of all: 1 if a is larger in every pair that differs.
     """
     difference = a - b
-    difference = difference[difference != 0]
+    difference = difference[np.abs(difference) > EQUAL]
+    difference = np.sign(difference) * (1 + _places(np.abs(difference)))
     if not len(difference):
         return Test("wilcoxon", 1.0, 0.0, "rank_biserial")
     ranks = stats.rankdata(np.abs(difference))
     effect = float((ranks * np.sign(difference)).sum() / ranks.sum())
     return Test("wilcoxon", float(stats.wilcoxon(difference).pvalue), effect, "rank_biserial")
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """(n,) which of the distinct values each is, from 0; a value is distinct from the one below it if it is not EQUAL to it."""
+    order = np.argsort(values, kind="stable")
+    places = np.empty(len(values), dtype=np.int64)
+    places[order] = np.cumsum(np.diff(values[order], prepend=values[order][:1]) > EQUAL)
+    return places
 
 
 def cohens_h(a: float, b: float) -> float:

@@ -182,3 +182,14 @@ def test_the_null_is_rejected_no_more_often_than_said(seed: int) -> None:
     rng = np.random.default_rng(seed)
     tests = [statistics.paired_test(*(rng.random((2, 40)) < 0.5).astype(float), seed=0) for _ in range(60)]
     assert sum(t.p < 0.05 for t in tests) <= 10, "McNemar's exact test is conservative"
+
+
+def test_rounding_ranks_no_pair() -> None:
+    """Differences that are equal up to float32's rounding are ties, and those of its size are none."""
+    random = np.random.default_rng(0)
+    b = random.random(40)
+    a = b + random.choice([-2e-4, -1e-4, 0.0, 1e-4, 2e-4], 40)
+    shaken = a + random.normal(0, 2e-8, 40)
+    assert statistics.wilcoxon(shaken, b) == statistics.wilcoxon(a.round(12), b)
+    difference = (a - b).round(6)
+    assert statistics.wilcoxon(a, b).p == pytest.approx(stats.wilcoxon(difference[difference != 0]).pvalue)
