@@ -32,6 +32,7 @@ NEEDED = {
     "prompts": "select list(prompt_id order by prompt_id)[:12] from prompts where label = 'harmful'",
     "prompt": "select min(prompt_id) from prompts where label = 'harmful'",
     "text": "select min(sae_id) from saes",
+    "integer": "select min(feature_id) from features",
     "sae": "select min(sae_id) from saes",
     "layer": "select min(layer) from saes",
 }
