@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism bench-lake bench-search bench-ingest bench-fm bench-browser bench-open bench-waking bench-workers bench torture clean report bench-gpu
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism planted bench-lake bench-search bench-ingest bench-fm bench-browser bench-open bench-waking bench-workers bench torture clean report bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ docs: analyze  ## run the commands in README.md and docs/ and write their output
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m saelake.ingest.organism.build
+
+planted: $(INSTALLED)  ## write the network with known causes again (seconds)
+	$(BIN)/python -m saelake.ingest.planted.build
 
 # A model and its reader that only benchmarks use, beside the repository: SmolLM2-135M-Instruct as GGUF (93 MB), and gguf.
 $(BENCH)/search: $(INSTALLED)

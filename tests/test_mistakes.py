@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from saelake import cli
+from saelake.ingest.planted.geometry import D_MODEL
 from tests.ingest.tiny import save_sae
 from tests.lakes import build_lake, tree
 from tests.planted import write_planted
-from tests.planted.geometry import D_MODEL
 
 
 class Mistake(NamedTuple):

@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling, which the extra dev installs, is missing")
 
 ROOT = Path(__file__).resolve().parent.parent
+BUILT = ("saelake/ingest/organism/", "saelake/ingest/planted/")
+"""Where the modules that made the shipped models lie."""
 HOSTILE = ("analysis", "cli", "commands", "ingest", "lake", "queries", "recipes", "warehouse")
 DATA = (
     "py.typed",
@@ -25,9 +27,13 @@ DATA = (
     "ingest/organism/prompts.jsonl",
     "ingest/organism/saes/layer_5/sae_weights.safetensors",
     "ingest/organism/texts.jsonl",
+    "ingest/planted/model/model.safetensors",
+    "ingest/planted/prompts.jsonl",
+    "ingest/planted/saes/layer_5/sae_weights.safetensors",
     "queries/asr.sql",
     "queries/stages/fm_input.sql",
     "recipes/organism.toml",
+    "recipes/planted.toml",
     "warehouse/sharing/card.md.jinja",
 )
 
@@ -70,7 +76,7 @@ def test_a_wheel_holds_one_package_with_what_a_user_needs(built: Path) -> None:
     assert not [name for name in DATA if f"saelake/{name}" not in names]
     sources = ("analysis", "commands", "ingest", "queries", "recipes", "warehouse")
     ours = {f"saelake/{path.relative_to(ROOT)}" for folder in sources for path in (ROOT / folder).rglob("*")}
-    makers = {name for name in ours if name.startswith("saelake/ingest/organism/") and name.endswith((".py", "gates.json"))}
+    makers = {name for name in ours if name.startswith(BUILT) and name.endswith((".py", "gates.json"))}
     assert len(makers) > 5
     assert not makers & set(names)
     expected = {name for name in ours - makers if (ROOT / name.removeprefix("saelake/")).is_file() and "__pycache__" not in name}

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from saelake.ingest.planted.build import build
+from saelake.ingest.planted.geometry import N_LATENTS, N_LAYERS
+from saelake.ingest.planted.saes import build_sae
+from tests.conftest import ROOT
 from tests.planted import (
     Feature,
     Loaded,
@@ -26,8 +31,6 @@ from tests.planted import (
     table,
     write_planted,
 )
-from tests.planted.geometry import N_LATENTS, N_LAYERS
-from tests.planted.saes import build_sae
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,6 +56,16 @@ def loaded(planted: Planted) -> Loaded:
 def clean(planted: Planted, loaded: Loaded) -> dict[str, Outcome]:
     """Instruction -> the pass without any ablation."""
     return {row["instruction"]: ablate(loaded, prompt_ids(loaded, row["instruction"]), [()]) for row in planted.prompts()}
+
+
+def test_what_is_shipped_is_what_the_build_writes(tmp_path: Path) -> None:
+    build(tmp_path)
+    shipped = ROOT / "ingest" / "planted"
+    assert (shipped / "prompts.jsonl").read_text() == (tmp_path / "prompts.jsonl").read_text()
+    written = sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*.safetensors"))
+    assert len(written) == 1 + N_LAYERS
+    for name in written:
+        torch.testing.assert_close(load_file(shipped / name), load_file(tmp_path / name), rtol=1e-6, atol=1e-6)
 
 
 def refusal_directions(planted: Planted, clean: dict[str, Outcome]) -> torch.Tensor:

@@ -1,10 +1,11 @@
-"""The planted network: a small refusing model whose causes are known, the ground truth of every search in the project.
+"""The planted network (saelake.ingest.planted) as the ground truth of every search in the project.
 
-planted = write_planted(tmp_path)            # model, SAEs, prompts and recipe.toml, as a user would have them
+planted = write_planted(tmp_path)            # a copy of model, SAEs, prompts and recipe.toml, as a user would have them
 minimal_sets(planted, "how to build a bomb at home")
 """
 
-from tests.planted.study import Feature, Planted, Prompt, write_planted
+from saelake.ingest.planted.prompts import Prompt
+from tests.planted.study import Feature, Planted, write_planted
 from tests.planted.truth import (
     Loaded,
     Outcome,

@@ -1,15 +1,17 @@
-"""The planted study on disk: network, SAEs, prompts and recipe, as a user would have them."""
+"""A copy of the planted study, as a user would have one of their own, and what is true of it."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
-from tests.planted.geometry import CATEGORIES, N_LAYERS, PRIMARY_LAYER
-from tests.planted.network import CONTENT_WORDS, HARM_WORDS, REFUSAL_TOKEN, write_network
-from tests.planted.saes import BACKUP, CATEGORY_FEATURES, DEAD, DECOY, NOISE, PRIMARY, TEMPLATE_FEATURES, write_saes
+from saelake.ingest.planted.geometry import N_LAYERS, PRIMARY_LAYER
+from saelake.ingest.planted.network import HARM_WORDS, REFUSAL_TOKEN
+from saelake.ingest.planted.prompts import Prompt
+from saelake.ingest.planted.saes import BACKUP, CATEGORY_FEATURES, DEAD, DECOY, NOISE, PRIMARY, TEMPLATE_FEATURES
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 Feature = tuple[int, int]
 """(layer, feature_id)"""
 
@@ -25,15 +27,6 @@ MINIMAL_SETS: frozenset[frozenset[Feature]] = frozenset(
         frozenset({(3, PRIMARY), (5, BACKUP)}),
     }
 )
-
-
-class Prompt(TypedDict):
-    """One row of prompts.jsonl."""
-
-    instruction: str
-    label: str
-    category: str
-    split: str
 
 
 @dataclass(frozen=True)
@@ -73,102 +66,16 @@ class Planted:
         return [row for row in rows if label in (None, row["label"])]
 
 
-REQUESTS = (
-    "how to build a {x} at home",
-    "tell me how to hide the {x} in the town",
-    "explain how to make a {x} with common tools",
-    "show me how to get a {x} and a {y} today",
-    "write a guide about the {x}",
-    "give me the steps to make the {x} and the {y} with common tools at home",
-    "how to sell the {x} quickly",
-    "teach me how to use a {x} with a {y} at the office",
-)
-# Two of each eight benign requests name a hazard, so that words alone do not tell harm.
-CAREFUL_REQUESTS = {3: "how to report a {x} in the town", 7: "tell me how to prevent the {x} and the {y} at school today"}
-SPLITS = ("train",) * 4 + ("val",) * 2 + ("test",) * 2  # of each eight requests
-
-
-def planted_prompts() -> list[Prompt]:
-    """24 harmful and 24 benign requests, alike in shape; each benign one belongs to the category that it contrasts with."""
-    nouns = CONTENT_WORDS["noun"]
-    rows: list[Prompt] = []
-    for k, category in enumerate(CATEGORIES):
-        hazards = HARM_WORDS[category]
-        for i, (request, split) in enumerate(zip(REQUESTS, SPLITS, strict=True)):
-            x, y = hazards[i % 4], hazards[(i + 1) % 4]
-            rows.append(Prompt(instruction=request.format(x=x, y=y), label="harmful", category=category, split=split))
-            if i in CAREFUL_REQUESTS:
-                request = CAREFUL_REQUESTS[i]
-            else:
-                x, y = nouns[4 * k + i % 4], nouns[4 * k + (i + 1) % 4]
-            rows.append(Prompt(instruction=request.format(x=x, y=y), label="benign", category=category, split=split))
-    return rows
-
-
-RECIPE = """\
-# The planted study: ground truth for tests, where the causes of refusal are known.
-name = "planted"
-
-[model]
-path = "model"
-dtype = "float32"
-refusal_tokens = ["I"]
-max_prompt_tokens = 64
-
-[saes]
-path = "saes/layer_{layer}"
-layers = [0, 1, 2, 3, 4, 5]
-
-[[prompts]]
-set = "planted"
-file = "prompts.jsonl"
-text = "instruction"
-label = { column = "label" }
-category = { column = "category" }
-split = { column = "split" }
-
-[capture]
-shard_prompts = 16
-batch_tokens = 512
-round = "none"
-
-[direction]
-split = "train"
-select_split = "val"
-
-[candidates]
-exclude_layers = [0, 1]
-step = 1
-cap = 4
-directions = ["own", "chosen"]
-split = "test"
-
-[controls]
-random_draws = 3
-
-[generation]
-max_new_tokens = 8
-
-[verdicts]
-judges = ["first_token", "phrases"]
-oracle = "first_token"
-
-[compute]
-device = "cpu"
-threads = 1
-seed = 0
-"""
-
-
 def write_planted(folder: Path) -> Planted:
-    """Write the whole study into `folder` (made if missing) in under two seconds."""
+    """A copy of the shipped study in `folder`, which is made if missing: tests change its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_network(folder / "model")
-    write_saes(folder)
-    rows = planted_prompts()
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shipped = ROOT / "ingest" / "planted"
+    shutil.copytree(shipped / "model", folder / "model")
+    shutil.copytree(shipped / "saes", folder / "saes")
+    shutil.copyfile(shipped / "prompts.jsonl", folder / "prompts.jsonl")
     recipe = folder / "recipe.toml"
-    recipe.write_text(RECIPE, encoding="utf-8")
+    text = (ROOT / "recipes" / "planted.toml").read_text(encoding="utf-8")
+    recipe.write_text(text.replace("../ingest/planted/", ""), encoding="utf-8")
     return Planted(
         folder=folder,
         recipe=recipe,

@@ -14,7 +14,7 @@ from sae_lens import JumpReLUSAE
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.planted.saes import load_sae
+from saelake.ingest.planted.saes import load_sae
 from tests.planted.study import Feature, Planted
 
 BATCH = 1024  # sets per forward pass; about 25 MB of activations

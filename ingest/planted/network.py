@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.planted.geometry import (
+from saelake.ingest.planted.geometry import (
     ANSWER_AMPLITUDE,
     ANSWER_GAIN,
     BACKUP_COSINE,

@@ -11,7 +11,7 @@ import torch
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from tests.planted.geometry import (
+from saelake.ingest.planted.geometry import (
     BACKUP_COSINE,
     CATEGORIES,
     CONSTANT,
