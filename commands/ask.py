@@ -12,7 +12,7 @@ from saelake.commands.options import lake_option, open_lake, output_options, stu
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from duckdb import DuckDBPyRelation
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
     from saelake import OpenLake
 
@@ -71,13 +71,15 @@ class Questions(click.Group):
             as_sql: bool,
             **values: str | None,
         ) -> None:
+            from saelake.queries import why_no_rows
+
             given = {name: value for name, value in values.items() if value is not None}
             if as_sql:
                 with open_lake(lake, recipe) as opened:
                     click.echo(opened.statement(cmd_name, **given) + ";")
             else:
                 ask_it = partial(_asked, cmd_name, engine, given)
-                _answer(lake, recipe, ask_it, kind, output, question=asked.sql)
+                _answer(lake, recipe, ask_it, kind, output, why=lambda con: why_no_rows(con, cmd_name, given))
 
         # click would rewrap the documentation: \b keeps each paragraph as it stands.
         doc = "\n\n".join("\b\n" + paragraph for paragraph in asked.doc.split("\n\n"))
@@ -137,17 +139,16 @@ def _answer(
     kind: str | None,
     output: Path | None,
     files: "Sequence[Path]" = (),
-    question: str = "",
+    why: "Callable[[DuckDBPyConnection], Sequence[str]]" = lambda _: (),
 ) -> None:
-    """Shows what is answered; where that is nothing, why the tables that the question's SQL reads are empty."""
-    from saelake.queries import why_empty
+    """Shows what is answered; where that is nothing, why."""
     from saelake.queries.formats import printable, show
     from saelake.queries.statements import interruptible
 
     with open_lake(lake, recipe, files) as opened:
 
         def explain() -> None:
-            for sentence in why_empty(opened.connection, question) if question else ():
+            for sentence in why(opened.connection):
                 click.echo(f"no rows: {printable(sentence)}", err=True)
 
         interruptible(opened.connection, lambda: show(ask(opened), kind, output, explain))

@@ -11,6 +11,7 @@ from saelake.queries.judges import oracle
 from saelake.queries.loader import Query, check_choices, load, names, names_of_stages, run
 from saelake.queries.parameters import Parameter, QueryError
 from saelake.queries.reasons import reasons, why_empty
+from saelake.queries.silent import why_no_rows
 
 __all__ = [
     "Parameter",
@@ -24,4 +25,5 @@ __all__ = [
     "reasons",
     "run",
     "why_empty",
+    "why_no_rows",
 ]

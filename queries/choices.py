@@ -20,7 +20,9 @@ def check_choices(con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Par
         if declared is None or value is None or (declared.nullable and value == "null"):
             continue
         kind = LISTS.get(declared.type, declared.type)
-        if kind in CHOSEN:
+        if kind == "feature":
+            _check_feature(con, parameters, declared, values)
+        elif kind in CHOSEN:
             known = _known(con, *CHOSEN[kind])
             for one in _named(declared, value):
                 if known and one not in known:
@@ -30,6 +32,19 @@ def check_choices(con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Par
             known = _known(con, column, table)
             if known and not _known(con, f"{column} as name", f"{table} where name like {declared.literal(value)}"):
                 raise QueryError(f"{name}: the lake has no condition like {value!r}{_choices(str(value), known)}")
+
+
+def _check_feature(
+    con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Parameter], declared: Parameter, values: Mapping[str, Any]
+) -> None:
+    """Raises QueryError for a number that is no feature of the SAEs of the layer, or of the SAE, that is asked for with it."""
+    given = {name: parameters[name].literal(values[name]) for name in ("layer", "sae_id") if name in values}
+    where = " and ".join(f"coalesce({name} = {value}, {value} is null)" for name, value in given.items()) or "true"
+    widths = _known(con, "width", f"saes where {where}")
+    (number,) = integers(declared, [values[declared.name]])
+    if widths and not 0 <= number < max(widths):
+        of = "".join(f" of {name} {values[name]}" for name in given)
+        raise QueryError(f"{declared.name}: there is no feature {number}{of}: its features are 0 to {max(widths) - 1}")
 
 
 def _named(declared: Parameter, value: Any) -> list[Any]:

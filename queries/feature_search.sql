@@ -4,7 +4,7 @@
 -- the category more than chance lets expect, at a false discovery rate of 5%. Those that fire on most prompts come first.
 --
 -- $layer layer? = null: only this layer
--- $feature_id integer? = null: only this number
+-- $feature_id feature? = null: only this number
 -- $sae_id sae? = null: only of this SAE
 -- $words text? = null: words of an explanation, separated by spaces
 -- $category category? = null: a category

@@ -4,7 +4,7 @@
 -- and are left out.
 --
 -- $layer layer: the feature's layer
--- $feature_id integer: the feature
+-- $feature_id feature: the feature
 -- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 -- $max_q number = 0.05: false discovery rate of the edges
 -- $n integer = 10: edges a way

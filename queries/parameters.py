@@ -46,8 +46,8 @@ LISTS = {"conditions": "condition", "prompt_sets": "prompt_set", "layers": "laye
 """Types that are lists of such names, as texts or as one text with commas between them."""
 PATTERNS = {"conditions_like": ("condition", "ablations"), "compared_like": ("unnest([a, b])", "comparisons")}
 """Types that are patterns of `like`, and the names of which at least one must fit."""
-NUMBERS = {"layer": "integer", "prompt": "integer", "layers": "integers", "prompts": "integers"}
-"""Those of these types whose names are integers."""
+NUMBERS = {"feature": "integer", "layer": "integer", "prompt": "integer", "layers": "integers", "prompts": "integers"}
+"""Those of these types whose names are integers; a feature is one of an SAE's width."""
 INT64 = range(-(2**63), 2**63)
 
 

@@ -2,7 +2,7 @@
 --
 -- A feature that fires on no training prompt of the machine has no embedding; of the active ones only those in the machine's layers
 -- are counted. One row: n_prompts have a critical set, n_ranked of them have a critical feature with an embedding (the others
--- count as failures of Stage 3); n_critical and n_active count (prompt, feature) pairs, unembedded those without an embedding.
+-- count as failures of Stage 3), none where nothing was searched or there is no machine; n_critical and n_active count (prompt, feature) pairs, unembedded those without an embedding.
 --
 -- $model model = fm_20: whose embeddings
 -- $method method = minimal: whose critical sets
@@ -10,6 +10,7 @@
 with critical as (
     select c.prompt_id, c.sae_id, c.feature_id, e.vector is not null as is_embedded
     from critical_features as c
+    semi join fm_embeddings as any_of on any_of.model = $model
     left join fm_embeddings as e on e.sae_id = c.sae_id and e.feature_id = c.feature_id and e.model = $model
     where c.method = $method and c.start = 0
 ),
@@ -44,6 +45,7 @@ summed as (
         sum(n_critical) as n_critical,
         sum(n_unembedded) as critical_unembedded
     from of_prompts
+    having count(*) > 0
 )
 
 select s.n_prompts, s.n_ranked, s.n_critical, s.critical_unembedded, a.n_active, a.active_unembedded

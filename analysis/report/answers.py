@@ -83,7 +83,7 @@ class Studied:
         relation = queries.run(self.con, question, **given)
         rows = list(json_objects(relation))
         sql = queries.load(question).statement(self.con, given)
-        why = () if rows else queries.why_empty(self.con, sql)
+        why = () if rows else queries.why_no_rows(self.con, question, given)
         answer = Answer(question, given, sql, tuple(relation.columns), rows[:MOST_ROWS], len(rows), why)
         self.asked.append(answer)
         return answer

@@ -4,7 +4,7 @@
 -- the run is one that plain table names show.
 --
 -- $layer layer: the feature's layer
--- $feature_id integer: the feature
+-- $feature_id feature: the feature
 -- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 select r.recipe, p.run_id, p.sae_id, p.population, p.n_prompts, p.run_id in (select run_id from runs) as is_current
 from all_runs.populations as p
