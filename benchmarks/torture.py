@@ -21,7 +21,6 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.kills import kill_commands
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
@@ -297,6 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             claim(f"{asked.damages} bit flips and truncations are all found", damages, folder, asked.damages, chance),
         ]
         if asked.commands:
+            from benchmarks.kills import kill_commands  # imports torch, which the workers do without
+
             text = f"{asked.commands} kills of ingest, analyze, share, add, drop, gc, report and study: given again, all complete"
             kept.append(claim(text, kill_commands, folder / "commands", asked.commands, chance))
         if asked.study:

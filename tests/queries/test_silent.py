@@ -1,8 +1,7 @@
-"""A question that answers with nothing says why: nothing was computed, or the features that it is asked about have nothing to show."""
+"""A question that answers with nothing says why: nothing was computed, or what it is asked about has nothing to show."""
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
