@@ -26,6 +26,7 @@ from saelake.analysis.judges.replies import cost
 from saelake.analysis.judges.verdicts import check_judge, judge_identity, oracle_identity
 from saelake.analysis.meaning import concepts, populations, separation, taxonomy
 from saelake.analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
+from saelake.analysis.search.edit_sets import Features, listed_edits
 from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
@@ -182,9 +183,10 @@ def ablate(
     recipe: Recipe,
     lake: Lake,
     condition: str,
-    features: chosen.Features,
+    features: Features,
     *,
     value: float = 0.0,
+    positions: str | None = None,
     force: bool = False,
     progress: Quiet | None = None,
 ) -> RunRecord:
@@ -194,20 +196,24 @@ def ablate(
 
     Args:
         condition: what `ablations.condition` calls it; asking again under the same name with other features takes its place.
-        features: `layer:feature_id,...`, pairs of both, or a select with the columns layer (or sae_id) and feature_id.
-        value: the activation that they are clamped to instead, if not 0.
+        features: `layer:feature_id,...`, pairs of both, or a select, or a file of rows, with the columns sae (sae_id or layer)
+            and feature, and perhaps value and positions.
+        value: the activation that they are clamped to instead, if not 0, where their row does not say it.
+        positions: where they are held, as "-1" or "user,answer", where their row does not say it; everywhere by default.
     Raises UserError for a name that the analysis uses itself and for no features, QueryError for what is no feature of the study.
     """
-    study = open_ablation(recipe, lake, condition, features)
-    return ablate_study(study, lake, condition, features, value=value, force=force, progress=progress)
+    study = open_ablation(recipe, lake, condition, features, value=value, positions=positions)
+    return ablate_study(study, lake, condition, features, value=value, positions=positions, force=force, progress=progress)
 
 
-def open_ablation(recipe: Recipe, lake: Lake, condition: str, features: chosen.Features) -> Study:
+def open_ablation(
+    recipe: Recipe, lake: Lake, condition: str, features: Features, *, value: float = 0.0, positions: str | None = None
+) -> Study:
     """The study of a recipe, checked for `ablate`, whose mistakes it raises; what a select names is only known after ingest."""
     chosen.check_condition(condition)
     study = open_analysis(recipe)
     if whole_run(lake, ingest_spec(study, lake).run_id) is None:
-        chosen.check_features(study, features)
+        chosen.check_listed(study, features, value, positions)
     return study
 
 
@@ -215,16 +221,19 @@ def ablate_study(
     study: Study,
     lake: Lake,
     condition: str,
-    features: chosen.Features,
+    features: Features,
     *,
     value: float = 0.0,
+    positions: str | None = None,
     force: bool = False,
     progress: Quiet | None = None,
 ) -> RunRecord:
     """`ablate` for a study that `open_ablation` has opened."""
     ingest_study(study, lake, progress=progress)
     with connect(lake, study.recipe.name) as con:
-        stage = chosen.stage(condition, chosen.feature_set(con, study, features, value))
+        edits = listed_edits(con, study.numbered_saes, features, value, positions)
+    chosen.check_edits(study, edits)
+    stage = chosen.stage(condition, edits)
     return ensure_stage(stage, specs(study, [stage], lake), Workbench(study, lake), force=force, progress=progress)
 
 

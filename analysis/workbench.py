@@ -17,7 +17,7 @@ from saelake.analysis.judges.verdicts import Reader, after_reasoning, judge_name
 from saelake.ingest.job import Study, ingest_spec, prompt_ids
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.sae import Sae, check_fits, load_sae
-from saelake.ingest.subject import Subject
+from saelake.ingest.subject import Subject, Tokenized
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
 
@@ -54,7 +54,11 @@ class Workbench:
     @cached_property
     def token_ids(self) -> list[list[int]]:
         """The templated tokens of every prompt."""
-        return [self.subject.encode(p.text).token_ids for p in self.study.prompts]
+        return [self.encoded(number).token_ids for number in range(len(self.study.prompts))]
+
+    def encoded(self, prompt: int) -> Tokenized:
+        """A prompt, by its number, as the model reads it."""
+        return self.subject.encode(self.study.prompts[prompt].text)
 
     @cached_property
     def engine(self) -> AblationEngine:

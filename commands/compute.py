@@ -5,17 +5,19 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from saelake.commands.options import (
+    features_option,
     force_option,
     judges_options,
     lake_option,
     limit_option,
     open_lake,
     output_options,
+    positions_option,
     read_recipe,
     read_study,
     workers_option,
@@ -128,9 +130,10 @@ def judge(
 
 @click.command()
 @click.argument("recipe")
-@click.option("--features", required=True, metavar="LIST", help="LAYER:ID,... (SAE_ID:ID where a layer has several) or a select.")
+@features_option
 @click.option("--condition", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
 @click.option("--value", type=float, default=0.0, show_default=True, help="Clamp them to this activation; 0 ablates.")
+@positions_option
 @lake_option
 @limit_option
 @force_option
@@ -140,15 +143,18 @@ def ablate(
     features: str,
     condition: str,
     value: float,
+    positions: str | None,
     lake: str,
     limit: int | None,
     force: bool,
     allow_code: bool,
     hosts: tuple[str, ...],
 ) -> None:
-    """Ablate features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
+    """Ablate or clamp features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
 
-    RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it.
+    RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it. Rows of
+    a file (.csv, .json, .jsonl, .parquet, ...) or a select may say value and positions of each feature; --value and --positions
+    are for those that do not.
     """
     study = read_study(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
@@ -157,10 +163,11 @@ def ablate(
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
-    opened_study = stages.open_ablation(study, Lake.at(lake), condition, features)  # before there is a lake, as above
+    held: dict[str, Any] = {"value": value, "positions": positions}
+    opened_study = stages.open_ablation(study, Lake.at(lake), condition, features, **held)  # before there is a lake, as above
     with Bar() as progress:
         into = Lake.create(lake)
-        record = stages.ablate_study(opened_study, into, condition, features, value=value, force=force, progress=progress)
+        record = stages.ablate_study(opened_study, into, condition, features, **held, force=force, progress=progress)
     _print_runs(lake, [record.run_id])
     with open_lake(lake, study.name) as opened:
         rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', {literal(condition)})")

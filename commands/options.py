@@ -180,6 +180,22 @@ def judges_options(command: Command) -> Command:
     return code(hosts(command))
 
 
+def features_option(command: Command) -> Command:
+    text = (
+        "LAYER:ID,... (SAE_ID:ID where a layer has several); or a file or a select of rows with the columns sae (an sae_id or a "
+        "layer) and feature."
+    )
+    return click.option("--features", required=True, metavar="LIST", help=text)(command)
+
+
+def positions_option(command: Command) -> Command:
+    text = (
+        "Hold them at these positions, from either end, and roles of tokens (bos, template, system, user, assistant; answer: "
+        "what is generated), as -1 or user,answer; by default everywhere."
+    )
+    return click.option("--positions", metavar="LIST", help=text)(command)
+
+
 def study_option(command: Command) -> Command:
     return click.option("--recipe", metavar="NAME", help="Only this study, where the lake holds several.")(command)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
 from saelake.analysis.judges.protocol import Answer, Verdict
+from saelake.analysis.search.edit_sets import EditSet
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
@@ -82,6 +83,13 @@ class Ablation:
     draw: int | None = None
     seed: int | None = None
     tau: float | None = None
+    edits: EditSet | None = None
+    """What a person listed, of which the request is made."""
+
+    @property
+    def held(self) -> FeatureSet | EditSet:
+        """The features that it holds."""
+        return self.request.features if self.edits is None else self.edits
 
 
 def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_sets: Iterable[FeatureSet] = ()) -> list[Rows]:
@@ -90,14 +98,14 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
     The ids are content hashes, which publishing numbers.
     """
     answers = judged(bench, [a.request for a in asked])
-    sets = chain((a.request.features for a in asked), more_sets)
+    sets = chain((a.held for a in asked), more_sets)
     prompts = [int(bench.prompt_ids[a.request.prompt]) for a in asked]
     names = [f"{stage}|{a.condition}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{p}" for a, p in zip(asked, prompts, strict=True)]
     ablation_ids = [content_id(name) for name in names]
     ablations: Columns = {
         "ablation_id": ablation_ids,
         "prompt_id": prompts,
-        "set_id": [a.request.features.key if len(a.request.features) else None for a in asked],
+        "set_id": [a.held.key if len(a.held) else None for a in asked],
         "stage": [stage] * len(asked),
         "condition": [a.condition for a in asked],
         "seed": [a.seed for a in asked],
@@ -134,7 +142,7 @@ def verdict_rows(ablation_ids: Sequence[int], judges: Sequence[str], verdicts: S
     return Rows.of(VERDICTS, columns)
 
 
-def set_rows(bench: Workbench, sets: Iterable[FeatureSet]) -> Rows:
+def set_rows(bench: Workbench, sets: Iterable[FeatureSet | EditSet]) -> Rows:
     """Rows of `feature_sets`; each set once, the empty one left out."""
     distinct = {s.key: s for s in sets if len(s)}
     sae_ids = bench.sae_ids
@@ -145,5 +153,6 @@ def set_rows(bench: Workbench, sets: Iterable[FeatureSet]) -> Rows:
         "layer": layer_of(features["sae"]),
         "feature_id": features["feature_id"],
         "value": features["value"],
+        "positions": [place for s in distinct.values() for place in (s.places if isinstance(s, EditSet) else [None] * len(s))],
     }
     return Rows.of(FEATURE_SETS, columns)

@@ -87,6 +87,13 @@ FEATURE_SETS = Table(
         LAYER,
         FEATURE_ID,
         Column("value", pa.float32(), "0 = ablated, else the activation that it is clamped to"),
+        Column(
+            "positions",
+            pa.string(),
+            "where it is held: positions from either end and roles of tokens, joined by commas; answer: generated tokens",
+            null="everywhere, or where the condition says",
+            since=2,
+        ),
     ),
     key=("set_id", "sae_id", "feature_id"),
     order=("set_id", "layer", "feature_id"),
