@@ -52,7 +52,7 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
         into = Lake.create(lake)
         compute = partial(workers.compute, job.ingest_spec(opened, into)) if workers else None
         record = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
-    _print_runs(lake, [record.run_id])
+    print_runs(lake, [record.run_id])
 
 
 @click.command()
@@ -86,7 +86,7 @@ def analyze(
             show_table(Rows(end.names, types, iter(end.rows)), sys.stdout)
             click.echo(str(end))
             return
-    _print_runs(lake, [record.run_id for record in records])
+    print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
         _print_findings(opened, study.verdicts.oracle, study.behaviour)
 
@@ -123,7 +123,7 @@ def judge(
     opened, into = stages.open_analysis(study), Lake.existing(lake)
     with Bar() as progress, _workers(n_workers, opened, into) as workers:
         record = stages.judge_study(opened, into, name, force=force, progress=progress, workers=workers)
-    _print_runs(lake, [record.run_id])
+    print_runs(lake, [record.run_id])
     with open_lake(lake, study.name) as shown:
         _print_findings(shown, name, study.behaviour)
 
@@ -168,7 +168,7 @@ def ablate(
     with Bar() as progress:
         into = Lake.create(lake)
         record = stages.ablate_study(opened_study, into, condition, features, **held, force=force, progress=progress)
-    _print_runs(lake, [record.run_id])
+    print_runs(lake, [record.run_id])
     with open_lake(lake, study.name) as opened:
         rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', {literal(condition)})")
         if not rates.filter("condition = 'none'").fetchall():
@@ -249,7 +249,7 @@ def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractCo
     return RayWorkers(study, lake, n_workers or None)
 
 
-def _print_runs(lake: str, run_ids: list[str]) -> None:
+def print_runs(lake: str, run_ids: list[str]) -> None:
     from saelake.queries.formats import show
     from saelake.warehouse.literals import literals
 

@@ -44,6 +44,7 @@ STAGES_OF = {
 COMMANDS_OF = {
     "explanations": "no explanations are here: `saelake explain` brings them",
     "study_features": "no annotation study is closed: `saelake study create` begins one",
+    "doses": "no sweep of strengths is here: `saelake steer` makes one",
     "annotations": "no annotation study is closed: `saelake study create` begins one",
 }
 """table that no stage fills -> what to say where it has no rows"""

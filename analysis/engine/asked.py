@@ -86,9 +86,9 @@ EDITS = (Ablate, Clamp, MeanAblate, Add, ProjectOut)
 class SaeTable:
     """The SAEs of an engine by number, and which one a key means."""
 
-    def __init__(self, saes: Sequence[Sae]) -> None:
-        self.saes = dict(enumerate(saes))
-        ids = [sae.sae_id for sae in saes]
+    def __init__(self, saes: Mapping[int, Sae]) -> None:
+        self.saes = dict(saes)
+        ids = [sae.sae_id for sae in self.saes.values()]
         if twice := next((one for one in ids if ids.count(one) > 1), None):
             raise UserError(f"the SAE {twice} is given twice")
 

@@ -92,7 +92,7 @@ class Engine:
         found = saes_of(saes, subject)
         for sae in found:
             check_fits(sae, subject)
-        self._table = SaeTable(found)
+        self._table = SaeTable(dict(enumerate(found)))
         self._prompts: list[Sequence[int]] = []
         self._numbers: dict[tuple[int, ...], int] = {}
         self._engine = AblationEngine(subject, self._table.saes, self._prompts, batch_tokens=batch_tokens)

@@ -1,6 +1,9 @@
 """Charts in one style, made with Altair. Colours are CSS variables, so that one picture is right in light, dark and print."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -35,6 +38,24 @@ def spec(chart: Any, height: int = 280) -> dict[str, Any]:
     """A chart as a Vega-Lite specification as wide as the page; its rows come by the name DATA."""
     made: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=True)
     return made | {"config": CONFIG, "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def picture(spec: dict[str, Any], rows: Sequence[Mapping[str, Any]], suffix: str) -> bytes:
+    """A chart with its rows as an image of its own, in the colours that the page has in the light.
+
+    Args:
+        suffix: .svg or .png
+    """
+    import vl_convert
+
+    root = (Path(__file__).parent / "page.css").read_text(encoding="utf-8").split("}", 1)[0]
+    text = json.dumps(spec | {"width": 640, "background": "white", "datasets": {DATA: list(rows)}})
+    for name, colour in re.findall(r"--(\w+): (#\w+)", root):
+        text = text.replace(f"var(--{name})", colour)
+    drawn = json.loads(text)
+    if suffix == ".svg":
+        return vl_convert.vegalite_to_svg(drawn).encode()
+    return bytes(vl_convert.vegalite_to_png(drawn, scale=2.0))
 
 
 def base() -> Any:

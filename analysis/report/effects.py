@@ -1,6 +1,6 @@
 """Sections about what ablating features sets off, what it costs, and how sure that is: R13, R14, R16, R21."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -130,6 +130,49 @@ def _steering(study: Studied) -> Sequence[Block]:
     return [Table("Continuations that change when features are held at a positive value", answer, cells, shown=10)]
 
 
+SWEEP_SHARES = {"p_refusal_token": "probability of a target token", "refused": "{shown}", "degenerate": "degenerate"}
+
+
+def sweep_chart(rows: Sequence[Mapping[str, Any]], words: Callable[[str], str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The chart of one sweep, of rows of the question `sweeps`, and what it draws; `words` says them in the study's words."""
+    named = {column: words(name) for column, name in SWEEP_SHARES.items()}
+    drawn = [
+        {"strength": row["strength"] or 0.0, "prompts": words(f"{{{row['label']}}}"), "what": name, "share": row[column]}
+        for row in rows
+        for column, name in named.items()
+        if row[column] is not None and (row["strength"] is not None or row["edit"] == "add")
+    ]
+    how = "held at" if any(row["edit"] == "clamp" for row in rows) else "added, times"
+    lines = charts.lines(
+        alt.X("strength:Q", title=how),
+        charts.share("share", "share of prompts, mean probability"),
+        charts.colour("what", list(named.values())),
+        ("prompts:N", "what:N", "strength:Q", alt.Tooltip("share:Q", format=".3f")),
+    )
+    return charts.spec(lines.encode(strokeDash=alt.StrokeDash("prompts:N", title=None))), drawn
+
+
+def _sweeps(study: Studied) -> Sequence[Block]:
+    answer = study.ask("sweeps", judge=study.judge)
+    cells = [
+        Cell("sweep", "sweep"),
+        Cell("label", "prompts", "label"),
+        Cell("source", "what"),
+        Cell("edit", "how"),
+        Cell("positions", "where"),
+        Cell("strength", "strength"),
+        Cell("p_refusal_token", "P(target token)"),
+        Cell("refused", "{shown}", "share"),
+        Cell("degenerate", "degenerate", "share"),
+        Cell("changed", "answers changed", "share"),
+    ]
+    figures: list[Block] = []
+    for name in dict.fromkeys(row["sweep"] for row in answer.rows):
+        spec, drawn = sweep_chart([row for row in answer.rows if row["sweep"] == name], study.say)
+        figures.append(Figure(f"Dose response: {name}", spec, answer, "Shares of answers by strength", drawn))
+    return [*figures, Table("Answers by strength", answer, cells, shown=20)]
+
+
 def _losses(study: Studied) -> Sequence[Block]:
     answer = study.ask("losses", judge=study.judge)
     cells = [
@@ -253,6 +296,16 @@ SECTIONS = (
         _steering,
         "R14 · Tables 5 and 6",
         ("steering",),
+    ),
+    Section(
+        "sweeps",
+        "Dose responses",
+        "Features or a direction added at growing strengths, or features held at growing values, as they were asked for; the "
+        "unmodified model is strength 0, or the row without one.",
+        _sweeps,
+        "R14",
+        ("steer_*",),
+        command="saelake steer {recipe} --name NAME --features LAYER:ID --strengths 0,10,20",
     ),
     Section(
         "losses",

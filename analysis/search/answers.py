@@ -100,8 +100,7 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
     answers = judged(bench, [a.request for a in asked])
     sets = chain((a.held for a in asked), more_sets)
     prompts = [int(bench.prompt_ids[a.request.prompt]) for a in asked]
-    names = [f"{stage}|{a.condition}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{p}" for a, p in zip(asked, prompts, strict=True)]
-    ablation_ids = [content_id(name) for name in names]
+    ablation_ids = [ablation_id(bench, stage, a) for a in asked]
     ablations: Columns = {
         "ablation_id": ablation_ids,
         "prompt_id": prompts,
@@ -121,6 +120,12 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
         verdict_rows(ablation_ids, [a.judge for a in answers], [a.verdict for a in answers]),
         set_rows(bench, sets),
     ]
+
+
+def ablation_id(bench: Workbench, stage: str, asked: Ablation) -> int:
+    """What stands for an ablation until publishing numbers the rows."""
+    a, prompt_id = asked, int(bench.prompt_ids[asked.request.prompt])
+    return content_id(f"{stage}|{a.condition}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{prompt_id}")
 
 
 def content_id(name: str) -> int:

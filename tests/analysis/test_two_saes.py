@@ -24,6 +24,7 @@ OF_OTHER_TESTS = {
     "find_prompts",
     "quantile_samples",
     "sae_health",
+    "sweeps",
     "first_tokens",
     "label_peaks",
     "label_separation",

@@ -125,6 +125,31 @@ ABLATIONS = Table(
     owns="ablation_id",
 )
 
+DOSES = Table(
+    "doses",
+    "one answer of a sweep of strengths (R14): what was added or held, and how strongly",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        Column(
+            "edit",
+            pa.string(),
+            "add: strength times a vector is added; clamp: features are held at the strength",
+            choices=("add", "clamp"),
+            since=2,
+        ),
+        Column("source", pa.string(), "features as LAYER:ID, a direction, or the file of a vector", since=2),
+        Column("sites", pa.string(), "hooks at which it acts, joined by a comma", since=2),
+        Column("positions", pa.string(), "where it acts: as in feature_sets", null="everywhere", since=2),
+        Column(
+            "strength", pa.float32(), "how often the vector is added, or the activation", null="the unmodified model", since=2
+        ),
+        Column("norm", pa.float32(), "length of what strength 1 adds", null="clamped, or added at several sites", since=2),
+    ),
+    key=("ablation_id",),
+    order=("source", "strength", "ablation_id"),
+)
+
 NOT_APPLIED = "does not apply: such a prompt, or answer, is none that the judge can judge"
 
 VERDICTS = Table(

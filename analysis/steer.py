@@ -1,0 +1,119 @@
+"""`saelake steer`: one sweep of strengths over the prompts of a recipe's analysis, as a run of its own."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from saelake.analysis.search import directions
+from saelake.analysis.search.chosen import check_condition, check_edits, check_listed
+from saelake.analysis.search.edit_sets import Features, check_positions, listed_edits
+from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, features_source, read_vector, stage
+from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.workbench import Workbench
+from saelake.ingest.job import Study, ingest_spec, ingest_study
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.sites import Site
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.runs import whole_run
+
+
+def steer(
+    recipe: Recipe,
+    lake: Lake,
+    sweep: Sweep,
+    features: Features | None = None,
+    *,
+    force: bool = False,
+    progress: Quiet | None = None,
+) -> RunRecord:
+    """Answers of the analysis' prompts (candidates.split) at every strength of a sweep; ingests if needed.
+
+    Args:
+        features: what is added or clamped, if it is features, as `stages.ablate` takes them.
+    Raises UserError, before anything is computed, for what does not fit together, and where a direction is not there yet;
+    QueryError for what is no feature of the study.
+    """
+    return steer_study(open_steering(recipe, lake, sweep, features), lake, sweep, features, force=force, progress=progress)
+
+
+def open_steering(recipe: Recipe, lake: Lake, sweep: Sweep, features: Features | None) -> Study:
+    """The study of a recipe, checked for `steer`, whose mistakes it raises."""
+    check_condition(sweep.name)
+    check_sweep(sweep, sum(one is not None for one in (features, sweep.direction, sweep.vector)))
+    if sweep.vector is not None:
+        read_vector(sweep.vector)
+        _site(str(sweep.site))
+    study = open_analysis(recipe)
+    if sweep.direction is not None:
+        _direction(study, lake, sweep.direction)
+    if features is not None and whole_run(lake, ingest_spec(study, lake).run_id) is None:
+        check_listed(study, features, 0.0, sweep.positions)
+    check_positions([sweep.positions], study, study.numbers(recipe.candidates.split))
+    return study
+
+
+def steer_study(
+    study: Study,
+    lake: Lake,
+    sweep: Sweep,
+    features: Features | None = None,
+    *,
+    force: bool = False,
+    progress: Quiet | None = None,
+) -> RunRecord:
+    """`steer` for a study that `open_steering` has opened."""
+    ingest_study(study, lake, progress=progress)
+    asked = stage(sweep, _source(study, lake, sweep, features))
+    if sweep.direction is None:
+        known = specs(study, [asked], lake)
+    else:
+        asked = replace(asked, parents=("direction", "ingest"))
+        known = specs(study, [directions.STAGE, asked], lake)
+    return ensure_stage(asked, known, Workbench(study, lake), force=force, progress=progress)
+
+
+def _source(study: Study, lake: Lake, sweep: Sweep, features: Features | None) -> Source:
+    if features is not None:
+        with connect(lake, study.recipe.name) as con:
+            edits = listed_edits(con, study.numbered_saes, features, 0.0, sweep.positions)
+        check_edits(study, edits)
+        return features_source(edits, {n: ref.sae_id for n, ref in study.numbered_saes.items()})
+    if sweep.direction is not None:
+        return _direction(study, lake, sweep.direction)
+    assert sweep.vector is not None, "one of three"
+    return Source(sweep.vector.name, vector=read_vector(sweep.vector), site=_site(str(sweep.site)))
+
+
+def _direction(study: Study, lake: Lake, which: str) -> Source:
+    """The chosen direction, or a layer's; raises UserError where the study has none yet."""
+    if which != CHOSEN and not which.isdecimal():
+        raise UserError(f"direction is {CHOSEN} or a layer, not {which!r}")
+    run = specs(study, [directions.STAGE], lake)["direction"].run_id
+    if whole_run(lake, run) is None:
+        raise UserError(f"the directions of {study.recipe.name} are not computed yet: run `saelake analyze` first")
+    with connect(lake, runs=[run]) as con:
+        where = "chosen" if which == CHOSEN else "layer = $1"
+        found = con.execute(
+            f"select layer, vector from directions where {where}", [int(which)] if which != CHOSEN else []
+        ).fetchall()
+    if not found:
+        raise UserError("no direction is chosen in this study" if which == CHOSEN else f"there is no direction of layer {which}")
+    layer, vector = found[0]
+    name = f"{CHOSEN} direction, of layer {layer}" if which == CHOSEN else f"direction of layer {layer}"
+    return Source(name, vector=np.array(vector, dtype=np.float32), site=Site(layer))
+
+
+def _site(name: str) -> Site:
+    """A hook, or a layer's residual stream."""
+    return Site(int(name)) if name.isdecimal() else Site.parse(name)
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """Strengths as a person writes them: numbers joined by commas; raises UserError for anything else."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"strengths are numbers joined by commas, as 0,10,20, not {text!r}") from error

@@ -1,0 +1,98 @@
+"""saelake steer: a dose response, as a run, a table and a chart."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from saelake.commands.options import (
+    force_option,
+    judges_options,
+    lake_option,
+    limit_option,
+    open_lake,
+    positions_option,
+    read_study,
+)
+
+if TYPE_CHECKING:
+    from saelake import OpenLake
+
+CHARTS = (".svg", ".png")
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--name", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
+@click.option("--strengths", required=True, metavar="LIST", help="Numbers joined by commas, as 0,10,20; -10 is the other way.")
+@click.option("--features", metavar="LIST", help="Add these features' decoder rows: a list, a file or a select as of ablate.")
+@click.option("--clamp", is_flag=True, help="Hold the features at each strength in place of adding their decoder rows.")
+@click.option("--direction", metavar="LAYER", help="Add a layer's direction of length 1, or with chosen the study's one.")
+@click.option("--vector", type=click.Path(path_type=Path), metavar="FILE", help="Add the vector in a .npy or .safetensors file.")
+@click.option("--site", metavar="HOOK", help="Where a vector is added: a layer, or a hook as blocks.5.hook_mlp_out.")
+@positions_option
+@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw it as .svg or .png, too.")
+@lake_option
+@limit_option
+@force_option
+@judges_options
+def steer(
+    recipe: str,
+    name: str,
+    strengths: str,
+    features: str | None,
+    clamp: bool,
+    direction: str | None,
+    vector: Path | None,
+    site: str | None,
+    positions: str | None,
+    chart: Path | None,
+    lake: str,
+    limit: int | None,
+    force: bool,
+    allow_code: bool,
+    hosts: tuple[str, ...],
+) -> None:
+    """Add features or a direction at growing strengths on the prompts of RECIPE's analysis, and show the dose response.
+
+    RECIPE is a .toml file or the name of a shipped one. Ingests if needed. What is added, strength times its length, is a decoder
+    row, a direction that the analysis found, or a vector of yours; --clamp holds features at values. `saelake query sweeps` and
+    the report show it again. The same NAME with other settings replaces it.
+    """
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    if chart is not None and chart.suffix not in CHARTS:
+        raise click.UsageError(f"--chart draws {' and '.join(CHARTS)}, not {chart.name}")
+    from saelake.analysis import steer as steering
+    from saelake.analysis.search.sweeps import Sweep
+    from saelake.commands.compute import print_runs
+    from saelake.queries.formats import show
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+
+    sweep = Sweep(name, steering.parse_strengths(strengths), clamp, direction, vector, site, positions)
+    opened_study = steering.open_steering(study, Lake.at(lake), sweep, features)  # before there is a lake
+    with Bar() as progress:
+        record = steering.steer_study(opened_study, Lake.create(lake), sweep, features, force=force, progress=progress)
+    print_runs(lake, [record.run_id])
+    with open_lake(lake, study.name) as opened:
+        found = opened.query("sweeps", sweep=name, judge=study.verdicts.oracle)
+        show(found.select("label, strength, n_prompts, p_refusal_token, refused, degenerate, changed"))
+        if chart is not None:
+            _draw(opened, name, study.verdicts.oracle, chart)
+            click.echo(f"drawn to {chart}", file=sys.stderr)
+
+
+def _draw(opened: "OpenLake", name: str, judge: str, file: Path) -> None:
+    from saelake.analysis.report import charts
+    from saelake.analysis.report.answers import Studied
+    from saelake.analysis.report.effects import sweep_chart
+    from saelake.warehouse.catalog import current_records
+
+    records = {record.stage: record for record in current_records(opened.lake, opened.recipe)}
+    study = Studied(opened.connection, str(opened.recipe), records)
+    spec, drawn = sweep_chart(study.ask("sweeps", sweep=name, judge=judge).rows, study.say)
+    file.write_bytes(charts.picture(spec, drawn, file.suffix))
+
+
+COMMANDS = (steer,)
