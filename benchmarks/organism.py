@@ -81,9 +81,10 @@ def distinct_evaluations(n_candidates: int, block_size: int, seeds: int) -> int:
 def stage2(organism: Organism, pools: Sequence[Pool]) -> int:
     """Algorithm 1 for all thresholds and seeds of the recipe, by a fresh engine: the evaluations."""
     bench, settings = organism.bench, organism.bench.recipe.algorithm1
+    n = int(settings.block_size)
     engine = AblationEngine(bench.subject, bench.saes, bench.token_ids)
     sequences = [
-        Sequenced(pool, seed, block_sequence(len(pool), settings.block_size, np.random.default_rng([seed, pool.prompt])))
+        Sequenced("algorithm1", pool, seed, block_sequence(len(pool), n, np.random.default_rng([seed, pool.prompt])))
         for pool in pools
         for seed in range(settings.seeds)
     ]

@@ -160,6 +160,7 @@ def _methods(study: Studied) -> Sequence[Block]:
             "random active features in the same layers."
         ),
         *_untested(answer),
+        _uncertain(study),
     ]
 
 
@@ -176,6 +177,18 @@ def _untested(answer: Answer) -> list[Block]:
             "that the search fails: compare the tested prompts, and other block sizes (algorithm1.other_block_sizes)."
         )
     ]
+
+
+def _uncertain(study: Studied) -> Table:
+    """Decisions of Algorithm 1 that rounding may turn."""
+    cells = [
+        Cell("tau", "tau"),
+        Cell("n_decisions", "decisions"),
+        Cell("n_accepted", "accept their block"),
+        Cell("n_uncertain", "within the noise floor of tau"),
+        Cell("floor", "noise floor (log-odds)"),
+    ]
+    return Table("Decisions of Algorithm 1 that rounding alone may turn", study.ask("uncertain"), cells, folded=True)
 
 
 def _controls(study: Studied) -> Sequence[Block]:

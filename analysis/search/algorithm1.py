@@ -20,14 +20,12 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
+from saelake.analysis.search.noise import SEQUENCES, STEPS, Noise, changes, measured, noise_rows
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.recipe.sections import Algorithm1
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCH_TRACE
-
-SMALLEST_P = 1e-12
-"""P(A_t) is guarded here: below it, a relative change means nothing."""
 
 
 def block_sequence(n_candidates: int, block_size: int, rng: np.random.Generator) -> np.ndarray:
@@ -37,15 +35,9 @@ def block_sequence(n_candidates: int, block_size: int, rng: np.random.Generator)
     return order[: n_blocks * block_size].reshape(n_blocks, block_size)
 
 
-def deltas(p_refusal: np.ndarray) -> np.ndarray:
-    """(n_blocks,): relative change by un-ablating each block, from P(A_0) .. P(A_n) (n_blocks + 1,)."""
-    before, after = p_refusal[:-1], p_refusal[1:]
-    return np.abs(before - after) / np.maximum(before, SMALLEST_P)
-
-
 def found_sets(blocks: np.ndarray, p_refusal: np.ndarray, taus: np.ndarray) -> list[np.ndarray]:
     """K_tau for every tau, as sorted places in the pool; they are nested."""
-    change = deltas(p_refusal)
+    change = changes(p_refusal)
     return [np.sort(blocks[change >= tau].ravel()) for tau in taus]
 
 
@@ -73,12 +65,13 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     settings, shards = work.bench.recipe.algorithm1, shards_of_split(work.bench.study)
     by_prompt = pools(work, settings.direction)
     lent = borrowers(work.bench, by_prompt)
+    noise = _noise(work, by_prompt)
     for name in missing:
-        rows: list[Rows] = []
+        rows: list[Rows] = [noise_rows(noise)] if name == next(iter(shards)) else []
         for method, size in methods(settings).items():
             searched = product((by_prompt[p] for p in shards[name] if p in by_prompt), range(settings.seeds))
             sequences = [_sequenced(work, method, size, pool, seed) for pool, seed in searched]
-            rows += _search(work, method, sequences, lent)
+            rows += _search(work, method, sequences, lent, noise)
         yield name, rows
 
 
@@ -98,7 +91,19 @@ def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
     return np.random.default_rng([work.spec.seed, seed, prompt])
 
 
-def _search(work: Work, method: str, sequences: Sequence[Sequenced], lent: Mapping[int, Sequence[int]]) -> list[Rows]:
+def _noise(work: Work, by_prompt: Mapping[int, Pool]) -> Noise:
+    """The noise floor, on the first sequences of prompts that are spread over the study."""
+    bench, settings = work.bench, work.bench.recipe.algorithm1
+    method, size = next(iter(methods(settings).items()))
+    chosen = list(by_prompt)[:: max(1, len(by_prompt) // SEQUENCES)][:SEQUENCES]
+    sequences = [_sequenced(work, method, size, by_prompt[prompt], 0) for prompt in chosen]
+    requests = [[Request(s.pool.prompt, features) for features in s.ablated()[: STEPS + 1]] for s in sequences]
+    return measured(bench.subject, bench.saes, bench.token_ids, requests)
+
+
+def _search(
+    work: Work, method: str, sequences: Sequence[Sequenced], lent: Mapping[int, Sequence[int]], noise: Noise
+) -> list[Rows]:
     """The searches of one method; a trace is kept of the recipe's own, not of further block sizes."""
     bench, taus = work.bench, np.array(work.bench.recipe.algorithm1.taus)
     requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
@@ -106,41 +111,54 @@ def _search(work: Work, method: str, sequences: Sequence[Sequenced], lent: Mappi
     stops = np.cumsum([len(s.blocks) + 1 for s in sequences])
     traces = np.split(p_refusal, stops[:-1]) if sequences else []
     found = [found_sets(s.blocks, trace, taus) for s, trace in zip(sequences, traces, strict=True)]
-    asked = list(_tests(sequences, found, taus))
+    moved = [changes(trace) for trace in traces]
+    by_rounding = [noise.of_changes(trace) for trace in traces]
+    uncertain = [
+        [int((np.abs(change - tau) <= own).sum()) for tau in taus] for change, own in zip(moved, by_rounding, strict=True)
+    ]
+    asked = list(_tests(sequences, found, uncertain, taus))
     asked += on_benign([a for a in asked if not a.condition.endswith("complement")], lent)
     evaluations = {(s.pool.prompt, s.seed): (s.pool, len(s.blocks) + 1) for s in sequences}
     traced = sequences if method == "algorithm1" else []
     return [
         *ablation_rows(bench, work.spec.stage, asked, more_sets=[s.pool.at(b) for s in traced for b in s.blocks]),
-        *([_trace_rows(bench, sequences, traces)] if method == "algorithm1" else []),
+        *([_trace_rows(bench, sequences, traces, by_rounding)] if method == "algorithm1" else []),
         search_rows(bench, method, evaluations),
     ]
 
 
-def _tests(sequences: Sequence[Sequenced], found: Sequence[list[np.ndarray]], taus: np.ndarray) -> Iterator[Ablation]:
+def _tests(
+    sequences: Sequence[Sequenced], found: Sequence[list[np.ndarray]], uncertain: Sequence[list[int]], taus: np.ndarray
+) -> Iterator[Ablation]:
     """Does each found set flip the prompt by itself, does what was found under all seeds, and do the complements?"""
-    by_prompt: dict[int, list[tuple[Sequenced, list[np.ndarray]]]] = {}
-    for sequence, sets in zip(sequences, found, strict=True):
-        by_prompt.setdefault(sequence.pool.prompt, []).append((sequence, sets))
+    by_prompt: dict[int, list[tuple[Sequenced, list[np.ndarray], list[int]]]] = {}
+    for sequence, sets, n_uncertain in zip(sequences, found, uncertain, strict=True):
+        by_prompt.setdefault(sequence.pool.prompt, []).append((sequence, sets, n_uncertain))
     for prompt, searched in by_prompt.items():
         pool = searched[0][0].pool
         for i, tau in enumerate(taus.tolist()):
             method = searched[0][0].method
-            tests: list[tuple[str, int | None, np.ndarray]] = [(method, s.seed, by_tau[i]) for s, by_tau in searched]
-            tests.append((f"{method}_common", None, reduce(np.intersect1d, [by_tau[i] for _, by_tau in searched])))
-            for condition, seed, members in tests:
+            tests: list[tuple[str, int | None, np.ndarray, int]] = [
+                (method, s.seed, by_tau[i], of_tau[i]) for s, by_tau, of_tau in searched
+            ]
+            common = reduce(np.intersect1d, [by_tau[i] for _, by_tau, _ in searched])
+            tests.append((f"{method}_common", None, common, sum(of_tau[i] for *_, of_tau in searched)))
+            for condition, seed, members, n in tests:
                 rest = np.setdiff1d(np.arange(len(pool)), members)
-                yield Ablation(Request(prompt, pool.at(members)), condition, seed=seed, tau=tau)
-                yield Ablation(Request(prompt, pool.at(rest)), f"{condition}_complement", seed=seed, tau=tau)
+                yield Ablation(Request(prompt, pool.at(members)), condition, seed=seed, tau=tau, n_uncertain=n)
+                yield Ablation(Request(prompt, pool.at(rest)), f"{condition}_complement", seed=seed, tau=tau, n_uncertain=n)
 
 
-def _trace_rows(bench: Workbench, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray]) -> Rows:
+def _trace_rows(
+    bench: Workbench, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray], by_rounding: Sequence[np.ndarray]
+) -> Rows:
     columns: dict[str, list[object]] = {
         "prompt_id": [int(bench.prompt_ids[s.pool.prompt]) for s in sequences for _ in range(len(s.blocks) + 1)],
         "seed": [s.seed for s in sequences for _ in range(len(s.blocks) + 1)],
         "step": [step for s in sequences for step in range(len(s.blocks) + 1)],
         "block": [key for s in sequences for key in (None, *(s.pool.at(b).key for b in s.blocks))],
         "p_refusal_token": [p for trace in traces for p in trace.tolist()],
+        "noise": [own for noise in by_rounding for own in (None, *noise.tolist())],
     }
     return Rows.of(SEARCH_TRACE, columns)
 
@@ -149,7 +167,7 @@ STAGE = Stage(
     name="algorithm1",
     parents=("candidates", "baseline", "alignments", "ingest"),
     sections=("algorithm1", "candidates", "generation", "verdicts", "capture"),
-    tables=("feature_sets", "ablations", "verdicts", "search_trace", "searches"),
+    tables=("feature_sets", "ablations", "verdicts", "search_trace", "searches", "noise"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
     code_version=3,

@@ -83,6 +83,7 @@ class Ablation:
     draw: int | None = None
     seed: int | None = None
     tau: float | None = None
+    n_uncertain: int | None = None
     edits: EditSet | None = None
     """What a person listed, of which the request is made."""
 
@@ -111,6 +112,7 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
         "draw": [a.draw for a in asked],
         "k": [a.k for a in asked],
         "tau": [a.tau for a in asked],
+        "n_uncertain": [a.n_uncertain for a in asked],
         "p_refusal_token": [a.p_refusal_token for a in answers],
         "first_token": [a.first_token for a in answers],
         "completion": [a.completion for a in answers],

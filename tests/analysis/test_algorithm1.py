@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelake.analysis.search.algorithm1 import block_sequence, deltas, found_sets
+from saelake.analysis.search.algorithm1 import block_sequence, found_sets
+from saelake.analysis.search.noise import changes
 from tests.analysis.literal import literal_loop
 
 TAUS = np.arange(1, 9) / 10
@@ -37,7 +38,7 @@ def test_blocks_are_disjoint_and_leave_fewer_than_one_block(n: int, block_size: 
 
 
 def test_a_vanished_refusal_probability_gives_no_infinite_change() -> None:
-    assert np.isfinite(deltas(np.array([0.0, 0.5, 0.0]))).all()
+    assert np.isfinite(changes(np.array([0.0, 0.5, 0.0]))).all()
 
 
 @given(n=st.integers(0, 60), block_size=st.integers(1, 7), seed=st.integers(0, 2**32 - 1))

@@ -25,6 +25,7 @@ OF_OTHER_TESTS = {
     "quantile_samples",
     "sae_health",
     "sweeps",
+    "uncertain",
     "first_tokens",
     "label_peaks",
     "label_separation",

@@ -115,6 +115,14 @@ ABLATIONS = Table(
         Column("k", pa.int32(), "features a layer that were asked for", null="not a matter of K", at_least=0),
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
         Column(
+            "n_uncertain",
+            pa.int32(),
+            "decisions that made the set of Algorithm 1 and that rounding may turn: tau is within the noise floor of the change",
+            null="another method, or not measured",
+            at_least=0,
+            since=2,
+        ),
+        Column(
             "p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token", at_least=0, at_most=1
         ),
         Column("first_token", pa.string(), "the most probable first token of the answer, as text"),
@@ -193,9 +201,31 @@ SEARCH_TRACE = Table(
             at_least=0,
             at_most=1,
         ),
+        Column(
+            "noise",
+            pa.float32(),
+            "how far rounding may move the relative change by this step: a decision is uncertain where tau is no farther from it",
+            null="step 0, or not measured",
+            at_least=0,
+            since=2,
+        ),
     ),
     key=("prompt_id", "seed", "step"),
     order=("prompt_id", "seed", "step"),
+)
+
+NOISE = Table(
+    "noise",
+    "how far rounding moves the changes that Algorithm 1 decides by, as differences of log-odds below which 95% of them stay",
+    (
+        RUN_ID,
+        Column("n_decisions", pa.int32(), "steps of sequences that it was measured on", at_least=0, since=2),
+        Column("batch", pa.float64(), "prompts one at a time, and padded in batches (nats)", at_least=0, since=2),
+        Column("dtype", pa.float64(), "the model in its dtype, and in float32; 0: that is its dtype (nats)", at_least=0, since=2),
+        Column("floor", pa.float64(), "the larger of both", at_least=0, since=2),
+    ),
+    key=("run_id",),
+    order=("n_decisions",),
 )
 
 SEARCHES = Table(

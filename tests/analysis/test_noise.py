@@ -1,0 +1,134 @@
+"""The noise floor of Algorithm 1's decisions: what rounding may turn is flagged, and little else."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search.noise import Noise, changes, in_float32, measured
+from saelake.ingest.recipe import load_recipe
+from saelake.ingest.saes.sae import list_saes, load_sae
+from saelake.ingest.subject import Subject
+from tests.analysis.effects import Analysed
+from tests.analysis.engines import tiny_subject
+from tests.analysis.literal import literal_logits
+
+TAUS = (0.1, 0.2, 0.4)
+PROMPTS = ("how to steal a violin", "how to hack a school", "how to burn a barn", "how to poison a lake")
+
+
+def sequences(n_prompts: int, saes: Sequence[int], width: int) -> list[list[Request]]:
+    """Random pools of all layers, from which blocks are taken one after another."""
+    found = []
+    for prompt in range(n_prompts):
+        for seed in range(3):
+            rng = np.random.default_rng([prompt, seed])
+            ids = np.concatenate([np.full((1, 48), 177 if width > 177 else 1), rng.integers(0, width, (1, 48))]).ravel()
+            pool = np.unique(np.stack([rng.choice(saes, 96), ids]), axis=1)
+            order = rng.permutation(pool.shape[1])
+            found.append([Request(prompt, FeatureSet.of(*pool[:, order[start:]])) for start in range(0, len(order) + 1, 6)])
+    return found
+
+
+class Dtypes:
+    """The organism in float32 and bfloat16, and Algorithm 1's traces by both."""
+
+    def __init__(self) -> None:
+        recipe = load_recipe("organism")
+        self.subjects = {
+            dtype: Subject.load(recipe.model.model_copy(update={"dtype": dtype}), recipe.compute)
+            for dtype in ("float32", "bfloat16")
+        }
+        self.saes = {ref.layer: load_sae(ref) for ref in list_saes(recipe) if ref.layer >= 2}
+        self.prompts = [self.subjects["float32"].encode(text).token_ids for text in PROMPTS]
+        self.sequences = sequences(len(PROMPTS), list(self.saes), 512)
+
+    def traces(self, dtype: str) -> list[np.ndarray]:
+        engine = AblationEngine(self.subjects[dtype], self.saes, self.prompts)
+        return [engine.next_token(one).p_refusal.astype(np.float64) for one in self.sequences]
+
+    def noise(self, dtype: str) -> Noise:
+        return measured(self.subjects[dtype], self.saes, self.prompts, self.sequences[::2])
+
+
+@pytest.fixture(scope="module")
+def dtypes() -> Dtypes:
+    return Dtypes()
+
+
+def test_in_bfloat16_the_decisions_that_differ_are_flagged_and_few_others(dtypes: Dtypes) -> None:
+    noise = dtypes.noise("bfloat16")
+    n, differ, flagged, missed = 0, 0, 0, 0
+    for exact, rounded in zip(dtypes.traces("float32"), dtypes.traces("bfloat16"), strict=True):
+        change, by_rounding = changes(rounded), noise.of_changes(rounded)
+        for tau in TAUS:
+            is_flagged, is_other = np.abs(change - tau) <= by_rounding, (changes(exact) >= tau) != (change >= tau)
+            n += len(change)
+            differ += int(is_other.sum())
+            flagged += int(is_flagged.sum())
+            missed += int((is_other & ~is_flagged).sum())
+    assert differ >= 3, "the study shows no decision that rounding turns"
+    assert missed <= 0.1 * differ
+    assert flagged <= 0.15 * n
+    assert 1e-3 < noise.floor < 0.2
+    assert noise.dtype > 0
+
+
+def test_in_float32_the_floor_is_rounding_and_nothing_is_flagged(dtypes: Dtypes) -> None:
+    noise = dtypes.noise("float32")
+    assert noise.dtype == 0
+    assert noise.floor < 2e-5
+    for trace in dtypes.traces("float32"):
+        assert all((np.abs(changes(trace) - tau) > noise.of_changes(trace)).all() for tau in TAUS)
+
+
+def test_what_is_measured_does_not_depend_on_when(dtypes: Dtypes) -> None:
+    assert dtypes.noise("bfloat16") == dtypes.noise("bfloat16")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox"])
+def test_a_model_computes_in_float32_while_asked_to_and_is_itself_again(family: str, tmp_path: Path) -> None:
+    rounded, exact = (tiny_subject(family, tmp_path / dtype, dtype) for dtype in ("bfloat16", "float32"))
+    exact.model.load_state_dict({name: one.float() for name, one in rounded.model.state_dict().items()})
+    prompt = rounded.encode("How do I pick a lock?").token_ids
+    before = {name: one.clone() for name, one in rounded.model.state_dict().items()}
+    with in_float32(rounded.model):
+        wide = rounded.forward(rounded.batch([prompt]))
+    expected = literal_logits(exact, {}, prompt, Request(0), len(prompt))
+    torch.testing.assert_close(wide[0], expected, atol=1e-4, rtol=1e-4)
+    for name, one in rounded.model.state_dict().items():
+        assert one.dtype == before[name].dtype
+        assert torch.equal(one, before[name])
+
+
+def test_a_pass_that_fails_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    subject = tiny_subject("llama", tmp_path, "bfloat16")
+
+    def fails(_resid_btd: torch.Tensor) -> None:
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"), in_float32(subject.model), subject.resid_post(0, fails):
+        subject.forward(subject.batch([[1, 2, 3]]))
+    assert {one.dtype for one in subject.model.parameters()} == {torch.bfloat16}
+
+
+def test_a_study_records_the_floor_beside_its_decisions(study: Analysed) -> None:
+    floor, dtype, n = study.sql("select floor, dtype, n_decisions from noise")[0]
+    assert (dtype, n > 0) == (0, True)
+    assert floor < 1e-4
+    traces: dict[tuple[int, int], list[tuple[float, float | None]]] = {}
+    for prompt, seed, p, own in study.sql("select prompt_id, seed, p_refusal_token, noise from search_trace order by prompt_id, seed, step"):
+        traces.setdefault((prompt, seed), []).append((p, own))
+    assert all(one[0][1] is None and all(own is not None for _, own in one[1:]) for one in traces.values())
+    for tau, n_decisions, n_accepted, n_uncertain, *_ in study.ask("uncertain"):
+        moved = [(abs(a - b) / a, own) for one in traces.values() for (a, _), (b, own) in pairwise(one)]
+        assert n_decisions == len(moved)
+        assert n_accepted == sum(change >= tau for change, _ in moved)
+        assert n_uncertain == sum(abs(change - tau) <= own for change, own in moved if own is not None)
+    flags = study.sql("select stage, count(n_uncertain), count(*) from ablations group by stage")
+    assert all(flagged == (n if stage == "algorithm1" else 0) for stage, flagged, n in flags)
