@@ -122,7 +122,9 @@ def test_a_study_records_the_floor_beside_its_decisions(study: Analysed) -> None
     assert (dtype, n > 0) == (0, True)
     assert floor < 1e-4
     traces: dict[tuple[int, int], list[tuple[float, float | None]]] = {}
-    for prompt, seed, p, own in study.sql("select prompt_id, seed, p_refusal_token, noise from search_trace order by prompt_id, seed, step"):
+    for prompt, seed, p, own in study.sql(
+        "select prompt_id, seed, p_refusal_token, noise from search_trace order by prompt_id, seed, step"
+    ):
         traces.setdefault((prompt, seed), []).append((p, own))
     assert all(one[0][1] is None and all(own is not None for _, own in one[1:]) for one in traces.values())
     for tau, n_decisions, n_accepted, n_uncertain, *_ in study.ask("uncertain"):
