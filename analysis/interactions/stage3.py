@@ -6,6 +6,7 @@ The control of each has, in the place of the new features, as many random ones o
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -73,7 +74,7 @@ def asked(ranking: Ranking, condition: str, ks: Sequence[int], draws: int, seed:
         yield Ablation(Request(ranking.prompt, ranking.alone(top)), f"{condition}_alone", k=k)
         for draw in range(draws):
             random = ranking.like(top, np.random.default_rng([seed, draw, ranking.prompt, k]))
-            again = {"k": k, "draw": draw, "seed": seed}
+            again: dict[str, Any] = {"k": k, "draw": draw, "seed": seed}
             yield Ablation(Request(ranking.prompt, ranking.joined(random)), f"{condition}_control", **again)
             yield Ablation(Request(ranking.prompt, ranking.alone(random)), f"{condition}_alone_control", **again)
 

@@ -105,7 +105,7 @@ def read_vector(file: Path) -> np.ndarray:
 
 def doses(sweep: Sweep) -> list[float | None]:
     """The strengths in rising order, with the unmodified model: 0 of what is added, None beside what is clamped."""
-    return [None, *sorted(sweep.strengths)] if sweep.clamp else sorted({0.0, *sweep.strengths})
+    return [None, *sorted(sweep.strengths)] if sweep.clamp else [*sorted({0.0, *sweep.strengths})]
 
 
 def _compute(sweep: Sweep, source: Source, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
