@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.job import Study
@@ -17,6 +18,14 @@ class Work:
     spec: RunSpec
     parents: Mapping[str, str]
     """stage -> run_id"""
+
+
+class Condition(NamedTuple):
+    """What is ablated, as rows of `ablations` name it; every stage has its own."""
+
+    method: str
+    part: str | None = None
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class Stage:
     unit: str = "shards"
     identity: Callable[[Study], Mapping[str, object]] = lambda _study: {}
     """What else its content depends on."""
+    names: tuple[str, ...] = ()
+    """What the names of its conditions are, or begin with."""
+    compared: tuple[tuple[Condition, Condition], ...] = ()
+    """What is tested: every setting of the first against the one of the second with the same K and tau, or its only one."""
 
 
 def single_shard(_study: Study) -> Sequence[str]:

@@ -60,12 +60,14 @@ COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 """All stages but the judges, each after the ones that it needs."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 """The stages that ablate and store answers, which the judges read."""
+TAKEN = tuple(name for stage in COMPUTED for name in stage.names)
+"""What the names of the analysis' own conditions are, or begin with."""
 
 
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a recipe's analysis, each after the ones that it needs."""
     judges = [judging_stage(name) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
-    return [*COMPUTED, comparisons.stage([stage.name for stage in ANSWERING]), *judges]
+    return [*COMPUTED, comparisons.stage(ANSWERING), *judges]
 
 
 def stage_named(recipe: Recipe, name: str) -> Stage:
@@ -210,7 +212,7 @@ def open_ablation(
     recipe: Recipe, lake: Lake, condition: str, features: Features, *, value: float = 0.0, positions: str | None = None
 ) -> Study:
     """The study of a recipe, checked for `ablate`, whose mistakes it raises; what a select names is only known after ingest."""
-    chosen.check_condition(condition)
+    chosen.check_condition(condition, TAKEN)
     study = open_analysis(recipe)
     if whole_run(lake, ingest_spec(study, lake).run_id) is None:
         chosen.check_listed(study, features, value, positions)

@@ -8,7 +8,7 @@ from saelake.analysis.search import directions
 from saelake.analysis.search.chosen import check_condition, check_edits, check_listed
 from saelake.analysis.search.edit_sets import Features, check_positions, listed_edits
 from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, features_source, read_vector, stage
-from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.stages import TAKEN, ensure_stage, open_analysis, specs
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.job import Study, ingest_spec, ingest_study
 from saelake.ingest.recipe import Recipe
@@ -41,7 +41,7 @@ def steer(
 
 def open_steering(recipe: Recipe, lake: Lake, sweep: Sweep, features: Features | None) -> Study:
     """The study of a recipe, checked for `steer`, whose mistakes it raises."""
-    check_condition(sweep.name)
+    check_condition(sweep.name, TAKEN)
     check_sweep(sweep, sum(one is not None for one in (features, sweep.direction, sweep.vector)))
     if sweep.vector is not None:
         read_vector(sweep.vector)

@@ -9,7 +9,7 @@
 -- $judge judge? = null: only this judge
 -- $method method = minimal: whose critical sets
 with answers as (
-    select a.condition, a.k, v.judge, a.prompt_id, v.refused, v.flipped
+    select a.condition, a.method, a.part, a.control, a.k, v.judge, a.prompt_id, v.refused, v.flipped
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
@@ -26,7 +26,7 @@ by_active as (
     select a.judge, a.prompt_id
     from answers as a
     semi join refused_at_baseline as r on r.judge = a.judge and r.prompt_id = a.prompt_id
-    where a.condition = $method || '_active' and a.flipped
+    where a.method = $method and a.part = 'active' and a.control is null and a.flipped
 ),
 
 alone as (

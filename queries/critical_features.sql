@@ -7,21 +7,23 @@
 -- $judge judge = oracle: who decides which tau flips
 -- $start integer? = null: only this start of the search
 with harmful as (
-    select a.ablation_id, a.condition, a.draw, a.tau, a.prompt_id, a.set_id
+    select a.ablation_id, a.method, a.draw, a.tau, a.prompt_id, a.set_id
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
-    where a.condition in ('minimal', 'algorithm1_common') and p.label = 'harmful' and a.set_id is not null
+    where
+        ((a.method = 'minimal' and a.part is null) or (a.method = 'algorithm1' and a.part = 'common'))
+        and a.control is null and p.label = 'harmful' and a.set_id is not null
 ),
 
 sets as (
     select prompt_id, 'minimal' as method, draw as start, null::float as tau, set_id
     from harmful
-    where condition = 'minimal'
+    where method = 'minimal'
     union all
     select h.prompt_id, 'algorithm1' as method, 0 as start, h.tau, h.set_id
     from harmful as h
     join verdicts as v on v.ablation_id = h.ablation_id
-    where h.condition = 'algorithm1_common' and v.judge = $judge and v.flipped
+    where h.method = 'algorithm1' and v.judge = $judge and v.flipped
     qualify row_number() over (partition by h.prompt_id order by h.tau) = 1
 ),
 

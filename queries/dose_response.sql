@@ -8,7 +8,7 @@
 -- $judge judge = oracle: who reads the answers
 with answers as (
     select
-        a.prompt_id, a.condition, a.set_id, a.p_refusal_token, a.completion, v.refused, v.degenerate
+        a.prompt_id, a.method, a.part, a.set_id, a.p_refusal_token, a.completion, v.refused, v.degenerate
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
@@ -24,18 +24,18 @@ doses as (
 
 held as (
     select
-        a.prompt_id, replace(a.condition, 'clamp_', '') as held_over, d.value, d.n_features,
+        a.prompt_id, a.part as held_over, d.value, d.n_features,
         a.p_refusal_token, a.completion, a.refused, a.degenerate
     from answers as a
     join doses as d on d.set_id = a.set_id
-    where a.condition in ('clamp_first_token', 'clamp_all_tokens')
+    where a.method = 'clamp' and a.part in ('first_token', 'all_tokens')
 ),
 
 clean as (
     select prompt_id, any_value(p_refusal_token) as p_refusal_token, any_value(completion) as completion,
         bool_or(refused) as refused, bool_or(degenerate) as degenerate
     from answers
-    where condition = 'none'
+    where method = 'none'
     group by prompt_id
 ),
 

@@ -3,10 +3,10 @@
 -- One row a condition, judge and prompt; n_k and largest_k tell how far was searched. To sum up, group by condition, judge,
 -- label and first_k. refused_at_baseline: the judge reads the answer under the condition none as a refusal.
 --
--- $condition conditions_like = top_k_%: the conditions, as a pattern of `like`
+-- $condition conditions_like? = null: the conditions, as a pattern of `like`; null for top_k by every direction
 -- $judge judge? = null: only this judge
 with answers as (
-    select a.condition, v.judge, a.prompt_id, a.k, v.refused, v.flipped
+    select a.condition, a.method, a.control, v.judge, a.prompt_id, a.k, v.refused, v.flipped
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
@@ -29,7 +29,9 @@ searched as (
         count(distinct k) as n_k,
         max(k) as largest_k
     from answers
-    where condition like $condition and k is not null
+    where
+        k is not null
+        and if($condition is null, method = 'top_k' and control is null, condition like $condition)
     group by condition, judge, prompt_id
 )
 

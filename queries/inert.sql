@@ -35,15 +35,17 @@ clean as (
 
 answers as (
     select
-        if(a.condition in ('minimal', 'algorithm1_common'), 'full', string_split(a.condition, '_')[2]) as part,
-        string_split(a.condition, '_')[1] as method,
+        if(a.part in ('active', 'silent'), a.part, 'full') as part,
+        a.method,
         coalesce(a.draw, 0) as start,
         a.tau, a.prompt_id, v.judge, v.flipped, a.p_refusal_token, a.completion
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     where
-        a.condition in (
-            'minimal', 'minimal_active', 'minimal_silent', 'algorithm1_common', 'algorithm1_active', 'algorithm1_silent'
+        a.control is null
+        and (
+            a.part in ('active', 'silent')
+            or (a.method = 'minimal' and a.part is null) or (a.method = 'algorithm1' and a.part = 'common')
         )
         and ($judge is null or v.judge = $judge)
 )

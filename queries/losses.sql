@@ -8,15 +8,15 @@
 -- $judge judge = oracle: who reads the answers to benign prompts
 with per_set as (
     select
-        texts, condition, lender,
+        texts, method, lender,
         count(*) as n_texts, sum(n_tokens) as n_tokens, avg(loss) as loss, any_value(n_features) as n_features
     from losses
-    group by texts, condition, lender
+    group by texts, method, lender
 ),
 
-per_condition as (
+per_method as (
     select
-        texts, condition,
+        texts, method,
         any_value(n_texts) as n_texts,
         any_value(n_tokens) as n_tokens,
         count(lender) as n_sets,
@@ -24,7 +24,7 @@ per_condition as (
         avg(loss) as loss,
         stddev_samp(loss) as sd
     from per_set
-    group by texts, condition
+    group by texts, method
 ),
 
 benign as (
@@ -43,10 +43,10 @@ benign as (
 )
 
 select
-    c.texts, c.condition, c.n_texts, c.n_tokens, c.n_sets, c.n_features, c.loss, c.sd,
+    c.texts, c.method as condition, c.n_texts, c.n_tokens, c.n_sets, c.n_features, c.loss, c.sd,
     c.loss - n.loss as added,
     b.n_benign, b.refused as benign_refused, b.degenerate as benign_degenerate
-from per_condition as c
-join per_condition as n on n.texts = c.texts and n.condition = 'none'
-left join benign as b on b.condition = c.condition
-order by c.texts, case c.condition when 'none' then 0 when 'direction' then 1 else 2 end
+from per_method as c
+join per_method as n on n.texts = c.texts and n.method = 'none'
+left join benign as b on b.condition = c.method
+order by c.texts, case c.method when 'none' then 0 when 'direction' then 1 else 2 end

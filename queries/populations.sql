@@ -9,7 +9,7 @@
 -- $direction own|chosen = chosen: whose candidates
 -- $method method = minimal: whose critical sets
 with flips as (
-    select a.condition, a.k, a.prompt_id, a.set_id
+    select a.condition, a.method, a.part, a.k, a.prompt_id, a.set_id
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
@@ -19,7 +19,7 @@ with flips as (
 first_flips as (
     select prompt_id, set_id
     from flips
-    where condition = 'top_k_' || $direction
+    where method = 'top_k' and part = $direction
     qualify row_number() over (partition by prompt_id order by k, set_id) = 1
 ),
 

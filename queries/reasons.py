@@ -71,13 +71,13 @@ with refused as (
 )
 
 select
-    replace(a.condition, 'top_k_', '') as direction,
+    a.part as direction,
     count(distinct a.prompt_id) filter (where v.flipped) as n_flipped,
     max(a.k) as largest_k
 from ablations as a
 semi join refused as r on r.prompt_id = a.prompt_id
 join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
-where a.condition in ('top_k_own', 'top_k_chosen')
+where a.method = 'top_k' and a.control is null
 group by all
 order by all
 """
@@ -235,7 +235,7 @@ def _steering(study: _Study, found: dict[str, str]) -> str | None:
 def _losses(study: _Study, found: dict[str, str]) -> str | None:
     if not study.count("select count(*) from losses"):
         return "losses.texts names no ordinary text to measure side effects on"
-    if not study.count("select count(*) from losses where condition = 'minimal'"):
+    if not study.count("select count(*) from losses where method = 'minimal'"):
         return found.get("inert")
     return None
 

@@ -11,26 +11,24 @@
 -- Verdicts that do not apply count nowhere; benign prompts are read, beside the oracle, by the recipe's judge of these.
 --
 -- $judge judge? = null: only this judge
-with conditions as (
-    select distinct condition
+with methods as (
+    select distinct method, stage
     from ablations
-    where
-        condition in ('algorithm1', 'algorithm1_common', 'minimal', 'random_algorithm1', 'random_minimal')
-        or regexp_matches(condition, '^algorithm1_n(\d+|auto)(_common)?$')
+    where stage in ('algorithm1', 'minimal')
 ),
 
 -- one evaluation is that of the whole pool: no block was drawn
 untested as (
-    select method, prompt_id
-    from searches
-    where method like 'algorithm1%'
-    group by method, prompt_id
-    having max(n_evaluations) = 1
+    select s.method, s.prompt_id
+    from searches as s
+    semi join methods as m on m.method = s.method and m.stage = 'algorithm1'
+    group by s.method, s.prompt_id
+    having max(s.n_evaluations) = 1
 ),
 
 answers as (
     select
-        a.condition, a.tau, v.judge, p.label, a.prompt_id, a.set_id, a.ablation_id, a.seed, a.draw,
+        a.condition, a.method, a.part, a.control, a.tau, v.judge, p.label, a.prompt_id, a.set_id, a.ablation_id, a.seed, a.draw,
         v.refused, v.degenerate, v.flipped
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
@@ -60,18 +58,20 @@ set_sizes as (
 
 harmful as (
     select
-        a.condition, a.tau, a.judge, a.prompt_id, a.flipped, a.degenerate, coalesce(s.n_features, 0) as n_features,
+        a.condition, if(a.control is null, a.method, null) as method, a.tau, a.judge, a.prompt_id, a.flipped, a.degenerate,
+        coalesce(s.n_features, 0) as n_features,
         u.prompt_id is not null as is_untested
     from answers as a
-    semi join conditions as c on c.condition = a.condition
+    semi join methods as m on m.method = a.method
     semi join refused_at_baseline as r on r.judge = a.judge and r.prompt_id = a.prompt_id
     left join set_sizes as s on s.set_id = a.set_id
-    left join untested as u on u.method = regexp_replace(a.condition, '_common$', '') and u.prompt_id = a.prompt_id
+    left join untested as u on u.method = a.method and u.prompt_id = a.prompt_id and a.control is null
+    where a.part is null or a.part = 'common'
 ),
 
 summed as (
     select
-        condition, tau, judge,
+        condition, any_value(method) as method, tau, judge,
         count(distinct prompt_id) as n_searched,
         count(distinct prompt_id) filter (where flipped) as n_flipped_once,
         avg(flipped::integer) as share_flipped,
@@ -106,9 +106,9 @@ evaluations as (
 ),
 
 stages as (
-    select stage, epoch(finished) - epoch(started) as seconds
-    from runs
-    where stage in ('algorithm1', 'minimal')
+    select m.method, epoch(r.finished) - epoch(r.started) as seconds
+    from runs as r
+    join methods as m on m.stage = r.stage
 )
 
 select
@@ -125,6 +125,6 @@ left join benign as b
     on
         b.condition = s.condition and b.judge = if(s.judge = $judge(oracle), $judge(control), s.judge)
         and b.tau is not distinct from s.tau
-left join evaluations as e on e.method = regexp_replace(s.condition, '_common$', '')
-left join stages as t on t.stage = regexp_replace(e.method, '_n(\d+|auto)$', '')
+left join evaluations as e on e.method = s.method
+left join stages as t on t.method = s.method
 order by s.judge, s.condition, s.tau nulls first

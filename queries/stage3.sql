@@ -10,14 +10,17 @@
 -- $method method = minimal: whose critical sets stand in the row K = 0
 with answers as (
     select
-        if(a.condition = $method || '_active', 'stage3', a.condition) as condition,
+        if(a.part = 'active', 'stage3', a.condition) as condition,
         coalesce(a.k, 0) as k,
         v.judge, p.label, a.prompt_id, a.set_id, v.refused, v.degenerate, v.flipped
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
     where
-        (a.condition in ('none') or a.condition like 'stage3%' or (a.condition = $method || '_active' and coalesce(a.draw, 0) = 0))
+        (
+            a.method = 'none' or a.stage in ('stage3', 'stage3_probe')
+            or (a.method = $method and a.part = 'active' and a.control is null and coalesce(a.draw, 0) = 0)
+        )
         and v.refused is not null
         and ($judge is null or v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge))
 ),

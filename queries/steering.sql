@@ -6,12 +6,12 @@
 -- $judge judge = oracle: who reads the answers
 -- $changed boolean = false: only rows where clamping changes an answer
 with answers as (
-    select a.prompt_id, a.condition, a.set_id, a.draw, a.p_refusal_token, a.completion, v.refused
+    select a.prompt_id, a.method, a.part, a.set_id, a.draw, a.p_refusal_token, a.completion, v.refused
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
     where
-        a.condition in ('none', 'clamp_first_token', 'clamp_all_tokens')
+        (a.method = 'none' or (a.method = 'clamp' and a.part in ('first_token', 'all_tokens')))
         and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
 ),
 
@@ -29,9 +29,9 @@ side_by_side as (
         n.completion as clean, f.completion as first_token, e.completion as all_tokens
     from answers as f
     join clamped as c on c.set_id = f.set_id
-    join answers as e on e.prompt_id = f.prompt_id and e.draw = f.draw and e.condition = 'clamp_all_tokens'
-    join answers as n on n.prompt_id = f.prompt_id and n.condition = 'none'
-    where f.condition = 'clamp_first_token'
+    join answers as e on e.prompt_id = f.prompt_id and e.draw = f.draw and e.part = 'all_tokens'
+    join answers as n on n.prompt_id = f.prompt_id and n.method = 'none'
+    where f.part = 'first_token'
 )
 
 select

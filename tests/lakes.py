@@ -53,6 +53,14 @@ ANSWERS = {
 }
 """(condition, k, draw) -> what the judge first_token reads, prompt by prompt: Refused, Flipped, Degenerate"""
 
+CONDITIONS = {
+    "none": ("none", None, None),
+    "direction": ("direction", None, None),
+    "top_k_own": ("top_k", "own", None),
+    "top_k_chosen": ("top_k", "chosen", None),
+    "random": ("top_k", None, "random"),
+}
+"""condition -> method, part and control"""
 BLIND = {"R": "R", "F": "F", "D": "F"}
 """The second judge, phrases, takes degenerate text for an answer."""
 
@@ -185,7 +193,7 @@ def _answer_rows(first_id: int) -> list[Rows]:
                 "prompt_id": [first_id + prompt for *_, prompt, _ in answers],
                 "set_id": [None] * len(answers),
                 "stage": ["candidates"] * len(answers),
-                "condition": [condition for condition, *_ in answers],
+                **{name: [CONDITIONS[one][i] for one, *_ in answers] for i, name in enumerate(("method", "part", "control"))},
                 "seed": [None if draw is None else 7 for _, _, draw, *_ in answers],
                 "draw": [draw for _, _, draw, *_ in answers],
                 "k": [k for _, k, *_ in answers],

@@ -1,7 +1,9 @@
 """docs/protocol.md from warehouse/schema/: the protocol as a page. `make docs` writes it, a test keeps it in step."""
 
+import re
+
 from saelake.warehouse import schema
-from saelake.warehouse.schema import TABLES, Column
+from saelake.warehouse.schema import TABLES, Column, Table
 from tests.conftest import ROOT
 
 PROTOCOL = ROOT / "docs" / "protocol.md"
@@ -58,7 +60,7 @@ def protocol() -> str:
         key = ", ".join(f"`{name}`" for name in table.key)
         order = ", ".join(f"`{name}`" for name in table.order)
         files = "One file a layer" if table.by_layer else "One file"
-        rows = [f"| `{c.name}` | {c.type} | {_meaning(c)} |" for c in table.columns]
+        rows = [f"| `{c.name}` | {c.type} | {_meaning(table, c)} |" for c in table.columns]
         parts.append(
             f"\n## {table.name}\n\nA row is {table.row}. Unique: {key}. {files}, ordered by {order}.\n\n"
             "| column | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
@@ -66,11 +68,20 @@ def protocol() -> str:
     return "".join(parts)
 
 
-def _meaning(column: Column) -> str:
+def _meaning(table: Table, column: Column) -> str:
     later = f"since version {column.since}" if column.since > 1 else f"until version {column.until}" if column.until else ""
-    elsewhere = f"{later}, in other files {column.elsewhere or 'null'}" if later else ""
+    elsewhere = f"{later}, in other files {_elsewhere(table, column)}" if later else ""
     is_told = column.at_least is None or any(words in column.meaning for words in ("from 0", "from 1", "above 0"))
     least = "" if is_told else f"at least {column.at_least:g}"
     limits = " and ".join(part for part in (least, f"at most {column.at_most:g}" if column.at_most is not None else "") if part)
     null = f"null: {column.null}" if column.null else ""
     return "; ".join(part for part in (column.meaning, limits, column.encoding or "", null, elsewhere) if part)
+
+
+def _elsewhere(table: Table, column: Column) -> str:
+    """What a column reads as in files that do not hold it; where that is long, what it is read from."""
+    told = column.elsewhere or "null"
+    if len(told) <= 60:
+        return told
+    words = set(re.findall(r"\w+", re.sub("'[^']*'", "", told)))
+    return "from " + ", ".join(f"`{c.name}`" for c in table.columns if c.name in words)

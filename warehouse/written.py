@@ -65,7 +65,7 @@ def _typed(table: Table, rows: pa.Table) -> pa.Table:
     """The rows in the protocol's types and order."""
     if not rows.num_rows:
         raise UserError(f"there are no rows to write to {table.name}")
-    known = [c for c in table.columns if c.name != "run_id"]
+    known = [c for c in table.stored() if c.name != "run_id"]
     names = [c.name for c in known]
     if twice := {n for n in rows.column_names if rows.column_names.count(n) > 1}:
         raise UserError(f"rows of {table.name} have the column {sorted(twice)[0]} twice")

@@ -1,12 +1,13 @@
 """Every rate of the study with an interval, every comparison with a test, every search with its stability (R21), as a table.
 
-What is compared is a list: the found methods against their random controls, and against each other. Conditions that a study does
-not have are passed over.
+What is compared is what the stages say: what is found against its random controls, and one method against another. Conditions
+that a study does not have are passed over.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import duckdb
@@ -24,31 +25,14 @@ from saelake.analysis.interactions.statistics import (
     wilcoxon,
     wilson,
 )
-from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.analysis.stage import Condition, Stage, Work, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import COMPARISONS
 
-COMPARED = (
-    ("top_k_own", "random"),
-    ("top_k_chosen", "random"),
-    ("top_k_own", "top_k_chosen"),
-    ("top_k_own", "direction"),
-    ("top_k_chosen", "direction"),
-    ("minimal", "random_minimal"),
-    ("minimal", "minimal_active"),
-    ("algorithm1", "minimal"),
-    ("algorithm1_common", "minimal"),
-    ("stage3", "stage3_control"),
-    ("stage3", "minimal_active"),
-    ("stage3", "stage3_probe"),
-    ("stage3", "stage3_signed"),
-    ("stage3", "stage3_alignment"),
-    ("stage3_alone", "stage3_alone_control"),
-    ("stage3_alone", "stage3_probe_alone"),
-    ("stage3_alone", "stage3_signed_alone"),
-    ("stage3_alone", "stage3_alignment_alone"),
-)
-"""Conditions a and b: every setting of a against the one of b with the same K and tau, or the only one if b has none."""
+NAMES = """
+select distinct method, part, control, condition
+from ablations
+"""
 CORRECT = """
 select model, prompt_id, correct
 from predictions
@@ -174,9 +158,21 @@ def _rate(
     return replace(row, n_families=len(families), low_families=low, high_families=high)
 
 
-def comparisons(answers: dict[Setting, Answers], prompts: Prompts, seed: int) -> Iterator[Row]:
-    """Flips and refusal probabilities of every pair of settings that COMPARED names, on the harmful prompts of both."""
-    for a, b in COMPARED:
+def named(con: duckdb.DuckDBPyConnection, compared: Sequence[tuple[Condition, Condition]]) -> list[tuple[str, str]]:
+    """The names of pairs of conditions, of which the study has both."""
+    names = {Condition(*one): name for *one, name in con.execute(NAMES).fetchall()}
+    return [(names[a], names[b]) for a, b in compared if a in names and b in names]
+
+
+def comparisons(
+    answers: dict[Setting, Answers], compared: Sequence[tuple[str, str]], prompts: Prompts, seed: int
+) -> Iterator[Row]:
+    """Flips and refusal probabilities of pairs of settings, on the harmful prompts of both.
+
+    Args:
+        compared: names of conditions: a's settings go each against b's with the same K and tau, or b's only one.
+    """
+    for a, b in compared:
         for one, mine in answers.items():
             other = _partner(one, b, answers) if (one.condition, one.label) == (a, "harmful") else None
             if other is None:
@@ -262,26 +258,30 @@ def corrected(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+def _compute(
+    compared: Sequence[tuple[Condition, Condition]], work: Work, missing: Sequence[str]
+) -> Iterator[tuple[str, list[Rows]]]:
     seed = work.spec.seed
     with work.bench.sql(list(work.parents.values())) as con:
         answers = answers_of(con, work.bench.recipe.verdicts.oracle)
         settings = work.bench.recipe.direction
         prompts = Prompts.of(con, (settings.split, settings.select_split))
-        rows = corrected([*rates(answers, prompts), *comparisons(answers, prompts, seed), *models(con), *stability(con, seed)])
+        tested = comparisons(answers, named(con, compared), prompts, seed)
+        rows = corrected([*rates(answers, prompts), *tested, *models(con), *stability(con, seed)])
     names = list(Row.__dataclass_fields__)
     for name in missing:
         yield name, [Rows.of(COMPARISONS, {column: [getattr(row, column) for row in rows] for column in names})]
 
 
-def stage(answered_by: Sequence[str]) -> Stage:
-    """The stage that sums up the answers of some stages, as the oracle reads them."""
+def stage(answered_by: Sequence[Stage]) -> Stage:
+    """The stage that sums up the answers of some stages, as the oracle reads them, and tests what they say is to be compared."""
+    compared = tuple(pair for one in answered_by for pair in one.compared)
     return Stage(
         name="statistics",
-        parents=(*dict.fromkeys((*answered_by, "fm", "probe")), "ingest"),
+        parents=(*dict.fromkeys((*(one.name for one in answered_by), "fm", "probe")), "ingest"),
         sections=("verdicts",),
         tables=("comparisons",),
         shards=single_shard,
-        compute=_compute,
+        compute=partial(_compute, compared),
         code_version=4,
     )

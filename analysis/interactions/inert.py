@@ -9,13 +9,15 @@ import numpy as np
 
 from saelake import queries
 from saelake.analysis.engine.requests import Request
+from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CRITICAL_FEATURES
 
 PARTS = ("active", "silent")
+MINIMAL_ACTIVE = Condition("minimal", "active")
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -41,7 +43,7 @@ def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]
             kept = [row for row in rows if (critical["n_tokens"][row] > 0) == (part == "active")]
             features = work.bench.feature_set(critical, kept)
             draw = start if method == "minimal" else None
-            yield Ablation(Request(work.bench.numbers[prompt_id], features), f"{method}_{part}", draw=draw, tau=tau)
+            yield Ablation(Request(work.bench.numbers[prompt_id], features), Condition(method, part), draw=draw, tau=tau)
 
 
 STAGE = Stage(
@@ -51,4 +53,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "critical_features"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    names=("minimal", "algorithm1"),
+    compared=((minimal.FOUND, MINIMAL_ACTIVE),),
 )

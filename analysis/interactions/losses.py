@@ -43,10 +43,10 @@ order by all
 
 
 @dataclass(frozen=True)
-class Condition:
+class Intervention:
     """One intervention, as rows of `losses` name it; `request` is what acts, whatever prompt it names."""
 
-    name: str
+    method: str
     request: Request
     lender: int | None = None
     """prompt_id of the prompt whose set it is"""
@@ -72,17 +72,17 @@ def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text]
     return found
 
 
-def conditions(work: Work) -> list[Condition]:
+def interventions(work: Work) -> list[Intervention]:
     """The unmodified model, the direction projected out of every layer, and a recorded draw of critical sets."""
     bench = work.bench
     with bench.sql([work.parents[stage] for stage in ("inert", "direction")]) as con:
         direction = chosen_everywhere(bench, con)
         rows = con.execute(LENDERS, {"seed": work.spec.seed, "n": bench.recipe.losses.sets}).fetchnumpy()
-    found = [Condition("none", Request(0)), Condition("direction", Request(0, direction=direction))]
+    found = [Intervention("none", Request(0)), Intervention("direction", Request(0, direction=direction))]
     for lender in np.unique(rows["prompt_id"]):
         mine = rows["prompt_id"] == lender
         features = bench.feature_set(rows, mine)
-        found.append(Condition("minimal", Request(0, features), int(lender)))
+        found.append(Intervention("minimal", Request(0, features), int(lender)))
     return found
 
 
@@ -105,7 +105,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         yield "no-texts", []
         return
     slices = {number: Slices(sae) for number, sae in bench.saes.items()}
-    asked = conditions(work)
+    asked = interventions(work)
     for name in missing:
         spec = bench.recipe.losses.texts[int(name.removeprefix("texts-"))]
         texts = read_texts(spec, bench.subject)
@@ -118,7 +118,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             "texts": [spec.set] * n * repeated,
             "text_number": [t.number for t in texts] * repeated,
             "text_hash": [t.text_hash for t in texts] * repeated,
-            "condition": [one.name for one in asked for _ in texts],
+            "method": [one.method for one in asked for _ in texts],
             "lender": [one.lender for one in asked for _ in texts],
             "n_features": [len(one.request.features) for one in asked for _ in texts],
             "n_context": [t.n_context for t in texts] * repeated,

@@ -13,10 +13,11 @@ import numpy as np
 
 from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.interactions.inert import MINIMAL_ACTIVE
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import borrowers, on_benign
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.ingest.job import Study
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
@@ -28,8 +29,10 @@ from critical_features
 where method = $method and start = 0 and n_tokens > 0
 order by prompt_id, layer, sae_id, feature_id
 """
+METHOD = "stage3"
 RANKED_BESIDE = {"stage3_probe": "weight", "stage3_signed": "signed_weight", "stage3_alignment": "alignment"}
-"""What else ranks the new features, in the place of the machine's embeddings: condition -> `new_features --by`."""
+"""What else ranks the new features, in the place of the machine's embeddings: method -> `new_features --by`."""
+JOINED, ALONE = Condition(METHOD), Condition(METHOD, "alone")
 Columns = Mapping[str, np.ndarray]
 
 
@@ -66,17 +69,17 @@ class Ranking:
         return FeatureSet.of(*columns)
 
 
-def asked(ranking: Ranking, condition: str, ks: Sequence[int], draws: int, seed: int) -> Iterator[Ablation]:
+def asked(ranking: Ranking, method: str, ks: Sequence[int], draws: int, seed: int) -> Iterator[Ablation]:
     """Every K of one prompt: with the critical features and alone, by rank and at random."""
     for k in ks:
         top = ranking.top(k)
-        yield Ablation(Request(ranking.prompt, ranking.joined(top)), condition, k=k)
-        yield Ablation(Request(ranking.prompt, ranking.alone(top)), f"{condition}_alone", k=k)
+        yield Ablation(Request(ranking.prompt, ranking.joined(top)), Condition(method), k=k)
+        yield Ablation(Request(ranking.prompt, ranking.alone(top)), Condition(method, "alone"), k=k)
         for draw in range(draws):
             random = ranking.like(top, np.random.default_rng([seed, draw, ranking.prompt, k]))
             again: dict[str, Any] = {"k": k, "draw": draw, "seed": seed}
-            yield Ablation(Request(ranking.prompt, ranking.joined(random)), f"{condition}_control", **again)
-            yield Ablation(Request(ranking.prompt, ranking.alone(random)), f"{condition}_alone_control", **again)
+            yield Ablation(Request(ranking.prompt, ranking.joined(random)), Condition(method, control="matched"), **again)
+            yield Ablation(Request(ranking.prompt, ranking.alone(random)), Condition(method, "alone", "matched"), **again)
 
 
 def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str) -> dict[int, Ranking]:
@@ -146,10 +149,10 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
 
 
 def _answers(
-    work: Work, ranked: Sequence[Ranking], lent: Mapping[int, Sequence[int]], condition: str, ks: Sequence[int], draws: int
+    work: Work, ranked: Sequence[Ranking], lent: Mapping[int, Sequence[int]], method: str, ks: Sequence[int], draws: int
 ) -> list[Rows]:
-    tests = [one for ranking in ranked for one in asked(ranking, condition, ks, draws, work.spec.seed)]
-    tests += on_benign([one for one in tests if one.condition == condition], lent)
+    tests = [one for ranking in ranked for one in asked(ranking, method, ks, draws, work.spec.seed)]
+    tests += on_benign([one for one in tests if one.condition == Condition(method)], lent)
     return ablation_rows(work.bench, work.spec.stage, tests)
 
 
@@ -163,7 +166,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         yield (
             name,
             [
-                *_answers(work, ranked, lent, "stage3", settings.ks, settings.random_draws),
+                *_answers(work, ranked, lent, METHOD, settings.ks, settings.random_draws),
                 link_rows(work, ranked, settings.ks),
             ],
         )
@@ -172,12 +175,12 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
     with work.bench.sql(list(work.parents.values())) as con:
-        ranked = {condition: rankings(work, con, by) for condition, by in RANKED_BESIDE.items()}
+        ranked = {method: rankings(work, con, by) for method, by in RANKED_BESIDE.items()}
     for name in missing:
         rows: list[Rows] = []
-        for condition, by_prompt in ranked.items():
+        for method, by_prompt in ranked.items():
             mine = [by_prompt[p] for p in shards[name] if p in by_prompt]
-            rows += _answers(work, mine, borrowers(work.bench, by_prompt), condition, work.bench.recipe.probe.ks, 0)
+            rows += _answers(work, mine, borrowers(work.bench, by_prompt), method, work.bench.recipe.probe.ks, 0)
         yield name, rows
 
 
@@ -194,6 +197,12 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
     code_version=3,
+    names=(METHOD,),
+    compared=(
+        (JOINED, Condition(METHOD, control="matched")),
+        (JOINED, MINIMAL_ACTIVE),
+        (ALONE, Condition(METHOD, "alone", "matched")),
+    ),
 )
 PROBE_STAGE = Stage(
     name="stage3_probe",
@@ -204,4 +213,8 @@ PROBE_STAGE = Stage(
     compute=_compute_probe,
     identity=_critical,
     code_version=4,
+    names=tuple(RANKED_BESIDE),
+    compared=tuple(
+        pair for method in RANKED_BESIDE for pair in ((JOINED, Condition(method)), (ALONE, Condition(method, "alone")))
+    ),
 )

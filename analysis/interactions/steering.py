@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from saelake import queries
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
-from saelake.analysis.stage import Stage, Work, prompt_shards
+from saelake.analysis.stage import Condition, Stage, Work, prompt_shards
 from saelake.ingest.job import Study
 from saelake.warehouse.runs import Rows
 
 FIRST_TOKEN = (0,)
+AT_FIRST_TOKEN, AT_ALL_TOKENS = Condition("clamp", "first_token"), Condition("clamp", "all_tokens")
 
 
 def _shards(study: Study) -> dict[str, Sequence[int]]:
@@ -26,8 +27,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         for draw, value in enumerate(settings.values if len(chosen["layer"]) else ()):
             held = bench.feature_set(chosen, value=value)
             for prompt in shards[name]:
-                asked.append(Ablation(Request(prompt, held, positions=FIRST_TOKEN), "clamp_first_token", draw=draw))
-                asked.append(Ablation(Request(prompt, held), "clamp_all_tokens", draw=draw))
+                asked.append(Ablation(Request(prompt, held, positions=FIRST_TOKEN), AT_FIRST_TOKEN, draw=draw))
+                asked.append(Ablation(Request(prompt, held), AT_ALL_TOKENS, draw=draw))
         yield name, ablation_rows(bench, work.spec.stage, asked)
 
 
@@ -38,4 +39,5 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(_shards(study)),
     compute=_compute,
+    names=("clamp",),
 )

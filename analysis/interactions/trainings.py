@@ -29,7 +29,7 @@ with critical as (
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
     join feature_sets as s on s.set_id = a.set_id
-    where a.condition = 'minimal' and p.label = 'harmful'
+    where a.method = 'minimal' and a.part is null and a.control is null and p.label = 'harmful'
 )
 
 select prompt_hash, sae_id, feature_id

@@ -17,9 +17,9 @@ import pyarrow as pa
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.watch import Watched
 from saelake.analysis.interactions.matching import Controls, Feature, matched
-from saelake.analysis.search.answers import Columns, content_id, set_rows
+from saelake.analysis.search.answers import Columns, condition_columns, content_id, set_rows
 from saelake.analysis.search.candidates import pool_by_sae, shards_of_split
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
@@ -70,8 +70,8 @@ class Pass:
     control: int | None = None
 
     @property
-    def condition(self) -> str:
-        return f"waking_{'set' if self.source is None else 'one'}{'' if self.control is None else '_control'}"
+    def condition(self) -> Condition:
+        return Condition("waking", "set" if self.source is None else "one", None if self.control is None else "matched")
 
 
 def passes(critical: Sequence[tuple[int, str, int, int, int]], controls: Controls, number: Mapping[int, int]) -> Iterator[Pass]:
@@ -163,7 +163,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 
 def _ids(work: Work, asked: Sequence[Pass]) -> np.ndarray:
-    names = (f"{work.spec.stage}|{p.condition}|{p.prompt}|{p.method}|{p.start}|{p.source}|{p.control}" for p in asked)
+    names = (f"{work.spec.stage}|{tuple(p.condition)}|{p.prompt}|{p.method}|{p.start}|{p.source}|{p.control}" for p in asked)
     return np.array([content_id(name) for name in names], dtype=np.int64)
 
 
@@ -177,7 +177,7 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "prompt_id": prompt_ids,
         "set_id": [p.features.key for p in asked],
         "stage": [work.spec.stage] * n,
-        "condition": [p.condition for p in asked],
+        **condition_columns([p.condition for p in asked]),
         "seed": [None if p.control is None else work.spec.seed for p in asked],
         "draw": [p.control for p in asked],
         "k": [None] * n,
@@ -218,4 +218,5 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "waking_passes", "reactivations"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    names=("waking",),
 )

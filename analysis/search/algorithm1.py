@@ -17,15 +17,19 @@ from itertools import product
 import numpy as np
 
 from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
 from saelake.analysis.search.noise import SEQUENCES, STEPS, Noise, changes, measured, noise_rows
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.recipe.sections import Algorithm1
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCH_TRACE
+
+COMPLEMENTS = {None: "complement", "common": "common_complement"}
+"""part of what is found, one seed's (null) or that of all -> the part that the rest of the pool is"""
 
 
 def block_sequence(n_candidates: int, block_size: int, rng: np.random.Generator) -> np.ndarray:
@@ -117,7 +121,7 @@ def _search(
         [int((np.abs(change - tau) <= own).sum()) for tau in taus] for change, own in zip(moved, by_rounding, strict=True)
     ]
     asked = list(_tests(sequences, found, uncertain, taus))
-    asked += on_benign([a for a in asked if not a.condition.endswith("complement")], lent)
+    asked += on_benign([a for a in asked if a.condition.part in COMPLEMENTS], lent)
     evaluations = {(s.pool.prompt, s.seed): (s.pool, len(s.blocks) + 1) for s in sequences}
     traced = sequences if method == "algorithm1" else []
     return [
@@ -138,15 +142,15 @@ def _tests(
         pool = searched[0][0].pool
         for i, tau in enumerate(taus.tolist()):
             method = searched[0][0].method
-            tests: list[tuple[str, int | None, np.ndarray, int]] = [
-                (method, s.seed, by_tau[i], of_tau[i]) for s, by_tau, of_tau in searched
+            tests: list[tuple[str | None, int | None, np.ndarray, int]] = [
+                (None, s.seed, by_tau[i], of_tau[i]) for s, by_tau, of_tau in searched
             ]
             common = reduce(np.intersect1d, [by_tau[i] for _, by_tau, _ in searched])
-            tests.append((f"{method}_common", None, common, sum(of_tau[i] for *_, of_tau in searched)))
-            for condition, seed, members, n in tests:
-                rest = np.setdiff1d(np.arange(len(pool)), members)
-                yield Ablation(Request(prompt, pool.at(members)), condition, seed=seed, tau=tau, n_uncertain=n)
-                yield Ablation(Request(prompt, pool.at(rest)), f"{condition}_complement", seed=seed, tau=tau, n_uncertain=n)
+            tests.append(("common", None, common, sum(of_tau[i] for *_, of_tau in searched)))
+            for part, seed, members, n in tests:
+                rest, complement = np.setdiff1d(np.arange(len(pool)), members), Condition(method, COMPLEMENTS[part])
+                yield Ablation(Request(prompt, pool.at(members)), Condition(method, part), seed=seed, tau=tau, n_uncertain=n)
+                yield Ablation(Request(prompt, pool.at(rest)), complement, seed=seed, tau=tau, n_uncertain=n)
 
 
 def _trace_rows(
@@ -171,4 +175,6 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
     code_version=3,
+    names=("algorithm1",),
+    compared=((Condition("algorithm1"), minimal.FOUND), (Condition("algorithm1", "common"), minimal.FOUND)),
 )

@@ -14,6 +14,7 @@ from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
 from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.analysis.search.edit_sets import EditSet
+from saelake.analysis.stage import Condition
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
@@ -78,7 +79,7 @@ class Ablation:
     """One asked intervention, as a row of `ablations` names it."""
 
     request: Request
-    condition: str
+    condition: Condition
     k: int | None = None
     draw: int | None = None
     seed: int | None = None
@@ -107,7 +108,7 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
         "prompt_id": prompts,
         "set_id": [a.held.key if len(a.held) else None for a in asked],
         "stage": [stage] * len(asked),
-        "condition": [a.condition for a in asked],
+        **condition_columns([a.condition for a in asked]),
         "seed": [a.seed for a in asked],
         "draw": [a.draw for a in asked],
         "k": [a.k for a in asked],
@@ -127,7 +128,16 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
 def ablation_id(bench: Workbench, stage: str, asked: Ablation) -> int:
     """What stands for an ablation until publishing numbers the rows."""
     a, prompt_id = asked, int(bench.prompt_ids[asked.request.prompt])
-    return content_id(f"{stage}|{a.condition}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{prompt_id}")
+    return content_id(f"{stage}|{tuple(a.condition)}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{prompt_id}")
+
+
+def condition_columns(asked: Sequence[Condition]) -> dict[str, list[str | None]]:
+    """The columns of `ablations` that name what is ablated."""
+    return {
+        "method": [one.method for one in asked],
+        "part": [one.part for one in asked],
+        "control": [one.control for one in asked],
+    }
 
 
 def content_id(name: str) -> int:

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
-from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.candidates import CHOSEN, OWN, shards_of_split
 from saelake.analysis.search.directions import chosen_everywhere
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.warehouse.runs import Rows
+
+NONE = Condition("none")
+DIRECTION = Condition("direction")
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -15,9 +18,9 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     with bench.sql([work.parents["direction"]]) as con:
         direction = chosen_everywhere(bench, con)
     for name in missing:
-        asked = [Ablation(Request(p), "none") for p in shards[name]]
+        asked = [Ablation(Request(p), NONE) for p in shards[name]]
         if direction is not None:
-            asked += [Ablation(Request(p, direction=direction), "direction") for p in shards[name]]
+            asked += [Ablation(Request(p, direction=direction), DIRECTION) for p in shards[name]]
         yield name, ablation_rows(bench, work.spec.stage, asked)
 
 
@@ -28,4 +31,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    names=("none", "direction"),
+    compared=((OWN, DIRECTION), (CHOSEN, DIRECTION)),
 )

@@ -8,10 +8,12 @@ import numpy as np
 from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
-from saelake.analysis.stage import Stage, Work, prompt_shards
+from saelake.analysis.stage import Condition, Stage, Work, prompt_shards
 from saelake.ingest.job import Study
 from saelake.ingest.recipe import Candidates
 from saelake.warehouse.runs import Rows
+
+OWN, CHOSEN = (Condition("top_k", direction) for direction in ("own", "chosen"))
 
 
 def pool(con: duckdb.DuckDBPyConnection, settings: Candidates, direction: str) -> dict[str, np.ndarray]:
@@ -48,7 +50,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     shards = shards_of_split(bench.study)
     for name in missing:
         asked = [
-            Ablation(Request(prompt, features), f"top_k_{direction}", k=k)
+            Ablation(Request(prompt, features), Condition("top_k", direction), k=k)
             for (direction, k), features in sets.items()
             for prompt in shards[name]
         ]
@@ -62,4 +64,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    names=("top_k",),
+    compared=((OWN, CHOSEN),),
 )

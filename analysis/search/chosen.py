@@ -9,22 +9,21 @@ import duckdb
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, Features, NoFeature, check_positions, is_select, listed_edits
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.ingest.job import Study
 from saelake.ingest.preflight import check_saes
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import TABLES
 
-CONDITION = re.compile("[a-z][a-z0-9_]{0,60}")
-OF_THE_ANALYSIS = re.compile("none|direction|(top_k|random|algorithm1|minimal|firing_on_tokens|clamp|waking|stage3)(_.*)?")
+NAME = re.compile("[a-z][a-z0-9_]{0,60}")
 
 
-def check_condition(condition: str) -> None:
-    """Raises UserError for a name that the analysis uses itself, or that is none."""
-    if not CONDITION.fullmatch(condition):
+def check_condition(condition: str, taken: Sequence[str]) -> None:
+    """Raises UserError for a name that the analysis uses itself (`taken`, and what begins with one of these), or that is none."""
+    if not NAME.fullmatch(condition):
         raise UserError(f"the condition {condition!r} is no name: use lower-case letters, digits and _, a letter first")
-    if OF_THE_ANALYSIS.fullmatch(condition):
+    if any(f"{condition}_".startswith(f"{name}_") for name in taken):
         raise UserError(f"the condition {condition} is one of the analysis' own: choose another name")
 
 
@@ -34,7 +33,7 @@ def check_listed(study: Study, features: Features, value: float, positions: str 
         for schema in ("main", "all_runs"):
             con.execute(f"create schema if not exists {schema}")
             for name, table in TABLES.items():
-                con.register("empty", table.schema.empty_table())
+                con.register("empty", table.shown.empty_table())
                 con.execute(f"create table {schema}.{name} as from empty")
         saes = [(one.ref.layer, one.ref.sae_id, one.width) for one in check_saes(study)]
         con.executemany("insert into saes (layer, sae_id, width) values (?, ?, ?)", saes)
@@ -55,7 +54,7 @@ def check_edits(study: Study, edits: EditSet) -> None:
 def _compute(condition: str, edits: EditSet, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, shards = work.bench, shards_of_split(work.bench.study)
     for name in missing:
-        asked = [Ablation(edits.request(p, bench.encoded), condition, edits=edits) for p in shards[name]]
+        asked = [Ablation(edits.request(p, bench.encoded), Condition(condition), edits=edits) for p in shards[name]]
         yield name, ablation_rows(bench, work.spec.stage, asked)
 
 

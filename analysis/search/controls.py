@@ -10,22 +10,25 @@ import numpy as np
 
 from saelake import queries
 from saelake.analysis.engine.requests import Request
+from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
-from saelake.analysis.search.candidates import ks, pool, shards_of_split
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.search.candidates import CHOSEN, OWN, ks, pool, shards_of_split
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.warehouse.runs import Rows
 
 SIZES = """
 with found as (
     select 'minimal' as method, prompt_id, set_id
     from ablations
-    where condition = 'minimal' and draw = 0
+    where method = 'minimal' and part is null and control is null and draw = 0
     union all
     select 'algorithm1' as method, a.prompt_id, a.set_id
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
     join prompts as p on p.prompt_id = a.prompt_id
-    where a.condition = 'algorithm1_common' and a.set_id is not null and v.flipped and p.label = 'harmful'
+    where
+        a.method = 'algorithm1' and a.part = 'common' and a.control is null
+        and a.set_id is not null and v.flipped and p.label = 'harmful'
     qualify row_number() over (partition by a.prompt_id order by a.tau) = 1
 )
 
@@ -35,6 +38,11 @@ join feature_sets as s on s.set_id = f.set_id
 group by all
 """
 """Sizes of the first minimal set, and of what Algorithm 1 finds under all seeds at the smallest tau that flips."""
+TOP_K = Condition("top_k", control="random")
+"""So many a layer as in Stage 1, whichever direction ranks there."""
+FOUND = {"minimal": Condition("minimal", control="random"), "algorithm1": Condition("algorithm1", control="random")}
+"""method -> as many as its sets have"""
+FIRING = Condition("firing_on_tokens")
 Draws = Mapping[str, np.ndarray]
 """Columns draw, layer, sae_id, feature_id, rank: the random features of one prompt."""
 
@@ -79,20 +87,20 @@ def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablati
         for k in ks(work.bench.recipe.candidates):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= k)
             features = work.bench.feature_set(rows, chosen)
-            yield Ablation(Request(prompt, features), "random", k=k, draw=draw, seed=work.spec.seed)
+            yield Ablation(Request(prompt, features), TOP_K, k=k, draw=draw, seed=work.spec.seed)
 
 
 def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
     """As many a layer as the sets have that Stage 2 found for the prompt, by either search."""
     sizes = con.execute(SIZES, {"judge": work.bench.recipe.verdicts.oracle}).fetchnumpy()
-    for (prompt, rows), method in product(drawn.items(), ("minimal", "algorithm1")):
+    for (prompt, rows), method in product(drawn.items(), FOUND):
         mine = (sizes["prompt_id"] == work.bench.prompt_ids[prompt]) & (sizes["method"] == method)
         wanted = dict(zip(sizes["sae_id"][mine].tolist(), sizes["n"][mine].tolist(), strict=True))
         n_wanted = np.array([wanted.get(sae_id, 0) for sae_id in rows["sae_id"].tolist()])
         for draw in range(work.bench.recipe.controls.random_draws if wanted else 0):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= n_wanted)
             features = work.bench.feature_set(rows, chosen)
-            yield Ablation(Request(prompt, features), f"random_{method}", draw=draw, seed=work.spec.seed)
+            yield Ablation(Request(prompt, features), FOUND[method], draw=draw, seed=work.spec.seed)
 
 
 def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
@@ -107,7 +115,7 @@ def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) 
         for k in ks:
             often = mine["n_tokens"] >= k
             features = work.bench.feature_set(mine, often)
-            yield Ablation(Request(prompt, features), "firing_on_tokens", k=k)
+            yield Ablation(Request(prompt, features), FIRING, k=k)
 
 
 def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
@@ -120,7 +128,7 @@ def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int])
             features = work.bench.feature_set(found, first, value)
             for prompt in prompts:
                 if work.bench.study.prompts[prompt].label == "benign":
-                    yield Ablation(Request(prompt, features), f"clamp_{direction}", k=1, draw=draw)
+                    yield Ablation(Request(prompt, features), Condition("clamp", direction), k=1, draw=draw)
 
 
 STAGE = Stage(
@@ -131,4 +139,6 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
     code_version=2,
+    names=("random", "firing_on_tokens", "clamp"),
+    compared=((OWN, TOP_K), (CHOSEN, TOP_K), (minimal.FOUND, FOUND["minimal"])),
 )

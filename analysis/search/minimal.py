@@ -14,10 +14,11 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows, flipped
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.warehouse.runs import Rows
 
+FOUND = Condition("minimal")
 Members = tuple[int, ...]
 """A set of candidates, as sorted places in the candidate pool."""
 Search = Generator[list[Members], list[bool], Members]
@@ -123,7 +124,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         oracle = _Oracle(bench, by_prompt)
         found = run_together(searches, oracle.flips)
         asked = [
-            Ablation(Request(p, by_prompt[p].at(end.members)), "minimal", draw=start, seed=work.spec.seed)
+            Ablation(Request(p, by_prompt[p].at(end.members)), FOUND, draw=start, seed=work.spec.seed)
             for (p, start), end in found.items()
         ]
         asked += list(on_benign(asked, lent))
@@ -139,4 +140,5 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
     code_version=2,
+    names=("minimal",),
 )

@@ -17,7 +17,7 @@ from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, read_positions
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.inputs import open_input
 from saelake.ingest.saes.refs import layer_of
@@ -163,10 +163,10 @@ def _additions(sweep: Sweep, source: Source, bench: Workbench) -> Mapping[float 
 
 def _asked(sweep: Sweep, acting: Acting | None, bench: Workbench, prompt: int, draw: int) -> Ablation:
     if acting is None:
-        return Ablation(Request(prompt), sweep.name, draw=draw)
+        return Ablation(Request(prompt), Condition(sweep.name), draw=draw)
     if isinstance(acting, EditSet):
-        return Ablation(acting.request(prompt, bench.encoded), sweep.name, draw=draw, edits=acting)
-    return Ablation(Request(prompt, then=interventions(acting, bench.encoded(prompt), prompt)), sweep.name, draw=draw)
+        return Ablation(acting.request(prompt, bench.encoded), Condition(sweep.name), draw=draw, edits=acting)
+    return Ablation(Request(prompt, then=interventions(acting, bench.encoded(prompt), prompt)), Condition(sweep.name), draw=draw)
 
 
 def _told(sweep: Sweep, source: Source, bench: Workbench, acting: Mapping[float | None, Acting]) -> tuple[str, float | None]:

@@ -485,7 +485,7 @@ def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
         answers = {
             "prompt_id": ids,
             "stage": ["notebook"] * 2,
-            "condition": ["my_edit"] * 2,
+            "method": ["my_edit"] * 2,
             "p_refusal_token": [0.25, 0.5],
             "first_token": ["I", "Sure"],
             "completion": ["I cannot.", "Sure."],

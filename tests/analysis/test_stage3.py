@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 import saelake
+from saelake.analysis import stages
 from saelake.analysis.interactions.stage3 import Ranking
 from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
@@ -346,3 +347,11 @@ def test_on_the_organism_the_machine_tells_harmful_from_benign(organism_lake: Pa
         }
     assert rates["stage3_alone", 40] > rates["stage3_alone_control", 40] + 0.2
     assert rates["stage3_alone", 40] > rates["stage3_probe_alone", 40] + 0.2
+
+
+def test_every_stage_names_its_own_conditions(study: Analysed) -> None:
+    names = {stage.name: stage.names for stage in stages.COMPUTED}
+    found = study.sql("select distinct stage, condition from ablations")
+    assert len(found) > 20
+    for stage, condition in found:
+        assert any(f"{condition}_".startswith(f"{name}_") for name in names[stage]), (stage, condition)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -141,6 +142,46 @@ def test_runs_of_two_versions_are_one_table_and_one_layer_reads_its_files_only(
     assert len(current_files(lake)["alignments"]) == 2
     assert len(current_files(lake)["activations"]) == 1  # as many as there are layouts, not versions
     assert not check(lake)
+
+
+@pytest.mark.parametrize(
+    ("condition", "named"),
+    [
+        ("none", ("none", None, None)),
+        ("top_k_own", ("top_k", "own", None)),
+        ("random", ("top_k", None, "random")),
+        ("random_algorithm1", ("algorithm1", None, "random")),
+        ("minimal", ("minimal", None, None)),
+        ("minimal_silent", ("minimal", "silent", None)),
+        ("algorithm1_common_complement", ("algorithm1", "common_complement", None)),
+        ("algorithm1_n4", ("algorithm1_n4", None, None)),
+        ("algorithm1_nauto_common", ("algorithm1_nauto", "common", None)),
+        ("clamp_first_token", ("clamp", "first_token", None)),
+        ("firing_on_tokens", ("firing_on_tokens", None, None)),
+        ("waking_set_control", ("waking", "set", "matched")),
+        ("stage3_control", ("stage3", None, "matched")),
+        ("stage3_alone_control", ("stage3", "alone", "matched")),
+        ("stage3_probe_alone", ("stage3_probe", "alone", None)),
+        ("my_own", ("my_own", None, None)),
+    ],
+)
+def test_a_condition_of_version_1_reads_as_method_part_and_control(condition: str, named: tuple[str | None, ...]) -> None:
+    columns = [TABLES["ablations"].column(name) for name in ("method", "part", "control")]
+    split = ", ".join(f"{column.elsewhere} as {column.name}" for column in columns)
+    name = TABLES["ablations"].column("condition").elsewhere
+    with duckdb.connect() as con:
+        found = con.execute(
+            f"with split as (select {split} from (select $1 as condition)) select *, {name} from split", [condition]
+        )
+        assert found.fetchall() == [(*named, condition)], "and back again"
+
+
+def test_every_condition_of_a_golden_lake_is_method_part_and_control(golden: Callable[[str], Lake]) -> None:
+    name = TABLES["ablations"].column("condition").elsewhere
+    with connect(golden("v1")) as con:
+        found = con.sql(f"select distinct condition, method, part, control, {name} as again from ablations").fetchall()
+    assert all(row[0] == row[-1] for row in found)
+    assert len({row[1:4] for row in found}) == len(found) > 20
 
 
 def test_an_older_lake_takes_the_version_of_what_is_added_to_it(golden: Callable[[str], Lake]) -> None:

@@ -74,6 +74,11 @@ class Table:
         """What its files hold that are written now."""
         return self.schema_at(SCHEMA_VERSION)
 
+    @property
+    def shown(self) -> pa.Schema:
+        """What the views show: columns of every version."""
+        return pa.schema([pa.field(c.name, c.type) for c in self.columns])
+
     def stored(self, version: int = SCHEMA_VERSION) -> list[Column]:
         """The columns that files of a version hold, in their order."""
         return [c for c in self.columns if c.is_in(version)]

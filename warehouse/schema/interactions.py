@@ -177,7 +177,14 @@ LOSSES = Table(
         Column("texts", pa.string(), "the recipe's set of texts"),
         Column("text_number", pa.int32(), "the text's place in it, from 0"),
         Column("text_hash", pa.string(), "hash of the text"),
-        Column("condition", pa.string(), "none, direction, or minimal: a prompt's critical set is ablated"),
+        Column("condition", pa.string(), "the method", until=1, elsewhere="method"),
+        Column(
+            "method",
+            pa.string(),
+            "none, direction, or minimal: a prompt's critical set is ablated",
+            since=2,
+            elsewhere="condition",
+        ),
         Column("lender", pa.int64(), "the prompt whose set it is", null="no set", refers="prompt_id"),
         Column("n_features", pa.int32(), "features that are ablated"),
         Column("n_context", pa.int32(), "tokens that are context only: BOS, or the templated prompt", at_least=0),
@@ -185,8 +192,9 @@ LOSSES = Table(
         Column("is_cut", pa.bool_(), "the text was longer than the recipe's max_tokens"),
         Column("loss", pa.float32(), "mean negative log-likelihood of these tokens (nats)", at_least=0),
     ),
-    key=("texts", "text_number", "condition", "lender"),
-    order=("texts", "condition", "lender", "text_number"),
+    key=("texts", "text_number", "method", "lender"),
+    order=("texts", "method", "lender", "text_number"),
+    orders={1: ("texts", "condition", "lender", "text_number")},
 )
 
 MODEL = Column("model", pa.string(), "fm_20 (a factorisation machine with embeddings of length 20), probe, ...")
@@ -364,7 +372,7 @@ COMPARISONS = Table(
             "label of the prompts: harmful (those that are refused at baseline), benign or all",
             choices=("harmful", "benign", "all"),
         ),
-        Column("a", pa.string(), "the condition or model"),
+        Column("a", pa.string(), "the condition, in one word, or the model"),
         Column("b", pa.string(), "what it is held against; starts or halves for stability; empty for a rate"),
         Column("k", pa.int32(), "K of the conditions", null="not a matter of K", at_least=0),
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),

@@ -100,6 +100,18 @@ FEATURE_SETS = Table(
     owns="set_id",
 )
 
+NAME = (
+    "concat_ws('_', case when control = 'random' then control end, "
+    "case when control = 'random' and method = 'top_k' then null else method end, part, "
+    "case control when 'random' then null when 'matched' then 'control' else control end)"
+)
+"""How a condition reads: top_k_own, minimal_active, stage3_control; of random ones random_minimal, or, K a layer, random."""
+VERSION_1 = (
+    "'^(?:random_)?(top_k|clamp|waking|minimal|algorithm1(?:_n(?:[0-9]+|auto))?|stage3(?:_probe|_signed|_alignment)?)"
+    "(?:_(own|chosen|first_token|all_tokens|set|one|active|silent|common|complement|common_complement|alone))?(?:_control)?$'"
+)
+"""A name of version 1 that holds a method and a part; others are methods as they are: none, direction, what a person chose."""
+
 ABLATIONS = Table(
     "ablations",
     "one prompt answered under one intervention",
@@ -109,7 +121,38 @@ ABLATIONS = Table(
         PROMPT_ID,
         Column("set_id", pa.int64(), "the features that were ablated", null="none, or a direction", encoding=DELTA),
         Column("stage", pa.string(), "the stage that asked"),
-        Column("condition", pa.string(), "none, direction, top_k_own, top_k_chosen, random, ..."),
+        Column(
+            "condition",
+            pa.string(),
+            "method, part and control in one word: none, direction, top_k_own, top_k_chosen, random, minimal_active, ...",
+            until=1,
+            elsewhere=NAME,
+        ),
+        Column(
+            "method",
+            pa.string(),
+            "how what is ablated was found: none, direction, top_k, algorithm1, minimal, stage3, ..., or what a person called it",
+            since=2,
+            elsewhere=f"case condition when 'random' then 'top_k' "
+            f"else coalesce(nullif(regexp_extract(condition, {VERSION_1}, 1), ''), condition) end",
+        ),
+        Column(
+            "part",
+            pa.string(),
+            "which part of it, or by what: own, chosen, active, silent, common, alone, ...",
+            null="all of it",
+            since=2,
+            elsewhere=f"nullif(regexp_extract(condition, {VERSION_1}, 2), '')",
+        ),
+        Column(
+            "control",
+            pa.string(),
+            "what was ablated in its place: random (as many that fire on the prompt), matched (of the same layers as well), ...",
+            null="no control: it is what was found",
+            since=2,
+            elsewhere="case when condition in ('random', 'random_minimal', 'random_algorithm1') then 'random' "
+            f"when regexp_matches(condition, {VERSION_1}) and condition like '%_control' then 'matched' end",
+        ),
         Column("seed", pa.int32(), "seed of the draw", null="nothing was drawn"),
         Column("draw", pa.int32(), "number of the draw, from 0", null="nothing was drawn", at_least=0),
         Column("k", pa.int32(), "features a layer that were asked for", null="not a matter of K", at_least=0),
@@ -129,7 +172,8 @@ ABLATIONS = Table(
         Column("completion", pa.string(), "the greedy answer; model text, untrusted; empty where nothing was generated (waking)"),
     ),
     key=("ablation_id",),
-    order=("condition", "k", "tau", "draw", "seed", "prompt_id"),
+    order=("method", "part", "control", "k", "tau", "draw", "seed", "prompt_id"),
+    orders={1: ("condition", "k", "tau", "draw", "seed", "prompt_id")},
     owns="ablation_id",
 )
 
