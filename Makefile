@@ -50,7 +50,7 @@ $(OTHER): $(INSTALLED)
 	@touch $@
 
 test: lint $(if $(DUCKDB),$(OTHER))  ## everything that CI runs (without Java or Chromium, not what needs them); DUCKDB=2.0.1 tries another DuckDB
-	$(if $(DUCKDB),PYTHONPATH=$(OTHER)) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(if $(DUCKDB),PYTHONPATH=$(OTHER)) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # in tests/conftest.py's order
 
 test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end (minutes)
 	SAELAKE_REAL=$(BENCH)/search PYTHONPATH=$(BENCH)/search $(BIN)/python -m pytest -s tests/real

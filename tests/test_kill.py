@@ -1,20 +1,21 @@
 """Whatever moment a job is killed at, the same command again ends in the content of an undisturbed lake."""
 
+import multiprocessing
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from glob import glob
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
+from saelake import cli
 from saelake.analysis import stages
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.records import Lake
-from tests.conftest import ROOT
 from tests.planted import write_planted
 
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 2\n"
@@ -22,6 +23,9 @@ N_INGEST = 13
 """Shards of the ingest run."""
 PATIENCE = 300
 """Seconds after which a process counts as hung."""
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Processes are forked from one that has imported everything: a command that is killed after a second need not take eight."""
+PROCESSES.set_forkserver_preload([__name__])
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +48,23 @@ def contents(lake: Lake) -> dict[str, str]:
     return {record.run_id: record.content_hash for record in lake.records()}
 
 
-def start(command: str, recipe: Path, lake: Lake) -> "subprocess.Popen[bytes]":
-    arguments = [sys.executable, "-m", "saelake.cli", command, str(recipe), "--lake", str(lake.root)]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(command: str, recipe: Path, lake: Lake) -> BaseProcess:
+    """A command in a process of its own."""
+    process = PROCESSES.Process(target=saelake, args=(command, str(recipe), "--lake", str(lake.root)))
+    process.start()
+    return process
+
+
+def saelake(*arguments: str) -> None:
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    cli.main(arguments)
+
+
+def ended(process: BaseProcess) -> int | None:
+    """The exit code, negative for a signal, of a process that has ended or is about to."""
+    process.join(PATIENCE)
+    return process.exitcode
 
 
 class Watched:
@@ -65,10 +83,10 @@ class Watched:
                 self.landed.setdefault(f"{shard.parent.name}/{shard.name}", set()).add(shard.stat().st_ino)
         return len(self.landed) + len(glob(f"{self.lake.root}/runs/[!.]*"))
 
-    def until_over(self, *processes: "subprocess.Popen[bytes]", events: int = 10**6) -> None:
+    def until_over(self, *processes: BaseProcess, events: int = 10**6) -> None:
         """Watches until the processes are over, or so many shards and runs are finished."""
         give_up = time.monotonic() + PATIENCE
-        while self.look() < events and any(process.poll() is None for process in processes):
+        while self.look() < events and any(process.is_alive() for process in processes):
             assert time.monotonic() < give_up, "a process hangs"
             time.sleep(0.002)
 
@@ -85,11 +103,11 @@ def test_killed_at_random_moments_ends_in_the_same_content(
         watched.until_over(process, events=moment)
         time.sleep(draw.uniform(0, 0.02))
         process.kill()
-        assert process.wait(PATIENCE) == -signal.SIGKILL, "the job was over too soon to be killed"
+        assert ended(process) == -signal.SIGKILL, "the job was over too soon to be killed"
         assert contents(watched.lake).items() < undisturbed.items(), "what was published before is right, and not all"
     both = [start("analyze", recipe, watched.lake) for _ in range(2)]
     watched.until_over(*both)
-    assert [process.wait(PATIENCE) for process in both] == [0, 0], "two go on with it at once"
+    assert list(map(ended, both)) == [0, 0], "two go on with it at once"
     assert contents(watched.lake) == undisturbed
     repeated = {shard: seen for shard, seen in watched.landed.items() if len(seen) > 1}
     assert not repeated, "a finished shard was computed again"
@@ -100,7 +118,7 @@ def test_two_processes_at_once_on_a_new_lake(recipe: Path, undisturbed: dict[str
     watched = Watched(Lake(tmp_path / "lake"))
     both = [start("ingest", recipe, watched.lake) for _ in range(2)]
     watched.until_over(*both)
-    assert [process.wait(PATIENCE) for process in both] == [0, 0]
+    assert list(map(ended, both)) == [0, 0]
     assert len(contents(watched.lake)) == 1
     assert contents(watched.lake).items() <= undisturbed.items()
     assert all(len(seen) == 1 for seen in watched.landed.values()), "each shard is computed by one of them"
