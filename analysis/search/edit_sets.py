@@ -119,7 +119,7 @@ def listed_edits(
         read_positions(positions)
     rows = _rows(con, features)
     if not rows:
-        raise UserError("features names no feature at all, so nothing would be ablated: give LAYER:ID,... or rows that name some")
+        raise NoFeature("features names no feature at all, so nothing would be ablated: give LAYER:ID,... or rows that name some")
     number = {ref.sae_id: n for n, ref in saes.items()}
     alone = {ref.layer: n for n, ref in saes.items()}  # of a layer with several, `resolve` has asked for the sae_id
     found = []
