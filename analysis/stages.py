@@ -143,7 +143,7 @@ def analyze_study(
     bench.run_id = known["direction"].run_id  # which pays for what is asked before it
     if workers is None and whole_run(lake, known["direction"].run_id) is None:
         check_shown(bench)
-    records = [ingest_study(study, lake, force=force, progress=progress, compute=compute)]
+    records = [ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=bench.loaded)]
     for stage in stages(study.recipe):
         records.append(ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers))
         if stage is directions.STAGE:
@@ -231,12 +231,13 @@ def ablate_study(
     progress: Quiet | None = None,
 ) -> RunRecord:
     """`ablate` for a study that `open_ablation` has opened."""
-    ingest_study(study, lake, progress=progress)
+    bench = Workbench(study, lake)
+    ingest_study(study, lake, progress=progress, loaded=bench.loaded)
     with connect(lake, study.recipe.name) as con:
         edits = listed_edits(con, study.numbered_saes, features, value, positions)
     chosen.check_edits(study, edits)
     stage = chosen.stage(condition, edits)
-    return ensure_stage(stage, specs(study, [stage], lake), Workbench(study, lake), force=force, progress=progress)
+    return ensure_stage(stage, specs(study, [stage], lake), bench, force=force, progress=progress)
 
 
 def ensure_stage(

@@ -65,14 +65,15 @@ def steer_study(
     progress: Quiet | None = None,
 ) -> RunRecord:
     """`steer` for a study that `open_steering` has opened."""
-    ingest_study(study, lake, progress=progress)
+    bench = Workbench(study, lake)
+    ingest_study(study, lake, progress=progress, loaded=bench.loaded)
     asked = stage(sweep, _source(study, lake, sweep, features))
     if sweep.direction is None:
         known = specs(study, [asked], lake)
     else:
         asked = replace(asked, parents=("direction", "ingest"))
         known = specs(study, [directions.STAGE, asked], lake)
-    return ensure_stage(asked, known, Workbench(study, lake), force=force, progress=progress)
+    return ensure_stage(asked, known, bench, force=force, progress=progress)
 
 
 def _source(study: Study, lake: Lake, sweep: Sweep, features: Features | None) -> Source:

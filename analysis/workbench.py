@@ -15,8 +15,9 @@ from saelake.analysis.judges.protocol import LABELS
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.verdicts import Reader, after_reasoning, judge_named, oracle_of
 from saelake.ingest.job import Study, ingest_spec, prompt_ids
+from saelake.ingest.loaded import Loaded
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.saes.sae import Sae, check_fits, load_sae
+from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject, Tokenized
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
@@ -31,6 +32,8 @@ class Workbench:
     def __init__(self, study: Study, lake: Lake) -> None:
         self.study = study
         self.lake = lake
+        self.loaded = Loaded(study)
+        """What is in memory, shared with the ingest job of the same process."""
         self.run_id = ""
         """The run that is computed: it pays for what judges cost."""
         self._judges: dict[str, Reader] = {}
@@ -41,15 +44,12 @@ class Workbench:
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject.load(self.recipe.model, self.recipe.compute)
+        return self.loaded.subject
 
     @cached_property
-    def saes(self) -> dict[int, Sae]:
-        """The study's SAEs by their numbers, checked against the subject."""
-        saes = {number: load_sae(ref, self.subject.device) for number, ref in self.study.numbered_saes.items()}
-        for sae in saes.values():
-            check_fits(sae, self.subject)
-        return saes
+    def saes(self) -> Mapping[int, Sae]:
+        """The study's SAEs by their numbers; weights are loaded when they are needed."""
+        return self.loaded.shelf
 
     @cached_property
     def token_ids(self) -> list[list[int]]:
@@ -111,6 +111,7 @@ class Workbench:
         """Frees the memory of the subject, its SAEs and all other judges; they are loaded again when they are asked for again."""
         for name in ("engine", "saes", "subject"):
             self.__dict__.pop(name, None)
+        self.loaded.forget()
         self._judges = {name: loaded for name, loaded in self._judges.items() if name == judge}
         gc.collect()
         if torch.cuda.is_available():

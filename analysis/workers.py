@@ -75,8 +75,8 @@ class Worker:
                 f"device kind, model, SAEs or prompts differ there"
             )
         if asked is None:
-            # Kept from shard to shard, since it holds the subject and its SAEs.
-            self._ingest = self._ingest or ingest_plan(study, spec=known[stage])
+            # Kept from shard to shard, since it holds the prompts; subject and SAEs are the bench's, for the stages that follow.
+            self._ingest = self._ingest or ingest_plan(study, spec=known[stage], parts=self._bench.loaded)
             ((_, rows),) = self._ingest.compute([shard])
             return rows
         self._ingest = None

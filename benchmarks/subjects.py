@@ -21,7 +21,7 @@ from transformers import (
 from saelake.ingest.capture import residuals
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.saes.refs import SaeRef
-from saelake.ingest.saes.sae import Sae, SaeFacts
+from saelake.ingest.saes.sae import Sae, SaeFacts, Weights
 from saelake.ingest.subject import Subject
 
 L0 = 60
@@ -124,14 +124,13 @@ def random_sae(resid_nd: torch.Tensor, layer: int, width: int, generator: torch.
     module.threshold.data.fill_(float(top.clamp(min=0).median()))
     ref = SaeRef(f"random-{layer}", f"random-{layer}", layer, "0" * 64, None, None, None, None)
     facts = SaeFacts(ref, "jumprelu", d_in, width, None, "none")
-    return Sae(
-        facts=facts,
+    weights = Weights(
         W_enc=module.W_enc.data,
         b_enc=module.b_enc.data,
         W_dec=module.W_dec.data,
         b_dec=module.b_dec.data,
         threshold=module.threshold.data,
         apply_b_dec_to_input=True,
-        elementwise=True,
         module=module,
     )
+    return Sae.of(facts, weights)

@@ -21,6 +21,7 @@ from saelake.warehouse.runs import Compute, Plan, Rows, ensure_run, known
 from saelake.warehouse.statistics import FeatureStatistics
 
 if TYPE_CHECKING:
+    from saelake.ingest.loaded import Loaded
     from saelake.ingest.shards import ShardMaker
 
 CODE_VERSION = 3
@@ -103,11 +104,22 @@ def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet |
 
 
 def ingest_study(
-    study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, compute: Compute | None = None
+    study: Study,
+    lake: Lake,
+    *,
+    force: bool = False,
+    progress: Quiet | None = None,
+    compute: Compute | None = None,
+    loaded: "Loaded | None" = None,
 ) -> RunRecord:
-    """`ingest` for a study that is opened already; `compute` makes its shards elsewhere than in this process."""
+    """`ingest` for a study that is opened already.
+
+    Args:
+        compute: makes its shards elsewhere than in this process.
+        loaded: the subject and SAEs of others in this process, who then have what it loads.
+    """
     spec = ingest_spec(study, lake)
-    plan = ingest_plan(study, spec=spec)
+    plan = ingest_plan(study, spec=spec, parts=loaded)
     if compute is not None:
         plan = replace(plan, compute=compute)
     record = ensure_run(lake, spec, plan, force=force, progress=progress)
@@ -116,12 +128,15 @@ def ingest_study(
     return record
 
 
-def ingest_plan(study: Study, loaded: "ShardMaker | None" = None, spec: RunSpec | None = None) -> Plan:
+def ingest_plan(
+    study: Study, loaded: "ShardMaker | None" = None, spec: RunSpec | None = None, parts: "Loaded | None" = None
+) -> Plan:
     """The shards of a study's ingest run, computed in this process; subject and SAEs are loaded for the first and then kept.
 
     Args:
         loaded: they are there already.
         spec: the run, if not the one of `ingest_spec(study)`.
+        parts: subject and SAEs to be loaded into.
     """
     size = study.recipe.capture.shard_prompts
     shards = [SAES_SHARD] + [f"prompts-{start:07d}" for start in range(0, len(study.prompts), size)]
@@ -131,7 +146,7 @@ def ingest_plan(study: Study, loaded: "ShardMaker | None" = None, spec: RunSpec 
         # torch is imported when there is work for it, so that finding a finished run stays quick.
         from saelake.ingest.shards import ShardMaker
 
-        return loaded or ShardMaker(study, spec or ingest_spec(study))
+        return loaded or ShardMaker(study, spec or ingest_spec(study), parts)
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         slices = {name: start for name in missing if name != SAES_SHARD for start in [int(name.removeprefix("prompts-"))]}

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from saelake.ingest.capture import Captured, capture, nonzeros
 from saelake.ingest.job import Study, prompt_ids
-from saelake.ingest.preflight import check_device_memory, check_saes
-from saelake.ingest.saes.sae import Sae, check_fits
-from saelake.ingest.saes.shelf import HOST_SHARE, Shelf, host_bytes
+from saelake.ingest.loaded import Loaded
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.saes.shelf import HOST_SHARE, host_bytes
 from saelake.ingest.sites import Site
-from saelake.ingest.subject import Subject, Tokenized
+from saelake.ingest.subject import Tokenized
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
@@ -36,21 +36,15 @@ class ShardMaker:
     memory; and after the first prompts, when an SAE is far from as active as it should be.
     """
 
-    def __init__(self, study: Study, spec: RunSpec) -> None:
+    def __init__(self, study: Study, spec: RunSpec, loaded: Loaded | None = None) -> None:
         self._study = study
         self._prompt_ids = prompt_ids(spec, len(study.prompts))
-        facts = check_saes(study)
-        check_device_memory(study, facts)
-        self.subject = Subject.load(study.recipe.model, study.recipe.compute)
-        for one in facts:
-            check_fits(one, self.subject)  # again: the loaded model is the judge
+        loaded = loaded or Loaded(study)
+        self._facts, self.shelf, self.subject = loaded.facts, loaded.shelf, loaded.subject
         self.tokenized = [self.subject.encode(p.text) for p in study.prompts]
-        by_id = {one.ref.sae_id: one for one in facts}
-        self._facts = {number: by_id[ref.sae_id] for number, ref in study.numbered_saes.items()}
-        self.shelf = Shelf(self._facts, self.subject.device)
         if self.shelf.all_fit:  # they stay loaded: a damaged one is found before any forward pass
             for number in self.shelf.numbers:
-                self.shelf[number]
+                self.shelf[number].load()
         self._l0: dict[str, np.ndarray] = {}
         """sae_id -> active latents, tokens and prompts of the first prompts, as far as they are captured"""
 
@@ -66,7 +60,7 @@ class ShardMaker:
             "norm": [s.norm for s in self._facts.values()],
             "declared_l0": pa.array([s.ref.declared_l0 for s in self._facts.values()], pa.float32()),
         }
-        return [Rows("saes", pa.table(table)), *(self._features(self.shelf[number]) for number in self._facts)]
+        return [Rows("saes", pa.table(table)), *(self._features(self.shelf.whole(number)) for number in self._facts)]
 
     def _features(self, sae: Sae) -> Rows:
         columns = {
@@ -89,7 +83,7 @@ class ShardMaker:
                 waiting.remove(site)
                 for rows, one, shard in zip(group, captured, parts, strict=True):
                     resid_nd = one.resid[site] if site in waiting else one.resid.pop(site)  # another SAE reads it too
-                    shard.append(self._activations(self.shelf[number], rows, one.order, resid_nd))
+                    shard.append(self._activations(self.shelf.whole(number), rows, one.order, resid_nd))
             for rows, activations in zip(group, parts, strict=True):
                 tokenized = self.tokenized[rows.start : rows.stop]
                 prompt_id = self._prompt_ids[rows.start : rows.stop]

@@ -47,7 +47,7 @@ def _of_prompt(engine: Engine, place: int, token_ids: Sequence[int], target: Cal
         along = torch.empty_like(value)
         for start in range(0, len(pos), 1 << 14):  # rows of the decoder that exist at a time
             part = slice(start, start + (1 << 14))
-            along[part] = (sae.W_dec[feature[part]] * grads[sae.writes][pos[part]]).sum(-1)
+            along[part] = (sae.decoder_rows(feature[part], value.device) * grads[sae.writes][pos[part]]).sum(-1)
         found = (pos.int(), torch.full_like(pos, number).short(), feature.int(), value, -value * along)
         for name, column in zip(columns, found, strict=True):
             columns[name].append(column.cpu().numpy())
@@ -70,7 +70,7 @@ def gradients(
     nudges: dict[Site, Tensor] = {}
 
     def read(number: int, sae: Sae, x_btd: Tensor) -> None:
-        acts[number] = sae.encode(x_btd.detach()[0].float())
+        acts[number] = sae.on(x_btd.device).encode(x_btd.detach()[0].float())
 
     def nudge(site: Site, x_btd: Tensor) -> Tensor:
         nudges[site] = torch.zeros_like(x_btd, dtype=torch.float32).requires_grad_()

@@ -73,7 +73,7 @@ class AblationEngine:
     ) -> None:
         self._subject = subject
         self._saes = saes
-        self._slices = {number: Slices(sae) for number, sae in saes.items()}
+        self._slices = {number: Slices(sae, subject.device) for number, sae in saes.items()}
         self._prompts = prompts
         self._batches = Batches(subject, batch_tokens)
         self._prefix = PrefixStore(subject, prompts, self._batches)

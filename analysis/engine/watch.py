@@ -1,11 +1,12 @@
 """Activations of watched features in a pass, as columns without the zeros."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from saelake.analysis.engine.slices import Slices
@@ -75,12 +76,29 @@ class Watch:
 
     def _see(self, number: int, resid_btd: Tensor) -> None:
         slices, wanted = self._slices[number], self._watched[number]
-        ids = np.arange(slices.sae.width) if wanted is None else np.unique(wanted)
         resid_nd = resid_btd[self._kept_bt].float()
+        for ids, encode in self._encoders(slices, wanted, resid_btd.device):
+            self._keep(number, ids, encode, resid_nd)
+        if number == max(self._watched, key=self._depth):
+            raise StopForward
+
+    def _encoders(
+        self, slices: Slices, wanted: np.ndarray | None, device: torch.device
+    ) -> Iterator[tuple[np.ndarray, Callable[[Tensor], Tensor]]]:
+        """Features and what encodes them: all at once, or the rows of an SAE that is not on the device some at a time."""
+        if wanted is not None:
+            ids = np.unique(wanted)
+            yield from [(ids, slices.of(ids).encode)] if len(ids) else []
+        elif slices.sae.off_device and slices.sae.elementwise:
+            yield from ((ids, part.encode) for ids, part in slices.parts())
+        else:
+            yield np.arange(slices.sae.width), slices.sae.on(device).encode
+
+    def _keep(self, number: int, ids: np.ndarray, encode: Callable[[Tensor], Tensor], resid_nd: Tensor) -> None:
+        slices = self._slices[number]
         step = max(1, DENSE // slices.sae.width)
-        for start in range(0, len(resid_nd) if len(ids) else 0, step):
-            some_nd = resid_nd[start : start + step]
-            acts_nu = slices.sae.encode(some_nd) if wanted is None else slices.of(ids).encode(some_nd)
+        for start in range(0, len(resid_nd), step):
+            acts_nu = encode(resid_nd[start : start + step])
             token, column = acts_nu.nonzero(as_tuple=True)
             activation = acts_nu[token, column].float().cpu().numpy()
             if not np.isfinite(activation).all():
@@ -92,5 +110,3 @@ class Watch:
             found = ids[column.cpu().numpy()].astype(np.int32)
             numbers = np.full(len(n), number, dtype=np.int16)
             self.parts.append(Activations(self._row_n[n], numbers, found, self._pos_n[n], activation))
-        if number == max(self._watched, key=self._depth):
-            raise StopForward

@@ -104,7 +104,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     if missing == ["no-texts"]:
         yield "no-texts", []
         return
-    slices = {number: Slices(sae) for number, sae in bench.saes.items()}
+    slices = {number: Slices(sae, bench.subject.device) for number, sae in bench.saes.items()}
     asked = interventions(work)
     for name in missing:
         spec = bench.recipe.losses.texts[int(name.removeprefix("texts-"))]

@@ -13,6 +13,9 @@ from saelake.ingest.job import Study
 from saelake.ingest.saes.sae import Sae
 from saelake.warehouse.runs import Rows
 
+ROWS = 1 << 15
+"""Of a decoder, that are looked at together: it is read once, where it lies."""
+
 
 def cosines(sae: Sae, direction: np.ndarray, to_residual: torch.Tensor | None = None) -> np.ndarray:
     """(f,) float32: signed cosine of each decoder row with a unit direction (d,); 0 for a row of zeros.
@@ -20,7 +23,11 @@ def cosines(sae: Sae, direction: np.ndarray, to_residual: torch.Tensor | None = 
     Args:
         to_residual: (d_z, d) by which rows that do not lie in the residual stream come to it.
     """
-    W_dec = sae.W_dec.float() if to_residual is None else sae.W_dec.float() @ to_residual
+    return np.concatenate([_cosines(rows_fd, direction, to_residual) for rows_fd in sae.W_dec.split(ROWS)])
+
+
+def _cosines(rows_fd: torch.Tensor, direction: np.ndarray, to_residual: torch.Tensor | None) -> np.ndarray:
+    W_dec = rows_fd.float() if to_residual is None else rows_fd.float().to(to_residual.device) @ to_residual
     along = W_dec @ torch.from_numpy(direction).to(W_dec)
     return (along / W_dec.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)).cpu().numpy()
 

@@ -26,6 +26,14 @@ FEATURE_BYTES, TOKEN_BYTES, PROMPT_BYTES = 25, 2, 40
 UNDECLARED_L0 = 64.0
 SMALL_MODEL = 1_000_000_000
 """Parameters up to which a sample is measured on a CPU."""
+SLICES = 4
+"""Sets of a layer's rows that the engine keeps, each at most of as many as are candidates together."""
+PASS_WIDTHS = 20
+"""What a pass holds of one layer for a token, in widths of the residual stream, by rule of thumb."""
+UNEMBEDDED = 1 << 15
+"""Rows of the unembedding that are in float32 at a time."""
+ENCODED = 4 << 26
+"""Bytes of pre-activations that ingest holds at once."""
 PREFILL_SHARE, DECODE_SHARE = 0.5, {"cuda": 0.05, "mps": 0.1, "cpu": 0.3}
 """Share of the matrix-product rate that whole prompts, and single tokens of many answers at once, reach by rule of thumb."""
 
@@ -136,14 +144,21 @@ def _targets(recipe: Recipe) -> "list[Target]":
 
 
 def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Memory]:
-    """What is on the device at once: model, the SAEs one by one or all, and the residuals of a batch."""
+    """What is on the device at once: model, the SAEs one by one or all, the residuals of a batch; and the least that suffices."""
     weight = weight_bytes(recipe.model.dtype)
     resid = recipe.capture.batch_tokens * shape.d_model * weight * len(saes)
+    largest, model = max(one.n_bytes for one in saes), shape.n_parameters * weight
+    rows = sum(min(SLICES * recipe.candidates.cap, one.width) * 8 * one.d_in for one in saes)
+    a_pass = recipe.model.max_prompt_tokens * PASS_WIDTHS * shape.d_model * weight
+    head = min(shape.d_vocab, UNEMBEDDED) * shape.d_model * 4
+    batch = recipe.capture.batch_tokens * PASS_WIDTHS * shape.d_model * weight
     return [
         Memory("model", shape.n_parameters * weight),
         Memory("largest SAE (ingest streams them layer by layer)", max(one.n_bytes for one in saes)),
         Memory("all SAEs, if they are kept", sum(one.n_bytes for one in saes)),
         Memory("residuals of a batch", resid),
+        Memory("ingest needs, with one SAE after another", model + max(batch, ENCODED) + largest),
+        Memory("ablation needs, with SAEs in main memory and the rows in use here", model + rows + a_pass + head),
     ]
 
 

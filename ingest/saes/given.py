@@ -19,7 +19,7 @@ from saelake.warehouse.errors import UserError
 
 
 def saes_of(saes: Any, subject: Subject) -> list[Sae]:
-    """SAEs laid open on the subject's device, in the order given.
+    """SAEs laid open, in the order given, on the subject's device; those in main memory beside a GPU stay there.
 
     Args:
         saes: SAEs of SAELens or saelake, or a mapping from hooks, Sites or layers (resid_post) to such, or to lists of such.
@@ -48,7 +48,8 @@ def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
         raise UserError(
             f"a {type(given).__name__} is no SAE of SAELens: give what SAE.from_pretrained or SAE.load_from_disk gives"
         )
-    module = _for_inference(given, device)
+    stays = device.type != "cpu" and all(one.device.type == "cpu" for one in given.parameters())
+    module = _for_inference(given, torch.device("cpu") if stays else device)
     metadata = module.cfg.metadata.to_dict()
     hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
     if site is None and hook is None:
@@ -66,7 +67,7 @@ def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
     if scale is not None and module.cfg.normalize_activations == "expected_average_only_in":
         module = copy.deepcopy(module)
         module.fold_activation_norm_scaling_factor(scale)
-    return laid_open(module, facts)
+    return replace(laid_open(module, facts), off_device=stays)
 
 
 def _for_inference(given: Any, device: torch.device) -> Any:

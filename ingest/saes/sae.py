@@ -8,9 +8,11 @@
 Letters of shapes: n tokens, d residual width, f latents. Nothing is kept between calls: the caller holds one layer at a time.
 """
 
+import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,15 +32,13 @@ from saelake.warehouse.errors import UserError, first_line
 __all__ = ["Sae", "SaeFacts", "SaeRef", "check_fits", "list_saes", "load_sae", "read_facts"]
 
 
-@dataclass(frozen=True, eq=False)
-class Sae:
-    """A loaded SAE, float32.
+class Weights(NamedTuple):
+    """An SAE's weights laid open, float32.
 
     Elementwise ones give acts = relu(pre) * (pre > threshold) with pre = (resid - b_dec * apply_b_dec_to_input) W_enc + b_enc.
     A gated SAE's two paths are one matrix, so it is of this form too: its gate is a threshold on its magnitude.
     """
 
-    facts: SaeFacts
     W_enc: Tensor
     """(d, f)"""
     b_enc: Tensor
@@ -50,10 +50,63 @@ class Sae:
     threshold: Tensor
     """(f,); 0 without a jump."""
     apply_b_dec_to_input: bool
-    elementwise: bool
-    """False when a latent's activation depends on the other latents (TopK), so that it cannot be computed alone."""
     module: Any
     """SAELens' object."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sae:
+    """An SAE: what it says about itself, and its weights, loaded when they are first asked for."""
+
+    facts: SaeFacts
+    load: Callable[[], Weights]
+    off_device: bool = False
+    """Whether the weights lie in main memory, apart from the device: then only the rows in use are copied there."""
+
+    @classmethod
+    def of(cls, facts: SaeFacts, weights: Weights) -> "Sae":
+        """One that is loaded."""
+        return cls(facts, lambda: weights)
+
+    @property
+    def W_enc(self) -> Tensor:
+        """(d, f)"""
+        return self.load().W_enc
+
+    @property
+    def b_enc(self) -> Tensor:
+        """(f,)"""
+        return self.load().b_enc
+
+    @property
+    def W_dec(self) -> Tensor:
+        """(f, d)"""
+        return self.load().W_dec
+
+    @property
+    def b_dec(self) -> Tensor:
+        """(d,)"""
+        return self.load().b_dec
+
+    @property
+    def threshold(self) -> Tensor:
+        """(f,); 0 without a jump."""
+        return self.load().threshold
+
+    @property
+    def apply_b_dec_to_input(self) -> bool:
+        """Whether b_dec is taken from what is encoded."""
+        return self.load().apply_b_dec_to_input
+
+    @property
+    def module(self) -> Any:
+        """SAELens' object."""
+        return self.load().module
+
+    @property
+    def elementwise(self) -> bool:
+        """False when a latent's activation depends on the other latents (TopK), so that it cannot be computed alone."""
+        return self.facts.architecture in ELEMENTWISE
 
     @property
     def ref(self) -> SaeRef:
@@ -94,6 +147,32 @@ class Sae:
     def norm(self) -> str:
         """How inputs are scaled."""
         return self.facts.norm
+
+    @torch.no_grad()
+    def decoder_rows(self, ids: Tensor, device: torch.device) -> Tensor:
+        """(u, d): the decoder rows of some latents, read where they lie, on a device."""
+        W_dec = self.W_dec
+        return _there(W_dec.index_select(0, ids.to(W_dec.device)), device)
+
+    @torch.no_grad()
+    def encoder_rows(self, ids: Tensor, device: torch.device) -> Tensor:
+        """(u, d): the encoder columns of some latents, each in one piece, on a device."""
+        W_enc = self.W_enc
+        # index_select is many times faster than W_enc[:, ids]; the copy makes rows that a row's gather reads in one piece.
+        return _there(W_enc.index_select(1, ids.to(W_enc.device)).T.contiguous(), device)
+
+    @torch.no_grad()
+    def gates(self, ids: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """b_enc (u,) and threshold (u,) of some latents, on a device."""
+        weights = self.load()
+        ids = ids.to(weights.b_enc.device)
+        return _there(weights.b_enc.index_select(0, ids), device), _there(weights.threshold.index_select(0, ids), device)
+
+    def on(self, device: torch.device) -> "Sae":
+        """The whole SAE on a device: itself if it lies there, else a copy for as long as the caller holds it."""
+        if self.W_dec.device == device:
+            return self
+        return Sae.of(self.facts, moved(self.load(), device))
 
     @torch.no_grad()
     def encode(self, resid_nd: Tensor) -> Tensor:
@@ -166,17 +245,54 @@ def laid_open(module: Any, facts: SaeFacts) -> Sae:
     else:
         b_enc = module.b_enc.detach()
         threshold = module.threshold.detach() if "jumprelu" in facts.architecture else torch.zeros_like(b_enc)
-    return Sae(
-        facts=facts,
-        W_enc=W_enc,
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=module.b_dec.detach(),
-        threshold=threshold,
-        apply_b_dec_to_input=bool(module.cfg.apply_b_dec_to_input),
-        elementwise=facts.architecture in ELEMENTWISE,
-        module=module,
+    return Sae.of(
+        facts,
+        Weights(
+            W_enc=W_enc,
+            b_enc=b_enc,
+            W_dec=W_dec,
+            b_dec=module.b_dec.detach(),
+            threshold=threshold,
+            apply_b_dec_to_input=bool(module.cfg.apply_b_dec_to_input),
+            module=module,
+        ),
     )
+
+
+def moved(weights: Weights, device: torch.device) -> Weights:
+    """The same on another device; tensors that a module shares with what is laid open of it are copied once."""
+    copies: dict[tuple[int, ...], Tensor] = {}
+
+    def copy_of(one: Tensor) -> Tensor:
+        place = (one.data_ptr(), *one.shape)
+        if place not in copies:
+            copies[place] = one.to(device, non_blocking=True)
+        return copies[place]
+
+    opened: dict[str, Any] = {name: copy_of(one) for name, one in weights._asdict().items() if isinstance(one, Tensor)}
+    return weights._replace(**opened, module=with_tensors(weights.module, copy_of, device))
+
+
+def with_tensors(module: Any, given: Callable[[Tensor], Tensor], device: torch.device) -> Any:
+    """A copy of SAELens' object whose tensors are others, and are not copied for it."""
+    tensors = [*module.parameters(), *module.buffers()]
+    made = copy.deepcopy(module, {id(one): _empty_like(one) for one in tensors})
+    for mine, one in zip([*made.parameters(), *made.buffers()], tensors, strict=True):
+        mine.data = given(one.data)
+    made.device = device
+    return made
+
+
+def _empty_like(one: Tensor) -> Tensor:
+    empty = torch.empty(0, dtype=one.dtype)
+    return torch.nn.Parameter(empty, requires_grad=False) if isinstance(one, torch.nn.Parameter) else empty
+
+
+def _there(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows on a device, through page-locked memory where that is quicker."""
+    if rows.device == device:
+        return rows
+    return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
 
 
 def check_fits(sae: Sae | SaeFacts, subject: Any) -> None:

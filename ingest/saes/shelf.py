@@ -1,22 +1,36 @@
-"""The SAEs of a study at work: all kept on the device where they fit beside the model, else one at a time."""
+"""The SAEs of a study at work: all on the device where they fit beside the model, else in main memory, or in mapped files.
+
+Ablation needs the rows in use and copies them alone to the device. What needs whole SAEs goes from one to the next: one is on the
+device at a time.
+"""
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from saelake.ingest.saes.facts import SaeFacts
-from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.saes.sae import Sae, Weights, load_sae, moved, with_tensors
 from saelake.warehouse.errors import UserError
 
 WORKING_SHARE = 0.75
 """Of what is free, SAEs may take this much: the rest is for forward passes and pre-activations."""
 HOST_SHARE = 0.25
 """Of main memory, residuals that wait for their SAE may take this much."""
+KEPT_SHARE = 0.5
+"""Of main memory, SAEs that are not on the device may take this much: beyond it they lie in files, of which the system keeps in
+memory what is used."""
+SMALL = 1 << 20
+"""Bytes of a tensor that is not worth a file."""
 
 
-class Shelf:
-    """SAEs by their numbers in the study, loaded when they are asked for.
+class Shelf(Mapping[int, Sae]):
+    """SAEs by their numbers in the study, loaded when their weights are asked for, once.
 
     Raises UserError when not even the largest fits.
     """
@@ -24,7 +38,9 @@ class Shelf:
     def __init__(self, facts: Mapping[int, SaeFacts], device: torch.device) -> None:
         self._facts = facts
         self._device = device
-        self._held: dict[int, Sae] = {}
+        self._held: dict[int, Weights] = {}
+        self._whole: tuple[int, Sae] | None = None
+        self._n_bytes = sum(one.n_bytes for one in facts.values())
         room = WORKING_SHARE * free_bytes(device)
         largest = max(facts.values(), key=lambda one: one.n_bytes)
         if largest.n_bytes > room:
@@ -32,8 +48,9 @@ class Shelf:
                 f"saes: {largest.ref.location} needs {largest.n_bytes / 1e9:.1f} GB, but beside the model there is room for "
                 f"{room / 1e9:.1f} GB on {device.type}: use a device with more memory, or narrower SAEs"
             )
-        self.all_fit = sum(one.n_bytes for one in facts.values()) <= room
-        """Whether they all stay loaded; if not, whoever asks should use one SAE for as much as possible."""
+        self.all_fit = self._n_bytes <= room
+        """Whether they all stay on the device; if not, who needs them whole should use one for as much as possible."""
+        self._saes = {n: Sae(one, partial(self._weights, n), not self.all_fit) for n, one in facts.items()}
 
     @property
     def numbers(self) -> list[int]:
@@ -41,12 +58,64 @@ class Shelf:
         return list(self._facts)
 
     def __getitem__(self, number: int) -> Sae:
-        """An SAE. Where they do not all fit, the one held before is given up first."""
+        return self._saes[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._saes)
+
+    def __len__(self) -> int:
+        return len(self._saes)
+
+    def whole(self, number: int) -> Sae:
+        """An SAE with all its weights on the device. Where they do not all fit, the one that was there before is given up."""
+        if self.all_fit:
+            return self._saes[number]
+        if self._whole is None or self._whole[0] != number:
+            self._whole = None  # before the next one comes
+            kept = self._held.get(number)
+            one = self._facts[number]
+            sae = load_sae(one.ref, self._device) if kept is None else Sae.of(one, moved(kept, self._device))
+            self._whole = number, sae
+        return self._whole[1]
+
+    def _weights(self, number: int) -> Weights:
         if number not in self._held:
-            if not self.all_fit:
-                self._held.clear()
-            self._held[number] = load_sae(self._facts[number].ref, self._device)
+            where = self._device if self.all_fit else torch.device("cpu")
+            weights = load_sae(self._facts[number].ref, where).load()
+            self._held[number] = weights if self.all_fit else self._laid_by(weights)
         return self._held[number]
+
+    def _laid_by(self, weights: Weights) -> Weights:
+        """For rows to be read one by one: an encoder's in one piece each, in page-locked memory beside CUDA, or in a file."""
+        in_memory = self._n_bytes <= KEPT_SHARE * host_bytes()
+        pinned = in_memory and self._device.type == "cuda"
+        copies: dict[tuple[int, ...], Tensor] = {}
+
+        def laid(one: Tensor) -> Tensor:
+            if one.numel() * one.element_size() < SMALL:
+                return one
+            place = (one.data_ptr(), *one.shape)  # a module shares its tensors with what is laid open of it
+            if place not in copies:
+                across = one.shape == weights.W_enc.shape and one.shape[0] < one.shape[1]
+                rows = one.T if across else one
+                kept = _in_memory(rows, pinned) if in_memory else _in_a_file(rows)
+                copies[place] = kept.T if across else kept
+            return copies[place]
+
+        opened: dict[str, Any] = {name: laid(one) for name, one in weights._asdict().items() if isinstance(one, Tensor)}
+        return weights._replace(**opened, module=with_tensors(weights.module, laid, torch.device("cpu")))
+
+
+def _in_memory(rows: Tensor, pinned: bool) -> Tensor:
+    return rows.contiguous().pin_memory() if pinned else rows.contiguous()
+
+
+def _in_a_file(rows: Tensor) -> Tensor:
+    """The same in a file that is gone when nobody holds the tensor any more."""
+    with tempfile.TemporaryDirectory(prefix="saelake-") as folder:
+        file = str(Path(folder, "rows"))
+        kept = torch.from_file(file, shared=True, size=rows.numel(), dtype=rows.dtype).view(rows.shape)
+    return kept.copy_(rows)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -1,6 +1,5 @@
 """The engine against the literal formula: every family, every intervention, whatever shares the batch."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from saelake.analysis.engine.edits import GatheredEdit, Held, PooledEdit
 from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from saelake.analysis.engine.slices import Slices
+from saelake.ingest.saes.sae import Sae
 from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny, tiny_subject
 from tests.analysis.literal import literal_answer, literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS
@@ -158,7 +158,7 @@ def test_a_bfloat16_model_keeps_gates_in_float32(form: type[PooledEdit | Gathere
     acts = sae.module.encode(resid_btd.float())
     # Thresholds that bfloat16 cannot tell from the activations that they let through.
     threshold = acts.amax((0, 1)) * (1 - 2**-12)
-    close = replace(sae, threshold=threshold)
+    close = Sae.of(sae.facts, sae.load()._replace(threshold=threshold))
     expected = (resid_btd.float() - (acts * (acts > threshold)) @ sae.W_dec).bfloat16()
     held = Held.of([FeatureSet.of([1] * WIDTH, range(WIDTH))] * 3).at(1)
     edited = form(Slices(close), held)(resid_btd, None)

@@ -134,6 +134,8 @@ def test_llama_fits_a_small_card_layer_by_layer() -> None:
     planned = make_plan(load_recipe("llama-3.1-8b"))
     memory = {one.what.split(" ")[0]: one.n_bytes for one in planned.memory}
     assert memory["model"] + memory["largest"] + memory["residuals"] < 24e9 < memory["model"] + memory["all"]
+    assert 16e9 < memory["ablation"] < memory["ingest"] < 24e9
+    assert memory["ablation"] < memory["model"] + 1e9, "no whole SAE is on the device"
 
 
 def test_missing_licence_is_a_sentence_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:

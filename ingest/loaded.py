@@ -1,0 +1,44 @@
+"""The subject of a study and its SAEs, loaded once for all that works with them in one process: ingest, then the analysis."""
+
+from functools import cached_property
+
+from saelake.ingest.job import Study
+from saelake.ingest.preflight import check_device_memory, check_saes
+from saelake.ingest.saes.facts import SaeFacts
+from saelake.ingest.saes.sae import check_fits
+from saelake.ingest.saes.shelf import Shelf
+from saelake.ingest.subject import Subject
+
+
+class Loaded:
+    """Each part is loaded when it is first asked for.
+
+    Raises UserError for too little memory, and for an SAE that does not fit the model.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    @cached_property
+    def facts(self) -> dict[int, SaeFacts]:
+        """What every SAE says about itself, by its number; checked against the model's own configuration."""
+        by_id = {one.ref.sae_id: one for one in check_saes(self.study)}
+        return {number: by_id[ref.sae_id] for number, ref in self.study.numbered_saes.items()}
+
+    @cached_property
+    def subject(self) -> Subject:
+        return Subject.load(self.study.recipe.model, self.study.recipe.compute)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The SAEs, checked again: the loaded model is the judge."""
+        if "subject" not in self.__dict__:
+            check_device_memory(self.study, list(self.facts.values()))
+        for one in self.facts.values():
+            check_fits(one, self.subject)
+        return Shelf(self.facts, self.subject.device)
+
+    def forget(self) -> None:
+        """Gives up what is loaded; it is loaded again when it is asked for again."""
+        for name in ("subject", "shelf"):
+            self.__dict__.pop(name, None)
