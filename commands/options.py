@@ -48,6 +48,12 @@ class OneSentence(Listing):
         write_any_letter(sys.stdout, sys.stderr)
         return super().main(*args, **kwargs)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for arg in args:
+            if not _is_text(arg):
+                raise click.ClickException(_no_text(arg))
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -61,6 +67,24 @@ class OneSentence(Listing):
             if os.environ.get("SAELAKE_TRACEBACK") == "1":
                 raise
             raise click.ClickException(sentence(error, ctx.invoked_subcommand in RESUMABLE)) from error
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:  # bytes that the locale does not know as letters
+        return False
+    return True
+
+
+def _no_text(argument: str) -> str:
+    content = os.fsencode(argument)
+    shown = content.decode("utf-8", "backslashreplace")[:LONGEST_PLACE]
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return f"the argument {shown!r} is no text in UTF-8"
+    return f"this locale has no letters for the argument {shown!r}: set PYTHONUTF8=1, or LC_ALL to one of UTF-8, such as C.UTF-8"
 
 
 def write_any_letter(*streams: Any) -> None:

@@ -15,7 +15,7 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from saelake.warehouse.literals import literal, literals
 
@@ -93,7 +93,7 @@ class Parameter:
             return literals(listed(self, value))
         if self.type == "boolean":
             return str(_boolean(self, value)).lower()
-        if not isinstance(value, str) or "\0" in value:
+        if not is_unicode(value) or "\0" in value:
             raise self.mistyped(value)
         if "|" in self.type and value not in self.type.split("|"):
             raise self.mistyped(value)
@@ -101,6 +101,14 @@ class Parameter:
 
     def mistyped(self, value: object) -> QueryError:
         return QueryError(f"{self.name} is {_article(self.type)}, not {_shown(value)}")
+
+
+def is_unicode(value: object) -> TypeGuard[str]:
+    """Whether a value is text of whole characters: what a terminal gives that is no text has halves of some."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def parameter(comment: str) -> Parameter | None:
@@ -148,7 +156,7 @@ def listed(declared: Parameter, value: Any) -> list[str]:
     if not isinstance(value, Iterable):
         raise declared.mistyped(value)
     parts = value.split(",") if isinstance(value, str) else list(value)
-    if not all(isinstance(part, str) and "\0" not in part for part in parts):
+    if not all(is_unicode(part) and "\0" not in part for part in parts):
         raise declared.mistyped(value)
     return [part.strip() for part in parts if part.strip()]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from saelake.queries.parameters import QueryError
+from saelake.queries.parameters import QueryError, is_unicode
 from saelake.warehouse.literals import literal
 
 # PIVOT arrives as a temporary type (with no text of its own) and a select; from DuckDB 2 on as one statement that is several.
@@ -34,6 +34,8 @@ def check_reads(sql: str) -> None:
 
     Syntax errors are raised as duckdb.Error.
     """
+    if not is_unicode(sql):
+        raise QueryError("the statement is no text in UTF-8")
     statements = duckdb.extract_statements(sql)
     if not statements:
         raise QueryError("there is no statement: give a select")

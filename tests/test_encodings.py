@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import saelake
+from saelake.queries import QueryError
+from saelake.queries.statements import check_reads
+from tests.conftest import ROOT
 from tests.lakes import build_lake
 
 WORD = "é日本🎉"
@@ -81,3 +85,36 @@ def test_a_terminal_that_cannot_show_a_letter_is_told_which(arguments: list[str]
     assert shown.isascii(), shown
     if any(WORD in one for one in arguments):
         assert b"\\xe9" in shown, shown
+
+
+BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+"""Python takes what it is given for ASCII, and keeps other bytes as halves of letters."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "said"),
+    [
+        (["sql", STATEMENT], BARE, "this locale has no letters for the argument"),
+        (["query", "find_prompts", "--words", WORD], BARE, "set PYTHONUTF8=1"),
+        (["sql", "select 1"], BARE, "this locale has no letters for the argument"),  # those of the lake's folder
+        (["status", f"{WORD}.toml"], BARE, "set PYTHONUTF8=1"),
+        (["sql", b"select '\xff'"], {"LC_ALL": "C.UTF-8"}, "is no text in UTF-8"),
+        (["query", "find_prompts", "--words", b"\xff"], {"LC_ALL": "C.UTF-8"}, "is no text in UTF-8"),
+    ],
+)
+def test_arguments_that_are_no_text_are_one_sentence(
+    arguments: list[str | bytes], env: dict[str, str], said: str, lake: Path, tmp_path: Path
+) -> None:
+    given = [sys.executable, "-m", "saelake.cli", *arguments, "--lake", str(lake)]
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHONUTF8"))}
+    done = subprocess.run(given, capture_output=True, env=known | env, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert said in done.stderr.decode()
+
+
+def test_half_a_letter_in_a_value_is_told_in_python_too(lake: Path) -> None:
+    with saelake.open(lake) as opened, pytest.raises(QueryError, match=r"words is text, not '\\ud800'"):
+        opened.query("find_prompts", words="\ud800")
+    with pytest.raises(QueryError, match=r"the statement is no text in UTF-8"):
+        check_reads("select '\ud800'")

@@ -134,11 +134,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Content:
         return content(analysed(tmp_path_factory.mktemp("whole"), Sizes(1000, 8192, 4096), monkeypatch)[1])
 
 
-@pytest.mark.parametrize("sizes", [Sizes(5, 40, 64), Sizes(1, 200, 300)], ids=str)
 def test_no_table_depends_on_the_sizes_of_shards_and_batches(
-    whole: Content, sizes: Sizes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, lake = analysed(tmp_path, sizes, monkeypatch)
+    """A prompt a shard, and batches of two or three; the other study has shards that are not all of one size."""
+    _, lake = analysed(tmp_path, Sizes(1, 40, 64), monkeypatch)
     empty = {name for name, rows in whole.items() if not rows}
     assert empty <= {"activations_by_prompt", "explanations", "annotations", "study_features", "concepts"}, "nothing to compare"
     found = differences(whole, content(lake))
@@ -150,10 +150,10 @@ def test_the_embedded_study_does_not_either(monkeypatch: pytest.MonkeyPatch, tmp
     for number, sizes in enumerate((Sizes(1000, 8192, 4096), Sizes(7, 100, 300))):
         monkeypatch.setitem(memory.MOST_TOKENS, "cpu", sizes.engine_tokens)
         monkeypatch.setattr(waking, "CAPTURED_TOKENS", sizes.engine_tokens)
-        recipe, lake = load_recipe("organism").limit(4), Lake.create(tmp_path / str(number))
+        recipe, lake = load_recipe("organism").limit(2), Lake.create(tmp_path / str(number))
         stored = {"shard_prompts": sizes.shard_prompts, "batch_tokens": sizes.batch_tokens}
         stages.analyze(recipe.model_copy(update={"capture": recipe.capture.model_copy(update=stored)}), lake)
         found.append(content(lake))
-    assert len(found[0]["ablations"]) > 1000
+    assert len(found[0]["ablations"]) > 500
     differing = differences(*found)
     assert not differing, "\n".join(sorted(differing)[:20])
