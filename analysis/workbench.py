@@ -11,12 +11,12 @@ import torch
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet
-from saelake.analysis.judges.protocol import LABELS
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.verdicts import Reader, after_reasoning, judge_named, oracle_of
 from saelake.ingest.job import Study, ingest_spec, prompt_ids
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.sections import ROLES
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject, Tokenized
 from saelake.warehouse.catalog import connect
@@ -66,12 +66,12 @@ class Workbench:
 
     @cached_property
     def oracles(self) -> dict[str, str]:
-        """Label of a prompt -> the judge whose verdicts decide what flips there; a model stays in memory beside the subject."""
-        return {label: oracle_of(label, self.recipe) for label in LABELS}
+        """Role of a label -> the judge whose verdicts decide what flips there; a model stays in memory beside the subject."""
+        return {role: oracle_of(role, self.recipe) for role in ROLES}
 
     def oracle_of(self, prompt: int) -> str:
         """The judge whose verdict counts on a prompt, by the prompt's number."""
-        return self.oracles[self.study.prompts[prompt].label]
+        return self.oracles[self.study.role(prompt)]
 
     def judge(self, name: str) -> Reader:
         """A judge by its name, loaded once."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from saelake import OpenLake
     from saelake.analysis.workers import RayWorkers
     from saelake.ingest.job import Study
-    from saelake.ingest.recipe.sections import Behaviour
     from saelake.warehouse.records import Lake
 
 
@@ -88,7 +88,7 @@ def analyze(
             return
     print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
-        _print_findings(opened, study.verdicts.oracle, study.behaviour)
+        _print_findings(opened, study.verdicts.oracle, study.words)
 
 
 @click.command()
@@ -125,7 +125,7 @@ def judge(
         record = stages.judge_study(opened, into, name, force=force, progress=progress, workers=workers)
     print_runs(lake, [record.run_id])
     with open_lake(lake, study.name) as shown:
-        _print_findings(shown, name, study.behaviour)
+        _print_findings(shown, name, study.words)
 
 
 @click.command()
@@ -236,7 +236,7 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
         click.echo(f"! {notice}")
     if any(s.stage == "baseline" and s.state == "done" for s in found):
         with open_lake(lake, study.name) as opened:
-            if notice := target_notice(opened.connection, study.behaviour.model_dump()):
+            if notice := target_notice(opened.connection, study.words):
                 click.echo(f"! {notice}")
 
 
@@ -263,7 +263,7 @@ def print_runs(lake: str, run_ids: list[str]) -> None:
                 click.echo(f"{run_id}: {judge} replied {cost['replies']:,} times, for {counts}")
 
 
-def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
+def _print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) -> None:
     """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1.
 
     First, which stages had nothing to work on, and why.
@@ -283,16 +283,16 @@ def _print_findings(opened: "OpenLake", judge: str, words: "Behaviour") -> None:
     methods = opened.query("search_methods", judge=judge)
     for title, found in (
         (
-            f"Top K features a layer ablated: K chosen on half of the {words.harmful} prompts that are {words.shown} (0), "
+            f"Top K features a layer ablated: K chosen on half of the {words['target']} prompts that are {words['shown']} (0), "
             f"reported on the other half (1), by {judge}",
             choice,
         ),
-        (f"Prompts that are {words.absent}, by condition, at K = {', '.join(map(str, ks))}, by {judge}", rates),
+        (f"Prompts that are {words['absent']}, by condition, at K = {', '.join(map(str, ks))}, by {judge}", rates),
         (f"Critical features by method (Table 1), by {judge}", methods),
     ):
         click.echo(f"\n{title}")
         show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
-    if notice := target_notice(opened.connection, words.model_dump()):
+    if notice := target_notice(opened.connection, words):
         click.echo(f"\n! {notice}")
 
 

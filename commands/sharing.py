@@ -14,7 +14,7 @@ from saelake.commands.options import lake_option, study_option
 @click.option("--runs", metavar="LIST", help="Only these runs, by id, separated by commas; by default all current ones.")
 @click.option("--tables", metavar="LIST", help="Only these tables, separated by commas.")
 @click.option("--restrict", multiple=True, metavar="SET", help="Leave out the text of this prompt set too; may be repeated.")
-@click.option("--with-completions", is_flag=True, help="Include the completions to harmful prompts.")
+@click.option("--with-completions", is_flag=True, help="Include the completions to all prompts.")
 @click.option(
     "--push", "repository", metavar="ORGANISATION/NAME", help="Then upload it to the hub as this data set, private if new."
 )
@@ -32,7 +32,8 @@ def share(
 ) -> None:
     """Write runs of the lake to FOLDER as a Parquet data set that any reader loads and others can add to their lake.
 
-    Completions to harmful prompts are left out, and so is the text of prompt sets that their recipe calls restricted.
+    Completions to all prompts but those of the control label are left out, and so is the text of prompt sets that their recipe
+    calls restricted.
     """
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
@@ -91,7 +92,7 @@ def add(source: str, lake: str, name: str | None) -> None:
     metavar="FILE",
     help="The page, one HTML file that needs nothing else.",
 )
-@click.option("--with-completions", is_flag=True, help="Include the completions to harmful prompts, folded.")
+@click.option("--with-completions", is_flag=True, help="Include the completions to target prompts, folded.")
 def report(lake: str, recipe: str | None, target: Path, with_completions: bool) -> None:
     """Write every table and figure of a study to one HTML page that works offline.
 

@@ -91,7 +91,7 @@ def _draw(opened: "OpenLake", name: str, judge: str, file: Path) -> None:
 
     records = {record.stage: record for record in current_records(opened.lake, opened.recipe)}
     study = Studied(opened.connection, str(opened.recipe), records)
-    spec, drawn = sweep_chart(study.ask("sweeps", sweep=name, judge=judge).rows, study.say)
+    spec, drawn = sweep_chart(study.ask("sweeps", sweep=name, judge=judge).rows, study)
     file.write_bytes(charts.picture(spec, drawn, file.suffix))
 
 

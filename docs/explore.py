@@ -57,7 +57,7 @@ def _(layers, mo):
 def _(engine, layer, mo):
     features = mo.sql(
         f"""
-        select feature_id, n_harmful, n_benign, max_activation
+        select feature_id, n_target, n_control, max_activation
         from features
         where layer = {int(layer.value)} and n_prompts > 0
         """,
@@ -72,10 +72,10 @@ def _(alt, features, mo):
         alt.Chart(features)
         .mark_circle(opacity=0.6)
         .encode(
-            x=alt.X("n_benign:Q", title="benign prompts on which it fires"),
-            y=alt.Y("n_harmful:Q", title="harmful prompts on which it fires"),
+            x=alt.X("n_control:Q", title="control prompts on which it fires"),
+            y=alt.Y("n_target:Q", title="target prompts on which it fires"),
             size="max_activation:Q",
-            tooltip=["feature_id", "n_harmful", "n_benign", "max_activation"],
+            tooltip=["feature_id", "n_target", "n_control", "max_activation"],
         )
     )
     picture = mo.ui.altair_chart(points)

@@ -14,6 +14,7 @@ from saelake.ingest.fingerprint import fingerprint
 from saelake.ingest.prompt_major import copy_by_prompt
 from saelake.ingest.prompts import Prompt, content_hash, load_prompts
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.sections import Role
 from saelake.ingest.saes.refs import SaeRef, list_saes, numbered
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
@@ -43,9 +44,13 @@ class Study:
     device: str
     """cpu, cuda or mps"""
 
-    def numbers(self, split: str, label: str | None = None) -> list[int]:
-        """Places in `prompts` of the prompts of a split, and of a label if one is given."""
-        return [i for i, p in enumerate(self.prompts) if p.split == split and label in (None, p.label)]
+    def numbers(self, split: str, role: Role | None = None) -> list[int]:
+        """Places in `prompts` of the prompts of a split, and of the labels that are taken for a role if one is given."""
+        return [i for i, p in enumerate(self.prompts) if p.split == split and role in (None, self.recipe.labels.role(p.label))]
+
+    def role(self, prompt: int) -> Role:
+        """What the label of a prompt is taken for, by its place in `prompts`."""
+        return self.recipe.labels.role(self.prompts[prompt].label)
 
     @property
     def numbered_saes(self) -> dict[int, SaeRef]:
@@ -65,7 +70,9 @@ class Study:
     @property
     def identity(self) -> dict[str, object]:
         """What every stage of the study depends on."""
-        return {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
+        labels = self.recipe.section("labels")
+        known = {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
+        return known | ({"labels": labels} if labels else {})
 
 
 def open_study(recipe: Recipe) -> Study:

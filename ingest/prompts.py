@@ -18,7 +18,6 @@ from saelake.ingest.rows import Row
 from saelake.ingest.sources import rows_of
 from saelake.warehouse.errors import UserError
 
-LABELS = ("harmful", "benign")
 CHUNK = 256
 """Prompts that are tokenised at a time."""
 
@@ -36,7 +35,7 @@ class Prompt:
     set: str
     split: str
     label: str
-    """harmful | benign"""
+    """any text; the recipe's [labels] say which is the target's and which the control's"""
     category: str | None
     text: str
     prompt_hash: str
@@ -66,8 +65,8 @@ def load_prompts(recipe: Recipe, read: Read | None = None) -> list[Prompt]:
     """All prompts of a recipe, checked.
 
     Raises UserError, which names the set, and the row where there is one: unreadable source, wrong hash, missing column, empty or
-    non-text value, unknown label, equal prompts, no prompts, a count other than the asserted one, one prompt with two labels or
-    in two splits.
+    non-text value, labels of which none is the study's, equal prompts, no prompts, a count other than the asserted one, one
+    prompt with two labels or in two splits.
 
     Args:
         read: what the model reads of prompts, by which they are the same or not; their texts, where it is not known.
@@ -75,6 +74,7 @@ def load_prompts(recipe: Recipe, read: Read | None = None) -> list[Prompt]:
     found = [one for spec in recipe.prompts for one in _load_set(spec, read or _texts, recipe.model.max_prompt_tokens)]
     _check_places_agree(found, {spec.set for spec in recipe.prompts if spec.overlap})
     prompts = [one.prompt for one in found]
+    _check_labels(recipe, {prompt.label for prompt in prompts})
     return prompts if recipe.prompts_per_group is None else _first_of_each_group(prompts, recipe.prompts_per_group)
 
 
@@ -94,20 +94,34 @@ class Placed(NamedTuple):
 def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
     """Raises UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
 
-    The direction is a difference of means, so its splits need both labels; candidates are ablated on harmful prompts. So does
-    [diagnostic], which any prompt will do for.
+    The direction is a difference of means, so its splits need target and control; candidates are ablated on target prompts. So
+    does [diagnostic], which any prompt will do for.
     """
     present = {(prompt.split, prompt.label) for prompt in prompts}
     splits = ", ".join(sorted({split for split, _ in present}))
-    needed = [(recipe.direction.split, "direction.split", label) for label in LABELS]
-    needed += [(recipe.direction.select_split, "direction.select_split", label) for label in LABELS]
-    needed.append((recipe.candidates.split, "candidates.split", "harmful"))
+    both = (recipe.labels.target, recipe.labels.control)
+    needed = [(recipe.direction.split, "direction.split", label) for label in both]
+    needed += [(recipe.direction.select_split, "direction.select_split", label) for label in both]
+    needed.append((recipe.candidates.split, "candidates.split", recipe.labels.target))
     for split, field, label in needed:
         if (split, label) not in present:
             raise UserError(f"{field} is {split!r}, but no {label} prompt is in that split: the splits are {splits}")
     if recipe.diagnostic.split not in {split for split, _ in present}:
         raise UserError(
             f"diagnostic.split is {recipe.diagnostic.split!r}, but no prompt is in that split: the splits are {splits}"
+        )
+
+
+def _check_labels(recipe: Recipe, present: set[str]) -> None:
+    """Labels that no prompt has are misspelt, or those of other prompts."""
+    labels, shown = recipe.labels, ", ".join(sorted(map(repr, present)))
+    for field in ("target", "control"):
+        if labels.is_given(field) and getattr(labels, field) not in present:
+            raise UserError(f"labels.{field} is {getattr(labels, field)!r}, but no prompt has that label: the labels are {shown}")
+    if not present & {labels.target, labels.control}:
+        raise UserError(
+            f"no prompt is labelled {labels.target} or {labels.control}: the labels are {shown}; say which is which with "
+            f"[labels] target = ..., control = ..., or rename them with label = {{ column = ..., map = {{ ... }} }}"
         )
 
 
@@ -225,11 +239,6 @@ def _deduplicated(spec: PromptSet, rows: Iterator[tuple[int, Row]], read: Read) 
 
 def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
     label = _value(spec, "label", spec.label, number, row)
-    if label not in LABELS:
-        raise UserError(
-            f"{spec.owner}, row {number}: label {label!r} is neither harmful nor benign; "
-            f'rename it with label = {{ column = ..., map = {{ "{label}" = "harmful" }} }}'
-        )
     # A drawn split is filled in when all rows of the set are known.
     split = "" if isinstance(spec.split, Fractions) else _value(spec, "split", spec.split, number, row)
     category = None

@@ -123,6 +123,7 @@ class ShardMaker:
             "set": [p.set for p in prompts],
             "split": [p.split for p in prompts],
             "label": [p.label for p in prompts],
+            "label_role": [self._study.recipe.labels.role(p.label) for p in prompts],
             "category": pa.array([p.category for p in prompts], pa.string()),
             "text": [p.text for p in prompts],
             "n_tokens": pa.array([len(t.token_ids) for t in tokenized], pa.int32()),

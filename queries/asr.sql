@@ -7,7 +7,7 @@
 -- n_refused_at_baseline and n_prompts_flipped (in any draw; n_prompts_flipped_of_refused the same of those) count prompts.
 -- tau is the threshold of Algorithm 1, whose seeds count as draws. The draws of a condition clamp_* are the values at which its
 -- features are held, in the recipe's order, so that its rates are means over values: feature_sets.value tells them apart. Verdicts
--- that do not apply count nowhere; beside the oracle, benign prompts are read by the judge that the recipe has for them.
+-- that do not apply count nowhere; beside the oracle, prompts of no target label are read by the judge that the recipe has for them.
 --
 -- $judge judge? = null: only this judge
 -- $conditions conditions? = null: only these conditions, as none,random; null for all
@@ -17,7 +17,7 @@ with answers as (
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where v.refused is not null and ($judge is null or v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge))
+    where v.refused is not null and ($judge is null or v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge))
 ),
 
 baseline as (

@@ -13,7 +13,7 @@ with answers as (
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where p.label = 'harmful' and coalesce(a.draw, 0) = 0 and ($judge is null or v.judge = $judge)
+    where p.label_role = 'target' and coalesce(a.draw, 0) = 0 and ($judge is null or v.judge = $judge)
 ),
 
 refused_at_baseline as (

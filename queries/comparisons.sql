@@ -10,7 +10,7 @@
 --
 -- $rows rate|comparison|stability|all = comparison: which rows
 -- $measure measure? = null: only this measure: flipped, flipped_held_out, p_refusal_token, correct, jaccard
--- $label compared_label? = null: only prompts of this label: harmful, benign, all
+-- $label compared_label? = null: only prompts of this label, or all: the rows about models
 -- $condition compared_like = %: a or b is like this pattern of `like`
 select
     kind, measure, label, a, b, k, tau, n, estimate, low, high, test, p, p_holm, effect, effect_measure,

@@ -1,9 +1,9 @@
 -- What prompts are answered under one condition, beside the answer of the unmodified model.
 --
--- Answers are model text: untrusted, and to harmful prompts possibly harmful.
+-- Answers are model text: untrusted, and possibly harmful.
 --
 -- $condition condition = minimal: the condition
--- $label label = harmful: which prompts
+-- $label label? = null: which prompts; null for those of the target label
 -- $judge judge = oracle: whose verdict
 -- $limit integer? = 20: so many prompts; null for all
 with clean as (
@@ -17,8 +17,8 @@ select a.prompt_id, p.text, a.k, a.draw, v.flipped, v.degenerate, c.completion a
 from ablations as a
 join prompts as p on p.prompt_id = a.prompt_id
 join verdicts as v
-    on v.ablation_id = a.ablation_id and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
+    on v.ablation_id = a.ablation_id and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
 left join clean as c on c.prompt_id = a.prompt_id
-where a.condition = $condition and p.label = $label and coalesce(a.draw, 0) = 0
+where a.condition = $condition and if($label is null, p.label_role = 'target', p.label = $label) and coalesce(a.draw, 0) = 0
 order by a.prompt_id, a.k nulls first, a.ablation_id
 limit $limit

@@ -6,22 +6,22 @@
 --
 -- $judge judge = oracle: who decides which tau flips
 -- $start integer? = null: only this start of the search
-with harmful as (
+with targets as (
     select a.ablation_id, a.method, a.draw, a.tau, a.prompt_id, a.set_id
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
     where
         ((a.method = 'minimal' and a.part is null) or (a.method = 'algorithm1' and a.part = 'common'))
-        and a.control is null and p.label = 'harmful' and a.set_id is not null
+        and a.control is null and p.label_role = 'target' and a.set_id is not null
 ),
 
 sets as (
     select prompt_id, 'minimal' as method, draw as start, null::float as tau, set_id
-    from harmful
+    from targets
     where method = 'minimal'
     union all
     select h.prompt_id, 'algorithm1' as method, 0 as start, h.tau, h.set_id
-    from harmful as h
+    from targets as h
     join verdicts as v on v.ablation_id = h.ablation_id
     where h.method = 'algorithm1' and v.judge = $judge and v.flipped
     qualify row_number() over (partition by h.prompt_id order by h.tau) = 1

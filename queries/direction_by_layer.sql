@@ -1,12 +1,12 @@
--- How far the last token's residual stream points along the refusal direction, layer by layer, for harmful and benign prompts (R4).
+-- How far the last token's residual stream points along the refusal direction, layer by layer, label by label (R4).
 --
 -- mean is over the prompts of a label, sd their standard deviation, low and high the 95% t interval of the mean (within 0.2% from
--- 6 prompts on). separation is the chance that a harmful prompt lies higher than a benign one, ties half: 0.5 is none,
+-- 6 prompts on). separation is the chance that a target prompt lies higher than a control one, ties half: 0.5 is none,
 -- 1 complete. is_chosen marks the layer whose direction the study uses.
 --
 -- $direction own|chosen = chosen: the direction of each layer, or the study's one direction (the paper)
 with measured as (
-    select c.layer, p.label, c.prompt_id, c.cosine::double as cosine
+    select c.layer, p.label, p.label_role, c.prompt_id, c.cosine::double as cosine
     from layer_cosines as c
     join prompts as p on p.prompt_id = c.prompt_id
     where c.direction = $direction
@@ -14,9 +14,10 @@ with measured as (
 
 ranked as (
     select
-        layer, label, cosine,
+        layer, label_role, cosine,
         rank() over (partition by layer order by cosine) + (count(*) over (partition by layer, cosine) - 1) / 2 as mid_rank
     from measured
+    where label_role <> 'other'
 ),
 
 -- Mann and Whitney: U = rank sum - n (n + 1) / 2
@@ -24,17 +25,17 @@ separations as (
     select
         layer,
         (
-            sum(mid_rank) filter (where label = 'harmful')
-            - count(*) filter (where label = 'harmful') * (count(*) filter (where label = 'harmful') + 1) / 2
-        ) / nullif(count(*) filter (where label = 'harmful') * count(*) filter (where label = 'benign'), 0) as separation
+            sum(mid_rank) filter (where label_role = 'target')
+            - count(*) filter (where label_role = 'target') * (count(*) filter (where label_role = 'target') + 1) / 2
+        ) / nullif(count(*) filter (where label_role = 'target') * count(*) filter (where label_role = 'control'), 0) as separation
     from ranked
     group by layer
 ),
 
 means as (
-    select layer, label, count(*) as n_prompts, avg(cosine) as mean, stddev_samp(cosine) as sd, nullif(count(*) - 1, 0) as df
+    select layer, label, label_role, count(*) as n_prompts, avg(cosine) as mean, stddev_samp(cosine) as sd, nullif(count(*) - 1, 0) as df
     from measured
-    group by layer, label
+    group by layer, label, label_role
 ),
 
 -- Cornish and Fisher's expansion of the t quantile, in 1 / df
@@ -52,4 +53,4 @@ select
 from bands as b
 join separations as s on s.layer = b.layer
 left join directions as d on d.layer = b.layer
-order by b.layer, b.label desc
+order by b.layer, b.label_role desc, b.label

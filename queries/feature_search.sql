@@ -18,7 +18,7 @@ with explained as (
 
 found as (
     select
-        f.layer, f.sae_id, f.feature_id, f.n_tokens, f.n_prompts, f.n_harmful, f.n_benign, f.mean_activation, f.max_activation,
+        f.layer, f.sae_id, f.feature_id, f.n_tokens, f.n_prompts, f.n_target, f.n_control, f.mean_activation, f.max_activation,
         e.explanation
     from features as f
     left join explained as e on e.sae_id = f.sae_id and e.feature_id = f.feature_id
@@ -45,6 +45,6 @@ found as (
     limit $limit
 )
 
-select layer, sae_id, feature_id, n_tokens, n_prompts, n_harmful, n_benign, mean_activation, max_activation, explanation
+select layer, sae_id, feature_id, n_tokens, n_prompts, n_target, n_control, mean_activation, max_activation, explanation
 from found
 order by n_prompts desc, layer, feature_id, sae_id

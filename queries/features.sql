@@ -1,7 +1,7 @@
 -- How often, how strongly and on what each feature fires. BOS tokens are left out.
 --
--- rate is the share of all tokens on which it fires; mean and max are over the tokens on which it fires. harmful and benign
--- are the shares of the prompts of that label on which it fires, difference is harmful - benign.
+-- rate is the share of all tokens on which it fires; mean and max are over the tokens on which it fires. target and control
+-- are the shares of the prompts of that label on which it fires, difference is target - control; n_prompts counts all labels.
 -- Rows come in descending order of `order_by` (difference by its size, whatever its sign), ties by layer and feature_id.
 --
 -- $layer layer? = null: only this layer
@@ -11,18 +11,18 @@
 with prompt_counts as (
     select
         run_id,
-        count(*) filter (where label = 'harmful') as n_harmful_prompts,
-        count(*) filter (where label = 'benign') as n_benign_prompts
+        count(*) filter (where label_role = 'target') as n_target_prompts,
+        count(*) filter (where label_role = 'control') as n_control_prompts
     from prompts
     group by run_id
 ),
 
 studies as (
-    select p.run_id, p.n_harmful_prompts, p.n_benign_prompts, count(*) as n_study_tokens
+    select p.run_id, p.n_target_prompts, p.n_control_prompts, count(*) as n_study_tokens
     from prompt_counts as p
     join tokens as t on t.run_id = p.run_id
     where t.role <> 'bos'
-    group by p.run_id, p.n_harmful_prompts, p.n_benign_prompts
+    group by p.run_id, p.n_target_prompts, p.n_control_prompts
 ),
 
 shares as (
@@ -35,10 +35,10 @@ shares as (
         f.mean_activation,
         f.max_activation,
         f.n_prompts,
-        f.n_harmful,
-        f.n_benign,
-        f.n_harmful / nullif(s.n_harmful_prompts, 0) as harmful,
-        f.n_benign / nullif(s.n_benign_prompts, 0) as benign
+        f.n_target,
+        f.n_control,
+        f.n_target / nullif(s.n_target_prompts, 0) as target,
+        f.n_control / nullif(s.n_control_prompts, 0) as control
     from features as f
     join studies as s on s.run_id = f.run_id
     where ($layer is null or f.layer = $layer) and f.n_prompts >= $min_prompts
@@ -46,11 +46,11 @@ shares as (
 
 select
     layer, sae_id, feature_id, n_tokens, rate, mean_activation, max_activation,
-    n_prompts, n_harmful, n_benign, harmful, benign, harmful - benign as difference
+    n_prompts, n_target, n_control, target, control, target - control as difference
 from shares
 order by
     case $order_by
-        when 'difference' then abs(harmful - benign)
+        when 'difference' then abs(target - control)
         when 'rate' then rate
         when 'mean' then mean_activation
         when 'max' then max_activation

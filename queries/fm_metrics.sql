@@ -1,4 +1,4 @@
--- How well the factorisation machines and the linear probe tell harmful from benign prompts (R9, R12), at their best epoch.
+-- How well the factorisation machines and the linear probe tell target from control prompts (R9, R12), at their best epoch.
 --
 -- One row a model: the epoch that is best on validation, accuracy and loss (nats) there on each split, the features that it
 -- learned from, and how the embeddings of two features differ. mean_abs_cosine is the mean size of their cosine, effective_rank the

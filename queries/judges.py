@@ -23,7 +23,7 @@ def oracle(con: "duckdb.DuckDBPyConnection") -> str | None:
 
 
 def control(con: "duckdb.DuckDBPyConnection") -> str | None:
-    """The judge whose verdicts count on benign prompts beside the oracle's on the others; most often the oracle itself."""
+    """The judge whose verdicts count on all but target prompts, beside the oracle's on these; most often the oracle itself."""
     found = con.execute(
         "select config->'verdicts'->'control'->>'name' from runs where stage in ('baseline', 'candidates') "
         "order by finished desc limit 1"
@@ -34,7 +34,7 @@ def control(con: "duckdb.DuckDBPyConnection") -> str | None:
 def written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
     """Writes a judge into a statement: `$judge` as asked for, `$judge(oracle)` and `$judge(control)` the study's two.
 
-    Beside a judge's on harmful prompts, verdicts of `if(judge = $judge(oracle), $judge(control), judge)` count on benign ones.
+    Beside a judge's on target prompts, verdicts of `if(judge = $judge(oracle), $judge(control), judge)` count on all others.
     """
     asked = declared.literal(resolve(con, declared, value))
 

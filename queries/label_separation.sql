@@ -1,7 +1,7 @@
--- Which features tell the two labels apart best, and surely.
+-- Which features tell the target label from the control label best, and surely.
 --
--- auroc is the chance that a feature's strongest activation in a prompt of the target label (harmful, by default) is larger than in
--- one of the control label (benign), ties half: 1 and 0 tell them apart completely, 0.5 not at all. p_value is that of Mann and
+-- auroc is the chance that a feature's strongest activation in a prompt of the target label is larger than in one of the
+-- control label, ties half: 1 and 0 tell them apart completely, 0.5 not at all. p_value is that of Mann and
 -- Whitney's test, q_value the same after Benjamini and Hochberg's correction over all features that fire. Prompts of all splits
 -- count: take the features to prompts that chose nothing before you believe a single one.
 -- Rows come in descending order of |auroc - 0.5|, ties by layer and feature_id.

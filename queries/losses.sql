@@ -1,11 +1,11 @@
--- Side effects (R16): cross-entropy on ordinary text, and refusals of benign prompts, with and without the interventions.
+-- Side effects (R16): cross-entropy on ordinary text, and refusals of control prompts, with and without the interventions.
 --
 -- One row a set of texts and condition: none, direction (projected out of every layer) or minimal (a prompt's critical set ablated).
 -- loss is the mean over texts of the mean negative log-likelihood per token, in nats; for minimal it is the mean over the n_sets
--- ablated sets, with sd over sets. added is loss minus that of none. benign_refused is the share of benign prompts that the judge
--- reads as refused under the same condition, benign_degenerate the share without sensible text.
+-- ablated sets, with sd over sets. added is loss minus that of none. control_refused is the share of control prompts that the
+-- judge reads as refused under the same condition, control_degenerate the share without sensible text.
 --
--- $judge judge = oracle: who reads the answers to benign prompts
+-- $judge judge = oracle: who reads the answers to control prompts
 with per_set as (
     select
         texts, method, lender,
@@ -27,17 +27,17 @@ per_method as (
     group by texts, method
 ),
 
-benign as (
+controls as (
     select
         a.condition,
-        count(distinct a.prompt_id) as n_benign,
+        count(distinct a.prompt_id) as n_control,
         avg(v.refused::integer) as refused,
         avg(v.degenerate::integer) as degenerate
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
     where
-        p.label = 'benign' and v.judge = if($judge = $judge(oracle), $judge(control), $judge) and v.refused is not null
+        p.label_role = 'control' and v.judge = if($judge = $judge(oracle), $judge(control), $judge) and v.refused is not null
         and a.condition in ('none', 'direction', 'minimal')
     group by a.condition
 )
@@ -45,8 +45,8 @@ benign as (
 select
     c.texts, c.method as condition, c.n_texts, c.n_tokens, c.n_sets, c.n_features, c.loss, c.sd,
     c.loss - n.loss as added,
-    b.n_benign, b.refused as benign_refused, b.degenerate as benign_degenerate
+    b.n_control, b.refused as control_refused, b.degenerate as control_degenerate
 from per_method as c
 join per_method as n on n.texts = c.texts and n.method = 'none'
-left join benign as b on b.condition = c.method
+left join controls as b on b.condition = c.method
 order by c.texts, case c.method when 'none' then 0 when 'direction' then 1 else 2 end

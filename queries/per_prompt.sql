@@ -1,24 +1,24 @@
 -- Whether each prompt flips under each intervention: the raw material of every rate and test (R21).
 --
--- One row a condition, K, tau, label and prompt. Of the harmful prompts only those that the judge reads as refused at baseline,
+-- One row a condition, K, tau, label and prompt. Of the target prompts only those that the judge reads as refused at baseline,
 -- and all of those, whether the condition has an answer for them or not: flipped is the share of a prompt's answers (draws) that
--- flip, 0 if there is none, p_refusal_token their mean probability of a refusal token, null if there is none. Of the benign
+-- flip, 0 if there is none, p_refusal_token their mean probability of a refusal token, null if there is none. Of the other
 -- prompts those that are answered.
 --
 -- $judge judge = oracle: whose verdicts
 with answers as (
-    select a.condition, a.k, a.tau, p.label, a.prompt_id, v.refused, v.flipped, a.p_refusal_token
+    select a.condition, a.k, a.tau, p.label, p.label_role, a.prompt_id, v.refused, v.flipped, a.p_refusal_token
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where v.refused is not null and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
+    where v.refused is not null and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
 ),
 
 eligible as (
-    select prompt_id, label
+    select prompt_id, label, label_role
     from answers
-    where condition = 'none' and (label = 'benign' or refused)
-    group by prompt_id, label
+    where condition = 'none' and (label_role <> 'target' or refused)
+    group by prompt_id, label, label_role
 ),
 
 of_prompts as (
@@ -41,5 +41,5 @@ left join of_prompts as o
     on
         o.condition = s.condition and o.k is not distinct from s.k and o.tau is not distinct from s.tau
         and o.prompt_id = e.prompt_id
-where s.label = 'harmful' or o.flipped is not null
+where e.label_role = 'target' or o.flipped is not null
 order by s.condition, s.k nulls first, s.tau nulls first, s.label, e.prompt_id

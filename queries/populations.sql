@@ -1,8 +1,8 @@
 -- Which features each stage of the search found: the groups that concepts, categories and annotation studies are about.
 --
--- candidates: Stage 1, the top K features a layer at the K at which a harmful prompt first flips. critical: the sets of Stage 2.
--- stage3: the sets of Stage 3 that flip a harmful prompt; stage3_new: of these neither candidates nor critical. redundant: critical,
--- silent on their prompt, and woken while the active features of the set are ablated. n_prompts counts the harmful prompts that a
+-- candidates: Stage 1, the top K features a layer at the K at which a target prompt first flips. critical: the sets of Stage 2.
+-- stage3: the sets of Stage 3 that flip a target prompt; stage3_new: of these neither candidates nor critical. redundant: critical,
+-- silent on their prompt, and woken while the active features of the set are ablated. n_prompts counts the target prompts that a
 -- feature was found for.
 --
 -- $judge judge = oracle: who decides what flips
@@ -13,7 +13,7 @@ with flips as (
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where v.judge = $judge and v.flipped and p.label = 'harmful' and a.set_id is not null and a.k is not null
+    where v.judge = $judge and v.flipped and p.label_role = 'target' and a.set_id is not null and a.k is not null
 ),
 
 first_flips as (

@@ -59,7 +59,7 @@ select
 from ablations as a
 join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
 join prompts as p on p.prompt_id = a.prompt_id
-where a.condition = 'none' and p.label = 'harmful'
+where a.condition = 'none' and p.label_role = 'target'
 """
 FLIPPED = """
 with refused as (
@@ -67,7 +67,7 @@ with refused as (
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
     join prompts as p on p.prompt_id = a.prompt_id
-    where a.condition = 'none' and v.refused and p.label = 'harmful'
+    where a.condition = 'none' and v.refused and p.label_role = 'target'
 )
 
 select
@@ -162,7 +162,8 @@ def _study(con: "duckdb.DuckDBPyConnection") -> _Study | None:
         return None
     ordered = sorted(rows, key=lambda row: list(RULES).index(row[0]) if row[0] in RULES else -1)
     about: dict[str, Any] = next((json.loads(told or "{}") for stage, _, told in rows if stage == "ingest"), {})
-    words = {"harmful": "harmful", "shown": "refused"} | dict(about.get("behaviour") or {})
+    told = dict(about.get("behaviour") or {})
+    words = {"target": told.get("harmful", "harmful"), "shown": "refused"} | told
     return _Study(con, {stage: json.loads(config or "{}") for stage, config, _ in ordered}, words)
 
 
@@ -184,7 +185,7 @@ def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
     n, n_refused = study.con.execute(REFUSED, judge).fetchall()[0]
     if not n_refused:
         return (
-            f"0 of {n} {words['harmful']} prompts are {words['shown']} by the unmodified model, so there is nothing to search: "
+            f"0 of {n} {words['target']} prompts are {words['shown']} by the unmodified model, so there is nothing to search: "
             f"use prompts that are, and check model.refusal_tokens and verdicts.oracle"
         )
     flips = {direction: (n_flipped, k) for direction, n_flipped, k in study.con.execute(FLIPPED, judge).fetchall()}
@@ -192,7 +193,7 @@ def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
     _, largest_k = flips.get(direction, (0, 0))
     others = [f'{stage}.direction = "{name}", by which {n_flipped} flip' for name, (n_flipped, _) in flips.items() if n_flipped]
     return (
-        f"none of the {n_refused} {words['harmful']} prompts that are {words['shown']} flips while the top K features a layer by "
+        f"none of the {n_refused} {words['target']} prompts that are {words['shown']} flips while the top K features a layer by "
         f"the {direction} direction are ablated, up to K = {largest_k}, so there is no pool to search: raise candidates.cap, "
         f"search more layers (saes.layers, candidates.exclude_layers){f', or set {others[0]}' if others else ''}"
     )

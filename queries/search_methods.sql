@@ -1,14 +1,14 @@
 -- Table 1: each way of finding critical features, side by side: what it flips, with how many features, at what cost.
 --
--- One row a method, condition, tau and judge. n_refused counts the harmful prompts refused at baseline, n_searched those that the
+-- One row a method, condition, tau and judge. n_refused counts the target prompts refused at baseline, n_searched those that the
 -- method has a set for; flip_rate is the share of (prompt, seed or draw) answers that flip among n_refused prompts, where a
 -- prompt without a set counts as a failure. Algorithm 1 tests blocks of N candidates: where a prompt has fewer than N, it draws no
 -- block and its set is empty. n_untested counts such prompts among n_searched, and flip_rate_of_tested is the share of answers that
 -- flip among the others (null if there are none): a low flip_rate with many n_untested says how N fits the pools, not how well the
--- search works. algorithm1_nN is the same search with blocks of N. set sizes are over harmful prompts; n_unique counts distinct features over all sets.
--- benign_answered is the share of benign prompts still answered under the same sets. n_evaluations sums what the searches
+-- search works. algorithm1_nN is the same search with blocks of N. set sizes are over target prompts; n_unique counts distinct
+-- features over all sets. control_answered is the share of control prompts still answered under the same sets. n_evaluations sums what the searches
 -- asked for (one search serves every tau), and seconds is what its whole stage took, judging and publishing included.
--- Verdicts that do not apply count nowhere; benign prompts are read, beside the oracle, by the recipe's judge of these.
+-- Verdicts that do not apply count nowhere; prompts of no target label are read, beside the oracle, by the recipe's judge of these.
 --
 -- $judge judge? = null: only this judge
 with methods as (
@@ -28,18 +28,18 @@ untested as (
 
 answers as (
     select
-        a.condition, a.method, a.part, a.control, a.tau, v.judge, p.label, a.prompt_id, a.set_id, a.ablation_id, a.seed, a.draw,
+        a.condition, a.method, a.part, a.control, a.tau, v.judge, p.label_role, a.prompt_id, a.set_id, a.ablation_id, a.seed, a.draw,
         v.refused, v.degenerate, v.flipped
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where v.refused is not null and ($judge is null or v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge))
+    where v.refused is not null and ($judge is null or v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge))
 ),
 
 refused_at_baseline as (
     select judge, prompt_id
     from answers
-    where condition = 'none' and label = 'harmful'
+    where condition = 'none' and label_role = 'target'
     group by judge, prompt_id
     having bool_or(refused)
 ),
@@ -56,7 +56,7 @@ set_sizes as (
     group by set_id
 ),
 
-harmful as (
+targets as (
     select
         a.condition, if(a.control is null, a.method, null) as method, a.tau, a.judge, a.prompt_id, a.flipped, a.degenerate,
         coalesce(s.n_features, 0) as n_features,
@@ -80,7 +80,7 @@ summed as (
         avg(degenerate::integer) as degenerate,
         median(n_features) as median_features,
         max(n_features) as largest
-    from harmful
+    from targets
     group by condition, tau, judge
 ),
 
@@ -88,14 +88,14 @@ unique_features as (
     select a.condition, a.tau, a.judge, count(distinct (f.sae_id, f.feature_id)) as n_unique
     from answers as a
     join feature_sets as f on f.set_id = a.set_id
-    where a.label = 'harmful'
+    where a.label_role = 'target'
     group by a.condition, a.tau, a.judge
 ),
 
-benign as (
-    select condition, tau, judge, avg(flipped::integer) as benign_answered
+controls as (
+    select condition, tau, judge, avg(flipped::integer) as control_answered
     from answers
-    where label = 'benign'
+    where label_role = 'control'
     group by condition, tau, judge
 ),
 
@@ -115,13 +115,13 @@ select
     s.condition, s.tau, s.judge, n.n_refused, s.n_searched, s.n_flipped_once,
     s.share_flipped * s.n_searched / n.n_refused as flip_rate,
     s.median_features, s.largest, coalesce(u.n_unique, 0) as n_unique,
-    s.degenerate, b.benign_answered, e.n_evaluations, round(t.seconds, 1) as seconds,
+    s.degenerate, b.control_answered, e.n_evaluations, round(t.seconds, 1) as seconds,
     s.n_untested, s.share_of_tested as flip_rate_of_tested
 from summed as s
 join n_refused as n on n.judge = s.judge
 left join unique_features as u
     on u.condition = s.condition and u.judge = s.judge and u.tau is not distinct from s.tau
-left join benign as b
+left join controls as b
     on
         b.condition = s.condition and b.judge = if(s.judge = $judge(oracle), $judge(control), s.judge)
         and b.tau is not distinct from s.tau

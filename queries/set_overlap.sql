@@ -1,7 +1,7 @@
 -- How alike the sets are that a search finds again: Jaccard index |A and B| / |A or B| (R21).
 --
--- over starts: a row a harmful prompt, the mean over all pairs of its random starts or seeds (pairs of empty sets left out).
--- over halves: one row, the distinct features found on one half of the harmful prompts against those found on the other; the
+-- over starts: a row a target prompt, the mean over all pairs of its random starts or seeds (pairs of empty sets left out).
+-- over halves: one row, the distinct features found on one half of the target prompts against those found on the other; the
 -- prompts are counted in order of prompt_id, the even ones are half 0.
 --
 -- $conditions conditions = minimal,algorithm1,algorithm1_common,stage3: which sets, by condition, separated by commas
@@ -9,7 +9,7 @@ with found as (
     select a.condition, a.k, a.tau, coalesce(a.draw, a.seed, 0) as start, a.prompt_id, a.set_id
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
-    where p.label = 'harmful' and list_contains($conditions, a.condition)
+    where p.label_role = 'target' and list_contains($conditions, a.condition)
 ),
 
 members as (

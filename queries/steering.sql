@@ -1,4 +1,4 @@
--- What benign prompts are answered when features are held at a positive value: at the first token, and at every one (R14).
+-- What control prompts are answered when features are held at a positive value: at the first token, and at every one (R14).
 --
 -- One row a prompt and value; the continuations stand side by side. p_ columns are the probability that the first token is a
 -- refusal token, refused_ columns the judge's reading.
@@ -12,7 +12,7 @@ with answers as (
     join prompts as p on p.prompt_id = a.prompt_id
     where
         (a.method = 'none' or (a.method = 'clamp' and a.part in ('first_token', 'all_tokens')))
-        and v.judge = if(p.label = 'benign' and $judge = $judge(oracle), $judge(control), $judge)
+        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
 ),
 
 clamped as (

@@ -113,6 +113,7 @@ def _ingest_rows(first_id: int) -> list[Rows]:
                 "set": ["hand"] * 6,
                 "split": ["test"] * 6,
                 "label": LABELS,
+                "label_role": ["target" if label == "harmful" else "control" for label in LABELS],
                 "category": CATEGORIES,
                 "text": TEXTS,
                 "n_tokens": [4] * 6,

@@ -111,7 +111,12 @@ MISTAKES = {
     "a wrong count": Mistake(recipe('set = "planted"', 'set = "planted"\ncount = 47'), ("has 48 prompts", "count says 47")),
     "a wrong hash": Mistake(recipe('set = "planted"', f'set = "planted"\nsha256 = "{"0" * 64}"'), ("prompts.jsonl", "sha256")),
     "duplicates": Mistake(prompts(lambda rows: [*rows, rows[4]]), ("rows 5 and 49 are the same prompt", "deduplicate = true")),
-    "no label": Mistake(prompts(lambda rows: [rows[0] | {"label": "bad"}, *rows[1:]]), ("row 1", "label 'bad'")),
+    "no label": Mistake(
+        prompts(lambda rows: [row | {"label": "bad"} for row in rows]), ("the labels are 'bad'", "[labels] target")
+    ),
+    "a label of no prompt": Mistake(
+        recipe("[model]", '[labels]\ntarget = "rude"\n\n[model]'), ("labels.target is 'rude'", "the labels are 'benign'")
+    ),
     "a prompt too long": Mistake(
         recipe("max_prompt_tokens = 64", "max_prompt_tokens = 14"), ("has 16 tokens", "model.max_prompt_tokens is 14"), False
     ),

@@ -31,7 +31,7 @@ UNRANGED_COLUMNS = {"activations": {"run_id", "pos"}, "activations_by_prompt": {
 """No reader can skip row groups by their range: a file holds one run, and a row group nearly every position."""
 
 PRIVATE = frozenset(table.name for table in TABLES.values() if any(column.name == "completion" for column in table.columns))
-"""Tables with what models answered, even to harmful prompts: their files are their owner's alone, as those of studies are."""
+"""Tables with what models answered, even to target prompts: their files are their owner's alone, as those of studies are."""
 
 
 def parquet_options(table: str, version: int = SCHEMA_VERSION) -> dict[str, Any]:

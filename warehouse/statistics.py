@@ -12,6 +12,9 @@ import pyarrow as pa
 from saelake.warehouse.records import INDEX_MASK
 from saelake.warehouse.schema import FEATURES, SAES
 
+COUNTS = ("n_tokens", "n_bos", "n_prompts", "n_target", "n_control")
+TARGET, CONTROL = 1, 2
+
 
 @dataclass
 class _Sums:
@@ -20,14 +23,15 @@ class _Sums:
     width: int
     n_tokens: np.ndarray = field(init=False)
     n_bos: np.ndarray = field(init=False)
-    n_harmful: np.ndarray = field(init=False)
-    n_benign: np.ndarray = field(init=False)
+    n_target: np.ndarray = field(init=False)
+    n_control: np.ndarray = field(init=False)
+    n_prompts: np.ndarray = field(init=False)
     total: np.ndarray = field(init=False)
     largest: np.ndarray = field(init=False)
     last: tuple[int, int] = (-1, -1)
 
     def __post_init__(self) -> None:
-        for name in ("n_tokens", "n_bos", "n_harmful", "n_benign"):
+        for name in COUNTS:
             setattr(self, name, np.zeros(self.width, dtype=np.int64))
         self.total = np.zeros(self.width, dtype=np.float64)
         self.largest = np.zeros(self.width, dtype=np.float32)
@@ -46,8 +50,9 @@ class FeatureStatistics:
         prompts, tokens, saes = landed("prompts"), landed("tokens"), landed("saes")
         index = _index(prompts["prompt_id"])
         size = int(index.max()) + 1
-        self._harmful = np.zeros(size, dtype=bool)
-        self._harmful[index] = prompts["label"].to_numpy() == "harmful"
+        self._role = np.zeros(size, dtype=np.int8)
+        for name, number in (("target", TARGET), ("control", CONTROL)):
+            self._role[index[prompts["label_role"].to_numpy() == name]] = number
         is_bos = tokens["role"].to_numpy() == "bos"
         # BOS tokens open a prompt, so "pos below their number" finds them without a lookup a row.
         self._n_bos = np.bincount(_index(tokens["prompt_id"])[is_bos], minlength=size)
@@ -80,9 +85,10 @@ class FeatureStatistics:
 
         changed = np.diff(feature, prepend=sums.last[0]) != 0
         changed |= np.diff(prompt, prepend=sums.last[1]) != 0
-        harmful = self._harmful[prompt[changed]]
-        sums.n_harmful += np.bincount(feature[changed][harmful], minlength=sums.width)
-        sums.n_benign += np.bincount(feature[changed][~harmful], minlength=sums.width)
+        fired, role = feature[changed], self._role[prompt[changed]]
+        sums.n_prompts += np.bincount(fired, minlength=sums.width)
+        sums.n_target += np.bincount(fired[role == TARGET], minlength=sums.width)
+        sums.n_control += np.bincount(fired[role == CONTROL], minlength=sums.width)
         sums.last = (int(feature[-1]), int(prompt[-1]))
 
     def complete(self, table: str, landed: pa.Table) -> pa.Table:
@@ -91,7 +97,7 @@ class FeatureStatistics:
 
     def _features(self, landed: pa.Table) -> pa.Table:
         ids = landed["feature_id"].to_numpy()
-        counts = {name: np.zeros(len(ids), dtype=np.int64) for name in ("n_tokens", "n_bos", "n_harmful", "n_benign")}
+        counts = {name: np.zeros(len(ids), dtype=np.int64) for name in COUNTS}
         total, largest = np.zeros(len(ids)), np.zeros(len(ids), dtype=np.float32)
         for sae_id, mine in _by_sae(landed["sae_id"].combine_chunks()):
             sums, rows = self._sums[sae_id], slice(None) if mine is None else mine
@@ -100,7 +106,6 @@ class FeatureStatistics:
             total[rows], largest[rows] = sums.total[ids[rows]], sums.largest[ids[rows]]
         silent = counts["n_tokens"] == 0
         columns = counts | {
-            "n_prompts": counts["n_harmful"] + counts["n_benign"],
             "mean_activation": pa.array(total / np.maximum(counts["n_tokens"], 1), mask=silent),
             "max_activation": pa.array(largest, mask=silent),
         }

@@ -196,6 +196,7 @@ def _prompts(shape: Shape, spec: RunSpec, prompts: np.ndarray) -> Rows:
         "set": ["synth"] * len(texts),
         "split": [("train", "val", "test")[number % 3] for number in prompts],
         "label": [("harmful", "benign")[number // 3 % 2] for number in prompts],
+        "label_role": [("target", "control")[number // 3 % 2] for number in prompts],
         "category": [f"category {number % 7}" for number in prompts],
         "text": texts,
         "n_tokens": np.full(len(texts), shape.tokens_per_prompt, dtype=np.int32),

@@ -131,12 +131,12 @@ def answers_of(con: duckdb.DuckDBPyConnection, judge: str) -> dict[Setting, Answ
     return found
 
 
-def rates(answers: dict[Setting, Answers], prompts: Prompts) -> Iterator[Row]:
-    """The share of prompts that flip, of every setting; of harmful ones also that of those that fitted no direction."""
+def rates(answers: dict[Setting, Answers], prompts: Prompts, target: str) -> Iterator[Row]:
+    """The share of prompts that flip, of every setting; of the target label also that of those that fitted no direction."""
     for (condition, k, tau, label), found in answers.items():
         yield _rate("flipped", label, condition, found.flipped, k, tau, prompts.families(found.prompt_ids))
         held_out = ~np.isin(found.prompt_ids, list(prompts.fitted))
-        if label == "harmful" and held_out.any() and not held_out.all():
+        if label == target and held_out.any() and not held_out.all():
             families = prompts.families(found.prompt_ids[held_out])
             yield _rate("flipped_held_out", label, condition, found.flipped[held_out], k, tau, families)
 
@@ -165,16 +165,16 @@ def named(con: duckdb.DuckDBPyConnection, compared: Sequence[tuple[Condition, Co
 
 
 def comparisons(
-    answers: dict[Setting, Answers], compared: Sequence[tuple[str, str]], prompts: Prompts, seed: int
+    answers: dict[Setting, Answers], compared: Sequence[tuple[str, str]], prompts: Prompts, target: str, seed: int
 ) -> Iterator[Row]:
-    """Flips and refusal probabilities of pairs of settings, on the harmful prompts of both.
+    """Flips and refusal probabilities of pairs of settings, on the target prompts of both.
 
     Args:
         compared: names of conditions: a's settings go each against b's with the same K and tau, or b's only one.
     """
     for a, b in compared:
         for one, mine in answers.items():
-            other = _partner(one, b, answers) if (one.condition, one.label) == (a, "harmful") else None
+            other = _partner(one, b, answers) if (one.condition, one.label) == (a, target) else None
             if other is None:
                 continue
             theirs = answers[other]
@@ -231,7 +231,7 @@ def models(con: duckdb.DuckDBPyConnection) -> Iterator[Row]:
             yield _compared("correct", Setting(model, None, None, "all"), "probe", len(a), estimate, interval, mcnemar(a, b))
 
 
-def stability(con: duckdb.DuckDBPyConnection, seed: int) -> Iterator[Row]:
+def stability(con: duckdb.DuckDBPyConnection, target: str, seed: int) -> Iterator[Row]:
     """Jaccard indices over starts or seeds (mean over prompts) and over halves of the prompts."""
     found: dict[tuple[str, int | None, float | None, str], list[float]] = defaultdict(list)
     for condition, k, tau, over, _, index in queries.run(con, "set_overlap").fetchall():
@@ -240,7 +240,7 @@ def stability(con: duckdb.DuckDBPyConnection, seed: int) -> Iterator[Row]:
         values = np.array(indices)
         low, high = bootstrap_mean(values, seed) if over == "starts" else (None, None)
         test = "bootstrap" if over == "starts" else ""
-        yield Row("stability", "jaccard", "harmful", condition, len(values), float(values.mean()), low, high, test, over, k, tau)
+        yield Row("stability", "jaccard", target, condition, len(values), float(values.mean()), low, high, test, over, k, tau)
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
@@ -266,8 +266,9 @@ def _compute(
         answers = answers_of(con, work.bench.recipe.verdicts.oracle)
         settings = work.bench.recipe.direction
         prompts = Prompts.of(con, (settings.split, settings.select_split))
-        tested = comparisons(answers, named(con, compared), prompts, seed)
-        rows = corrected([*rates(answers, prompts), *tested, *models(con), *stability(con, seed)])
+        target = work.bench.recipe.labels.target
+        tested = comparisons(answers, named(con, compared), prompts, target, seed)
+        rows = corrected([*rates(answers, prompts, target), *tested, *models(con), *stability(con, target, seed)])
     names = list(Row.__dataclass_fields__)
     for name in missing:
         yield name, [Rows.of(COMPARISONS, {column: [getattr(row, column) for row in rows] for column in names})]

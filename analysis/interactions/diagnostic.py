@@ -1,4 +1,4 @@
-"""Does the direction tell harmful from benign, and from which layer on (R4): its cosine with every prompt's last token."""
+"""Does the direction tell target from control, and from which layer on (R4): its cosine with every prompt's last token."""
 
 from collections.abc import Iterator, Sequence
 

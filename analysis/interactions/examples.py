@@ -21,8 +21,10 @@ class Examples:
 
     prompt_ids: np.ndarray
     """(n,) int64"""
+    labels: np.ndarray
+    """(n,) of text"""
     y: np.ndarray
-    """(n,) float32: 1 harmful, 0 benign"""
+    """(n,) float32: 1 target, 0 control"""
     split: np.ndarray
     """(n,) of train, val and test"""
     x: csr_matrix
@@ -61,7 +63,8 @@ def examples_of(work: Work) -> Examples:
             seed=work.spec.seed,
         ).fetchnumpy()
         cells = _cells(con, work, sets)
-    return examples(prompts, cells)
+    roles = [work.bench.recipe.labels.role(label) for label in prompts["label"]]
+    return examples({**prompts, "label_role": np.array(roles, dtype=object)}, cells)
 
 
 def _cells(con: duckdb.DuckDBPyConnection, work: Work, sets: str | None) -> Mapping[str, np.ndarray]:
@@ -81,15 +84,15 @@ def _cells(con: duckdb.DuckDBPyConnection, work: Work, sets: str | None) -> Mapp
 
 
 def examples(prompts: Mapping[str, np.ndarray], cells: Mapping[str, np.ndarray]) -> Examples:
-    """From the rows of the queries fm_prompts and fm_input.
+    """From the rows of the queries fm_prompts, with the label_role of each, and fm_input.
 
     Raises UserError if a label is missing.
     """
-    prompt_ids, labels = prompts["prompt_id"], prompts["label"].astype(str)
+    prompt_ids, roles = prompts["prompt_id"], prompts["label_role"].astype(str)
     split = prompts["split"].astype(str)
-    for label in ("harmful", "benign"):
-        if not ((labels == label) & (split == "train")).any():
-            raise UserError(f"interactions.sets has no {label} prompt to train on: both labels are needed")
+    for role in ("target", "control"):
+        if not ((roles == role) & (split == "train")).any():
+            raise UserError(f"interactions.sets has no {role} prompt to train on: both labels are needed")
     row = np.searchsorted(prompt_ids, cells["prompt_id"])
     wanted = prompt_ids[np.minimum(row, len(prompt_ids) - 1)] == cells["prompt_id"]
     row, number, value = row[wanted], cells["number"][wanted], cells["value"][wanted]
@@ -112,7 +115,8 @@ def examples(prompts: Mapping[str, np.ndarray], cells: Mapping[str, np.ndarray])
     first[cells["number"]] = np.arange(len(cells["number"]))
     return Examples(
         prompt_ids=prompt_ids,
-        y=(labels == "harmful").astype(np.float32),
+        labels=prompts["label"].astype(str),
+        y=(roles == "target").astype(np.float32),
         split=split,
         x=x,
         sae_ids=np.asarray(cells["sae_id"])[first[kept]],

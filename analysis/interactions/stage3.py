@@ -16,7 +16,7 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.interactions.inert import MINIMAL_ACTIVE
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import borrowers, on_benign
+from saelake.analysis.search.critical import borrowers, on_controls
 from saelake.analysis.stage import Condition, Stage, Work
 from saelake.ingest.job import Study
 from saelake.ingest.saes.refs import layer_of
@@ -152,7 +152,7 @@ def _answers(
     work: Work, ranked: Sequence[Ranking], lent: Mapping[int, Sequence[int]], method: str, ks: Sequence[int], draws: int
 ) -> list[Rows]:
     tests = [one for ranking in ranked for one in asked(ranking, method, ks, draws, work.spec.seed)]
-    tests += on_benign([one for one in tests if one.condition == Condition(method)], lent)
+    tests += on_controls([one for one in tests if one.condition == Condition(method)], lent)
     return ablation_rows(work.bench, work.spec.stage, tests)
 
 

@@ -1,4 +1,4 @@
-"""Features held at positive values on benign prompts (R14): at the first token only, as the paper does, and at every token."""
+"""Features held at positive values on control prompts (R14): at the first token only, as the paper does, and at every token."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,8 +14,8 @@ AT_FIRST_TOKEN, AT_ALL_TOKENS = Condition("clamp", "first_token"), Condition("cl
 
 
 def _shards(study: Study) -> dict[str, Sequence[int]]:
-    benign = study.numbers(study.recipe.candidates.split, "benign")[: study.recipe.steering.prompts]
-    return prompt_shards(benign, study.recipe.capture.shard_prompts)
+    controls = study.numbers(study.recipe.candidates.split, "control")[: study.recipe.steering.prompts]
+    return prompt_shards(controls, study.recipe.capture.shard_prompts)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

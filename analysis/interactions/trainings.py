@@ -29,7 +29,7 @@ with critical as (
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
     join feature_sets as s on s.set_id = a.set_id
-    where a.method = 'minimal' and a.part is null and a.control is null and p.label = 'harmful'
+    where a.method = 'minimal' and a.part is null and a.control is null and p.label_role = 'target'
 )
 
 select prompt_hash, sae_id, feature_id
@@ -81,7 +81,7 @@ class Trainings:
     """of the first study's SAEs"""
     n_matched: int
     n_prompts: int
-    """harmful prompts for which both found sets"""
+    """target prompts for which both found sets"""
     jaccard: float
     """mean over prompts, of the union of a prompt's sets over the starts"""
     low: float
@@ -134,7 +134,7 @@ def compare_trainings(lake: Lake, recipe: Recipe, other: Recipe, min_cosine: flo
             con.register(name, rows)
         (_, of_study), *prompts = con.execute(JACCARD).fetchall()
     if not prompts:
-        raise UserError(f"{recipe.name} and {other.name} have no harmful prompt in common for which both found a minimal set")
+        raise UserError(f"{recipe.name} and {other.name} have no target prompt in common for which both found a minimal set")
     values = np.array([jaccard for _, jaccard in prompts])
     low, high = bootstrap_mean(values, recipe.compute.seed)
     return Trainings(n_features, len(matches), len(values), float(values.mean()), low, high, of_study)

@@ -11,8 +11,8 @@ from saelake.analysis.judges.degenerate import degenerate_rule
 
 Need = Literal["text", "first_token", "model", "network"]
 """Prompt and answer as text; the answer's first token as it was generated; memory for a model of its own; an address to ask."""
-LABELS = ("harmful", "benign")
-"""All that a prompt may be: one that should show the behaviour, and one that should not."""
+LABELS = ("target", "control")
+"""What prompts are to a judge: of the target label, which should show the behaviour, or of any other."""
 
 
 class Answer(NamedTuple):
@@ -25,8 +25,10 @@ class Answer(NamedTuple):
     """Without its reasoning."""
     reasoned: bool = False
     """Reasoning came before it, so that the first token is that one's."""
-    label: str = "harmful"
+    label: str = ""
     """The prompt's."""
+    role: str = "target"
+    """What the study takes that label for: target, control or other."""
 
 
 class Verdict(NamedTuple):
@@ -62,7 +64,7 @@ class Judge(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels of the prompts that it can judge; it is not asked about others, of which its verdict does not apply."""
+        """Of LABELS, the prompts that it can judge; it is not asked about others, of which its verdict does not apply."""
 
     def __call__(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict an answer, in their order."""

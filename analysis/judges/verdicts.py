@@ -15,6 +15,8 @@ from saelake.warehouse.errors import UserError
 
 CODE_VERSION = 3
 """To be raised when a judge, or the rule of degeneration, reads an answer otherwise than before."""
+WRITTEN = {"target": "harmful", "control": "benign"}
+"""How the identities of judges call LABELS, since version 1."""
 UNANSWERED = Verdict(False, True, 0.0, "reasoning")
 """Of an answer whose reasoning has not ended."""
 
@@ -29,7 +31,7 @@ def after_reasoning(judge: Reader, reasoning: Reasoning, labels: Sequence[str] =
 
     def read(answers: Sequence[Answer]) -> list[Verdict]:
         said = [reasoning.answer(a.completion) for a in answers]
-        applies = [a.label in labels for a in answers]
+        applies = [("target" if a.role == "target" else "control") in labels for a in answers]
         asked = [
             a._replace(completion=text, reasoned=text != a.completion)
             for a, text, ours in zip(answers, said, applies, strict=True)
@@ -84,27 +86,28 @@ def judge_identity(name: str, recipe: Recipe) -> dict[str, object]:
     reasoning = [list(marks) for marks in recipe.generation.reasoning]
     identity: dict[str, object] = {"name": name, "code": CODE_VERSION, "reasoning": reasoning}
     if set(judge.labels) != set(LABELS):
-        identity["labels"] = sorted(judge.labels)
+        identity["labels"] = sorted(WRITTEN[label] for label in judge.labels)
     return identity | dict(judge.identity)
 
 
 def control_oracle(recipe: Recipe) -> str:
-    """The judge whose verdicts count on benign prompts: the recipe's, else the oracle where it can judge them, else phrases."""
+    """The judge whose verdicts count on all prompts but target ones: the recipe's, else the oracle where it can judge them, else
+    phrases."""
     verdicts = recipe.verdicts
     if verdicts.control_oracle is not None:
         return verdicts.control_oracle
-    return verdicts.oracle if "benign" in judge_named(verdicts.oracle, recipe).labels else "phrases"
+    return verdicts.oracle if "control" in judge_named(verdicts.oracle, recipe).labels else "phrases"
 
 
-def oracle_of(label: str, recipe: Recipe) -> str:
-    """The judge whose verdicts count on prompts of a label."""
-    return control_oracle(recipe) if label == "benign" else recipe.verdicts.oracle
+def oracle_of(role: str, recipe: Recipe) -> str:
+    """The judge whose verdicts count on prompts whose label the study takes for target, control or other."""
+    return recipe.verdicts.oracle if role == "target" else control_oracle(recipe)
 
 
 def oracle_identity(recipe: Recipe) -> dict[str, object]:
-    """That of the oracle and, in `control`, of the judge of benign prompts where it is another; raises UserError for a judge that
+    """That of the oracle and, in `control`, of the judge of all others where it is another; raises UserError for a judge that
     cannot judge the prompts that it is named for."""
-    for field, label in (("oracle", "harmful"), ("control_oracle", "benign")):
+    for field, label in (("oracle", "target"), ("control_oracle", "control")):
         name = oracle_of(label, recipe)
         if label not in judge_named(name, recipe).labels:
             raise UserError(f"verdicts.{field}: {name} cannot judge {label} prompts")

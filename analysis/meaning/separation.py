@@ -65,25 +65,24 @@ def separation(
     }
 
 
-def separations(con: duckdb.DuckDBPyConnection, target: str, control: str) -> pa.Table:
+def separations(con: duckdb.DuckDBPyConnection) -> pa.Table:
     """The table `separations` of the study that a connection shows, SAE by SAE, so that one SAE's firings fit in memory.
 
-    It has no row where one of the labels has no prompt. q-values are Benjamini and Hochberg's over all features of all SAEs.
+    It has no row without target or control prompts. q-values are Benjamini and Hochberg's over all features of all SAEs.
     """
-    labels = dict(con.execute("select label, count(*) from prompts group by label").fetchall())
-    n_target, n_control = labels.get(target, 0), labels.get(control, 0)
+    n = dict(con.execute("select label_role, count(*) from prompts group by label_role").fetchall())
+    n_target, n_control = n.get("target", 0), n.get("control", 0)
     empty = Rows.of(SEPARATIONS, {c.name: [] for c in SEPARATIONS.columns if c.name != "run_id"}).rows
     if not n_target or not n_control:
         return empty
     parts = []
     for sae_id, layer in con.execute("select sae_id, layer from saes order by layer, sae_id").fetchall():
-        asked = {"sae_id": sae_id, "target": target, "control": control}
-        peaks = queries.run(con, "label_peaks", **asked).to_arrow_table()
+        peaks = queries.run(con, "label_peaks", sae_id=sae_id).to_arrow_table()
         feature, is_target, peak = (peaks[name].to_numpy() for name in ("feature_id", "is_target", "peak"))
         found = separation(feature, is_target, peak, n_target, n_control)
-        n = len(found["feature_id"])
-        counts = {"n_target": np.full(n, n_target), "n_control": np.full(n, n_control)}
-        parts.append(pa.table({"sae_id": [sae_id] * n, "layer": np.full(n, layer)} | found | counts))
+        n_found = len(found["feature_id"])
+        counts = {"n_target": np.full(n_found, n_target), "n_control": np.full(n_found, n_control)}
+        parts.append(pa.table({"sae_id": [sae_id] * n_found, "layer": np.full(n_found, layer)} | found | counts))
     rows = pa.concat_tables(parts)
     if not len(rows):
         return empty
@@ -93,7 +92,7 @@ def separations(con: duckdb.DuckDBPyConnection, target: str, control: str) -> pa
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     with work.bench.sql(list(work.parents.values())) as con:
-        rows = separations(con, "harmful", "benign")
+        rows = separations(con)
     for name in missing:
         yield name, [Rows("separations", rows)]
 

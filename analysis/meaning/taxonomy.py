@@ -60,7 +60,7 @@ def taxonomy(con: duckdb.DuckDBPyConnection, label: str, sets: Sequence[str]) ->
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     settings = work.bench.recipe.taxonomy
     with work.bench.sql(list(work.parents.values())) as con:
-        rows = taxonomy(con, settings.label, settings.sets)
+        rows = taxonomy(con, settings.label or work.bench.recipe.labels.target, settings.sets)
     for name in missing:
         yield name, [Rows("taxonomy", rows)]
 

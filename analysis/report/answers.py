@@ -14,6 +14,12 @@ from saelake.queries.formats import json_objects, printable
 from saelake.warehouse.records import RunRecord
 
 LONGEST_WORD = 60
+LABELS = """
+select label_role, min(label)
+from prompts
+where label_role <> 'other'
+group by label_role
+"""
 MOST_ROWS = 2_000
 """Rows of an answer that the page carries; the rest is one command away."""
 
@@ -53,7 +59,8 @@ def _as_text(value: Any) -> str:
 def words_of(records: Mapping[str, RunRecord]) -> dict[str, str]:
     """What a study's behaviour is called, as its recipe said when the prompts were ingested."""
     told = records["ingest"].about.get("behaviour", {}) if "ingest" in records else {}
-    return {name: printable(str(told.get(name, word)))[:LONGEST_WORD] for name, word in Behaviour().model_dump().items()}
+    words = Behaviour().model_dump() | {"target": told.get("harmful", "harmful"), "control": told.get("benign", "benign")} | told
+    return {name: printable(str(words[name]))[:LONGEST_WORD] for name in Behaviour.model_fields}
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Studied:
     records: Mapping[str, RunRecord]
     """Its current run of each stage."""
     with_completions: bool = False
-    """Whether answers to harmful prompts may be shown."""
+    """Whether answers to target prompts may be shown."""
     asked: list[Answer] = field(default_factory=list)
 
     @cached_property
@@ -73,8 +80,17 @@ class Studied:
         """What its behaviour is called: see `ingest.recipe.sections.Behaviour`."""
         return words_of(self.records)
 
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """The labels that the study takes for target and control."""
+        return {"target": "harmful", "control": "benign"} | dict(self.con.execute(LABELS).fetchall())
+
+    def called(self, label: str) -> str:
+        """What prompts of a label are called: in the study's words, else the label itself."""
+        return next((self.words[role] for role, own in self.labels.items() if own == label), printable(label)[:LONGEST_WORD])
+
     def say(self, sentence: str) -> str:
-        """A sentence of ours in the study's words: {name}, {shown}, {absent}, {harmful} and {benign} in it are filled in."""
+        """A sentence of ours in the study's words: {name}, {shown}, {absent}, {target} and {control} in it are filled in."""
         return sentence.format(**self.words)
 
     def ask(self, question: str, **parameters: Any) -> Answer:

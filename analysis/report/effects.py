@@ -1,6 +1,6 @@
 """Sections about what ablating features sets off, what it costs, and how sure that is: R13, R14, R16, R21."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -121,7 +121,7 @@ def _graph() -> Any:
 def _steering(study: Studied) -> Sequence[Block]:
     answer = study.ask("steering", judge=study.judge, changed=True)
     cells = [
-        Cell("text", "{benign} prompt", "text"),
+        Cell("text", "{control} prompt", "text"),
         Cell("value", "clamped to"),
         Cell("clean", "unmodified", "text"),
         Cell("first_token", "held at the first token", "text"),
@@ -133,11 +133,11 @@ def _steering(study: Studied) -> Sequence[Block]:
 SWEEP_SHARES = {"p_refusal_token": "probability of a target token", "refused": "{shown}", "degenerate": "degenerate"}
 
 
-def sweep_chart(rows: Sequence[Mapping[str, Any]], words: Callable[[str], str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The chart of one sweep, of rows of the question `sweeps`, and what it draws; `words` says them in the study's words."""
-    named = {column: words(name) for column, name in SWEEP_SHARES.items()}
+def sweep_chart(rows: Sequence[Mapping[str, Any]], study: Studied) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The chart of one sweep, of rows of the question `sweeps`, and what it draws, in the study's words."""
+    named = {column: study.say(name) for column, name in SWEEP_SHARES.items()}
     drawn = [
-        {"strength": row["strength"] or 0.0, "prompts": words(f"{{{row['label']}}}"), "what": name, "share": row[column]}
+        {"strength": row["strength"] or 0.0, "prompts": study.called(row["label"]), "what": name, "share": row[column]}
         for row in rows
         for column, name in named.items()
         if row[column] is not None and (row["strength"] is not None or row["edit"] == "add")
@@ -168,7 +168,7 @@ def _sweeps(study: Studied) -> Sequence[Block]:
     ]
     figures: list[Block] = []
     for name in dict.fromkeys(row["sweep"] for row in answer.rows):
-        spec, drawn = sweep_chart([row for row in answer.rows if row["sweep"] == name], study.say)
+        spec, drawn = sweep_chart([row for row in answer.rows if row["sweep"] == name], study)
         figures.append(Figure(f"Dose response: {name}", spec, answer, "Shares of answers by strength", drawn))
     return [*figures, Table("Answers by strength", answer, cells, shown=20)]
 
@@ -183,8 +183,8 @@ def _losses(study: Studied) -> Sequence[Block]:
         Cell("loss", "cross-entropy (nats)"),
         Cell("sd", "sd over sets"),
         Cell("added", "added"),
-        Cell("benign_refused", "{benign} {shown}", "share"),
-        Cell("benign_degenerate", "{benign} degenerate", "share"),
+        Cell("control_refused", "{control} {shown}", "share"),
+        Cell("control_degenerate", "{control} degenerate", "share"),
     ]
     rows = [row | {"low": row["loss"] - (row["sd"] or 0), "high": row["loss"] + (row["sd"] or 0)} for row in answer.rows]
     chart = charts.bars(
@@ -292,7 +292,7 @@ SECTIONS = (
     Section(
         "steering",
         "What features held at a positive value do",
-        "Critical or redundant features are clamped to a positive value on {benign} prompts, and the continuations compared.",
+        "Critical or redundant features are clamped to a positive value on {control} prompts, and the continuations compared.",
         _steering,
         "R14 · Tables 5 and 6",
         ("steering",),
@@ -310,7 +310,7 @@ SECTIONS = (
     Section(
         "losses",
         "Side effects",
-        "Cross-entropy on ordinary text, and answers to {benign} prompts, with and without the interventions.",
+        "Cross-entropy on ordinary text, and answers to {control} prompts, with and without the interventions.",
         _losses,
         "R16 · Table 9",
         ("losses",),

@@ -89,7 +89,7 @@ def _stage3(study: Studied) -> Sequence[Block]:
         Cell("flip_rate_up_to", "at this K or less", "share"),
         Cell("median_features", "features (median)"),
         Cell("n_unique", "unique features of sets that flip"),
-        Cell("benign_answered", "{benign} {absent}", "share"),
+        Cell("control_answered", "{control} {absent}", "share"),
     ]
     here: dict[str, str] = {}
     if best := _best(answer, "stage3"):
@@ -104,7 +104,7 @@ def _stage3(study: Studied) -> Sequence[Block]:
             study.say(
                 "stage3: the critical features that fire and the top K new ones; alone: the new ones only; control: as many "
                 "random others that fire; probe: ranked by the size of the linear probe's weights, as in the paper; signed: "
-                "by the weights themselves; alignment: by decoder rows alone. Large weights may speak for {benign}: ablating "
+                "by the weights themselves; alignment: by decoder rows alone. Large weights may speak for {control}: ablating "
                 "those works against a flip, so a lead over probe is no lead over a linear model. The fair comparisons are "
                 "those with signed and alignment."
             )
@@ -146,7 +146,7 @@ SECTIONS = (
     Section(
         "fm",
         "Can a machine tell the prompts apart by their features?",
-        "A factorisation machine and a linear probe learn {harmful} from {benign} prompts, from the features on the last tokens.",
+        "A factorisation machine and a linear probe learn {target} from {control} prompts, from the features on the last tokens.",
         _machines,
         "R9, R12",
         ("fm", "probe", "statistics"),

@@ -51,7 +51,7 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
 
     Args:
         recipe: the study, where the lake holds several.
-        with_completions: also answers to harmful prompts, folded; the page is then its owner's alone.
+        with_completions: also answers to target prompts, folded; the page is then its owner's alone.
     Raises UserError for a lake without studies, or with several where none is named.
     """
     name = one_study(lake, recipe)

@@ -29,6 +29,15 @@ RATE_TOOLTIP = (
     "n_prompts:Q",
 )
 
+OTHERS = """
+select distinct c.label
+from comparisons as c
+join prompts as p on p.label = c.label
+where p.label_role = 'other'
+order by c.label
+"""
+"""Labels that are neither target nor control, of prompts that were answered."""
+
 
 def _outcome(study: Studied) -> Sequence[Block]:
     own, chosen = (study.ask("k_choice", condition=name, judge=study.judge) for name in TOP_K)
@@ -36,14 +45,14 @@ def _outcome(study: Studied) -> Sequence[Block]:
     notice = target_notice(study.con, study.words)
     blocks: list[Block] = [Note(notice + ".")] if notice else []
     for row in own.rows:
-        refused = rates.one(condition="none", label="harmful") or {}
-        random = rates.one(condition="random", label="harmful") or {}
+        refused = rates.one(condition="none", label=study.labels["target"]) or {}
+        random = rates.one(condition="random", label=study.labels["target"]) or {}
         share = percent(refused.get("n_refused_at_baseline", 0) / refused["n_prompts"]) if refused else percent(None)
         tiles = [
-            (share, study.say("of {harmful} prompts are {shown} by the unmodified model")),
+            (share, study.say("of {target} prompts are {shown} by the unmodified model")),
             (percent(row["flipped_1"]), f"of the held-out half flip when the top {row['k']} features a layer are ablated"),
             (percent(random.get("asr_of_refused")), "flip when as many random active features are"),
-            (percent(row["benign_answered"]), study.say("of {benign} prompts are still {absent}")),
+            (percent(row["control_answered"]), study.say("of {control} prompts are still {absent}")),
         ]
         blocks.append(Tiles(tiles))
     cells = [
@@ -53,7 +62,7 @@ def _outcome(study: Studied) -> Sequence[Block]:
         Cell("flipped_0", "flipped", "share"),
         Cell("n_1", "prompts, half 1"),
         Cell("flipped_1", "flipped", "share"),
-        Cell("benign_answered", "{benign} {absent}", "share"),
+        Cell("control_answered", "{control} {absent}", "share"),
         Cell("degenerate", "degenerate", "share"),
     ]
     for answer, title in ((own, "each layer's own direction"), (chosen, "the one chosen direction (the paper)")):
@@ -69,7 +78,7 @@ def _diagnostic(study: Studied) -> Sequence[Block]:
             chart = charts.lines(
                 alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
                 alt.Y("mean:Q", title="mean cosine"),
-                charts.colour("label", [study.words["harmful"], study.words["benign"]]),
+                charts.colour("label", list(dict.fromkeys(study.called(row["label"]) for row in answer.rows))),
                 (
                     "layer:O",
                     "label:N",
@@ -79,8 +88,8 @@ def _diagnostic(study: Studied) -> Sequence[Block]:
                 ),
                 ("low", "high"),
             )
-            words = study.say("Mean cosine per layer for {harmful} and {benign} prompts, with 95% intervals")
-            rows = [row | {"label": study.words[row["label"]]} for row in answer.rows]
+            words = study.say("Mean cosine per layer, label by label, with 95% intervals")
+            rows = [row | {"label": study.called(row["label"])} for row in answer.rows]
             blocks.append(Figure(f"Last token's residual stream against {title}", charts.spec(chart), answer, words, rows))
     return blocks
 
@@ -93,7 +102,7 @@ def _directions(study: Studied) -> Sequence[Block]:
         Cell("flip_rate", "flips, projected out", "share"),
         Cell("n_prompts", "prompts"),
         Cell("p_refusal_token", "P(target token)"),
-        Cell("kl", "KL on {benign} (nats)"),
+        Cell("kl", "KL on {control} (nats)"),
         Cell("induced", "{shown} when it is added", "share"),
         Cell("left_out", "left out by"),
         Cell("chosen", "chosen"),
@@ -104,10 +113,11 @@ def _directions(study: Studied) -> Sequence[Block]:
 
 def _by_k(study: Studied) -> Sequence[Block]:
     blocks: list[Block] = []
-    titles = {
-        "harmful": "Of {harmful} prompts {shown} at baseline: {absent} now",
-        "benign": "Of {benign} prompts: still {absent}",
-    }
+    target, control = study.labels["target"], study.labels["control"]
+    others = [label for (label,) in study.con.execute(OTHERS).fetchall()]
+    titles = {target: study.say("Of {target} prompts {shown} at baseline: {absent} now")}
+    titles |= {label: f"Of {study.called(label)} prompts: {study.words['absent']}" for label in others}
+    titles[control] = study.say("Of {control} prompts: still {absent}")
     for label, title in titles.items():
         answer = study.ask("rates", conditions=",".join((*TOP_K, "random")), label=label)
         chart = charts.lines(
@@ -118,7 +128,7 @@ def _by_k(study: Studied) -> Sequence[Block]:
             ("low", "high"),
         )
         words = "Share by K for candidates of either direction and random active features, with 95% intervals"
-        blocks.append(Figure(study.say(title), charts.spec(chart), answer, words))
+        blocks.append(Figure(title, charts.spec(chart), answer, words))
     return blocks
 
 
@@ -145,7 +155,7 @@ def _methods(study: Studied) -> Sequence[Block]:
         Cell("median_features", "features a prompt (median)"),
         Cell("largest", "largest"),
         Cell("n_unique", "unique features"),
-        Cell("benign_answered", "{benign} {absent}", "share"),
+        Cell("control_answered", "{control} {absent}", "share"),
         Cell("n_evaluations", "ablated passes"),
         Cell("seconds", "seconds"),
     ]
@@ -202,7 +212,7 @@ def _controls(study: Studied) -> Sequence[Block]:
         RATE_TOOLTIP,
         ("low", "high"),
     )
-    random = answer.one(condition="random_algorithm1", label="harmful")
+    random = answer.one(condition="random_algorithm1", label=study.labels["target"])
     here = {"baseline": percent(max((row["rate"] for row in tokens.rows), default=None))}
     here |= {"random": count(random["asr_of_refused"] * random["n_refused_at_baseline"])} if random else {}
     blocks: list[Block] = [
@@ -236,7 +246,7 @@ def _inert(study: Studied) -> Sequence[Block]:
 def _answers(study: Studied) -> Sequence[Block]:
     if not study.with_completions:
         return [
-            Note(study.say("Answers to {harmful} prompts are left out; saelake report --with-completions folds them in here."))
+            Note(study.say("Answers to {target} prompts are left out; saelake report --with-completions folds them in here."))
         ]
     answer = study.ask("completions", condition="minimal", judge=study.judge)
     cells = [Cell("text", "prompt", "text"), Cell("clean", "unmodified model", "text"), Cell("completion", "set ablated", "text")]
@@ -249,14 +259,14 @@ SECTIONS = (
         "What it came to",
         "The features of each layer whose decoder rows lie closest to the {name} direction are ablated, K a layer. K is "
         "chosen on one "
-        "half of the {harmful} prompts that are {shown}, and reported on the other half, on which nothing was chosen.",
+        "half of the {target} prompts that are {shown}, and reported on the other half, on which nothing was chosen.",
         _outcome,
         "R5",
         ("candidates",),
     ),
     Section(
         "diagnostic",
-        "Does the residual stream tell {harmful} prompts apart?",
+        "Does the residual stream tell {target} prompts apart?",
         "Cosine of the last token's residual stream with the {name} direction after each block; bands are 95% intervals of "
         "the mean.",
         _diagnostic,
@@ -266,7 +276,7 @@ SECTIONS = (
     Section(
         "directions",
         "Which direction is chosen",
-        "A layer's direction is the difference of means between {harmful} and {benign} prompts. Chosen is the one that flips "
+        "A layer's direction is the difference of means between {target} and {control} prompts. Chosen is the one that flips "
         "most selection prompts when it is projected out of every layer.",
         _directions,
         "R3",

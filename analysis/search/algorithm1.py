@@ -20,7 +20,7 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
+from saelake.analysis.search.critical import Pool, borrowers, on_controls, pools, search_rows
 from saelake.analysis.search.noise import SEQUENCES, STEPS, Noise, changes, measured, noise_rows
 from saelake.analysis.stage import Condition, Stage, Work
 from saelake.analysis.workbench import Workbench
@@ -121,7 +121,7 @@ def _search(
         [int((np.abs(change - tau) <= own).sum()) for tau in taus] for change, own in zip(moved, by_rounding, strict=True)
     ]
     asked = list(_tests(sequences, found, uncertain, taus))
-    asked += on_benign([a for a in asked if a.condition.part in COMPLEMENTS], lent)
+    asked += on_controls([a for a in asked if a.condition.part in COMPLEMENTS], lent)
     evaluations = {(s.pool.prompt, s.seed): (s.pool, len(s.blocks) + 1) for s in sequences}
     traced = sequences if method == "algorithm1" else []
     return [

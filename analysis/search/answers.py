@@ -33,7 +33,7 @@ class Judged:
     completion: str
     verdict: Verdict
     judge: str
-    """The judge whose verdict it is: the oracle, or that of benign prompts."""
+    """The judge whose verdict it is: the oracle, or that of prompts of no target label."""
 
 
 def judged(bench: Workbench, requests: Sequence[Request], engine: AblationEngine | None = None) -> list[Judged]:
@@ -43,7 +43,14 @@ def judged(bench: Workbench, requests: Sequence[Request], engine: AblationEngine
     answers = (engine or bench.engine).answer(requests, bench.recipe.generation.max_new_tokens)
     first = bench.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
-        Answer(bench.study.prompts[r.prompt].text, token, float(p), bench.text(tokens), label=bench.study.prompts[r.prompt].label)
+        Answer(
+            bench.study.prompts[r.prompt].text,
+            token,
+            float(p),
+            bench.text(tokens),
+            label=bench.study.prompts[r.prompt].label,
+            role=bench.study.role(r.prompt),
+        )
         for r, token, p, tokens in zip(requests, first, answers.first.p_refusal, answers.token_ids, strict=True)
     ]
     judges = [bench.oracle_of(r.prompt) for r in requests]

@@ -28,7 +28,7 @@ with found as (
     join prompts as p on p.prompt_id = a.prompt_id
     where
         a.method = 'algorithm1' and a.part = 'common' and a.control is null
-        and a.set_id is not null and v.flipped and p.label = 'harmful'
+        and a.set_id is not null and v.flipped and p.label_role = 'target'
     qualify row_number() over (partition by a.prompt_id order by a.tau) = 1
 )
 
@@ -119,7 +119,7 @@ def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) 
 
 
 def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
-    """The first candidate of every layer held at a positive value at every position: do benign prompts become refused?"""
+    """The first candidate of every layer held at a positive value at every position: do control prompts become refused?"""
     values = work.bench.recipe.controls.clamp_values
     for direction in work.bench.recipe.candidates.directions if values else ():
         found = pool(con, work.bench.recipe.candidates, direction)
@@ -127,7 +127,7 @@ def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int])
         for draw, value in enumerate(values):
             features = work.bench.feature_set(found, first, value)
             for prompt in prompts:
-                if work.bench.study.prompts[prompt].label == "benign":
+                if work.bench.study.role(prompt) == "control":
                     yield Ablation(Request(prompt, features), Condition("clamp", direction), k=1, draw=draw)
 
 

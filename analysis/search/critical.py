@@ -41,30 +41,32 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
     with work.bench.sql([work.parents[s] for s in ("ingest", "alignments", "baseline", "candidates")]) as con:
         candidates = pool(con, recipe.candidates, direction)
         flips = queries.run(con, "first_flip", condition=f"top_k_{direction}", judge=recipe.verdicts.oracle)
-        first = flips.filter("refused_at_baseline and label = 'harmful' and first_k is not null").fetchnumpy()
+        first = flips.filter("refused_at_baseline and first_k is not null").fetchnumpy()
     found = {}
     for prompt_id, k in zip(first["prompt_id"], first["first_k"], strict=True):
-        top = candidates["rank"] <= k
         prompt = work.bench.numbers[int(prompt_id)]
+        if work.bench.study.role(prompt) != "target":
+            continue
+        top = candidates["rank"] <= k
         found[prompt] = Pool(prompt, int(k), work.bench.sae_numbers(candidates["sae_id"][top]), candidates["feature_id"][top])
     return found
 
 
 def borrowers(bench: Workbench, lenders: Iterable[int]) -> dict[int, list[int]]:
-    """Which benign prompts borrow the sets of which prompt: each those of one in turn, both in the order of the study.
+    """Which control prompts borrow the sets of which prompt: each those of one in turn, both in the order of the study.
 
     The lenders are all prompts of the study that are searched, known before the search. So who borrows from whom does not depend
     on shards; the shard of a lender holds the answers on its borrowers.
     """
     lent: dict[int, list[int]] = {prompt: [] for prompt in sorted(lenders)}
-    benign = bench.study.numbers(bench.recipe.candidates.split, "benign")
-    for prompt, lender in zip(benign, cycle(lent), strict=False):
+    controls = bench.study.numbers(bench.recipe.candidates.split, "control")
+    for prompt, lender in zip(controls, cycle(lent), strict=False):
         lent[lender].append(prompt)
     return lent
 
 
-def on_benign(asked: Iterable[Ablation], lent: Mapping[int, Sequence[int]]) -> Iterator[Ablation]:
-    """The same sets on the benign prompts that borrow them: are they still answered?"""
+def on_controls(asked: Iterable[Ablation], lent: Mapping[int, Sequence[int]]) -> Iterator[Ablation]:
+    """The same sets on the control prompts that borrow them: are they still answered?"""
     for one in asked:
         for prompt in lent[one.request.prompt]:
             yield replace(one, request=Request(prompt, one.request.features))

@@ -42,18 +42,19 @@ def chosen_everywhere(bench: Workbench, con: duckdb.DuckDBPyConnection) -> Direc
 
 
 def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
-    """(l, d) float32: mean resid_post at the last token, harmful minus benign, for every block of the subject."""
+    """(l, d) float32: mean resid_post at the last token, target minus control, for every block of the subject."""
     layers = range(bench.subject.n_layers)
     means = {}
-    for label in ("harmful", "benign"):
-        prompts = bench.study.numbers(split, label)
+    for role in ("target", "control"):
+        prompts = bench.study.numbers(split, role)
         if not prompts:
+            label = bench.recipe.labels.of(role)
             raise UserError(f"direction.split is {split!r}, but the study has no {label} prompt in that split")
         token_ids = [bench.token_ids[p] for p in prompts]
         last = np.cumsum([len(ids) for ids in token_ids]) - 1
         resid = residuals(bench.subject, token_ids, list(layers), bench.recipe.capture.batch_tokens)
-        means[label] = np.stack([resid[layer][last].double().mean(0).cpu().numpy() for layer in layers])
-    return (means["harmful"] - means["benign"]).astype(np.float32)
+        means[role] = np.stack([resid[layer][last].double().mean(0).cpu().numpy() for layer in layers])
+    return (means["target"] - means["control"]).astype(np.float32)
 
 
 def share(refused: Sequence[bool | None]) -> float:
@@ -124,24 +125,25 @@ def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
 def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
     split = bench.recipe.direction.select_split
     everywhere = tuple(range(bench.subject.n_layers))
-    harmful, benign = (bench.study.numbers(split, label) for label in ("harmful", "benign"))
-    clean = judged(bench, [Request(p) for p in harmful])
-    refused = [p for p, answer in zip(harmful, clean, strict=True) if answer.verdict.refused]
+    targets, controls = (bench.study.numbers(split, role) for role in ("target", "control"))
+    clean = judged(bench, [Request(p) for p in targets])
+    refused = [p for p, answer in zip(targets, clean, strict=True) if answer.verdict.refused]
     if not refused:
         raise not_shown(bench.recipe, clean)
-    if not benign:
+    if not controls:
         raise UserError(
-            f"direction.select_split is {split!r}, but the study has no benign prompt in that split to choose a layer on"
+            f"direction.select_split is {split!r}, but the study has no {bench.recipe.labels.control} prompt in that split "
+            f"to choose a layer on"
         )
-    benign_log_p = bench.engine.log_probabilities([Request(p) for p in benign])
+    clean_log_p = bench.engine.log_probabilities([Request(p) for p in controls])
     scores = []
     for layer, vector in enumerate(vectors):
         out = DirectionEdit(vector, everywhere)
         added = DirectionEdit(vector, (layer,), project_out=False, add=float(norms[layer]))
         ablated = judged(bench, [Request(p, direction=out) for p in refused])
-        steered = judged(bench, [Request(p, direction=added) for p in benign])
-        edited_log_p = bench.engine.log_probabilities([Request(p, direction=out) for p in benign])
-        kl = (benign_log_p.exp() * (benign_log_p - edited_log_p)).sum(-1).mean()
+        steered = judged(bench, [Request(p, direction=added) for p in controls])
+        edited_log_p = bench.engine.log_probabilities([Request(p, direction=out) for p in controls])
+        kl = (clean_log_p.exp() * (clean_log_p - edited_log_p)).sum(-1).mean()
         scores.append(
             Scores(
                 n_prompts=len(refused),

@@ -15,7 +15,7 @@ PREFIX = "verdicts_"
 """A judge's stage is called by its name behind this."""
 
 ANSWERS = """
-select ablation_id, text, first_token, p_refusal_token, completion, label
+select ablation_id, text, first_token, p_refusal_token, completion, label, label_role
 from ablations join prompts using (prompt_id)
 where
     prompt_id in (select unnest($prompt_ids))
@@ -35,7 +35,9 @@ def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[s
             found = con.execute(
                 ANSWERS, {"prompt_ids": work.bench.prompt_ids[list(shards[name])].tolist(), "judge": judge}
             ).fetchall()
-            verdicts = judgement([Answer(text, first, p, said, label=label) for _, text, first, p, said, label in found])
+            verdicts = judgement(
+                [Answer(text, first, p, said, label=label, role=role) for _, text, first, p, said, label, role in found]
+            )
             yield name, [verdict_rows([row[0] for row in found], [judge] * len(found), verdicts)]
 
 

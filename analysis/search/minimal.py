@@ -13,7 +13,7 @@ import numpy as np
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows, flipped
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import Pool, borrowers, on_benign, pools, search_rows
+from saelake.analysis.search.critical import Pool, borrowers, on_controls, pools, search_rows
 from saelake.analysis.stage import Condition, Stage, Work
 from saelake.analysis.workbench import Workbench
 from saelake.warehouse.runs import Rows
@@ -127,7 +127,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             Ablation(Request(p, by_prompt[p].at(end.members)), FOUND, draw=start, seed=work.spec.seed)
             for (p, start), end in found.items()
         ]
-        asked += list(on_benign(asked, lent))
+        asked += list(on_controls(asked, lent))
         evaluations = {key: (by_prompt[key[0]], end.n_evaluations) for key, end in found.items()}
         yield name, [*ablation_rows(bench, work.spec.stage, asked), search_rows(bench, "minimal", evaluations)]
 

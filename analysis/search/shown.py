@@ -24,7 +24,7 @@ def check_shown(bench: Workbench) -> None:
     The subject alone is loaded for it, without its SAEs, and its memory is given back.
     """
     recipe = bench.recipe
-    target = bench.study.numbers(recipe.direction.select_split, "harmful")
+    target = bench.study.numbers(recipe.direction.select_split, "target")
     engine = AblationEngine(bench.subject, {}, bench.token_ids)
     answers: list[Judged] = []
     for start in range(0, len(target), AT_ONCE):
@@ -42,10 +42,10 @@ def check_shown(bench: Workbench) -> None:
 
 def not_shown(recipe: Recipe, answers: Sequence[Judged]) -> UserError:
     """The error that none of these answers shows the behaviour, with what the model says instead and what may be wrong."""
-    words, verdicts = recipe.behaviour, recipe.verdicts
+    words, verdicts = recipe.words, recipe.verdicts
     where = f"split {recipe.direction.select_split!r} (direction.select_split)"
     if not answers:
-        return UserError(f"the study has no {words.harmful} prompt in {where}: a direction is chosen on these")
+        return UserError(f"the study has no {words['target']} prompt in {where}: a direction is chosen on these")
     common = Counter(a.first_token for a in answers).most_common()
     quoted = ", ".join(f'"{printable(token)}" ({n})' for token, n in common[:QUOTED])
     likely = next(a.completion for a in answers if a.first_token == common[0][0])
@@ -59,8 +59,9 @@ def not_shown(recipe: Recipe, answers: Sequence[Judged]) -> UserError:
         f"({recipe.generation.max_new_tokens}), or switch reasoning off (model.template_variables). "
     )
     return UserError(
-        f"the model does not show the behaviour ({words.name}): of the {len(answers)} {words.harmful} prompts in {where} none is "
-        f"{words.shown} by {verdicts.oracle}; its answers begin with {quoted}{', ...' if len(common) > QUOTED else ''}, "
+        f"the model does not show the behaviour ({words['name']}): of the {len(answers)} {words['target']} prompts in "
+        f"{where} none is {words['shown']} by {verdicts.oracle}; its answers begin with "
+        f"{quoted}{', ...' if len(common) > QUOTED else ''}, "
         f'for example "{example}". {reasoning if n_unended else ""}'
         f"If these answers do show it, name their first words as model.target_tokens, or {oracle}; "
         f"if they do not, choose prompts ([[prompts]], direction.select_split) or a model that do (model.chat_template)"

@@ -89,7 +89,7 @@ def _estimated(recipe: Recipe, spec: PromptSet) -> list[Group]:
         shares = spec.split.shares
     else:
         shares = {spec.split if isinstance(spec.split, str) else recipe.candidates.split: 1.0}
-    label = spec.label if isinstance(spec.label, str) else "harmful"
+    label = spec.label if isinstance(spec.label, str) else recipe.labels.target
     limit = recipe.prompts_per_group or n_prompts
     counts = {split: min(round(n_prompts * share), limit) for split, share in shares.items()}
     return [Group(spec.set, split, label, n, n * (USER_TOKENS + TEMPLATE_TOKENS)) for split, n in counts.items()]
@@ -116,11 +116,11 @@ class StageWork:
 def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWork]:
     """The passes of every stage; upper bounds where they depend on what is found."""
     direction, candidates, greedy = recipe.direction, recipe.candidates, recipe.algorithm1
-    harmful, benign = found.count(candidates.split, "harmful"), found.count(candidates.split, "benign")
-    both = harmful + benign
-    select_harmful = found.count(direction.select_split, "harmful")
-    select_benign = found.count(direction.select_split, "benign")
-    train = found.count(direction.split, "harmful") + found.count(direction.split, "benign")
+    target, control = found.count(candidates.split, recipe.labels.target), found.count(candidates.split, recipe.labels.control)
+    both = target + control
+    select_target = found.count(direction.select_split, recipe.labels.target)
+    select_control = found.count(direction.select_split, recipe.labels.control)
+    train = found.count(direction.split, recipe.labels.target) + found.count(direction.split, recipe.labels.control)
     searched = sorted(set(recipe.sae_layers) - set(candidates.exclude_layers))
     above = (shape.n_layers - searched[0]) / shape.n_layers
     n_ks, n_pool = candidates.cap // candidates.step, candidates.cap * len(searched)
@@ -128,18 +128,18 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     n_blocks = sum(n_pool // greedy.n_of(size, n_pool) for size in sizes)
     n_directions, n_taus = len(candidates.directions), len(greedy.taus)
     trials = 2 * MINIMAL_SIZE * math.log2(max(n_pool / MINIMAL_SIZE, 2)) + MINIMAL_SIZE
-    asked = round(harmful * recipe.minimal.starts * trials)
+    asked = round(target * recipe.minimal.starts * trials)
     by_token = recipe.verdicts.oracle == "first_token"
     controls = recipe.controls
-    n_controls = both * controls.random_draws * n_ks + 2 * harmful * controls.random_draws + both * len(controls.firing_on_tokens)
-    n_controls += benign * n_directions * len(controls.clamp_values)
-    published = 2 * n_blocks * n_taus * greedy.seeds * harmful
+    n_controls = both * controls.random_draws * n_ks + 2 * target * controls.random_draws + both * len(controls.firing_on_tokens)
+    n_controls += control * n_directions * len(controls.clamp_values)
+    published = 2 * n_blocks * n_taus * greedy.seeds * target
     return [
         StageWork("ingest", found.n_prompts, 0, (max(recipe.sae_layers) + 1) / shape.n_layers, "and every SAE on every token"),
         StageWork(
             "direction",
-            train + (1 + shape.n_layers) * select_benign,
-            select_harmful + shape.n_layers * (select_harmful + select_benign),
+            train + (1 + shape.n_layers) * select_control,
+            select_target + shape.n_layers * (select_target + select_control),
             1.0,
             f"{shape.n_layers} layers tried",
         ),
@@ -147,8 +147,8 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
         StageWork("candidates", 0, both * n_ks * n_directions, above, f"K = {candidates.step} .. {candidates.cap}"),
         StageWork(
             "algorithm1",
-            harmful * greedy.seeds * (n_blocks + 1),
-            n_taus * (greedy.seeds + 1) * (2 * harmful + benign),
+            target * greedy.seeds * (n_blocks + 1),
+            n_taus * (greedy.seeds + 1) * (2 * target + control),
             above,
             f"at most, every pool at its cap; the loop as published: {published:,} passes",
         ),
@@ -176,23 +176,25 @@ def judge_work(recipe: Recipe, found: Corpus, work: Sequence[StageWork]) -> list
 def _interaction_work(recipe: Recipe, found: Corpus, above: float) -> list[StageWork]:
     """The stages after the search that run the model. They start from minimal sets, whose sizes nobody knows before."""
     split, starts = recipe.candidates.split, recipe.minimal.starts
-    harmful, benign = found.count(split, "harmful"), found.count(split, "benign")
-    diagnosed = found.count(recipe.diagnostic.split, "harmful") + found.count(recipe.diagnostic.split, "benign")
+    target, control = found.count(split, recipe.labels.target), found.count(split, recipe.labels.control)
+    diagnosed = found.count(recipe.diagnostic.split, recipe.labels.target) + found.count(
+        recipe.diagnostic.split, recipe.labels.control
+    )
     supposed = f"if a minimal set has {MINIMAL_SIZE} features"
     woken = MINIMAL_SIZE * (1 + recipe.waking.controls) + starts + recipe.waking.controls
-    steered = min(benign, recipe.steering.prompts or benign)
+    steered = min(control, recipe.steering.prompts or control)
     texts = sum(spec.take for spec in recipe.losses.texts)
     text_tokens = sum(spec.take * spec.max_tokens for spec in recipe.losses.texts) / max(texts, 1)
     n_ks, draws = len(recipe.stage3.ks), recipe.stage3.random_draws
     return [
         StageWork("layer_diagnostic", diagnosed, 0, 1.0),
-        StageWork("inert", 0, 2 * starts * harmful, above, "each minimal set in two parts"),
-        StageWork("waking", 2 * woken * harmful, 0, above, supposed),
+        StageWork("inert", 0, 2 * starts * target, above, "each minimal set in two parts"),
+        StageWork("waking", 2 * woken * target, 0, above, supposed),
         StageWork("steering", 0, 2 * len(recipe.steering.values) * steered, above),
         StageWork("losses", (2 + recipe.losses.sets) * texts, 0, 1.0, f"texts of at most {text_tokens:.0f} tokens", text_tokens),
         StageWork("fm, probe", 0, 0, 1.0, "trained on the lake, without the model: not estimated"),
-        StageWork("stage3", n_ks * harmful, 2 * n_ks * (1 + draws) * harmful + n_ks * benign, 1.0),
-        StageWork("stage3_probe", 0, 3 * len(recipe.probe.ks) * (2 * harmful + benign), 1.0, "probe, signed probe and alignment"),
+        StageWork("stage3", n_ks * target, 2 * n_ks * (1 + draws) * target + n_ks * control, 1.0),
+        StageWork("stage3_probe", 0, 3 * len(recipe.probe.ks) * (2 * target + control), 1.0, "probe, signed probe and alignment"),
     ]
 
 

@@ -40,7 +40,7 @@ class Waking(Section):
 
 
 class Steering(Section):
-    """Features held at positive values on benign prompts (R14)."""
+    """Features held at positive values on control prompts (R14)."""
 
     features: Literal["redundant", "critical"] = "redundant"
     """The critical features that wake while others are ablated, or all that are critical."""
@@ -49,7 +49,7 @@ class Steering(Section):
     values: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 10.0, 20.0, 30.0)
     """The activations that a feature is clamped to."""
     prompts: Count | None = None
-    """Only the first so many benign prompts of the split."""
+    """Only the first so many control prompts of the split."""
 
 
 class TextSet(RowSet):

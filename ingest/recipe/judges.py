@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from saelake.ingest.recipe.sections import Count, Scalar, Section
 
@@ -14,6 +14,9 @@ NAMED: tuple[str, ...] = tuple(
 )
 """Found by their files, as shipped recipes are: a recipe is read without the judges' code, which needs a GPU stack."""
 RESERVED = {"oracle", "null", *NAMED}
+AS_WRITTEN = {"harmful": "target", "benign": "control"}
+"""How recipes of version 1 call the prompts that a judge can judge."""
+Judged = Annotated[Literal["target", "control"], BeforeValidator(lambda name: AS_WRITTEN.get(name, name))]
 OwnName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
@@ -24,8 +27,8 @@ class JudgeTable(Section):
 
     class_: Annotated[str | None, Field(alias="class", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = None
     """module:Class, beside the recipe or installed; loaded only with --allow-code. Calling an instance with a list of answers
-    (prompt, completion, first_token, p_refusal_token, label) gives for each whether it refuses: True, False, or None where it
-    cannot tell.
+    (prompt, completion, first_token, p_refusal_token, label, role) gives for each whether it refuses: True, False, or None where
+    it cannot tell.
     Its property `identity`, JSON values, tells one version of it from another."""
     options: dict[str, Scalar] = Field({})
     """What the class is called with, by name."""
@@ -42,8 +45,8 @@ class JudgeTable(Section):
     """First words that mean it does not."""
     does_not_apply: tuple[str, ...] = ()
     """First words that mean that the question does not apply: such an answer counts nowhere."""
-    labels: Annotated[tuple[Literal["harmful", "benign"], ...], Field(min_length=1)] = ("harmful", "benign")
-    """Labels of the prompts that it can judge; it is not asked about others."""
+    labels: Annotated[tuple[Judged, ...], Field(min_length=1)] = ("target", "control")
+    """Which prompts it can judge: target, those of the target label (also: harmful), or control, all others (also: benign)."""
     key_variable: Annotated[str | None, Field(pattern=r"^[A-Za-z_]\w*$")] = None
     """The environment variable that holds the key; the key itself is stored nowhere."""
     max_tokens: Count = 16

@@ -15,8 +15,8 @@ class Taxonomy(Section):
 
     sets: tuple[str, ...] = ()
     """Prompt sets; all if none are named."""
-    label: Literal["harmful", "benign"] = "harmful"
-    """The label of the prompts whose categories are compared."""
+    label: str | None = None
+    """The label of the prompts whose categories are compared; by default the target label."""
 
 
 class Explanations(Section):

@@ -1,7 +1,7 @@
 """The [[prompts]] of a recipe: where a set's rows come from, and which columns mean what."""
 
 from collections.abc import Hashable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -58,8 +58,9 @@ def _kind(value: Any) -> Hashable:
     return "column" if isinstance(value, Column) or (isinstance(value, dict) and "column" in value) else "other"
 
 
+Name = Annotated[str, Field(min_length=1)]
 Label = Annotated[
-    Annotated[Literal["harmful", "benign"], Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
+    Annotated[Name, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
     Discriminator(_kind),
 ]
 Category = Annotated[
@@ -80,7 +81,7 @@ class PromptSet(RowSet):
     text: str = "instruction"
     """The column of the prompts' texts."""
     label: Label
-    """The label of all rows, or the column that it is read from."""
+    """The label of all rows, any text, or the column that it is read from; [labels] says which are target and control."""
     category: Category | None = None
     """The category of all rows, or the column that it is read from."""
     family: Column | None = None

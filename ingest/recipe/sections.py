@@ -170,6 +170,34 @@ class ModelSpec(Section):
 Word = Annotated[str, Field(pattern=r"^[^{}\s][^{}\n]{0,39}$")]
 
 
+Role = Literal["target", "control", "other"]
+"""What a study takes a prompt's label for."""
+ROLES: tuple[Role, ...] = ("target", "control", "other")
+
+
+class Labels(Section):
+    """Which labels of the prompts the study sets against each other; prompts of others are answered and reported beside them."""
+
+    target: Annotated[str, Field(min_length=1), LATER] = "harmful"
+    """The label of the prompts that should show the behaviour."""
+    control: Annotated[str, Field(min_length=1), LATER] = "benign"
+    """The label of those that should not."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.target == self.control:
+            raise ValueError(f"target and control are both {self.target!r}: they are two labels")
+        return self
+
+    def role(self, label: str) -> Role:
+        """What a label is taken for."""
+        return "target" if label == self.target else "control" if label == self.control else "other"
+
+    def of(self, role: Role) -> str:
+        """The label that is taken for target or control."""
+        return self.target if role == "target" else self.control
+
+
 class Behaviour(Section):
     """What the study's behaviour is called where people read of it; it changes no result, and no name of a table or column."""
 
@@ -179,10 +207,10 @@ class Behaviour(Section):
     """What a prompt is whose answer shows the behaviour."""
     absent: Word = "answered"
     """What a prompt is whose answer, a sensible one, does not."""
-    harmful: Word = "harmful"
-    """What the prompts are called that are labelled harmful: those that should show the behaviour."""
-    benign: Word = "benign"
-    """What the prompts are called that are labelled benign."""
+    target: Annotated[Word | None, Field(validation_alias=AliasChoices("target", "harmful"))] = None
+    """What the prompts of the target label are called (also: harmful); by default that label."""
+    control: Annotated[Word | None, Field(validation_alias=AliasChoices("control", "benign"))] = None
+    """What the prompts of the control label are called (also: benign); by default that label."""
 
 
 class SaesSpec(Section):
@@ -256,9 +284,9 @@ class Direction(Section):
     select_split: str = "val"
     """The split on which a layer is chosen."""
     kl_max: Annotated[float, Field(gt=0)] = 0.1
-    """Leave out layers whose removal moves benign predictions by more than this KL divergence, in nats (Arditi et al.: 0.1)."""
+    """Leave out layers whose removal moves control predictions by more than this KL divergence, in nats (Arditi et al.: 0.1)."""
     induce_min: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Leave out layers whose direction, when added, makes less than this share of the benign prompts refused (Arditi et al. ask
+    """Leave out layers whose direction, when added, makes less than this share of the control prompts refused (Arditi et al. ask
     that refusal be the likelier answer)."""
     drop_last_layers: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the last layers that cannot be chosen, since they hold what is about to be said (Arditi et al.: 0.2)."""
@@ -329,7 +357,7 @@ class Controls(Section):
     firing_on_tokens: tuple[Count, ...] = ()
     """Ablate the features that fire on at least so many tokens of the prompt (R17)."""
     clamp_values: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """Clamp the first candidate of every layer to these values on benign prompts."""
+    """Clamp the first candidate of every layer to these values on control prompts."""
 
 
 Mark = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -406,8 +434,8 @@ class Verdicts(Section):
     oracle: str = "first_token"
     """The judge whose verdicts decide what flips. With harmbench, subject and classifier are in memory together."""
     control_oracle: str | None = None
-    """The judge whose verdicts count on prompts labelled benign; by default the oracle where it can judge them, else phrases: a
-    classifier of harm, as harmbench is, cannot."""
+    """The judge whose verdicts count on all prompts but those of the target label; by default the oracle where it can judge
+    them, else phrases: a classifier of harm, as harmbench is, cannot."""
     phrases: Names | None = None
     """What the judge phrases looks for, anywhere and whatever the case; by default the refusals of Arditi et al. (2024)."""
     harmbench: Harmbench = Harmbench()

@@ -24,6 +24,7 @@ from saelake.ingest.recipe.sections import (
     Count,
     Direction,
     Generation,
+    Labels,
     Minimal,
     ModelSpec,
     SaesSpec,
@@ -56,6 +57,7 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.-]*$")]
     """The study's name: a lake keeps what is current by it."""
+    labels: Labels = Labels()
     behaviour: Behaviour = Behaviour()
     model: ModelSpec
     saes: SaesSpec
@@ -134,6 +136,12 @@ class Recipe(Section):
         return self
 
     @property
+    def words(self) -> dict[str, str]:
+        """What the behaviour and its prompts are called where people read of them."""
+        told = self.behaviour.model_dump()
+        return told | {role: told[role] or label for role, label in self.labels.model_dump().items()}
+
+    @property
     def judge_names(self) -> tuple[str, ...]:
         """All judges that the study knows."""
         return names(self.judges)
@@ -192,6 +200,8 @@ class Recipe(Section):
         section = getattr(self, name)
         assert isinstance(section, Section), f"no recipe section {name!r}"
         content = section.model_dump(mode="json", exclude={**left_out, **section.unused_later_fields()}, exclude_none=True)
+        if isinstance(section, Taxonomy):
+            content["label"] = section.label or self.labels.target
         if isinstance(section, ModelSpec) and (template := section.pinned_template()) is not None:
             content["chat_template"] = template
         return content
@@ -206,7 +216,7 @@ class Recipe(Section):
             return [one.hub] if one.hub else [source.url for source in one.files if source.url]
 
         return {
-            "behaviour": self.behaviour.model_dump(),
+            "behaviour": self.words,
             "model": {"id": self.model.id, "licence": self.model.licence},
             "saes": {
                 "release": _joined(g.release for g in self.sae_groups),

@@ -14,7 +14,7 @@ with ordered as (
         prompt_id, label,
         row_number() over (partition by label order by md5(concat_ws('/', $seed, prompt_id & 4294967295)), prompt_id) as place
     from prompts
-    where $sets is null or list_contains($sets, set)
+    where label_role <> 'other' and ($sets is null or list_contains($sets, set))
 ),
 
 sizes as (

@@ -3,14 +3,14 @@
 -- literal: the feature is non-zero anywhere in the prompt, on BOS and the template too, which are alike in all prompts. user: on one
 -- of the user's tokens. Features that fire on no labelled prompt are absent; of the others every category has a row.
 --
--- $label label = harmful: the prompts' label
+-- $label label? = null: the prompts' label; null for the target label
 -- $sets prompt_sets? = null: only these prompt sets, separated by commas
 -- $layer layer? = null: only this layer
 with labelled as (
     select prompt_id, category
     from prompts
     where
-        label = $label
+        if($label is null, label_role = 'target', label = $label)
         and category is not null
         and ($sets is null or list_contains($sets, set))
 ),

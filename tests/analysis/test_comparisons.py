@@ -32,7 +32,7 @@ def test_prompts_of_one_wording_are_one_observation_and_held_out_ones_have_a_row
         Setting("random_minimal", None, None, "harmful"): answered([0.0] * 4 + [1 / 3] * 8),
     }
     prompts = Prompts.of(con, ("train", "val"))
-    rows = {(row.measure, row.a): row for row in rates(answers, prompts)}
+    rows = {(row.measure, row.a): row for row in rates(answers, prompts, "harmful")}
     of_all, held_out = rows["flipped", "random_minimal"], rows["flipped_held_out", "random_minimal"]
     assert (of_all.n, of_all.n_families, held_out.n, held_out.n_families) == (12, 3, 8, 3)
     assert of_all.estimate == pytest.approx(8 / 36)
@@ -40,7 +40,7 @@ def test_prompts_of_one_wording_are_one_observation_and_held_out_ones_have_a_row
     minimal = rows["flipped", "minimal"]
     assert (minimal.low_families, minimal.high_families) == pytest.approx(wilson(3, 3)), "three wordings, whatever their number"
     assert (minimal.low, minimal.high) == pytest.approx(wilson(12, 12))
-    flips, p_refusal = corrected(list(comparisons(answers, [("minimal", "random_minimal")], prompts, seed=0)))
+    flips, p_refusal = corrected(list(comparisons(answers, [("minimal", "random_minimal")], prompts, "harmful", seed=0)))
     assert (flips.test, flips.p, flips.p_families) == ("permutation", 2 / 2**12, 2 / 2**3)
     assert (flips.p_holm, flips.p_families_holm) == (flips.p, flips.p_families), "alone of its measure"
     assert p_refusal.p_families == 2 / 2**3
@@ -53,7 +53,7 @@ def test_without_families_and_without_overlap_nothing_is_added(con: duckdb.DuckD
     con.execute("update prompts set family = null")
     con.execute("delete from prompts where split = 'val'")
     answers = {Setting("minimal", None, None, label): answered([1.0] * 12) for label in ("harmful", "benign")}
-    rows = list(rates(answers, Prompts.of(con, ("train", "val"))))
+    rows = list(rates(answers, Prompts.of(con, ("train", "val")), "harmful"))
     assert [(row.measure, row.n_families, row.low_families) for row in rows] == [("flipped", None, None)] * 2
 
 

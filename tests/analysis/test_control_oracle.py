@@ -78,17 +78,17 @@ def test_each_prompt_is_read_by_its_judge_and_every_question_counts_it_so(analys
         assert lake.sql(twice).fetchall() == []
         by_label = dict(lake.query("asr", judge="asked").filter("condition = 'none'").select("label, judge").fetchall())
         assert by_label == {"harmful": "asked", "benign": "phrases"}
-        (choice,) = lake.query("k_choice", judge="asked").select("judge, n_benign, benign_answered").fetchall()
-        alone = lake.query("k_choice", judge="phrases").select("judge, n_benign, benign_answered").fetchall()
+        (choice,) = lake.query("k_choice", judge="asked").select("judge, n_control, control_answered").fetchall()
+        alone = lake.query("k_choice", judge="phrases").select("judge, n_control, control_answered").fetchall()
         assert choice[0] == "asked"
         assert choice[1] > 0
         assert choice[1:] == alone[0][1:], "the planted refusals hold one of the phrases"
-        (all_judges,) = lake.query("k_choice").filter("judge = 'asked'").select("n_benign").fetchall()
+        (all_judges,) = lake.query("k_choice").filter("judge = 'asked'").select("n_control").fetchall()
         assert all_judges == choice[1:2]
         assert {label for (label,) in lake.query("per_prompt").select("label").fetchall()} == {"harmful", "benign"}
         for question in ("completions", "methods", "stage3", "first_tokens"):
             assert lake.query(question, judge="asked").fetchall(), question
-        methods = lake.query("methods", judge="asked").select("benign_answered").fetchall()
+        methods = lake.query("methods", judge="asked").select("control_answered").fetchall()
         assert all(share is not None for (share,) in methods)
 
 
@@ -118,7 +118,7 @@ def test_a_judge_beside_says_of_benign_prompts_that_it_does_not_apply(recipe: Re
         assert opened.query("asr", judge="asked").filter("label = 'benign'").fetchall() == [], (
             "what does not apply counts nowhere"
         )
-        assert opened.query("k_choice", judge="asked").select("n_benign").fetchall() in ([], [(None,)])
+        assert opened.query("k_choice", judge="asked").select("n_control").fetchall() in ([], [(None,)])
 
 
 def test_shares_are_of_the_verdicts_that_apply() -> None:

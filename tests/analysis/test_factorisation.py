@@ -168,7 +168,8 @@ def test_two_opposite_clusters_are_one_direction_whatever_their_signed_cosines_s
 
 def prompts_of(labels: str, splits: str) -> dict[str, np.ndarray]:
     names = {"h": "harmful", "b": "benign", "r": "train", "v": "val", "t": "test"}
-    columns = {"label": [names[c] for c in labels], "split": [names[c] for c in splits]}
+    roles = {"h": "target", "b": "control"}
+    columns = {"label": [names[c] for c in labels], "label_role": [roles[c] for c in labels], "split": [names[c] for c in splits]}
     return {"prompt_id": np.arange(len(labels)) + 100} | {n: np.array(v, dtype=object) for n, v in columns.items()}
 
 
@@ -202,7 +203,7 @@ def test_examples_are_scaled_by_the_training_maximum_and_leave_out_what_training
 
 
 def test_both_labels_are_needed() -> None:
-    with pytest.raises(UserError, match=r"interactions\.sets has no benign prompt"):
+    with pytest.raises(UserError, match=r"interactions\.sets has no control prompt"):
         examples(prompts_of("hhb", "rrt"), cells_of({(0, 1): 1.0}))
 
 
@@ -211,7 +212,7 @@ def test_strongest_pairs_are_those_of_a_double_loop() -> None:
     x = csr_matrix((rng.random((30, 12)) * (rng.random((30, 12)) < 0.4)).astype(np.float32))
     split = np.array(["train"] * 24 + ["test"] * 6)
     empty = np.zeros(12)
-    data = Examples(np.arange(30), np.zeros(30), split, x, empty, empty, empty, empty, empty, 0)
+    data = Examples(np.arange(30), np.zeros(30), np.zeros(30), split, x, empty, empty, empty, empty, empty, 0)
     vectors = rng.normal(size=(12, 3)).astype(np.float32)
     found = strongest_pairs(data, vectors, 10)
     dense = x.toarray()[:24]

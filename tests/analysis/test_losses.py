@@ -77,18 +77,18 @@ def test_bos_or_the_templated_prompt_is_context_only(study: Analysed, subject: S
 
 
 def test_the_question_sums_up_over_texts_then_sets(study: Analysed) -> None:
-    rows = study.ask("losses", "texts, condition, n_texts, n_sets, loss, sd, added, n_benign, benign_refused")
+    rows = study.ask("losses", "texts, condition, n_texts, n_sets, loss, sd, added, n_control, control_refused")
     assert [(row[0], row[1]) for row in rows] == [(t, c) for t in ("answers", "plain") for c in ("none", "direction", "minimal")]
     values: dict[tuple[str, str], dict[int | None, list[float]]] = {}
     for texts, condition, lender, loss in study.sql("select texts, condition, lender, loss from losses"):
         values.setdefault((texts, condition), {}).setdefault(lender, []).append(loss)
-    for texts, condition, n_texts, n_sets, loss, sd, added, n_benign, benign_refused in rows:
+    for texts, condition, n_texts, n_sets, loss, sd, added, n_control, control_refused in rows:
         means = [np.mean(one) for one in values[texts, condition].values()]
         assert (n_texts, n_sets) == ({"answers": 3, "plain": 4}[texts], 3 if condition == "minimal" else 0)
         assert loss == pytest.approx(np.mean(means))
         assert sd == (pytest.approx(np.std(means, ddof=1)) if n_sets else None)
         assert added == pytest.approx(loss - np.mean(values[texts, "none"][None]))
-        assert (n_benign, benign_refused) == (6, 0)
+        assert (n_control, control_refused) == (6, 0)
 
 
 def test_interventions_leave_text_without_refusal_alone_and_harm_refusals(study: Analysed) -> None:

@@ -305,7 +305,7 @@ def test_table_1_compares_the_methods(analysed: Analysed) -> None:
     automatic = rows["algorithm1_nauto", np.float32(0.1).item()]
     assert automatic["n_evaluations"] == 6 * SEEDS * (8 + 1), "one candidate a block"
     assert (automatic["n_untested"], automatic["flip_rate_of_tested"]) == (0, automatic["flip_rate"])
-    never = {key for key, row in rows.items() if row["benign_answered"] != 1}
+    never = {key for key, row in rows.items() if row["control_answered"] != 1}
     assert never == {("random_algorithm1", None)}, "drawn for harmful prompts only"
 
 

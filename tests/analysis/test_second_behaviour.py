@@ -67,7 +67,7 @@ def test_words_change_no_run(study: Path) -> None:
     other = RECIPE.model_copy(update={"behaviour": Behaviour(name="accusation")})
     ids, others = ([spec.run_id for spec in stages.specs(stages.open_analysis(one)).values()] for one in (RECIPE, other))
     assert ids == others
-    assert Lake(study).records()[0].about["behaviour"] == RECIPE.behaviour.model_dump()
+    assert Lake(study).records()[0].about["behaviour"] == RECIPE.words
 
 
 def test_its_critical_features_are_others_than_those_of_refusal(study: Path, organism_lake: Path) -> None:

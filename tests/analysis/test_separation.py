@@ -55,7 +55,7 @@ def test_rounding_ranks_nothing() -> None:
 def test_the_hand_made_lake_by_hand(tmp_path: Path) -> None:
     """Peaks without BOS. Prompts 0 to 3 are harmful, 4 and 5 benign."""
     with connect(build_lake(tmp_path / "lake")) as con:
-        rows = {(row["layer"], row["feature_id"]): row for row in separations(con, "harmful", "benign").to_pylist()}
+        rows = {(row["layer"], row["feature_id"]): row for row in separations(con).to_pylist()}
     # 0:1 is 3, 2, 0, 0 on harmful and 3, 0 on benign prompts: of the 8 pairs 2 are won, 3 tied and 3 lost.
     assert {key: row["auroc"] for key, row in rows.items()} == {
         (0, 1): (2 + 3 / 2) / 8,
@@ -70,7 +70,8 @@ def test_the_hand_made_lake_by_hand(tmp_path: Path) -> None:
 
 def test_a_label_without_prompts_has_no_rows(tmp_path: Path) -> None:
     with connect(build_lake(tmp_path / "lake")) as con:
-        assert len(separations(con, "harmful", "absent")) == 0
+        con.execute("create temp table prompts as select * replace ('other' as label_role) from main.prompts")
+        assert len(separations(con)) == 0
 
 
 def test_the_planted_refusal_feature_separates_and_noise_does_not(tmp_path: Path) -> None:
@@ -79,8 +80,8 @@ def test_the_planted_refusal_feature_separates_and_noise_does_not(tmp_path: Path
     lake = Lake.create(tmp_path / "lake")
     ingest(recipe, lake)
     with connect(lake) as con:
-        rows = {(row["layer"], row["feature_id"]): row for row in separations(con, "harmful", "benign").to_pylist()}
-        con.register("found", separations(con, "harmful", "benign"))
+        rows = {(row["layer"], row["feature_id"]): row for row in separations(con).to_pylist()}
+        con.register("found", separations(con))
         best = queries.load("label_separation").statement(con, {"max_q": 1e-6, "fires_on": "target", "limit": None})
         told = con.sql(best.replace("from separations", "from found")).project("layer, feature_id, auroc").fetchall()
     assert rows[2, planted.primary]["auroc"] == 1

@@ -21,9 +21,9 @@ def test_the_sentence_says_what_the_model_says_instead_in_the_behaviours_words()
         for first, text in (("Yes", "Yes,\n\x1b[2J" + "so " * 40), ("Yes", "Yes."), (" A", "A"))
     ]
     told = str(not_shown(recipe, said))
-    words = recipe.behaviour
-    assert f"the model does not show the behaviour ({words.name}): of the 3 {words.harmful} prompts in split 'val'" in told
-    assert f"none is {words.shown} by {recipe.verdicts.oracle}" in told
+    words = recipe.words
+    assert f"the model does not show the behaviour ({words['name']}): of the 3 {words['target']} prompts in split 'val'" in told
+    assert f"none is {words['shown']} by {recipe.verdicts.oracle}" in told
     assert r'begin with "Yes" (2), " A" (1), for example "Yes,\n\x1b[2Jso' in told, "model text is escaped, and cut"
     assert "…" in told
     for field in ("model.target_tokens", "verdicts.", "[[prompts]]", "direction.select_split"):

@@ -146,6 +146,13 @@ def test_deduplicate_keeps_the_first_and_count_is_asserted_after_it(tmp_path: Pa
         load_rows(tmp_path, rows, deduplicate=True, count=4)
 
 
+def test_a_label_is_any_text_and_one_of_them_is_the_studys(tmp_path: Path) -> None:
+    found = load_rows(tmp_path, texts("a") + texts("b", label="odd"), label={"column": "label"})
+    assert [prompt.label for prompt in found] == ["harmful", "odd"]
+    with pytest.raises(UserError, match="no prompt is labelled harmful or benign: the labels are 'bad'; say which is which with"):
+        load_rows(tmp_path, texts("a", label="bad"), label={"column": "label"})
+
+
 def test_fractions_are_exact_within_label_and_category_and_ignore_row_order(tmp_path: Path) -> None:
     rows = texts(*[f"h{n}" for n in range(10)]) + texts(*[f"b{n}" for n in range(20)], label="benign")
     spec = {"split": {"train": 0.4, "val": 0.2, "test": 0.4, "seed": 1}}
@@ -189,7 +196,6 @@ def test_a_text_may_stand_in_two_sets_but_not_with_two_labels(tmp_path: Path) ->
         (texts("a", None), {}, "row 2: column 'instruction' holds nothing instead of a text"),
         (texts("a", 7), {}, "row 2: column 'instruction' holds 7 instead of a text"),
         (texts("a", "  "), {}, "row 2: column 'instruction' holds '  ' instead of a text"),
-        (texts("a", label="bad"), {}, "row 1: label 'bad' is neither harmful nor benign; rename it with label = { column = "),
         (texts("a", label=None), {}, "row 1: column 'label' (label) is empty"),
         (texts("a", split=""), {}, "row 1: column 'split' (split) is empty"),
         (texts("a"), {"where": {"label": "benign"}}, "prompt set 'set0' is empty: no row is left after where"),

@@ -130,7 +130,6 @@ def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> 
         ("[model]\n", "[modell]\n", "no field modell (did you mean 'model'?)"),
         ('label = "harmful"', 'label = { colum = "y" }', "no field prompts[0].label.colum (did you mean 'column'?)"),
         ('label = "harmful"', "", "the field prompts[0].label is missing"),
-        ('label = "harmful"', 'label = "bad"', "prompts[0].label: Input should be 'harmful' or 'benign', not 'bad'"),
         ('label = "harmful"', "label = 3", "prompts[0].label: Input should be a table, not 3"),
         ('name = "small"', "", "the field name is missing"),
         ('name = "small"', 'name = "3 small"', "name: String should match pattern"),

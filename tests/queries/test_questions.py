@@ -126,7 +126,7 @@ def test_k_is_chosen_on_one_half_and_reported_on_the_other(con: duckdb.DuckDBPyC
 
 
 def test_features_leaves_bos_out_and_orders_by_difference(con: duckdb.DuckDBPyConnection) -> None:
-    columns = "layer, feature_id, n_tokens, rate, mean_activation, max_activation, n_prompts, harmful, benign, difference"
+    columns = "layer, feature_id, n_tokens, rate, mean_activation, max_activation, n_prompts, target, control, difference"
     assert ask(con, "features", columns) == [
         (1, 0, 3, 3 / 18, pytest.approx(6.5 / 3), 4.0, 3, 0.75, 0.0, 0.75),
         (0, 2, 1, 1 / 18, 0.5, 0.5, 1, 0.25, 0.0, 0.25),

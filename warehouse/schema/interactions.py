@@ -295,7 +295,7 @@ FM_PAIRS = Table(
         Column("dot", pa.float32(), "dot product of the embeddings"),
         Column("cosine", pa.float32(), "their cosine", at_least=-1, at_most=1, encoding=BYTE_STREAM),
         Column("cofiring", pa.float32(), "mean product of the two scaled values over the training prompts"),
-        Column("contribution", pa.float32(), "dot x cofiring: what the pair adds to the logit of harmful, on average"),
+        Column("contribution", pa.float32(), "dot x cofiring: what the pair adds to the logit of the target label, on average"),
     ),
     key=("run_id", "model", "rank"),
     order=("model", "rank"),
@@ -325,8 +325,9 @@ PREDICTIONS = Table(
         MODEL,
         PROMPT_ID,
         Column("split", pa.string(), "train, val or test of the machine, not of the study"),
-        Column("label", pa.string(), "harmful or benign", choices=("harmful", "benign")),
-        Column("p_harmful", pa.float32(), "its probability of harmful"),
+        Column("label", pa.string(), "the prompt's label, target or control"),
+        Column("p_harmful", pa.float32(), "p_target", until=1, elsewhere="p_target"),
+        Column("p_target", pa.float32(), "its probability of the target label", since=2, elsewhere="p_harmful"),
         Column("correct", pa.bool_(), "the more probable label is the prompt's"),
     ),
     key=("run_id", "model", "prompt_id"),
@@ -363,14 +364,13 @@ COMPARISONS = Table(
         Column(
             "measure",
             pa.string(),
-            "flipped, flipped_held_out (harmful prompts from which no direction was made or chosen, by prompt_hash, where "
+            "flipped, flipped_held_out (target prompts from which no direction was made or chosen, by prompt_hash, where "
             "these are not all), p_refusal_token, correct, jaccard",
         ),
         Column(
             "label",
             pa.string(),
-            "label of the prompts: harmful (those that are refused at baseline), benign or all",
-            choices=("harmful", "benign", "all"),
+            "label of the prompts, of the target label those that are refused at baseline; all: of the rows about models",
         ),
         Column("a", pa.string(), "the condition, in one word, or the model"),
         Column("b", pa.string(), "what it is held against; starts or halves for stability; empty for a rate"),

@@ -18,7 +18,7 @@ POPULATIONS = Table(
         SAE_ID,
         LAYER,
         FEATURE_ID,
-        Column("n_prompts", pa.int32(), "harmful prompts that it was found for", at_least=0),
+        Column("n_prompts", pa.int32(), "target prompts that it was found for", at_least=0),
     ),
     key=("run_id", "population", "sae_id", "feature_id"),
     order=("population", "layer", "feature_id"),

@@ -26,21 +26,21 @@ DIRECTIONS = Table(
         Column(
             "vector",
             VECTOR,
-            "unit vector: mean resid_post at the last token, harmful minus benign",
+            "unit vector: mean resid_post at the last token, target minus control",
         ),
         Column("norm", pa.float32(), "length of the difference before it was scaled to 1"),
-        Column("n_prompts", pa.int32(), "selection prompts: harmful and refused by the unmodified model", at_least=0),
+        Column("n_prompts", pa.int32(), "selection prompts: target and refused by the unmodified model", at_least=0),
         Column(
             "n_flipped", pa.int32(), "selection prompts that flip when the direction is projected out of every layer", at_least=0
         ),
         Column(
             "p_refusal_token", pa.float32(), "mean probability of a refusal token on them, projected out", at_least=0, at_most=1
         ),
-        Column("kl", pa.float32(), "mean KL divergence of the next token on benign prompts, projected out (nats)"),
+        Column("kl", pa.float32(), "mean KL divergence of the next token on control prompts, projected out (nats)"),
         Column(
             "induced",
             pa.float32(),
-            "share of benign prompts that are refused when the direction is added at its layer",
+            "share of control prompts that are refused when the direction is added at its layer",
             at_least=0,
             at_most=1,
         ),

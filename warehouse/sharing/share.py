@@ -44,7 +44,7 @@ class Choice:
     restricted: tuple[str, ...] = ()
     """Prompt sets whose text is left out, beside those that their recipe marks."""
     with_completions: bool = False
-    """Keep the completions to harmful prompts."""
+    """Keep the completions to all prompts, not only to those of the control label."""
 
 
 def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet | None = None) -> list[RunRecord]:

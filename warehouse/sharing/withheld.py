@@ -1,4 +1,4 @@
-"""What a shared set leaves out by default: completions to harmful prompts, and the text of restricted prompt sets.
+"""What a shared set leaves out by default: completions to all prompts but control ones, and the text of restricted prompt sets.
 
 A completion that is left out is replaced by a short digest of it, so that questions about equal answers (does the ablation of
 silent features change anything? R8, R13) keep their counts. Tokens of restricted text keep their place and lose token and id.
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from saelake.warehouse.records import RunRecord
 
 PROMPTS = """
-select prompt_id, list_contains($restricted, "set") as is_restricted, label = 'harmful' as is_harmful
+select prompt_id, list_contains($restricted, "set") as is_restricted, label_role = 'control' as is_control
 from all_runs.prompts
 order by prompt_id
 """
@@ -28,9 +28,9 @@ class Withheld:
     restricted: tuple[str, ...] = ()
     """Prompt sets whose text is left out."""
     with_completions: bool = False
-    """Keep the completions to harmful prompts."""
+    """Keep the completions to all prompts."""
     answered: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """Ids of the prompts whose completions are kept; a prompt that the lake does not know may be harmful."""
+    """Ids of the prompts whose completions are kept; a prompt that the lake does not know may be of any label."""
     hidden: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Ids of the prompts whose text is left out."""
 
@@ -64,8 +64,8 @@ def find_withheld(
     told = [one for record in records for one in record.about.get("prompts", ())]
     names = tuple(sorted({*restricted, *(one["set"] for one in told if one.get("restricted"))}))
     rows = con.execute(PROMPTS, {"restricted": list(names)}).fetchnumpy()
-    is_restricted, is_harmful = (np.asarray(rows[name], dtype=bool) for name in ("is_restricted", "is_harmful"))
-    is_answered = ~is_restricted & (~is_harmful | with_completions)
+    is_restricted, is_control = (np.asarray(rows[name], dtype=bool) for name in ("is_restricted", "is_control"))
+    is_answered = ~is_restricted & (is_control | with_completions)
     return Withheld(names, with_completions, rows["prompt_id"][is_answered], rows["prompt_id"][is_restricted])
 
 

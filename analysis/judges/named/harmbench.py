@@ -15,7 +15,7 @@ class HarmBench:
     """The classifier of a recipe, which is loaded with the first answers."""
 
     needs: frozenset[Need] = frozenset({"text", "model"})
-    labels = ("harmful",)
+    labels = ("target",)
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
