@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism planted bench-lake bench-search bench-ingest bench-fm bench-browser bench-open bench-waking bench-workers bench torture clean report bench-gpu
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-open bench-waking bench-workers bench torture clean report bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -72,6 +72,14 @@ $(BENCH)/search: $(INSTALLED)
 bench-search: $(BENCH)/search  ## cost of an ablation and of the searches, beside SAELens' hooks (15 minutes)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.search --cache $(BENCH)
 
+# A peer that only this benchmark uses.
+$(BENCH)/library: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ nnsight==0.8.1
+	@touch $@
+
+bench-library: $(BENCH)/library  ## an edited pass at every kind of site, the ten lines, and other libraries on the same edits (5 minutes)
+	PYTHONPATH=$(BENCH)/library $(BIN)/python -m benchmarks.library
+
 bench-ingest: $(BENCH)/lake  ## the whole ingest job beside forward and encode alone, and beside delphi's cache (20 minutes)
 	PYTHONPATH=$(BENCH)/lake:$(BENCH)/search $(BIN)/python -m benchmarks.ingest --cache $(BENCH)
 
@@ -99,7 +107,7 @@ bench-open: $(INSTALLED)  ## opening a lake of 10, 100 and 300 runs, in a folder
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
-bench: bench-search bench-ingest bench-waking bench-fm bench-lake bench-browser bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
+bench: bench-search bench-library bench-ingest bench-waking bench-fm bench-lake bench-browser bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

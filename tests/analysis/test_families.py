@@ -135,7 +135,7 @@ def test_every_site_of_every_family_is_edited_as_by_hand(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["Llama", "Gemma 2", "OPT", "BLOOM", "GPT-2", "Mixtral", "Falcon"])
-@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "jumprelu_transcoder"])
+@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"])
 def test_a_transcoder_reads_at_one_site_and_writes_at_another(family: str, architecture: str) -> None:
     subject, layer = subject_of(family), 1
     sae = sae_at(Site(layer, "mlp_in"), Site(layer, "mlp_out"), architecture)

@@ -14,10 +14,14 @@ import pytest
 import torch
 from sae_lens import (
     SAE,
+    AbsTopKSAE,
+    AbsTopKSAEConfig,
     BatchTopKTrainingSAE,
     BatchTopKTrainingSAEConfig,
     MatchingPursuitSAE,
     MatchingPursuitSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
     TemporalSAE,
     TemporalSAEConfig,
 )
@@ -327,7 +331,9 @@ def test_saes_are_given_by_site_hook_or_layer_and_stay_as_they_are() -> None:
 def test_saes_that_cannot_be_edited_exactly_say_what_they_lack() -> None:
     temporal = TemporalSAE(TemporalSAEConfig(d_in=D_MODEL, d_sae=32, n_heads=2, n_attn_layers=1, bottleneck_factor=1))
     pursuit = MatchingPursuitSAE(MatchingPursuitSAEConfig(d_in=D_MODEL, d_sae=32))
+    signed = AbsTopKSAE(AbsTopKSAEConfig(d_in=D_MODEL, d_sae=32, k=4))
     for given, lacks in (
+        (signed, "its activations can be negative"),
         (temporal, "its latents depend on earlier tokens"),
         (pursuit, "its latents are found one after another"),
     ):
@@ -361,6 +367,27 @@ def test_an_sae_in_training_is_used_as_it_is_after_it() -> None:
     given = saelake.Engine(subject(), {1: training})
     (opened,) = given.saes.values()
     assert (opened.facts.architecture, opened.elementwise) == ("jumprelu", True)
+
+
+def test_a_matryoshka_sae_in_training_is_edited_as_saelens_saves_it(tmp_path: Path) -> None:
+    config = MatryoshkaBatchTopKTrainingSAEConfig(
+        d_in=D_MODEL, d_sae=WIDTH, k=4, matryoshka_widths=[WIDTH // 4, WIDTH], apply_b_dec_to_input=True
+    )
+    training = MatryoshkaBatchTopKTrainingSAE(config)
+    training.topk_threshold.fill_(0.1)
+    with torch.no_grad():  # the parts are of different sizes: rows of decoders are not all of length 1
+        training.W_dec.mul_(torch.linspace(0.5, 2, WIDTH)[:, None])
+        training.b_enc.normal_(generator=torch.Generator().manual_seed(1))
+    training.save_inference_model(tmp_path)
+    module = SAE.load_from_disk(tmp_path, device="cpu", dtype="float32")
+    given = saelake.Engine(subject(), {1: training})
+    (opened,) = given.saes.values()
+    resid_nd = torch.randn(12, D_MODEL, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(opened.encode(resid_nd), module.encode(resid_nd))
+    assert (opened.encode(resid_nd) != 0).any()
+    text, features = TEXTS[0], range(0, WIDTH, 2)
+    p = given.next_token([text], ablate={1: features}).p_target[0]
+    assert p == pytest.approx(p_by_hand(ids_of(text), {1: held(module, dict.fromkeys(features, 0.0))}), abs=1e-5)
 
 
 @pytest.mark.parametrize("target", ["p_target", "logit", 7, [3, 4], lambda logits_bv: logits_bv[:, 5] - logits_bv[:, 6]])

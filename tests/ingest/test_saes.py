@@ -95,6 +95,8 @@ def test_dataset_norm_is_folded(tmp_path: Path, resid_btd: torch.Tensor) -> None
         ({"normalize_activations": "expected_average_only_in"}, "does not say the scale"),
         ({"architecture": "temporal"}, "is a temporal SAE: its latents depend on earlier tokens"),
         ({"architecture": "matching_pursuit"}, "is a matching_pursuit SAE: its latents are found one after another"),
+        ({"architecture": "abstopk", "k": 5}, "is a abstopk SAE: its activations can be negative"),
+        ({"architecture": "crosslayer_transcoder"}, "is a crosslayer_transcoder SAE: it writes to several layers at once"),
         ({"architecture": "crosscoder"}, "is a crosscoder SAE: it reads several layers at once"),
         ({"architecture": "unheard_of"}, "is a unheard_of SAE; supported are standard, gated, jumprelu, "),
     ],
