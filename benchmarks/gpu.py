@@ -166,7 +166,7 @@ def bare(maker: ShardMaker, batch_tokens: int) -> None:
     else:
         captured = capture(subject, token_ids, [Site(layer) for layer in shelf.numbers], batch_tokens, on_host=True)
         for layer in shelf.numbers:
-            sae = shelf[layer]
+            sae = shelf.whole(layer)
             for resid_nd in captured.resid.pop(Site(layer)).split(max(CHUNK_VALUES[subject.device.type] // sae.width, 1)):
                 sae.module.encode(resid_nd.to(subject.device, non_blocking=True).float())
     wait(subject.device)

@@ -1,10 +1,10 @@
 -- Are Stage 3's new features causes by themselves, and what do they do to the critical ones (R11)? One row a K and judge.
 --
 -- (a) Of the n_active prompts that flip when the critical features that fire are ablated, n_alone flip also when the top K new ones
--- alone are, alone_share of them; n_alone_up_to with this or a smaller K. (b) While the new ones alone are ablated: the share of
--- those critical features that switch off (mean over prompts, and the largest), and how far the largest activation of the others
--- falls (1: to nothing; below 0: it rises). in_reach: the share of them that lie above the lowest ablated layer; the others cannot
--- change, and count as unchanged.
+-- alone are, alone_share of them; n_alone_up_to with this or a smaller K. Verdicts that do not apply count nowhere. (b) While the
+-- new ones alone are ablated: the share of those critical features that switch off (mean over prompts, and the largest), and how
+-- far the largest activation of the others falls (1: to nothing; below 0: it rises). in_reach: the share of them that lie above the
+-- lowest ablated layer; the others cannot change, and count as unchanged.
 --
 -- $judge judge? = null: only this judge
 -- $method method = minimal: whose critical sets
@@ -57,6 +57,7 @@ flips as (
     join by_active as b on b.judge = s.judge
     left join alone as a on a.judge = s.judge and a.k = s.k and a.prompt_id = b.prompt_id
     left join first_alone as f on f.judge = b.judge and f.prompt_id = b.prompt_id
+    where a.prompt_id is null or a.flipped is not null
     group by s.judge, s.k
 ),
 

@@ -54,7 +54,7 @@ FILTERS = {"late": "direction.drop_last_layers", "kl": "direction.kl_max", "indu
 """what leaves a layer's direction out, as `directions.left_out` says it -> the recipe's field"""
 REFUSED = """
 select
-    count(distinct a.prompt_id) as n,
+    count(distinct a.prompt_id) filter (where v.refused is not null) as n,
     count(distinct a.prompt_id) filter (where v.refused) as n_refused
 from ablations as a
 join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge

@@ -79,6 +79,7 @@ class Shelf(Mapping[int, Sae]):
         return self._whole[1]
 
     def _weights(self, number: int) -> Weights:
+        self._whole = None  # rows are read now: the device has room for passes
         if number not in self._held:
             where = self._device if self.all_fit else torch.device("cpu")
             weights = load_sae(self._facts[number].ref, where).load()

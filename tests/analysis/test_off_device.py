@@ -135,6 +135,7 @@ def test_a_shelf_that_does_not_fit_the_device_gives_the_same(
         assert shelf[n].off_device
         torch.testing.assert_close(shelf.whole(n).encode(resid_nd), sae.encode(resid_nd))
         torch.testing.assert_close(shelf[n].W_dec, sae.W_dec)
+        assert shelf._whole is None, "a whole SAE stays on the device while rows are read"
         np.testing.assert_allclose(cosines(shelf[n], direction), cosines(sae, direction), rtol=1e-6)
 
 

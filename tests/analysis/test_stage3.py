@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 import saelake
+from saelake import queries
 from saelake.analysis import stages
 from saelake.analysis.interactions.stage3 import Ranking
 from tests.analysis.effects import Analysed
@@ -355,3 +357,31 @@ def test_every_stage_names_its_own_conditions(study: Analysed) -> None:
     assert len(found) > 20
     for stage, condition in found:
         assert any(f"{condition}_".startswith(f"{name}_") for name in names[stage]), (stage, condition)
+
+
+def test_a_verdict_that_does_not_apply_is_no_answer_that_did_not_flip() -> None:
+    """Where a judge cannot say what the new features do alone on a prompt, the prompt is in neither count."""
+    with duckdb.connect() as con:
+        con.execute(
+            """
+            create table prompts as select unnest([1, 2, 3]) as prompt_id, 'harmful' as label;
+            create table ablations as
+            select prompt_id * 10 + kind as ablation_id, prompt_id, null::integer as draw, null as control,
+                ['none', 'minimal_active', 'stage3_alone'][kind] as condition, ['none', 'minimal', 'stage3'][kind] as method,
+                [null, 'active', 'alone'][kind] as part, if(kind = 3, 5, null) as k
+            from prompts, range(1, 4) as kinds(kind);
+            create table verdicts as
+            select ablation_id, 'first_token' as judge, condition = 'none' as refused, condition <> 'none' as flipped
+            from ablations;
+            update verdicts set flipped = false where ablation_id = 13;
+            create table causal_links (
+                k integer, prompt_id integer, ablated float, clean float, layer integer, lowest_layer integer
+            );
+            """
+        )
+        counted = "k, n_active, n_alone, alone_share, n_alone_up_to"
+        assert queries.run(con, "causal_link").project(counted).fetchall() == [(5, 3, 2, 2 / 3, 2)]
+        con.execute("update verdicts set flipped = null, refused = null where ablation_id = 13")
+        assert queries.run(con, "causal_link").project(counted).fetchall() == [(5, 2, 2, 1.0, 2)]
+        con.execute("delete from verdicts where ablation_id = 23")
+        assert queries.run(con, "causal_link").project(counted).fetchall() == [(5, 2, 1, 0.5, 1)], "an answer that there is not"
