@@ -74,8 +74,15 @@ def _meaning(table: Table, column: Column) -> str:
     is_told = column.at_least is None or any(words in column.meaning for words in ("from 0", "from 1", "above 0"))
     least = "" if is_told else f"at least {column.at_least:g}"
     limits = " and ".join(part for part in (least, f"at most {column.at_most:g}" if column.at_most is not None else "") if part)
+    choices = "" if all(one in column.meaning for one in column.choices) else f"one of {', '.join(column.choices)}"
+    others = {c.name for c in table.columns if c.table not in (None, table.name)}
+    limit = column.limit if column.limit and column.limit.by in others else None
+    bound = f"{'' if limit.is_equal else 'below '}`{limit.fact}` of what `{limit.by}` points to" if limit else ""
+    points = f"points to `{column.refers}`" if column.name in others else ""
     null = f"null: {column.null}" if column.null else ""
-    return "; ".join(part for part in (column.meaning, limits, column.encoding or "", null, elsewhere) if part)
+    return "; ".join(
+        part for part in (column.meaning, choices, limits, bound, points, column.encoding or "", null, elsewhere) if part
+    )
 
 
 def _elsewhere(table: Table, column: Column) -> str:

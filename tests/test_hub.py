@@ -12,6 +12,7 @@ import saelake
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.share import share
 from saelake.warehouse.sharing.sources import fetched
 from tests.conftest import ROOT
@@ -98,7 +99,7 @@ def test_every_configuration_of_the_embedded_study_loads_with_all_its_columns(or
         assert set(configurations) == {name for name in shared if opened.sql(f"select count(*) from {name}").fetchall() != [(0,)]}
         for name in configurations:
             loaded = datasets.load_dataset(str(tmp_path / "set"), name, split="train", cache_dir=str(tmp_path / "cache"))
-            assert loaded.column_names == opened.sql(f"from {name}").columns
+            assert loaded.column_names == TABLES[name].schema.names
             assert [(len(loaded),)] == opened.sql(f"select count(*) from {name}").fetchall()
 
 

@@ -16,13 +16,12 @@ from saelake.warehouse.layout import open_parquet, stored_batches
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec, pointer_key, record_key
-from saelake.warehouse.rules import REFERENCE_COLUMNS, References, broken_rules, referred
+from saelake.warehouse.rules import POINTED, References, broken_rules, joined, referred
 from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.store import sha256_file
 
 UNREADABLE = (OSError, pa.ArrowException)
-REFERENCE_TABLE = {columns[0]: table for table, columns in REFERENCE_COLUMNS.items()}
 
 
 @dataclass(frozen=True)
@@ -164,27 +163,27 @@ class _RunCheck:
 
 def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord]) -> References:
     """What the run's rows may point to. Of a kind whose table is damaged or not in the lake, nothing is known."""
-    known, seen, waiting, unknown = References(), set[str](), [record.run_id], set[str]()
+    known: References = {}
+    seen, waiting, unknown = set[str](), [record.run_id], set[str]()
     while waiting:
         run_id = waiting.pop()
         if run_id in seen:
             continue
         seen.add(run_id)
         if run_id not in records:
-            return References()
+            return {}
         waiting += records[run_id].parents
         for file in records[run_id].files:
-            if file.table in REFERENCE_COLUMNS:
+            if file.table in POINTED:
                 try:
                     with lake.published.local(file.path) as path:
-                        batches = stored_batches(path, file.table, records[run_id].schema_version, REFERENCE_COLUMNS[file.table])
-                        known = known.joined(referred(file.table, batches))
+                        batches = stored_batches(path, file.table, records[run_id].schema_version, POINTED[file.table])
+                        known = joined(known, referred(file.table, batches))
                 except UserError:
                     raise
                 except (*UNREADABLE, KeyError, ValueError):
                     unknown.add(file.table)
-    ids = {name: ids for name, ids in known.ids.items() if REFERENCE_TABLE[name] not in unknown}
-    return References(ids, known.n_tokens, {} if "saes" in unknown else known.saes)
+    return {table: rows for table, rows in known.items() if table not in unknown}
 
 
 def _check_pointers(lake: Lake, records: Mapping[str, RunRecord]) -> Iterator[Finding]:

@@ -8,79 +8,100 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from saelake.warehouse.records import run_tag
-from saelake.warehouse.schema import TABLES, Table
+from saelake.warehouse.schema import TABLES, Column, Table
+from saelake.warehouse.schema.columns import RUN_ID
 
 SLACK = 1e-3
 """How far rounding may carry a float32 with two limits, a probability or a cosine, over them."""
-OWNERS = {"prompt_id": "prompts", "set_id": "feature_sets", "ablation_id": "ablations"}
-"""The table that numbers an id; wherever else the id stands, it must be one of that table's."""
-REFERENCE_COLUMNS = {
-    "prompts": ["prompt_id", "n_tokens"],
-    "saes": ["sae_id", "layer", "width"],
-    "feature_sets": ["set_id"],
-    "ablations": ["ablation_id"],
-}
-"""Tables whose rows others point to, and the columns that are read for it; the first one is pointed to."""
+
+
+def _pointed() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for column in (c for table in TABLES.values() for c in table.columns):
+        if column.table is not None:
+            found.setdefault(column.table, [column.identity])
+    for table in TABLES.values():
+        names = {c.name: c for c in table.columns}
+        for limit in (c.limit for c in table.columns if c.limit and c.limit.by in names):
+            columns = found[str(names[limit.by].table)]
+            columns += [limit.fact] if limit.fact not in columns else []
+    return found
+
+
+UNKNOWN, MISSING = -1, -2
+POINTED = _pointed()
+"""Tables whose rows others point to -> the id that is pointed to, and the other columns that are read for it."""
 
 
 @dataclass(frozen=True)
-class References:
-    """What the rows of a run may point to: ids and SAEs of the run and of all that it is computed from."""
+class Known:
+    """Rows of one table that others may point to."""
 
-    ids: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """id column -> sorted ids; absent if no such table is there to point to"""
-    n_tokens: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
-    """length of each prompt, in the order of ids["prompt_id"]"""
-    saes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """sae_id -> (layer, width)"""
+    ids: np.ndarray
+    """Sorted, each once."""
+    facts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Other columns, in the same order."""
 
-    def joined(self, other: "References") -> "References":
-        """What may be pointed to in either."""
-        ids = {name: _merged(self.ids.get(name), other.ids.get(name)) for name in {*self.ids, *other.ids}}
-        prompts = [r.ids["prompt_id"] for r in (self, other) if "prompt_id" in r.ids]
-        order = np.unique(np.concatenate(prompts), return_index=True)[1] if prompts else np.empty(0, dtype=np.int64)
-        return References(ids, np.concatenate([self.n_tokens, other.n_tokens])[order], {**self.saes, **other.saes})
+    def joined(self, other: "Known") -> "Known":
+        """The rows of both."""
+        ids, first = np.unique(np.concatenate([self.ids, other.ids]), return_index=True)
+        return Known(ids, {name: np.concatenate([self.facts[name], other.facts[name]])[first] for name in self.facts})
 
 
-def _merged(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray:
-    return np.unique(np.concatenate([ids for ids in (one, other) if ids is not None]))
+References = Mapping[str, Known]
+"""table -> what the rows of a run may point to there: rows of the run and of all that it is computed from; a table that is not
+there is not known
+"""
+
+
+def joined(one: References, other: References) -> dict[str, Known]:
+    """What may be pointed to in either."""
+    found = dict(one)
+    for table, known in other.items():
+        found[table] = found[table].joined(known) if table in found else known
+    return found
 
 
 def referred(table: str, batches: Iterable[pa.RecordBatch]) -> References:
-    """What rows of `prompts`, `saes`, `feature_sets` or `ablations` let others point to."""
-    rows = pa.Table.from_batches(batches, TABLES[table].schema.empty_table().select(REFERENCE_COLUMNS[table]).schema)
-    if table == "saes":
-        columns = (rows[name].to_pylist() for name in ("sae_id", "layer", "width"))
-        return References(saes={sae_id: (layer, width) for sae_id, layer, width in zip(*columns, strict=True)})
-    name = REFERENCE_COLUMNS[table][0]
-    ids, first = np.unique(rows[name].to_numpy(), return_index=True)
-    return References({name: ids}, rows["n_tokens"].to_numpy()[first]) if table == "prompts" else References({name: ids})
+    """What rows of a table that is POINTED to let others point to."""
+    name, *facts = POINTED[table]
+    rows = pa.Table.from_batches(batches, TABLES[table].schema.empty_table().select(POINTED[table]).schema)
+    ids, first = np.unique(_values(rows[name]), return_index=True)
+    return {table: Known(ids, {fact: rows[fact].to_numpy()[first] for fact in facts})}
+
+
+def _values(ids: pa.ChunkedArray) -> np.ndarray:
+    return np.array(ids.to_pylist(), dtype=str) if pa.types.is_string(ids.type) else ids.to_numpy()
 
 
 def broken_rules(table: Table, rows: pa.RecordBatch, run_id: str, known: References) -> Iterator[tuple[str, int]]:
     """What is wrong with published rows, each with the number of rows that it is wrong with."""
-    for column in (c for c in table.columns if c.name in rows.schema.names):
-        for what, is_wrong in _column_rules(table, column.name, rows[column.name], run_id):
+    columns = [c for c in table.columns if c.name in rows.schema.names]
+    places: dict[str, np.ndarray] = {}
+    for column in columns:
+        for what, is_wrong in _column_rules(table, column, rows[column.name], run_id):
             yield f"{column.name} {what}", _count(is_wrong)
-        if column.identity in known.ids and OWNERS[column.identity] != table.name:
-            ids = rows[column.name].drop_null().to_numpy()
-            what = f"{column.name} is not in {OWNERS[column.identity]} of this run or of one that it is computed from"
-            yield what, int((_places(known.ids[column.identity], ids) < 0).sum())
-    if {"prompt_id", "pos"} <= set(rows.schema.names) and "prompt_id" in known.ids and len(known.ids["prompt_id"]):
-        places = _places(known.ids["prompt_id"], rows["prompt_id"].to_numpy())
-        yield "pos is past the prompt's end", int((rows["pos"].to_numpy() >= known.n_tokens[places])[places >= 0].sum())
-    if {"sae_id", "feature_id"} <= set(rows.schema.names) and known.saes:
-        yield from _sae_rules(rows, known.saes)
+        if column.table is not None and column.table in known and column.table != table.name:
+            places[column.name] = _places(known[column.table].ids, rows[column.name])
+            what = f"{column.name} is not in {column.table} of this run or of one that it is computed from"
+            yield what, int((places[column.name] == UNKNOWN).sum())
+    for column in columns:
+        if column.limit and column.limit.by in places:
+            place = places[column.limit.by]
+            fact = known[str(table.column(column.limit.by).table)].facts[column.limit.fact]
+            value, is_here = rows[column.name].fill_null(0).to_numpy(zero_copy_only=False), place >= 0
+            limits = fact[place[is_here]]
+            is_wrong = value[is_here] != limits if column.limit.is_equal else value[is_here] >= limits
+            yield f"{column.name} {column.limit.otherwise}", int(is_wrong.sum())
 
 
-def _column_rules(table: Table, name: str, values: pa.Array, run_id: str) -> Iterator[tuple[str, pa.Array]]:
-    if name == "run_id":
+def _column_rules(table: Table, column: Column, values: pa.Array, run_id: str) -> Iterator[tuple[str, pa.Array]]:
+    if column == RUN_ID:
         yield f"is not {run_id}", pc.not_equal(values, run_id)
     if pa.types.is_list(values.type):
         values = values.flatten()
     if pa.types.is_floating(values.type):
         yield "is not a finite number", pc.invert(pc.is_finite(values))
-    column = table.column(name)
     slack = SLACK if values.type == pa.float32() and None not in (column.at_least, column.at_most) else 0
     if column.at_least is not None:
         yield f"is below {column.at_least:g}", pc.less(values, column.at_least - slack)
@@ -88,7 +109,7 @@ def _column_rules(table: Table, name: str, values: pa.Array, run_id: str) -> Ite
         yield f"is above {column.at_most:g}", pc.greater(values, column.at_most + slack)
     if column.choices:
         yield f"is neither {' nor '.join(column.choices)}", pc.invert(pc.is_in(values, pa.array(column.choices)))
-    if OWNERS.get(name) == table.name:
+    if column.table == table.name and values.type == pa.int64():
         yield "does not carry the run's tag", pa.array(values.to_numpy() >> 32 != run_tag(run_id))
 
 
@@ -96,20 +117,17 @@ def _count(is_wrong: pa.Array) -> int:
     return int(pc.sum(is_wrong).as_py() or 0)
 
 
-def _places(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Where each id stands in the sorted `known`; -1 if it does not."""
+def _places(known: np.ndarray, ids: pa.Array) -> np.ndarray:
+    """Where each id stands in the sorted `known`: UNKNOWN if it does not, MISSING if there is none."""
+    if ids.null_count or pa.types.is_string(ids.type):
+        coded = ids.dictionary_encode()
+        places = np.append(_places_of(known, _values(pa.chunked_array([coded.dictionary]))), MISSING)
+        return places[coded.indices.fill_null(len(coded.dictionary)).to_numpy()]
+    return _places_of(known, ids.to_numpy())
+
+
+def _places_of(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
     if not len(known):
-        return np.full(len(ids), -1)
+        return np.full(len(ids), UNKNOWN)
     places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return np.where(known[places] == ids, places, -1)
-
-
-def _sae_rules(rows: pa.RecordBatch, saes: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, int]]:
-    encoded = rows["sae_id"].dictionary_encode()
-    found = [saes.get(sae_id) for sae_id in encoded.dictionary.to_pylist()]
-    layer, width = (np.array([-1 if sae is None else sae[i] for sae in found], dtype=np.int64) for i in (0, 1))
-    which = encoded.indices.to_numpy()
-    is_known = width[which] >= 0
-    yield "sae_id is not in saes of this run or of one that it is computed from", int((~is_known).sum())
-    yield "feature_id is past the SAE's width", int((is_known & (rows["feature_id"].to_numpy() >= width[which])).sum())
-    yield "layer is not the SAE's", int((is_known & (rows["layer"].to_numpy() != layer[which])).sum())
+    return np.where(known[places] == ids, places, UNKNOWN)

@@ -15,8 +15,6 @@ from saelake.warehouse.schema import TABLES, Table
 from saelake.warehouse.store import sha256_text
 
 STAGE_PREFIX = "written_"
-NUMBERED = ("prompt_id", "ablation_id", "set_id")
-"""Ids that rows may hold of other runs, whose tags then name the runs that these rows build on."""
 
 
 def write_rows(lake: Lake, study: str, table: str, rows: Any, about: Mapping[str, Any]) -> RunRecord:
@@ -93,7 +91,8 @@ def _parents(lake: Lake, table: Table, rows: pa.Table) -> tuple[str, ...]:
     runs = {run_tag(run_id): run_id for run_id in lake.run_ids()}
     found: dict[str, None] = {}
     for column in table.columns:
-        if column.identity in NUMBERED and column.name in rows.column_names and column.name != table.owns:
+        is_numbered = column.refers is not None and column.type == pa.int64()  # such ids carry the tag of their run
+        if is_numbered and column.name in rows.column_names and column.name != table.owns:
             ids = pc.drop_null(rows[column.name].combine_chunks())
             for tag in {value.as_py() >> 32 for value in pc.unique(pc.bit_wise_and(ids, pa.scalar(~INDEX_MASK, pa.int64())))}:
                 if tag not in runs:

@@ -11,6 +11,7 @@ from pathlib import Path
 from saelake.analysis.judges.protocol import LABELS, Answer, Judge, Verdict
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.sections import Role
 from saelake.warehouse.errors import UserError
 
 CODE_VERSION = 3
@@ -107,10 +108,11 @@ def oracle_of(role: str, recipe: Recipe) -> str:
 def oracle_identity(recipe: Recipe) -> dict[str, object]:
     """That of the oracle and, in `control`, of the judge of all others where it is another; raises UserError for a judge that
     cannot judge the prompts that it is named for."""
-    for field, label in (("oracle", "target"), ("control_oracle", "control")):
-        name = oracle_of(label, recipe)
-        if label not in judge_named(name, recipe).labels:
-            raise UserError(f"verdicts.{field}: {name} cannot judge {label} prompts")
+    fields: tuple[tuple[str, Role], ...] = (("oracle", "target"), ("control_oracle", "control"))
+    for field, role in fields:
+        name = oracle_of(role, recipe)
+        if role not in judge_named(name, recipe).labels:
+            raise UserError(f"verdicts.{field}: {name} cannot judge {recipe.labels.of(role)} prompts")
     control = control_oracle(recipe)
     identity = judge_identity(recipe.verdicts.oracle, recipe)
     return identity if control == recipe.verdicts.oracle else identity | {"control": judge_identity(control, recipe)}

@@ -48,7 +48,7 @@ def _values(column: Column, table: Table) -> st.SearchStrategy[Any]:
 
 
 def _rows(table: Table) -> st.SearchStrategy[list[dict[str, Any]]]:
-    columns = {c.name: _values(c, table) for c in table.columns if c.name != "run_id"}
+    columns = {c.name: _values(c, table) for c in table.stored() if c.name != "run_id"}
     unique = ["ablation_id"] if table.owns == "ablation_id" else [c for c in table.unique if c != "run_id"]
     return st.lists(st.fixed_dictionaries(columns), max_size=8, unique_by=lambda row: tuple(row[c] for c in unique))
 
@@ -70,7 +70,7 @@ def _landed(table: Table, given: Sequence[dict[str, Any]]) -> list[Rows]:
         by_layer[row["layer"] if table.by_layer else None].append(row)
     if not by_layer and not table.by_layer:
         by_layer[None] = []
-    names = [c.name for c in table.columns if c.name != "run_id"]
+    names = [c.name for c in table.stored() if c.name != "run_id"]
     return [Rows.of(table, {n: [r[n] for r in rows] for n in names}, layer) for layer, rows in by_layer.items()]
 
 
@@ -113,9 +113,10 @@ def _assert_back(
     files = [f for f in record.files if f.table == table.name]
     by_pyarrow = [row for f in files for row in pq.read_table(lake.root / f.path).to_pylist()]
     assert _repr(by_pyarrow, table.owns) == _repr(rows, table.owns)
-    found = here.execute(f"select * from {table.name}").to_arrow_table()
+    columns = ", ".join(f'"{c.name}"' for c in table.stored())
+    found = here.execute(f"select {columns} from {table.name}").to_arrow_table()
     assert _repr(found.to_pylist(), table.owns) == _repr(rows, table.owns)
-    found = shell.execute(f"select * from all_runs.{table.name}").to_arrow_table()
+    found = shell.execute(f"select {columns} from all_runs.{table.name}").to_arrow_table()
     assert _repr(found.to_pylist(), table.owns) == _repr(rows, table.owns)
     for file in files:
         order = RowOrder(table.unique)

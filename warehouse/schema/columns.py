@@ -14,6 +14,20 @@ SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What holds between a value and the row that another column of its own row points to."""
+
+    by: str
+    """That other column."""
+    fact: str
+    """The column of the row that is pointed to: the value is below it."""
+    otherwise: str
+    """What is said of a value that is not."""
+    is_equal: bool = False
+    """It is equal to it instead."""
+
+
+@dataclass(frozen=True)
 class Column:
     """One column: its name, Arrow type and meaning (with the unit); `null` says what a missing value means."""
 
@@ -24,7 +38,9 @@ class Column:
     null_since: int = 1
     """The schema's version from which on it may be missing."""
     refers: str | None = None
-    """The id that it holds, if its own name is not that id's."""
+    """TABLE.COLUMN: the row that it points to; in that table itself, what its rows are known by."""
+    limit: Limit | None = None
+    """What holds between it and what its row points to."""
     at_least: float | None = None
     at_most: float | None = None
     choices: tuple[str, ...] = ()
@@ -39,8 +55,14 @@ class Column:
     """What it reads as where the file does not hold it: SQL over the columns that the file has. Null if that is not told."""
 
     @property
+    def table(self) -> str | None:
+        """The table that it points to."""
+        return self.refers.partition(".")[0] if self.refers else None
+
+    @property
     def identity(self) -> str:
-        return self.refers or self.name
+        """The id that it holds."""
+        return self.refers.partition(".")[2] if self.refers else self.name
 
     def is_in(self, version: int) -> bool:
         """Whether files of that version of the schema hold it."""
@@ -98,12 +120,41 @@ class Table:
         return next(c for c in self.columns if c.name == name)
 
 
+def of_layer(by: str) -> Limit:
+    """That it is the layer of the SAE that another column names."""
+    return Limit(by, "layer", "is not the SAE's", is_equal=True)
+
+
+def of_width(by: str) -> Limit:
+    """That the SAE that another column names has so many features."""
+    return Limit(by, "width", "is past the SAE's width")
+
+
 RUN_ID = Column("run_id", pa.string(), "the run that wrote the row")
-PROMPT_ID = Column("prompt_id", pa.int64(), "the prompt", encoding=DELTA)
-POS = Column("pos", pa.int16(), "token position in the templated prompt, from 0", at_least=0)
-SAE_ID = Column("sae_id", pa.string(), "the SAE; unique for its exact weights")
-LAYER = Column("layer", pa.int16(), "block at which the SAE reads, most of them the residual stream after it, from 0", at_least=0)
-FEATURE_ID = Column("feature_id", pa.int32(), "latent index in its SAE, from 0", at_least=0, encoding=DELTA)
-SET_ID = Column("set_id", pa.int64(), "the feature set", encoding=DELTA)
+PROMPT_ID = Column("prompt_id", pa.int64(), "the prompt", encoding=DELTA, refers="prompts.prompt_id")
+POS = Column(
+    "pos",
+    pa.int16(),
+    "token position in the templated prompt, from 0",
+    at_least=0,
+    limit=Limit("prompt_id", "n_tokens", "is past the prompt's end"),
+)
+SAE_ID = Column("sae_id", pa.string(), "the SAE; unique for its exact weights", refers="saes.sae_id")
+LAYER = Column(
+    "layer",
+    pa.int16(),
+    "block at which the SAE reads, most of them the residual stream after it, from 0",
+    at_least=0,
+    limit=of_layer("sae_id"),
+)
+FEATURE_ID = Column(
+    "feature_id",
+    pa.int32(),
+    "latent index in its SAE, from 0",
+    at_least=0,
+    encoding=DELTA,
+    limit=of_width("sae_id"),
+)
+SET_ID = Column("set_id", pa.int64(), "the feature set", encoding=DELTA, refers="feature_sets.set_id")
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
-ABLATION_ID = Column("ablation_id", pa.int64(), "the ablation", encoding=DELTA)
+ABLATION_ID = Column("ablation_id", pa.int64(), "the ablation", encoding=DELTA, refers="ablations.ablation_id")

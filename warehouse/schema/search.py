@@ -1,11 +1,12 @@
 """The tables of the protocol that the search for causes writes: directions, ablations, verdicts, searches (R3-R8, R15, R17)."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from saelake.warehouse.schema.columns import (
     ABLATION_ID,
     BYTE_STREAM,
-    DELTA,
     FEATURE_ID,
     LAYER,
     PROMPT_ID,
@@ -119,7 +120,7 @@ ABLATIONS = Table(
         RUN_ID,
         ABLATION_ID,
         PROMPT_ID,
-        Column("set_id", pa.int64(), "the features that were ablated", null="none, or a direction", encoding=DELTA),
+        replace(SET_ID, meaning="the features that were ablated", null="none, or a direction"),
         Column("stage", pa.string(), "the stage that asked"),
         Column(
             "condition",
@@ -237,7 +238,9 @@ SEARCH_TRACE = Table(
         PROMPT_ID,
         Column("seed", pa.int32(), "number of the random sequence, from 0"),
         Column("step", pa.int32(), "blocks that are not ablated any more", at_least=0),
-        Column("block", pa.int64(), "set_id of the block that this step adds to those", null="step 0", refers="set_id"),
+        Column(
+            "block", pa.int64(), "set_id of the block that this step adds to those", null="step 0", refers="feature_sets.set_id"
+        ),
         Column(
             "p_refusal_token",
             pa.float32(),

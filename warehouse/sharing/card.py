@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from saelake.warehouse.records import RunRecord
-from saelake.warehouse.schema import TABLES, Table
+from saelake.warehouse.schema import TABLES, Column, Table
 from saelake.warehouse.sharing.withheld import Withheld
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -19,6 +19,8 @@ class Part:
     """One table of the set."""
 
     table: Table
+    columns: tuple[Column, ...]
+    """Those that its files hold."""
     n_rows: int
     n_bytes: int
     left_out: tuple[str, ...]
@@ -59,8 +61,10 @@ def _parts(records: Sequence[RunRecord]) -> Iterator[Part]:
     for table in TABLES.values():
         files = [f for r in records for f in r.files if f.table == table.name]
         if files:
+            versions = {r.schema_version for r in records if any(f.table == table.name for f in r.files)}
+            columns = tuple(c for c in table.columns if any(map(c.is_in, versions)))
             left_out = {n.partition(".")[2] for r in records for n in r.withheld if n.startswith(f"{table.name}.")}
-            yield Part(table, sum(f.n_rows for f in files), sum(f.n_bytes for f in files), tuple(sorted(left_out)))
+            yield Part(table, columns, sum(f.n_rows for f in files), sum(f.n_bytes for f in files), tuple(sorted(left_out)))
 
 
 def _front_matter(records: Sequence[RunRecord], parts: Sequence[Part]) -> str:

@@ -1,0 +1,48 @@
+"""What rows point to: every column that says so is held to it, whatever it is called."""
+
+import numpy as np
+import pyarrow as pa
+
+from saelake.warehouse.rules import POINTED, Known, broken_rules
+from saelake.warehouse.schema import TABLES
+
+SAES = {"saes": Known(np.array(["a", "b"]), {"layer": np.array([1, 2]), "width": np.array([4, 8])})}
+
+
+def test_the_columns_say_what_is_pointed_to() -> None:
+    assert {name: sorted(columns) for name, columns in POINTED.items()} == {
+        "prompts": ["n_tokens", "prompt_id"],
+        "saes": ["layer", "sae_id", "width"],
+        "feature_sets": ["set_id"],
+        "ablations": ["ablation_id"],
+    }
+
+
+def test_the_other_feature_of_a_pair_is_held_to_its_sae_too() -> None:
+    columns = {
+        "run_id": ["run"] * 4,
+        "sae_id": ["a", "a", "a", "c"],
+        "layer": [1, 2, 1, 1],
+        "feature_id": [3, 3, 4, 3],
+        "other_sae_id": ["b", "b", "c", "b"],
+        "other_layer": [2, 1, 2, 2],
+        "other_feature_id": [7, 7, 7, 8],
+        "cosine": [0.5] * 4,
+    }
+    table = TABLES["decoder_cosines"]
+    rows = pa.table(columns).cast(table.schema).to_batches()[0]
+    assert {what: n for what, n in broken_rules(table, rows, "run", SAES) if n} == {
+        "layer is not the SAE's": 1,
+        "feature_id is past the SAE's width": 1,
+        "other_sae_id is not in saes of this run or of one that it is computed from": 1,
+        "other_layer is not the SAE's": 1,
+        "other_feature_id is past the SAE's width": 1,
+        "sae_id is not in saes of this run or of one that it is computed from": 1,
+    }
+
+
+def test_what_is_missing_points_nowhere() -> None:
+    table = TABLES["waking_passes"]
+    names = [c.name for c in table.stored() if c.name.startswith("source_")]
+    rows = pa.record_batch({name: pa.array([None, None], table.schema.field(name).type) for name in names})
+    assert not any(n for _, n in broken_rules(table, rows, "run", SAES))
