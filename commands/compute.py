@@ -25,6 +25,8 @@ from saelake.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from saelake import OpenLake
     from saelake.analysis.workers import RayWorkers
     from saelake.ingest.job import Study
@@ -229,15 +231,29 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
 
     to_be_made = not Lake.at(lake).published.names("")
     found = stages.status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
+    notices = [reasoning_notice(study)]
+    if any(s.stage == "baseline" and s.state == "done" for s in found):
+        with open_lake(lake, study.name) as opened:
+            notices.append(_unless_left_out(lambda: target_notice(opened.connection, study.words)))
     names = ("stage", "state", "run_id", "why")
     show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
     click.echo(f"\ntarget tokens: {', '.join(map(str, read_targets(study.model)))}")
-    if notice := reasoning_notice(study):
+    for notice in filter(None, notices):
         click.echo(f"! {notice}")
-    if any(s.stage == "baseline" and s.state == "done" for s in found):
-        with open_lake(lake, study.name) as opened:
-            if notice := target_notice(opened.connection, study.words):
-                click.echo(f"! {notice}")
+
+
+def _unless_left_out(look: "Callable[[], str | None]") -> str | None:
+    """What is noticed in a study's tables; nothing where it came without one of them."""
+    from saelake.queries import LEFT_OUT
+    from saelake.warehouse.errors import UserError, told_by_views
+
+    try:
+        with told_by_views():
+            return look()
+    except UserError as error:
+        if LEFT_OUT not in str(error):
+            raise
+        return None
 
 
 def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractContextManager[RayWorkers | None]":

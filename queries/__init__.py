@@ -10,10 +10,11 @@ Those that only stages and pages ask stand in stages/: `names` leaves them out. 
 from saelake.queries.judges import oracle
 from saelake.queries.loader import Query, check_choices, load, names, names_of_stages, run
 from saelake.queries.parameters import Parameter, QueryError
-from saelake.queries.reasons import reasons, why_empty
+from saelake.queries.reasons import LEFT_OUT, reasons, why_empty
 from saelake.queries.silent import why_no_rows
 
 __all__ = [
+    "LEFT_OUT",
     "Parameter",
     "Query",
     "QueryError",

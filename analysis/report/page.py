@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import jinja2
 from markupsafe import Markup
 
@@ -26,7 +27,8 @@ from saelake.analysis.report.published import figures
 from saelake.analysis.report.sections import SECTIONS
 from saelake.queries.formats import printable
 from saelake.warehouse.catalog import connect, current_records, one_study
-from saelake.warehouse.records import Lake
+from saelake.warehouse.errors import UserError, told_by_views
+from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.store import clear_drafts, write_atomic
 
 FOLDER = Path(__file__).parent
@@ -44,6 +46,8 @@ class Shown:
     """What has to be run for it; empty if it is there."""
     without_input: Sequence[tuple[str, str]]
     """Its stages that had nothing to work on, or the one at which the analysis ended before them, each with the reason."""
+    left_out: str = ""
+    """What a shared set came without that it would show; empty if nothing."""
 
 
 def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completions: bool = False) -> int:
@@ -113,7 +117,13 @@ def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> Show
         ended = [(stage, reasons[stage]) for stage in ENDING if absent and stage in reasons]
         return Shown(section, [], section.command.format(recipe=study.recipe), ended)
     mine = [(stage, why) for stage, why in reasons.items() if any(fnmatch.fnmatch(stage, asked) for asked in section.stages)]
-    return Shown(section, section.render(study), "", mine)
+    try:
+        with told_by_views(study.con):
+            return Shown(section, list(section.render(study)), "", mine)
+    except UserError as error:
+        if queries.LEFT_OUT not in str(error):
+            raise
+        return Shown(section, [], "", mine, str(error))
 
 
 def _blocks(shown: Sequence[Shown], kind: type) -> list[Any]:
@@ -142,15 +152,15 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
         record = study.records["ingest"]
         config = record.config
         facts.append(("model", f"{study.model or 'a local model'} · {str(config.get('model_hash', ''))[:40]}"))
-        layers, widths, l0 = con.execute(
-            "select count(*), string_agg(distinct width, ', '), avg(measured_l0) from saes"
-        ).fetchall()[0]
-        if layers:
-            facts.append(("SAEs", f"{layers} layers, width {widths}, mean L0 {l0:.1f}"))
-        labels = con.execute("select label, count(*) from prompts group by label order by label desc").fetchall()
+        summed = "select count(*), string_agg(distinct width, ', '), avg(measured_l0) from saes"
+        for layers, widths, l0 in _rows_of(con, record, "saes", summed):
+            if layers:
+                facts.append(("SAEs", f"{layers} layers, width {widths}, mean L0 {l0:.1f}"))
+        labels = _rows_of(con, record, "prompts", "select label, count(*) from prompts group by label order by label desc")
         facts.append(("behaviour", study.words["name"]))
         facts.append(("judge", f"{study.judge}: whose verdicts decide what flips"))
-        facts.append(("prompts", ", ".join(f"{n:,} {study.words.get(label, label)}" for label, n in labels)))
+        if labels:
+            facts.append(("prompts", ", ".join(f"{n:,} {study.words.get(label, label)}" for label, n in labels)))
         facts.append(("activations", f"{record.n_rows('activations'):,} non-zeros"))
     device = {str(r.hardware.get("device", "")) for r in study.records.values()}
     finished = max((r.finished for r in study.records.values()), default="")
@@ -159,6 +169,11 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
     if withheld:
         facts.append(("added from a shared set", f"which left out {', '.join(withheld)}, in part or whole"))
     return facts
+
+
+def _rows_of(con: duckdb.DuckDBPyConnection, record: RunRecord, table: str, statement: str) -> list[Any]:
+    """The rows of a statement about a table of a run; none where the run was shared without the table."""
+    return [] if table in record.withheld else con.execute(statement).fetchall()
 
 
 def _cell(study: Studied, value: Any, kind: str) -> str:

@@ -1,6 +1,7 @@
 """A study whose stages find nothing to work on says why and what to change, wherever it is shown."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from saelake.analysis.search.directions import NoDirection, Scores, left_out
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.sections import Direction
 from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
 from tests.planted import write_planted
@@ -139,6 +141,29 @@ def test_tables_that_a_set_left_out_hide_no_others(unflipped: Ran, tmp_path: Pat
     for name in tables:
         assert other.ask("sql", f"select count(*) from {name}").exit_code == 0
     assert "searches is not here" not in other.ask("query", "directions").output
+
+
+@pytest.mark.parametrize("left_out", ["prompts", "ablations"])
+def test_the_report_of_a_set_says_in_each_section_what_was_left_out(unflipped: Ran, tmp_path: Path, left_out: str) -> None:
+    tables = tuple(name for name in TABLES if name not in ("runs", left_out))
+    share(Lake.existing(unflipped.lake), tmp_path / "set", Choice(tables=tables))
+    other = unflipped._replace(lake=tmp_path / "other")
+    add(Lake.create(other.lake), tmp_path / "set")
+    told = other.ask("report", "--output", str(tmp_path / "report.html"))
+    assert told.exit_code == 0, told.output
+    text = (tmp_path / "report.html").read_text()
+    assert text.count(f'<p class="missing">{left_out} is not here: run ') >= 1
+    assert text.count("<table") > 2, "the other sections are there"
+    assert other.ask("status", str(other.recipe)).exit_code == 0
+
+
+def test_status_tells_of_a_damaged_table_and_nothing_else(unflipped: Ran, tmp_path: Path) -> None:
+    damaged = unflipped._replace(lake=Path(shutil.copytree(unflipped.lake, tmp_path / "lake")))
+    (file,) = damaged.lake.glob("data/*/prompts/prompts.parquet")
+    file.write_bytes(file.read_bytes()[:-100])
+    told = damaged.ask("status", str(damaged.recipe))
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr.startswith("Error: prompts cannot be read")
 
 
 def test_the_report_of_an_analysis_that_ended_says_where(undirected: Ran, tmp_path: Path) -> None:
