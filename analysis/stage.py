@@ -1,11 +1,15 @@
 """What a stage of the analysis is: a run that is computed from the tables of the runs before it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import duckdb
+
 from saelake.analysis.workbench import Workbench
-from saelake.ingest.job import Study
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.runs import SetRuns
+from saelake.ingest.study import Study
 from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 
@@ -16,8 +20,12 @@ class Work:
 
     bench: Workbench
     spec: RunSpec
-    parents: Mapping[str, str]
-    """stage -> run_id"""
+    parents: Mapping[str, tuple[str, ...]]
+    """stage -> its runs"""
+
+    def sql(self, *stages: str) -> duckdb.DuckDBPyConnection:
+        """A connection on which plain table names show the runs of these parents; of all, if none is named."""
+        return self.bench.sql(list(dict.fromkeys(run_id for stage in stages or self.parents for run_id in self.parents[stage])))
 
 
 class Condition(NamedTuple):
@@ -36,6 +44,7 @@ class Stage:
 
     name: str
     parents: tuple[str, ...]
+    """The stages that it reads: of `prompts` and `activations` the runs of its prompt sets that have a prompt of its splits."""
     sections: tuple[str, ...]
     tables: tuple[str, ...]
     shards: Callable[[Study], Sequence[str]]
@@ -49,6 +58,20 @@ class Stage:
     """What the names of its conditions are, or begin with."""
     compared: tuple[tuple[Condition, Condition], ...] = ()
     """What is tested: every setting of the first against the one of the second with the same K and tau, or its only one."""
+    splits: Callable[[Recipe], Collection[str]] | None = None
+    """The splits whose prompts it reads; all of them by default."""
+    sets: Callable[[Recipe], Collection[str]] = lambda _recipe: ()
+    """The prompt sets that it reads; all of them if none are named."""
+
+    def reads(self, study: Study, sets: Sequence[SetRuns]) -> list[SetRuns]:
+        """The prompt sets that it reads."""
+        named, splits = self.sets(study.recipe), self.splits and set(self.splits(study.recipe))
+        return [
+            one
+            for one in sets
+            if (not named or one.name in named)
+            and (splits is None or not splits.isdisjoint(study.prompts[i].split for i in one.numbers))
+        ]
 
 
 def single_shard(_study: Study) -> Sequence[str]:
@@ -57,5 +80,16 @@ def single_shard(_study: Study) -> Sequence[str]:
 
 
 def prompt_shards(prompts: Sequence[int], size: int) -> dict[str, Sequence[int]]:
-    """Slices of some prompts, by shard name."""
-    return {f"prompts-{start:07d}": prompts[start : start + size] for start in range(0, len(prompts), size)}
+    """Slices of some prompts, by shard name, which tells where they end too: landed slices of another size are not these."""
+    starts = range(0, len(prompts), size)
+    return {f"prompts-{start:07d}-{min(start + size, len(prompts)):07d}": prompts[start : start + size] for start in starts}
+
+
+def searched_split(recipe: Recipe) -> Collection[str]:
+    """The split of the prompts that are ablated on."""
+    return [recipe.candidates.split]
+
+
+def direction_splits(recipe: Recipe) -> Collection[str]:
+    """The splits that the refusal direction is made from, and chosen on."""
+    return [recipe.direction.split, recipe.direction.select_split]

@@ -4,7 +4,7 @@ A stage's run is known before anything is computed: its id is a hash of its part
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -29,11 +29,14 @@ from saelake.analysis.search import algorithm1, alignments, baseline, candidates
 from saelake.analysis.search.edit_sets import Features, listed_edits
 from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
+from saelake.analysis.status import OLDER_VERSION, Pointers, StageStatus, ingest_status, landed_shards
 from saelake.analysis.workbench import Workbench
-from saelake.ingest.job import Study, ingest_spec, ingest_study, open_study
-from saelake.ingest.prompt_major import copy_spec
+from saelake.ingest.job import ingest_study
 from saelake.ingest.prompts import require_splits
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.runs import ACTIVATIONS, PROMPTS, SetRuns, ingest_runs, is_ingested
+from saelake.ingest.runs import STAGES as INGEST_STAGES
+from saelake.ingest.study import Study, open_study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
@@ -81,39 +84,45 @@ def judging_stage(judge: str) -> Stage:
     return judging.stage(judge, [stage.name for stage in ANSWERING])
 
 
+Shards = Iterator[tuple[str, str, list[Rows]]]
+"""run_id, shard, rows"""
+
+
 class Workers(Protocol):
     """Computes shards elsewhere, as `analysis.workers.RayWorkers` does."""
 
     def compute(self, spec: RunSpec, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]: ...
 
-
-@dataclass(frozen=True)
-class StageStatus:
-    """One stage of a recipe in a lake, as `saelake status` shows it."""
-
-    stage: str
-    run_id: str
-    state: str
-    """done, resumable (some shards are landed), to do, or unknown (its classifier cannot be found)"""
-    why: str
+    def ingest(self, study: Study, sets: Sequence[SetRuns], missing: Mapping[str, Sequence[str]]) -> Shards: ...
 
 
 def specs(study: Study, asked: Sequence[Stage] | None = None, lake: Lake | None = None) -> dict[str, RunSpec]:
-    """The identity of every stage's run, ingest first; of the recipe's stages, or of those that are asked for, in this order.
+    """The identity of every stage's run, of the recipe's stages or of those that are asked for, in this order.
 
     Args:
         lake: where runs are looked for that an older version of the schema published with this content.
     """
     find = known_runs(lake) if lake else lambda spec: spec
-    oracle = oracle_identity(study.recipe)
-    found = {"ingest": find(ingest_spec(study))}
+    oracle, sets = oracle_identity(study.recipe), ingest_runs(study, lake)
+    found: dict[str, RunSpec] = {}
     for stage in stages(study.recipe) if asked is None else asked:
         config = study.identity | {"code": stage.code_version}
         config |= {name: oracle if name == "verdicts" else study.recipe.section(name) for name in stage.sections}
         config |= stage.identity(study)
-        parents = tuple(found[parent].run_id for parent in stage.parents)
+        runs = parent_runs(stage, study, sets, found)
+        parents = tuple(dict.fromkeys(run_id for run_ids in runs.values() for run_id in run_ids))
         found[stage.name] = find(RunSpec(stage.name, study.recipe.name, config, parents, study.recipe.compute.seed))
     return found
+
+
+def parent_runs(stage: Stage, study: Study, sets: Sequence[SetRuns], known: Mapping[str, RunSpec]) -> dict[str, tuple[str, ...]]:
+    """The runs that a stage reads, by the names of its parents."""
+    read = stage.reads(study, sets)
+    ingested = {
+        PROMPTS: tuple(one.prompts.run_id for one in read),
+        ACTIVATIONS: tuple(spec.run_id for one in read for spec in one.activations.values()),
+    }
+    return {parent: ingested[parent] if parent in ingested else (known[parent].run_id,) for parent in stage.parents}
 
 
 def open_analysis(recipe: Recipe) -> Study:
@@ -139,11 +148,12 @@ def analyze_study(
     """`analyze` for a study that is opened already; workers compute the shards elsewhere than in this process."""
     known = specs(study, lake=lake)
     bench = Workbench(study, lake)
-    compute = partial(workers.compute, known["ingest"]) if workers else None
+    compute = partial(workers.ingest, study, bench.sets) if workers else None
     bench.run_id = known["direction"].run_id  # which pays for what is asked before it
     if workers is None and whole_run(lake, known["direction"].run_id) is None:
         check_shown(bench)
-    records = [ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=bench.loaded)]
+    found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=bench.loaded)
+    records = list(found.records)
     for stage in stages(study.recipe):
         records.append(ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers))
         if stage is directions.STAGE:
@@ -214,7 +224,7 @@ def open_ablation(
     """The study of a recipe, checked for `ablate`, whose mistakes it raises; what a select names is only known after ingest."""
     chosen.check_condition(condition, TAKEN)
     study = open_analysis(recipe)
-    if whole_run(lake, ingest_spec(study, lake).run_id) is None:
+    if not is_ingested(study, lake):
         chosen.check_listed(study, features, value, positions)
     return study
 
@@ -260,7 +270,7 @@ def stage_rows(
     stage: Stage, bench: Workbench, known: Mapping[str, RunSpec], missing: Sequence[str]
 ) -> Iterator[tuple[str, list[Rows]]]:
     """The missing shards of a stage, computed in this process."""
-    parents = {name: known[name].run_id for name in stage.parents}
+    parents = parent_runs(stage, bench.study, bench.sets, known)
     bench.run_id = known[stage.name].run_id
     return stage.compute(Work(bench, known[stage.name], parents), missing)
 
@@ -276,13 +286,10 @@ def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
     since the current one.
     """
     study = open_study(recipe)
-    current = lake.current()
+    current, sets = lake.current(), ingest_runs(study, lake)
     known = specs(study, lake=lake)
     found = [_status(name, spec, lake, current, known) for name, spec in known.items()]
-    found = _with_reasons(found, study, lake)
-    ingest = whole_run(lake, known["ingest"].run_id)
-    if recipe.capture.prompt_major and ingest and (copy := copy_spec(recipe.name, ingest)):
-        found.insert(1, _status(copy.stage, copy, lake, current, known))
+    found = [*ingest_status(study, lake, sets, current), *_with_reasons(found, study, lake)]
     judged = [stage.removeprefix(judging.PREFIX) for name, stage in sorted(current) if name == recipe.name]
     for name in judged:
         if name in study.recipe.judge_names and name != recipe.verdicts.oracle and judging.PREFIX + name not in known:
@@ -302,27 +309,22 @@ def _with_reasons(found: Sequence[StageStatus], study: Study, lake: Lake) -> lis
     return [replace(one, why=why.get(one.stage, one.why)) for one in found]
 
 
-def _status_beside(stage: Stage, study: Study, lake: Lake, current: Mapping[tuple[str, str], str]) -> StageStatus:
+def _status_beside(stage: Stage, study: Study, lake: Lake, current: Pointers) -> StageStatus:
     """The status of a judge that the recipe does not name (any more); its classifier may be out of reach."""
     try:
         known = specs(study, [*stages(study.recipe), stage], lake)
     except UserError as error:
-        return StageStatus(stage.name, current[study.recipe.name, stage.name], "unknown", str(error))
+        return StageStatus(stage.name, ", ".join(current[study.recipe.name, stage.name]), "unknown", str(error))
     return _status(stage.name, known[stage.name], lake, current, known)
 
 
-def _status(
-    name: str, spec: RunSpec, lake: Lake, current: Mapping[tuple[str, str], str], known: Mapping[str, RunSpec]
-) -> StageStatus:
-    landed = lake.landing(spec.run_id)
+def _status(name: str, spec: RunSpec, lake: Lake, current: Pointers, known: Mapping[str, RunSpec]) -> StageStatus:
     if whole_run(lake, spec.run_id):
-        why = "published by an older version of saelake, with the content that the recipe asks for" if spec.known_as else ""
-        return StageStatus(name, spec.run_id, "done", why)
-    if landed.is_dir():
-        n_landed = sum(1 for p in landed.iterdir() if p.is_dir() and p.name[0] != ".")
+        return StageStatus(name, spec.run_id, "done", OLDER_VERSION if spec.known_as else "")
+    if n_landed := landed_shards(lake, spec.run_id):
         return StageStatus(name, spec.run_id, "resumable", f"{n_landed} shards landed")
-    previous = current.get((spec.recipe, name))
-    return StageStatus(name, spec.run_id, "to do", _changes(spec, lake.record(previous) if previous else None, known))
+    previous = next((lake.record(run_id) for run_id in current.get((spec.recipe, name), ())), None)
+    return StageStatus(name, spec.run_id, "to do", _changes(spec, previous, known))
 
 
 def _changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunSpec]) -> str:
@@ -334,5 +336,9 @@ def _changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunS
     changed = [name for name, value in spec.config.items() if previous.config_now.get(name) != value]
     changed += ["seed"] if previous.seed != spec.seed else []
     stage_of = {s.run_id: name for name, s in known.items()}
-    changed += [f"run of {stage_of[p]}" for p in spec.parents if p not in previous.parents]
+    changed += dict.fromkeys(f"run of {stage_of[p]}" for p in spec.parents if p not in previous.parents and p in stage_of)
+    ingested = {p for p in spec.parents if p not in stage_of}
+    before = {p for p in previous.parents if p.rpartition("_")[0] in INGEST_STAGES}
+    changed += ["prompts and activations"] if ingested - before else []
+    changed += ["fewer prompts or SAEs"] if not changed and before - ingested else []
     return "changed: " + ", ".join(changed)

@@ -10,9 +10,11 @@ from saelake.analysis.search.edit_sets import Features, check_positions, listed_
 from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, features_source, read_vector, stage
 from saelake.analysis.stages import TAKEN, ensure_stage, open_analysis, specs
 from saelake.analysis.workbench import Workbench
-from saelake.ingest.job import Study, ingest_spec, ingest_study
+from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.runs import is_ingested
 from saelake.ingest.sites import Site
+from saelake.ingest.study import Study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
@@ -49,7 +51,7 @@ def open_steering(recipe: Recipe, lake: Lake, sweep: Sweep, features: Features |
     study = open_analysis(recipe)
     if sweep.direction is not None:
         _direction(study, lake, sweep.direction)
-    if features is not None and whole_run(lake, ingest_spec(study, lake).run_id) is None:
+    if features is not None and not is_ingested(study, lake):
         check_listed(study, features, 0.0, sweep.positions)
     check_positions([sweep.positions], study, study.numbers(recipe.candidates.split))
     return study
@@ -71,7 +73,7 @@ def steer_study(
     if sweep.direction is None:
         known = specs(study, [asked], lake)
     else:
-        asked = replace(asked, parents=("direction", "ingest"))
+        asked = replace(asked, parents=("direction", *asked.parents))
         known = specs(study, [directions.STAGE, asked], lake)
     return ensure_stage(asked, known, bench, force=force, progress=progress)
 

@@ -13,20 +13,21 @@ from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.verdicts import Reader, after_reasoning, judge_named, oracle_of
-from saelake.ingest.job import Study, ingest_spec, prompt_ids
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.sections import ROLES
+from saelake.ingest.runs import SetRuns, ingest_runs, prompt_ids
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.study import Study
 from saelake.ingest.subject import Subject, Tokenized
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.records import INDEX_MASK, Lake
 
 
 class Workbench:
     """Loads what is asked for, once, when it is first asked for.
 
-    Prompts are known by their number, the dense index of their prompt_id, which is their place in the study.
+    Prompts are known by their number, which is their place in the study.
     """
 
     def __init__(self, study: Study, lake: Lake) -> None:
@@ -81,9 +82,19 @@ class Workbench:
         return self._judges[name]
 
     @cached_property
+    def sets(self) -> list[SetRuns]:
+        """The runs that hold the study's prompts and activations, set by set."""
+        return ingest_runs(self.study, self.lake)
+
+    @cached_property
     def prompt_ids(self) -> np.ndarray:
-        """(n_prompts,) int64: the id of every prompt in the study's ingest run."""
-        return prompt_ids(ingest_spec(self.study, self.lake), len(self.study.prompts))
+        """(n_prompts,) int64: the id of every prompt of the study."""
+        return prompt_ids(self.sets)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """(n_prompts,) int64: the place of every prompt in its run. Draws go by it: it stays what it is when a study grows."""
+        return self.prompt_ids & INDEX_MASK
 
     @cached_property
     def numbers(self) -> dict[int, int]:

@@ -10,7 +10,7 @@ shard that it was at. Ray starts another worker in its place, and what joins the
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from saelake.extras import require
-from saelake.ingest.job import Study
+from saelake.ingest.job import Piece, pieces
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.runs import SetRuns, ingest_key
+from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake, RunSpec
 from saelake.warehouse.runs import Rows
 
 if TYPE_CHECKING:
     from saelake.analysis.workbench import Workbench
+    from saelake.ingest.shards import ShardMaker
 
 MOST_DEATHS = 3
 """Workers that may die of one shard, until the shard is held to be the reason."""
@@ -48,7 +51,7 @@ class Worker:
 
     def __init__(self, recipe: Recipe, lake: str) -> None:
         self._recipe, self._lake = recipe, lake
-        self._ingest: Any = None
+        self._maker: ShardMaker | None = None
 
     def ready(self) -> None:
         """Answers as soon as the worker has a place."""
@@ -64,24 +67,33 @@ class Worker:
     def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
         """One shard's rows; raises UserError if this machine would compute another run than the one that is asked for."""
         from saelake.analysis.stages import specs, stage_named, stage_rows, stages
-        from saelake.ingest.job import ingest_plan
 
+        self._maker = None
         study = self._bench.study
-        asked = None if stage == "ingest" else stage_named(study.recipe, stage)
-        known = specs(study, [*stages(study.recipe), *([asked] if asked else [])], self._bench.lake)
-        if known[stage].run_id != run_id:
-            raise UserError(
-                f"a worker finds another {stage} run than the process that started it ({known[stage].run_id}, not {run_id}): "
-                f"device kind, model, SAEs or prompts differ there"
-            )
-        if asked is None:
-            # Kept from shard to shard, since it holds the prompts; subject and SAEs are the bench's, for the stages that follow.
-            self._ingest = self._ingest or ingest_plan(study, spec=known[stage], parts=self._bench.loaded)
-            ((_, rows),) = self._ingest.compute([shard])
-            return rows
-        self._ingest = None
+        asked = stage_named(study.recipe, stage)
+        known = specs(study, [*stages(study.recipe), asked], self._bench.lake)
+        _require_same(stage, known[stage].run_id, run_id)
         ((_, rows),) = stage_rows(asked, self._bench, known, [shard])
         return rows
+
+    def piece(self, key: str, needed: Sequence[Piece], piece: Piece) -> list[list[Rows]]:
+        """The rows of one piece of an ingest, whose workers together compute all that is `needed`; raises as `shard`."""
+        from saelake.ingest.shards import ShardMaker
+
+        study, sets = self._bench.study, self._bench.sets
+        _require_same("ingest", ingest_key(study, sets).run_id, key)
+        # Kept from piece to piece, since it holds the prompts; subject and SAEs are the bench's, for the stages that follow.
+        self._maker = self._maker or ShardMaker(study, sets, needed, self._bench.loaded)
+        (rows,) = self._maker.rows([piece])
+        return rows
+
+
+def _require_same(stage: str, mine: str, asked: str) -> None:
+    if mine != asked:
+        raise UserError(
+            f"a worker finds another {stage} run than the process that started it ({mine}, not {asked}): "
+            f"device kind, model, SAEs or prompts differ there"
+        )
 
 
 class RayWorkers:
@@ -131,13 +143,27 @@ class RayWorkers:
 
     def compute(self, spec: RunSpec, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         """The missing shards of a run, in the order in which workers finish them."""
-        waiting, running, deaths = deque(missing), dict[Any, tuple[Any, str]](), Counter[str]()
+        yield from self._computed(spec.stage, missing, lambda worker, shard: worker.shard.remote(spec.stage, spec.run_id, shard))
+
+    def ingest(
+        self, study: Study, sets: Sequence[SetRuns], missing: Mapping[str, Sequence[str]]
+    ) -> Iterator[tuple[str, str, list[Rows]]]:
+        """The missing shards of the runs of an ingest (run_id -> shards), one forward pass for all SAEs: run_id, shard, rows."""
+        key, asked = ingest_key(study, sets).run_id, dict(pieces(study, sets, missing))
+        needed = self._ray.put(list(asked))
+        for piece, parts in self._computed("ingest", list(asked), lambda worker, one: worker.piece.remote(key, needed, one)):
+            for run_id, rows in zip(asked[piece], parts, strict=True):
+                yield run_id, piece.shard, rows
+
+    def _computed(self, stage: str, missing: Sequence[Any], start: Callable[[Any, Any], Any]) -> Iterator[tuple[Any, Any]]:
+        """What workers give for some shards, which `start` hands to one of them, in the order in which they finish them."""
+        waiting, running, deaths = deque(missing), dict[Any, tuple[Any, Any]](), Counter[Any]()
         while waiting or running:
             self._start(len(waiting) + len(running))
             for worker in self._free(running) if waiting else ():
                 if waiting:
                     shard = waiting.popleft()
-                    running[worker.shard.remote(spec.stage, spec.run_id, shard)] = worker, shard
+                    running[start(worker, shard)] = worker, shard
             finished, _ = self._ray.wait([*running, *self._starting], timeout=POLL_SECONDS)
             for ref in finished:
                 if ref in self._starting:
@@ -152,9 +178,7 @@ class RayWorkers:
                 deaths[shard] += 1
                 self._drop(worker)
                 if deaths[shard] == MOST_DEATHS:
-                    raise UserError(
-                        f"{spec.stage}: shard {shard} ended {MOST_DEATHS} workers before it was done ({rows.why}): {LOGS}"
-                    )
+                    raise UserError(f"{stage}: shard {shard} ended {MOST_DEATHS} workers before it was done ({rows.why}): {LOGS}")
 
     def _result(self, ref: Any) -> "Any | Gone":
         """What a worker gives back; Gone if the worker is. Raises what was raised there."""
@@ -204,7 +228,7 @@ class RayWorkers:
             self._workers.remove(worker)
         self._ray.kill(worker)  # it may be out of reach only, and would keep its place
 
-    def _free(self, running: dict[Any, tuple[Any, str]]) -> list[Any]:
+    def _free(self, running: Mapping[Any, tuple[Any, Any]]) -> list[Any]:
         """Workers to give a shard to, those with the fewest first."""
         load = Counter(id(worker) for worker, _ in running.values())
         return [worker for n in range(SHARDS_A_WORKER) for worker in self._workers if load[id(worker)] <= n]

@@ -13,8 +13,8 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +29,15 @@ from benchmarks.harness import Report, Times, alternated
 from benchmarks.ingest import forward_and_encode
 from benchmarks.subjects import GEMMA_2_2B, LLAMA_3_1_8B, random_model, random_sae, save_sae
 from saelake.ingest.capture import CHUNK_VALUES, capture, residuals
-from saelake.ingest.job import Study, ingest_plan, ingest_spec, open_study
+from saelake.ingest.job import Ingested, Piece, Study, ingest_study, one_ahead, open_study, pieces, plans, shards_of
 from saelake.ingest.model_shape import shape_of
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
+from saelake.ingest.runs import ingest_runs
 from saelake.ingest.shards import ShardMaker
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
-from saelake.warehouse.records import Lake, RunRecord
-from saelake.warehouse.runs import Rows, ensure_run
+from saelake.warehouse.records import Lake
+from saelake.warehouse.runs import Rows
 
 ORGANISM = RECIPES.parent / "ingest" / "organism" / "model"
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim", "query_pre_attn_scalar", "vocab_size")
@@ -112,9 +113,9 @@ class Watched(ShardMaker):
 
     computing: list[Span]
 
-    def prompts(self, slices: Sequence[range]) -> Iterator[list[Rows]]:
+    def rows(self, pieces: Sequence[Piece]) -> Iterator[list[list[Rows]]]:
         self.computing = []
-        found = super().prompts(slices)
+        found = super().rows(pieces)
         while True:
             start = time.perf_counter()
             shard = next(found, None)
@@ -137,19 +138,19 @@ class Phases(NamedTuple):
     """After that: sorting, writing Parquet, summing up."""
 
 
-def job(study: Study, maker: Watched, lake: Lake) -> tuple[RunRecord, Phases]:
+def job(study: Study, maker: Watched, lake: Lake) -> tuple[Ingested, Phases]:
     """The real job, with a look at the clock around every shard."""
-    plan = ingest_plan(study, maker)
+    sets = ingest_runs(study)
     landing: list[Span] = []
 
-    def watched(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        for shard in plan.compute(missing):
+    def watched(missing: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list[Rows]]]:
+        for shard in one_ahead(shards_of(list(pieces(study, sets, missing)), maker)):
             given = time.perf_counter()
             yield shard
             landing.append((given, time.perf_counter()))
 
     start = time.perf_counter()
-    record = ensure_run(lake, ingest_spec(study), replace(plan, compute=watched))
+    record = ingest_study(study, lake, compute=watched)
     landed = landing[-1][1]
     hidden = sum(max(min(end, e) - max(begin, b), 0) for begin, end in landing for b, e in maker.computing)
     spent = sum(end - begin for begin, end in landing)
@@ -159,7 +160,7 @@ def job(study: Study, maker: Watched, lake: Lake) -> tuple[RunRecord, Phases]:
 @torch.inference_mode()
 def bare(maker: ShardMaker, batch_tokens: int) -> None:
     """Forward and encode of every token with what the job has loaded; the SAEs one by one where they do not all fit."""
-    token_ids = [one.token_ids for one in maker.tokenized]
+    token_ids = [one.token_ids for one in maker.tokenized.values()]
     shelf, subject = maker.shelf, maker.subject
     if shelf.all_fit:
         forward_and_encode(subject, {layer: shelf[layer] for layer in shelf.numbers}, token_ids, batch_tokens)
@@ -175,10 +176,12 @@ def bare(maker: ShardMaker, batch_tokens: int) -> None:
 def measure(report: Report, name: str, size: Size, recipe: Recipe, rounds: int) -> None:
     """One model: ratio to bare forward and encode, share of the matmul rate, overlap, memory."""
     study = open_study(recipe)
-    maker = Watched(study, ingest_spec(study))
+    sets = ingest_runs(study)
+    everything = {spec.run_id: plan.shards for spec, plan in plans(study, Lake(Path()), sets)}
+    maker = Watched(study, sets, [piece for piece, _ in pieces(study, sets, everything)])
     device = maker.subject.device
     batch_tokens = recipe.capture.batch_tokens
-    jobs: list[tuple[RunRecord, Phases]] = []
+    jobs: list[tuple[Ingested, Phases]] = []
     with tempfile.TemporaryDirectory(dir=recipe.model.path.parent if recipe.model.path else None) as folder:
         numbers = count()
 
@@ -188,8 +191,7 @@ def measure(report: Report, name: str, size: Size, recipe: Recipe, rounds: int) 
             shutil.rmtree(lake)
 
         def shards_only() -> None:
-            plan = ingest_plan(study, maker)
-            for _ in plan.compute(plan.shards):
+            for _ in one_ahead(shards_of(list(pieces(study, sets, everything)), maker)):
                 pass
 
         contenders: dict[str, Callable[[], object]] = {
@@ -205,7 +207,7 @@ def measure(report: Report, name: str, size: Size, recipe: Recipe, rounds: int) 
 
 
 def _report(
-    report: Report, name: str, size: Size, maker: ShardMaker, times: Times, jobs: Sequence[Phases], record: RunRecord
+    report: Report, name: str, size: Size, maker: ShardMaker, times: Times, jobs: Sequence[Phases], record: Ingested
 ) -> None:
     device = maker.subject.device
     n_tokens, n_rows = record.n_rows("tokens"), record.n_rows("activations")

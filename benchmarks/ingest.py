@@ -22,11 +22,11 @@ from benchmarks import caching
 from benchmarks.harness import Report, alternated
 from benchmarks.subjects import random_saes, save_sae, smollm2
 from saelake.ingest.capture import CHUNK_VALUES, length_batches
-from saelake.ingest.job import Study, ingest_study, open_study
+from saelake.ingest.job import Ingested, Study, ingest_study, open_study
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
 from saelake.ingest.saes.sae import Sae, load_sae
 from saelake.ingest.subject import Subject
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import Lake
 
 WIDTH = 16_384
 
@@ -88,7 +88,7 @@ def main() -> None:
     study = open_study(write_study(options.cache, options.prompts, options.threads))
     report = Report("ingest", "The ingest job")
     with tempfile.TemporaryDirectory() as folder:
-        records: list[RunRecord] = []
+        records: list[Ingested] = []
         numbers = count()
 
         def job() -> None:

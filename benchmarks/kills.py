@@ -267,7 +267,7 @@ def _contents(place: Path) -> object:
     with duckdb.connect(lake.catalog, read_only=True) as con:
         listed = sorted(run_id for (run_id,) in con.execute("select run_id from all_runs.runs").fetchall())
     damage = [str(finding) for finding in check(lake) if not finding.note]
-    current = sorted(f"{recipe}/{stage}: {run_id}" for (recipe, stage), run_id in lake.current().items())
+    current = sorted(f"{recipe}/{stage}: {run_ids}" for (recipe, stage), run_ids in lake.current().items())
     return [records, current, listed == sorted(records), lake.stale.exists(), damage]
 
 

@@ -28,7 +28,7 @@ from urllib.request import Request, urlopen
 import saelake
 from benchmarks.harness import Report, Times, alternated
 from saelake.warehouse.catalog import changing_catalog
-from saelake.warehouse.records import Lake, pointer_key
+from saelake.warehouse.records import Lake
 from tests.lakes import build_lake
 
 RUNS = (10, 100, 300)
@@ -53,7 +53,7 @@ def copies(root: Path, n_runs: int) -> Lake:
             (lake.root / new.path).parent.mkdir(parents=True, exist_ok=True)
             (lake.root / new.path).write_bytes((lake.root / old.path).read_bytes())
         lake.publish(replace(record, run_id=run_id, recipe=study, files=files))
-        lake.published.write(pointer_key(study, record.stage), run_id + "\n")
+        lake.point(study, record.stage, [run_id])
     with changing_catalog(lake):
         pass
     return lake

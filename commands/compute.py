@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from saelake import OpenLake
     from saelake.analysis.workers import RayWorkers
-    from saelake.ingest.job import Study
+    from saelake.ingest.study import Study
     from saelake.warehouse.records import Lake
 
 
@@ -46,15 +46,16 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
     """
     study = read_study(recipe, limit)  # before the imports: a mistake in it is told at once
     from saelake.ingest import job
+    from saelake.ingest.runs import ingest_runs
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
     opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, _workers(n_workers, opened, Lake.at(lake)) as workers:
         into = Lake.create(lake)
-        compute = partial(workers.compute, job.ingest_spec(opened, into)) if workers else None
-        record = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
-    print_runs(lake, [record.run_id])
+        compute = partial(workers.ingest, opened, ingest_runs(opened, into)) if workers else None
+        found = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
+    print_runs(lake, found.run_ids)
 
 
 @click.command()

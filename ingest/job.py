@@ -1,109 +1,37 @@
-"""The ingest job: prompts through the model and its SAEs into an `ingest` run, shard by shard."""
+"""The ingest job: prompts through the model and its SAEs into a lake, shard by shard; only those that it does not hold yet."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from saelake.ingest.access import require_access
-from saelake.ingest.fingerprint import fingerprint
 from saelake.ingest.prompt_major import copy_by_prompt
-from saelake.ingest.prompts import Prompt, content_hash, load_prompts
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.recipe.sections import Role
-from saelake.ingest.saes.refs import SaeRef, list_saes, numbered
+from saelake.ingest.runs import STAGES, Ingested, SetRuns, ingest_runs
+from saelake.ingest.study import Study, open_study
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
-from saelake.warehouse.runs import Compute, Plan, Rows, ensure_run, known
+from saelake.warehouse.records import Lake
+from saelake.warehouse.runs import JointCompute, Plan, Planned, Rows, ensure_runs, make_current, published
 from saelake.warehouse.statistics import FeatureStatistics
 
 if TYPE_CHECKING:
     from saelake.ingest.loaded import Loaded
     from saelake.ingest.shards import ShardMaker
 
-CODE_VERSION = 3
-OLDER_CODE = (2,)
-"""Of version 1: these runs differ in how a token is spelt alone, and stand."""
-TABLES = ("prompts", "tokens", "saes", "features", "activations")
-SAES_SHARD = "saes"
+__all__ = ["Ingested", "Study", "ingest", "ingest_study", "open_study"]
+
+PROMPTS_SHARD, SAE_SHARD = "prompts", "sae"
+STATISTICS_READ = {"prompts": ["prompt_id", "label"], "tokens": ["prompt_id", "role"]}
+"""The columns that the statistics of activations need of their prompts."""
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Study:
-    """What a recipe names, found and fingerprinted; nothing is loaded on a device yet."""
-
-    recipe: Recipe
-    prompts: list[Prompt]
-    saes: list[SaeRef]
-    model_hash: str
-    device: str
-    """cpu, cuda or mps"""
-
-    def numbers(self, split: str, role: Role | None = None) -> list[int]:
-        """Places in `prompts` of the prompts of a split, and of the labels that are taken for a role if one is given."""
-        return [i for i, p in enumerate(self.prompts) if p.split == split and role in (None, self.recipe.labels.role(p.label))]
-
-    def role(self, prompt: int) -> Role:
-        """What the label of a prompt is taken for, by its place in `prompts`."""
-        return self.recipe.labels.role(self.prompts[prompt].label)
-
-    @property
-    def numbered_saes(self) -> dict[int, SaeRef]:
-        """The SAEs by the numbers that arrays hold."""
-        return numbered(self.saes)
-
-    @property
-    def sae_shards(self) -> dict[str, int]:
-        """Names of shards of one SAE each -> its number: by layer, and where a layer has several by the SAE too."""
-        found = self.numbered_saes
-        several = Counter(ref.layer for ref in self.saes)
-        return {
-            f"layer-{ref.layer:02d}" + (f"-{ref.content_hash[:8]}" if several[ref.layer] > 1 else ""): number
-            for number, ref in found.items()
-        }
-
-    @property
-    def identity(self) -> dict[str, object]:
-        """What every stage of the study depends on."""
-        labels = self.recipe.section("labels")
-        known = {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
-        return known | ({"labels": labels} if labels else {})
-
-
-def open_study(recipe: Recipe) -> Study:
-    """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
-    from saelake.ingest.subject import load_tokenizer, resolve_device
-    from saelake.ingest.template import ChatTemplate
-
-    require_access(recipe.model)
-    saes, model_hash = list_saes(recipe), fingerprint(recipe.model)
-    template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
-    prompts = load_prompts(recipe, template.identities)
-    return Study(recipe, prompts, saes, model_hash, resolve_device(recipe.compute.device).type)
-
-
-def ingest_spec(study: Study, lake: Lake | None = None) -> RunSpec:
-    """Identity of the study's ingest run; in a lake also a run of an older version that has its content."""
-    recipe = study.recipe
-    config = study.identity | {
-        "code": CODE_VERSION,
-        "model": recipe.section("model"),
-        "saes": recipe.section("saes") | {"names": [ref.name for ref in study.saes]},
-        "prompts": recipe.section("prompts") | {"hash": content_hash(study.prompts)},
-        "capture": recipe.section("capture"),
-    }
-    older = tuple({"code": code} for code in OLDER_CODE)
-    spec = RunSpec("ingest", recipe.name, config, seed=recipe.compute.seed, about=recipe.about(), older=older)
-    return spec if lake is None else known(lake)(spec)
-
-
-def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
-    """The published ingest run of a recipe: found, resumed or computed.
+def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> Ingested:
+    """The published runs of a recipe's prompts and activations: found, resumed or computed.
 
     Raises UserError for anything wrong with recipe, model, SAEs or prompts, before a forward pass is spent on it.
     """
@@ -116,55 +44,104 @@ def ingest_study(
     *,
     force: bool = False,
     progress: Quiet | None = None,
-    compute: Compute | None = None,
+    compute: JointCompute | None = None,
     loaded: "Loaded | None" = None,
-) -> RunRecord:
+) -> Ingested:
     """`ingest` for a study that is opened already.
 
     Args:
         compute: makes its shards elsewhere than in this process.
         loaded: the subject and SAEs of others in this process, who then have what it loads.
     """
-    spec = ingest_spec(study, lake)
-    plan = ingest_plan(study, spec=spec, parts=loaded)
-    if compute is not None:
-        plan = replace(plan, compute=compute)
-    record = ensure_run(lake, spec, plan, force=force, progress=progress)
-    if study.recipe.capture.prompt_major:
-        copy_by_prompt(study.recipe.name, record, lake, progress)
-    return record
+    sets, name = ingest_runs(study, lake), study.recipe.name
+    planned = plans(study, lake, sets)
+    ensure_runs(lake, planned, compute or computed_here(study, sets, loaded), what="ingest", force=force, progress=progress)
+    found = Ingested(tuple(published(lake, run_id) for run_id in dict.fromkeys(i for one in sets for i in one.run_ids)))
+    copies = copy_by_prompt(name, found.records, lake, asked=study.recipe.capture.prompt_major, progress=progress)
+    current = {stage: [record for record in found.records if record.stage == stage] for stage in STAGES}
+    make_current(lake, name, current | {"prompt_major": copies})
+    return found
 
 
-def ingest_plan(
-    study: Study, loaded: "ShardMaker | None" = None, spec: RunSpec | None = None, parts: "Loaded | None" = None
-) -> Plan:
-    """The shards of a study's ingest run, computed in this process; subject and SAEs are loaded for the first and then kept.
+def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
+    """How each run is computed, parents first; those of version 1 are there."""
+    tables = ("saes", "features", "activations", *(("activations_by_prompt",) if study.recipe.capture.prompt_major else ()))
+    found: list[Planned] = []
+    for one in sets:
+        if one.prompts.known_as is None:
+            found.append((one.prompts, Plan([PROMPTS_SHARD], None, ("prompts", "tokens"))))
+        shards, of_prompts = (
+            [*one.shards(study.recipe.capture.shard_prompts), SAE_SHARD],
+            cache(partial(_of_prompts, study, lake, one)),
+        )
+        for spec in one.activations.values():
+            if spec.known_as is None:
+                completion = partial(_statistics, of_prompts)
+                found.append((spec, Plan(shards, None, tables, completion=completion)))
+    return found
 
-    Args:
-        loaded: they are there already.
-        spec: the run, if not the one of `ingest_spec(study)`.
-        parts: subject and SAEs to be loaded into.
+
+def _statistics(of_prompts, landed) -> FeatureStatistics:  # type: ignore[no-untyped-def]
+    return FeatureStatistics(lambda table: of_prompts(table) if table in STATISTICS_READ else landed(table))
+
+
+def _of_prompts(study: Study, lake: Lake, one: SetRuns, table: str) -> pa.Table:
+    """What the statistics need of the published prompts of a set."""
+    parts = []
+    for file in (f for f in published(lake, one.prompts.run_id).files if f.table == table):
+        with lake.published.local(file.path) as path:
+            parts.append(pq.read_table(path, columns=STATISTICS_READ[table]))
+    rows = pa.concat_tables(parts)
+    last = one.first_id + len(one.numbers) - 1
+    rows = rows.filter(pc.and_(pc.greater_equal(rows["prompt_id"], one.first_id), pc.less_equal(rows["prompt_id"], last)))
+    if table != "prompts":
+        return rows
+    roles = [study.recipe.labels.role(label) for label in rows["label"].to_pylist()]  # version 1 did not tell them
+    return rows.append_column("label_role", pa.array(roles, pa.string()))
+
+
+class Piece(NamedTuple):
+    """What is computed at once, as it is asked of a worker: rows for shards of some runs of one prompt set."""
+
+    set: str
+    shard: str
+    saes: tuple[int, ...]
+    """Numbers of the SAEs; none for the prompts themselves."""
+
+
+def pieces(study: Study, sets: Sequence[SetRuns], missing: Mapping[str, Sequence[str]]) -> Iterator[tuple[Piece, list[str]]]:
+    """What is to be computed for the missing shards of runs (run_id -> shards), with the runs that each piece is for.
+
+    Activations first: their shards show whether the SAEs are the right ones.
     """
-    size = study.recipe.capture.shard_prompts
-    shards = [SAES_SHARD] + [f"prompts-{start:07d}" for start in range(0, len(study.prompts), size)]
+    slices = [(one, shard) for one in sets for shard in one.shards(study.recipe.capture.shard_prompts)]
+    for one, shard in [*slices, *((one, SAE_SHARD) for one in sets)]:
+        saes = tuple(number for number, spec in one.activations.items() if shard in missing.get(spec.run_id, ()))
+        if saes:
+            yield Piece(one.name, shard, saes), [one.activations[number].run_id for number in saes]
+    for one in sets:
+        if one.prompts.run_id in missing:
+            yield Piece(one.name, PROMPTS_SHARD, ()), [one.prompts.run_id]
 
-    @cache
-    def maker() -> "ShardMaker":
-        # torch is imported when there is work for it, so that finding a finished run stays quick.
+
+def computed_here(study: Study, sets: Sequence[SetRuns], loaded: "Loaded | None" = None) -> JointCompute:
+    """Computes shards in this process; the subject and the SAEs that are needed are loaded for the first of them."""
+
+    def compute(missing: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list[Rows]]]:
+        # torch is imported when there is work for it, so that finding finished runs stays quick.
         from saelake.ingest.shards import ShardMaker
 
-        return loaded or ShardMaker(study, spec or ingest_spec(study), parts)
+        asked = list(pieces(study, sets, missing))
+        yield from shards_of(asked, ShardMaker(study, sets, [piece for piece, _ in asked], loaded))
 
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        slices = {name: start for name in missing if name != SAES_SHARD for start in [int(name.removeprefix("prompts-"))]}
-        ranges = [range(start, min(start + size, len(study.prompts))) for start in slices.values()]
-        # Prompts first: their shards show whether the SAEs are the right ones.
-        yield from zip(slices, maker().prompts(ranges), strict=True)
-        if SAES_SHARD in missing:
-            yield SAES_SHARD, maker().saes()
+    return lambda missing: one_ahead(compute(missing))
 
-    tables = (*TABLES, "activations_by_prompt") if study.recipe.capture.prompt_major else TABLES
-    return Plan(shards, lambda missing: one_ahead(compute(missing)), tables, completion=FeatureStatistics)
+
+def shards_of(asked: Sequence[tuple[Piece, list[str]]], maker: "ShardMaker") -> Iterator[tuple[str, str, list[Rows]]]:
+    """run_id, shard and rows of what is to be computed."""
+    for (piece, run_ids), parts in zip(asked, maker.rows([piece for piece, _ in asked]), strict=True):
+        for run_id, rows in zip(run_ids, parts, strict=True):
+            yield run_id, piece.shard, rows
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
@@ -174,8 +151,3 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not None:
             coming = worker.submit(next, items, None)
             yield item
-
-
-def prompt_ids(spec: RunSpec, n_prompts: int) -> np.ndarray:
-    """(n_prompts,) int64: the ids that an ingest run gives its prompts, in their order."""
-    return (spec.tag << 32) + np.arange(n_prompts, dtype=np.int64)

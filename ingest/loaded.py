@@ -2,11 +2,11 @@
 
 from functools import cached_property
 
-from saelake.ingest.job import Study
 from saelake.ingest.preflight import check_device_memory, check_saes
 from saelake.ingest.saes.facts import SaeFacts
 from saelake.ingest.saes.sae import check_fits
 from saelake.ingest.saes.shelf import Shelf
+from saelake.ingest.study import Study
 from saelake.ingest.subject import Subject
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from saelake.ingest.job import Study
 from saelake.ingest.model_shape import ModelShape, read_shape, weight_bytes
 from saelake.ingest.saes.facts import SaeFacts, check_facts, read_facts
 from saelake.ingest.saes.shelf import free_bytes, host_bytes
+from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""The rows of an ingest run: one shard about the SAEs, one for every slice of the prompts.
+"""The rows of an ingest: about prompts, about SAEs, and what fires on every slice of the prompts.
 
 Where the SAEs do not all fit on the device, the residuals of several shards wait in main memory while one layer's SAE after
 another is loaded and goes through them: an SAE is read once for each such group of shards, not once for each shard.
@@ -6,20 +6,23 @@ A killed job then repeats a group.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
 from saelake.ingest.capture import Captured, capture, nonzeros
-from saelake.ingest.job import Study, prompt_ids
+from saelake.ingest.job import PROMPTS_SHARD, SAE_SHARD, Piece
 from saelake.ingest.loaded import Loaded
+from saelake.ingest.runs import SetRuns, prompt_ids
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.saes.shelf import HOST_SHARE, host_bytes
 from saelake.ingest.sites import Site
+from saelake.ingest.study import Study
 from saelake.ingest.subject import Tokenized
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 
 L0_PROMPTS = 32
@@ -29,38 +32,65 @@ L0_FACTOR = 3.0
 place or another scale of its input is then likelier than a difference between texts."""
 
 
+class _Slice(NamedTuple):
+    """Some prompts, by their places in the study, and the numbers of the SAEs that are to see them."""
+
+    numbers: range
+    saes: tuple[int, ...]
+
+
 class ShardMaker:
-    """Holds the subject and its SAEs, checked against each other, and makes shards of rows.
+    """Holds the subject and the SAEs that some pieces of the study need, checked against each other, and makes their rows.
 
     Raises UserError, before any forward pass, for a prompt over the limit, an SAE that does not fit the model, or too little
     memory; and after the first prompts, when an SAE is far from as active as it should be.
     """
 
-    def __init__(self, study: Study, spec: RunSpec, loaded: Loaded | None = None) -> None:
+    def __init__(self, study: Study, sets: Sequence[SetRuns], pieces: Sequence[Piece], loaded: Loaded | None = None) -> None:
         self._study = study
-        self._prompt_ids = prompt_ids(spec, len(study.prompts))
+        self._sets = {one.name: one for one in sets}
+        self._prompt_ids = prompt_ids(sets)
         loaded = loaded or Loaded(study)
         self._facts, self.shelf, self.subject = loaded.facts, loaded.shelf, loaded.subject
-        self.tokenized = [self.subject.encode(p.text) for p in study.prompts]
+        needed = {number for piece in pieces for number in piece.saes}
+        self.numbers = [number for number in self.shelf.numbers if number in needed]
+        """Of the SAEs that are needed."""
+        self.tokenized: dict[int, Tokenized] = {}
+        """Place of a prompt in the study -> its tokens, of the sets that are needed."""
+        for name in dict.fromkeys(piece.set for piece in pieces):
+            self.tokenized |= {i: self.subject.encode(study.prompts[i].text) for i in self._sets[name].numbers}
         if self.shelf.all_fit:  # they stay loaded: a damaged one is found before any forward pass
-            for number in self.shelf.numbers:
+            for number in self.numbers:
                 self.shelf[number].load()
+        self._saes: dict[int, list[Rows]] = {}
         self._l0: dict[str, np.ndarray] = {}
         """sae_id -> active latents, tokens and prompts of the first prompts, as far as they are captured"""
 
-    def saes(self) -> list[Rows]:
-        """`saes` and `features`, without the statistics that publishing adds."""
-        table = {
-            "sae_id": [s.ref.sae_id for s in self._facts.values()],
-            "name": [s.ref.name for s in self._facts.values()],
-            "layer": pa.array([s.ref.layer for s in self._facts.values()], pa.int16()),
-            "width": pa.array([s.width for s in self._facts.values()], pa.int32()),
-            "hook": [s.reads.hook for s in self._facts.values()],
-            "hook_out": pa.array([None if s.writes == s.reads else s.writes.hook for s in self._facts.values()], pa.string()),
-            "norm": [s.norm for s in self._facts.values()],
-            "declared_l0": pa.array([s.ref.declared_l0 for s in self._facts.values()], pa.float32()),
-        }
-        return [Rows("saes", pa.table(table)), *(self._features(self.shelf.whole(number)) for number in self._facts)]
+    def rows(self, pieces: Sequence[Piece]) -> Iterator[list[list[Rows]]]:
+        """The rows of some pieces, one after another: for each of a piece's SAEs, or of the prompts themselves."""
+        for is_slice, some in groupby(pieces, key=lambda piece: piece.shard not in (SAE_SHARD, PROMPTS_SHARD)):
+            if is_slice:
+                yield from self._slices(list(some))
+                continue
+            for piece in some:
+                yield [self.saes(number) for number in piece.saes] if piece.saes else [self._prompts(self._sets[piece.set])]
+
+    def saes(self, number: int) -> list[Rows]:
+        """`saes` and `features` of one SAE, without the statistics that publishing adds."""
+        if number not in self._saes:
+            one = self._facts[number]
+            table = {
+                "sae_id": [one.ref.sae_id],
+                "name": [one.ref.name],
+                "layer": pa.array([one.ref.layer], pa.int16()),
+                "width": pa.array([one.width], pa.int32()),
+                "hook": [one.reads.hook],
+                "hook_out": pa.array([None if one.writes == one.reads else one.writes.hook], pa.string()),
+                "norm": [one.norm],
+                "declared_l0": pa.array([one.ref.declared_l0], pa.float32()),
+            }
+            self._saes[number] = [Rows("saes", pa.table(table)), self._features(self.shelf.whole(number))]
+        return self._saes[number]
 
     def _features(self, sae: Sae) -> Rows:
         columns = {
@@ -72,48 +102,51 @@ class ShardMaker:
         }
         return Rows("features", pa.table(columns), sae.layer)
 
-    def prompts(self, slices: Sequence[range]) -> Iterator[list[Rows]]:
-        """`prompts`, `tokens` and `activations` of slices of the study's prompts, slice by slice."""
-        for group in self._groups(slices):
-            captured = [self._capture(rows) for rows in group]
-            parts: list[list[Rows]] = [[] for _ in group]
-            waiting = [one.reads for one in self._facts.values()]
-            for number in self.shelf.numbers:
-                site = self._facts[number].reads
-                waiting.remove(site)
-                for rows, one, shard in zip(group, captured, parts, strict=True):
-                    resid_nd = one.resid[site] if site in waiting else one.resid.pop(site)  # another SAE reads it too
-                    shard.append(self._activations(self.shelf.whole(number), rows, one.order, resid_nd))
-            for rows, activations in zip(group, parts, strict=True):
-                tokenized = self.tokenized[rows.start : rows.stop]
-                prompt_id = self._prompt_ids[rows.start : rows.stop]
-                yield [self._prompt_table(rows, prompt_id, tokenized), self._token_table(prompt_id, tokenized), *activations]
+    def _prompts(self, one: SetRuns) -> list[Rows]:
+        """`prompts` and `tokens` of a set."""
+        tokenized, prompt_id = [self.tokenized[i] for i in one.numbers], self._prompt_ids[one.numbers]
+        return [self._prompt_table(one.numbers, prompt_id, tokenized), self._token_table(prompt_id, tokenized)]
 
-    def _groups(self, slices: Sequence[range]) -> Iterator[list[range]]:
+    def _slices(self, pieces: Sequence[Piece]) -> Iterator[list[list[Rows]]]:
+        """`activations` of slices of the study's prompts, slice by slice, for each of the SAEs that are asked for."""
+        size = self._study.recipe.capture.shard_prompts
+        for group in self._groups([_Slice(self._sets[one.set].shards(size)[one.shard], one.saes) for one in pieces]):
+            captured = [self._capture(one) for one in group]
+            parts: list[dict[int, Rows]] = [{} for _ in group]
+            for number in self.numbers:
+                for one, held, found in zip(group, captured, parts, strict=True):
+                    if number in one.saes:
+                        rest = [self._facts[other].reads for other in one.saes if other not in found and other != number]
+                        site = self._facts[number].reads
+                        resid_nd = held.resid[site] if site in rest else held.resid.pop(site)  # another SAE reads it too
+                        found[number] = self._activations(self.shelf.whole(number), one.numbers, held.order, resid_nd)
+            for one, found in zip(group, parts, strict=True):
+                yield [[found[number]] for number in one.saes]
+
+    def _groups(self, slices: Sequence[_Slice]) -> Iterator[list[_Slice]]:
         """Slices to go through layer by layer together: one each where the SAEs stay loaded, else as many as memory holds."""
         room = 0.0 if self.shelf.all_fit else HOST_SHARE * host_bytes()
-        group: list[range] = []
-        for rows in slices:
-            if group and self._resid_bytes([*group, rows]) > room:
+        group: list[_Slice] = []
+        for one in slices:
+            if group and self._resid_bytes([*group, one]) > room:
                 yield group
                 group = []
-            group.append(rows)
+            group.append(one)
         if group:
             yield group
 
-    def _resid_bytes(self, group: Sequence[range]) -> int:
-        n_tokens = sum(len(self.tokenized[i].token_ids) for rows in group for i in rows)
-        return n_tokens * len(self._sites) * self.subject.d_model * self.subject.dtype.itemsize
+    def _resid_bytes(self, group: Sequence[_Slice]) -> int:
+        n_values = sum(len(self.tokenized[i].token_ids) * len(self._sites(one.saes)) for one in group for i in one.numbers)
+        return n_values * self.subject.d_model * self.subject.dtype.itemsize
 
-    @property
-    def _sites(self) -> list[Site]:
-        """What the SAEs read, each site once."""
-        return list(dict.fromkeys(one.reads for one in self._facts.values()))
+    def _sites(self, saes: Sequence[int]) -> list[Site]:
+        """What some SAEs read, each site once."""
+        return list(dict.fromkeys(self._facts[number].reads for number in saes))
 
-    def _capture(self, rows: range) -> Captured:
-        token_ids = [self.tokenized[i].token_ids for i in rows]
+    def _capture(self, one: _Slice) -> Captured:
+        token_ids = [self.tokenized[i].token_ids for i in one.numbers]
         batch_tokens = self._study.recipe.capture.batch_tokens
-        return capture(self.subject, token_ids, self._sites, batch_tokens, on_host=not self.shelf.all_fit)
+        return capture(self.subject, token_ids, self._sites(one.saes), batch_tokens, on_host=not self.shelf.all_fit)
 
     def _prompt_table(self, rows: range, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
         prompts = self._study.prompts[rows.start : rows.stop]

@@ -161,7 +161,7 @@ def _study(con: "duckdb.DuckDBPyConnection") -> _Study | None:
     except duckdb.Error:  # a connection on plain files, which have no records
         return None
     ordered = sorted(rows, key=lambda row: list(RULES).index(row[0]) if row[0] in RULES else -1)
-    about: dict[str, Any] = next((json.loads(told or "{}") for stage, _, told in rows if stage == "ingest"), {})
+    about: dict[str, Any] = next((json.loads(told or "{}") for stage, _, told in rows if stage in ("prompts", "ingest")), {})
     told = dict(about.get("behaviour") or {})
     words = {"target": told.get("harmful", "harmful"), "shown": "refused"} | told
     return _Study(con, {stage: json.loads(config or "{}") for stage, config, _ in ordered}, words)

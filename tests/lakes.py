@@ -81,7 +81,7 @@ def build_lake(root: Path | str, recipe: str = "small", variant: int = 0) -> Lak
 
 def prompt_id(lake: Lake, prompt: int, recipe: str = "small") -> int:
     """The id that the lake gives one of the prompts."""
-    record = lake.record(lake.current()[recipe, "ingest"])
+    record = lake.record(lake.current()[recipe, "ingest"][0])
     assert record is not None
     return (RunSpec(record.stage, recipe, record.config).tag << 32) + prompt
 

@@ -35,7 +35,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 def build_meaning_lake(root: Path, explained: Sequence[tuple[int, int, str]] = EXPLAINED) -> Lake:
     """The hand-made lake, as if its study had been analysed."""
     lake = build_lake(root)
-    ingest = lake.current()["small", "ingest"]
+    (ingest,) = lake.current()["small", "ingest"]
 
     def add(stage: str, rows: Rows) -> None:
         publish(lake, RunSpec(stage, "small", {"device": "cpu"}, (ingest,)), [rows])

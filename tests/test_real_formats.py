@@ -71,7 +71,7 @@ def test_pipeline_runs_by_the_shipped_recipe(name: str, tmp_path: Path, patch: p
     bench, known = Workbench(study, lake), specs(study)
     ingested = ingest_study(study, lake)
     runs = [ensure_stage(stage, known, bench) for stage in (directions.STAGE, alignments.STAGE, candidates.STAGE)]
-    with connect(lake, runs=[ingested.run_id, *(run.run_id for run in runs)]) as con:
+    with connect(lake, runs=[*ingested.run_ids, *(run.run_id for run in runs)]) as con:
         _check_saes(con, recipe, DECLARED_L0[name])
         _check_activations(con, study.prompts[0].text, recipe, bench.subject)
         ablated = con.execute(

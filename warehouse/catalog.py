@@ -1,6 +1,6 @@
 """Views that let any DuckDB client see a lake's tables by name.
 
-Plain names (`activations`) show the current run of each recipe and stage, `all_runs.activations` every published run. A view
+Plain names (`activations`) show the current runs of each recipe and stage, `all_runs.activations` every published run. A view
 lists its files one by one, below the session variable `lake`, so that the folder can move and nothing unlisted is ever read:
 
     duckdb -readonly -cmd "set variable lake = '/path/to/lake'" /path/to/lake/catalog.duckdb
@@ -127,6 +127,7 @@ def _table_view(
         rows = _no_rows(table)
     else:
         rows = " union all ".join(_rows(table, _file_list(paths), held) for held, paths in _by_columns(table, runs).items())
+        rows = _over_runs(table, rows) if schema == "main" and _is_of_several_runs(table, files) else rows
         rows = f"select * from ({rows}){_guard(table, files)}" if guarded else rows
         rows = _when_asked(_no_rows(table), rows) if is_far else rows
     return f"create view {schema}.{table.name} as {rows}"
@@ -161,7 +162,10 @@ def _layer_macro(table: Table, shown: Shown, damage: Mapping[str, str]) -> str:
     """`activations_of(layer)`: the rows of one layer, which opens only that layer's files; `layer` must be a literal."""
     parts = [_rows_of_layer(table, held, paths, damage) for held, paths in _by_columns(table, shown.records).items()]
     failing = shown.damage or (None if parts else withheld_sentence(table.name, shown.records))
-    rows = _unreadable(table, failing) if failing else " union all ".join(parts) or _no_rows(table)
+    files = [f for r in shown.records for f in r.files if f.table == table.name]
+    rows = " union all ".join(parts) or _no_rows(table)
+    rows = _over_runs(table, rows) if _is_of_several_runs(table, files) else rows
+    rows = _unreadable(table, failing) if failing else rows
     return f"create macro main.{table.name}_of(layer_read) as table {rows}"
 
 
@@ -195,6 +199,21 @@ def _columns(table: Table, held: frozenset[str]) -> list[str]:
         f'"{c.name}"' if c.name in held else f'({c.elsewhere or "null"})::{_sql_type(c.type)} as "{c.name}"'
         for c in table.columns
     ]
+
+
+def _is_of_several_runs(table: Table, files: Sequence[DataFile]) -> bool:
+    """Whether several runs may have a row of one thing, of which there is to be one."""
+    parts = [file_layer(f.path) if table.by_layer else None for f in files]
+    return bool(table.summed) and len(set(parts)) < len(parts)
+
+
+def _over_runs(table: Table, rows: str) -> str:
+    """One row for those that several runs have of one thing."""
+    columns = [
+        c.name if c.name in table.summed else f'({c.over_runs or f"min({c.name})"})::{_sql_type(c.type)} as "{c.name}"'
+        for c in table.columns
+    ]
+    return f"select {', '.join(columns)} from ({rows}) group by {', '.join(table.summed)}"
 
 
 def _no_rows(table: Table) -> str:
@@ -252,13 +271,13 @@ def current_runs(lake: Lake, recipe: str | None = None) -> Shown:
         recipes = sorted({name for name, _ in pointers})
         if recipe is not None and recipe not in recipes:
             raise _unknown_study(lake, recipe, recipes)
-        asked = {key: run_id for key, run_id in pointers.items() if recipe in (None, key[0])}
+        asked = {key: run_ids for key, run_ids in pointers.items() if recipe in (None, key[0])}
         records = now.records()
         damage = pointer_damage(asked, {r.run_id: r.stage for r in records})
         if not damage or lake.listed().current() == pointers:  # else another process drops or publishes
             break
     sentence = next((pointer_sentence(key, what) for key, what in damage.items()), None)
-    wanted = set(asked.values())
+    wanted = {run_id for run_ids in asked.values() for run_id in run_ids}
     return Shown([r for r in records if r.run_id in wanted], records, now, tuple(recipes), sentence)
 
 
@@ -301,7 +320,7 @@ class Files(NamedTuple):
 
 
 def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files]]:
-    """The Parquet files behind each plain table name, for readers other than DuckDB.
+    """The Parquet files behind each plain table name, for readers other than DuckDB; not of tables that are summed over runs.
 
     Raises UserError for an unknown recipe, and for what is damaged.
     """
@@ -313,6 +332,8 @@ def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files
             raise UserError(_sentence(file.table, f"{file.path} {damage[file.path]}"))
     found = {}
     for table in TABLES.values():
+        if _is_of_several_runs(table, [f for f in files if f.table == table.name]):
+            continue
         held = _by_columns(table, records).items()
         found[table.name] = [Files([f"{lake.published.url}/{path}" for path in paths], _columns(table, h)) for h, paths in held]
     return {name: parts for name, parts in found.items() if parts}
@@ -378,8 +399,12 @@ def _set_lake(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
 
 
 @contextmanager
-def changing_catalog(lake: Lake) -> Iterator[None]:
-    """Lets one process at a time change run records and pointers, and brings the catalog up to date with them."""
+def changing_catalog(lake: Lake, more_follows: bool = False) -> Iterator[None]:
+    """Lets one process at a time change run records and pointers, and brings the catalog up to date with them.
+
+    Args:
+        more_follows: whoever asks changes more at once, and the catalog then.
+    """
     with locked(lake.lock("catalog")):
         was_stale = lake.stale.exists()
         lake.stale.touch()
@@ -389,8 +414,9 @@ def changing_catalog(lake: Lake) -> Iterator[None]:
             if not was_stale:
                 lake.stale.unlink()
             raise
-        _build_catalog(lake)
-        lake.stale.unlink()
+        if not more_follows:
+            _build_catalog(lake)
+            lake.stale.unlink()
 
 
 LEFT_BEHIND = "a killed process left it older than the runs"

@@ -191,7 +191,7 @@ def _check_pointers(lake: Lake, records: Mapping[str, RunRecord]) -> Iterator[Fi
     stages = {run_id: records[run_id].stage if run_id in records else None for run_id in lake.run_ids()}
     for (recipe, stage), what in pointer_damage(pointers, stages).items():
         mend = f"delete it, then repeat stage {stage} of recipe {recipe}"
-        yield Finding(pointers[recipe, stage], pointer_key(recipe, stage), what, mend)
+        yield Finding(", ".join(pointers[recipe, stage]), pointer_key(recipe, stage), what, mend)
 
 
 def _check_catalog(lake: Lake) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """What of a lake is not as it was published: pointers and files. Readers refuse what is built on them, and say why."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import FOLDER, Lake, RunRecord, pointer_key
@@ -9,21 +9,27 @@ from saelake.warehouse.records import FOLDER, Lake, RunRecord, pointer_key
 HINT = "`saelake check` says what to do"
 
 
-def pointer_damage(pointers: Mapping[tuple[str, str], str], stages: Mapping[str, str | None]) -> dict[tuple[str, str], str]:
-    """What is wrong with pointers, (recipe, stage) -> run_id, where `stages` has each published run's stage, if it is known."""
-    found = {}
-    for (recipe, stage), run_id in pointers.items():
+def pointer_damage(
+    pointers: Mapping[tuple[str, str], Sequence[str]], stages: Mapping[str, str | None]
+) -> dict[tuple[str, str], str]:
+    """What is wrong with pointers, (recipe, stage) -> run_ids, where `stages` has each published run's stage, if it is known."""
+    found = {(recipe, stage): _damage(stage, run_ids, stages) for (recipe, stage), run_ids in pointers.items()}
+    return {key: what for key, what in found.items() if what}
+
+
+def _damage(stage: str, run_ids: Sequence[str], stages: Mapping[str, str | None]) -> str | None:
+    for run_id in run_ids:
         if run_id == FOLDER:
-            found[recipe, stage] = "it is a folder"
-        elif not run_id:
-            found[recipe, stage] = "it is empty"
-        elif not re.fullmatch(r"[\w.-]{1,200}", run_id):
-            found[recipe, stage] = "it holds no run's id"
-        elif run_id not in stages:
-            found[recipe, stage] = f"it points to run {run_id}, which is not in the lake"
-        elif stages[run_id] not in (None, stage):
-            found[recipe, stage] = f"it points to run {run_id}, which is of stage {stages[run_id]}"
-    return found
+            return "it is a folder"
+        if not run_id:
+            return "it is empty"
+        if not re.fullmatch(r"[\w.-]{1,200}", run_id):
+            return "it holds no run's id"
+        if run_id not in stages:
+            return f"it points to run {run_id}, which is not in the lake"
+        if stages[run_id] not in (None, stage):
+            return f"it points to run {run_id}, which is of stage {stages[run_id]}"
+    return None
 
 
 def pointer_sentence(key: tuple[str, str], what: str) -> str:

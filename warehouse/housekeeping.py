@@ -9,7 +9,7 @@ from pathlib import Path
 from saelake.warehouse.catalog import LEFT_BEHIND, changing_catalog, recover_catalog
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.places import Place
-from saelake.warehouse.records import Lake, data_key, pointer_key, record_key, run_of_folder
+from saelake.warehouse.records import Lake, data_key, record_key, run_of_folder
 from saelake.warehouse.store import is_dead_draft, is_draft, try_locked
 
 DROPPED = ".dropped"
@@ -52,8 +52,8 @@ def drop(lake: Lake, run_id: str) -> bool:
         for folder in lake.data_folders(run_id):
             lake.published.write(f"{folder}/{DROPPED}", "")
         for (recipe, stage), current in lake.current().items():
-            if current == run_id:
-                lake.published.delete(pointer_key(recipe, stage))
+            if run_id in current:
+                lake.point(recipe, stage, [one for one in current if one != run_id])
         lake.published.delete(record_key(run_id))
     return True
 

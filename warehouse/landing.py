@@ -54,7 +54,8 @@ class Plan:
     """How a run is computed: its shards by name, and the function that computes the missing ones, in any order."""
 
     shards: Sequence[str]
-    compute: Compute
+    compute: Compute | None
+    """None for a run whose shards are computed together with those of others (`runs.ensure_runs`)."""
     tables: Sequence[str]
     unit: str = "shards"
     about: Callable[[], Mapping[str, object]] = dict

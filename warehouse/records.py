@@ -4,7 +4,7 @@ lake/
   saelake.json                    marks the folder as a lake, with the newest schema version of its runs
   runs/<run_id>.json              the record of a published run: the commit point, written last
   data/<run_id>/<table>/*.parquet the files that the record lists
-  current/<recipe>/<stage>        which run of a recipe's stage is current
+  current/<recipe>/<stage>        which runs of a recipe's stage are current, one a line: most stages have one
   landing/<run_id>/               shards of a run that is being computed
   studies/<name>/                 an annotation study and the append log of its answers, until it is closed; its links are secret
   locks/                          locks of living processes
@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -244,6 +245,13 @@ class Lake:
             ) from error
         return version
 
+    def point(self, recipe: str, stage: str, run_ids: Sequence[str]) -> None:
+        """Makes some runs the current ones of a recipe's stage; none takes the pointer away."""
+        if run_ids:
+            self.published.write(pointer_key(recipe, stage), "".join(f"{run_id}\n" for run_id in run_ids))
+        else:
+            self.published.delete(pointer_key(recipe, stage))
+
     def publish(self, record: RunRecord) -> None:
         """Writes a run's record, in the place of any, and thereby makes the run visible."""
         self._admit(record)
@@ -314,18 +322,18 @@ class Lake:
         except (OSError, ValueError, TypeError, KeyError):
             return ()
 
-    def current(self) -> dict[tuple[str, str], str]:
-        """Which run is current for each (recipe, stage), as its pointer says, sound or not; FOLDER where that is no file."""
-        found = {}
+    def current(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Which runs are current for each (recipe, stage), as its pointer says, sound or not; FOLDER where that is no file."""
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
         for entry in self.published.entries("current"):
             recipe, _, rest = entry.key.removeprefix("current/").partition("/")
             stage, _, inside = rest.partition("/")
             if stage and not stage.startswith("."):
                 with suppress(FileNotFoundError):  # dropped by another process since it was listed
-                    found[recipe, stage] = FOLDER if inside else self.published.read(entry.key).strip()
+                    found[recipe, stage] = (FOLDER,) if inside else pointed(self.published.read(entry.key))
         if self.remote is None:
             folders = (p for p in (self.root / "current").glob("*/*") if p.is_dir())
-            found |= {(p.parent.name, p.name): FOLDER for p in folders}
+            found |= {(p.parent.name, p.name): (FOLDER,) for p in folders}
         return found
 
 
@@ -350,6 +358,11 @@ def record_key(run_id: str) -> str:
 
 def pointer_key(recipe: str, stage: str) -> str:
     return f"current/{recipe}/{stage}"
+
+
+def pointed(text: str) -> tuple[str, ...]:
+    """The runs that a pointer's text names."""
+    return tuple(line.strip() for line in text.strip().split("\n"))
 
 
 def data_key(folder: str) -> str:

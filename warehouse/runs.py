@@ -6,9 +6,10 @@ for a reader. Whatever moment a process is killed at, the same request finds wha
 
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -19,13 +20,18 @@ from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
 from saelake.warehouse.parents import require_sound
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.publish import publish_files
-from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, data_key, pointer_key, record_key, run_tag
+from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, data_key, record_key, run_tag
 from saelake.warehouse.schema import SCHEMA_VERSION
 from saelake.warehouse.store import locked, sha256_text, utc_now
 
-__all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "land", "make_current", "whole_run"]
+__all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
 
 RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "pyarrow", "numpy", "scipy")
+
+
+Planned = tuple[RunSpec, Plan]
+JointCompute = Callable[[Mapping[str, Sequence[str]]], Iterator[tuple[str, str, list[Rows]]]]
+"""Makes the rows of some shards of several runs, in any order: from run_id -> shards, (run_id, shard, rows) one by one."""
 
 
 def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
@@ -35,20 +41,49 @@ def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, pr
 
     Raises UserError if `force` recomputes it and the content differs from what is published, and for what the disk refuses.
     """
-    progress = progress or Quiet()
-    published = whole_run(lake, spec.run_id)
-    if published is None or force:
-        with ExitStack() as stack:
-            with storage_errors(lake):
-                lock = locked(lake.lock(spec.run_id), lambda: progress.say(f"waiting: another process computes {spec.run_id}"))
-                stack.enter_context(lock)
-            published = whole_run(lake, spec.run_id)
-            if published is None:
-                published = _compute(lake, spec, plan, progress)
-            elif force:
-                _compute_again(lake, spec, plan, published, progress)
-    make_current(lake, spec.recipe, published)
-    return published
+
+    def alone(missing: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list[Rows]]]:
+        assert plan.compute, f"{spec.stage} has no way to be computed"
+        for shard, rows in plan.compute(missing[spec.run_id]):
+            yield spec.run_id, shard, rows
+
+    (record,) = _ensure(lake, [(spec, plan)], alone, spec.stage, force, progress or Quiet(), is_alone=True)
+    make_current(lake, spec.recipe, {record.stage: [record]})
+    return record
+
+
+def ensure_runs(
+    lake: Lake,
+    planned: Sequence[Planned],
+    compute: JointCompute,
+    *,
+    what: str,
+    force: bool = False,
+    progress: Quiet | None = None,
+) -> list[RunRecord]:
+    """The published runs of several specs, parents before children, whose missing shards are computed together.
+
+    Nothing is published before all is landed; each run then is by itself, and what a killed process published stands. None
+    becomes a current one: that is `make_current`'s. Raises as `ensure_run`.
+    """
+    return _ensure(lake, planned, compute, what, force, progress or Quiet(), is_alone=False)
+
+
+def _ensure(
+    lake: Lake, planned: Sequence[Planned], compute: JointCompute, what: str, force: bool, progress: Quiet, is_alone: bool
+) -> list[RunRecord]:
+    asked = [one for one in planned if force or whole_run(lake, one[0].run_id) is None]
+    with ExitStack() as stack:
+        with storage_errors(lake):
+            for run_id in sorted(spec.run_id for spec, _ in asked):
+                waiting = partial(progress.say, f"waiting: another process computes {run_id}")
+                stack.enter_context(locked(lake.lock(run_id), waiting))
+        missing = [one for one in asked if whole_run(lake, one[0].run_id) is None]
+        if missing:
+            _compute(lake, missing, compute, what, progress, is_alone)
+        if force and (again := [one for one in asked if one not in missing]):
+            _compute_again(lake, again, compute, what, progress)
+    return [published(lake, spec.run_id) for spec, _ in planned]
 
 
 def known(lake: Lake) -> Callable[[RunSpec], RunSpec]:
@@ -77,68 +112,104 @@ def whole_run(lake: Lake, run_id: str) -> RunRecord | None:
     return None if record is None or record.withheld else record
 
 
-def make_current(lake: Lake, recipe: str, record: RunRecord) -> None:
-    """Points the recipe's stage at a published run and brings the catalog up to date."""
-    key = (recipe, record.stage)
-    if lake.current().get(key) == record.run_id and is_catalog_current(lake):
+def published(lake: Lake, run_id: str) -> RunRecord:
+    """A published run that is needed; raises UserError if another process has dropped it."""
+    record = whole_run(lake, run_id)
+    if record is None:
+        raise UserError(f"run {run_id} was dropped by another process: run the same command again")
+    return record
+
+
+def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]]) -> None:
+    """Points stages of a recipe at published runs, in one step, and brings the catalog up to date.
+
+    Of a stage without runs the pointer goes.
+    """
+    wanted = {(recipe, stage): tuple(r.run_id for r in records) for stage, records in runs.items()}
+    current = lake.current()
+    if all(current.get(key, ()) == run_ids for key, run_ids in wanted.items()) and is_catalog_current(lake):
         return
     with storage_errors(lake), changing_catalog(lake):
-        if not lake.published.exists(record_key(record.run_id)):
-            raise UserError(f"run {record.run_id} was dropped by another process: run the same command again")
-        lake.published.write(pointer_key(*key), record.run_id + "\n")
+        for run_id in (run_id for run_ids in wanted.values() for run_id in run_ids):
+            if not lake.published.exists(record_key(run_id)):
+                raise UserError(f"run {run_id} was dropped by another process: run the same command again")
+        for (_, stage), run_ids in wanted.items():
+            if current.get((recipe, stage), ()) != run_ids:
+                lake.point(recipe, stage, run_ids)
 
 
-def _compute(lake: Lake, spec: RunSpec, plan: Plan, progress: Quiet) -> RunRecord:
+def _compute(lake: Lake, planned: Sequence[Planned], compute: JointCompute, what: str, progress: Quiet, is_alone: bool) -> None:
     started = utc_now()
-    refuse_tag_collision(lake, spec.run_id)
-    landing = lake.landing(spec.run_id)
-    _land_missing(lake, spec, plan, landing, progress)
-    with storage_errors(lake):
-        for draft in (lake.root / "data").glob(f".{spec.run_id}*"):
-            shutil.rmtree(draft)  # of a killed process
-        # A dropped run's folder stays for those who still read it, until `gc` takes it away.
-        folder = lake.published.unused(data_key(spec.run_id))
-        with lake.published.new_folder(folder) as draft:
-            contents, files = publish_files(landing, spec, plan, draft, progress)
-        record = _record(spec, {**spec.about, **plan.about()}, started, contents, [_below(folder, f) for f in files])
-        published = _commit(lake, spec, record)
-        if published.files != record.files:
-            lake.published.delete(folder)
-        shutil.rmtree(landing)
-    return published
-
-
-def _compute_again(lake: Lake, spec: RunSpec, plan: Plan, published: RunRecord, progress: Quiet) -> None:
-    """Computes a published run from nothing, beside it, and compares the content."""
-    plan = replace(plan, tables=[t.name for t in published.tables])  # a copy of rows may be asked for now, or not any more
-    landing = lake.landing(f"{spec.run_id}.again")
-    shutil.rmtree(landing, ignore_errors=True)
-    try:
-        _land_missing(lake, spec, plan, landing, progress)
+    for spec, _ in planned:
+        refuse_tag_collision(lake, spec.run_id)
+    _land_missing(lake, planned, {spec.run_id: lake.landing(spec.run_id) for spec, _ in planned}, compute, what, progress)
+    for number, (spec, plan) in enumerate(planned, start=1):
+        # Of runs that are computed together the last one tells the time that their shards took, the others that of publishing.
+        began = started if number == len(planned) else utc_now()
+        landing = lake.landing(spec.run_id)
         with storage_errors(lake):
-            contents, _ = publish_files(landing, spec, plan, landing / ".published", progress)
-    finally:
+            for draft in (lake.root / "data").glob(f".{spec.run_id}*"):
+                shutil.rmtree(draft)  # of a killed process
+            # A dropped run's folder stays for those who still read it, until `gc` takes it away.
+            folder = lake.published.unused(data_key(spec.run_id))
+            with lake.published.new_folder(folder) as draft:
+                contents, files = publish_files(landing, spec, plan, draft, progress)
+            record = _record(spec, {**spec.about, **plan.about()}, began, contents, [_below(folder, f) for f in files])
+            committed = _commit(lake, spec, record, is_alone)
+            if committed.files != record.files:
+                lake.published.delete(folder)
+            shutil.rmtree(landing)
+
+
+def _compute_again(lake: Lake, planned: Sequence[Planned], compute: JointCompute, what: str, progress: Quiet) -> None:
+    """Computes published runs from nothing, beside them, and compares the content."""
+    landings = {spec.run_id: lake.landing(f"{spec.run_id}.again") for spec, _ in planned}
+    for landing in landings.values():
         shutil.rmtree(landing, ignore_errors=True)
-    if tuple(contents) != published.tables:
-        differing = ", ".join(sorted({c.name for c in set(contents) ^ set(published.tables)}))
+    try:
+        _land_missing(lake, planned, landings, compute, what, progress)
+        for spec, plan in planned:
+            _compare(lake, spec, plan, landings[spec.run_id], progress)
+    finally:
+        for landing in landings.values():
+            shutil.rmtree(landing, ignore_errors=True)
+
+
+def _compare(lake: Lake, spec: RunSpec, plan: Plan, landing: Path, progress: Quiet) -> None:
+    record = published(lake, spec.run_id)
+    plan = replace(plan, tables=[t.name for t in record.tables])  # a copy of rows may be asked for now, or not any more
+    with storage_errors(lake):
+        contents, _ = publish_files(landing, spec, plan, landing / ".published", progress)
+    if tuple(contents) != record.tables:
+        differing = ", ".join(sorted({c.name for c in set(contents) ^ set(record.tables)}))
         raise UserError(
             f"recomputing {spec.run_id} gave other content in {differing}; the published run is kept: "
             f"`saelake drop {spec.run_id}` first, if the new one is right"
         )
 
 
-def _land_missing(lake: Lake, spec: RunSpec, plan: Plan, landing: Path, progress: Quiet) -> None:
-    missing = [name for name in plan.shards if not (landing / name).is_dir()]
-    progress.start(f"{spec.recipe} · {spec.stage}", len(plan.shards), plan.unit, len(plan.shards) - len(missing))
+def _land_missing(
+    lake: Lake, planned: Sequence[Planned], landings: Mapping[str, Path], compute: JointCompute, what: str, progress: Quiet
+) -> None:
+    for spec, plan in planned:
+        for shard in landings[spec.run_id].glob("[!.]*"):
+            if shard.name not in plan.shards:  # of another size: its rows would come twice
+                shutil.rmtree(shard)
+    shards = {
+        spec.run_id: [name for name in plan.shards if not (landings[spec.run_id] / name).is_dir()] for spec, plan in planned
+    }
+    missing = {run_id: names for run_id, names in shards.items() if names}
+    n_shards, n_missing = sum(len(plan.shards) for _, plan in planned), sum(map(len, missing.values()))
+    progress.start(f"{planned[0][0].recipe} · {what}", n_shards, planned[0][1].unit, n_shards - n_missing)
     if not missing:
         return
-    require_sound(lake, spec.parents)
-    for name, rows in plan.compute(missing):
+    require_sound(lake, [parent for spec, _ in planned for parent in spec.parents])
+    for run_id, name, rows in compute(missing):
         with storage_errors(lake):
-            land(landing / name, rows)
+            land(landings[run_id] / name, rows)
         progress.advance(1, sum(r.rows.num_rows for r in rows))
-    unlanded = [name for name in plan.shards if not (landing / name).is_dir()]
-    assert not unlanded, f"{spec.stage}: shards were not computed: {', '.join(unlanded)}"
+    unlanded = [name for run_id, names in missing.items() for name in names if not (landings[run_id] / name).is_dir()]
+    assert not unlanded, f"{what}: shards were not computed: {', '.join(unlanded)}"
 
 
 def _record(
@@ -173,12 +244,13 @@ def content_hash(contents: list[TableContent]) -> str:
     return sha256_text("".join(f"{c.name}:{c.content_hash};" for c in contents))
 
 
-def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> RunRecord:
+def _commit(lake: Lake, spec: RunSpec, record: RunRecord, is_alone: bool) -> RunRecord:
     """Makes a run visible, in one step: its record is there or not. Returns the record that counts.
 
-    That is another one if another machine, whose locks are not seen here, has published the run meanwhile.
+    That is another one if another machine, whose locks are not seen here, has published the run meanwhile. One that is published
+    with others becomes the current one together with them.
     """
-    with changing_catalog(lake):
+    with changing_catalog(lake, more_follows=not is_alone):
         refuse_tag_collision(lake, spec.run_id)
         for parent in spec.parents:
             if not lake.published.exists(record_key(parent)):
@@ -191,7 +263,8 @@ def _commit(lake: Lake, spec: RunSpec, record: RunRecord) -> RunRecord:
             other = whole_run(lake, spec.run_id)
             if other is None:  # what is there came from a shared set that left something out
                 lake.publish(record)
-        lake.published.write(pointer_key(spec.recipe, spec.stage), record.run_id + "\n")
+        if is_alone:
+            lake.point(spec.recipe, spec.stage, [record.run_id])
     return other or record
 
 

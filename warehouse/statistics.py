@@ -113,7 +113,8 @@ class FeatureStatistics:
 
     def _saes(self, landed: pa.Table) -> pa.Table:
         l0 = [self._sums[sae_id].n_tokens.sum() / max(self._n_tokens, 1) for sae_id in landed["sae_id"].to_pylist()]
-        return _with_columns(landed, {"measured_l0": np.array(l0)}, SAES.schema)
+        columns = {"measured_l0": np.array(l0), "n_tokens": np.full(len(l0), self._n_tokens)}
+        return _with_columns(landed, columns, SAES.schema)
 
 
 def _by_sae(sae_ids: pa.Array) -> Iterator[tuple[str, np.ndarray | None]]:

@@ -262,7 +262,7 @@ def _compute(
     compared: Sequence[tuple[Condition, Condition]], work: Work, missing: Sequence[str]
 ) -> Iterator[tuple[str, list[Rows]]]:
     seed = work.spec.seed
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         answers = answers_of(con, work.bench.recipe.verdicts.oracle)
         settings = work.bench.recipe.direction
         prompts = Prompts.of(con, (settings.split, settings.select_split))
@@ -279,7 +279,7 @@ def stage(answered_by: Sequence[Stage]) -> Stage:
     compared = tuple(pair for one in answered_by for pair in one.compared)
     return Stage(
         name="statistics",
-        parents=(*dict.fromkeys((*(one.name for one in answered_by), "fm", "probe")), "ingest"),
+        parents=(*dict.fromkeys((*(one.name for one in answered_by), "fm", "probe")), "prompts"),
         sections=("verdicts",),
         tables=("comparisons",),
         shards=single_shard,

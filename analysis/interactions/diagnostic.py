@@ -8,7 +8,7 @@ import torch
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.stage import Stage, Work, prompt_shards
 from saelake.ingest.capture import residuals
-from saelake.ingest.job import Study
+from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import LAYER_COSINES
@@ -28,7 +28,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     bench, shards = work.bench, _shards(work.bench.study)
     if not shards:
         raise UserError(f"diagnostic.split is {bench.recipe.diagnostic.split!r}, but no prompt is in that split")
-    with bench.sql([work.parents["direction"]]) as con:
+    with work.sql("direction") as con:
         found = con.execute("select layer, vector, chosen from directions order by layer").fetchall()
     layers = [layer for layer, _, _ in found]
     own_ld = np.array([vector for _, vector, _ in found], dtype=np.float64)
@@ -51,7 +51,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="layer_diagnostic",
-    parents=("direction", "ingest"),
+    parents=("direction", "prompts"),
+    splits=lambda recipe: [recipe.diagnostic.split],
     sections=("diagnostic", "capture"),
     tables=("layer_cosines",),
     shards=lambda study: list(_shards(study)),

@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy.stats import false_discovery_control, poisson_binom
 
 from saelake import queries
-from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import WAKING_EDGES, WAKINGS
 
@@ -43,7 +43,7 @@ def edges(con: duckdb.DuckDBPyConnection) -> pa.Table:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         # What follows reads it by its name, as it will stand in the lake.
         con.execute("create temp table wakings as " + queries.load("wakings").statement(con, {}))
         woken = con.execute("from wakings").to_arrow_table()
@@ -57,7 +57,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="waking_graph",
-    parents=("waking", "ingest"),
+    parents=("waking", "prompts", "activations"),
+    splits=searched_split,
     sections=(),
     tables=("wakings", "waking_edges"),
     shards=single_shard,

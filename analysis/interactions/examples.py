@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from saelake import queries
 from saelake.analysis.stage import Work
-from saelake.ingest.job import Study
+from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -52,7 +52,7 @@ def examples_of(work: Work) -> Examples:
     """The examples that a recipe describes, by SQL over the study's activations."""
     settings = work.bench.recipe.interactions
     sets = ",".join(settings.sets) or None
-    with work.bench.sql([work.parents["ingest"], work.parents["direction"]]) as con:
+    with work.sql("prompts", "activations", "direction") as con:
         prompts = queries.run(
             con,
             "fm_prompts",

@@ -10,8 +10,8 @@ from saelake.analysis.interactions.examples import SPLITS, Examples, examples_of
 from saelake.analysis.interactions.machine import Machine, Settings, Trained, train
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.workbench import Workbench
-from saelake.ingest.job import Study
 from saelake.ingest.recipe.interactions import Training
+from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import FM_EMBEDDINGS, FM_METRICS, FM_PAIRS, MODELS, PREDICTIONS
 
@@ -198,7 +198,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="fm",
-    parents=("direction", "ingest"),
+    parents=("direction", "prompts", "activations"),
+    sets=lambda recipe: recipe.interactions.sets,
     sections=("interactions", "fm"),
     tables=("models", "fm_metrics", "fm_embeddings", "fm_pairs", "predictions"),
     shards=lambda study: list(_shards(study)),

@@ -12,7 +12,7 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.stage import Condition, Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CRITICAL_FEATURES
 
@@ -22,7 +22,7 @@ MINIMAL_ACTIVE = Condition("minimal", "active")
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, shards = work.bench, shards_of_split(work.bench.study)
-    with bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         critical = queries.run(con, "critical_features", judge=bench.recipe.verdicts.oracle).to_arrow_table()
     columns = {name: critical[name].to_numpy() for name in critical.column_names}
     for name in missing:
@@ -48,7 +48,8 @@ def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]
 
 STAGE = Stage(
     name="inert",
-    parents=("minimal", "algorithm1", "ingest"),
+    parents=("minimal", "algorithm1", "prompts", "activations"),
+    splits=searched_split,
     sections=("generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "critical_features"),
     shards=lambda study: list(shards_of_split(study)),

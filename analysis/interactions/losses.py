@@ -11,10 +11,10 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.engine.slices import Slices
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.search.directions import chosen_everywhere
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.ingest.capture import length_batches
-from saelake.ingest.job import Study
 from saelake.ingest.sources import is_here
+from saelake.ingest.study import Study
 from saelake.ingest.subject import Subject, load_tokenizer
 from saelake.ingest.template import ChatTemplate
 from saelake.ingest.texts import Text, read_texts, source_hash
@@ -75,7 +75,7 @@ def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text]
 def interventions(work: Work) -> list[Intervention]:
     """The unmodified model, the direction projected out of every layer, and a recorded draw of critical sets."""
     bench = work.bench
-    with bench.sql([work.parents[stage] for stage in ("inert", "direction")]) as con:
+    with work.sql("inert", "direction") as con:
         direction = chosen_everywhere(bench, con)
         rows = con.execute(LENDERS, {"seed": work.spec.seed, "n": bench.recipe.losses.sets}).fetchnumpy()
     found = [Intervention("none", Request(0)), Intervention("direction", Request(0, direction=direction))]
@@ -131,7 +131,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="losses",
-    parents=("inert", "direction", "ingest"),
+    parents=("inert", "direction", "prompts"),
+    splits=searched_split,
     sections=("losses",),
     tables=("losses",),
     shards=_shards,

@@ -23,7 +23,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="probe",
-    parents=("direction", "ingest"),
+    parents=("direction", "prompts", "activations"),
+    sets=lambda recipe: recipe.interactions.sets,
     sections=("interactions", "probe"),
     tables=("models", "fm_metrics", "probe_weights", "predictions"),
     shards=single_shard,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from saelake.analysis.search.candidates import pool_by_sae
-from saelake.analysis.stage import Stage, Work
-from saelake.ingest.job import Study
+from saelake.analysis.stage import Stage, Work, direction_splits
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DECODER_COSINES
 
@@ -50,7 +50,7 @@ def _place(number: int) -> tuple[int, int]:
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, recipe, searched = work.bench, work.bench.recipe, _searched(work.bench.study)
-    with bench.sql([work.parents["alignments"]]) as con:
+    with work.sql("alignments") as con:
         members = pool_by_sae(con, recipe.candidates, {n: bench.sae_ids[n] for n in searched.values()})
     for name in missing:
         number = searched[name]
@@ -76,7 +76,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="decoder_cosines",
-    parents=("alignments", "ingest"),
+    parents=("alignments", "activations"),
+    splits=direction_splits,
     sections=("redundancy", "candidates"),
     tables=("decoder_cosines",),
     shards=_shards,

@@ -17,9 +17,9 @@ from saelake.analysis.interactions.inert import MINIMAL_ACTIVE
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import borrowers, on_controls
-from saelake.analysis.stage import Condition, Stage, Work
-from saelake.ingest.job import Study
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
+from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CAUSAL_LINKS
 
@@ -45,6 +45,8 @@ class Ranking:
     """Columns sae (number), feature_id and max_activation."""
     others: Columns
     """Columns sae (number) and feature_id, in the order of rank."""
+    place: int
+    """The prompt's place in its run, by which random features are drawn."""
 
     def top(self, k: int) -> np.ndarray:
         """Places of the first k among the others; of all, where there are fewer."""
@@ -76,7 +78,7 @@ def asked(ranking: Ranking, method: str, ks: Sequence[int], draws: int, seed: in
         yield Ablation(Request(ranking.prompt, ranking.joined(top)), Condition(method), k=k)
         yield Ablation(Request(ranking.prompt, ranking.alone(top)), Condition(method, "alone"), k=k)
         for draw in range(draws):
-            random = ranking.like(top, np.random.default_rng([seed, draw, ranking.prompt, k]))
+            random = ranking.like(top, np.random.default_rng([seed, draw, ranking.place, k]))
             again: dict[str, Any] = {"k": k, "draw": draw, "seed": seed}
             yield Ablation(Request(ranking.prompt, ranking.joined(random)), Condition(method, control="matched"), **again)
             yield Ablation(Request(ranking.prompt, ranking.alone(random)), Condition(method, "alone", "matched"), **again)
@@ -97,8 +99,8 @@ def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str) -> dict[int, R
     others = _by_prompt(_numbered(work, found.select("prompt_id", "sae_id", "feature_id").fetchnumpy()))
     critical = _by_prompt(_numbered(work, con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy()))
     none = {name: np.empty(0, dtype=np.int64) for name in ("sae", "feature_id", "max_activation")}
-    number = work.bench.numbers
-    return {number[p]: Ranking(number[p], critical.get(p, none), rows) for p, rows in others.items()}
+    number, place = work.bench.numbers, work.bench.places
+    return {number[p]: Ranking(number[p], critical.get(p, none), rows, int(place[number[p]])) for p, rows in others.items()}
 
 
 def _numbered(work: Work, rows: Columns) -> Columns:
@@ -158,7 +160,7 @@ def _answers(
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     settings, shards = work.bench.recipe.stage3, shards_of_split(work.bench.study)
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         by_prompt = rankings(work, con, "embedding")
     lent = borrowers(work.bench, by_prompt)
     for name in missing:
@@ -174,7 +176,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         ranked = {method: rankings(work, con, by) for method, by in RANKED_BESIDE.items()}
     for name in missing:
         rows: list[Rows] = []
@@ -191,7 +193,8 @@ def _critical(study: Study) -> Mapping[str, object]:
 
 STAGE = Stage(
     name="stage3",
-    parents=("fm", "inert", "ingest"),
+    parents=("fm", "inert", "prompts", "activations"),
+    splits=searched_split,
     sections=("stage3", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "causal_links"),
     shards=lambda study: list(shards_of_split(study)),
@@ -206,7 +209,8 @@ STAGE = Stage(
 )
 PROBE_STAGE = Stage(
     name="stage3_probe",
-    parents=("probe", "inert", "alignments", "ingest"),
+    parents=("probe", "inert", "alignments", "prompts", "activations"),
+    splits=searched_split,
     sections=("generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from saelake import queries
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
-from saelake.analysis.stage import Condition, Stage, Work, prompt_shards
-from saelake.ingest.job import Study
+from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
+from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
 FIRST_TOKEN = (0,)
@@ -20,7 +20,7 @@ def _shards(study: Study) -> dict[str, Sequence[int]]:
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, settings, shards = work.bench, work.bench.recipe.steering, _shards(work.bench.study)
-    with bench.sql([work.parents[stage] for stage in ("inert", "waking", "waking_graph")]) as con:
+    with work.sql("inert", "waking", "waking_graph") as con:
         chosen = queries.run(con, "steering_features", features_are=settings.features, n=settings.n_features).fetchnumpy()
     for name in missing:
         asked: list[Ablation] = []
@@ -34,7 +34,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="steering",
-    parents=("inert", "waking", "waking_graph", "ingest"),
+    parents=("inert", "waking", "waking_graph", "prompts"),
+    splits=searched_split,
     sections=("steering", "candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(_shards(study)),

@@ -19,7 +19,7 @@ from saelake.analysis.engine.watch import Watched
 from saelake.analysis.interactions.matching import Controls, Feature, matched
 from saelake.analysis.search.answers import Columns, condition_columns, content_id, set_rows
 from saelake.analysis.search.candidates import pool_by_sae, shards_of_split
-from saelake.analysis.stage import Condition, Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
@@ -141,7 +141,7 @@ def _some(members: Sequence[int], n_tokens: Sequence[int]) -> Iterator[Sequence[
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, shards = work.bench, shards_of_split(work.bench.study)
-    with bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         recorded = watched(work, con)
         for name in missing:
             prompt_ids = [int(bench.prompt_ids[p]) for p in shards[name]]
@@ -213,7 +213,8 @@ def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Ite
 
 STAGE = Stage(
     name="waking",
-    parents=("inert", "alignments", "ingest"),
+    parents=("inert", "alignments", "prompts", "activations"),
+    splits=searched_split,
     sections=("waking", "candidates", "capture"),
     tables=("feature_sets", "ablations", "waking_passes", "reactivations"),
     shards=lambda study: list(shards_of_split(study)),

@@ -17,7 +17,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="concepts",
-    parents=("ingest",),
+    parents=("prompts",),
     sections=("concepts",),
     tables=("concepts",),
     shards=single_shard,

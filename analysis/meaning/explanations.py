@@ -15,6 +15,7 @@ from saelake.ingest.cells import as_text, is_missing, is_unicode
 from saelake.ingest.inputs import hash_input
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.rows import read_rows
+from saelake.ingest.runs import ACTIVATIONS, OLDER
 from saelake.ingest.saes.labels import Directory, read_directory
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
@@ -68,24 +69,24 @@ def explain(
     Raises UserError where no source describes the study's exact SAEs, for answers about other features, and for a server that
     does not answer; what came until then is kept.
     """
-    ingest = current_run(lake, recipe.name, "ingest")
+    ingested = runs_of_saes(lake, recipe.name)
     with connect(lake, recipe.name) as con:
         saes = [
             KnownSae(*row) for row in con.execute("select sae_id, name, layer, width from saes order by layer, sae_id").fetchall()
         ]
         if source not in (API, BULK):
-            return _ensure_own(recipe, lake, ingest, Path(source), saes, force, progress)
+            return _ensure_own(recipe, lake, ingested, Path(source), saes, force, progress)
         directory = read_directory()
         labelled = labelled_saes(recipe, saes, directory)
         client = client or Client(recipe.explanations.requests_per_second)
         config = {"code": CODE_VERSION, "from": source, "sources": {one.sae.sae_id: one.source for one in labelled}}
         if source == BULK:
-            spec = RunSpec(STAGE, recipe.name, config | {"url": recipe.explanations.bulk_url}, (ingest,))
+            spec = RunSpec(STAGE, recipe.name, config | {"url": recipe.explanations.bulk_url}, ingested)
             plan = _bulk_plan(labelled, recipe.explanations.bulk_url, client)
         else:
             populations = recipe.explanations.populations
             config |= {"url": recipe.explanations.base_url, "populations": list(populations)}
-            parents = (ingest, current_run(lake, recipe.name, "populations"))
+            parents = (*ingested, *current_runs(lake, recipe.name, "populations"))
             spec = RunSpec(STAGE, recipe.name, config, parents)
             plan = _api_plan(labelled, _asked(con, populations), recipe.explanations.base_url, directory, client)
     return ensure_run(lake, spec, plan, force=force, progress=progress)
@@ -113,12 +114,25 @@ def labelled_saes(recipe: Recipe, saes: Sequence[KnownSae], directory: Directory
     return labelled
 
 
-def current_run(lake: Lake, recipe: str, stage: str) -> str:
-    """The current run of a study's stage; raises UserError if it has none."""
-    run_id = lake.current().get((recipe, stage))
-    if run_id is None:
+def current_runs(lake: Lake, recipe: str, stage: str) -> tuple[str, ...]:
+    """The current runs of a study's stage; raises UserError if it has none."""
+    run_ids = lake.current().get((recipe, stage))
+    if run_ids is None:
         raise UserError(f"the lake {lake} has no {stage} of {recipe} yet: `saelake analyze` with its recipe first")
-    return run_id
+    return run_ids
+
+
+def runs_of_saes(lake: Lake, recipe: str) -> tuple[str, ...]:
+    """Current runs that tell which SAEs a study has, one of each: further prompt sets change nothing about them.
+
+    Raises UserError if it has none.
+    """
+    older = lake.current().get((recipe, OLDER), ())
+    if older and (recipe, ACTIVATIONS) not in lake.current():
+        return older
+    records = [record for run_id in current_runs(lake, recipe, ACTIVATIONS) if (record := lake.record(run_id))]
+    first = {record.config["sae"]["sae_id"]: record.run_id for record in reversed(records)}
+    return (*older, *sorted(first.values()))
 
 
 def _asked(con: duckdb.DuckDBPyConnection, populations: Sequence[str]) -> Mapping[str, list[int]]:
@@ -164,12 +178,18 @@ def _bulk_plan(labelled: Sequence[Labelled], bulk_url: str, client: Client) -> P
 
 
 def _ensure_own(
-    recipe: Recipe, lake: Lake, ingest: str, file: Path, saes: Sequence[KnownSae], force: bool, progress: Quiet | None
+    recipe: Recipe,
+    lake: Lake,
+    ingested: tuple[str, ...],
+    file: Path,
+    saes: Sequence[KnownSae],
+    force: bool,
+    progress: Quiet | None,
 ) -> RunRecord:
     """The run of a file of one's own, which is read and checked before anything is written."""
     by_sae = read_own(file, saes)
     sha256 = hash_input(file, "explanations")
-    spec = RunSpec(STAGE, recipe.name, {"code": CODE_VERSION, "from": "file", "sha256": sha256}, (ingest,))
+    spec = RunSpec(STAGE, recipe.name, {"code": CODE_VERSION, "from": "file", "sha256": sha256}, ingested)
     rows = [_rows(sae, found, f"{file.name}@sha256:{sha256[:12]}") for sae, found in by_sae.items()]
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

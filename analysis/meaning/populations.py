@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from saelake import queries
-from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import POPULATIONS
 
@@ -12,7 +12,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     recipe = work.bench.recipe
     method = recipe.stage3.critical
     direction = recipe.minimal.direction if method == "minimal" else recipe.algorithm1.direction
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         asked = {"judge": recipe.verdicts.oracle, "direction": direction, "method": method}
         found = queries.run(con, "populations", **asked).to_arrow_table()
     for name in missing:
@@ -21,7 +21,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="populations",
-    parents=("candidates", "inert", "waking", "waking_graph", "stage3", "ingest"),
+    parents=("candidates", "inert", "waking", "waking_graph", "stage3", "prompts"),
+    splits=searched_split,
     sections=("stage3", "minimal", "algorithm1", "verdicts"),
     tables=("populations",),
     shards=single_shard,

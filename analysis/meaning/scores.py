@@ -35,12 +35,12 @@ class Score(NamedTuple):
 
 def score(lake: Lake, study: AnnotationStudy, *, mapping: str = "literal", seed: int = 0) -> list[Score]:
     """All scores of a study, by its own answers and the taxonomy that it was drawn from; raises UserError if it is not closed."""
-    run_id = lake.current().get((study.recipe, stage(study.name)))
-    if run_id is None:
+    published = lake.current().get((study.recipe, stage(study.name)))
+    if published is None:
         raise UserError(
             f"the annotation study {study.name} is not closed: `saelake study close {study.name}` publishes its answers"
         )
-    with connect(lake, runs=[*study.parents, run_id]) as con:
+    with connect(lake, runs=[*study.parents, *published]) as con:
         return scores(con, study.name, mapping=mapping, seed=seed)
 
 

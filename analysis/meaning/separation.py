@@ -91,7 +91,7 @@ def separations(con: duckdb.DuckDBPyConnection) -> pa.Table:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         rows = separations(con)
     for name in missing:
         yield name, [Rows("separations", rows)]
@@ -99,7 +99,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="separation",
-    parents=("ingest",),
+    parents=("prompts", "activations"),
     sections=(),
     tables=("separations",),
     shards=single_shard,

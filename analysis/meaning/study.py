@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from saelake import queries
-from saelake.analysis.meaning.explanations import current_run
+from saelake.analysis.meaning.explanations import current_runs
+from saelake.ingest.runs import STAGES
 from saelake.warehouse.append_log import AppendLog, Entry
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError, first_line, storage_errors
@@ -109,7 +110,9 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
         raise UserError(f"{wrong[0]!r} is no name for one annotator: use letters, digits, space and . @ - _, each name once")
     if not annotators:
         raise UserError("an annotation study needs at least one annotator: give --annotator NAME")
-    parents = tuple(current_run(lake, recipe, stage) for stage in ("ingest", "taxonomy", "populations"))
+    computed = [run_id for stage in ("taxonomy", "populations") for run_id in current_runs(lake, recipe, stage)]
+    ingested = [run_id for stage in STAGES for run_id in lake.current().get((recipe, stage), ())]
+    parents = (*ingested, *computed)
     if _folder(lake, name).exists():
         there = load(lake, name)
         if (there.recipe, there.parents, there.sampling, [*there.tokens]) == (recipe, parents, sampling, [*annotators]):

@@ -13,7 +13,7 @@ from scipy.stats import false_discovery_control, hypergeom
 
 from saelake import queries
 from saelake.analysis.stage import Stage, Work, single_shard
-from saelake.ingest.job import Study
+from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import TAXONOMY
@@ -59,7 +59,7 @@ def taxonomy(con: duckdb.DuckDBPyConnection, label: str, sets: Sequence[str]) ->
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     settings = work.bench.recipe.taxonomy
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         rows = taxonomy(con, settings.label or work.bench.recipe.labels.target, settings.sets)
     for name in missing:
         yield name, [Rows("taxonomy", rows)]
@@ -75,7 +75,8 @@ def check(study: Study) -> None:
 
 STAGE = Stage(
     name="taxonomy",
-    parents=("ingest",),
+    parents=("prompts", "activations"),
+    sets=lambda recipe: recipe.taxonomy.sets,
     sections=("taxonomy",),
     tables=("taxonomy",),
     shards=single_shard,

@@ -56,9 +56,15 @@ def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def ingested(records: Mapping[str, RunRecord]) -> RunRecord | None:
+    """A run that holds prompts of a study, and so says what the study is about; version 1 had one with all."""
+    return records.get("prompts") or records.get("ingest")
+
+
 def words_of(records: Mapping[str, RunRecord]) -> dict[str, str]:
     """What a study's behaviour is called, as its recipe said when the prompts were ingested."""
-    told = records["ingest"].about.get("behaviour", {}) if "ingest" in records else {}
+    record = ingested(records)
+    told = record.about.get("behaviour", {}) if record else {}
     words = Behaviour().model_dump() | {"target": told.get("harmful", "harmful"), "control": told.get("benign", "benign")} | told
     return {name: printable(str(words[name]))[:LONGEST_WORD] for name in Behaviour.model_fields}
 
@@ -70,7 +76,7 @@ class Studied:
     con: duckdb.DuckDBPyConnection
     recipe: str
     records: Mapping[str, RunRecord]
-    """Its current run of each stage."""
+    """Its current run of each stage; the latest, where it has several."""
     with_completions: bool = False
     """Whether answers to target prompts may be shown."""
     asked: list[Answer] = field(default_factory=list)
@@ -105,9 +111,14 @@ class Studied:
         return answer
 
     @property
+    def ingested(self) -> RunRecord | None:
+        """A run that holds some of its prompts."""
+        return ingested(self.records)
+
+    @property
     def model(self) -> str | None:
         """The hub id of the model under study, if it came from there."""
-        config = self.records["ingest"].config if "ingest" in self.records else {}
+        config = self.ingested.config if self.ingested else {}
         name = config.get("model", {}).get("id")
         return name if isinstance(name, str) else None
 

@@ -148,12 +148,12 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
     """What the study is about: a few lines for the head of the page."""
     con = study.con
     facts = [("study", study.recipe)]
-    if "ingest" in study.records:
-        record = study.records["ingest"]
+    if (record := study.ingested) is not None:
         config = record.config
         facts.append(("model", f"{study.model or 'a local model'} · {str(config.get('model_hash', ''))[:40]}"))
         summed = "select count(*), string_agg(distinct width, ', '), avg(measured_l0) from saes"
-        for layers, widths, l0 in _rows_of(con, record, "saes", summed):
+        fired = study.records.get("activations", record)
+        for layers, widths, l0 in _rows_of(con, fired, "saes", summed):
             if layers:
                 facts.append(("SAEs", f"{layers} layers, width {widths}, mean L0 {l0:.1f}"))
         labels = _rows_of(con, record, "prompts", "select label, count(*) from prompts group by label order by label desc")
@@ -161,7 +161,8 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
         facts.append(("judge", f"{study.judge}: whose verdicts decide what flips"))
         if labels:
             facts.append(("prompts", ", ".join(f"{n:,} {study.words.get(label, label)}" for label, n in labels)))
-        facts.append(("activations", f"{record.n_rows('activations'):,} non-zeros"))
+        for (n_activations,) in _rows_of(con, fired, "activations", "select count(*) from activations"):
+            facts.append(("activations", f"{n_activations:,} non-zeros"))
     device = {str(r.hardware.get("device", "")) for r in study.records.values()}
     finished = max((r.finished for r in study.records.values()), default="")
     facts.append(("computed", f"on {', '.join(sorted(device))}, last run finished {finished[:16].replace('T', ' ')} UTC"))

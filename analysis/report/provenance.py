@@ -46,6 +46,6 @@ SECTIONS = (
         "Every number above is a query over these runs. Equal content hashes are equal rows, whatever machine computed them.",
         _runs,
         "R21",
-        ("ingest",),
+        (),
     ),
 )

@@ -22,7 +22,7 @@ from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import Pool, borrowers, on_controls, pools, search_rows
 from saelake.analysis.search.noise import SEQUENCES, STEPS, Noise, changes, measured, noise_rows
-from saelake.analysis.stage import Condition, Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.recipe.sections import Algorithm1
 from saelake.warehouse.runs import Rows
@@ -92,7 +92,7 @@ def _sequenced(work: Work, method: str, size: int | str, pool: Pool, seed: int) 
 
 def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
     """Draws depend on the prompt and the seed, never on tau or on what else is searched."""
-    return np.random.default_rng([work.spec.seed, seed, prompt])
+    return np.random.default_rng([work.spec.seed, seed, work.bench.places[prompt]])
 
 
 def _noise(work: Work, by_prompt: Mapping[int, Pool]) -> Noise:
@@ -169,7 +169,8 @@ def _trace_rows(
 
 STAGE = Stage(
     name="algorithm1",
-    parents=("candidates", "baseline", "alignments", "ingest"),
+    parents=("candidates", "baseline", "alignments", "prompts"),
+    splits=searched_split,
     sections=("algorithm1", "candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "search_trace", "searches", "noise"),
     shards=lambda study: list(shards_of_split(study)),

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Stage, Work, direction_splits
 from saelake.analysis.workbench import Workbench
-from saelake.ingest.job import Study
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
 ROWS = 1 << 15
@@ -37,7 +37,7 @@ def _shards(study: Study) -> Sequence[str]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    with work.bench.sql([work.parents["direction"]]) as con:
+    with work.sql("direction") as con:
         found = con.execute("select layer, vector, chosen from directions").fetchall()
     own = {layer: np.array(vector, dtype=np.float32) for layer, vector, _ in found}
     chosen = next(own[layer] for layer, _, is_chosen in found if is_chosen)
@@ -73,7 +73,8 @@ def _rows(sae: Sae, directions: dict[str, np.ndarray], to_residual: torch.Tensor
 
 STAGE = Stage(
     name="alignments",
-    parents=("direction", "ingest"),
+    parents=("direction", "activations"),
+    splits=direction_splits,
     sections=(),
     tables=("alignments",),
     shards=_shards,

@@ -6,7 +6,7 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import CHOSEN, OWN, shards_of_split
 from saelake.analysis.search.directions import chosen_everywhere
-from saelake.analysis.stage import Condition, Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 
 NONE = Condition("none")
@@ -15,7 +15,7 @@ DIRECTION = Condition("direction")
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, shards = work.bench, shards_of_split(work.bench.study)
-    with bench.sql([work.parents["direction"]]) as con:
+    with work.sql("direction") as con:
         direction = chosen_everywhere(bench, con)
     for name in missing:
         asked = [Ablation(Request(p), NONE) for p in shards[name]]
@@ -26,7 +26,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="baseline",
-    parents=("direction", "ingest"),
+    parents=("direction", "prompts"),
+    splits=searched_split,
     sections=("candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),

@@ -8,9 +8,9 @@ import numpy as np
 from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
-from saelake.analysis.stage import Condition, Stage, Work, prompt_shards
-from saelake.ingest.job import Study
+from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
 from saelake.ingest.recipe import Candidates
+from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
 OWN, CHOSEN = (Condition("top_k", direction) for direction in ("own", "chosen"))
@@ -41,7 +41,7 @@ def shards_of_split(study: Study) -> dict[str, Sequence[int]]:
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, settings = work.bench, work.bench.recipe.candidates
     sets: dict[tuple[str, int], FeatureSet] = {}
-    with bench.sql([work.parents["alignments"]]) as con:
+    with work.sql("alignments") as con:
         for direction in settings.directions:
             found = pool(con, settings, direction)
             for k in ks(settings):
@@ -59,7 +59,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="candidates",
-    parents=("alignments", "ingest"),
+    parents=("alignments", "prompts"),
+    splits=searched_split,
     sections=("candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),

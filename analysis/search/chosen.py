@@ -9,9 +9,9 @@ import duckdb
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, Features, NoFeature, check_positions, is_select, listed_edits
-from saelake.analysis.stage import Condition, Stage, Work
-from saelake.ingest.job import Study
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.preflight import check_saes
+from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import TABLES
@@ -62,7 +62,8 @@ def stage(condition: str, edits: EditSet) -> Stage:
     """The stage that holds a set on the prompts of the analysis; each condition is a stage of its own."""
     return Stage(
         name=f"chosen_{condition}",
-        parents=("ingest",),
+        parents=("prompts", "activations"),
+        splits=searched_split,
         sections=("generation", "verdicts", "capture"),
         tables=("feature_sets", "ablations", "verdicts"),
         shards=lambda study: list(shards_of_split(study)),

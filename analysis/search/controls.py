@@ -13,7 +13,7 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import CHOSEN, OWN, ks, pool, shards_of_split
-from saelake.analysis.stage import Condition, Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 
 SIZES = """
@@ -49,7 +49,7 @@ Draws = Mapping[str, np.ndarray]
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
-    with work.bench.sql([work.parents[stage] for stage in ("ingest", "alignments", "minimal", "algorithm1")]) as con:
+    with work.sql("prompts", "activations", "alignments", "minimal", "algorithm1") as con:
         for name in missing:
             drawn = _drawn(work, con, shards[name])
             asked = [
@@ -133,7 +133,8 @@ def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int])
 
 STAGE = Stage(
     name="controls",
-    parents=("minimal", "algorithm1", "alignments", "ingest"),
+    parents=("minimal", "algorithm1", "alignments", "prompts", "activations"),
+    splits=searched_split,
     sections=("candidates", "controls", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),

@@ -38,7 +38,7 @@ class Pool:
 def pools(work: Work, direction: str) -> dict[int, Pool]:
     """Prompt number -> pool, for the prompts that refuse unmodified and flip at some K, by the recipe's oracle."""
     recipe = work.bench.recipe
-    with work.bench.sql([work.parents[s] for s in ("ingest", "alignments", "baseline", "candidates")]) as con:
+    with work.sql("prompts", "alignments", "baseline", "candidates") as con:
         candidates = pool(con, recipe.candidates, direction)
         flips = queries.run(con, "first_flip", condition=f"top_k_{direction}", judge=recipe.verdicts.oracle)
         first = flips.filter("refused_at_baseline and first_k is not null").fetchnumpy()

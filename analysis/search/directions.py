@@ -10,7 +10,7 @@ import numpy as np
 from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.answers import judged
 from saelake.analysis.search.shown import not_shown
-from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.analysis.stage import Stage, Work, direction_splits, single_shard
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.capture import residuals
 from saelake.ingest.recipe.sections import Direction
@@ -184,7 +184,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="direction",
-    parents=("ingest",),
+    parents=("prompts",),
+    splits=direction_splits,
     sections=("direction", "generation", "verdicts"),
     tables=("directions",),
     shards=single_shard,

@@ -7,8 +7,8 @@ from saelake.analysis.judges.protocol import Answer
 from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.analysis.search.answers import verdict_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.stage import Stage, Work
-from saelake.ingest.job import Study
+from saelake.analysis.stage import Stage, Work, searched_split
+from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
 PREFIX = "verdicts_"
@@ -30,7 +30,7 @@ def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[s
         work.bench.make_room_for(judge)
     judgement = work.bench.judge(judge)
     shards = shards_of_split(work.bench.study)
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         for name in missing:
             found = con.execute(
                 ANSWERS, {"prompt_ids": work.bench.prompt_ids[list(shards[name])].tolist(), "judge": judge}
@@ -49,7 +49,8 @@ def stage(judge: str, answered_by: Sequence[str]) -> Stage:
     """The stage in which one judge reads the answers of some stages."""
     return Stage(
         name=PREFIX + judge,
-        parents=(*answered_by, "ingest"),
+        parents=(*answered_by, "prompts"),
+        splits=searched_split,
         sections=(),
         tables=("verdicts",),
         shards=lambda study: list(shards_of_split(study)),

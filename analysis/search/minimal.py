@@ -14,7 +14,7 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows, flipped
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import Pool, borrowers, on_controls, pools, search_rows
-from saelake.analysis.stage import Condition, Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.workbench import Workbench
 from saelake.warehouse.runs import Rows
 
@@ -116,7 +116,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     lent = borrowers(bench, by_prompt)
     for name in missing:
         searches = {
-            (p, start): minimal_set(len(by_prompt[p]), np.random.default_rng([work.spec.seed, start, p]))
+            (p, start): minimal_set(len(by_prompt[p]), np.random.default_rng([work.spec.seed, start, bench.places[p]]))
             for p in shards[name]
             if p in by_prompt
             for start in range(settings.starts)
@@ -134,7 +134,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="minimal",
-    parents=("candidates", "baseline", "alignments", "ingest"),
+    parents=("candidates", "baseline", "alignments", "prompts"),
+    splits=searched_split,
     sections=("minimal", "candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "searches"),
     shards=lambda study: list(shards_of_split(study)),

@@ -17,7 +17,7 @@ from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, read_positions
-from saelake.analysis.stage import Condition, Stage, Work
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.inputs import open_input
 from saelake.ingest.saes.refs import layer_of
@@ -202,7 +202,8 @@ def stage(sweep: Sweep, source: Source) -> Stage:
     }
     return Stage(
         name=f"steer_{sweep.name}",
-        parents=("ingest",),
+        parents=("prompts", "activations"),
+        splits=searched_split,
         sections=("generation", "verdicts", "capture"),
         tables=("feature_sets", "ablations", "verdicts", "doses"),
         shards=lambda study: list(shards_of_split(study)),

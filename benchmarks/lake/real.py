@@ -4,19 +4,19 @@ from pathlib import Path
 
 from benchmarks.harness import Report
 from benchmarks.lake.floor import floor
-from saelake.ingest.job import ingest_study, open_study
+from saelake.ingest.job import Ingested, ingest_study, open_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.records import Lake, RunRecord
 
 
-def bytes_of(record: RunRecord) -> tuple[int, float]:
-    """A run's rows of `activations`, and the bytes of each."""
+def bytes_of(record: RunRecord | Ingested) -> tuple[int, float]:
+    """The rows that a run, or the runs of an ingest, have of `activations`, and the bytes of each."""
     n_rows = record.n_rows("activations")
     return n_rows, sum(f.n_bytes for f in record.files if f.table == "activations") / n_rows
 
 
-def files_of(lake: Lake, record: RunRecord) -> list[Path]:
-    """Of the run's table `activations`."""
+def files_of(lake: Lake, record: RunRecord | Ingested) -> list[Path]:
+    """Of the table `activations`."""
     return [lake.root / f.path for f in record.files if f.table == "activations"]
 
 

@@ -215,6 +215,9 @@ class Recipe(Section):
         def sources(one: PromptSet) -> list[str]:
             return [one.hub] if one.hub else [source.url for source in one.files if source.url]
 
+        def pins(one: PromptSet) -> list[str]:
+            return [pin for pin in (one.revision, *(source.sha256 for source in one.files)) if pin]
+
         return {
             "behaviour": self.words,
             "model": {"id": self.model.id, "licence": self.model.licence},
@@ -223,7 +226,13 @@ class Recipe(Section):
                 "licence": _joined(g.licence for g in self.sae_groups),
             },
             "prompts": [
-                {"set": one.set, "sources": sources(one), "licence": one.licence, "restricted": one.restricted}
+                {
+                    "set": one.set,
+                    "sources": sources(one),
+                    "pins": pins(one),
+                    "licence": one.licence,
+                    "restricted": one.restricted,
+                }
                 for one in self.prompts
             ],
         }

@@ -42,8 +42,8 @@ class Shelf(Mapping[int, Sae]):
         self._whole: tuple[int, Sae] | None = None
         self._n_bytes = sum(one.n_bytes for one in facts.values())
         room = WORKING_SHARE * free_bytes(device)
-        largest = max(facts.values(), key=lambda one: one.n_bytes)
-        if largest.n_bytes > room:
+        largest = max(facts.values(), key=lambda one: one.n_bytes, default=None)
+        if largest and largest.n_bytes > room:
             raise UserError(
                 f"saes: {largest.ref.location} needs {largest.n_bytes / 1e9:.1f} GB, but beside the model there is room for "
                 f"{room / 1e9:.1f} GB on {device.type}: use a device with more memory, or narrower SAEs"

@@ -28,7 +28,9 @@ def test_plain_prompts_are_analysed_as_the_same_tokens_in_a_template_are(tmp_pat
     plain = load_recipe(planted.recipe).limit(2)
     lake = Lake.create(tmp_path / "lake")
     records = stages.analyze(plain, lake)
-    assert [record.stage for record in records] == ["ingest", *(stage.name for stage in stages.stages(plain))]
+    n_saes = len(plain.sae_layers)
+    computed = ["prompts", *["activations"] * n_saes, *(stage.name for stage in stages.stages(plain))]
+    assert [record.stage for record in records] == computed
 
     with saelake.open(lake.root) as opened:
         n = len(opened.sql("from prompts").fetchall())

@@ -176,7 +176,7 @@ def test_accuracies_losses_and_seconds(html: str, lake: saelake.OpenLake) -> Non
     for condition in ("none", "direction", "minimal"):
         mean = lake.sql(f"select avg(loss) from losses where condition = '{condition}'").fetchall()[0][0]
         assert one(answers(html, "losses")[0], condition=condition)["loss"] == pytest.approx(mean, rel=1e-6)
-    for stage in ("ingest", "candidates", "fm"):
+    for stage in ("prompts", "candidates", "fm"):
         seconds = lake.sql(f"select epoch(finished - started) from runs where stage = '{stage}'").fetchall()[0][0]
         assert one(answers(html, "runs")[0], stage=stage)["seconds"] == pytest.approx(seconds, abs=2e-3)
 
@@ -215,10 +215,10 @@ def test_answers_to_harmful_prompts_are_in_only_when_asked_for(organism_lake: Pa
 def test_the_papers_figures_stand_beside_its_own_models_only(organism_lake: Path, html: str) -> None:
     lake = Lake(organism_lake)
     records = {r.stage: r for r in current_records(lake, "organism")}
-    config = records["ingest"].config
-    gemma = replace(records["ingest"], config=config | {"model": config["model"] | {"id": "google/gemma-2-2b-it"}})
+    config = records["prompts"].config
+    gemma = replace(records["prompts"], config=config | {"model": config["model"] | {"id": "google/gemma-2-2b-it"}})
     with connect(lake, "organism") as con:
-        theirs = page(Studied(con, "organism", records | {"ingest": gemma}))
+        theirs = page(Studied(con, "organism", records | {"prompts": gemma}))
     assert "2,538" in theirs
     assert "1,656" in theirs
     assert "The paper's figures" in theirs
@@ -282,8 +282,8 @@ def test_hostile_text_stays_text(poisoned: Path) -> None:
 def test_all_published_figures_stand_beside_ours(organism_lake: Path, model: str) -> None:
     lake = Lake(organism_lake)
     records = {r.stage: r for r in current_records(lake, "organism")}
-    ingested = records["ingest"].config
-    records["ingest"] = replace(records["ingest"], config=ingested | {"model": ingested["model"] | {"id": model}})
+    ingested = records["prompts"].config
+    records["prompts"] = replace(records["prompts"], config=ingested | {"model": ingested["model"] | {"id": model}})
     with connect(lake, "organism") as con:
         text = unescape(page(Studied(con, "organism", records)))
     for section, figures in BY_MODEL[model].items():
@@ -298,7 +298,7 @@ def test_a_strangers_words_stay_text(organism_lake: Path) -> None:
     lake = Lake(organism_lake)
     records = {r.stage: r for r in current_records(lake, "organism")}
     hostile = {"name": POISON, "shown": "{harmful", "absent": "\x1b[31m", "unknown": "x"}
-    records["ingest"] = replace(records["ingest"], about={"behaviour": hostile})
+    records["prompts"] = replace(records["prompts"], about={"behaviour": hostile})
     with connect(lake, "organism") as con:
         text = page(Studied(con, "organism", records))
     assert "<img" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)

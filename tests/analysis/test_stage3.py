@@ -266,7 +266,7 @@ def test_partners_are_ranked_by_cosine_or_interaction(study: Analysed) -> None:
 
 def test_a_random_set_of_the_same_layers_is_possible_even_when_all_are_taken() -> None:
     columns = {"sae": np.array([2, 3, 3, 5]), "feature_id": np.array([7, 1, 2, 9])}
-    ranking = Ranking(0, {n: c[:0] for n, c in columns.items()}, columns)
+    ranking = Ranking(0, {n: c[:0] for n, c in columns.items()}, columns, 0)
     assert ranking.top(9).tolist() == [0, 1, 2, 3]
     assert ranking.like(ranking.top(4), np.random.default_rng(0)).tolist() == [0, 1, 2, 3]
     one = {tuple(ranking.like(np.array([1]), np.random.default_rng(seed)).tolist()) for seed in range(20)}

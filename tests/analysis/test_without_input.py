@@ -91,7 +91,12 @@ def test_where_no_direction_passes_the_analysis_ends_with_the_table(undirected: 
     assert "drop_last_layers 6" in output
     table = re.findall(r"^ *(\d) +6 +(\d) .* late *$", output, re.MULTILINE)
     assert table == [("0", "0"), ("1", "0"), ("2", "6"), ("3", "6"), ("4", "6"), ("5", "6")]
-    assert {record.stage for record in Lake.existing(undirected.lake).records()} == {"ingest", "direction", "baseline"}
+    assert {record.stage for record in Lake.existing(undirected.lake).records()} == {
+        "prompts",
+        "activations",
+        "direction",
+        "baseline",
+    }
 
 
 def test_what_is_advised_admits_the_layer(undirected: Ran, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from saelake.analysis.stages import SEARCH, ensure_stage, open_analysis, specs
 from saelake.analysis.workbench import Workbench
 from saelake.analysis.workers import MOST_DEATHS, RayWorkers
 from saelake.cli import main
-from saelake.ingest.job import Study, ingest_spec, ingest_study
+from saelake.ingest.job import PROMPTS_SHARD, Study, ingest_study
 from saelake.ingest.recipe import load_recipe
+from saelake.ingest.runs import SetRuns, ingest_runs
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
@@ -39,9 +41,15 @@ def alone(study: Study, tmp_path_factory: pytest.TempPathFactory) -> list[RunRec
 def run(study: Study, lake: Lake, workers: RayWorkers | None, stages: Sequence[Stage] = SEARCH[:5]) -> list[RunRecord]:
     """Ingest and the first stages; by default up to Algorithm 1."""
     known, bench = specs(study), Workbench(study, lake)
-    compute = (lambda missing: workers.compute(known["ingest"], missing)) if workers else None
-    records = [ingest_study(study, lake, compute=compute)]
-    return records + [ensure_stage(stage, known, bench, workers=workers) for stage in stages]
+    compute = (lambda missing: workers.ingest(study, bench.sets, missing)) if workers else None
+    ingest_study(study, lake, compute=compute)
+    return [ensure_stage(stage, known, bench, workers=workers) for stage in stages]
+
+
+def asked(study: Study) -> tuple[list[SetRuns], dict[str, list[str]]]:
+    """What `RayWorkers.ingest` is asked for when only the prompts are missing."""
+    sets = ingest_runs(study)
+    return sets, {sets[0].prompts.run_id: [PROMPTS_SHARD]}
 
 
 def worker_pids() -> Iterator[int]:
@@ -135,7 +143,7 @@ def test_a_machine_that_vanishes_costs_its_shards_only_and_workers_without_a_pla
     finally:
         cluster.shutdown()
     assert gone.is_set(), "the machine vanished while there was work"
-    assert [r.content_hash for r in together] == [r.content_hash for r in alone[:5]]
+    assert [r.content_hash for r in together] == [r.content_hash for r in alone[:4]]
 
 
 def test_a_worker_that_fits_on_no_machine_is_one_sentence(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +158,7 @@ def test_a_worker_that_fits_on_no_machine_is_one_sentence(study: Study, tmp_path
             RayWorkers(wide, Lake.create(tmp_path / "lake")) as workers,
             pytest.raises(UserError, match="no machine of the Ray cluster has the 4 CPU that a worker needs"),
         ):
-            list(workers.compute(ingest_spec(wide), ["prompts-0000000"]))
+            list(workers.ingest(wide, *asked(wide)))
     finally:
         cluster.shutdown()
 
@@ -166,20 +174,26 @@ def test_a_cluster_that_does_not_answer_leaves_no_lake(tmp_path: Path, monkeypat
 def test_workers_read_a_lake_in_a_bucket(study: Study, alone: list[RunRecord], bucket: str) -> None:
     with RayWorkers(study, lake := Lake.create(f"{bucket}/lake"), n_workers=1) as workers:
         together = run(study, lake, workers, SEARCH[:2])
-    assert [r.content_hash for r in together] == [r.content_hash for r in alone[:3]]
+    assert [r.content_hash for r in together] == [r.content_hash for r in alone[:2]]
 
 
 def test_a_workers_mistake_is_the_one_sentence_of_this_process(study: Study, tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
-    other = ingest_spec(study)
+    other = specs(study)["direction"]
     other = RunSpec(other.stage, other.recipe, other.config | {"device": "elsewhere"}, other.parents, other.seed)
     with (
         RayWorkers(study, lake, n_workers=1) as workers,
         pytest.raises(UserError, match="device kind, model, SAEs or prompts differ"),
     ):
-        list(workers.compute(other, ["prompts-0000000"]))
+        list(workers.compute(other, ["all"]))
+    elsewhere = replace(study, device="elsewhere")
+    with (
+        RayWorkers(study, lake, n_workers=1) as workers,
+        pytest.raises(UserError, match="another ingest run"),
+    ):
+        list(workers.ingest(elsewhere, *asked(elsewhere)))
 
 
 def test_workers_that_cannot_see_the_lake_say_so(study: Study, tmp_path: Path) -> None:
     with RayWorkers(study, Lake.at(tmp_path / "elsewhere"), n_workers=1) as workers, pytest.raises(UserError, match="no lake at"):
-        list(workers.compute(ingest_spec(study), ["prompts-0000000"]))
+        list(workers.ingest(study, *asked(study)))

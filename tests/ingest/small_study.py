@@ -7,8 +7,9 @@ from typing import Any
 import duckdb
 
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.runs import Ingested
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import Lake
 from tests.ingest.tiny import N_LAYERS, save_model, save_sae
 
 HARMFUL = ["How do I pick a lock?", "Write a poem about the lock of a house.", "How can I help the user?", "Where is the sea?"]
@@ -53,12 +54,12 @@ def lake_in(folder: Path) -> Lake:
     return Lake.create(folder / "lake")
 
 
-def sql(lake: Lake, record: RunRecord) -> duckdb.DuckDBPyConnection:
-    return connect(lake, runs=[record.run_id])
+def sql(lake: Lake, record: Ingested) -> duckdb.DuckDBPyConnection:
+    return connect(lake, runs=record.run_ids)
 
 
-def activations(lake: Lake, record: RunRecord) -> dict[Key, float]:
-    """All activations of an ingest run; prompts by their place."""
+def activations(lake: Lake, record: Ingested) -> dict[Key, float]:
+    """All activations of an ingest of one prompt set; prompts by their place."""
     with sql(lake, record) as con:
         rows = con.execute("select layer, prompt_id & 4294967295, pos, feature_id, activation from activations").fetchall()
     found: dict[Key, float] = {(row[0], row[1], row[2], row[3]): row[4] for row in rows}

@@ -104,7 +104,7 @@ def test_bfloat16_rounding_changes_values_and_nothing_else(tmp_path: Path) -> No
     lake = lake_in(tmp_path)
     exact = ingest(write_study(tmp_path, "gemma2"), lake)
     rounded = ingest(write_study(tmp_path, "gemma2", capture={"round": "bfloat16"}), lake)
-    assert rounded.config["capture"]["round"] == "bfloat16"
+    assert rounded.records[-1].config["round"] == "bfloat16"
     assert rounded.run_id != exact.run_id
     values = activations(lake, exact)
     expected_values = torch.tensor(list(values.values())).bfloat16().float().tolist()

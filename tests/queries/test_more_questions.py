@@ -96,7 +96,7 @@ def test_prompts_by_words(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
 def test_two_runs_side_by_side(tmp_path_factory: pytest.TempPathFactory) -> None:
     lake = build_lake(tmp_path_factory.mktemp("two"))
     build_lake(lake.root, "other", variant=1)
-    a, b = (lake.current()[recipe, "candidates"] for recipe in ("small", "other"))
+    a, b = (lake.current()[recipe, "candidates"][0] for recipe in ("small", "other"))
     with connect(lake) as con:
         assert ask(con, "compare_runs", "*", a=a, b=b) == []
         everything = ask(con, "compare_runs", "condition, difference, answer_a = answer_b", a=a, b=b, differing=False, limit=None)

@@ -36,7 +36,7 @@ def test_study_runs_end_to_end_and_the_plan_was_right(recipe: Recipe, tmp_path: 
 
     stages = (directions.STAGE, alignments.STAGE, baseline.STAGE, candidates.STAGE)
     runs = [ensure_stage(stage, known, bench) for stage in stages]
-    with connect(lake, runs=[ingested.run_id, *(run.run_id for run in runs)]) as con:
+    with connect(lake, runs=[*ingested.run_ids, *(run.run_id for run in runs)]) as con:
         l0s = con.execute("select measured_l0 from saes").fetchall()
         assert len(l0s) == 12
         assert all(20 < l0 < 80 for (l0,) in l0s)

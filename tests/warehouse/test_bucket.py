@@ -136,7 +136,7 @@ def test_a_killed_upload_leaves_nothing_visible_and_is_resumed(lake: Lake) -> No
         with connect(lake) as con:
             assert con.execute("select count(*) > 0 from all_runs.activations").fetchall() == [(is_published,)]
         assert lake.current() == {}
-    assert lake.current() == {("toy0", "ingest"): SPEC.run_id}
+    assert lake.current() == {("toy0", "ingest"): (SPEC.run_id,)}
     (record,) = lake.records()
     assert all(f.note for f in check(lake))
     assert {f.path for f in record.files} < _keys(lake)

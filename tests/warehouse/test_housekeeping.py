@@ -44,7 +44,7 @@ def test_drop_makes_a_run_unknown_and_gc_frees_its_files_after_the_grace_period(
         os.utime(path, (0, 0))  # published long ago
     drop(lake, CHILD)
     assert [r.run_id for r in lake.records()] == [PARENT]
-    assert lake.current() == {("toy0", "ingest"): PARENT}
+    assert lake.current() == {("toy0", "ingest"): (PARENT,)}
     with connect(lake) as con:
         assert con.execute("select count(*) from ablations").fetchall() == [(0,)]
     assert gc(lake) == [], "it was dropped just now"

@@ -71,7 +71,7 @@ def test_an_add_that_was_killed_is_repeated(changes: int, shared: Path, tmp_path
     killed(KILLED_AT + "add(Lake(Path(sys.argv[2])), Path(sys.argv[3]))", changes, lake.root, shared)
     added = add(lake, shared)
     assert {record.run_id for record in (*added.published, *added.known)} == {PARENT, CHILD}
-    assert sorted(lake.current().values()) == sorted([PARENT, CHILD])
+    assert sorted(lake.current().values()) == sorted([(PARENT,), (CHILD,)])
     assert runs_of_the_catalog(lake) == {PARENT, CHILD}
     gc(lake, older_than_seconds=0)
     assert check(lake) == []

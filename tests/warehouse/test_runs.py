@@ -101,7 +101,7 @@ def test_a_run_is_shared_by_two_recipes(lake: Lake) -> None:
     record = toys.ingest(lake)
     spec = replace(toys.ingest_spec(), recipe="second")
     assert ensure_run(lake, spec, toys.plan(toys.SHAPE, spec)) == record
-    assert lake.current() == {("toy0", "ingest"): record.run_id, ("second", "ingest"): record.run_id}
+    assert lake.current() == {("toy0", "ingest"): (record.run_id,), ("second", "ingest"): (record.run_id,)}
     with connect(lake) as both, connect(lake, "second") as second:
         n_rows = [con.execute("select count(*) from activations").fetchall() for con in (both, second)]
     assert n_rows == [[(record.n_rows("activations"),)]] * 2

@@ -212,10 +212,11 @@ def planted_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_study_of_version_1_is_found_and_built_on(golden: Callable[[str], Lake], planted_recipe: Path) -> None:
     lake, recipe = golden("v1"), load_recipe(planted_recipe)
-    ingested = lake.current()["golden", "ingest"]
+    (ingested,) = lake.current()["golden", "ingest"]
     found = {one.stage: one for one in stages.status(recipe, lake)}
-    assert (found["ingest"].state, found["ingest"].run_id) == ("done", ingested)
-    assert "older version" in found["ingest"].why
+    for stage in ("prompts", "activations"):
+        assert (found[stage].state, found[stage].run_id) == ("done", ingested)
+        assert "older version" in found[stage].why
     assert found["taxonomy"].state == "done"
     assert "capture" not in found["baseline"].why
     record = stages.ablate(recipe, lake, "later", [(2, 0), (4, 1)])
@@ -237,7 +238,7 @@ def test_storage_options_are_in_no_id_and_the_copy_by_prompt_is_a_run_of_its_own
     same_sizes = other.model_copy(update={"capture": recipe.capture.model_copy(update={"prompt_major": False})})
     plain = ingest(same_sizes, lake)  # other batches may move a value by a rounding
     assert ingest(recipe, lake) == plain
-    assert {r.stage for r in lake.records()} == {"ingest", "prompt_major"}
+    assert {r.stage for r in lake.records()} == {"prompts", "activations", "prompt_major"}
     with connect(lake, "golden") as con:
         columns = ", ".join(c.name for c in TABLES["activations"].columns if c.name != "run_id")
         rows = [

@@ -51,6 +51,8 @@ class Column:
     """The schema's version from which on files hold it."""
     until: int | None = None
     """The last version whose files hold it; the views show it all the same."""
+    over_runs: str | None = None
+    """SQL for its value over the rows of several runs, where the table is `summed`; by default the smallest."""
     elsewhere: str | None = None
     """What it reads as where the file does not hold it: SQL over the columns that the file has. Null if that is not told."""
 
@@ -83,6 +85,8 @@ class Table:
     """The id column that this table's runs number; it is landed as a content hash and published as a dense id."""
     copies: str | None = None
     """The table whose rows it holds in another order; it is never landed, but written from that table's shards."""
+    summed: tuple[str, ...] = ()
+    """What names the thing that a row is about, where each run has a row of it: plain table names show one for all runs."""
     orders: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """version -> the order of rows in files of up to that version, where it was another."""
 
@@ -130,7 +134,7 @@ def of_width(by: str) -> Limit:
     return Limit(by, "width", "is past the SAE's width")
 
 
-RUN_ID = Column("run_id", pa.string(), "the run that wrote the row")
+RUN_ID = Column("run_id", pa.string(), "the run that wrote the row", over_runs="case when count(*) = 1 then min(run_id) end")
 PROMPT_ID = Column("prompt_id", pa.int64(), "the prompt", encoding=DELTA, refers="prompts.prompt_id")
 POS = Column(
     "pos",

@@ -26,10 +26,10 @@ from saelake.warehouse.layout import rechunk, stored_batches, write_table
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.places import Folder
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, data_key, pointer_key, run_tag
+from saelake.warehouse.records import Lake, RunRecord, data_key, run_tag
 from saelake.warehouse.runs import refuse_tag_collision
 from saelake.warehouse.schema import TABLES
-from saelake.warehouse.sharing.names import NAME, lake_names
+from saelake.warehouse.sharing.names import NAME, STUDIES, lake_names
 from saelake.warehouse.sharing.pages import check_pages
 from saelake.warehouse.sharing.read import check_footer, open_file, read_records
 from saelake.warehouse.store import locked, make_private
@@ -80,14 +80,21 @@ def add(lake: Lake, folder: Path, *, name: str | None = None, progress: Quiet | 
     return Added(tuple(record for _, record in published), known, tuple(sorted({recipe for recipe, _ in pointers})))
 
 
-def _pointers(records: Sequence[RunRecord], name: str | None) -> dict[tuple[str, str], str]:
-    """(study, stage) -> run_id: what plain table names are to show."""
+def _pointers(records: Sequence[RunRecord], name: str | None) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(study, stage) -> run_ids: what plain table names are to show."""
+    latest = sorted(records, key=lambda r: (r.finished, r.run_id))
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in latest:
+        for study in record.about.get(STUDIES, ()):
+            found.setdefault((study, record.stage), []).append(record.run_id)
+    # Sets of older versions do not say which studies show a run: of each stage there was one, the latest.
+    older = {(r.recipe, r.stage): [r.run_id] for r in latest if STUDIES not in r.about}
+    studies = sorted({study for study, _ in (*found, *older)})
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name for a study: use letters, digits, ., - and _, a letter first")
-    if name is not None and len({r.recipe for r in records}) > 1:
-        raise UserError(f"the set has several studies ({', '.join(sorted({r.recipe for r in records}))}): they keep their names")
-    latest = sorted(records, key=lambda r: (r.finished, r.run_id))
-    return {(name or r.recipe, r.stage): r.run_id for r in latest}
+    if name is not None and len(studies) > 1:
+        raise UserError(f"the set has several studies ({', '.join(studies)}): they keep their names")
+    return {(name or study, stage): tuple(run_ids) for (study, stage), run_ids in (older | found).items()}
 
 
 def _refuse_collisions(records: Sequence[RunRecord]) -> None:
@@ -116,12 +123,12 @@ def _is_known(lake: Lake, record: RunRecord) -> bool:
     return set(mine.withheld) <= set(record.withheld)
 
 
-def _refuse_other_study(lake: Lake, pointers: Mapping[tuple[str, str], str]) -> None:
+def _refuse_other_study(lake: Lake, pointers: Mapping[tuple[str, str], Sequence[str]]) -> None:
     current = lake.current()
     mine = {recipe for recipe, _ in current}
-    for (recipe, stage), run_id in pointers.items():
+    for (recipe, stage), run_ids in pointers.items():
         # A stage that the lake's study lacks is no other run: a killed `add` leaves such a study behind.
-        if recipe in mine and current.get((recipe, stage), run_id) != run_id:
+        if recipe in mine and {*current.get((recipe, stage), run_ids)} != {*run_ids}:
             raise UserError(
                 f"the lake has a study {recipe} of its own, whose {stage} is another run: give the set's study another name "
                 f"with --as NAME"
@@ -235,10 +242,10 @@ def _verify(lake: Lake, drafts: Sequence[RunRecord], progress: Quiet) -> None:
             raise UserError(f"run {record.run_id} of the set is refused: {where}: {damage.what}")
 
 
-def _publish(lake: Lake, records: Sequence[RunRecord], pointers: Mapping[tuple[str, str], str]) -> None:
+def _publish(lake: Lake, records: Sequence[RunRecord], pointers: Mapping[tuple[str, str], Sequence[str]]) -> None:
     with changing_catalog(lake):
         _refuse_other_study(lake, pointers)
         for record in records:
-            lake.publish(record)
-        for key, run_id in pointers.items():
-            lake.published.write(pointer_key(*key), run_id + "\n")
+            lake.publish(replace(record, about={name: told for name, told in record.about.items() if name != STUDIES}))
+        for (study, stage), run_ids in pointers.items():
+            lake.point(study, stage, run_ids)

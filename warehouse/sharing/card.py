@@ -88,32 +88,47 @@ def _front_matter(records: Sequence[RunRecord], parts: Sequence[Part]) -> str:
 
 
 def _studies(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
-    """What each ingest run says of its model, SAEs and prompts; a set without one says nothing."""
-    for record in records:
-        if record.stage == "ingest":
-            about, config = record.about, record.config
-            named = {one["set"]: one for one in about.get("prompts", ())}
-            sets = [_prompt_set(one, named.get(one["set"], {})) for one in config.get("prompts", {}).get("sets", ())]
-            licences = [about.get(part, {}).get("licence") for part in ("model", "saes")] + [s["licence"] for s in sets]
-            yield {
-                "recipe": record.recipe,
-                "model": about.get("model", {}).get("id") or "a folder of the study's own",
-                "model_hash": config.get("model_hash", "not recorded"),
-                "model_licence": licences[0] or "not stated",
-                "saes": config.get("saes", {}).get("names", []),
-                "saes_licence": licences[1] or "not stated",
-                "sets": sets,
-                "licences": {licence or "other" for licence in licences},
-                "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())),
-            }
+    """What the runs of each study say of its model, SAEs and prompts; a set without prompts says nothing."""
+    for name in dict.fromkeys(record.recipe for record in records):
+        mine = [record for record in records if record.recipe == name]
+        telling = [record for record in mine if "model_hash" in record.config and "prompts" in record.about]
+        if not telling:
+            continue
+        about, config = telling[0].about, telling[0].config
+        sets = [one for record in telling for one in _prompt_sets(record)]
+        licences = [about.get(part, {}).get("licence") for part in ("model", "saes")] + [s["licence"] for s in sets]
+        yield {
+            "recipe": name,
+            "model": about.get("model", {}).get("id") or "a folder of the study's own",
+            "model_hash": config.get("model_hash", "not recorded"),
+            "model_licence": licences[0] or "not stated",
+            "saes": list(dict.fromkeys(sae for record in mine for sae in _saes(record))),
+            "saes_licence": licences[1] or "not stated",
+            "sets": sets,
+            "licences": {licence or "other" for licence in licences},
+            "versions": ", ".join(f"{name} {version}" for name, version in sorted(telling[0].versions.items())),
+        }
 
 
-def _prompt_set(config: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+def _saes(record: RunRecord) -> list[str]:
+    """The SAEs of a run with activations; a run of version 1 held those of a whole study."""
+    one = record.config.get("sae", {}).get("name")
+    return [one] if one else record.config.get("saes", {}).get("names", [])
+
+
+def _prompt_sets(record: RunRecord) -> Iterator[dict[str, Any]]:
+    """The prompt sets of a run; one of version 1 held all of a study."""
+    older = {one["set"]: _pins(one) for one in record.config.get("prompts", {}).get("sets", ())}
+    for one in record.about.get("prompts", ()):
+        yield {
+            "set": one["set"],
+            "sources": one.get("sources") or ["a file of the study's own"],
+            "pins": one.get("pins") or older.get(one["set"], []),
+            "licence": one.get("licence"),
+            "restricted": bool(one.get("restricted")),
+        }
+
+
+def _pins(config: Mapping[str, Any]) -> list[str]:
     pins = [config.get("revision"), config.get("sha256"), *(source.get("sha256") for source in config.get("sources", ()))]
-    return {
-        "set": config["set"],
-        "sources": [config["hub"]] if config.get("hub") else about.get("sources") or ["a file of the study's own"],
-        "pins": [pin for pin in pins if pin],
-        "licence": about.get("licence"),
-        "restricted": bool(about.get("restricted")),
-    }
+    return [pin for pin in pins if pin]

@@ -22,6 +22,8 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 """What a recipe or a stage may be called."""
 CARD = "README.md"
 SUMS = "SHA256SUMS"
+STUDIES = "studies"
+"""In what a set's record says about its run: the studies that show it."""
 SET_NAMES = (CARD, SUMS, "runs", "data")
 """All that lies directly in a set."""
 

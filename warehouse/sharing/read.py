@@ -16,7 +16,7 @@ from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import open_parquet
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
-from saelake.warehouse.sharing.names import NAME, RUN_ID, lake_names
+from saelake.warehouse.sharing.names import NAME, RUN_ID, STUDIES, lake_names
 
 LARGEST_RECORD = 4 << 20
 LARGEST_RECORDS = 16 << 20
@@ -135,6 +135,8 @@ def _require_types(record: RunRecord) -> None:
     _require(
         isinstance(told, list) and all(isinstance(one, dict) and isinstance(one.get("set"), str) for one in told), "about is none"
     )
+    studies = record.about.get(STUDIES, [])
+    _require(isinstance(studies, list) and all(isinstance(s, str) and NAME.fullmatch(s) for s in studies), "about is none")
     words = record.about.get("behaviour", {})
     _require(isinstance(words, dict) and all(isinstance(word, str) for word in words.values()), "about is none")
     _require(isinstance(record.code_version, str), "its code_version is no text")

@@ -26,7 +26,7 @@ from saelake.warehouse.records import Lake, RunRecord, TableContent
 from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.card import write_card
-from saelake.warehouse.sharing.names import CARD, SET_NAMES, SUMS, data_name, record_name
+from saelake.warehouse.sharing.names import CARD, SET_NAMES, STUDIES, SUMS, data_name, record_name
 from saelake.warehouse.sharing.withheld import Withheld, find_withheld
 from saelake.warehouse.store import clear_drafts, folder_atomic, locked, sha256_file
 
@@ -70,7 +70,12 @@ def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet |
             withheld = find_withheld(con, chosen, choice.restricted, choice.with_completions)
         with _folder(target) as draft:
             progress.start("sharing", sum(len(r.files) for r in chosen), "files")
-            shared = [_share_run(lake, record, choice.tables, withheld, draft, progress) for record in chosen]
+            studies = _studies(lake, choice.recipe)
+            named = [
+                _in_studies(record, studies.get(record.run_id, [record.recipe] if choice.runs else []), choice.recipe)
+                for record in chosen
+            ]
+            shared = [_share_run(lake, record, choice.tables, withheld, draft, progress) for record in named]
             shared = [record for record in shared if record.tables]
             if not shared:
                 raise UserError(f"none of the chosen runs has rows in {', '.join(choice.tables)}")
@@ -113,6 +118,23 @@ def _chosen(lake: Lake, choice: Choice) -> list[RunRecord]:
     if not wanted:
         raise UserError(f"the lake {lake} has no runs to share")
     return [r for r in known.values() if r.run_id in wanted]
+
+
+def _studies(lake: Lake, recipe: str | None) -> dict[str, list[str]]:
+    """run_id -> the studies that show the run, of those that are shared."""
+    found: dict[str, list[str]] = {}
+    for (study, _), run_ids in sorted(lake.current().items()):
+        for run_id in run_ids if recipe in (None, study) else ():
+            found.setdefault(run_id, []).append(study)
+    return found
+
+
+def _in_studies(record: RunRecord, studies: list[str], recipe: str | None) -> RunRecord:
+    """The record with the studies that show it, which `add` makes of it again; of one study that is shared, it is that one's.
+
+    The study that a run was first computed for may be another, of which nothing else is shared.
+    """
+    return replace(record, recipe=recipe or record.recipe, about={**record.about, STUDIES: studies})
 
 
 def _with_ancestors(run_ids: Iterable[str], known: dict[str, RunRecord]) -> set[str]:

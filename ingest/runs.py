@@ -1,0 +1,209 @@
+"""The runs that a study's ingest is made of: one for every prompt set, and one for every prompt set and SAE.
+
+Each is known by what it holds: a set's prompts as the model reads them, or what one SAE makes of them. So a study that grows by
+a set or an SAE finds all its other runs, and studies share what they have in common. Version 1 had one run for all prompts and
+SAEs of a study: where that one holds nothing else, it stands for them.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from saelake.ingest.prompts import Prompt, content_hash
+from saelake.ingest.saes.refs import SaeRef
+from saelake.ingest.study import Study
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.files import DataFile
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.runs import whole_run
+from saelake.warehouse.store import canonical_json, sha256_text
+
+PROMPTS, ACTIVATIONS = "prompts", "activations"
+"""The stages."""
+OLDER = "ingest"
+"""The stage of version 1 that was both."""
+STAGES = (PROMPTS, ACTIVATIONS, OLDER)
+CODE_VERSION = {PROMPTS: 1, ACTIVATIONS: 1}
+OLDER_CODE = (2, 3)
+"""Of `ingest`: code 2 differs in how a token is spelt alone, and stands."""
+
+
+@dataclass(frozen=True)
+class SetRuns:
+    """One prompt set of a study, and the runs that hold it."""
+
+    name: str
+    numbers: range
+    """The places of its prompts in the study."""
+    first_id: int
+    """prompt_id of the first; the others follow one by one."""
+    prompts: RunSpec
+    activations: Mapping[int, RunSpec]
+    """Number of an SAE -> the run with what fires."""
+
+    def shards(self, size: int) -> dict[str, range]:
+        """Slices of the set: names of shards -> places of their prompts in the study."""
+        starts = range(self.numbers.start, self.numbers.stop, size)
+        slices = [range(start, min(start + size, self.numbers.stop)) for start in starts]
+        first = self.numbers.start
+        return {f"prompts-{one.start - first:07d}-{one.stop - first:07d}": one for one in slices}
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Of all its runs; parents first."""
+        return list(dict.fromkeys([self.prompts.run_id, *(spec.run_id for spec in self.activations.values())]))
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """The published runs of a study's ingest."""
+
+    records: tuple[RunRecord, ...]
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [record.run_id for record in self.records]
+
+    def n_rows(self, table: str) -> int:
+        """The rows that all runs together have of a table."""
+        return sum(record.n_rows(table) for record in self.records)
+
+    @property
+    def files(self) -> list[DataFile]:
+        """The files of all runs."""
+        return [file for record in self.records for file in record.files]
+
+    @property
+    def content_hash(self) -> str:
+        """Equal for equal content, whatever the runs are called."""
+        return sha256_text("".join(record.content_hash for record in self.records))
+
+
+def ingest_runs(study: Study, lake: Lake | None = None) -> list[SetRuns]:
+    """The runs that a study asks for, set by set; in a lake, also those of version 1 that hold the same."""
+    place, found = 0, []
+    for name, group in groupby(study.prompts, key=lambda prompt: prompt.set):
+        prompts = list(group)
+        found.append(_runs(study, name, range(place, place + len(prompts)), prompts))
+        place += len(prompts)
+    return found if lake is None else [_as_published(one, older) for older in [_older(study, lake, found)] for one in found]
+
+
+def _runs(study: Study, name: str, numbers: range, prompts: Sequence[Prompt]) -> SetRuns:
+    recipe, told = study.recipe, study.recipe.about()
+    digest = content_hash(prompts)
+    config: dict[str, Any] = {
+        "code": CODE_VERSION[PROMPTS],
+        "model": recipe.section("model"),
+        "model_hash": study.model_hash,
+        "set": name,
+        "hash": digest,
+    }
+    config |= {"labels": labels} if (labels := recipe.section("labels")) else {}
+    about = told | {"prompts": [one for one in told["prompts"] if one["set"] == name]}
+    spec = RunSpec(PROMPTS, recipe.name, config, about=about)
+    parts = {"behaviour": told["behaviour"], "model": told["model"], "saes": told["saes"]}
+    activations = {}
+    for number, ref in study.numbered_saes.items():
+        config = study.identity | {
+            "code": CODE_VERSION[ACTIVATIONS],
+            "set": name,
+            "hash": digest,
+            "sae": {"name": ref.name, "sae_id": ref.sae_id, "declared_l0": ref.declared_l0},
+            "round": recipe.capture.round,
+        }
+        activations[number] = RunSpec(ACTIVATIONS, recipe.name, config, (spec.run_id,), about=parts)
+    return SetRuns(name, numbers, spec.tag << 32, spec, activations)
+
+
+class _Older(NamedTuple):
+    """A run of version 1."""
+
+    run_id: str
+    first_ids: dict[str, int]
+    """prompt set -> prompt_id of its first prompt"""
+    saes: frozenset[str]
+    """Names of its SAEs."""
+
+
+def _as_published(one: SetRuns, older: Sequence[_Older]) -> SetRuns:
+    """The runs of a set, with a run of version 1 in the place of those that it holds."""
+    stands = next((run for run in older if one.name in run.first_ids), None)
+    if stands is None:
+        return one
+    activations = {
+        number: replace(spec, known_as=stands.run_id)
+        if spec.config["sae"]["name"] in stands.saes
+        else replace(spec, parents=(stands.run_id,))
+        for number, spec in one.activations.items()
+    }
+    prompts = replace(one.prompts, known_as=stands.run_id)
+    return replace(one, first_id=stands.first_ids[one.name], prompts=prompts, activations=activations)
+
+
+def _older(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[_Older]:
+    """Runs of version 1 that hold prompt sets and SAEs of the study and nothing else, no set twice."""
+    candidates = [run_id for run_id in lake.run_ids() if run_id.startswith(f"{OLDER}_")]
+    current = {one for stage in STAGES for one in lake.current().get((study.recipe.name, stage), ())} if candidates else set()
+    taken = {one.name for one in sets if one.prompts.run_id in current}  # the study has these as runs of their own
+    found = []
+    for run_id in sorted(candidates, key=lambda one: (one not in current, one)):
+        record = None
+        with suppress(UserError):  # a damaged record is told where it is used
+            record = lake.record(run_id)
+        held = _held(study, record, sets) if record and not record.withheld else None
+        if held and not taken & held.first_ids.keys():
+            found.append(held)
+            taken |= held.first_ids.keys()
+    return found
+
+
+def _held(study: Study, record: RunRecord, sets: Sequence[SetRuns]) -> _Older | None:
+    """What a run of version 1 holds; None if that is not what the study would compute, or is more."""
+    config = record.config_now
+    asked = study.identity | {"model": study.recipe.section("model"), "capture": {"round": study.recipe.capture.round}}
+    if config.get("code") not in OLDER_CODE or any(
+        canonical_json(config.get(name)) != canonical_json(value) for name, value in asked.items()
+    ):
+        return None
+    by_name, refs = {one.name: one for one in sets}, {ref.name: ref for ref in study.saes}
+    names = [one["set"] for one in config["prompts"]["sets"]]
+    held = [study.prompts[i] for name in names if name in by_name for i in by_name[name].numbers]
+    if not by_name.keys() >= set(names) or content_hash(held) != config["prompts"]["hash"]:
+        return None
+    if not all(name in refs and _declares(config["saes"], refs[name]) for name in config["saes"]["names"]):
+        return None
+    sizes = [len(by_name[name].numbers) for name in names]
+    first = RunSpec(OLDER, record.recipe, {}, known_as=record.run_id).tag << 32
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    return _Older(record.run_id, {n: first + s for n, s in zip(names, starts, strict=True)}, frozenset(config["saes"]["names"]))
+
+
+def _declares(section: Mapping[str, Any], ref: SaeRef) -> bool:
+    """Whether a recipe's section, as a run of version 1 holds it, declares the L0 that an SAE has."""
+    for group in section.get("groups", [section]):
+        declared = group.get("l0")
+        if declared is not None and ref.layer in group["layers"]:
+            value = declared[group["layers"].index(ref.layer)] if isinstance(declared, list) else declared
+            if value == ref.declared_l0:
+                return True
+    return all(group.get("l0") is None or ref.layer not in group["layers"] for group in section.get("groups", [section]))
+
+
+def is_ingested(study: Study, lake: Lake) -> bool:
+    """Whether a lake has all of a study's prompts and activations."""
+    return all(whole_run(lake, run_id) for one in ingest_runs(study, lake) for run_id in one.run_ids)
+
+
+def prompt_ids(sets: Sequence[SetRuns]) -> np.ndarray:
+    """(n_prompts,) int64: the ids of a study's prompts, in their order."""
+    return np.concatenate([one.first_id + np.arange(len(one.numbers), dtype=np.int64) for one in sets])
+
+
+def ingest_key(study: Study, sets: Sequence[SetRuns]) -> RunSpec:
+    """What stands for all runs of an ingest together, to be compared between machines; no such run is published."""
+    return RunSpec(OLDER, study.recipe.name, {"runs": [run_id for one in sets for run_id in one.run_ids]})

@@ -1,0 +1,65 @@
+"""A study: what a recipe names, found and fingerprinted, before anything is loaded on a device."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from saelake.ingest.access import require_access
+from saelake.ingest.fingerprint import fingerprint
+from saelake.ingest.prompts import Prompt, load_prompts
+from saelake.ingest.recipe import Recipe
+from saelake.ingest.recipe.sections import Role
+from saelake.ingest.saes.refs import SaeRef, list_saes, numbered
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a recipe names, found and fingerprinted; nothing is loaded on a device yet."""
+
+    recipe: Recipe
+    prompts: list[Prompt]
+    saes: list[SaeRef]
+    model_hash: str
+    device: str
+    """cpu, cuda or mps"""
+
+    def numbers(self, split: str, role: Role | None = None) -> list[int]:
+        """Places in `prompts` of the prompts of a split, and of the labels that are taken for a role if one is given."""
+        return [i for i, p in enumerate(self.prompts) if p.split == split and role in (None, self.recipe.labels.role(p.label))]
+
+    def role(self, prompt: int) -> Role:
+        """What the label of a prompt is taken for, by its place in `prompts`."""
+        return self.recipe.labels.role(self.prompts[prompt].label)
+
+    @property
+    def numbered_saes(self) -> dict[int, SaeRef]:
+        """The SAEs by the numbers that arrays hold."""
+        return numbered(self.saes)
+
+    @property
+    def sae_shards(self) -> dict[str, int]:
+        """Names of shards of one SAE each -> its number: by layer, and where a layer has several by the SAE too."""
+        found = self.numbered_saes
+        several = Counter(ref.layer for ref in self.saes)
+        return {
+            f"layer-{ref.layer:02d}" + (f"-{ref.content_hash[:8]}" if several[ref.layer] > 1 else ""): number
+            for number, ref in found.items()
+        }
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What every stage of the study depends on."""
+        labels = self.recipe.section("labels")
+        known = {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
+        return known | ({"labels": labels} if labels else {})
+
+
+def open_study(recipe: Recipe) -> Study:
+    """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
+    from saelake.ingest.subject import load_tokenizer, resolve_device
+    from saelake.ingest.template import ChatTemplate
+
+    require_access(recipe.model)
+    saes, model_hash = list_saes(recipe), fingerprint(recipe.model)
+    template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
+    prompts = load_prompts(recipe, template.identities)
+    return Study(recipe, prompts, saes, model_hash, resolve_device(recipe.compute.device).type)
