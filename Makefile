@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-open bench-waking bench-workers bench torture clean report bench-gpu
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-workers bench torture clean report bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -104,10 +104,13 @@ bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M ac
 bench-open: $(INSTALLED)  ## opening a lake of 10, 100 and 300 runs, in a folder and in a bucket that answers late (2 minutes)
 	$(BIN)/python -m benchmarks.open
 
+bench-growth: $(INSTALLED)  ## adding a prompt set and an SAE to a study, beside ingesting these alone (3 minutes)
+	$(BIN)/python -m benchmarks.growth
+
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
-bench: bench-search bench-library bench-ingest bench-waking bench-fm bench-lake bench-browser bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
+bench: bench-search bench-library bench-ingest bench-waking bench-fm bench-lake bench-browser bench-growth bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

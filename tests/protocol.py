@@ -24,7 +24,14 @@ determines its content: its stage with the version of its code, its part of the 
 kind of device, the seed, and the ids of the runs that it is computed from. The schema's version, the recipe's name, the sizes of
 shards and batches and the copy by prompt are not in it. A run that an older version published with the content that the recipe
 asks for is found and built on, and `saelake status` says so; a field of a recipe that came later counts only where it is not at
-its default. The copy by prompt of an ingest run that was computed without it is a run of its own, `prompt_major`.
+its default.
+
+A lake grows. `ingest` makes a run `prompts` of every prompt set and a run `activations` of every prompt set and SAE, each known by
+what it holds, so that a study with one more set or SAE computes that alone, and studies share what they have in common. Each run
+has its own rows of `saes` and `features`, whose statistics are over its prompts; plain table names show one row of each SAE and
+feature, over all that is shown, and all_runs.NAME the runs' own. The parents of a later stage are the runs that it reads. Version 1
+had one run `ingest` for a whole study, which stands for these. The copy by prompt of activations that were computed without it is a
+run of its own, `prompt_major`.
 """
 LAYOUT = """
 All files are plain Parquet: zstd, page checksums, page index, no hive keys, no nested types but lists of numbers. `run_id`,
@@ -35,7 +42,7 @@ lake/
   saelake.json                    marks the folder as a lake, with the newest schema version of its runs
   runs/<run_id>.json              the record of a published run, written last: configuration, parents, versions, files, hashes
   data/<run_id>/<table>/*.parquet the files that the record lists; one a layer where the table lies by layer
-  current/<recipe>/<stage>        which run of a recipe's stage is current
+  current/<recipe>/<stage>        which runs of a recipe's stage are current, one a line
   catalog.duckdb                  views for any DuckDB client: plain names for current runs, all_runs.NAME for every run
 ```
 
