@@ -184,7 +184,7 @@ def judge_study(
     if name == recipe.verdicts.oracle:
         raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
     known = specs(study, [*COMPUTED, stage], lake)
-    if absent := [parent for parent in stage.parents if whole_run(lake, known[parent].run_id) is None]:
+    if absent := [one for one in stage.parents if one in known and whole_run(lake, known[one].run_id) is None]:
         raise UserError(
             f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done; run `saelake analyze` first"
         )
