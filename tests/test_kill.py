@@ -19,8 +19,11 @@ from saelake.warehouse.records import Lake
 from tests.planted import write_planted
 
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 2\n"
-N_INGEST = 13
-"""Shards of the ingest run."""
+N_SAES = 6
+N_INGEST = 1 + N_SAES * (12 + 1)
+"""Shards of the ingest: the prompts; for each SAE twelve slices of the prompts, and what it is."""
+N_RUNS = 1 + N_SAES
+"""Its runs."""
 PATIENCE = 300
 """Seconds after which a process counts as hung."""
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -97,7 +100,7 @@ def test_killed_at_random_moments_ends_in_the_same_content(
 ) -> None:
     draw = random.Random(seed)
     watched = Watched(Lake(tmp_path / "lake"))
-    moments = [draw.randint(1, N_INGEST), *sorted(draw.sample(range(N_INGEST + 2, 50), 2))]
+    moments = [draw.randint(1, N_INGEST), *sorted(draw.sample(range(N_INGEST + N_RUNS + 1, N_INGEST + N_RUNS + 37), 2))]
     for command, moment in zip(("ingest", "analyze", "analyze"), moments, strict=True):
         process = start(command, recipe, watched.lake)
         watched.until_over(process, events=moment)
@@ -119,6 +122,6 @@ def test_two_processes_at_once_on_a_new_lake(recipe: Path, undisturbed: dict[str
     both = [start("ingest", recipe, watched.lake) for _ in range(2)]
     watched.until_over(*both)
     assert list(map(ended, both)) == [0, 0]
-    assert len(contents(watched.lake)) == 1
+    assert len(contents(watched.lake)) == N_RUNS
     assert contents(watched.lake).items() <= undisturbed.items()
     assert all(len(seen) == 1 for seen in watched.landed.values()), "each shard is computed by one of them"
