@@ -104,9 +104,9 @@ def test_redundant_features_match_the_enumeration(study: Analysed) -> None:
 
 def test_controls_are_matched_without_replacement(study: Analysed) -> None:
     rows = study.sql(
-        "select prompt_id, source_layer, source_feature_id, control, layer, feature_id from waking_passes "
+        "select prompt_id, source_layer, source_feature_id, waking_passes.control, layer, feature_id from waking_passes "
         "join ablations using (ablation_id, prompt_id) join feature_sets using (set_id) "
-        "where method is null and control is not null"
+        "where waking_passes.method is null and waking_passes.control is not null"
     )
     critical = set(study.sql("select prompt_id, layer, feature_id from critical_features"))
     assert all(layer == source_layer for _, source_layer, _, _, layer, _ in rows)
