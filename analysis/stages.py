@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from saelake import queries
+from saelake.analysis.atlas import effects
 from saelake.analysis.interactions import (
     comparisons,
     diagnostic,
@@ -61,6 +62,8 @@ INTERACTIONS = (
 MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, concepts.STAGE)
 COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 """All stages but the judges, each after the ones that it needs."""
+ATLAS = (effects.STAGE, effects.JOINT_STAGE)
+"""What `saelake atlas` computes beside them."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 """The stages that ablate and store answers, which the judges read."""
 TAKEN = tuple(name for stage in COMPUTED for name in stage.names)
@@ -164,6 +167,22 @@ def analyze_study(
                     ensure_stage(baseline.STAGE, known, bench, force=force, progress=progress, workers=workers)
                     raise
     return records
+
+
+def atlas_study(
+    study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
+) -> list[RunRecord]:
+    """The atlas of a study that is analysed: what ablating every active feature of its refused prompts does, alone and together.
+
+    Raises UserError where a stage of the analysis that it reads is not there yet.
+    """
+    known, bench = specs(study, [*COMPUTED, *ATLAS], lake), Workbench(study, lake)
+    read = {parent for stage in ATLAS for parent in stage.parents} - {stage.name for stage in ATLAS}
+    if absent := [parent for parent in known if parent in read and whole_run(lake, known[parent].run_id) is None]:
+        raise UserError(
+            f"the atlas reads what {', '.join(absent)} of {study.recipe.name} found, which is not done; run `saelake analyze` first"
+        )
+    return [ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers) for stage in ATLAS]
 
 
 def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from saelake.ingest.inputs import is_there, read_text, short
+from saelake.ingest.recipe.atlas import Atlas
 from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from saelake.ingest.recipe.errors import nearest, sentence
 from saelake.ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
@@ -83,6 +84,7 @@ class Recipe(Section):
     taxonomy: Taxonomy = Taxonomy()
     explanations: Explanations = Explanations()
     concepts: Concepts = Concepts()
+    atlas: Atlas = Atlas()
     generation: Generation = Generation()
     verdicts: Verdicts = Verdicts()
     judges: Judges = Field({})

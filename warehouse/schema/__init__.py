@@ -5,6 +5,7 @@ dense 32-bit index. They are unique across runs, so a join needs one column. The
 A feature is `(sae_id, feature_id)`. `layer` is the block after which resid_post is read, counted from 0.
 """
 
+from saelake.warehouse.schema.atlas import JOINT_EFFECTS, SINGLE_EFFECTS
 from saelake.warehouse.schema.captured import (
     ACTIVATIONS,
     ACTIVATIONS_BY_PROMPT,
@@ -71,6 +72,7 @@ __all__ = [
     "FM_EMBEDDINGS",
     "FM_METRICS",
     "FM_PAIRS",
+    "JOINT_EFFECTS",
     "LAYER_COSINES",
     "LOSSES",
     "MODELS",
@@ -86,6 +88,7 @@ __all__ = [
     "SEARCHES",
     "SEARCH_TRACE",
     "SEPARATIONS",
+    "SINGLE_EFFECTS",
     "TABLES",
     "TAXONOMY",
     "TOKENS",
@@ -137,6 +140,8 @@ TABLES = {
         EXPLANATIONS,
         CONCEPTS,
         ANNOTATIONS,
+        SINGLE_EFFECTS,
+        JOINT_EFFECTS,
     )
 }
 

@@ -1,0 +1,1 @@
+"""The atlas: what ablating every active feature does, alone and together with others, and which methods would have known."""

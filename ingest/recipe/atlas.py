@@ -1,0 +1,20 @@
+"""The table of a recipe about the atlas: how much of it is computed."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from saelake.ingest.recipe.sections import Count, Section
+
+
+class Atlas(Section):
+    """What `saelake atlas` ablates: every active feature of every refused prompt alone, and pairs and triples of some."""
+
+    prompts: Annotated[int, Field(ge=0)] = 24
+    """Prompts whose pairs are all ablated, over all families in turn; 0 takes every prompt."""
+    last_tokens: Count = 5
+    """Pairs are those of the features that fire on so many last tokens."""
+    largest: Annotated[int, Field(ge=0)] = 40
+    """On every prompt the pairs of so many features with the largest single effects are ablated too."""
+    triples: Annotated[int, Field(ge=0)] = 1000
+    """Triples that are drawn on each of `prompts`."""

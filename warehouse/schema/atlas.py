@@ -1,0 +1,63 @@
+"""The tables of the atlas: what every feature, and sets of two and three, do to a prompt's answer when they are ablated."""
+
+import pyarrow as pa
+
+from saelake.warehouse.schema.columns import BYTE_STREAM, FEATURE_ID, LAYER, PROMPT_ID, RUN_ID, SAE_ID, Column, Table
+
+P_TARGET = Column(
+    "p_target",
+    pa.float32(),
+    "probability that the answer's first token is a target token, ablated",
+    at_least=0,
+    at_most=1,
+    encoding=BYTE_STREAM,
+)
+P_CLEAN = Column("p_clean", pa.float32(), "the same of the unmodified model", at_least=0, at_most=1)
+FLIPPED = Column("flipped", pa.bool_(), "the most probable first token is none of the target tokens")
+
+SINGLE_EFFECTS = Table(
+    "single_effects",
+    "one feature that fires on a prompt, ablated alone at every position",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("n_tokens", pa.int16(), "tokens of the prompt on which it fires, BOS left out", at_least=1),
+        Column("n_last_tokens", pa.int16(), "of these, tokens among the prompt's last ones", at_least=0),
+        Column("max_activation", pa.float32(), "its largest activation on the prompt, BOS left out", at_least=0),
+        P_CLEAN,
+        P_TARGET,
+        FLIPPED,
+    ),
+    key=("prompt_id", "sae_id", "feature_id"),
+    order=("prompt_id", "layer", "sae_id", "feature_id"),
+)
+
+JOINT_EFFECTS = Table(
+    "joint_effects",
+    "two or three features that fire on a prompt, ablated together at every position",
+    (
+        RUN_ID,
+        Column(
+            "drawn",
+            pa.string(),
+            "last_tokens: every pair of the features that fire on the prompt's last tokens; largest: every pair of the features "
+            "with the largest single effects; triples: drawn by chance among those that fire on the last tokens",
+            choices=("last_tokens", "largest", "triples"),
+        ),
+        PROMPT_ID,
+        SAE_ID,
+        FEATURE_ID,
+        Column("sae_id_2", pa.string(), "the SAE of the second feature", refers="sae_id"),
+        Column("feature_id_2", pa.int32(), "the second feature", refers="feature_id", at_least=0),
+        Column("sae_id_3", pa.string(), "the SAE of the third feature", null="a pair", refers="sae_id"),
+        Column("feature_id_3", pa.int32(), "the third feature", null="a pair", refers="feature_id", at_least=0),
+        P_CLEAN,
+        P_TARGET,
+        FLIPPED,
+    ),
+    key=("drawn", "prompt_id", "sae_id", "feature_id", "sae_id_2", "feature_id_2", "sae_id_3", "feature_id_3"),
+    order=("drawn", "prompt_id"),
+)
