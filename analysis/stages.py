@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from saelake import queries
-from saelake.analysis.atlas import effects
+from saelake.analysis.atlas import attributions, effects, scores
 from saelake.analysis.interactions import (
     comparisons,
     diagnostic,
@@ -62,7 +62,7 @@ INTERACTIONS = (
 MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, concepts.STAGE)
 COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 """All stages but the judges, each after the ones that it needs."""
-ATLAS = (effects.STAGE, effects.JOINT_STAGE)
+ATLAS = (effects.STAGE, effects.JOINT_STAGE, attributions.STAGE, scores.STAGE)
 """What `saelake atlas` computes beside them."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 """The stages that ablate and store answers, which the judges read."""
@@ -179,9 +179,7 @@ def atlas_study(
     known, bench = specs(study, [*COMPUTED, *ATLAS], lake), Workbench(study, lake)
     read = {parent for stage in ATLAS for parent in stage.parents} - {stage.name for stage in ATLAS}
     if absent := [parent for parent in known if parent in read and whole_run(lake, known[parent].run_id) is None]:
-        raise UserError(
-            f"the atlas reads what {', '.join(absent)} of {study.recipe.name} found, which is not done; run `saelake analyze` first"
-        )
+        raise UserError(f"the atlas reads what {', '.join(absent)} of {study.recipe.name} found: run `saelake analyze` first")
     return [ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers) for stage in ATLAS]
 
 

@@ -22,7 +22,7 @@ NO_MEMBER = -1
 """Stands for the third feature of a pair."""
 
 
-def _refused(work: Work, con: duckdb.DuckDBPyConnection) -> list[int]:
+def refused_prompts(work: Work, con: duckdb.DuckDBPyConnection) -> list[int]:
     """Numbers of the refused prompts, every family in turn."""
     recipe = work.bench.recipe
     found = queries.run(con, "atlas_prompts", judge=recipe.verdicts.oracle, split=recipe.candidates.split).fetchnumpy()
@@ -45,7 +45,7 @@ def _ablated(work: Work, prompt: int, sets: Sequence[FeatureSet]) -> dict[str, n
 def _single(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
     with work.bench.sql([work.parents[stage] for stage in ("ingest", "baseline")]) as con:
-        refused = set(_refused(work, con))
+        refused = set(refused_prompts(work, con))
         for name in missing:
             yield name, [_single_effects(work, con, prompt) for prompt in shards[name] if prompt in refused]
 
@@ -61,7 +61,7 @@ def _single_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> 
 def _joint(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
     with work.bench.sql([work.parents[stage] for stage in ("ingest", "baseline", "atlas")]) as con:
-        refused = _refused(work, con)
+        refused = refused_prompts(work, con)
         whole = set(refused[: work.bench.recipe.atlas.prompts or None])
         for name in missing:
             yield name, [_joint_effects(work, con, prompt, prompt in whole) for prompt in shards[name] if prompt in set(refused)]

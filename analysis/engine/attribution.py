@@ -2,10 +2,12 @@
 
     effect of a feature at a token = -z (d . g), with g the gradient of the target at the site that the SAE writes
 
-It is what the target would change by if the feature were ablated there, were the network linear in that change.
+It is what the target would change by if the feature were ablated there, were the network linear in that change. It is not:
+with `steps`, g is the mean of the gradients along the way on which all features of an SAE are faded out together (integrated
+gradients, Sundararajan et al. 2017; for SAE features Marks et al. 2024, arXiv 2403.19647), one SAE at a time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -23,31 +25,39 @@ from saelake.warehouse.errors import UserError
 Target = str | int | Sequence[int] | Callable[[Tensor], Tensor]
 """p_target: the target tokens' probability; logit: the mean of their logits less that of all; a token's id, or ids: the logit, or
 the sum; or a function of next-token logits (b, v) that gives (b,)."""
+NO_SHIFTS: Mapping[Site, Tensor] = {}
 ATTRIBUTIONS = ACTIVATIONS.append(pa.field("effect", pa.float32()))
 
 
-def attribution(engine: Engine, prompts: Sequence[Prompt], target: Target = "p_target") -> pa.Table:
+def attribution(engine: Engine, prompts: Sequence[Prompt], target: Target = "p_target", *, steps: int = 0) -> pa.Table:
     """The first-order effect of every feature that fires: columns prompt, pos, sae_id, feature_id, activation and effect.
 
     Rows come by prompt, the largest effects first, whatever their sign. A positive effect: without the feature the target grows.
+
+    Args:
+        steps: gradients that are averaged on the way to a pass without any feature of the SAE; 0 takes the one at the clean pass,
+            which costs one forward and one backward pass a prompt, where n steps cost n of them for every SAE.
     """
+    if steps < 0:
+        raise UserError(f"steps is {steps}: give the number of gradients to average, or 0 for the one of the clean pass")
     read = read_prompts(engine.subject, prompts)
-    tables = [_of_prompt(engine, place, one.token_ids, _function(engine, target)) for place, one in enumerate(read)]
+    tables = [_of_prompt(engine, place, one.token_ids, _function(engine, target), steps) for place, one in enumerate(read)]
     return pa.concat_tables(tables) if tables else ATTRIBUTIONS.empty_table()
 
 
-def _of_prompt(engine: Engine, place: int, token_ids: Sequence[int], target: Callable[[Tensor], Tensor]) -> pa.Table:
+def _of_prompt(engine: Engine, place: int, token_ids: Sequence[int], target: Callable[[Tensor], Tensor], steps: int) -> pa.Table:
     saes = list(engine.saes.values())
     acts, grads = gradients(engine, token_ids, target)
+    along_way = {n: _integrated(engine, token_ids, target, sae, acts[n], steps) for n, sae in enumerate(saes)} if steps else {}
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("pos", "sae", "feature_id", "activation", "effect")}
     for number, sae in enumerate(saes):
-        acts_tf = acts[number]
+        acts_tf, grad_td = acts[number], along_way.get(number, grads[sae.writes])
         pos, feature = acts_tf.nonzero(as_tuple=True)
         value = acts_tf[pos, feature]
         along = torch.empty_like(value)
         for start in range(0, len(pos), 1 << 14):  # rows of the decoder that exist at a time
             part = slice(start, start + (1 << 14))
-            along[part] = (sae.decoder_rows(feature[part], value.device) * grads[sae.writes][pos[part]]).sum(-1)
+            along[part] = (sae.decoder_rows(feature[part], value.device) * grad_td[pos[part]]).sum(-1)
         found = (pos.int(), torch.full_like(pos, number).short(), feature.int(), value, -value * along)
         for name, column in zip(columns, found, strict=True):
             columns[name].append(column.cpu().numpy())
@@ -60,10 +70,27 @@ def _of_prompt(engine: Engine, place: int, token_ids: Sequence[int], target: Cal
     return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(given, ATTRIBUTIONS, strict=True)], schema=ATTRIBUTIONS)
 
 
+def _integrated(
+    engine: Engine, token_ids: Sequence[int], target: Callable[[Tensor], Tensor], sae: Sae, acts_tf: Tensor, steps: int
+) -> Tensor:
+    """The mean gradient (t, d) where an SAE writes, while what its features add is faded out (midpoint rule)."""
+    written_td = acts_tf @ sae.on(acts_tf.device).W_dec
+    total_td = torch.zeros_like(written_td)
+    for step in range(steps):
+        gone = (step + 0.5) / steps
+        _, grads = gradients(engine, token_ids, target, {sae.writes: -gone * written_td})
+        total_td += grads[sae.writes]
+    return total_td / steps
+
+
 def gradients(
-    engine: Engine, token_ids: Sequence[int], target: Callable[[Tensor], Tensor]
+    engine: Engine, token_ids: Sequence[int], target: Callable[[Tensor], Tensor], shifts: Mapping[Site, Tensor] = NO_SHIFTS
 ) -> tuple[dict[int, Tensor], dict[Site, Tensor]]:
-    """What each SAE reads in the clean pass, (t, f) by its place, and the target's gradient (t, d) where they write."""
+    """What each SAE reads in a pass, (t, f) by its place, and the target's gradient (t, d) where they write.
+
+    Args:
+        shifts: what is added (t, d) at some of the sites at which they write; nothing gives the clean pass.
+    """
     subject, saes = engine.subject, list(engine.saes.values())
     batch = subject.batch([token_ids])
     acts: dict[int, Tensor] = {}
@@ -73,7 +100,8 @@ def gradients(
         acts[number] = sae.on(x_btd.device).encode(x_btd.detach()[0].float())
 
     def nudge(site: Site, x_btd: Tensor) -> Tensor:
-        nudges[site] = torch.zeros_like(x_btd, dtype=torch.float32).requires_grad_()
+        shift_td = shifts[site] if site in shifts else torch.zeros_like(x_btd[0], dtype=torch.float32)
+        nudges[site] = shift_td[None].clone().requires_grad_()
         return x_btd + nudges[site].to(x_btd.dtype)
 
     with ExitStack() as hooks, torch.enable_grad():

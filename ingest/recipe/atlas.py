@@ -18,3 +18,11 @@ class Atlas(Section):
     """On every prompt the pairs of so many features with the largest single effects are ablated too."""
     triples: Annotated[int, Field(ge=0)] = 1000
     """Triples that are drawn on each of `prompts`."""
+    steps: Count = 10
+    """Gradients that are averaged for integrated gradients."""
+    beyond: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """A feature is a cause if P(target) falls by at least so much; a pair interacts if its effect differs so from the sum."""
+    ks: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5, 10, 20)
+    """How many features a method may name when its recall is measured."""
+    pair_ks: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 100, 1000)
+    """How many pairs."""

@@ -535,3 +535,15 @@ def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
                 lake.write("ablations", rows)
         with pytest.raises(saelake.UserError, match="there is no table answers to write to"):
             lake.write("answers", answers)
+
+
+def test_integrated_gradients_of_an_sae_add_up_to_what_all_its_features_do_together() -> None:
+    given, text = saelake.Engine(subject(), [sae(0), sae(1, hook="hook_mlp_out"), sae(2)]), TEXTS[0]
+    table = saelake.attribution(given, [text], "p_target", steps=100).to_pylist()
+    clean = given.next_token([text]).p_target[0]
+    for sae_id in given.saes:
+        mine = [row for row in table if row["sae_id"] == sae_id]
+        together = given.next_token([text], ablate={sae_id: sorted({row["feature_id"] for row in mine})}).p_target[0]
+        assert sum(row["effect"] for row in mine) == pytest.approx(together - clean, abs=1e-4, rel=1e-2)
+    with pytest.raises(saelake.UserError, match="steps is -1"):
+        saelake.attribution(given, [text], steps=-1)

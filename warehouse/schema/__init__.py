@@ -5,7 +5,7 @@ dense 32-bit index. They are unique across runs, so a join needs one column. The
 A feature is `(sae_id, feature_id)`. `layer` is the block after which resid_post is read, counted from 0.
 """
 
-from saelake.warehouse.schema.atlas import JOINT_EFFECTS, SINGLE_EFFECTS
+from saelake.warehouse.schema.atlas import ATTRIBUTIONS, JOINT_EFFECTS, METHOD_SCORES, SINGLE_EFFECTS
 from saelake.warehouse.schema.captured import (
     ACTIVATIONS,
     ACTIVATIONS_BY_PROMPT,
@@ -59,6 +59,7 @@ __all__ = [
     "ACTIVATIONS_BY_PROMPT",
     "ALIGNMENTS",
     "ANNOTATIONS",
+    "ATTRIBUTIONS",
     "CAUSAL_LINKS",
     "COMPARISONS",
     "CONCEPTS",
@@ -75,6 +76,7 @@ __all__ = [
     "JOINT_EFFECTS",
     "LAYER_COSINES",
     "LOSSES",
+    "METHOD_SCORES",
     "MODELS",
     "NOISE",
     "POPULATIONS",
@@ -142,6 +144,8 @@ TABLES = {
         ANNOTATIONS,
         SINGLE_EFFECTS,
         JOINT_EFFECTS,
+        ATTRIBUTIONS,
+        METHOD_SCORES,
     )
 }
 

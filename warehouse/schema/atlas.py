@@ -61,3 +61,58 @@ JOINT_EFFECTS = Table(
     key=("drawn", "prompt_id", "sae_id", "feature_id", "sae_id_2", "feature_id_2", "sae_id_3", "feature_id_3"),
     order=("drawn", "prompt_id"),
 )
+
+ATTRIBUTIONS = Table(
+    "attributions",
+    "what gradients say that a feature which fires on a prompt does to P(target)",
+    (
+        RUN_ID,
+        Column(
+            "method",
+            pa.string(),
+            "gradient: of the clean pass; integrated_gradients: their mean while the SAE's features are faded out together",
+            choices=("gradient", "integrated_gradients"),
+        ),
+        PROMPT_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column(
+            "effect",
+            pa.float32(),
+            "what P(target) would change by, to first order, if the feature were ablated at every position",
+            encoding=BYTE_STREAM,
+        ),
+    ),
+    key=("method", "prompt_id", "sae_id", "feature_id"),
+    order=("method", "prompt_id", "layer", "sae_id", "feature_id"),
+)
+
+METHOD_SCORES = Table(
+    "method_scores",
+    "how well one method would have known what ablating features does, over the refused prompts",
+    (
+        RUN_ID,
+        Column("finds", pa.string(), "what it is to find: causes or interactions", choices=("causes", "interactions")),
+        Column("method", pa.string(), "the method"),
+        Column(
+            "measure",
+            pa.string(),
+            "recall: share of the true ones among the first k; rank_correlation: Spearman's, with the true effects",
+            choices=("recall", "rank_correlation"),
+        ),
+        Column("k", pa.int32(), "features or pairs that it may name a prompt", null="a measure of the whole ranking", at_least=1),
+        Column("n_prompts", pa.int32(), "prompts that have something to be found", at_least=0),
+        Column("mean", pa.float32(), "mean over them", null="no prompts"),
+        Column("low", pa.float32(), "lower end of its 95% interval, resampled by family", null="no prompts"),
+        Column("high", pa.float32(), "upper end", null="no prompts"),
+        Column(
+            "n_evaluations",
+            pa.float32(),
+            "passes that it spends a prompt beyond the study's own, on average; a backward pass counts as two",
+            at_least=0,
+        ),
+    ),
+    key=("finds", "method", "measure", "k"),
+    order=("finds", "measure", "k", "method"),
+)

@@ -1,0 +1,52 @@
+"""What gradients say of every active feature of the refused prompts, to be held against what ablating it alone does."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from saelake.analysis.atlas.effects import refused_prompts
+from saelake.analysis.engine.attribution import attribution
+from saelake.analysis.engine.library import Engine
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.stage import Stage, Work
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import ATTRIBUTIONS
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, shards = work.bench, shards_of_split(work.bench.study)
+    with bench.sql([work.parents[stage] for stage in ("ingest", "baseline")]) as con:
+        refused = set(refused_prompts(work, con))
+    engine = Engine(bench.subject, list(bench.saes.values()))
+    for name in missing:
+        prompts = [prompt for prompt in shards[name] if prompt in refused]
+        methods = {"gradient": 0, "integrated_gradients": bench.recipe.atlas.steps}
+        yield name, [_rows(work, engine, prompt, method, steps) for prompt in prompts for method, steps in methods.items()]
+
+
+def _rows(work: Work, engine: Engine, prompt: int, method: str, steps: int) -> Rows:
+    """Each feature's effects, summed over the tokens."""
+    by_token = attribution(engine, [work.bench.token_ids[prompt]], steps=steps).combine_chunks()
+    summed = by_token.group_by(["sae_id", "feature_id"], use_threads=False).aggregate([("effect", "sum")])
+    layers = {ref.sae_id: ref.layer for ref in work.bench.study.numbered_saes.values()}
+    sae_ids = summed["sae_id"].cast(pa.string()).to_pylist()
+    columns = {
+        "method": [method] * len(sae_ids),
+        "prompt_id": np.full(len(sae_ids), work.bench.prompt_ids[prompt]),
+        "sae_id": sae_ids,
+        "layer": [layers[sae_id] for sae_id in sae_ids],
+        "feature_id": summed["feature_id"],
+        "effect": summed["effect_sum"],
+    }
+    return Rows.of(ATTRIBUTIONS, columns)
+
+
+STAGE = Stage(
+    name="atlas_attributions",
+    parents=("baseline", "ingest"),
+    sections=("candidates", "atlas", "verdicts", "capture"),
+    tables=("attributions",),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+)

@@ -1,0 +1,212 @@
+"""Which methods would have known: each one's ranking of features, and of pairs, against what ablating them really does.
+
+A true cause is a feature without which P(target) falls by at least `atlas.beyond`; a true interaction is a pair whose joint
+effect differs by at least as much from the sum of the two alone. Recall at k is the share of the true ones among the first k
+that a method names, of the k at most that it could have named. Prompts without a true one count for nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import torch
+from scipy import stats
+
+from saelake import queries
+from saelake.analysis.interactions.statistics import Families, Interval
+from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import METHOD_SCORES
+
+PASSES_OF_A_GRADIENT = 3
+"""A backward pass costs about two forward ones."""
+NOT_NAMED = -np.inf
+
+
+class Score(NamedTuple):
+    """What one method reaches on one prompt."""
+
+    finds: str
+    method: str
+    measure: str
+    k: int | None
+    value: float
+
+
+class _Active(NamedTuple):
+    """The active features of one prompt, with what methods know of them."""
+
+    sae: np.ndarray
+    feature_id: np.ndarray
+    max_activation: np.ndarray
+    drop: np.ndarray
+    scores: Mapping[str, np.ndarray]
+    """method -> how strongly it says that a feature is a cause."""
+
+
+def recall(true: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """The share of the true ones, of k at most, that the k highest scores name; of equal scores as many as chance would take.
+
+    Args:
+        true: (n,) bool, some of them true.
+        scores: (n,), -inf for what is not named.
+    """
+    named = np.flatnonzero(scores > NOT_NAMED)
+    if len(named) > k:
+        bound = np.partition(scores[named], -k)[-k]
+        above, tied = scores > bound, scores == bound
+        hits = true[above].sum() + true[tied].sum() * (k - above.sum()) / tied.sum()
+    else:
+        hits = true[named].sum()
+    return float(hits / min(k, int(true.sum())))
+
+
+def rank_correlation(effects: np.ndarray, scores: np.ndarray) -> float:
+    """Spearman's, what is not named being ranked last; 0 where either is the same everywhere."""
+    finite = np.where(scores > NOT_NAMED, scores, scores[scores > NOT_NAMED].min(initial=0.0) - 1)
+    if np.ptp(finite) == 0 or np.ptp(effects) == 0:
+        return 0.0
+    return float(stats.spearmanr(effects, finite).statistic)
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    with work.bench.sql(list(work.parents.values())) as con:
+        found = con.execute("select distinct prompt_id from single_effects order by prompt_id").fetchnumpy()["prompt_id"].tolist()
+        by_prompt = {prompt_id: _of_prompt(work, con, prompt_id) for prompt_id in found}
+        spent = _spent(work, con)
+    for name in missing:
+        yield name, [Rows.of(METHOD_SCORES, _summed(work, by_prompt, spent))]
+
+
+def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> list[Score]:
+    active, settings = _active(work, con, prompt_id), work.bench.recipe.atlas
+    found = _scored("causes", active.drop >= settings.beyond, active.drop, active.scores, settings.ks)
+    pairs = queries.run(con, "atlas_pairs", prompt_id=prompt_id).fetchnumpy()
+    if len(pairs["a"]):
+        sizes = np.abs(pairs["interaction"])
+        scores = _of_pairs(work, con, active, pairs["a"], pairs["b"])
+        found += _scored("interactions", sizes >= settings.beyond, sizes, scores, settings.pair_ks)
+    return found
+
+
+def _scored(
+    finds: str, true: np.ndarray, effects: np.ndarray, scores: Mapping[str, np.ndarray], ks: Sequence[int]
+) -> list[Score]:
+    if not true.any():
+        return []
+    found = [Score(finds, method, "recall", k, recall(true, by, k)) for method, by in scores.items() for k in ks]
+    return found + [
+        Score(finds, method, "rank_correlation", None, rank_correlation(effects, by)) for method, by in scores.items()
+    ]
+
+
+def _active(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> _Active:
+    rows = queries.run(con, "atlas_rankings", prompt_id=prompt_id).fetchnumpy()
+    features = con.execute(
+        "select sae_id, feature_id, max_activation from single_effects where prompt_id = ? order by layer, sae_id, feature_id",
+        [prompt_id],
+    ).fetchnumpy()
+    methods = dict.fromkeys(rows["method"].tolist())
+    scores = np.ma.filled(np.ma.asarray(rows["score"], dtype=np.float64), NOT_NAMED).reshape(len(methods), -1)
+    drop = np.asarray(rows["drop"], dtype=np.float64).reshape(len(methods), -1)[0]
+    by_method = dict(zip(methods, scores, strict=True))
+    return _Active(
+        work.bench.sae_numbers(features["sae_id"]), features["feature_id"], features["max_activation"], drop, by_method
+    )
+
+
+def _of_pairs(work: Work, con: duckdb.DuckDBPyConnection, active: _Active, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+    """How strongly each method says that two features interact, for pairs of places among the active ones."""
+    rows = torch.stack(
+        [work.bench.saes[int(n)].W_dec[int(i)].float().cpu() for n, i in zip(active.sae, active.feature_id, strict=True)]
+    )
+    cosines = torch.nn.functional.normalize(rows, dim=1)
+    cosine = (cosines @ cosines.T).numpy()
+    gradient = np.where(active.scores["gradient"] > NOT_NAMED, active.scores["gradient"], 0.0)
+    found = {
+        "decoder_cosine": np.abs(cosine[a, b]),
+        "gradient_product": np.abs(gradient[a] * gradient[b]),
+        "single_effects_product": np.abs(active.drop[a] * active.drop[b]),
+        "activation_product": active.max_activation[a] * active.max_activation[b],
+        "random": np.random.default_rng([work.spec.seed, len(a)]).random(len(a)),
+    }
+    for size, vectors in _embeddings(work, con, active).items():
+        found[f"fm_{size}"] = np.abs((vectors[a] * vectors[b]).sum(axis=1))
+    return found
+
+
+def _embeddings(work: Work, con: duckdb.DuckDBPyConnection, active: _Active) -> dict[int, np.ndarray]:
+    """Length of the embeddings -> those of the active features (n, length), 0 for what the machine has not seen."""
+    found: dict[int, np.ndarray] = {}
+    place = {(int(n), int(i)): row for row, (n, i) in enumerate(zip(active.sae, active.feature_id, strict=True))}
+    rows = con.execute(
+        "select m.size, e.sae_id, e.feature_id, e.vector from fm_embeddings as e "
+        "join models as m on m.run_id = e.run_id and m.model = e.model order by all"
+    ).fetchnumpy()
+    numbers = work.bench.sae_numbers(rows["sae_id"])
+    for size, number, feature_id, vector in zip(
+        rows["size"].tolist(), numbers.tolist(), rows["feature_id"].tolist(), rows["vector"], strict=True
+    ):
+        if (row := place.get((number, feature_id))) is not None:
+            found.setdefault(size, np.zeros((len(place), size)))[row] = vector
+    return found
+
+
+def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], float]:
+    """(what is to be found, method) -> passes a prompt beyond those of the study; what is not named spends none."""
+    rows = con.execute(
+        "select case when method = 'minimal' then method else 'algorithm1' end as method, "
+        "sum(n_evaluations) / count(distinct prompt_id) as n from searches group by 1"
+    ).fetchall()
+    n_active = con.execute("select count(*) / count(distinct prompt_id) from single_effects").fetchone()
+    assert n_active is not None
+    searched = {("causes", str(method)): float(n) for method, n in rows}
+    steps = 1 + len(work.bench.study.numbered_saes) * work.bench.recipe.atlas.steps
+    return searched | {
+        ("causes", "gradient"): PASSES_OF_A_GRADIENT,
+        ("causes", "integrated_gradients"): PASSES_OF_A_GRADIENT * steps,
+        ("interactions", "gradient_product"): PASSES_OF_A_GRADIENT,
+        ("interactions", "single_effects_product"): float(n_active[0] or 0),
+    }
+
+
+def _summed(
+    work: Work, by_prompt: Mapping[int, Sequence[Score]], spent: Mapping[tuple[str, str], float]
+) -> dict[str, list[object]]:
+    """Columns of METHOD_SCORES: means over prompts, with intervals over families."""
+    values: dict[tuple[str, str, str, int | None], dict[int, float]] = defaultdict(dict)
+    for prompt_id, scores in by_prompt.items():
+        for one in scores:
+            values[one.finds, one.method, one.measure, one.k][prompt_id] = one.value
+    having = {finds: {p for (one, *_), found in values.items() for p in found if one == finds} for finds, *_ in values}
+    columns: dict[str, list[object]] = {name: [] for name in METHOD_SCORES.schema.names if name != "run_id"}
+    for (finds, method, measure, k), named in values.items():
+        of_prompt = dict.fromkeys(sorted(having[finds]), 0.0) | named  # a method that names nothing there finds nothing
+        numbers = [work.bench.numbers[prompt_id] for prompt_id in of_prompt]
+        mean, (low, high) = _interval(work, numbers, np.array(list(of_prompt.values())))
+        row = (finds, method, measure, k, len(numbers), mean, low, high, spent.get((finds, method), 0.0))
+        for name, value in zip(columns, row, strict=True):
+            columns[name].append(value)
+    return columns
+
+
+def _interval(work: Work, prompts: Sequence[int], values: np.ndarray) -> tuple[float, Interval]:
+    """The mean, and its interval over families; a prompt without one is its own."""
+    given = [work.bench.study.prompts[p].family for p in prompts]
+    names = {name: place for place, name in enumerate(dict.fromkeys(given))}
+    families = Families(
+        np.array([names[name] if name is not None else len(names) + p for p, name in zip(prompts, given, strict=True)])
+    )
+    return float(values.mean()), families.interval(values, work.spec.seed)
+
+
+STAGE = Stage(
+    name="atlas_scores",
+    parents=("atlas", "atlas_joint", "atlas_attributions", "alignments", "fm", "probe", "algorithm1", "minimal", "ingest"),
+    sections=("atlas",),
+    tables=("method_scores",),
+    shards=single_shard,
+    compute=_compute,
+)

@@ -1,0 +1,153 @@
+"""The atlas of the planted study against the literal passes, and its scores against what is known to be true there."""
+
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saelake.analysis import stages
+from saelake.analysis.atlas.scores import NOT_NAMED, rank_correlation, recall
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from tests.analysis.effects import Analysed
+from tests.planted import ablate, prompt_ids
+
+ATLAS = """
+[atlas]
+prompts = 2
+last_tokens = 2
+largest = 4
+triples = 30
+pair_ks = [2, 20]
+"""
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="module")
+def atlas(study: Analysed, tmp_path_factory: pytest.TempPathFactory) -> Analysed:
+    """The atlas of a copy of the analysed study, of two prompts in full."""
+    folder = tmp_path_factory.mktemp("atlas")
+    shutil.copytree(study.lake.root, folder / "lake")
+    recipe = study.planted.folder / "atlas.toml"
+    recipe.write_text(study.planted.recipe.read_text() + ATLAS)
+    lake = Lake.existing(str(folder / "lake"))
+    stages.atlas_study(stages.open_analysis(load_recipe(recipe)), lake)
+    return study._replace(lake=lake)
+
+
+def literal(study: Analysed, text: str, *sets: tuple[tuple[int, int], ...]) -> list[tuple[float, bool]]:
+    """P(target) and whether the answer flips, clean and under each set, by the literal pass."""
+    found = ablate(study.loaded, prompt_ids(study.loaded, text), [(), *sets])
+    return list(zip(found.p_refusal_b.tolist(), found.flipped_b.tolist(), strict=True))
+
+
+def test_every_active_feature_of_every_refused_prompt_is_ablated_alone(atlas: Analysed) -> None:
+    rows = atlas.sql(
+        "select text, layer, feature_id, n_tokens, max_activation, p_clean, p_target, flipped "
+        "from single_effects join prompts using (prompt_id) order by all"
+    )
+    texts = {p["instruction"] for p in atlas.planted.prompts("harmful") if p["split"] == "test"}
+    assert {row[0] for row in rows} == texts
+    for text in texts:
+        mine = [row for row in rows if row[0] == text]
+        acts = ablate(atlas.loaded, prompt_ids(atlas.loaded, text), [()]).acts_bltf[0, :, 1:]  # without BOS
+        fires = (acts > 0).sum(1)
+        assert [(row[1], row[2], row[3]) for row in mine] == [(*at, int(fires[tuple(at)])) for at in fires.nonzero().tolist()]
+        assert [row[4] for row in mine] == pytest.approx([float(acts[row[1], :, row[2]].max()) for row in mine], rel=1e-4)
+        (p_clean, _), *found = literal(atlas, text, *(((row[1], row[2]),) for row in mine))
+        assert [row[5] for row in mine] == pytest.approx([p_clean] * len(mine), abs=EXACT)
+        assert [row[6] for row in mine] == pytest.approx([p for p, _ in found], abs=EXACT)
+        assert [row[7] for row in mine] == [flipped for _, flipped in found]
+
+
+def test_pairs_and_triples_are_those_that_were_asked_for_and_do_what_the_literal_pass_does(atlas: Analysed) -> None:
+    sae = dict(atlas.sql("select sae_id, layer from saes"))
+    members = "[(sae_id, feature_id), (sae_id_2, feature_id_2), (sae_id_3, feature_id_3)]"
+    rows = atlas.sql(
+        f"select drawn, text, list_filter({members}, lambda m: m[1] is not null), p_target, flipped "
+        "from joint_effects join prompts using (prompt_id)"
+    )
+    alone = "select text, layer, feature_id from single_effects join prompts using (prompt_id) where {} order by {}"
+    by_drawn: dict[tuple[str, str], list[Any]] = {}
+    for drawn, text, named, p_target, flipped in rows:
+        features = tuple((sae[sae_id], feature_id) for sae_id, feature_id in named)
+        by_drawn.setdefault((drawn, text), []).append((features, p_target, flipped))
+    assert {drawn: len({text for one, text in by_drawn if one == drawn}) for drawn, _ in by_drawn} == {
+        "largest": 6,
+        "last_tokens": 2,
+        "triples": 2,
+    }
+    for (drawn, text), found in by_drawn.items():
+        near = [(layer, i) for t, layer, i in atlas.sql(alone.format("n_last_tokens > 0", "all")) if t == text]
+        order = "abs(p_target - p_clean) desc, layer, sae_id, feature_id"
+        largest = [(layer, i) for t, layer, i in atlas.sql(alone.format("true", order)) if t == text][:4]
+        sets = [frozenset(features) for features, *_ in found]
+        assert len(set(sets)) == len(sets)
+        if drawn == "triples":
+            assert len(sets) == 30
+            assert all(len(one) == 3 and one <= set(near) for one in sets)
+        else:
+            pairs = combinations(near if drawn == "last_tokens" else largest, 2)
+            assert set(sets) == {frozenset(pair) for pair in pairs}
+        _, *truth = literal(atlas, text, *(features for features, *_ in found))
+        assert [p for _, p, _ in found] == pytest.approx([p for p, _ in truth], abs=EXACT)
+        assert [flipped for *_, flipped in found] == [flipped for _, flipped in truth]
+
+
+def test_scores_know_what_is_planted(atlas: Analysed) -> None:
+    """The causes that act alone are the primary at the last two layers; ablating one after the other changes nothing more."""
+    found = {
+        row[:4]: row[4:]
+        for row in atlas.sql("select finds, method, measure, k, n_prompts, mean, low, high, n_evaluations from method_scores")
+    }
+    assert found["causes", "gradient", "recall", 5][:4] == (6, 1.0, 1.0, 1.0)
+    assert found["causes", "cosine_own", "recall", 5][1] == 1.0
+    assert found["causes", "random", "recall", 1][1] < 0.5
+    assert found["causes", "gradient", "recall", 5][4] == 3
+    assert found["causes", "integrated_gradients", "recall", 5][4] == 3 * (1 + 6 * 10)
+    spent = atlas.sql("select sum(n_evaluations) / count(distinct prompt_id) from searches where method = 'minimal'")
+    assert found["causes", "minimal", "recall", 1][4] == pytest.approx(spent[0][0])
+    assert found["interactions", "gradient_product", "recall", 2][0] == 2  # the prompts of which every pair was ablated
+    assert {method for finds, method, *_ in found if finds == "causes"} > {
+        "fm_2",
+        "fm_4_size",
+        "probe",
+        "algorithm1",
+        "activation",
+    }
+    assert all(0 <= low <= mean <= high <= 1 for _, mean, low, high, _ in (v for k, v in found.items() if k[2] == "recall"))
+
+
+def test_a_study_that_is_not_analysed_has_no_atlas(study: Analysed, tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    with pytest.raises(UserError, match="run `saelake analyze` first"):
+        stages.atlas_study(stages.open_analysis(study.recipe), lake)
+
+
+SCORES = st.lists(st.tuples(st.booleans(), st.integers(-2, 2) | st.just(NOT_NAMED)), min_size=1, max_size=7)
+
+
+@given(SCORES, st.integers(1, 8))
+def test_recall_is_what_picking_among_equals_by_chance_gives(rows: list[tuple[bool, float]], k: int) -> None:
+    true, scores = np.array([t for t, _ in rows]), np.array([s for _, s in rows], dtype=np.float64)
+    if not true.any():
+        return
+    named = [i for i in range(len(rows)) if scores[i] > NOT_NAMED]
+    picks = list(combinations(named, min(k, len(named))))
+    best = max(sum(scores[i] for i in pick) for pick in picks)
+    hits = [true[list(pick)].sum() for pick in picks if sum(scores[i] for i in pick) == best]
+    assert recall(true, scores, k) == pytest.approx(np.mean(hits) / min(k, true.sum()))
+
+
+def test_a_ranking_is_correlated_with_itself_and_what_is_not_named_comes_last() -> None:
+    effects = np.array([0.1, 0.5, 0.3, 0.0])
+    assert rank_correlation(effects, effects) == pytest.approx(1)
+    assert rank_correlation(effects, -effects) == pytest.approx(-1)
+    assert rank_correlation(effects, np.array([1.0, 3.0, 2.0, NOT_NAMED])) == pytest.approx(1)
+    assert rank_correlation(effects, np.zeros(4)) == 0
