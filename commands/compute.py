@@ -96,6 +96,41 @@ def analyze(
 
 @click.command()
 @click.argument("recipe")
+@lake_option
+@limit_option
+@force_option
+@workers_option
+@judges_options
+def atlas(
+    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
+) -> None:
+    """Ablate every active feature of RECIPE's refused prompts, alone and in pairs, and score each method against what that does.
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [atlas] says how much
+    is ablated. Finds what is there, resumes what was stopped.
+    """
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    from saelake.analysis import stages
+    from saelake.queries.formats import show
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+
+    opened, into = stages.open_analysis(study), Lake.existing(lake)
+    with Bar() as progress, _workers(n_workers, opened, into) as workers:
+        records = stages.atlas_study(opened, into, force=force, progress=progress, workers=workers)
+    print_runs(lake, [record.run_id for record in records])
+    with open_lake(lake, study.name) as shown:
+        for finds, k in (("causes", study.atlas.ks[-1]), ("interactions", study.atlas.pair_ks[-1])):
+            click.echo(f"\n{finds.capitalize()} that each method names, of {k} at most a prompt")
+            show(
+                shown.query("atlas_scores", k=k)
+                .filter(f"finds = '{finds}' and k is not null")
+                .select("* exclude (finds, measure, k)")
+            )
+
+
+@click.command()
+@click.argument("recipe")
 @click.option(
     "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
 )
@@ -313,4 +348,4 @@ def _print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) ->
         click.echo(f"\n! {notice}")
 
 
-COMMANDS = (ingest, analyze, judge, ablate, trainings, status)
+COMMANDS = (ingest, analyze, atlas, judge, ablate, trainings, status)

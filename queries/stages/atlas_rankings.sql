@@ -19,11 +19,11 @@ machines as (
 
 searched as (
     select
-        case when a.condition = 'minimal' then 'minimal' else 'algorithm1' end as method,
+        a.method,
         s.sae_id, s.feature_id, count(*) as n_sets
     from ablations as a
     join feature_sets as s on s.set_id = a.set_id
-    where a.prompt_id = $prompt_id and a.condition in ('minimal', 'algorithm1')
+    where a.prompt_id = $prompt_id and a.method in ('minimal', 'algorithm1') and a.part is null and a.control is null
     group by all
 ),
 
