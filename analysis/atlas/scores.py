@@ -119,11 +119,8 @@ def _active(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> _Acti
 
 def _of_pairs(work: Work, con: duckdb.DuckDBPyConnection, active: _Active, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
     """How strongly each method says that two features interact, for pairs of places among the active ones."""
-    rows = torch.stack(
-        [work.bench.saes[int(n)].W_dec[int(i)].float().cpu() for n, i in zip(active.sae, active.feature_id, strict=True)]
-    )
-    cosines = torch.nn.functional.normalize(rows, dim=1)
-    cosine = (cosines @ cosines.T).numpy()
+    rows_nd = torch.nn.functional.normalize(_decoder_rows(work, active), dim=1)
+    cosine = (rows_nd @ rows_nd.T).numpy()
     gradient = np.where(active.scores["gradient"] > NOT_NAMED, active.scores["gradient"], 0.0)
     found = {
         "decoder_cosine": np.abs(cosine[a, b]),
@@ -135,6 +132,16 @@ def _of_pairs(work: Work, con: duckdb.DuckDBPyConnection, active: _Active, a: np
     for size, vectors in _embeddings(work, con, active).items():
         found[f"fm_{size}"] = np.abs((vectors[a] * vectors[b]).sum(axis=1))
     return found
+
+
+def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
+    """(n, d) of the active features, which stand in the order of their layers."""
+    rows_nd = torch.empty(len(active.sae), work.bench.subject.d_model)
+    for number in np.unique(active.sae).tolist():
+        mine = np.flatnonzero(active.sae == number)
+        ids = torch.from_numpy(active.feature_id[mine].astype(np.int64))
+        rows_nd[torch.from_numpy(mine)] = work.bench.saes[number].decoder_rows(ids, torch.device("cpu")).float()
+    return rows_nd
 
 
 def _embeddings(work: Work, con: duckdb.DuckDBPyConnection, active: _Active) -> dict[int, np.ndarray]:

@@ -7,7 +7,7 @@ with refused as (
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
     join prompts as p on p.prompt_id = a.prompt_id
-    where a.method = 'none' and p.label = 'harmful' and p.split = $split and v.refused
+    where a.method = 'none' and p.label_role = 'target' and p.split = $split and v.refused
 ),
 
 turns as (
