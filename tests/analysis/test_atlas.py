@@ -49,8 +49,8 @@ def literal(study: Analysed, text: str, *sets: tuple[tuple[int, int], ...]) -> l
 
 def test_every_active_feature_of_every_refused_prompt_is_ablated_alone(atlas: Analysed) -> None:
     rows = atlas.sql(
-        "select text, layer, feature_id, n_tokens, max_activation, p_clean, p_target, flipped "
-        "from single_effects join prompts using (prompt_id) order by all"
+        "select text, layer, feature_id, e.n_tokens, max_activation, p_clean, p_target, flipped "
+        "from single_effects as e join prompts using (prompt_id) order by all"
     )
     texts = {p["instruction"] for p in atlas.planted.prompts("harmful") if p["split"] == "test"}
     assert {row[0] for row in rows} == texts
