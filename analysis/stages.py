@@ -178,7 +178,7 @@ def atlas_study(
     """
     known, bench = specs(study, [*COMPUTED, *ATLAS], lake), Workbench(study, lake)
     read = {parent for stage in ATLAS for parent in stage.parents} - {stage.name for stage in ATLAS}
-    if absent := [parent for parent in known if parent in read and whole_run(lake, known[parent].run_id) is None]:
+    if absent := [one for one in known if one in read and whole_run(lake, known[one].run_id) is None]:
         raise UserError(f"the atlas reads what {', '.join(absent)} of {study.recipe.name} found: run `saelake analyze` first")
     return [ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers) for stage in ATLAS]
 

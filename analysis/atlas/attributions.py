@@ -9,14 +9,14 @@ from saelake.analysis.atlas.effects import refused_prompts
 from saelake.analysis.engine.attribution import attribution
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ATTRIBUTIONS
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, shards = work.bench, shards_of_split(work.bench.study)
-    with bench.sql([work.parents[stage] for stage in ("ingest", "baseline")]) as con:
+    with work.sql() as con:
         refused = set(refused_prompts(work, con))
     engine = Engine(bench.subject, list(bench.saes.values()))
     for name in missing:
@@ -44,7 +44,8 @@ def _rows(work: Work, engine: Engine, prompt: int, method: str, steps: int) -> R
 
 STAGE = Stage(
     name="atlas_attributions",
-    parents=("baseline", "ingest"),
+    parents=("baseline", "prompts", "activations"),
+    splits=searched_split,
     sections=("candidates", "atlas", "verdicts", "capture"),
     tables=("attributions",),
     shards=lambda study: list(shards_of_split(study)),

@@ -14,7 +14,7 @@ import pyarrow as pa
 from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import JOINT_EFFECTS, SINGLE_EFFECTS
 
@@ -44,7 +44,7 @@ def _ablated(work: Work, prompt: int, sets: Sequence[FeatureSet]) -> dict[str, n
 
 def _single(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
-    with work.bench.sql([work.parents[stage] for stage in ("ingest", "baseline")]) as con:
+    with work.sql("prompts", "activations", "baseline") as con:
         refused = set(refused_prompts(work, con))
         for name in missing:
             yield name, [_single_effects(work, con, prompt) for prompt in shards[name] if prompt in refused]
@@ -60,7 +60,7 @@ def _single_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> 
 
 def _joint(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.bench.study)
-    with work.bench.sql([work.parents[stage] for stage in ("ingest", "baseline", "atlas")]) as con:
+    with work.sql() as con:
         refused = refused_prompts(work, con)
         whole = set(refused[: work.bench.recipe.atlas.prompts or None])
         for name in missing:
@@ -75,7 +75,9 @@ def _joint_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int, whol
     if whole:
         last = np.flatnonzero(features["n_last_tokens"])
         drawn["last_tokens"] = _pairs(last)
-        drawn["triples"] = _triples(last, settings.triples, np.random.default_rng([work.spec.seed, prompt]))
+        drawn["triples"] = _triples(
+            last, settings.triples, np.random.default_rng([work.spec.seed, int(work.bench.places[prompt])])
+        )
     members = np.concatenate(list(drawn.values()))
     assert members.max(initial=NO_MEMBER) < n_features
     saes, ids = work.bench.sae_numbers(features["sae_id"]), features["feature_id"]
@@ -111,7 +113,8 @@ def _triples(places: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray
 
 STAGE = Stage(
     name="atlas",
-    parents=("baseline", "ingest"),
+    parents=("baseline", "prompts", "activations"),
+    splits=searched_split,
     sections=("candidates", "atlas", "verdicts", "capture"),
     tables=("single_effects",),
     shards=lambda study: list(shards_of_split(study)),
@@ -119,7 +122,8 @@ STAGE = Stage(
 )
 JOINT_STAGE = Stage(
     name="atlas_joint",
-    parents=("atlas", "baseline", "ingest"),
+    parents=("atlas", "baseline", "prompts", "activations"),
+    splits=searched_split,
     sections=("candidates", "atlas", "verdicts", "capture"),
     tables=("joint_effects",),
     shards=lambda study: list(shards_of_split(study)),

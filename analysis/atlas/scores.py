@@ -16,7 +16,7 @@ from scipy import stats
 
 from saelake import queries
 from saelake.analysis.interactions.statistics import Families, Interval
-from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
 
@@ -72,7 +72,7 @@ def rank_correlation(effects: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    with work.bench.sql(list(work.parents.values())) as con:
+    with work.sql() as con:
         found = con.execute("select distinct prompt_id from single_effects order by prompt_id").fetchnumpy()["prompt_id"].tolist()
         by_prompt = {prompt_id: _of_prompt(work, con, prompt_id) for prompt_id in found}
         spent = _spent(work, con)
@@ -211,7 +211,19 @@ def _interval(work: Work, prompts: Sequence[int], values: np.ndarray) -> tuple[f
 
 STAGE = Stage(
     name="atlas_scores",
-    parents=("atlas", "atlas_joint", "atlas_attributions", "alignments", "fm", "probe", "algorithm1", "minimal", "ingest"),
+    parents=(
+        "atlas",
+        "atlas_joint",
+        "atlas_attributions",
+        "alignments",
+        "fm",
+        "probe",
+        "algorithm1",
+        "minimal",
+        "prompts",
+        "activations",
+    ),
+    splits=searched_split,
     sections=("atlas",),
     tables=("method_scores",),
     shards=single_shard,

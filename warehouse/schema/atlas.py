@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from saelake.warehouse.schema.columns import BYTE_STREAM, FEATURE_ID, LAYER, PROMPT_ID, RUN_ID, SAE_ID, Column, Table
+from saelake.warehouse.schema.columns import BYTE_STREAM, FEATURE_ID, LAYER, PROMPT_ID, RUN_ID, SAE_ID, Column, Table, of_width
 
 P_TARGET = Column(
     "p_target",
@@ -50,10 +50,10 @@ JOINT_EFFECTS = Table(
         PROMPT_ID,
         SAE_ID,
         FEATURE_ID,
-        Column("sae_id_2", pa.string(), "the SAE of the second feature", refers="sae_id"),
-        Column("feature_id_2", pa.int32(), "the second feature", refers="feature_id", at_least=0),
-        Column("sae_id_3", pa.string(), "the SAE of the third feature", null="a pair", refers="sae_id"),
-        Column("feature_id_3", pa.int32(), "the third feature", null="a pair", refers="feature_id", at_least=0),
+        Column("sae_id_2", pa.string(), "the SAE of the second feature", refers="saes.sae_id"),
+        Column("feature_id_2", pa.int32(), "the second feature", at_least=0, limit=of_width("sae_id_2")),
+        Column("sae_id_3", pa.string(), "the SAE of the third feature", null="a pair", refers="saes.sae_id"),
+        Column("feature_id_3", pa.int32(), "the third feature", null="a pair", at_least=0, limit=of_width("sae_id_3")),
         P_CLEAN,
         P_TARGET,
         FLIPPED,
