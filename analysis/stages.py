@@ -11,6 +11,7 @@ from typing import Protocol
 from saelake import queries
 from saelake.analysis.atlas import attributions, effects, scores
 from saelake.analysis.interactions import (
+    backups,
     comparisons,
     diagnostic,
     edges,
@@ -18,6 +19,7 @@ from saelake.analysis.interactions import (
     inert,
     losses,
     probe,
+    readouts,
     redundancy,
     stage3,
     steering,
@@ -50,8 +52,10 @@ INTERACTIONS = (
     diagnostic.STAGE,
     redundancy.STAGE,
     inert.STAGE,
+    readouts.STAGE,
     waking.STAGE,
     edges.STAGE,
+    backups.STAGE,
     steering.STAGE,
     losses.STAGE,
     factorisation.STAGE,

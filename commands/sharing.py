@@ -93,14 +93,23 @@ def add(source: str, lake: str, name: str | None) -> None:
     help="The page, one HTML file that needs nothing else.",
 )
 @click.option("--with-completions", is_flag=True, help="Include the completions to target prompts, folded.")
-def report(lake: str, recipe: str | None, target: Path, with_completions: bool) -> None:
+@click.option(
+    "--claims", is_flag=True, help="Print what the study shows of each of the paper's claims, and what it cannot; write no page."
+)
+def report(lake: str, recipe: str | None, target: Path, with_completions: bool, claims: bool) -> None:
     """Write every table and figure of a study to one HTML page that works offline.
 
     It is made from the lake's tables alone: nothing is computed. What has not been run says so and names the command.
     """
-    from saelake.analysis.report.page import write_report
+    from saelake.analysis.report.page import claims_of, write_report
+    from saelake.queries.formats import printable
     from saelake.warehouse.records import Lake
 
+    if claims:
+        for one in claims_of(Lake.existing(lake), recipe):
+            click.echo(f"{one.row}  {printable(one.claim)}")
+            click.echo(f"    shows: {printable(one.shows)}\n    cannot show: {printable(one.cannot)}")
+        return
     n_bytes = write_report(Lake.existing(lake), recipe, target, with_completions=with_completions)
     click.echo(f"{target}: {n_bytes:,} bytes")
 

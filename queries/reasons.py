@@ -18,9 +18,14 @@ STAGES_OF = {
     "search_trace": ("algorithm1",),
     "critical_features": ("inert",),
     "waking_passes": ("waking",),
+    "readouts": ("readouts",),
+    "readout_sets": ("readouts",),
     "reactivations": ("waking",),
     "wakings": ("waking_graph",),
     "waking_edges": ("waking_graph",),
+    "backup_tests": ("backups",),
+    "backups": ("backups",),
+    "clamps": ("steering",),
     "causal_links": ("stage3",),
     "models": ("fm", "probe"),
     "fm_embeddings": ("fm",),
@@ -206,6 +211,10 @@ def _inert(study: _Study, found: dict[str, str]) -> str | None:
     return upstream[0] if upstream else "the searches found no set that flips a prompt: see the question search_methods"
 
 
+def _readouts(study: _Study, found: dict[str, str]) -> str | None:
+    return None if study.count("select count(*) from readouts") else found.get("inert")
+
+
 def _waking(study: _Study, found: dict[str, str]) -> str | None:
     if study.count("select count(*) from waking_passes"):
         return None
@@ -224,11 +233,19 @@ def _waking_graph(study: _Study, found: dict[str, str]) -> str | None:
     return found.get("waking", woken + hint)
 
 
+def _backups(study: _Study, found: dict[str, str]) -> str | None:
+    if study.count("select count(*) from backups"):
+        return None
+    tested = "select count(*) from backup_tests where ablated = 'woken'"
+    none = "nothing that wakes is a backup: no prompt that a source alone does not flip flips with what wakes ablated too"
+    return found.get("waking_graph") or (none if study.count(tested) else "nothing wakes, so there is nothing to ablate as well")
+
+
 def _steering(study: _Study, found: dict[str, str]) -> str | None:
     if study.count("select count(*) from ablations where stage = 'steering'"):
         return None
-    if not study.setting("steering", "steering", "values"):
-        return "steering.values names no value to hold features at"
+    if not any(study.setting("steering", "steering", field) for field in ("values", "levels")):
+        return "steering.values and steering.levels name no value to hold features at"
     redundant = "no critical feature is silent on its prompt and wakes when the others are ablated"
     return found.get("inert", f'{redundant}: steering.features = "critical" takes the critical ones')
 
@@ -270,8 +287,10 @@ RULES = {
     "algorithm1": lambda study, found: _search("algorithm1", study, found),
     "minimal": lambda study, found: _search("minimal", study, found),
     "inert": _inert,
+    "readouts": _readouts,
     "waking": _waking,
     "waking_graph": _waking_graph,
+    "backups": _backups,
     "steering": _steering,
     "losses": _losses,
     "stage3": lambda study, found: _stage3("stage3", study, found),

@@ -10,6 +10,7 @@ gradients, Sundararajan et al. 2017; for SAE features Marks et al. 2024, arXiv 2
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from saelake.analysis.engine.library import ACTIVATIONS, Engine
 from saelake.analysis.engine.prompts import Prompt, read_prompts
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
+from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 
 Target = str | int | Sequence[int] | Callable[[Tensor], Tensor]
@@ -83,8 +85,18 @@ def _integrated(
     return total_td / steps
 
 
+class Watched(Protocol):
+    """A subject and its SAEs, by whatever they are known."""
+
+    @property
+    def subject(self) -> Subject: ...
+
+    @property
+    def saes(self) -> Mapping[Any, Sae]: ...
+
+
 def gradients(
-    engine: Engine, token_ids: Sequence[int], target: Callable[[Tensor], Tensor], shifts: Mapping[Site, Tensor] = NO_SHIFTS
+    engine: Watched, token_ids: Sequence[int], target: Callable[[Tensor], Tensor], shifts: Mapping[Site, Tensor] = NO_SHIFTS
 ) -> tuple[dict[int, Tensor], dict[Site, Tensor]]:
     """What each SAE reads in a pass, (t, f) by its place, and the target's gradient (t, d) where they write.
 

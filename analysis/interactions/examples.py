@@ -48,8 +48,8 @@ class Examples:
         return {name: np.flatnonzero(self.split == name) for name in SPLITS}
 
 
-def examples_of(work: Work) -> Examples:
-    """The examples that a recipe describes, by SQL over the study's activations."""
+def examples_of(work: Work, leave_out: str | None = None) -> Examples:
+    """The examples that a recipe describes, by SQL over the study's activations; none of a split that is left out."""
     settings = work.bench.recipe.interactions
     sets = ",".join(settings.sets) or None
     with work.sql("prompts", "activations", "direction") as con:
@@ -61,6 +61,7 @@ def examples_of(work: Work) -> Examples:
             val=settings.val,
             test=settings.test,
             seed=work.spec.seed,
+            leave_out=leave_out,
         ).fetchnumpy()
         cells = _cells(con, work, sets)
     roles = [work.bench.recipe.labels.role(label) for label in prompts["label"]]

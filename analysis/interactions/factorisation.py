@@ -1,6 +1,6 @@
 """The factorisation machine of the study (R9): one for every embedding length of the recipe, as tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -174,16 +174,29 @@ def _pair_rows(bench: Workbench, model: str, examples: Examples, machine: Machin
     return Rows.of(FM_PAIRS, columns | {name: pairs[name] for name in ("dot", "cosine", "cofiring", "contribution")})
 
 
+def held_out(study: Study) -> str | None:
+    """The machine that ranks new features and learned from none of the ablated prompts; None where there are no others."""
+    recipe, sets = study.recipe, study.recipe.interactions.sets
+    others = [n for n, p in enumerate(study.prompts) if p.split != recipe.candidates.split and (not sets or p.set in sets)]
+    return f"fm_{recipe.stage3.size}_held_out" if {"target", "control"} <= {study.role(n) for n in others} else None
+
+
 def _shards(study: Study) -> dict[str, int]:
-    """Shard -> embedding length."""
-    return {f"fm_{size}": size for size in sorted(set(study.recipe.fm.sizes))}
+    """Shard, which is a machine's name -> embedding length."""
+    sizes = {f"fm_{size}": size for size in sorted(set(study.recipe.fm.sizes))}
+    own = held_out(study)
+    return sizes if own is None else sizes | {own: study.recipe.stage3.size}
+
+
+def _identity(study: Study) -> Mapping[str, object]:
+    return {**identity(study), "held_out": [held_out(study), study.recipe.candidates.split]}
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, settings = work.bench, work.bench.recipe.fm
-    examples = examples_of(work)
-    sizes = _shards(bench.study)
+    sizes, own = _shards(bench.study), held_out(bench.study)
     for name in missing:
+        examples = examples_of(work, bench.recipe.candidates.split if name == own else None)
         fitting = settings_of(settings, sizes[name], work.spec.seed, settings.init_sd)
         trained = train(examples.x, examples.y, examples.places, fitting)
         yield (
@@ -205,6 +218,6 @@ STAGE = Stage(
     shards=lambda study: list(_shards(study)),
     compute=_compute,
     unit="machines",
-    identity=identity,
-    code_version=2,
+    identity=_identity,
+    code_version=3,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import LOSSES
 
 LOGITS = 1 << 26
-"""Numbers of logits that exist at a time: a quarter of a GiB in float32, and as much again for their logarithms."""
+"""Numbers of logits that exist at a time: a quarter of a GiB in float32, and four times as much again for logarithms and the
+unmodified model's."""
 # md5, not hash(): DuckDB may change its hash from one version to the next
 LENDERS = """
 with lenders as (
@@ -52,15 +54,27 @@ class Intervention:
     """prompt_id of the prompt whose set it is"""
 
 
+class Measured(NamedTuple):
+    """What an intervention does to some texts, a mean over each one's counted tokens, in nats."""
+
+    loss: np.ndarray
+    """(n,) float32: negative log-likelihood of the token that is there."""
+    kl: np.ndarray
+    """(n,) float32: divergence of all that may follow from what the unmodified model expects. It sees a change where the token
+    that is there is no less likely than before, and over all tokens where the first one alone tells nothing, as in reasoning."""
+
+
 @torch.inference_mode()
-def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text], request: Request) -> np.ndarray:
-    """(n,) float32: mean negative log-likelihood of each text's counted tokens, in nats, under the interventions of a request."""
-    found = np.empty(len(texts), dtype=np.float32)
+def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text], request: Request) -> Measured:
+    """Of each text's counted tokens, under the interventions of a request."""
+    found, kl = np.empty(len(texts), dtype=np.float32), np.empty(len(texts), dtype=np.float32)
     for rows in length_batches([len(t.token_ids) for t in texts], max(1, LOGITS // subject.n_vocab)):
         batch = subject.batch([texts[i].token_ids for i in rows])
         width = batch.input_ids_bt.shape[1]
         with Interventions(subject, slices, [request] * len(rows), width).at_work(batch):
             logits_btv = subject.forward(batch, logits_to_keep=0)
+        clean_btv = subject.forward(batch, logits_to_keep=0)[:, :-1].log_softmax(-1)
+        kl_bt = (clean_btv.exp() * (clean_btv - logits_btv[:, :-1].log_softmax(-1))).sum(-1)
         # What is said at t is about the token at t + 1.
         nll_bt = torch.nn.functional.cross_entropy(
             logits_btv[:, :-1].flatten(0, 1), batch.input_ids_bt[:, 1:].flatten(), reduction="none"
@@ -69,7 +83,8 @@ def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text]
         # Padding is on the left, so the counted tokens are the last ones.
         counts_bt = torch.arange(width - 1, 0, -1, device=subject.device) <= counted_b[:, None]
         found[rows] = ((nll_bt * counts_bt).sum(1) / counted_b).cpu().numpy()
-    return found
+        kl[rows] = ((kl_bt * counts_bt).sum(1) / counted_b).clamp_min(0).cpu().numpy()
+    return Measured(found, kl)
 
 
 def interventions(work: Work) -> list[Intervention]:
@@ -109,7 +124,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     for name in missing:
         spec = bench.recipe.losses.texts[int(name.removeprefix("texts-"))]
         texts = read_texts(spec, bench.subject)
-        measured: dict[object, np.ndarray] = {}
+        measured: dict[object, Measured] = {}
         for one in asked:  # different prompts may lend the same set
             if one.request.state not in measured:
                 measured[one.request.state] = losses(bench.subject, slices, texts, one.request)
@@ -124,7 +139,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             "n_context": [t.n_context for t in texts] * repeated,
             "n_tokens": [t.n_counted for t in texts] * repeated,
             "is_cut": [t.is_cut for t in texts] * repeated,
-            "loss": np.concatenate([measured[one.request.state] for one in asked]),
+            "loss": np.concatenate([measured[one.request.state].loss for one in asked]),
+            "kl": np.concatenate([measured[one.request.state].kl for one in asked]),
         }
         yield name, [Rows.of(LOSSES, columns)]
 
@@ -138,5 +154,6 @@ STAGE = Stage(
     shards=_shards,
     compute=_compute,
     unit="sets of texts",
+    code_version=2,
     identity=lambda study: {"texts": [source_hash(spec) for spec in study.recipe.losses.texts]},
 )

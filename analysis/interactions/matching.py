@@ -1,4 +1,4 @@
-"""Matched controls: for every critical feature of a prompt, others that fire about as strongly of the same SAE."""
+"""Matched controls: for every critical feature of a prompt, others of the same SAE that fire where it does, about as strongly."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,20 +16,32 @@ Controls = Mapping[tuple[int, Feature], list[Feature]]
 
 
 def assigned(cost_so: np.ndarray, n: int) -> list[list[int]]:
-    """Up to `n` others for each source, no other twice, at the least total cost; places in the columns of (sources, others)."""
-    rows, columns = linear_sum_assignment(np.repeat(cost_so, n, axis=0))
+    """Up to `n` others for each source, no other twice, as many as there can be and these at the least total cost.
+
+    Places in the columns of (sources, others), best first. A cost that is infinite: the other is no match for the source.
+    """
+    possible = np.isfinite(cost_so)
+    too_much = 1 + n * len(cost_so) * cost_so[possible].max(initial=0.0)
+    rows, columns = linear_sum_assignment(np.repeat(np.where(possible, cost_so, too_much), n, axis=0))
     found: list[list[int]] = [[] for _ in cost_so]
     for row, column in zip(rows, columns, strict=True):
-        found[row // n].append(int(column))
+        if possible[row // n, column]:
+            found[row // n].append(int(column))
     return [[mine[i] for i in np.argsort(cost_so[s, mine], kind="stable")] for s, mine in enumerate(found)]
 
 
 def matched(bench: Workbench, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int], seed: int) -> Controls:
-    """Controls of the critical features of some prompts, without replacement within a prompt."""
+    """Controls of the critical features of some prompts, without replacement within a prompt; none where none is near enough."""
     recipe = bench.recipe
     n = recipe.waking.controls
     found = queries.run(
-        con, "matched_active", prompts=prompt_ids, pool=recipe.candidates.cap, similarity=recipe.waking.similarity, seed=seed
+        con,
+        "matched_active",
+        prompts=prompt_ids,
+        pool=recipe.candidates.cap,
+        similarity=recipe.waking.similarity,
+        min_overlap=recipe.waking.overlap,
+        seed=seed,
     ).fetchnumpy()
     controls: dict[tuple[int, Feature], list[Feature]] = {}
     saes = bench.sae_numbers(found["sae_id"])
@@ -39,7 +51,7 @@ def matched(bench: Workbench, con: duckdb.DuckDBPyConnection, prompt_ids: Sequen
         prompt_id, sae = int(found["prompt_id"][part[0]]), int(saes[part[0]])
         sources, row = np.unique(found["feature_id"][part], return_inverse=True)
         others, column = np.unique(found["other_feature_id"][part], return_inverse=True)
-        cost_so = np.empty((len(sources), len(others)))
+        cost_so = np.full((len(sources), len(others)), np.inf)
         cost_so[row, column] = found["cost"][part]
         for source, places in zip(sources, assigned(cost_so, n), strict=True):
             controls[prompt_id, (sae, int(source))] = [(sae, int(others[place])) for place in places]

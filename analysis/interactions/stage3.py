@@ -1,18 +1,22 @@
 """Stage 3 (R10 to R12): new features that go with the critical ones by the factorisation machine, ablated with them and alone.
 
-Rankings by the linear probe, by size (the paper's) and signed, and by decoder alignment go the same way, as a stage of their own.
+Rankings by the linear probe, by size (the paper's) and signed, by decoder alignment and by gradients go the same way, as a stage
+of their own.
 The control of each has, in the place of the new features, as many random ones of the same layers that fire on the prompt as well.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
 import numpy as np
+import torch
 
 from saelake import queries
+from saelake.analysis.engine.attribution import gradients
 from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.interactions.factorisation import held_out
 from saelake.analysis.interactions.inert import MINIMAL_ACTIVE
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
@@ -32,6 +36,10 @@ order by prompt_id, layer, sae_id, feature_id
 METHOD = "stage3"
 RANKED_BESIDE = {"stage3_probe": "weight", "stage3_signed": "signed_weight", "stage3_alignment": "alignment"}
 """What else ranks the new features, in the place of the machine's embeddings: method -> `new_features --by`."""
+HELD_OUT = "stage3_held_out"
+"""By a machine that learned from none of the prompts that are ablated."""
+GRADIENT = "stage3_gradient"
+"""And the first-order effect of each on the prompt's own log-odds, by one backward pass: the first should lower them most."""
 JOINED, ALONE = Condition(METHOD), Condition(METHOD, "alone")
 Columns = Mapping[str, np.ndarray]
 
@@ -84,14 +92,15 @@ def asked(ranking: Ranking, method: str, ks: Sequence[int], draws: int, seed: in
             yield Ablation(Request(ranking.prompt, ranking.alone(random)), Condition(method, "alone", "matched"), **again)
 
 
-def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str) -> dict[int, Ranking]:
-    """Prompt number -> ranking, for the prompts that have a critical set and something to rank."""
+def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str, model: str | None = None) -> dict[int, Ranking]:
+    """Prompt number -> ranking, for the prompts that have a critical set and something to rank; the machine is the recipe's
+    unless another is named."""
     settings, tokens = work.bench.recipe.stage3, work.bench.recipe.interactions.tokens
     found = queries.run(
         con,
         "new_features",
         by=by,
-        model=f"fm_{settings.size}",
+        model=model or f"fm_{settings.size}",
         similarity=settings.similarity,
         method=settings.critical,
         tokens=tokens if settings.active == "last_tokens" else None,
@@ -113,6 +122,26 @@ def _by_prompt(rows: Columns) -> dict[int, Columns]:
     ids, first = np.unique(rows["prompt_id"], return_index=True)
     cuts = {name: np.split(np.asarray(column), first[1:]) for name, column in rows.items()}
     return {int(p): {name: parts[i] for name, parts in cuts.items()} for i, p in enumerate(ids)}
+
+
+def by_gradient(work: Work, ranked: Ranking) -> Ranking:
+    """The same features in the order of their first-order effects on the target tokens' log-odds, over all of the prompt."""
+    bench, others = work.bench, ranked.others
+    targets = list(bench.subject.refusal_token_ids)
+
+    def log_odds(logits_bv: torch.Tensor) -> torch.Tensor:
+        rest = logits_bv.index_fill(-1, torch.tensor(targets, device=logits_bv.device), -torch.inf)
+        return logits_bv[:, targets].logsumexp(-1) - rest.logsumexp(-1)
+
+    acts, grads = gradients(bench, bench.token_ids[ranked.prompt], log_odds)
+    effects = np.zeros(len(others["sae"]))
+    for place, (number, sae) in enumerate(bench.saes.items()):
+        mine = np.flatnonzero(others["sae"] == number)
+        ids = torch.from_numpy(others["feature_id"][mine].astype(np.int64)).to(sae.W_dec.device)
+        along_tk = grads[sae.writes] @ sae.W_dec[ids].float().to(grads[sae.writes].device).T
+        effects[mine] = -(acts[place][:, ids] * along_tk).sum(0).double().cpu().numpy()
+    order = np.lexsort((others["feature_id"], others["sae"], np.float32(effects)))
+    return replace(ranked, others={name: column[order] for name, column in others.items()})
 
 
 def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
@@ -162,13 +191,17 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     settings, shards = work.bench.recipe.stage3, shards_of_split(work.bench.study)
     with work.sql() as con:
         by_prompt = rankings(work, con, "embedding")
+        own = held_out(work.bench.study)
+        unseen = {} if own is None else rankings(work, con, "embedding", own)
     lent = borrowers(work.bench, by_prompt)
     for name in missing:
         ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
+        not_seen = [unseen[p] for p in shards[name] if p in unseen]
         yield (
             name,
             [
                 *_answers(work, ranked, lent, METHOD, settings.ks, settings.random_draws),
+                *_answers(work, not_seen, borrowers(work.bench, unseen), HELD_OUT, settings.ks, 0),
                 link_rows(work, ranked, settings.ks),
             ],
         )
@@ -183,6 +216,9 @@ def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, li
         for method, by_prompt in ranked.items():
             mine = [by_prompt[p] for p in shards[name] if p in by_prompt]
             rows += _answers(work, mine, borrowers(work.bench, by_prompt), method, work.bench.recipe.probe.ks, 0)
+        same = ranked["stage3_alignment"]
+        mine = [by_gradient(work, same[p]) for p in shards[name] if p in same]
+        rows += _answers(work, mine, borrowers(work.bench, same), GRADIENT, work.bench.recipe.probe.ks, 0)
         yield name, rows
 
 
@@ -199,10 +235,12 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "causal_links"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
-    code_version=3,
-    names=(METHOD,),
+    code_version=4,
+    names=(METHOD, HELD_OUT),
     compared=(
         (JOINED, Condition(METHOD, control="matched")),
+        (JOINED, Condition(HELD_OUT)),
+        (ALONE, Condition(HELD_OUT, "alone")),
         (JOINED, MINIMAL_ACTIVE),
         (ALONE, Condition(METHOD, "alone", "matched")),
     ),
@@ -216,9 +254,11 @@ PROBE_STAGE = Stage(
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute_probe,
     identity=_critical,
-    code_version=4,
-    names=tuple(RANKED_BESIDE),
+    code_version=5,
+    names=(*RANKED_BESIDE, GRADIENT),
     compared=tuple(
-        pair for method in RANKED_BESIDE for pair in ((JOINED, Condition(method)), (ALONE, Condition(method, "alone")))
+        pair
+        for method in (*RANKED_BESIDE, GRADIENT)
+        for pair in ((JOINED, Condition(method)), (ALONE, Condition(method, "alone")))
     ),
 )

@@ -1,16 +1,62 @@
-"""Features held at positive values on control prompts (R14): at the first token only, as the paper does, and at every token."""
+"""Features held at positive values on control prompts (R14): at the first token only, as the paper does, and at every token.
 
-from collections.abc import Iterator, Sequence
+The values are the recipe's, the same for all features as in the paper, and levels of what each feature's own activations are: one
+value may be far beyond what a feature ever does and nothing much for another. The answers are read whole: an oracle that goes by
+the first token takes "Sure, but I cannot" for an answer, so that phrases reads them beside it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import duckdb
+import numpy as np
 
 from saelake import queries
-from saelake.analysis.engine.requests import Request
-from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.judges.protocol import Answer
+from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows, judged, verdict_rows
 from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import CLAMPS
 
 FIRST_TOKEN = (0,)
-AT_FIRST_TOKEN, AT_ALL_TOKENS = Condition("clamp", "first_token"), Condition("clamp", "all_tokens")
+VALUES, LEVELS = "clamp", "clamp_scaled"
+FULL = "phrases"
+"""Who reads answers whole where the oracle does not."""
+OWN = """
+with chosen as (
+    select unnest($sae_ids) as sae_id, unnest($feature_ids) as feature_id
+),
+
+clean as (
+    select c.sae_id, c.feature_id, a.activation
+    from chosen as c
+    join activations as a on a.sae_id = c.sae_id and a.feature_id = c.feature_id
+    join tokens as t on t.prompt_id = a.prompt_id and t.pos = a.pos
+    where t.role <> 'bos'
+),
+
+woken as (
+    select c.sae_id, c.feature_id, r.activation
+    from chosen as c
+    join reactivations as r on r.sae_id = c.sae_id and r.feature_id = c.feature_id
+    join waking_passes as p on p.ablation_id = r.ablation_id and p.control is null
+    anti join clean as a on a.sae_id = c.sae_id and a.feature_id = c.feature_id
+),
+
+own as (
+    from clean
+    union all
+    from woken
+)
+
+select sae_id, feature_id, quantile_cont(activation, least($level, 1)) * greatest($level, 1) as value
+from own
+group by sae_id, feature_id
+order by sae_id, feature_id
+"""
+"""A level of each feature's activations: up to 1 a quantile, above that many times the largest. What never fires on a clean
+prompt has those of ablated passes; what never fires at all is left out."""
 
 
 def _shards(study: Study) -> dict[str, Sequence[int]]:
@@ -20,25 +66,63 @@ def _shards(study: Study) -> dict[str, Sequence[int]]:
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     bench, settings, shards = work.bench, work.bench.recipe.steering, _shards(work.bench.study)
-    with work.sql("inert", "waking", "waking_graph") as con:
+    with work.sql() as con:
         chosen = queries.run(con, "steering_features", features_are=settings.features, n=settings.n_features).fetchnumpy()
+        levels = [_at_level(work, con, chosen, level) for level in settings.levels] if len(chosen["layer"]) else []
+    held = {(VALUES, draw): bench.feature_set(chosen, value=value) for draw, value in enumerate(settings.values)}
+    held |= {(LEVELS, draw): features for draw, features in enumerate(levels)}
     for name in missing:
-        asked: list[Ablation] = []
-        for draw, value in enumerate(settings.values if len(chosen["layer"]) else ()):
-            held = bench.feature_set(chosen, value=value)
-            for prompt in shards[name]:
-                asked.append(Ablation(Request(prompt, held, positions=FIRST_TOKEN), AT_FIRST_TOKEN, draw=draw))
-                asked.append(Ablation(Request(prompt, held), AT_ALL_TOKENS, draw=draw))
-        yield name, ablation_rows(bench, work.spec.stage, asked)
+        asked = [
+            one
+            for (method, draw), features in held.items()
+            if len(features)
+            for prompt in shards[name]
+            for one in (
+                Ablation(Request(prompt, features, positions=FIRST_TOKEN), Condition(method, "first_token"), draw=draw),
+                Ablation(Request(prompt, features), Condition(method, "all_tokens"), draw=draw),
+            )
+        ]
+        yield name, _rows(work, asked)
+
+
+def _at_level(work: Work, con: duckdb.DuckDBPyConnection, chosen: Mapping[str, np.ndarray], level: float) -> FeatureSet:
+    asked = {"sae_ids": list(map(str, chosen["sae_id"])), "feature_ids": chosen["feature_id"].tolist(), "level": level}
+    found = con.execute(OWN, asked).fetchnumpy()
+    return FeatureSet.of(work.bench.sae_numbers(found["sae_id"]), found["feature_id"], found["value"].tolist())
+
+
+def _rows(work: Work, asked: Sequence[Ablation]) -> list[Rows]:
+    bench, stage = work.bench, work.spec.stage
+    answers = judged(bench, [one.request for one in asked])
+    rows = ablation_rows(bench, stage, asked, answers=answers)
+    ids = [ablation_id(bench, stage, one) for one in asked]
+    scaled = [(i, one.draw) for i, one in zip(ids, asked, strict=True) if one.condition.method == LEVELS]
+    levels = [bench.recipe.steering.levels[draw] for _, draw in scaled if draw is not None]
+    rows.append(Rows.of(CLAMPS, {"ablation_id": [i for i, _ in scaled], "level": levels}))
+    if asked and bench.oracles["control"] == "first_token":
+        said = [
+            Answer(
+                bench.study.prompts[one.request.prompt].text,
+                a.first_token,
+                a.p_refusal_token,
+                a.completion,
+                label=bench.study.prompts[one.request.prompt].label,
+                role="control",
+            )
+            for one, a in zip(asked, answers, strict=True)
+        ]
+        rows.append(verdict_rows(ids, [FULL] * len(ids), bench.judge(FULL)(said)))
+    return rows
 
 
 STAGE = Stage(
     name="steering",
-    parents=("inert", "waking", "waking_graph", "prompts"),
+    parents=("inert", "waking", "waking_graph", "prompts", "activations"),
     splits=searched_split,
     sections=("steering", "candidates", "generation", "verdicts", "capture"),
-    tables=("feature_sets", "ablations", "verdicts"),
+    tables=("feature_sets", "ablations", "verdicts", "clamps"),
     shards=lambda study: list(_shards(study)),
     compute=_compute,
-    names=("clamp",),
+    code_version=2,
+    names=(VALUES, LEVELS),
 )

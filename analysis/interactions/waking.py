@@ -1,8 +1,9 @@
 """What wakes while critical features are ablated (R13): activations captured in ablated passes, beside matched controls.
 
 On every prompt with a critical set, each critical feature that fires is ablated alone, and all that fire of each set together.
-The same is done with as many other features that fire about as strongly in the same layers. Only layers above the lowest
-ablated one are read, since the pass is the clean one up to there.
+The same is done with other features that fire in the same layers, where the critical ones do and about as strongly; a critical
+feature that none comes near enough to has no control. Only layers above the lowest ablated one are read, since the pass is the
+clean one up to there. Whether what wakes restores the behaviour is another question (backups.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -219,5 +220,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "waking_passes", "reactivations"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
+    code_version=2,
     names=("waking",),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from saelake.analysis.report.answers import Answer, Studied
 
@@ -65,7 +65,24 @@ class Tiles:
     values: Sequence[tuple[str, str]]
 
 
-Block = Figure | Table | Tiles | Beside | Note
+class Claim(NamedTuple):
+    """One row of the paper, and what a study says of it."""
+
+    row: str
+    claim: str
+    shows: str
+    cannot: str
+    """What the study cannot show, and why."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All of them, one under the other."""
+
+    rows: Sequence[Claim]
+
+
+Block = Figure | Table | Tiles | Beside | Note | Claims
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from saelake.analysis.report import charts
+from saelake.analysis.report import causes, charts
 from saelake.analysis.report.answers import Answer, Studied
 from saelake.analysis.report.blocks import Beside, Block, Cell, Figure, Note, Section, Table, percent
 
@@ -48,7 +48,14 @@ def _redundancy(study: Studied) -> Sequence[Block]:
 
 
 def _waking(study: Studied) -> Sequence[Block]:
-    answer = study.ask("waking_edges")
+    answer, controls = study.ask("waking_edges"), study.ask("waking_controls")
+    matching = [
+        Cell("layer", "layer"),
+        Cell("n_sources", "sources"),
+        Cell("n_matched", "with controls"),
+        Cell("n_unmatched", "not matched"),
+        Cell("controls", "controls (mean)"),
+    ]
     cells = [
         Cell("source_layer", "layer"),
         Cell("source_feature_id", "ablated"),
@@ -67,8 +74,23 @@ def _waking(study: Studied) -> Sequence[Block]:
         words = "Edges from ablated features to features that wake, by layer; thicker on more prompts"
         blocks.append(Figure(title, charts.spec(_graph(), 420), answer, words, drawn))
     return [
+        *_unmatched(controls),
         *blocks,
         Table("Edges that matched controls do not explain, at a false discovery rate of 5%", answer, cells, shown=15),
+        Table("Sources that have matched controls (last row: whole sets)", controls, matching, shown=40, folded=True),
+    ]
+
+
+def _unmatched(controls: Answer) -> list[Block]:
+    ones = [row for row in controls.rows if row["layer"] is not None]
+    n, without = sum(row["n_sources"] for row in ones), sum(row["n_unmatched"] for row in ones)
+    if not without:
+        return []
+    return [
+        Note(
+            f"{without:,} of {n:,} sources could not be matched: no other feature of their layer fires where they do and about "
+            "as strongly. They are in no test, and nothing is said about what they wake."
+        )
     ]
 
 
@@ -119,15 +141,59 @@ def _graph() -> Any:
 
 
 def _steering(study: Studied) -> Sequence[Block]:
-    answer = study.ask("steering", judge=study.judge, changed=True)
+    answer, rates = study.ask("steering", changed=True), study.ask("steering_rates")
+    counts = [
+        Cell("held_over", "held at"),
+        Cell("value", "clamped to"),
+        Cell("level", "level of its own"),
+        Cell("n_prompts", "{control} prompts"),
+        Cell("n_clean", "{shown} unmodified"),
+        Cell("n_refused", "{shown}"),
+        Cell("n_first", "by the first token"),
+        Cell("n_degenerate", "degenerate"),
+        Cell("n_changed", "changed"),
+    ]
     cells = [
         Cell("text", "{control} prompt", "text"),
         Cell("value", "clamped to"),
+        Cell("level", "level of its own"),
         Cell("clean", "unmodified", "text"),
         Cell("first_token", "held at the first token", "text"),
         Cell("all_tokens", "held at every token", "text"),
     ]
-    return [Table("Continuations that change when features are held at a positive value", answer, cells, shown=10)]
+    return [
+        *(Note(study.say(sentence)) for sentence in clamping_sentences(rates.rows)),
+        Table("Prompts that change, by value", rates, counts, shown=20),
+        Table("Continuations that change when features are held at a positive value", answer, cells, shown=10),
+    ]
+
+
+PLACES = {"first_token": "at the first token", "all_tokens": "at every token"}
+
+
+def clamping_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What clamping brings about, in words, of rows of the question steering_rates; that it does nothing is a finding, too."""
+    said = []
+    for part, where in PLACES.items():
+        mine = [row for row in rows if row["held_over"] == part]
+        own = [row for row in mine if row["level"] is not None]
+        if not mine:
+            continue
+        most = max(own or mine, key=lambda row: row["n_refused"] - row["n_clean"])
+        up_to = f"at up to {max(row['level'] for row in own):g} times their largest activation" if own else "at any value"
+        n = most["n_prompts"]
+        if most["n_refused"] <= most["n_clean"]:
+            said.append(
+                f"Held {where}, {up_to}, {most['n_features']} features make no {{control}} prompt {{shown}} that was not: "
+                f"a negative result, over {n:,} prompts."
+            )
+        else:
+            at = f"level {most['level']:g}" if most["level"] is not None else f"the value {most['value']:g}"
+            said.append(
+                f"Held {where}, {up_to}, they make at most {most['n_refused']:,} of {n:,} {{control}} prompts {{shown}} (at "
+                f"{at}; {most['n_clean']:,} are unmodified, {most['n_degenerate']:,} answers are degenerate)."
+            )
+    return said
 
 
 SWEEP_SHARES = {"p_refusal_token": "probability of a target token", "refused": "{shown}", "degenerate": "degenerate"}
@@ -183,6 +249,8 @@ def _losses(study: Studied) -> Sequence[Block]:
         Cell("loss", "cross-entropy (nats)"),
         Cell("sd", "sd over sets"),
         Cell("added", "added"),
+        Cell("kl", "KL a token"),
+        Cell("control_answered", "{control} {absent}", "share"),
         Cell("control_refused", "{control} {shown}", "share"),
         Cell("control_degenerate", "{control} degenerate", "share"),
     ]
@@ -271,7 +339,7 @@ def _families(tested: Answer) -> list[Block]:
 SECTIONS = (
     Section(
         "redundancy",
-        "Features that stand in for others",
+        "Silent features that wake",
         "Critical features that are silent on their prompt and switch on while the active ones are ablated, in two "
         "readings (default: sets count whose active features alone do not flip; literal: sets whose silent features alone change "
         "the answer), "
@@ -280,11 +348,12 @@ SECTIONS = (
         "R13",
         ("waking", "waking_graph", "inert"),
     ),
+    causes.BACKUPS,
     Section(
         "waking",
         "What wakes what",
-        "Ablating feature A wakes feature B, silent until then. Tested against matched features of the same layers that fire as "
-        "strongly.",
+        "Ablating feature A wakes feature B, silent until then. Tested against matched features of the same layers that fire "
+        "where A does, about as strongly. That B wakes does not say that it stands in for A: see the section before this one.",
         _waking,
         "R13",
         ("waking_graph",),

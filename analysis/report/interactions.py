@@ -1,6 +1,6 @@
 """Sections about other features that matter and how they do: R9 to R12."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -63,6 +63,36 @@ def _alike(best: Answer) -> list[Block]:
     ]
 
 
+WITHOUT_MACHINE = {
+    "stage3_signed_alone": "the signed probe",
+    "stage3_alignment_alone": "decoder alignment",
+    "stage3_gradient_alone": "gradients",
+}
+"""Rankings of new features that need no factorisation machine."""
+
+
+def machine_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which part of the paper's claim about the machine stands, of rows of the question stage3, in words; empty without any."""
+    rates = {(row["condition"], row["k"]): row["flip_rate"] for row in rows if row["flip_rate"] is not None}
+    mine = {k: rate for (condition, k), rate in rates.items() if condition == "stage3_alone"}
+    shared = {k: rate for k, rate in mine.items() if any((name, k) in rates for name in WITHOUT_MACHINE)}
+    if not shared:
+        return ""
+    k = max(shared, key=lambda one: (shared[one], -one))
+    beside = {name: rates[condition, k] for condition, name in WITHOUT_MACHINE.items() if (condition, k) in rates}
+    listed = ", ".join(f"{percent(rate)} by {name}" for name, rate in beside.items())
+    paper = rates.get(("stage3_probe_alone", k))
+    by_size = "" if paper is None else f" By the size of the probe's weights, the paper's comparison, it is {percent(paper)}."
+    verdict = (
+        "the machine finds more than rankings that need none, so that part of the paper's claim stands here"
+        if shared[k] > max(beside.values())
+        else "that such features exist stands, that it takes the machine to find them does not"
+    )
+    return (
+        f"The first {k} new features alone flip {percent(shared[k])} by the machine's ranking, {listed}.{by_size} So {verdict}."
+    )
+
+
 def _stage3(study: Studied) -> Sequence[Block]:
     answer = study.ask("stage3", judge=study.judge)
     names = (
@@ -73,6 +103,8 @@ def _stage3(study: Studied) -> Sequence[Block]:
         "stage3_probe",
         "stage3_signed",
         "stage3_alignment",
+        "stage3_gradient",
+        "stage3_held_out",
     )
     rates = study.ask("rates", conditions=",".join(names))
     chart = charts.lines(
@@ -96,17 +128,20 @@ def _stage3(study: Studied) -> Sequence[Block]:
         here |= {"asr": percent(best["flip_rate_up_to"]), "features": count(best["n_unique"])}
     if probe := _best(answer, "stage3_probe"):
         here |= {"probe": count(probe["flip_rate_up_to"] * probe["n_refused"])}
+    stands = machine_sentence(answer.rows)
     return [
+        *([Note(stands)] if stands else []),
         Figure("Flips by the number of new features", charts.spec(chart, 320), rates, "Share of flips by K, with 95% intervals"),
         Beside(here),
         Table("Table 2: what new features flip, with the critical ones and alone", answer, cells, shown=60, folded=True),
         Note(
             study.say(
                 "stage3: the critical features that fire and the top K new ones; alone: the new ones only; control: as many "
-                "random others that fire; probe: ranked by the size of the linear probe's weights, as in the paper; signed: "
-                "by the weights themselves; alignment: by decoder rows alone. Large weights may speak for {control}: ablating "
-                "those works against a flip, so a lead over probe is no lead over a linear model. The fair comparisons are "
-                "those with signed and alignment."
+                "random others that fire; held_out: by a machine that learned from none of these prompts; probe: ranked by the "
+                "size of the linear probe's weights, as in the paper; signed: by the weights themselves; alignment: by decoder "
+                "rows alone; gradient: by the first-order effect on the prompt's own answer. Large weights may speak for "
+                "{control}: ablating those works against a flip, so a lead over probe is no lead over a linear model. The fair "
+                "comparisons are those with signed, alignment and gradient."
             )
         ),
     ]

@@ -22,7 +22,8 @@ from markupsafe import Markup
 
 from saelake import queries
 from saelake.analysis.report.answers import MOST_ROWS, Answer, Studied
-from saelake.analysis.report.blocks import Beside, Block, Figure, Note, Section, Table, Tiles, count, percent
+from saelake.analysis.report.blocks import Beside, Block, Claim, Claims, Figure, Note, Section, Table, Tiles, count, percent
+from saelake.analysis.report.claims import claims
 from saelake.analysis.report.published import figures
 from saelake.analysis.report.sections import SECTIONS
 from saelake.queries.formats import printable
@@ -68,6 +69,14 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
     return len(html.encode())
 
 
+def claims_of(lake: Lake, recipe: str | None) -> list[Claim]:
+    """What a study shows of each of the paper's claims, and cannot show; raises UserError as `write_report` does."""
+    name = one_study(lake, recipe)
+    records = {record.stage: record for record in current_records(lake, name)}
+    with connect(lake, name, alone=True) as con:
+        return claims(Studied(con, name, records))
+
+
 def page(study: Studied) -> str:
     """The page of a study, as text."""
     reasons = queries.reasons(study.con)
@@ -86,6 +95,7 @@ def page(study: Studied) -> str:
         "note": _is(Note),
         "beside": _is(Beside),
         "tiles": _is(Tiles),
+        "claims": _is(Claims),
     }
     figures_of = {id(block): f"figure-{i}" for i, block in enumerate(_blocks(shown, Figure))}
     answer_of = {id(answer): f"answer-{i}" for i, answer in enumerate(study.asked)}

@@ -1,10 +1,12 @@
 """The sections of the report in their order: the place to add one."""
 
-from saelake.analysis.report import effects, interactions, meaning, provenance, search
+from saelake.analysis.report import causes, claims, effects, interactions, meaning, provenance, search
 from saelake.analysis.report.blocks import Section
 
 SECTIONS: tuple[Section, ...] = (
+    claims.SECTION,
     *search.SECTIONS,
+    causes.READOUTS,
     *interactions.SECTIONS,
     *effects.SECTIONS,
     *meaning.SECTIONS,

@@ -43,10 +43,10 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     chosen = next(own[layer] for layer, _, is_chosen in found if is_chosen)
     for name in missing:
         sae = work.bench.saes[work.bench.study.sae_shards[name]]
-        yield name, [_rows(sae, {"own": own[sae.layer], "chosen": chosen}, _to_residual(work.bench, sae))]
+        yield name, [_rows(sae, {"own": own[sae.layer], "chosen": chosen}, to_residual(work.bench, sae))]
 
 
-def _to_residual(bench: Workbench, sae: Sae) -> torch.Tensor | None:
+def to_residual(bench: Workbench, sae: Sae) -> torch.Tensor | None:
     """The heads' common projection, for an SAE of what comes before it; None for the others."""
     if sae.writes.kind != "z":
         return None

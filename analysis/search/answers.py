@@ -92,6 +92,8 @@ class Ablation:
     seed: int | None = None
     tau: float | None = None
     n_uncertain: int | None = None
+    about: str = ""
+    """What else tells it from others of its condition on its prompt; a table of its own says so."""
     edits: EditSet | None = None
     """What a person listed, of which the request is made."""
 
@@ -101,12 +103,18 @@ class Ablation:
         return self.request.features if self.edits is None else self.edits
 
 
-def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_sets: Iterable[FeatureSet] = ()) -> list[Rows]:
+def ablation_rows(
+    bench: Workbench,
+    stage: str,
+    asked: Sequence[Ablation],
+    more_sets: Iterable[FeatureSet] = (),
+    answers: Sequence[Judged] | None = None,
+) -> list[Rows]:
     """Answers what is asked: rows of `ablations`, `verdicts` (the oracle's) and `feature_sets` (with `more_sets` in it).
 
-    The ids are content hashes, which publishing numbers.
+    The ids are content hashes, which publishing numbers. `answers` are those to what is asked, where they are known.
     """
-    answers = judged(bench, [a.request for a in asked])
+    answers = judged(bench, [a.request for a in asked]) if answers is None else answers
     sets = chain((a.held for a in asked), more_sets)
     prompts = [int(bench.prompt_ids[a.request.prompt]) for a in asked]
     ablation_ids = [ablation_id(bench, stage, a) for a in asked]
@@ -135,7 +143,8 @@ def ablation_rows(bench: Workbench, stage: str, asked: Sequence[Ablation], more_
 def ablation_id(bench: Workbench, stage: str, asked: Ablation) -> int:
     """What stands for an ablation until publishing numbers the rows."""
     a, prompt_id = asked, int(bench.prompt_ids[asked.request.prompt])
-    return content_id(f"{stage}|{tuple(a.condition)}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{prompt_id}")
+    about = f"|{a.about}" if a.about else ""
+    return content_id(f"{stage}|{tuple(a.condition)}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{prompt_id}{about}")
 
 
 def condition_columns(asked: Sequence[Condition]) -> dict[str, list[str | None]]:

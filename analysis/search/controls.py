@@ -18,11 +18,11 @@ from saelake.warehouse.runs import Rows
 
 SIZES = """
 with found as (
-    select 'minimal' as method, prompt_id, set_id
+    select 'minimal' as method, null as tau, prompt_id, set_id
     from ablations
     where method = 'minimal' and part is null and control is null and draw = 0
     union all
-    select 'algorithm1' as method, a.prompt_id, a.set_id
+    select 'algorithm1' as method, null as tau, a.prompt_id, a.set_id
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
     join prompts as p on p.prompt_id = a.prompt_id
@@ -30,17 +30,30 @@ with found as (
         a.method = 'algorithm1' and a.part = 'common' and a.control is null
         and a.set_id is not null and v.flipped and p.label_role = 'target'
     qualify row_number() over (partition by a.prompt_id order by a.tau) = 1
+    union all
+    select 'common' as method, a.tau, a.prompt_id, a.set_id
+    from ablations as a
+    join prompts as p on p.prompt_id = a.prompt_id
+    where
+        a.method = 'algorithm1' and a.part = 'common' and a.control is null
+        and a.set_id is not null and p.label_role = 'target'
 )
 
-select f.method, f.prompt_id, s.sae_id, count(*) as n
+select f.method, f.tau, f.prompt_id, s.sae_id, count(*) as n
 from found as f
 join feature_sets as s on s.set_id = f.set_id
 group by all
+order by all
 """
-"""Sizes of the first minimal set, and of what Algorithm 1 finds under all seeds at the smallest tau that flips."""
+"""Sizes of the first minimal set, of what Algorithm 1 finds under all seeds at the smallest tau that flips, and (common) of what
+it finds under all seeds at every tau, whether it flips or not: the fair comparison, in which success chose no set."""
 TOP_K = Condition("top_k", control="random")
 """So many a layer as in Stage 1, whichever direction ranks there."""
-FOUND = {"minimal": Condition("minimal", control="random"), "algorithm1": Condition("algorithm1", control="random")}
+FOUND = {
+    "minimal": Condition("minimal", control="random"),
+    "algorithm1": Condition("algorithm1", control="random"),
+    "common": Condition("algorithm1", "common", "random"),
+}
 """method -> as many as its sets have"""
 FIRING = Condition("firing_on_tokens")
 Draws = Mapping[str, np.ndarray]
@@ -92,15 +105,18 @@ def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablati
 
 def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
     """As many a layer as the sets have that Stage 2 found for the prompt, by either search."""
-    sizes = con.execute(SIZES, {"judge": work.bench.recipe.verdicts.oracle}).fetchnumpy()
-    for (prompt, rows), method in product(drawn.items(), FOUND):
-        mine = (sizes["prompt_id"] == work.bench.prompt_ids[prompt]) & (sizes["method"] == method)
-        wanted = dict(zip(sizes["sae_id"][mine].tolist(), sizes["n"][mine].tolist(), strict=True))
-        n_wanted = np.array([wanted.get(sae_id, 0) for sae_id in rows["sae_id"].tolist()])
-        for draw in range(work.bench.recipe.controls.random_draws if wanted else 0):
+    wanted: dict[tuple[int, str, float | None], dict[str, int]] = {}
+    for method, tau, prompt_id, sae_id, n in con.execute(SIZES, {"judge": work.bench.recipe.verdicts.oracle}).fetchall():
+        wanted.setdefault((work.bench.numbers[prompt_id], method, tau), {})[sae_id] = n
+    for (prompt, method, tau), sizes in wanted.items():
+        if prompt not in drawn:
+            continue
+        rows = drawn[prompt]
+        n_wanted = np.array([sizes.get(sae_id, 0) for sae_id in rows["sae_id"].tolist()])
+        for draw in range(work.bench.recipe.controls.random_draws):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= n_wanted)
             features = work.bench.feature_set(rows, chosen)
-            yield Ablation(Request(prompt, features), FOUND[method], draw=draw, seed=work.spec.seed)
+            yield Ablation(Request(prompt, features), FOUND[method], tau=tau, draw=draw, seed=work.spec.seed)
 
 
 def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
@@ -139,7 +155,12 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study)),
     compute=_compute,
-    code_version=2,
+    code_version=3,
     names=("random", "firing_on_tokens", "clamp"),
-    compared=((OWN, TOP_K), (CHOSEN, TOP_K), (minimal.FOUND, FOUND["minimal"])),
+    compared=(
+        (OWN, TOP_K),
+        (CHOSEN, TOP_K),
+        (minimal.FOUND, FOUND["minimal"]),
+        (Condition("algorithm1", "common"), FOUND["common"]),
+    ),
 )

@@ -131,7 +131,8 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     asked = round(target * recipe.minimal.starts * trials)
     by_token = recipe.verdicts.oracle == "first_token"
     controls = recipe.controls
-    n_controls = both * controls.random_draws * n_ks + 2 * target * controls.random_draws + both * len(controls.firing_on_tokens)
+    n_found = (2 + n_taus) * target * controls.random_draws
+    n_controls = both * controls.random_draws * n_ks + n_found + both * len(controls.firing_on_tokens)
     n_controls += control * n_directions * len(controls.clamp_values)
     published = 2 * n_blocks * n_taus * greedy.seeds * target
     return [
@@ -159,7 +160,7 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
             above,
             f"if a minimal set has {MINIMAL_SIZE} features",
         ),
-        StageWork("controls", 0, n_controls, above),
+        StageWork("controls", 0, n_controls, above, "at most, if Algorithm 1 finds a set at every threshold"),
         *_interaction_work(recipe, found, above),
     ]
 
@@ -189,12 +190,16 @@ def _interaction_work(recipe: Recipe, found: Corpus, above: float) -> list[Stage
     return [
         StageWork("layer_diagnostic", diagnosed, 0, 1.0),
         StageWork("inert", 0, 2 * starts * target, above, "each minimal set in two parts"),
+        StageWork("readouts", (1 + 2 * (MINIMAL_SIZE + starts)) * target, 0, above, supposed),
         StageWork("waking", 2 * woken * target, 0, above, supposed),
-        StageWork("steering", 0, 2 * len(recipe.steering.values) * steered, above),
+        StageWork("backups", 0, 3 * (MINIMAL_SIZE + starts) * target, above, f"at most, {supposed}"),
+        StageWork("steering", 0, 2 * (len(recipe.steering.values) + len(recipe.steering.levels)) * steered, above),
         StageWork("losses", (2 + recipe.losses.sets) * texts, 0, 1.0, f"texts of at most {text_tokens:.0f} tokens", text_tokens),
         StageWork("fm, probe", 0, 0, 1.0, "trained on the lake, without the model: not estimated"),
-        StageWork("stage3", n_ks * target, 2 * n_ks * (1 + draws) * target + n_ks * control, 1.0),
-        StageWork("stage3_probe", 0, 3 * len(recipe.probe.ks) * (2 * target + control), 1.0, "probe, signed probe and alignment"),
+        StageWork("stage3", n_ks * target, 2 * n_ks * (2 + draws) * target + 2 * n_ks * control, 1.0),
+        StageWork(
+            "stage3_probe", 0, 4 * len(recipe.probe.ks) * (2 * target + control), 1.0, "probe, signed probe, alignment, gradient"
+        ),
     ]
 
 

@@ -26,16 +26,20 @@ class Waking(Section):
     """What fires while critical features are ablated (R13), against matched controls."""
 
     controls: Annotated[int, Field(ge=0)] = 5
-    """Other features that fire on the prompt, in the same layer and about as strongly, for every critical one."""
+    """Other features of its layer that fire where a critical one does and about as strongly: up to so many for every one."""
     similarity: Annotated[float, Field(gt=1)] = 2.0
-    """Factor of the largest activation within which controls are drawn at random; others are taken only where these run out."""
+    """The largest factor between a critical feature's largest activation and its control's on the tokens of the former."""
+    overlap: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The least share of a critical feature's activation that lies on tokens on which its control fires too. A critical feature
+    that no other comes near enough to has no control, and is counted as not matched."""
     watched: Literal["candidates", "all"] = "candidates"
     """Which features are recorded: the candidates up to the cap, or all features of the layers above."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.controls == 0 and self.is_given("similarity"):
-            raise ValueError("similarity changes nothing: controls is 0, so none are drawn; leave it out")
+        for field in ("similarity", "overlap"):
+            if self.controls == 0 and self.is_given(field):
+                raise ValueError(f"{field} changes nothing: controls is 0, so none are drawn; leave it out")
         return self
 
 
@@ -47,7 +51,10 @@ class Steering(Section):
     n_features: Count = 10
     """At most so many, the ones of most prompts."""
     values: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 10.0, 20.0, 30.0)
-    """The activations that a feature is clamped to."""
+    """The activations that every feature is clamped to, as in the paper."""
+    levels: tuple[Annotated[float, Field(gt=0, le=2)], ...] = (0.5, 1.0, 2.0)
+    """Levels of each feature's own activations that it is clamped to beside these: up to 1 a quantile of them (1: the largest),
+    above 1 that many times the largest."""
     prompts: Count | None = None
     """Only the first so many control prompts of the split."""
 

@@ -54,9 +54,11 @@ class FactorisationMachine(Training):
     """Strongest pairs that are kept of each machine."""
 
 
-class Probe(Training):
-    """The logistic probe (R12)."""
+class Probe(Section):
+    """The logistic probe (R12), fitted until it has converged."""
 
+    penalties: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1e-1, 1e-2, 1e-3, 1e-4)
+    """Strengths of the ridge on its weights; the one that does best on validation is kept."""
     ks: Counts = (100, 500, 1000, 2000)
     """How many features, by weight, are ablated in place of Stage 3's."""
 

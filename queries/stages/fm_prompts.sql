@@ -8,13 +8,16 @@
 -- $val number = 0.1: share of validation prompts
 -- $test number = 0.1: share of test prompts
 -- $seed integer = 0: seed of the order
+-- $leave_out split? = null: none of this split of the study: those that are ablated, so that nothing is learned from them
 with ordered as (
     -- md5, not hash(): DuckDB may change its hash from one version to the next
     select
         prompt_id, label,
         row_number() over (partition by label order by md5(concat_ws('/', $seed, prompt_id & 4294967295)), prompt_id) as place
     from prompts
-    where label_role <> 'other' and ($sets is null or list_contains($sets, set))
+    where
+        label_role <> 'other' and ($sets is null or list_contains($sets, set))
+        and ($leave_out is null or split <> $leave_out)
 ),
 
 sizes as (

@@ -1,13 +1,16 @@
--- Which features could stand in for the critical ones of a prompt: they fire on it, in the same layer, and are no candidates.
+-- Which features could stand in for the critical ones of a prompt: they fire in the same layer, where these fire and about as
+-- strongly, and are no candidates.
 --
--- One row a critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead. cost is
--- how far their largest activations lie apart, in whole factors of `similarity` (0 within it), plus a random number below 1: the
--- cheapest is any of the similar. Activations on BOS count only for features that fire nowhere else. The random number depends on
--- seed, the prompt's number in its study, layer and both features only, so it is the same everywhere.
+-- One row a critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead: overlap is
+-- the share of the critical feature's activation that lies on tokens on which the other one fires too, ratio the larger of both
+-- largest activations by the smaller, the other's on these tokens only. A critical feature that none comes near enough to has no
+-- row. BOS counts only for features that fire nowhere else. cost is a random number below 1, which depends on seed, the prompt's
+-- number in its study, layer and both features only, so that it is the same everywhere.
 --
 -- $prompts prompts: the prompt_ids
 -- $pool integer = 200: features a layer, by cosine with either direction, that count as candidates and are left out
--- $similarity number = 2: the factor
+-- $similarity number = 2: the largest ratio
+-- $min_overlap number = 0.5: the least overlap
 -- $seed integer = 0: seed of the random numbers
 with critical as (
     select distinct prompt_id, layer, sae_id, feature_id
@@ -38,36 +41,59 @@ searched as (
 
 firing as (
     select
-        a.prompt_id, a.layer, a.sae_id, a.feature_id,
-        coalesce(max(a.activation) filter (where t.role <> 'bos'), max(a.activation)) as activation
+        a.prompt_id, a.sae_id, a.feature_id, a.pos, a.activation,
+        t.role = 'bos' as is_bos,
+        bool_and(t.role = 'bos') over (partition by a.prompt_id, a.sae_id, a.feature_id) as on_bos_only
     from activations as a
     semi join searched as s on s.prompt_id = a.prompt_id and s.sae_id = a.sae_id
     join tokens as t on t.prompt_id = a.prompt_id and t.pos = a.pos
-    group by a.prompt_id, a.layer, a.sae_id, a.feature_id
+),
+
+counted as (
+    select prompt_id, sae_id, feature_id, pos, activation
+    from firing
+    where not is_bos or on_bos_only
+),
+
+sources as (
+    select
+        c.prompt_id, c.layer, c.sae_id, c.feature_id, f.pos, f.activation,
+        sum(f.activation) over same as whole,
+        max(f.activation) over same as largest
+    from critical as c
+    join counted as f on f.prompt_id = c.prompt_id and f.sae_id = c.sae_id and f.feature_id = c.feature_id
+    window same as (partition by c.prompt_id, c.sae_id, c.feature_id)
 ),
 
 others as (
-    select f.prompt_id, f.sae_id, f.feature_id, f.activation
-    from firing as f
+    select f.prompt_id, f.sae_id, f.feature_id, f.pos, f.activation
+    from counted as f
     anti join left_out as l on l.sae_id = f.sae_id and l.feature_id = f.feature_id
 ),
 
--- md5, not hash(): DuckDB may change its hash from one version to the next
-pairs as (
+met as (
     select
-        c.prompt_id, c.layer, c.sae_id, c.feature_id,
+        s.prompt_id, s.layer, s.sae_id, s.feature_id,
         o.feature_id as other_feature_id,
-        floor(abs(ln(o.activation / f.activation)) / ln($similarity)) as n_factors,
-        md5(concat_ws('/', $seed, c.prompt_id & 4294967295, c.layer, c.feature_id, o.feature_id)) as lot
-    from critical as c
-    join firing as f on f.prompt_id = c.prompt_id and f.sae_id = c.sae_id and f.feature_id = c.feature_id
-    join others as o on o.prompt_id = c.prompt_id and o.sae_id = c.sae_id
+        sum(s.activation) / any_value(s.whole) as overlap,
+        exp(abs(ln(max(o.activation) / any_value(s.largest)))) as ratio
+    from sources as s
+    join others as o on o.prompt_id = s.prompt_id and o.sae_id = s.sae_id and o.pos = s.pos
+    group by s.prompt_id, s.layer, s.sae_id, s.feature_id, o.feature_id
+),
+
+-- md5, not hash(): DuckDB may change its hash from one version to the next
+near as (
+    select
+        *,
+        md5(concat_ws('/', $seed, prompt_id & 4294967295, layer, feature_id, other_feature_id)) as lot
+    from met
+    where overlap >= $min_overlap and ratio <= $similarity
 )
 
 select
-    prompt_id, layer, sae_id, feature_id, other_feature_id,
-    n_factors
-    + (row_number() over (partition by prompt_id, sae_id, feature_id order by lot, other_feature_id) - 1)
+    prompt_id, layer, sae_id, feature_id, other_feature_id, overlap, ratio,
+    (row_number() over (partition by prompt_id, sae_id, feature_id order by lot, other_feature_id) - 1)
     / count(*) over (partition by prompt_id, sae_id, feature_id) as cost
-from pairs
+from near
 order by prompt_id, layer, sae_id, feature_id, cost, other_feature_id

@@ -22,9 +22,6 @@ TEXTS = [
 MORE = """
 [minimal]
 starts = 12
-[waking]
-controls = 5
-watched = "all"
 [steering]
 values = [2.0, 10.0]
 [losses]

@@ -126,7 +126,30 @@ def test_left_padding_and_batches_do_not_matter(study: Analysed, subject: Subjec
     texts = read_texts(study.recipe.losses.texts[0], subject)
     slices = {ref.layer: Slices(load_sae(ref)) for ref in list_saes(study.recipe)}
     request = Request(0, FeatureSet.of([2, 4], [5, 17]))
-    together = module.losses(subject, slices, texts, request)
+    together = module.losses(subject, slices, texts, request).loss
     monkeypatch.setattr(module, "LOGITS", 1)
-    alone = module.losses(subject, slices, texts, request)
+    alone = module.losses(subject, slices, texts, request).loss
     torch.testing.assert_close(torch.from_numpy(together), torch.from_numpy(alone), atol=2e-3, rtol=1e-3)
+
+
+def test_kl_is_that_of_the_literal_distributions_and_none_of_the_unmodified_model(
+    study: Analysed, subject: Subject, saes: dict[int, Sae]
+) -> None:
+    """The mean over a text's counted tokens of KL(unmodified || edited), over the whole vocabulary."""
+    texts = {spec.set: read_texts(spec, subject) for spec in study.recipe.losses.texts}
+    asked = requests(study)
+    rows = study.sql("select texts, text_number, method, lender, kl from losses")
+    assert len(rows) == len(asked) * (4 + 3)
+    assert {round(kl, 6) for *_, method, _, kl in rows if method == "none"} == {0.0}
+    assert max(kl for *_, kl in rows) > 0.1
+    for name, number, method, lender, kl in rows[::3]:
+        text = texts[name][number]
+        found = []
+        for t in range(text.n_context, len(text.token_ids)):
+            seen = text.token_ids[:t]
+            clean, edited = (
+                literal_logits(subject, saes, seen, one, len(seen)).double().log_softmax(-1).flatten()
+                for one in (Request(0), asked[method, lender])
+            )
+            found.append(float((clean.exp() * (clean - edited)).sum()))
+        assert kl == pytest.approx(float(np.mean(found)), abs=2e-4)

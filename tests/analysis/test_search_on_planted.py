@@ -253,7 +253,10 @@ def test_random_controls_are_of_the_asked_size_and_flip_nothing(analysed: Analys
     found = "select count(distinct prompt_id) from critical_features join prompts using (prompt_id) where label = 'harmful'"
     ((by_algorithm1,),) = analysed.rows(f"{found} and method = 'algorithm1'")
     assert len(rows) >= 10
-    assert all(row[1:] == (0, by_algorithm1 if row[0] == "random_algorithm1" else 6) for row in rows)
+    n_searched = {"random_algorithm1": by_algorithm1}
+    every = [row for row in rows if row[0] != "random_algorithm1_common"]
+    assert all(row[1:] == (0, n_searched.get(row[0], 6)) for row in every)
+    assert not any(n_flipped for _, n_flipped, _ in rows)
     largest = analysed.rows(
         "select a.k, max(n) from (select set_id, layer, count(*) as n from feature_sets group by all) "
         "join ablations as a using (set_id) where condition = 'random' group by a.k order by a.k"
@@ -288,6 +291,30 @@ def test_random_controls_are_as_many_a_layer_as_what_stage_2_found(analysed: Ana
         assert all(n <= theirs[key] for key, n in ours.items())
 
 
+def test_what_all_seeds_find_has_controls_of_its_own_at_every_threshold(analysed: Analysed) -> None:
+    """Sets that flip and sets that do not, each against as many random features; never those that success chose alone."""
+    sizes = (
+        "select a.prompt_id, a.tau, f.layer, count(*) as n from ablations as a join prompts as p using (prompt_id) "
+        "join feature_sets as f using (set_id) where p.label = 'harmful' and a.method = 'algorithm1' and a.part = 'common'"
+    )
+    theirs = {row[:3]: row[3] for row in analysed.rows(f"{sizes} and a.control is null group by all")}
+    ours = {row[:3]: row[3] for row in analysed.rows(f"{sizes} and a.control = 'random' and draw = 0 group by all")}
+    firing = dict(
+        analysed.rows(
+            "select (prompt_id, layer), count(distinct feature_id) from activations join tokens using (prompt_id, pos) "
+            "where role <> 'bos' and feature_id not in (select feature_id from alignments qualify row_number() over "
+            "(partition by direction, layer order by cosine desc, feature_id) <= 4) group by all"
+        )
+    )
+    assert len({tau for _, tau, _ in theirs}) > 1
+    at_most = {key: min(n, firing.get((key[0], key[2]), 0)) for key, n in theirs.items()}
+    assert ours == {key: n for key, n in at_most.items() if n}
+    compared = (
+        analysed.opened.query("comparisons", rows="comparison").filter("a = 'algorithm1_common'").project("b, tau").fetchall()
+    )
+    assert {tau for b, tau in compared if b == "random_algorithm1_common"} == {tau for _, tau, _ in theirs}
+
+
 def test_table_1_compares_the_methods(analysed: Analysed) -> None:
     found = analysed.opened.query("search_methods", judge="first_token")
     rows = {(r[0], r[1]): dict(zip(found.columns, r, strict=True)) for r in found.fetchall()}
@@ -306,7 +333,8 @@ def test_table_1_compares_the_methods(analysed: Analysed) -> None:
     assert automatic["n_evaluations"] == 6 * SEEDS * (8 + 1), "one candidate a block"
     assert (automatic["n_untested"], automatic["flip_rate_of_tested"]) == (0, automatic["flip_rate"])
     never = {key for key, row in rows.items() if row["control_answered"] != 1}
-    assert never == {("random_algorithm1", None)}, "drawn for harmful prompts only"
+    common = {key for key in rows if key[0] == "random_algorithm1_common"}
+    assert never == {("random_algorithm1", None)} | common, "drawn for harmful prompts only"
 
 
 def test_chosen_features_are_a_list_or_a_select_and_a_condition_is_replaced(analysed: Analysed) -> None:

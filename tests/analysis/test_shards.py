@@ -29,9 +29,6 @@ starts = 2
 random_draws = 1
 firing_on_tokens = [1, 2]
 clamp_values = [5.0]
-[waking]
-controls = 2
-watched = "all"
 [steering]
 features = "critical"
 values = [2.0]

@@ -14,6 +14,7 @@ import saelake
 from saelake import queries
 from saelake.analysis import stages
 from saelake.analysis.interactions.stage3 import Ranking
+from saelake.analysis.report.interactions import machine_sentence
 from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
 
@@ -108,6 +109,39 @@ def test_ranking_is_by_cosine_with_the_critical_features(study: Analysed) -> Non
             assert [score[f] for f in features] == pytest.approx(sorted(score.values(), reverse=True), abs=1e-5)
 
 
+def test_the_report_says_which_part_of_the_papers_claim_stands() -> None:
+    def row(condition: str, k: int, rate: float) -> dict[str, object]:
+        return {"condition": condition, "k": k, "flip_rate": rate}
+
+    rows = [row("stage3_alone", 20, 0.6), row("stage3_alone", 40, 0.9), row("stage3_probe_alone", 20, 0.0)]
+    assert machine_sentence(rows) == "", "nothing fair to hold it against"
+    rows += [row("stage3_signed_alone", 20, 0.6), row("stage3_alignment_alone", 20, 0.7)]
+    said = machine_sentence(rows)
+    assert said.startswith(
+        "The first 20 new features alone flip 60% by the machine's ranking, 60% by the signed probe, 70% by decoder"
+    )
+    assert "the paper's comparison, it is 0%" in said
+    assert said.endswith("that it takes the machine to find them does not.")
+    assert machine_sentence([row("stage3_alone", 20, 0.71), *rows[1:]]).endswith("that part of the paper's claim stands here.")
+
+
+def test_a_machine_that_saw_none_of_the_ablated_prompts_ranks_beside_the_papers(study: Analysed) -> None:
+    """Its examples are prompts of the other splits alone; its rankings are of its own embeddings, and are ablated."""
+    splits = study.sql(
+        "select distinct p.split from predictions as f join prompts as p using (prompt_id) where model = 'fm_4_held_out'"
+    )
+    assert {split for (split,) in splits} == {"train", "val"}
+    both = study.sql("select distinct p.split from predictions as f join prompts as p using (prompt_id) where model = 'fm_4'")
+    assert {split for (split,) in both} == {"train", "val", "test"}
+    ranked = study.ask("new_features", "prompt_id, layer, feature_id", model="fm_4_held_out", k=1)
+    asked = study.sql(
+        "select prompt_id, layer, feature_id from ablations join prompts using (prompt_id) join feature_sets using (set_id) "
+        "where method = 'stage3_held_out' and part = 'alone' and k = 1 and label = 'harmful'"
+    )
+    assert asked
+    assert sorted(asked) == sorted(ranked)
+
+
 def test_the_probes_ranking_is_by_the_size_of_its_weights(study: Analysed) -> None:
     weights = {(layer, f): abs(w) for layer, f, w in study.sql("select layer, feature_id, weight from probe_weights")}
     found = ranked(study, by="weight")
@@ -128,7 +162,8 @@ def test_signed_weights_and_alignment_rank_from_harmful_to_benign(study: Analyse
         for prompt_id, features in found.items():
             assert set(by_size[prompt_id]) == set(features), "all rank the same features"
             assert [scores[f] for f in features] == sorted((scores[f] for f in features), reverse=True)
-    assert any(scores < 0 for scores in weights.values()), "some speak for benign, which size alone does not tell"
+    assert max(weights.values()) > 0.1, "what speaks for harmful comes first"
+    assert min(weights.values()) < 1e-3, "what fires on both alike tells nothing"
     for condition, by in (("stage3_signed", "signed_weight"), ("stage3_alignment", "alignment")):
         order = ranked(study, by=by)
         alone = sets_of(study, f"{condition}_alone")

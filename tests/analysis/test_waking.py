@@ -40,11 +40,15 @@ def test_the_graph_is_exactly_primary_wakes_backup(study: Analysed) -> None:
     assert set(study.ask("waking_edges", columns)) == expected
     assert set(study.ask("waking_edges", columns, q=None)) == expected, "nothing else wakes anything to begin with"
     assert set(study.ask("waking_graph", columns)) == expected
-    edges_found = study.ask("waking_edges", "n_prompts, n_woken, expected, first, q_value")
+    edges_found = study.ask("waking_edges", "source_layer, n_prompts, n_woken, expected, first, q_value")
     assert len(edges_found) == len(expected)
-    for n_prompts, n_woken, expected_by_chance, first, q_value in edges_found:
+    for source, n_prompts, n_woken, expected_by_chance, first, q_value in edges_found:
         assert n_woken == n_prompts >= 4
-        assert expected_by_chance == pytest.approx(n_prompts / 6)
+        controls = study.sql(
+            f"select count(control) from waking_passes where source_layer = {source} and source_feature_id = {primary} "
+            "group by prompt_id"
+        )
+        assert expected_by_chance == pytest.approx(sum(1 / (1 + n) for (n,) in controls)), "one of so many passes wakes it"
         assert first == 0
         assert q_value < 0.01
 
@@ -104,15 +108,61 @@ def test_redundant_features_match_the_enumeration(study: Analysed) -> None:
 
 def test_controls_are_matched_without_replacement(study: Analysed) -> None:
     rows = study.sql(
-        "select prompt_id, source_layer, source_feature_id, waking_passes.control, layer, feature_id from waking_passes "
-        "join ablations using (ablation_id, prompt_id) join feature_sets using (set_id) "
-        "where waking_passes.method is null and waking_passes.control is not null"
+        "select w.prompt_id, source_layer, source_feature_id, w.control, layer, feature_id from waking_passes as w "
+        "join ablations using (ablation_id) join feature_sets using (set_id) "
+        "where w.method is null and w.control is not null"
     )
     critical = set(study.sql("select prompt_id, layer, feature_id from critical_features"))
     assert all(layer == source_layer for _, source_layer, _, _, layer, _ in rows)
     assert not {(p, layer, f) for p, *_, layer, f in rows} & critical
     assert len({(p, layer, f) for p, *_, layer, f in rows}) == len(rows)
     assert {control for *_, control, _, _ in rows} == set(range(5))
+
+
+def test_controls_fire_where_their_source_does_and_as_strongly(study: Analysed) -> None:
+    """Recomputed from the literal clean passes; and whatever is near enough and not taken is a candidate, or one too many."""
+    settings = study.recipe.waking
+    rows = study.sql(
+        "select text, source_layer, source_feature_id, list(feature_id) from waking_passes join ablations using (ablation_id) "
+        "join prompts on prompts.prompt_id = ablations.prompt_id join feature_sets using (set_id) "
+        "where waking_passes.method is null and waking_passes.control is not null group by all"
+    )
+    left_out = set(
+        study.sql(
+            "select layer, feature_id from alignments qualify row_number() over (partition by direction, layer "
+            f"order by cosine desc, feature_id) <= {study.recipe.candidates.cap}"
+        )
+    )
+    assert len(rows) == 24
+    for text, layer, source, controls in rows:
+        acts_tf = ablate(study.loaded, prompt_ids(study.loaded, text), [()]).acts_bltf[0, layer, 1:]  # without BOS
+        mine_t = acts_tf[:, source]
+        near = set()
+        for other in range(acts_tf.shape[1]):
+            where_t = (mine_t > 0) & (acts_tf[:, other] > 0)
+            overlap = float(mine_t[where_t].sum() / mine_t.sum())
+            factor = float(acts_tf[where_t, other].max() / mine_t.max()) if where_t.any() else 0.0
+            if overlap >= settings.overlap and 1 / settings.similarity <= factor <= settings.similarity:
+                near.add(other)
+        near -= {f for at, f in left_out if at == layer} | {source}
+        assert set(controls) <= near
+        assert len(controls) == min(len(near), settings.controls)
+
+
+def test_a_source_that_nothing_comes_near_to_is_counted_and_not_tested(study: Analysed) -> None:
+    """None of the planted noise covers half of the primary's tokens: with the default limit no source has a control."""
+    with study.connect() as con:
+        prompts = [p for (p,) in con.execute("select distinct prompt_id from critical_features").fetchall()]
+        cap = study.recipe.candidates.cap
+        assert not queries.run(con, "matched_active", prompts=prompts, pool=cap).fetchall()
+        assert queries.run(con, "matched_active", prompts=prompts, pool=cap, min_overlap=0.05).fetchall()
+        con.execute("create temp table all_passes as from waking_passes")
+        rows = queries.run(con, "waking_controls").fetchall()
+        assert [row[:4] for row in rows] == [*((layer, 6, 6, 0) for layer in (2, 3, 4, 5)), (None, 6, 6, 0)]
+        con.execute("create temp view waking_passes as from all_passes where control is null or source_layer <> 3")
+        rows = queries.run(con, "waking_controls").fetchall()
+        assert rows[1] == (3, 6, 0, 6, None)
+        assert {row[3] for row in rows} == {0, 6}
 
 
 def test_assignment_is_balanced_and_takes_the_cheapest() -> None:
@@ -122,6 +172,13 @@ def test_assignment_is_balanced_and_takes_the_cheapest() -> None:
     assert sorted(other for mine in both for other in mine) == [0, 1, 2, 3]
     assert all(len(mine) == 2 and cost_so[s, mine[0]] <= cost_so[s, mine[1]] for s, mine in enumerate(both))
     assert sorted(map(len, assigned(cost_so, 3))) != [3, 3], "only as many as there are"
+
+
+def test_assignment_takes_no_other_that_is_no_match_and_as_many_as_are() -> None:
+    none = np.inf
+    assert assigned(np.array([[none, none], [0.2, 0.1]]), 2) == [[], [1, 0]]
+    assert assigned(np.array([[0.9, none], [0.0, 0.95]]), 1) == [[0], [1]], "two matches, though one alone were cheaper"
+    assert assigned(np.full((2, 3), none), 2) == [[], []]
 
 
 def test_a_sets_controls_have_as_many_features_as_the_set() -> None:
@@ -270,4 +327,4 @@ def test_changing_one_section_reruns_only_what_depends_on_it(study: Analysed) ->
     assert changed("redundancy", min_cosine=0.9) == {"decoder_cosines"}
     assert changed("steering", values=(3.0,)) == {"steering"}
     assert changed("losses", sets=1) == {"losses"}
-    assert changed("waking", controls=2) == {"waking", "waking_graph", "steering", "populations"}
+    assert changed("waking", controls=2) == {"waking", "waking_graph", "backups", "steering", "populations"}

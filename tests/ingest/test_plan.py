@@ -81,9 +81,11 @@ def test_stages_after_the_search_are_those_that_the_organism_ran(organism_lake: 
         ((texts,),) = opened.sql("select count(*) from losses").fetchall()
     for stage in ("candidates", "steering"):
         assert planned[stage].answers == ran[stage]
-    for stage in ("inert", "stage3", "stage3_probe", "minimal", "controls"):
+    assert ran["controls"] <= planned["controls"].answers <= ran["controls"] + 8 * 3 * 120, "no set is common at every threshold"
+    for stage in ("inert", "stage3", "stage3_probe", "minimal"):
         assert planned[stage].answers == pytest.approx(ran[stage], rel=0.05), stage
     assert planned["waking"].passes >= ran["waking"]
+    assert planned["backups"].answers >= ran["backups"]
     assert planned["losses"].passes == texts
     by_sql = {"alignments", "decoder_cosines", "waking_graph", "fm", "probe", "taxonomy", "populations", "concepts", "separation"}
     runs_the_model = {stage.name for stage in COMPUTED} - by_sql

@@ -216,6 +216,7 @@ TEXTS = 'set = "t"\nfile = "own.csv"\ntext = "instruction"\n'
         ("[candidates]\nstep = 20\ncap = 10", "candidates: step is 20, but cap, the largest K, is 10"),
         ("[candidates]\ncap = 5", "candidates: step is 10, but cap, the largest K, is 5"),
         ("[waking]\ncontrols = 0\nsimilarity = 3.0", "waking: similarity changes nothing"),
+        ("[waking]\ncontrols = 0\noverlap = 0.9", "waking: overlap changes nothing"),
         ("[losses]\nsets = 3", "losses: sets changes nothing"),
         ("[train_saes]\nwidth = 4000", "[train_saes] changes nothing: saes.release names SAEs"),
         (f"[[train_saes.texts]]\n{TEXTS}", "[train_saes] changes nothing"),

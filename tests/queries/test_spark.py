@@ -39,8 +39,8 @@ NEEDED = {
 NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
 """None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
 ON_SPARK = sorted({*queries.names(), *queries.names_of_stages()} - NOT_ON_SPARK)
-WITHOUT_ROWS = {"word_counts"}
-"""On the embedded lake, whose features nobody has explained."""
+WITHOUT_ROWS = {"word_counts", "backup_features"}
+"""On the embedded lake, whose features nobody has explained, and where nothing that wakes is a backup."""
 WITH_ROWS: dict[str, dict[str, Any]] = {
     "dormant": {"features": "select distinct layer, feature_id from wakings order by all limit 40"},
     "near_duplicates": {

@@ -79,8 +79,8 @@ WAKING_PASSES = Table(
         Column(
             "control",
             pa.int32(),
-            "number of the matched control, from 0: as many other features that fire about as strongly in the same layers, "
-            "ablated instead",
+            "number of the matched control, from 0: as many other features that fire where these do, about as strongly, in the "
+            "same layers, ablated instead",
             null="the critical features themselves",
             at_least=0,
         ),
@@ -179,6 +179,130 @@ WAKING_EDGES = Table(
     order=("source_layer", "source_feature_id", "layer", "feature_id"),
 )
 
+SOURCE = (
+    Column("method", pa.string(), "whose critical set the source is, what of it fires", null="one critical feature"),
+    Column("start", pa.int32(), "the search's start", null="one critical feature", at_least=0),
+    Column("source_sae_id", pa.string(), "SAE of the one critical feature", null="a whole set"),
+    Column("source_layer", pa.int16(), "its layer", null="a whole set"),
+    Column("source_feature_id", pa.int32(), "its index", null="a whole set"),
+)
+
+EFFECTS = (
+    Column("clean", pa.float32(), "log-odds of the target tokens as the prompt's next one (nats), nothing ablated"),
+    Column("ablated", pa.float32(), "the same with the ablation, everywhere"),
+    Column(
+        "direct",
+        pa.float32(),
+        "the same when only what is ablated at the last token is taken out, behind the last block: its direct effect, through "
+        "the final norm and the unembedding, is direct - clean",
+    ),
+    Column("flips", pa.bool_(), "with the ablation the most probable token is no target token"),
+    Column("direct_flips", pa.bool_(), "the same by the direct effect alone"),
+)
+
+READOUTS = Table(
+    "readouts",
+    "one critical feature on its prompt, ablated by itself: what of its effect is its own writing of the answer",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column(
+            "cosine",
+            pa.float32(),
+            "cosine of its decoder row and the unembedding of a target token, the largest of them",
+            at_least=-1,
+            at_most=1,
+            encoding=BYTE_STREAM,
+        ),
+        Column("activation", pa.float32(), "its activation at the prompt's last token; 0 where it is silent there", at_least=0),
+        *EFFECTS,
+    ),
+    key=("prompt_id", "sae_id", "feature_id"),
+    order=("layer", "feature_id", "prompt_id"),
+)
+
+READOUT_SETS = Table(
+    "readout_sets",
+    "one critical set on its prompt: what of its effect is its features' own writing of the answer",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("method", pa.string(), "minimal or algorithm1"),
+        Column("start", pa.int32(), "the search's start", at_least=0),
+        *EFFECTS,
+    ),
+    key=("prompt_id", "method", "start"),
+    order=("method", "start", "prompt_id"),
+)
+
+BACKUP_TESTS = Table(
+    "backup_tests",
+    "one answer while a source of `waking_passes` is ablated, alone or with what wakes when it is (R13)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        PROMPT_ID,
+        *SOURCE,
+        Column(
+            "ablated",
+            pa.string(),
+            "source: it alone; woken: with all that wakes then; random: with as many other features of the same SAEs that fire",
+            choices=("source", "woken", "random"),
+        ),
+        Column("n_woken", pa.int32(), "features that wake while the source alone is ablated", at_least=0),
+    ),
+    key=("ablation_id",),
+    order=("method", "start", "source_layer", "source_feature_id", "ablated", "prompt_id"),
+)
+
+BACKUPS = Table(
+    "backups",
+    "a feature that wakes where the source alone does not flip the prompt, and the source with all that wakes does (R13)",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        *SOURCE,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column(
+            "p_refusal_token",
+            pa.float32(),
+            "probability of a refusal token while the source and this feature are ablated",
+            at_least=0,
+            at_most=1,
+        ),
+        Column("flips", pa.bool_(), "the source and this feature alone flip the prompt"),
+        Column(
+            "is_needed", pa.bool_(), "it is one of a smallest part of what wakes that flips with the source: none can be left out"
+        ),
+    ),
+    key=("prompt_id", "method", "start", "source_sae_id", "source_feature_id", "sae_id", "feature_id"),
+    order=("method", "start", "source_layer", "source_feature_id", "prompt_id", "layer", "feature_id"),
+)
+
+CLAMPS = Table(
+    "clamps",
+    "one answer while each feature of a set is held at a level of its own activations (R14)",
+    (
+        RUN_ID,
+        ABLATION_ID,
+        Column(
+            "level",
+            pa.float32(),
+            "up to 1 a quantile of a feature's non-zero activations on the study's prompts, BOS left out (of those in ablated "
+            "passes where it has none), above 1 that many times the largest",
+            at_least=0,
+            at_most=2,
+        ),
+    ),
+    key=("ablation_id",),
+    order=("level", "ablation_id"),
+)
+
 LOSSES = Table(
     "losses",
     "cross-entropy of one text under one intervention (R16)",
@@ -201,6 +325,14 @@ LOSSES = Table(
         Column("n_tokens", pa.int32(), "tokens whose loss counts", at_least=0),
         Column("is_cut", pa.bool_(), "the text was longer than the recipe's max_tokens"),
         Column("loss", pa.float32(), "mean negative log-likelihood of these tokens (nats)", at_least=0),
+        Column(
+            "kl",
+            pa.float32(),
+            "mean over these tokens of the KL divergence of what may follow from what the unmodified model expects (nats)",
+            null="not measured then",
+            at_least=0,
+            since=2,
+        ),
     ),
     key=("texts", "text_number", "method", "lender"),
     order=("texts", "method", "lender", "text_number"),
@@ -217,7 +349,11 @@ MODELS = Table(
         MODEL,
         Column("size", pa.int32(), "length of its embeddings; 0 for a probe"),
         Column("bias", pa.float32(), "its constant term"),
-        Column("best_epoch", pa.int32(), "the epoch, from 1, whose parameters are kept: best on validation"),
+        Column(
+            "best_epoch",
+            pa.int32(),
+            "the epoch, from 1, whose parameters are kept: best on validation; of a probe, the number of the penalty",
+        ),
         Column("n_features", pa.int32(), "features that fire on a training prompt, on the tokens that count"),
         Column("n_untrained", pa.int32(), "features that fire only on validation or test prompts, and are left out"),
         Column("n_nonzeros", pa.int64(), "feature values of the training prompts that are not 0"),
@@ -261,7 +397,7 @@ FM_METRICS = Table(
     (
         RUN_ID,
         MODEL,
-        Column("epoch", pa.int32(), "from 1"),
+        Column("epoch", pa.int32(), "from 1; of a probe, which is fitted until it converges, the number of the penalty"),
         Column("split", pa.string(), "train (as the epoch goes by), val or test (after it)"),
         Column("n_prompts", pa.int32(), "prompts of the split", at_least=0),
         Column("loss", pa.float32(), "mean negative log-likelihood of the label (nats)", null="no prompts", at_least=0),

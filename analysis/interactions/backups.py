@@ -1,0 +1,187 @@
+"""Does what wakes restore the behaviour (R13)? Every source is ablated alone, and again with what wakes when it goes.
+
+A backup is what wakes and whose removal flips: the source alone does not flip the prompt, the source with what wakes does.
+Whatever else wakes is a side effect. Beside it as many features of the same SAEs are ablated with the source that fire on the
+prompt anyway. Where what wakes is a backup as a whole, each woken feature is tried by itself with the source, and a smallest part
+of them is searched that still flips.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import duckdb
+import numpy as np
+
+from saelake import queries
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.interactions.matching import Feature
+from saelake.analysis.search.answers import Ablation, Columns, ablation_id, ablation_rows, flipped, judged
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.minimal import Members, minimal_set, run_together
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
+from saelake.ingest.saes.refs import layer_of
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import BACKUP_TESTS, BACKUPS
+from saelake.warehouse.store import sha256_text
+
+ALONE, WITH_WOKEN = Condition("woken", "without"), Condition("woken", "with")
+WITH_OTHERS = Condition("woken", "with", "matched")
+SOURCES = """
+select
+    w.prompt_id, w.method, w.start, w.source_sae_id, w.source_feature_id,
+    list((s.sae_id, s.feature_id) order by s.layer, s.feature_id, s.sae_id) as source,
+    (
+        select list((k.sae_id, k.feature_id) order by k.layer, k.feature_id, k.sae_id)
+        from wakings as k
+        where k.ablation_id = w.ablation_id
+    ) as woken
+from waking_passes as w
+join ablations as a on a.ablation_id = w.ablation_id
+join feature_sets as s on s.set_id = a.set_id
+where w.control is null and list_contains($prompts, w.prompt_id)
+group by all
+order by w.prompt_id, w.method nulls first, w.start, w.source_sae_id, w.source_feature_id
+"""
+"""What was ablated in each waking pass, matched controls left out, and what woke in it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One critical feature, or what fires of one critical set, on one prompt; and what wakes while it is ablated there."""
+
+    prompt: int
+    method: str | None
+    start: int | None
+    features: tuple[Feature, ...]
+    woken: tuple[Feature, ...]
+    others: tuple[Feature, ...]
+    """As many as wake, of the same SAEs, that fire on the prompt; fewer where it has no more."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others of its prompt."""
+        return f"{self.method}|{self.start}|{self.features if self.method is None else ''}"
+
+    def ablated(self, more: Sequence[Feature] = ()) -> Request:
+        """The source ablated on its prompt, and more with it."""
+        features = [*self.features, *more]
+        return Request(self.prompt, FeatureSet.of([sae for sae, _ in features], [f for _, f in features]))
+
+
+def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int]) -> list[Source]:
+    """The sources of some prompts."""
+    bench = work.bench
+    drawn = queries.run(
+        con, "random_active", prompts=prompt_ids, pool=bench.recipe.candidates.cap, draws=1, seed=work.spec.seed
+    ).fetchall()
+    active: dict[tuple[int, int], list[int]] = {}
+    number = {sae_id: n for n, sae_id in bench.sae_ids.items()}
+    for prompt_id, _, _, sae_id, feature_id, _ in drawn:  # in the order of their ranks
+        active.setdefault((prompt_id, number[sae_id]), []).append(feature_id)
+    found = []
+    for prompt_id, method, start, _, _, source, woken in con.execute(SOURCES, {"prompts": list(prompt_ids)}).fetchall():
+        mine, awake = (tuple((number[sae_id], f) for sae_id, f in members or ()) for members in (source, woken))
+        others: list[Feature] = []
+        for sae, group in groupby(awake, key=lambda feature: feature[0]):
+            beside = [(sae, f) for f in active.get((prompt_id, sae), ()) if (sae, f) not in mine]
+            others += beside[: len(list(group))]
+        found.append(Source(bench.numbers[prompt_id], method, start, mine, awake, tuple(others)))
+    return found
+
+
+def tests(source: Source, seed: int) -> Iterator[tuple[Source, str, Ablation]]:
+    """What is asked about one source: (source, what is ablated, the ablation)."""
+    yield source, "source", Ablation(source.ablated(), ALONE, about=source.name)
+    if source.woken:
+        yield source, "woken", Ablation(source.ablated(source.woken), WITH_WOKEN, about=source.name)
+    if source.others:
+        others = source.ablated(source.others)
+        yield source, "random", Ablation(others, WITH_OTHERS, draw=0, seed=seed, about=source.name)
+
+
+def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    bench, shards = work.bench, shards_of_split(work.bench.study)
+    with work.sql() as con:
+        for name in missing:
+            found = sources(work, con, [int(bench.prompt_ids[p]) for p in shards[name]])
+            asked = [one for source in found for one in tests(source, work.spec.seed)]
+            answers = judged(bench, [ablation.request for *_, ablation in asked])
+            flips = {(id(source), what): a.verdict.flipped for (source, what, _), a in zip(asked, answers, strict=True)}
+            backed_up = [s for s in found if flips[id(s), "source"] is False and flips.get((id(s), "woken"))]
+            ablations = [ablation for *_, ablation in asked]
+            yield (
+                name,
+                [
+                    *ablation_rows(bench, work.spec.stage, ablations, answers=answers),
+                    _test_rows(work, asked),
+                    _backup_rows(work, backed_up),
+                ],
+            )
+
+
+def _named(work: Work, some: Sequence[Source]) -> Columns:
+    """The columns that name sources."""
+    ones = [s.features[0] if s.method is None else None for s in some]
+    return {
+        "prompt_id": work.bench.prompt_ids[[s.prompt for s in some]],
+        "method": [s.method for s in some],
+        "start": [s.start for s in some],
+        "source_sae_id": [None if one is None else work.bench.sae_ids[one[0]] for one in ones],
+        "source_layer": [None if one is None else layer_of(one[0]) for one in ones],
+        "source_feature_id": [None if one is None else one[1] for one in ones],
+    }
+
+
+def _test_rows(work: Work, asked: Sequence[tuple[Source, str, Ablation]]) -> Rows:
+    ablations = [ablation for *_, ablation in asked]
+    columns = {
+        "ablation_id": [ablation_id(work.bench, work.spec.stage, one) for one in ablations],
+        "ablated": [what for _, what, _ in asked],
+        "n_woken": [len(source.woken) for source, *_ in asked],
+    }
+    return Rows.of(BACKUP_TESTS, columns | dict(_named(work, [source for source, *_ in asked])))
+
+
+def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
+    """Every woken feature by itself with its source, and whether it is in a smallest part of the woken ones that flips."""
+    bench = work.bench
+    pairs = [(i, feature) for i, source in enumerate(backed_up) for feature in source.woken]
+    alone = [backed_up[i].ablated([feature]) for i, feature in pairs]
+    flip, first = flipped(bench, alone), bench.engine.next_token(alone)
+    tried: dict[tuple[int, Members], bool] = {}
+
+    def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
+        new = [one for one in dict.fromkeys(trials) if one not in tried]
+        requests = [backed_up[i].ablated([backed_up[i].woken[m] for m in members]) for i, members in new]
+        tried.update(zip(new, flipped(bench, requests), strict=True))
+        return [tried[one] for one in trials]
+
+    seed = work.spec.seed
+    searches = {
+        i: minimal_set(len(s.woken), np.random.default_rng([seed, int(bench.places[s.prompt]), int(sha256_text(s.name)[:8], 16)]))
+        for i, s in enumerate(backed_up)
+    }
+    smallest = {i: {backed_up[i].woken[m] for m in end.members} for i, end in run_together(searches, flips).items()}
+    columns = {
+        "sae_id": [bench.sae_ids[sae] for _, (sae, _) in pairs],
+        "layer": [layer_of(sae) for _, (sae, _) in pairs],
+        "feature_id": [feature_id for _, (_, feature_id) in pairs],
+        "p_refusal_token": first.p_refusal,
+        "flips": flip,
+        "is_needed": [feature in smallest[i] for i, feature in pairs],
+    }
+    return Rows.of(BACKUPS, columns | dict(_named(work, [backed_up[i] for i, _ in pairs])))
+
+
+STAGE = Stage(
+    name="backups",
+    parents=("waking", "waking_graph", "alignments", "prompts", "activations"),
+    splits=searched_split,
+    sections=("candidates", "generation", "verdicts", "capture"),
+    tables=("feature_sets", "ablations", "verdicts", "backup_tests", "backups"),
+    shards=lambda study: list(shards_of_split(study)),
+    compute=_compute,
+    names=("woken",),
+    compared=((WITH_WOKEN, ALONE), (WITH_WOKEN, WITH_OTHERS)),
+)

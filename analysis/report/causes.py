@@ -1,0 +1,154 @@
+"""Sections about what kind of causes critical features are: do they only write the answer out, and what stands in for them?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saelake.analysis.report.answers import Answer, Studied
+from saelake.analysis.report.blocks import Block, Cell, Note, Section, Table, percent
+
+MOSTLY = 0.5
+"""Share of flips from which on a study is said to find read-outs for the most part."""
+
+
+def _readouts(study: Studied) -> Sequence[Block]:
+    sets, features = study.ask("readout_sets"), study.ask("readouts")
+    of_sets = [
+        Cell("method", "sets"),
+        Cell("n_sets", "sets"),
+        Cell("n_flip", "flip"),
+        Cell("n_direct_flip", "by the direct path alone"),
+        Cell("effect", "effect (nats, median)"),
+        Cell("direct", "direct"),
+        Cell("share", "share", "share"),
+    ]
+    of_ones = [
+        Cell("layer", "layer"),
+        Cell("feature_id", "feature"),
+        Cell("n_prompts", "critical on"),
+        Cell("n_flip", "flips alone"),
+        Cell("cosine", "cosine with the unembedding"),
+        Cell("effect", "effect (nats)"),
+        Cell("direct", "direct"),
+        Cell("share", "share", "share"),
+        Cell("is_readout", "read-out"),
+    ]
+    return [
+        *_warning(sets, features, study),
+        Table("What of the flips the direct path explains", sets, of_sets),
+        Table("Critical features, and what of their effect is direct", features, of_ones, shown=20),
+    ]
+
+
+def _warning(sets: Answer, features: Answer, study: Studied) -> list[Block]:
+    """What the study can and cannot say of causes, in words."""
+    row = sets.one(method="minimal")
+    if row is None or not row["n_flip"]:
+        return []
+    of_flips = row["n_direct_flip"] / row["n_flip"]
+    written = [one for one in features.rows if one["is_readout"]]
+    first = (
+        f"{len(written):,} of {len(features.rows):,} critical features are read-outs: at least half of their effect is direct."
+    )
+    found = f"{percent(of_flips)} of the flips of minimal sets happen by the direct path alone."
+    notes: list[Block] = []
+    if of_flips >= MOSTLY:
+        notes.append(
+            Note(
+                f"Warning: for the most part this study finds read-outs. {found} {first} Ablating such features changes what is "
+                "said at the last moment; it does not show what made the model decide so. Search lower layers "
+                "(direction.drop_last_layers, candidates.exclude_layers)."
+            )
+        )
+    else:
+        notes.append(Note(f"{found} {first}"))
+    layer, last = _chosen_layer(study)
+    if layer is not None and layer == last:
+        notes.append(
+            Note(
+                f"The chosen direction is that of layer {layer}, the last one: it holds what is about to be said. By default "
+                "direction.drop_last_layers leaves the last fifth of the layers out; this study's recipe does not."
+            )
+        )
+    return notes
+
+
+def _chosen_layer(study: Studied) -> tuple[int | None, int | None]:
+    rows = study.ask("directions").rows
+    chosen = [row["layer"] for row in rows if row["chosen"]]
+    return (chosen[0] if chosen else None), max((row["layer"] for row in rows), default=None)
+
+
+def _backups(study: Studied) -> Sequence[Block]:
+    answer, features = study.ask("backups", judge=study.judge), study.ask("backup_features")
+    cells = [
+        Cell("source", "ablated"),
+        Cell("n_sources", "sources"),
+        Cell("n_flip", "flip alone"),
+        Cell("n_tested", "do not, and wake something"),
+        Cell("n_backed_up", "flip with what wakes"),
+        Cell("n_random", "with as many others"),
+        Cell("p_source", "P(target) source"),
+        Cell("p_woken", "with what wakes"),
+        Cell("p_random", "with others"),
+        Cell("n_lower", "lower"),
+        Cell("n_higher", "higher"),
+    ]
+    backups = [
+        Cell("layer", "layer"),
+        Cell("feature_id", "feature"),
+        Cell("n_backup", "backup on prompts"),
+        Cell("n_alone", "by itself"),
+        Cell("n_woken", "wakes on"),
+        Cell("sources", "stands in for"),
+    ]
+    return [
+        *(Note(study.say(sentence)) for row in answer.rows if (sentence := backup_sentence(row))),
+        Table("Does what wakes restore the behaviour?", answer, cells),
+        Table("Backups: what wakes and whose removal flips", features, backups, shown=15),
+    ]
+
+
+SOURCES = {"one": "single critical features", "minimal": "minimal sets"}
+
+
+def backup_sentence(row: Mapping[str, Any]) -> str:
+    """What a row of the question backups shows, in words; nothing where it is about no source."""
+    what = SOURCES.get(row["source"], f"sets of {row['source']}")
+    if not row["n_sources"]:
+        return ""
+    if not row["n_tested"]:
+        return (
+            f"Of {row['n_sources']:,} {what} that fire, {row['n_flip']:,} flip their prompt alone and {row['n_wake']:,} wake "
+            "anything; none does not flip and wakes something, so nothing can be said about backups."
+        )
+    found = (
+        f"Of {row['n_tested']:,} {what} that do not flip their prompt alone and wake something, {row['n_backed_up']:,} flip it "
+        f"when what wakes is ablated too, and {row['n_random']:,} when as many other active features are."
+    )
+    if row["n_backed_up"] <= row["n_random"]:
+        opposite = (
+            f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
+        )
+        return f"{found}{opposite} What wakes is no backup here, and is not called redundant."
+    return f"{found} What wakes there stands in for the source: it is a backup."
+
+
+READOUTS = Section(
+    "readouts",
+    "Causes, or read-outs?",
+    "A feature that writes the answer's first word flips a prompt when it is ablated, whatever made the model choose that word. "
+    "Each critical feature and set is ablated once everywhere, and once with only what it adds at the last token taken out "
+    "behind the last block, where nothing can follow but the final norm and the unembedding: its direct effect.",
+    _readouts,
+    "R6",
+    ("readouts",),
+)
+BACKUPS = Section(
+    "backups",
+    "Does what wakes restore the behaviour?",
+    "Each source is ablated alone, with what wakes when it goes, and with as many other active features. A backup is what "
+    "wakes and whose removal flips; whatever else wakes is a side effect.",
+    _backups,
+    "R13",
+    ("backups",),
+)

@@ -1,0 +1,86 @@
+"""R13: what wakes is a backup only if its removal flips. The planted network has real ones, and they are known."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from saelake import queries
+from saelake.analysis.report.causes import backup_sentence
+from tests.analysis.effects import Analysed
+from tests.planted import ablate, prompt_ids
+
+
+def test_the_planted_backups_are_found_and_nothing_else_is(study: Analysed) -> None:
+    """The primary at layers 2 and 3 is backed up by the dormant head at 4 and 5; at 4 and 5 its removal flips alone."""
+    primary, backup = study.planted.primary, study.planted.backup
+    rows = study.sql("select source_layer, source_feature_id, layer, feature_id, flips from backups where method is null")
+    assert set(rows) == {(source, primary, layer, backup, True) for source, layer in product((2, 3), (4, 5))}
+    n_prompts = len(study.sql("select distinct prompt_id from critical_features"))
+    assert len(rows) == 4 * n_prompts
+    assert set(study.ask("backup_features", "layer, feature_id, n_alone = n_backup, sources")) == {
+        (layer, backup, True, f"L2-{primary}, L3-{primary}") for layer in (4, 5)
+    }
+
+
+def test_every_verdict_is_that_of_the_literal_network(study: Analysed) -> None:
+    rows = study.sql(
+        "select t.ablated, p.text, a.p_refusal_token, v.flipped, list((s.layer, s.feature_id)) "
+        "from backup_tests as t join ablations as a using (ablation_id) join prompts as p on p.prompt_id = t.prompt_id "
+        "join verdicts as v on v.ablation_id = t.ablation_id and v.judge = 'first_token' "
+        "join feature_sets as s on s.set_id = a.set_id group by all"
+    )
+    assert {what for what, *_ in rows} == {"source", "woken", "random"}
+    for _, text, p_refusal, flipped, members in rows:
+        outcome = ablate(study.loaded, prompt_ids(study.loaded, text), [members])
+        assert p_refusal == pytest.approx(float(outcome.p_refusal_b[0]), abs=1e-5)
+        assert flipped == bool(outcome.flipped_b[0])
+
+
+def test_a_smallest_part_of_what_wakes_is_one_that_the_enumeration_knows(study: Analysed) -> None:
+    needed: dict[Any, set[tuple[int, int]]] = {}
+    for *source, layer, feature_id in study.sql(
+        "select prompt_id, source_layer, source_feature_id, layer, feature_id from backups where is_needed and method is null"
+    ):
+        needed.setdefault(tuple(source), set()).add((layer, feature_id))
+    assert needed
+    for (_, *source), members in needed.items():
+        assert frozenset({(source[0], source[1]), *members}) in study.planted.minimal_sets
+
+
+def test_the_question_counts_what_restores_and_what_does_not(study: Analysed) -> None:
+    names = (
+        "source, n_prompts, n_sources, n_flip, n_wake, n_tested, n_backed_up, n_random, n_prompts_backed_up, n_lower, n_higher"
+    )
+    rows = {row[0]: row[1:] for row in study.ask("backups", names)}
+    assert rows["one"] == (6, 24, 12, 12, 12, 12, 0, 6, 12, 0)
+    means = {row[0]: row[1:] for row in study.ask("backups", "source, p_source, p_woken, p_random")}
+    p_source, p_woken, p_random = means["one"]
+    assert p_woken < 0.01 < 0.9 < p_source
+    assert p_random == pytest.approx(p_source, abs=0.01)
+    with study.connect() as con:
+        # What wakes but pushes the other way: the same passes, with answers that the source alone gives.
+        con.execute("create temp table real_verdicts as from verdicts")
+        con.execute("create temp table real_tests as from backup_tests")
+        con.execute(
+            "create temp view verdicts as select * replace (case when ablation_id in "
+            "(select ablation_id from real_tests where ablated = 'woken') then false else flipped end as flipped) "
+            "from real_verdicts"
+        )
+        one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
+    assert (one["n_tested"], one["n_backed_up"], one["n_flip"]) == (12, 0, 12)
+    assert "is no backup here" in backup_sentence(one)
+
+
+def _dicts(con: Any, question: str) -> list[dict[str, Any]]:
+    relation = queries.run(con, question)
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def test_the_sentence_calls_nothing_a_backup_that_random_features_do_as_well(study: Analysed) -> None:
+    with study.connect() as con:
+        one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
+    assert backup_sentence(one).endswith("stands in for the source: it is a backup.")
+    assert "is no backup here" in backup_sentence(one | {"n_random": 12})
+    assert "nothing can be said" in backup_sentence(one | {"n_tested": 0})
+    assert backup_sentence(one | {"n_sources": 0}) == ""
