@@ -279,7 +279,7 @@ def _files_of(name: str, sizes: bool = True) -> Callable[[Path], object]:
     """What lies at a name and beside it; a draft that is left is found."""
 
     def files(place: Path) -> object:
-        from saelake.warehouse.store import sha256_file
+        from saelake.warehouse.durable import sha256_file
 
         paths = [p for p in sorted([*place.rglob(f"{name}/**/*"), place / name]) if p.is_file()]
         beside = sorted(p.name for p in place.iterdir() if p.name not in ("lake", "said"))

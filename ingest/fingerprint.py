@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.store import sha256_file
 
 if TYPE_CHECKING:
     from saelake.ingest.recipe.sections import ModelSpec

@@ -16,11 +16,11 @@ import numpy as np
 from saelake.ingest.prompts import Prompt, content_hash
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.study import Study
+from saelake.warehouse.durable import canonical_json, sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import whole_run
-from saelake.warehouse.store import canonical_json, sha256_text
 
 PROMPTS, ACTIVATIONS = "prompts", "activations"
 """The stages."""

@@ -13,8 +13,8 @@ from urllib.request import urlopen
 from saelake.ingest.inputs import hash_input
 from saelake.ingest.recipe.sources import RowSet, Source
 from saelake.ingest.rows import Row, read_rows, rows_suffix
+from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError, first_line
-from saelake.warehouse.store import sha256_file
 
 MAX_DOWNLOAD_BYTES = 512 * 2**20
 HUB_DATA_FILES = [f"*.{kind}" for kind in ("md", "json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip")]

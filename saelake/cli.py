@@ -1,1 +1,29 @@
-../cli.py
+"""The command line: one verb a command. The verbs are in commands/, each a thin layer over the function that does the work.
+
+    saelake analyze organism --lake ./lake
+    saelake query asr --lake ./lake --format csv
+
+Everything heavy is imported by the command that needs it, so that help and SQL answer at once.
+"""
+
+import click
+
+from saelake.commands import ask, compute, lake, meaning, prepare, sharing, steer
+from saelake.commands.options import OneSentence
+
+
+@click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="saelake")
+def main() -> None:
+    """A language model's sparse-autoencoder activations as a data lake: query them with SQL, find the features that cause a
+    behaviour.
+
+    Start with `saelake analyze organism`, then `saelake queries` and `saelake sql "show tables"`.
+    """
+
+
+for command in (c for part in (compute, steer, ask, prepare, lake, sharing, meaning) for c in part.COMMANDS):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -9,8 +9,8 @@ import pytest
 
 from saelake.ingest.sources import read_rows
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.places import Folder
 from saelake.warehouse.records import Lake
+from saelake.warehouse.storage import Folder
 from tests.conftest import ROOT
 
 FOLDERS = ("analysis", "commands", "ingest", "queries", "warehouse")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saelake.warehouse.durable import canonical_json, locked, open_regular, sync_folder
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.store import canonical_json, locked, open_regular, sync_folder
 
 Entry = Mapping[str, Any]
 BINARY = getattr(os, "O_BINARY", 0)

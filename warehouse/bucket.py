@@ -18,10 +18,10 @@ import duckdb
 
 from saelake.extras import require
 from saelake.warehouse.access import Access
+from saelake.warehouse.durable import aside, make_private
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.literals import literal
-from saelake.warehouse.places import Entry
-from saelake.warehouse.store import aside, make_private
+from saelake.warehouse.storage import Entry
 
 URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?*\[\]]*?))?/?")
 

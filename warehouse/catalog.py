@@ -18,12 +18,12 @@ import duckdb
 import pyarrow as pa
 
 from saelake.warehouse.damage import HINT, file_damage, pointer_damage, pointer_sentence, withheld_sentence
+from saelake.warehouse.durable import aside, locked, sync_file, try_locked
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile, file_layer
 from saelake.warehouse.literals import ESCAPED_LAKE, literal, literals, parquet
 from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
-from saelake.warehouse.store import aside, locked, sync_file, try_locked
 
 ROOT = f"coalesce({ESCAPED_LAKE} || '/', '')"
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from saelake.warehouse.catalog import LEFT_BEHIND, recover_catalog
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.damage import pointer_damage
+from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import open_parquet, stored_batches
@@ -19,7 +20,6 @@ from saelake.warehouse.records import Lake, RunRecord, RunSpec, pointer_key, rec
 from saelake.warehouse.rules import POINTED, References, broken_rules, joined, referred
 from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
-from saelake.warehouse.store import sha256_file
 
 UNREADABLE = (OSError, pa.ArrowException)
 

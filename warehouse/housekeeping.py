@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saelake.warehouse.catalog import LEFT_BEHIND, changing_catalog, recover_catalog
+from saelake.warehouse.durable import is_dead_draft, is_draft, try_locked
 from saelake.warehouse.errors import UserError, storage_errors
-from saelake.warehouse.places import Place
 from saelake.warehouse.records import Lake, data_key, record_key, run_of_folder
-from saelake.warehouse.store import is_dead_draft, is_draft, try_locked
+from saelake.warehouse.storage import Storage
 
 DROPPED = ".dropped"
 """A file beside those of a dropped run, from whose date their grace period counts."""
@@ -74,8 +74,8 @@ def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float | None = 
         for run_id in sorted(_run_ids(lake)):
             with try_locked(lake.lock(run_id)) as is_free:
                 if is_free:  # no living process of this machine computes or publishes it
-                    for place, key, why in _garbage_of_run(lake, run_id, time.time() - spared, landings):
-                        deleted.append(_delete(place, key, why, dry_run))
+                    for storage, key, why in _garbage_of_run(lake, run_id, time.time() - spared, landings):
+                        deleted.append(_delete(storage, key, why, dry_run))
         with try_locked(lake.lock("catalog")) as is_free:
             if is_free:
                 drafts = [p for part in ("*", "runs/*", "current/*/*") for p in lake.root.glob(part) if is_draft(p)]
@@ -91,7 +91,7 @@ def _run_ids(lake: Lake) -> set[str]:
     return {run_of_folder(name) for name in names if is_draft(Path(name)) or name[0] != "."}
 
 
-def _garbage_of_run(lake: Lake, run_id: str, before: float, landings: bool) -> Iterator[tuple[Place, str, str]]:
+def _garbage_of_run(lake: Lake, run_id: str, before: float, landings: bool) -> Iterator[tuple[Storage, str, str]]:
     """Where, what and why can go, for a run whose lock is held."""
     record = lake.record(run_id)
     listed = {f.path for f in record.files} if record else set()
@@ -121,8 +121,8 @@ def _key(lake: Lake, path: Path) -> str:
     return path.relative_to(lake.root).as_posix()
 
 
-def _delete(place: Place, key: str, why: str, dry_run: bool) -> Garbage:
-    garbage = Garbage(key, sum(entry.n_bytes for entry in place.entries(key)), why)
+def _delete(storage: Storage, key: str, why: str, dry_run: bool) -> Garbage:
+    garbage = Garbage(key, sum(entry.n_bytes for entry in storage.entries(key)), why)
     if not dry_run:
-        place.delete(key)
+        storage.delete(key)
     return garbage

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from saelake.warehouse.durable import folder_atomic, make_private
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import file_name
 from saelake.warehouse.layout import PRIVATE
 from saelake.warehouse.schema import TABLES, Table
-from saelake.warehouse.store import folder_atomic, make_private
 
 
 @dataclass(frozen=True)

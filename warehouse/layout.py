@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saelake.warehouse.content import ContentHash
+from saelake.warehouse.durable import make_private, sha256_file, sync_file
 from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
-from saelake.warehouse.store import make_private, sha256_file, sync_file
 
 ROW_GROUPS = {"activations": 16_384}
 BATCH_ROWS = 131_072

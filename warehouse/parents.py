@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.places import Folder
 from saelake.warehouse.records import Lake, RunRecord
-from saelake.warehouse.store import sha256_file
+from saelake.warehouse.storage import Folder
 
 
 def require_sound(lake: Lake, run_ids: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """From landed shards to published files: rows are sorted out of core, pyarrow writes, ids get their final numbers on the way.
 
-DuckDB sorts every table but the activations, which can be counted into order (facts.py).
+DuckDB sorts every table but the activations, which can be counted into order (activation_sort.py).
 """
 
 import shutil
@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from saelake.warehouse.activation_sort import by_feature, by_prompt, find_parts
 from saelake.warehouse.content import ContentHash
-from saelake.warehouse.facts import by_feature, by_prompt, find_parts
 from saelake.warehouse.files import DataFile, file_layer, file_name
 from saelake.warehouse.landing import Completion, Plan
 from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table

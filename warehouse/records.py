@@ -25,11 +25,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from saelake.warehouse.durable import canonical_json, sha256_text
 from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.places import Folder, Place
 from saelake.warehouse.schema import SCHEMA_VERSION
-from saelake.warehouse.store import canonical_json, sha256_text
+from saelake.warehouse.storage import Folder, Storage
 
 INDEX_MASK = (1 << 32) - 1
 """The bits of an id below its run's tag: the dense index."""
@@ -197,7 +197,7 @@ class Lake:
         return self.remote or str(self.root)
 
     @cached_property
-    def published(self) -> Place:
+    def published(self) -> Storage:
         """Where run records, pointers and data files lie."""
         if self.remote is None:
             return self.work
@@ -209,10 +209,10 @@ class Lake:
         """The lake as it is now, to be read at once: of a lake on S3 one listing, and of small texts only those that are new."""
         if self.remote is None:
             return self
-        from saelake.warehouse.listed import Listed
+        from saelake.warehouse.bucket_snapshot import BucketSnapshot
 
         now = Lake(self.root, self.remote)
-        now.__dict__["published"] = Listed(self.remote, self.root)
+        now.__dict__["published"] = BucketSnapshot(self.remote, self.root)
         return now
 
     @property

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from saelake.warehouse.catalog import changing_catalog, is_catalog_current
+from saelake.warehouse.durable import locked, sha256_text, utc_now
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
@@ -22,7 +23,6 @@ from saelake.warehouse.progress import Quiet
 from saelake.warehouse.publish import publish_files
 from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, data_key, record_key, run_tag
 from saelake.warehouse.schema import SCHEMA_VERSION
-from saelake.warehouse.store import locked, sha256_text, utc_now
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
 

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.statistics import FeatureStatistics
-from saelake.warehouse.store import sha256_text
 
 TABLES = ("prompts", "tokens", "saes", "features", "activations")
 CODE_VERSION = 1

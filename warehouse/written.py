@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import INDEX_MASK, Lake, RunRecord, RunSpec, run_tag
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES, Table
-from saelake.warehouse.store import sha256_text
 
 STAGE_PREFIX = "written_"
 

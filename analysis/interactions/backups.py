@@ -21,9 +21,9 @@ from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.minimal import Members, minimal_set, run_together
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import BACKUP_TESTS, BACKUPS
-from saelake.warehouse.store import sha256_text
 
 ALONE, WITH_WOKEN = Condition("woken", "without"), Condition("woken", "with")
 WITH_OTHERS = Condition("woken", "with", "matched")

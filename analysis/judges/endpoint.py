@@ -20,8 +20,8 @@ from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.replies import Replies, Reply, key
 from saelake.ingest.recipe import Recipe
 from saelake.queries.formats import printable
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.store import sha256_text
 
 LARGEST_REPLY = 1 << 20
 """Bytes of a reply."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from saelake.warehouse.store import canonical_json, sha256_text
+from saelake.warehouse.durable import canonical_json, sha256_text
 
 FOLDER = "replies"
 

@@ -19,11 +19,11 @@ from saelake.analysis.meaning.explanations import current_runs
 from saelake.ingest.runs import STAGES
 from saelake.warehouse.append_log import AppendLog, Entry
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.durable import canonical_json, folder_atomic, make_private, open_regular, sha256_text, utc_now
 from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ANNOTATIONS
-from saelake.warehouse.store import canonical_json, folder_atomic, make_private, open_regular, sha256_text, utc_now
 
 CODE_VERSION = 1
 NONE = "None"

@@ -28,9 +28,9 @@ from saelake.analysis.report.published import figures
 from saelake.analysis.report.sections import SECTIONS
 from saelake.queries.formats import printable
 from saelake.warehouse.catalog import connect, current_records, one_study
+from saelake.warehouse.durable import clear_drafts, write_atomic
 from saelake.warehouse.errors import UserError, told_by_views
 from saelake.warehouse.records import Lake, RunRecord
-from saelake.warehouse.store import clear_drafts, write_atomic
 
 FOLDER = Path(__file__).parent
 ENDING = ("direction",)

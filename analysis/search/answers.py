@@ -17,9 +17,9 @@ from saelake.analysis.search.edit_sets import EditSet
 from saelake.analysis.stage import Condition
 from saelake.analysis.workbench import Workbench
 from saelake.ingest.saes.refs import layer_of
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
-from saelake.warehouse.store import sha256_text
 
 Columns = Mapping[str, Sequence[object] | np.ndarray]
 

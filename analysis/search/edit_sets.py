@@ -26,8 +26,8 @@ from saelake.queries import QueryError
 from saelake.queries.features import LISTED, NAME, resolve
 from saelake.queries.parameters import Parameter
 from saelake.queries.statements import check_reads, check_reads_tables
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.store import sha256_text
 
 ASKED = Parameter("features", "features", False, None, "which features")
 Features = str | Sequence[tuple[int, int]]

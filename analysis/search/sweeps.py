@@ -22,10 +22,10 @@ from saelake.analysis.workbench import Workbench
 from saelake.ingest.inputs import open_input
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.sites import Site
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DOSES
-from saelake.warehouse.store import sha256_text
 
 MOST_STRENGTHS = 100
 CHOSEN = "chosen"

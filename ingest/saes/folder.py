@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from saelake.warehouse.durable import UNWAITING
 from saelake.warehouse.errors import UserError, first_line
-from saelake.warehouse.store import UNWAITING
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 LARGEST_JSON = 1 << 20

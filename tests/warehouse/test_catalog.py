@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from saelake.warehouse import places
+from saelake.warehouse import storage
 from saelake.warehouse.catalog import _statements, connect, current_runs
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
@@ -81,7 +81,7 @@ def test_a_kill_between_record_pointer_and_catalog_is_mended(
 ) -> None:
     """As if the process died: nothing after that point happens, and no handler runs."""
     written: list[str] = []
-    real = places.write_atomic
+    real = storage.write_atomic
 
     def dying(path: Path, text: str) -> None:
         real(path, text)
@@ -89,7 +89,7 @@ def test_a_kill_between_record_pointer_and_catalog_is_mended(
         if len(written) == n_writes:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(places, "write_atomic", dying)
+    monkeypatch.setattr(storage, "write_atomic", dying)
     with pytest.raises(KeyboardInterrupt):
         toys.ingest(lake, seed=1)
     assert written[-1] == {"record": "runs", "pointer": "current"}[killed_after]

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from saelake.warehouse.check import Finding, check
+from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.layout import parquet_options
 from saelake.warehouse.records import Lake, RunRecord, record_key
 from saelake.warehouse.schema import TABLES
-from saelake.warehouse.store import sha256_file
 from tests.warehouse import toys
 
 N_DAMAGES = 40

@@ -19,12 +19,12 @@ import saelake
 from saelake import cli
 from saelake.queries.formats import printable
 from saelake.warehouse.check import check
+from saelake.warehouse.durable import canonical_json, sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.layout import parquet_options
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
-from saelake.warehouse.store import canonical_json, sha256_text
 from tests.lakes import HOSTILE, build_lake, tree
 from tests.warehouse import processes
 from tests.warehouse.toys import answers, ingest

@@ -10,19 +10,19 @@ from click.testing import CliRunner
 from saelake import cli
 from saelake.warehouse import parents
 from saelake.warehouse.check import check
+from saelake.warehouse.durable import folder_atomic, sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.records import Lake, record_key
 from saelake.warehouse.runs import ensure_run
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
-from saelake.warehouse.store import folder_atomic, sha256_file
 from tests.lakes import tree
 from tests.warehouse import processes, toys
 
 KILLED_AT = """
 import signal
-from saelake.warehouse.places import Folder
+from saelake.warehouse.storage import Folder
 from saelake.warehouse.housekeeping import drop
 from saelake.warehouse.sharing.add import add
 left = int(sys.argv[1])
@@ -120,7 +120,7 @@ def test_a_refused_drop_leaves_nothing_to_mend(tmp_path: Path) -> None:
 
 
 WRITES_A_DRAFT = """
-from saelake.warehouse.store import folder_atomic, sha256_file
+from saelake.warehouse.durable import folder_atomic, sha256_file
 with folder_atomic(Path(sys.argv[1])) as draft:
     (draft / "data").mkdir()
     print("there", flush=True)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from saelake.warehouse import locks
-from saelake.warehouse.store import locked, try_locked
+from saelake.warehouse.durable import locked, try_locked
 from tests.lakes import build_lake
 
 READS = """

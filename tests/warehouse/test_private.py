@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from saelake.warehouse.durable import write_atomic
 from saelake.warehouse.layout import PRIVATE
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
-from saelake.warehouse.store import write_atomic
 from tests.warehouse import toys
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from saelake import queries
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.activation_sort import by_feature, by_prompt, find_parts
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
-from saelake.warehouse.facts import by_feature, by_prompt, find_parts
 from saelake.warehouse.landing import Rows, land
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.records import Lake

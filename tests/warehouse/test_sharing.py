@@ -15,6 +15,7 @@ import pytest
 
 import saelake
 from saelake.warehouse.check import check
+from saelake.warehouse.durable import try_locked
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.records import Lake, record_key
@@ -24,7 +25,6 @@ from saelake.warehouse.sharing import share as sharing
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.names import data_name, lake_names
 from saelake.warehouse.sharing.share import Choice, share
-from saelake.warehouse.store import try_locked
 from saelake.warehouse.synth import Shape, synthesize
 from tests.conftest import ROOT
 from tests.lakes import build_lake
@@ -170,7 +170,7 @@ def test_a_run_with_other_content_is_refused(shared: Path, tmp_path: Path) -> No
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from saelake.warehouse.places import Folder
+from saelake.warehouse.storage import Folder
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing import add as adding
 

@@ -20,11 +20,11 @@ import pyarrow as pa
 from saelake.warehouse.catalog import changing_catalog
 from saelake.warehouse.check import check_records
 from saelake.warehouse.content import ContentHash
+from saelake.warehouse.durable import locked, make_private
 from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import rechunk, stored_batches, write_table
 from saelake.warehouse.order import RowOrder
-from saelake.warehouse.places import Folder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, data_key, run_tag
 from saelake.warehouse.runs import refuse_tag_collision
@@ -32,7 +32,7 @@ from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import NAME, STUDIES, lake_names
 from saelake.warehouse.sharing.pages import check_pages
 from saelake.warehouse.sharing.read import check_footer, open_file, read_records
-from saelake.warehouse.store import locked, make_private
+from saelake.warehouse.storage import Folder
 
 COPY_BYTES = 1 << 20
 MOST_BROKEN = 1_000

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from saelake.warehouse.catalog import connect, current_records
 from saelake.warehouse.content import ContentHash
+from saelake.warehouse.durable import clear_drafts, folder_atomic, locked, sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import BATCH_ROWS, PRIVATE, rechunk, write_table
@@ -28,7 +29,6 @@ from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.card import write_card
 from saelake.warehouse.sharing.names import CARD, SET_NAMES, STUDIES, SUMS, data_name, record_name
 from saelake.warehouse.sharing.withheld import Withheld, find_withheld
-from saelake.warehouse.store import clear_drafts, folder_atomic, locked, sha256_file
 
 LARGEST_GROUP = 100 << 20
 """Bytes of a row group in memory; the hub's viewer wants at most 300 MB, and refuses more than 286 MB of some."""

@@ -52,7 +52,7 @@ class Part:
         return [columns[name].to_numpy() for name in names]
 
 
-class _Place(NamedTuple):
+class _Packing(NamedTuple):
     """How pos and SAE of a row are packed into one number: pos << sae_bits | the SAE's place among the layer's, by name."""
 
     sae_ids: tuple[str, ...]
@@ -60,7 +60,7 @@ class _Place(NamedTuple):
     sae_bits: int
 
     @classmethod
-    def of(cls, parts: Sequence[Part], pos_bits: int) -> "_Place":
+    def of(cls, parts: Sequence[Part], pos_bits: int) -> "_Packing":
         """For the parts of one layer."""
         sae_ids = tuple(sorted({part.sae_id for part in parts}))
         return cls(sae_ids, pos_bits, (len(sae_ids) - 1).bit_length())
@@ -116,17 +116,17 @@ def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[
 
     Raises AssertionError if a row comes twice.
     """
-    place = _Place.of(parts, max(p.pos_bits for p in parts))
+    packing = _Packing.of(parts, max(p.pos_bits for p in parts))
     counts = _counts(parts, "feature_id", 0)
     for first, last in _ranges(counts, range_rows):
-        rows = _read(parts, place, "feature_id", (first, last))
+        rows = _read(parts, packing, "feature_id", (first, last))
         indptr, token, activation = _grouped(rows.feature_id - first, rows.token, rows.activation, last - first)
         feature_id = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(indptr))
         for start in range(0, len(token), BATCH_ROWS):
             some = slice(start, start + BATCH_ROWS)
-            batch = _batch(parts[0].tag, place, _Rows(feature_id[some], token[some], activation[some]))
-            if place.sae_bits:
-                which = pa.DictionaryArray.from_arrays(place.sae(token[some]), list(place.sae_ids))
+            batch = _batch(parts[0].tag, packing, _Rows(feature_id[some], token[some], activation[some]))
+            if packing.sae_bits:
+                which = pa.DictionaryArray.from_arrays(packing.sae(token[some]), list(packing.sae_ids))
                 batch = batch.append_column("sae_id", which)
             yield batch
 
@@ -138,26 +138,26 @@ def by_prompt(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[p
     """
     parts = sorted(parts, key=lambda p: (p.layer, p.path))
     pos_bits, tag = max(p.pos_bits for p in parts), parts[0].tag
-    places = {layer: _Place.of(list(group), pos_bits) for layer, group in groupby(parts, key=lambda p: p.layer)}
-    sae_ids = [sae_id for place in places.values() for sae_id in place.sae_ids]
+    packings = {layer: _Packing.of(list(group), pos_bits) for layer, group in groupby(parts, key=lambda p: p.layer)}
+    sae_ids = [sae_id for packing in packings.values() for sae_id in packing.sae_ids]
     base = min(p.first for p in parts)
     for first, last in _ranges(_counts(parts, "prompt_id", base), range_rows):
         layers = []
-        for layer, place in places.items():
+        for layer, packing in packings.items():
             mine = [p for p in parts if p.layer == layer and p.first < base + last and p.last >= base + first]
-            rows = _read(mine, place, "prompt_id", (base + first, base + last))
-            layers.append(_by_prompt(rows, place.bits, base + first, last - first))
+            rows = _read(mine, packing, "prompt_id", (base + first, base + last))
+            layers.append(_by_prompt(rows, packing.bits, base + first, last - first))
         for prompt in range(last - first):
             before = 0
-            for (layer, place), (indptr, cell, activation) in zip(places.items(), layers, strict=True):
+            for (layer, packing), (indptr, cell, activation) in zip(packings.items(), layers, strict=True):
                 some = slice(indptr[prompt], indptr[prompt + 1])
                 n = some.stop - some.start
-                token = np.full(n, (base + first + prompt) << place.bits) | (cell[some] & ((1 << place.bits) - 1))
-                batch = _batch(tag, place, _Rows(cell[some] >> place.bits, token, activation[some]))
-                which = pa.DictionaryArray.from_arrays(before + place.sae(token), sae_ids)
+                token = np.full(n, (base + first + prompt) << packing.bits) | (cell[some] & ((1 << packing.bits) - 1))
+                batch = _batch(tag, packing, _Rows(cell[some] >> packing.bits, token, activation[some]))
+                which = pa.DictionaryArray.from_arrays(before + packing.sae(token), sae_ids)
                 batch = batch.append_column("layer", pa.array(np.full(n, layer, np.int16)))
                 yield batch.append_column("sae_id", which)
-                before += len(place.sae_ids)
+                before += len(packing.sae_ids)
 
 
 def _by_prompt(rows: _Rows, bits: int, first: int, n_prompts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,13 +191,13 @@ def _ranges(counts: np.ndarray, range_rows: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _read(parts: Sequence[Part], place: _Place, column: str, values: tuple[int, int]) -> _Rows:
+def _read(parts: Sequence[Part], packing: _Packing, column: str, values: tuple[int, int]) -> _Rows:
     """The landed rows whose `column` (or index) is in the range `values`."""
     found = []
     for part in parts:
         feature_id, prompt_id, pos, activation = part.read("feature_id", "prompt_id", "pos", "activation")
         index = prompt_id - part.tag
-        token = _widened(index, place.bits) << place.bits | place.packed(pos, part.sae_id)
+        token = _widened(index, packing.bits) << packing.bits | packing.packed(pos, part.sae_id)
         rows = _Rows(feature_id, token, activation)
         chosen = feature_id if column == "feature_id" else index
         inside = (chosen >= values[0]) & (chosen < values[1])
@@ -223,11 +223,11 @@ def _grouped(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, n_rows: 
     return grouped.indptr, grouped.indices, grouped.data
 
 
-def _batch(tag: int, place: _Place, rows: _Rows) -> pa.RecordBatch:
+def _batch(tag: int, packing: _Packing, rows: _Rows) -> pa.RecordBatch:
     columns = {
         "feature_id": rows.feature_id.astype(np.int32, copy=False),
-        "prompt_id": (rows.token >> place.bits).astype(np.int64) + tag,
-        "pos": place.pos(rows.token).astype(np.int16),
+        "prompt_id": (rows.token >> packing.bits).astype(np.int64) + tag,
+        "pos": packing.pos(rows.token).astype(np.int16),
         "activation": rows.activation,
     }
     return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from saelake.warehouse.bucket import Bucket
-from saelake.warehouse.places import Entry
-from saelake.warehouse.store import write_atomic
+from saelake.warehouse.durable import write_atomic
+from saelake.warehouse.storage import Entry
 
 AT_ONCE = 64
 """Requests that wait side by side."""
@@ -21,7 +21,7 @@ TEXTS = ("runs/", "current/")
 KEPT = "texts.json"
 
 
-class Listed(Bucket):
+class BucketSnapshot(Bucket):
     """A bucket at one moment; a text that was deleted since is absent."""
 
     @cached_property

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 
 import duckdb
 
+from saelake.warehouse.durable import folder_atomic, open_regular, write_atomic
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.store import folder_atomic, open_regular, write_atomic
 
 
 class Entry(NamedTuple):
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     """Seconds since 1970."""
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """What records, pointers and data files need of where they lie. Keys are relative and use slashes."""
 
     grace_seconds: float
