@@ -70,7 +70,7 @@ class Stage:
             one
             for one in sets
             if (not named or one.name in named)
-            and (splits is None or not splits.isdisjoint(study.prompts[i].split for i in one.numbers))
+            and (splits is None or not splits.isdisjoint(study.prompts[i].split for i in one.prompt_numbers))
         ]
 
 

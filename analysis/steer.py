@@ -53,7 +53,7 @@ def open_steering(recipe: Recipe, lake: Lake, sweep: Sweep, features: Features |
         _direction(study, lake, sweep.direction)
     if features is not None and not is_ingested(study, lake):
         check_listed(study, features, 0.0, sweep.positions)
-    check_positions([sweep.positions], study, study.numbers(recipe.candidates.split))
+    check_positions([sweep.positions], study, study.prompts_of(recipe.candidates.split))
     return study
 
 

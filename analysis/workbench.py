@@ -50,7 +50,7 @@ class Workbench:
     @cached_property
     def saes(self) -> Mapping[int, Sae]:
         """The study's SAEs by their numbers; weights are loaded when they are needed."""
-        return self.loaded.shelf
+        return self.loaded.sae_loader
 
     @cached_property
     def token_ids(self) -> list[list[int]]:
@@ -97,7 +97,7 @@ class Workbench:
         return self.prompt_ids & INDEX_MASK
 
     @cached_property
-    def numbers(self) -> dict[int, int]:
+    def number_of(self) -> dict[int, int]:
         """prompt_id -> number"""
         return {int(prompt_id): number for number, prompt_id in enumerate(self.prompt_ids)}
 

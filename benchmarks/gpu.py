@@ -161,13 +161,13 @@ def job(study: Study, maker: Watched, lake: Lake) -> tuple[Ingested, Phases]:
 def bare(maker: ShardMaker, batch_tokens: int) -> None:
     """Forward and encode of every token with what the job has loaded; the SAEs one by one where they do not all fit."""
     token_ids = [one.token_ids for one in maker.tokenized.values()]
-    shelf, subject = maker.shelf, maker.subject
-    if shelf.all_fit:
-        forward_and_encode(subject, {layer: shelf[layer] for layer in shelf.numbers}, token_ids, batch_tokens)
+    loader, subject = maker.sae_loader, maker.subject
+    if loader.all_fit:
+        forward_and_encode(subject, {layer: loader[layer] for layer in loader.sae_numbers}, token_ids, batch_tokens)
     else:
-        captured = capture(subject, token_ids, [Site(layer) for layer in shelf.numbers], batch_tokens, on_host=True)
-        for layer in shelf.numbers:
-            sae = shelf.whole(layer)
+        captured = capture(subject, token_ids, [Site(layer) for layer in loader.sae_numbers], batch_tokens, on_host=True)
+        for layer in loader.sae_numbers:
+            sae = loader.whole(layer)
             for resid_nd in captured.resid.pop(Site(layer)).split(max(CHUNK_VALUES[subject.device.type] // sae.width, 1)):
                 sae.module.encode(resid_nd.to(subject.device, non_blocking=True).float())
     wait(subject.device)
@@ -212,9 +212,10 @@ def _report(
     device = maker.subject.device
     n_tokens, n_rows = record.n_rows("tokens"), record.n_rows("activations")
     n_bytes = sum(file.n_bytes for file in record.files)
-    loaded = "all SAEs stay loaded" if maker.shelf.all_fit else "SAEs loaded layer by layer"
+    loaded = "all SAEs stay loaded" if maker.sae_loader.all_fit else "SAEs loaded layer by layer"
     report.line(
-        f"\n{name}: width {size.config['hidden_size']:,}, SAEs of {size.width:,} latents on {len(maker.shelf.numbers)} layers, "
+        f"\n{name}: width {size.config['hidden_size']:,}, SAEs of {size.width:,} latents on "
+        f"{len(maker.sae_loader.sae_numbers)} layers, "
         f"{maker.subject.dtype}, {loaded}; "
         f"{n_tokens:,} tokens, {n_rows:,} rows, {n_bytes / 1e6:,.1f} MB"
     )
@@ -236,12 +237,12 @@ def _report(
 
 def _least_seconds(size: Size, maker: ShardMaker, n_tokens: int) -> float:
     """Time of the same multiplications at the rate of a large matrix product: blocks in the model's dtype, encode in float32."""
-    device, shelf = maker.subject.device, maker.shelf
+    device, loader = maker.subject.device, maker.sae_loader
     shape = shape_of(maker.subject.model.config.to_dict())
     tied = maker.subject.model.config.tie_word_embeddings
     in_blocks = shape.n_parameters - shape.d_vocab * shape.d_model * (1 if tied else 2)
-    used = in_blocks * (max(shelf.numbers) + 1) / shape.n_layers
-    encode = size.width * shape.d_model * len(shelf.numbers)
+    used = in_blocks * (max(loader.sae_numbers) + 1) / shape.n_layers
+    encode = size.width * shape.d_model * len(loader.sae_numbers)
     forward_rate, encode_rate = (matmul_rate(device, dtype) for dtype in (maker.subject.dtype, torch.float32))
     return 2 * n_tokens * (used / forward_rate + encode / encode_rate)
 

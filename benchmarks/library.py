@@ -29,7 +29,7 @@ from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.slices import Slices
-from saelake.ingest.saes.facts import SaeFacts
+from saelake.ingest.saes.description import SaeDescription
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import HOOKS, Site
 from saelake.ingest.subject import Subject
@@ -78,8 +78,8 @@ class Setting:
         made = {}
         for site in sites:
             sae = random_sae(read[site][kept].float(), site.layer, WIDTH, generator)
-            facts = SaeFacts(sae.ref, "jumprelu", sae.d_in, WIDTH, site.hook, "none")
-            made[site.layer] = Sae(facts, sae.load)
+            description = SaeDescription(sae.ref, "jumprelu", sae.d_in, WIDTH, site.hook, "none")
+            made[site.layer] = Sae(description, sae.load)
         return made
 
     def features(self, seed: int = 0) -> FeatureSet:

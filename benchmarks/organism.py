@@ -53,7 +53,7 @@ def load() -> Organism:
     def top(prompt: int, k: int) -> Pool:
         return Pool(prompt, k, np.repeat(layers, k), np.concatenate([ranked[layer][:k] for layer in layers]))
 
-    harmful = np.array(study.numbers(settings.split, "harmful"))
+    harmful = np.array(study.prompts_of(settings.split, "target"))
     requests = [
         Request(p, top(p, k).at(range(k * len(layers))) if k else Request(p).features)
         for p in harmful

@@ -61,7 +61,7 @@ class Real:
 def load(cache: Path, threads: int) -> Real:
     subject = smollm2(cache, threads)
     study = open_study(load_recipe("organism"))
-    texts = [study.prompts[i].text for i in study.numbers("test")][:N_PROMPTS]
+    texts = [study.prompts[i].text for i in study.prompts_of("test")][:N_PROMPTS]
     prompts = [subject.encode(text).token_ids for text in texts]
     saes = random_saes(subject, prompts, LAYERS, WIDTH)
     rng = np.random.default_rng(0)

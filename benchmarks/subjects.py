@@ -21,7 +21,7 @@ from transformers import (
 from saelake.ingest.capture import residuals
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.saes.refs import SaeRef
-from saelake.ingest.saes.sae import Sae, SaeFacts, Weights
+from saelake.ingest.saes.sae import Sae, SaeDescription, Weights
 from saelake.ingest.subject import Subject
 
 L0 = 60
@@ -123,7 +123,7 @@ def random_sae(resid_nd: torch.Tensor, layer: int, width: int, generator: torch.
     top = ((resid_nd[some] - module.b_dec) @ module.W_enc).topk(L0 + 1, dim=-1).values[:, -1]
     module.threshold.data.fill_(float(top.clamp(min=0).median()))
     ref = SaeRef(f"random-{layer}", f"random-{layer}", layer, "0" * 64, None, None, None, None)
-    facts = SaeFacts(ref, "jumprelu", d_in, width, None, "none")
+    description = SaeDescription(ref, "jumprelu", d_in, width, None, "none")
     weights = Weights(
         W_enc=module.W_enc.data,
         b_enc=module.b_enc.data,
@@ -133,4 +133,4 @@ def random_sae(resid_nd: torch.Tensor, layer: int, width: int, generator: torch.
         apply_b_dec_to_input=True,
         module=module,
     )
-    return Sae.of(facts, weights)
+    return Sae.of(description, weights)

@@ -69,7 +69,7 @@ def on_smollm2(report: Report, cache: Path, rounds: int) -> None:
     """Real proportions: 135M parameters, SAEs of 16k latents on 12 layers, 200 candidates a layer."""
     subject: Subject = smollm2(cache, threads=1)
     study = open_study(load_recipe("organism"))
-    prompts = [subject.encode(study.prompts[i].text).token_ids for i in study.numbers("test")[:N_PROMPTS]]
+    prompts = [subject.encode(study.prompts[i].text).token_ids for i in study.prompts_of("test")[:N_PROMPTS]]
     saes: dict[int, Sae] = random_saes(subject, prompts, LAYERS, WIDTH)
     rng = np.random.default_rng(0)
     requests = [Request(p, FeatureSet.of([2], [int(rng.integers(WIDTH))])) for p in range(N_PROMPTS)]

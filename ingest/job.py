@@ -92,7 +92,7 @@ def _of_prompts(study: Study, lake: Lake, one: SetRuns, table: str) -> pa.Table:
         with lake.published.local(file.path) as path:
             parts.append(pq.read_table(path, columns=STATISTICS_READ[table]))
     rows = pa.concat_tables(parts)
-    last = one.first_id + len(one.numbers) - 1
+    last = one.first_id + len(one.prompt_numbers) - 1
     rows = rows.filter(pc.and_(pc.greater_equal(rows["prompt_id"], one.first_id), pc.less_equal(rows["prompt_id"], last)))
     if table != "prompts":
         return rows

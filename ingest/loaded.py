@@ -3,9 +3,9 @@
 from functools import cached_property
 
 from saelake.ingest.preflight import check_device_memory, check_saes
-from saelake.ingest.saes.facts import SaeFacts
+from saelake.ingest.saes.description import SaeDescription
+from saelake.ingest.saes.loader import SaeLoader
 from saelake.ingest.saes.sae import check_fits
-from saelake.ingest.saes.shelf import Shelf
 from saelake.ingest.study import Study
 from saelake.ingest.subject import Subject
 
@@ -20,7 +20,7 @@ class Loaded:
         self.study = study
 
     @cached_property
-    def facts(self) -> dict[int, SaeFacts]:
+    def descriptions(self) -> dict[int, SaeDescription]:
         """What every SAE says about itself, by its number; checked against the model's own configuration."""
         by_id = {one.ref.sae_id: one for one in check_saes(self.study)}
         return {number: by_id[ref.sae_id] for number, ref in self.study.numbered_saes.items()}
@@ -30,15 +30,15 @@ class Loaded:
         return Subject.load(self.study.recipe.model, self.study.recipe.compute)
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def sae_loader(self) -> SaeLoader:
         """The SAEs, checked again: the loaded model is the judge."""
         if "subject" not in self.__dict__:
-            check_device_memory(self.study, list(self.facts.values()))
-        for one in self.facts.values():
+            check_device_memory(self.study, list(self.descriptions.values()))
+        for one in self.descriptions.values():
             check_fits(one, self.subject)
-        return Shelf(self.facts, self.subject.device)
+        return SaeLoader(self.descriptions, self.subject.device)
 
     def forget(self) -> None:
         """Gives up what is loaded; it is loaded again when it is asked for again."""
-        for name in ("subject", "shelf"):
+        for name in ("subject", "sae_loader"):
             self.__dict__.pop(name, None)

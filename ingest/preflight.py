@@ -3,23 +3,23 @@
 from collections.abc import Sequence
 
 from saelake.ingest.model_shape import ModelShape, read_shape, weight_bytes
-from saelake.ingest.saes.facts import SaeFacts, check_facts, read_facts
-from saelake.ingest.saes.shelf import free_bytes, host_bytes
+from saelake.ingest.saes.description import SaeDescription, check_description, read_description
+from saelake.ingest.saes.loader import free_bytes, host_bytes
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 
 
-def check_saes(study: Study) -> list[SaeFacts]:
+def check_saes(study: Study) -> list[SaeDescription]:
     """What every SAE's configuration says; raises UserError when one does not fit the model, going by both configurations."""
-    facts = [read_facts(ref) for ref in study.saes]
+    descriptions = [read_description(ref) for ref in study.saes]
     shape = read_shape(study.recipe.model)
     if shape is not None:
-        for one in facts:
-            check_facts(one, shape)
-    return facts
+        for one in descriptions:
+            check_description(one, shape)
+    return descriptions
 
 
-def check_device_memory(study: Study, facts: Sequence[SaeFacts]) -> None:
+def check_device_memory(study: Study, descriptions: Sequence[SaeDescription]) -> None:
     """Raises UserError when the model and its largest SAE cannot be on the device together."""
     import torch
 
@@ -28,7 +28,8 @@ def check_device_memory(study: Study, facts: Sequence[SaeFacts]) -> None:
         return
     device = torch.device(study.device)
     there = free_bytes(device) if device.type == "cuda" else host_bytes()
-    if (short := shortage(shape, study.recipe.model.dtype, max(one.n_bytes for one in facts), there, device.type)) is not None:
+    largest = max(one.n_bytes for one in descriptions)
+    if (short := shortage(shape, study.recipe.model.dtype, largest, there, device.type)) is not None:
         raise UserError(short)
 
 

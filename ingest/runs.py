@@ -37,7 +37,7 @@ class SetRuns:
     """One prompt set of a study, and the runs that hold it."""
 
     name: str
-    numbers: range
+    prompt_numbers: range
     """The places of its prompts in the study."""
     first_id: int
     """prompt_id of the first; the others follow one by one."""
@@ -47,9 +47,9 @@ class SetRuns:
 
     def shards(self, size: int) -> dict[str, range]:
         """Slices of the set: names of shards -> places of their prompts in the study."""
-        starts = range(self.numbers.start, self.numbers.stop, size)
-        slices = [range(start, min(start + size, self.numbers.stop)) for start in starts]
-        first = self.numbers.start
+        starts = range(self.prompt_numbers.start, self.prompt_numbers.stop, size)
+        slices = [range(start, min(start + size, self.prompt_numbers.stop)) for start in starts]
+        first = self.prompt_numbers.start
         return {f"prompts-{one.start - first:07d}-{one.stop - first:07d}": one for one in slices}
 
     @property
@@ -172,12 +172,12 @@ def _held(study: Study, record: RunRecord, sets: Sequence[SetRuns]) -> _Older | 
         return None
     by_name, refs = {one.name: one for one in sets}, {ref.name: ref for ref in study.saes}
     names = [one["set"] for one in config["prompts"]["sets"]]
-    held = [study.prompts[i] for name in names if name in by_name for i in by_name[name].numbers]
+    held = [study.prompts[i] for name in names if name in by_name for i in by_name[name].prompt_numbers]
     if not by_name.keys() >= set(names) or content_hash(held) != config["prompts"]["hash"]:
         return None
     if not all(name in refs and _declares(config["saes"], refs[name]) for name in config["saes"]["names"]):
         return None
-    sizes = [len(by_name[name].numbers) for name in names]
+    sizes = [len(by_name[name].prompt_numbers) for name in names]
     first = RunSpec(OLDER, record.recipe, {}, known_as=record.run_id).tag << 32
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     return _Older(record.run_id, {n: first + s for n, s in zip(names, starts, strict=True)}, frozenset(config["saes"]["names"]))
@@ -201,7 +201,7 @@ def is_ingested(study: Study, lake: Lake) -> bool:
 
 def prompt_ids(sets: Sequence[SetRuns]) -> np.ndarray:
     """(n_prompts,) int64: the ids of a study's prompts, in their order."""
-    return np.concatenate([one.first_id + np.arange(len(one.numbers), dtype=np.int64) for one in sets])
+    return np.concatenate([one.first_id + np.arange(len(one.prompt_numbers), dtype=np.int64) for one in sets])
 
 
 def ingest_key(study: Study, sets: Sequence[SetRuns]) -> RunSpec:

@@ -17,8 +17,8 @@ from saelake.ingest.capture import Captured, capture, nonzeros
 from saelake.ingest.job import PROMPTS_SHARD, SAE_SHARD, Piece
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.runs import SetRuns, prompt_ids
+from saelake.ingest.saes.loader import HOST_SHARE, host_bytes
 from saelake.ingest.saes.sae import Sae
-from saelake.ingest.saes.shelf import HOST_SHARE, host_bytes
 from saelake.ingest.sites import Site
 from saelake.ingest.study import Study
 from saelake.ingest.subject import Tokenized
@@ -35,7 +35,7 @@ place or another scale of its input is then likelier than a difference between t
 class _Slice(NamedTuple):
     """Some prompts, by their places in the study, and the numbers of the SAEs that are to see them."""
 
-    numbers: range
+    prompt_numbers: range
     saes: tuple[int, ...]
 
 
@@ -51,17 +51,17 @@ class ShardMaker:
         self._sets = {one.name: one for one in sets}
         self._prompt_ids = prompt_ids(sets)
         loaded = loaded or Loaded(study)
-        self._facts, self.shelf, self.subject = loaded.facts, loaded.shelf, loaded.subject
+        self._descriptions, self.sae_loader, self.subject = loaded.descriptions, loaded.sae_loader, loaded.subject
         needed = {number for piece in pieces for number in piece.saes}
-        self.numbers = [number for number in self.shelf.numbers if number in needed]
+        self.sae_numbers = [number for number in self.sae_loader.sae_numbers if number in needed]
         """Of the SAEs that are needed."""
         self.tokenized: dict[int, Tokenized] = {}
         """Place of a prompt in the study -> its tokens, of the sets that are needed."""
         for name in dict.fromkeys(piece.set for piece in pieces):
-            self.tokenized |= {i: self.subject.encode(study.prompts[i].text) for i in self._sets[name].numbers}
-        if self.shelf.all_fit:  # they stay loaded: a damaged one is found before any forward pass
-            for number in self.numbers:
-                self.shelf[number].load()
+            self.tokenized |= {i: self.subject.encode(study.prompts[i].text) for i in self._sets[name].prompt_numbers}
+        if self.sae_loader.all_fit:  # they stay loaded: a damaged one is found before any forward pass
+            for number in self.sae_numbers:
+                self.sae_loader[number].load()
         self._saes: dict[int, list[Rows]] = {}
         self._l0: dict[str, np.ndarray] = {}
         """sae_id -> active latents, tokens and prompts of the first prompts, as far as they are captured"""
@@ -78,7 +78,7 @@ class ShardMaker:
     def saes(self, number: int) -> list[Rows]:
         """`saes` and `features` of one SAE, without the statistics that publishing adds."""
         if number not in self._saes:
-            one = self._facts[number]
+            one = self._descriptions[number]
             table = {
                 "sae_id": [one.ref.sae_id],
                 "name": [one.ref.name],
@@ -89,7 +89,7 @@ class ShardMaker:
                 "norm": [one.norm],
                 "declared_l0": pa.array([one.ref.declared_l0], pa.float32()),
             }
-            self._saes[number] = [Rows("saes", pa.table(table)), self._features(self.shelf.whole(number))]
+            self._saes[number] = [Rows("saes", pa.table(table)), self._features(self.sae_loader.whole(number))]
         return self._saes[number]
 
     def _features(self, sae: Sae) -> Rows:
@@ -104,8 +104,8 @@ class ShardMaker:
 
     def _prompts(self, one: SetRuns) -> list[Rows]:
         """`prompts` and `tokens` of a set."""
-        tokenized, prompt_id = [self.tokenized[i] for i in one.numbers], self._prompt_ids[one.numbers]
-        return [self._prompt_table(one.numbers, prompt_id, tokenized), self._token_table(prompt_id, tokenized)]
+        tokenized, prompt_id = [self.tokenized[i] for i in one.prompt_numbers], self._prompt_ids[one.prompt_numbers]
+        return [self._prompt_table(one.prompt_numbers, prompt_id, tokenized), self._token_table(prompt_id, tokenized)]
 
     def _slices(self, pieces: Sequence[Piece]) -> Iterator[list[list[Rows]]]:
         """`activations` of slices of the study's prompts, slice by slice, for each of the SAEs that are asked for."""
@@ -113,19 +113,19 @@ class ShardMaker:
         for group in self._groups([_Slice(self._sets[one.set].shards(size)[one.shard], one.saes) for one in pieces]):
             captured = [self._capture(one) for one in group]
             parts: list[dict[int, Rows]] = [{} for _ in group]
-            for number in self.numbers:
+            for number in self.sae_numbers:
                 for one, held, found in zip(group, captured, parts, strict=True):
                     if number in one.saes:
-                        rest = [self._facts[other].reads for other in one.saes if other not in found and other != number]
-                        site = self._facts[number].reads
+                        rest = [self._descriptions[other].reads for other in one.saes if other not in found and other != number]
+                        site = self._descriptions[number].reads
                         resid_nd = held.resid[site] if site in rest else held.resid.pop(site)  # another SAE reads it too
-                        found[number] = self._activations(self.shelf.whole(number), one.numbers, held.order, resid_nd)
+                        found[number] = self._activations(self.sae_loader.whole(number), one.prompt_numbers, held.order, resid_nd)
             for one, found in zip(group, parts, strict=True):
                 yield [[found[number]] for number in one.saes]
 
     def _groups(self, slices: Sequence[_Slice]) -> Iterator[list[_Slice]]:
         """Slices to go through layer by layer together: one each where the SAEs stay loaded, else as many as memory holds."""
-        room = 0.0 if self.shelf.all_fit else HOST_SHARE * host_bytes()
+        room = 0.0 if self.sae_loader.all_fit else HOST_SHARE * host_bytes()
         group: list[_Slice] = []
         for one in slices:
             if group and self._resid_bytes([*group, one]) > room:
@@ -136,17 +136,17 @@ class ShardMaker:
             yield group
 
     def _resid_bytes(self, group: Sequence[_Slice]) -> int:
-        n_values = sum(len(self.tokenized[i].token_ids) * len(self._sites(one.saes)) for one in group for i in one.numbers)
+        n_values = sum(len(self.tokenized[i].token_ids) * len(self._sites(one.saes)) for one in group for i in one.prompt_numbers)
         return n_values * self.subject.d_model * self.subject.dtype.itemsize
 
     def _sites(self, saes: Sequence[int]) -> list[Site]:
         """What some SAEs read, each site once."""
-        return list(dict.fromkeys(self._facts[number].reads for number in saes))
+        return list(dict.fromkeys(self._descriptions[number].reads for number in saes))
 
     def _capture(self, one: _Slice) -> Captured:
-        token_ids = [self.tokenized[i].token_ids for i in one.numbers]
+        token_ids = [self.tokenized[i].token_ids for i in one.prompt_numbers]
         batch_tokens = self._study.recipe.capture.batch_tokens
-        return capture(self.subject, token_ids, self._sites(one.saes), batch_tokens, on_host=not self.shelf.all_fit)
+        return capture(self.subject, token_ids, self._sites(one.saes), batch_tokens, on_host=not self.sae_loader.all_fit)
 
     def _prompt_table(self, rows: range, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
         prompts = self._study.prompts[rows.start : rows.stop]

@@ -22,7 +22,7 @@ class Study:
     device: str
     """cpu, cuda or mps"""
 
-    def numbers(self, split: str, role: Role | None = None) -> list[int]:
+    def prompts_of(self, split: str, role: Role | None = None) -> list[int]:
         """Places in `prompts` of the prompts of a split, and of the labels that are taken for a role if one is given."""
         return [i for i, p in enumerate(self.prompts) if p.split == split and role in (None, self.recipe.labels.role(p.label))]
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from saelake.ingest.saes.facts import ELEMENTWISE, JOINT, LACKING
+from saelake.ingest.saes.description import ELEMENTWISE, JOINT, LACKING
 from saelake.ingest.sites import KINDS
 from saelake.ingest.subject import Subject
 from tests.conftest import ROOT

@@ -26,7 +26,7 @@ def refused_prompts(work: Work, con: duckdb.DuckDBPyConnection) -> list[int]:
     """Numbers of the refused prompts, every family in turn."""
     recipe = work.bench.recipe
     found = queries.run(con, "atlas_prompts", judge=recipe.verdicts.oracle, split=recipe.candidates.split).fetchnumpy()
-    return [work.bench.numbers[prompt_id] for prompt_id in found["prompt_id"].tolist()]
+    return [work.bench.number_of[prompt_id] for prompt_id in found["prompt_id"].tolist()]
 
 
 def _features(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> dict[str, np.ndarray]:

@@ -191,7 +191,7 @@ def _summed(
     columns: dict[str, list[object]] = {name: [] for name in METHOD_SCORES.schema.names if name != "run_id"}
     for (finds, method, measure, k), named in values.items():
         of_prompt = dict.fromkeys(sorted(having[finds]), 0.0) | named  # a method that names nothing there finds nothing
-        numbers = [work.bench.numbers[prompt_id] for prompt_id in of_prompt]
+        numbers = [work.bench.number_of[prompt_id] for prompt_id in of_prompt]
         mean, (low, high) = _interval(work, numbers, np.array(list(of_prompt.values())))
         row = (finds, method, measure, k, len(numbers), mean, low, high, spent.get((finds, method), 0.0))
         for name, value in zip(columns, row, strict=True):

@@ -86,7 +86,7 @@ def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int
         for sae, group in groupby(awake, key=lambda feature: feature[0]):
             beside = [(sae, f) for f in active.get((prompt_id, sae), ()) if (sae, f) not in mine]
             others += beside[: len(list(group))]
-        found.append(Source(bench.numbers[prompt_id], method, start, mine, awake, tuple(others)))
+        found.append(Source(bench.number_of[prompt_id], method, start, mine, awake, tuple(others)))
     return found
 
 

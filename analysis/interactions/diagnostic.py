@@ -21,7 +21,7 @@ def last_token_cosines(resid_ld: torch.Tensor, own_ld: np.ndarray, chosen: int) 
 
 
 def _shards(study: Study) -> dict[str, Sequence[int]]:
-    return prompt_shards(study.numbers(study.recipe.diagnostic.split), study.recipe.capture.shard_prompts)
+    return prompt_shards(study.prompts_of(study.recipe.diagnostic.split), study.recipe.capture.shard_prompts)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

@@ -43,7 +43,7 @@ def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]
             kept = [row for row in rows if (critical["n_tokens"][row] > 0) == (part == "active")]
             features = work.bench.feature_set(critical, kept)
             draw = start if method == "minimal" else None
-            yield Ablation(Request(work.bench.numbers[prompt_id], features), Condition(method, part), draw=draw, tau=tau)
+            yield Ablation(Request(work.bench.number_of[prompt_id], features), Condition(method, part), draw=draw, tau=tau)
 
 
 STAGE = Stage(

@@ -105,7 +105,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             rows = con.execute(CRITICAL, {"prompts": bench.prompt_ids[list(shards[name])].tolist()}).fetchall()
             sets: dict[tuple[int, str, int], list[Feature]] = {}
             for prompt_id, method, start, sae_id, feature_id in rows:
-                sets.setdefault((bench.numbers[prompt_id], method, start), []).append((number[sae_id], feature_id))
+                sets.setdefault((bench.number_of[prompt_id], method, start), []).append((number[sae_id], feature_id))
             yield name, _rows(bench, sets) if sets else []
 
 

@@ -108,7 +108,7 @@ def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str, model: str | N
     others = _by_prompt(_numbered(work, found.select("prompt_id", "sae_id", "feature_id").fetchnumpy()))
     critical = _by_prompt(_numbered(work, con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy()))
     none = {name: np.empty(0, dtype=np.int64) for name in ("sae", "feature_id", "max_activation")}
-    number, place = work.bench.numbers, work.bench.places
+    number, place = work.bench.number_of, work.bench.places
     return {number[p]: Ranking(number[p], critical.get(p, none), rows, int(place[number[p]])) for p, rows in others.items()}
 
 

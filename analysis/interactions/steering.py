@@ -60,7 +60,7 @@ prompt has those of ablated passes; what never fires at all is left out."""
 
 
 def _shards(study: Study) -> dict[str, Sequence[int]]:
-    controls = study.numbers(study.recipe.candidates.split, "control")[: study.recipe.steering.prompts]
+    controls = study.prompts_of(study.recipe.candidates.split, "control")[: study.recipe.steering.prompts]
     return prompt_shards(controls, study.recipe.capture.shard_prompts)
 
 

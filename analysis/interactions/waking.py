@@ -150,7 +150,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             rows = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
             critical = [(*one[:3], number[one[4]], one[5]) for one in rows]
             controls = matched(bench, con, prompt_ids, work.spec.seed)
-            asked = list(passes(critical, controls, bench.numbers))
+            asked = list(passes(critical, controls, bench.number_of))
             if not asked:
                 yield name, []
                 continue

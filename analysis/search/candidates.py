@@ -35,7 +35,7 @@ def ks(settings: Candidates) -> range:
 
 def shards_of_split(study: Study) -> dict[str, Sequence[int]]:
     """The prompts to ablate on, in slices."""
-    return prompt_shards(study.numbers(study.recipe.candidates.split), study.recipe.capture.shard_prompts)
+    return prompt_shards(study.prompts_of(study.recipe.candidates.split), study.recipe.capture.shard_prompts)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

@@ -48,7 +48,7 @@ def check_listed(study: Study, features: Features, value: float, positions: str 
 
 def check_edits(study: Study, edits: EditSet) -> None:
     """Raises UserError where a prompt that is ablated on lacks a position or role."""
-    check_positions(edits.places, study, study.numbers(study.recipe.candidates.split))
+    check_positions(edits.places, study, study.prompts_of(study.recipe.candidates.split))
 
 
 def _compute(condition: str, edits: EditSet, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

@@ -107,7 +107,7 @@ def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping
     """As many a layer as the sets have that Stage 2 found for the prompt, by either search."""
     wanted: dict[tuple[int, str, float | None], dict[str, int]] = {}
     for method, tau, prompt_id, sae_id, n in con.execute(SIZES, {"judge": work.bench.recipe.verdicts.oracle}).fetchall():
-        wanted.setdefault((work.bench.numbers[prompt_id], method, tau), {})[sae_id] = n
+        wanted.setdefault((work.bench.number_of[prompt_id], method, tau), {})[sae_id] = n
     for (prompt, method, tau), sizes in wanted.items():
         if prompt not in drawn:
             continue

@@ -44,7 +44,7 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
         first = flips.filter("refused_at_baseline and first_k is not null").fetchnumpy()
     found = {}
     for prompt_id, k in zip(first["prompt_id"], first["first_k"], strict=True):
-        prompt = work.bench.numbers[int(prompt_id)]
+        prompt = work.bench.number_of[int(prompt_id)]
         if work.bench.study.role(prompt) != "target":
             continue
         top = candidates["rank"] <= k
@@ -59,7 +59,7 @@ def borrowers(bench: Workbench, lenders: Iterable[int]) -> dict[int, list[int]]:
     on shards; the shard of a lender holds the answers on its borrowers.
     """
     lent: dict[int, list[int]] = {prompt: [] for prompt in sorted(lenders)}
-    controls = bench.study.numbers(bench.recipe.candidates.split, "control")
+    controls = bench.study.prompts_of(bench.recipe.candidates.split, "control")
     for prompt, lender in zip(controls, cycle(lent), strict=False):
         lent[lender].append(prompt)
     return lent

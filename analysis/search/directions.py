@@ -46,7 +46,7 @@ def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
     layers = range(bench.subject.n_layers)
     means = {}
     for role in ("target", "control"):
-        prompts = bench.study.numbers(split, role)
+        prompts = bench.study.prompts_of(split, role)
         if not prompts:
             label = bench.recipe.labels.of(role)
             raise UserError(f"direction.split is {split!r}, but the study has no {label} prompt in that split")
@@ -125,7 +125,7 @@ def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
 def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
     split = bench.recipe.direction.select_split
     everywhere = tuple(range(bench.subject.n_layers))
-    targets, controls = (bench.study.numbers(split, role) for role in ("target", "control"))
+    targets, controls = (bench.study.prompts_of(split, role) for role in ("target", "control"))
     clean = judged(bench, [Request(p) for p in targets])
     refused = [p for p, answer in zip(targets, clean, strict=True) if answer.verdict.refused]
     if not refused:

@@ -24,7 +24,7 @@ def check_shown(bench: Workbench) -> None:
     The subject alone is loaded for it, without its SAEs, and its memory is given back.
     """
     recipe = bench.recipe
-    target = bench.study.numbers(recipe.direction.select_split, "target")
+    target = bench.study.prompts_of(recipe.direction.select_split, "target")
     engine = AblationEngine(bench.subject, {}, bench.token_ids)
     answers: list[Judged] = []
     for start in range(0, len(target), AT_ONCE):

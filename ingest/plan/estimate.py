@@ -216,7 +216,7 @@ def _timed(
 
 def _device(recipe: Recipe) -> tuple[str, int]:
     """The device that the recipe gets here, and its free memory."""
-    from saelake.ingest.saes.shelf import free_bytes, host_bytes
+    from saelake.ingest.saes.loader import free_bytes, host_bytes
     from saelake.ingest.subject import resolve_device
 
     device = resolve_device(recipe.compute.device)

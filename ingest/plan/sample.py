@@ -11,7 +11,7 @@ from saelake.ingest.capture import capture, nonzeros
 from saelake.ingest.prompts import Prompt
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.refs import list_saes
-from saelake.ingest.saes.sae import check_fits, load_sae, read_facts
+from saelake.ingest.saes.sae import check_fits, load_sae, read_description
 from saelake.ingest.subject import Subject
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.layout import write_table
@@ -36,7 +36,7 @@ def measure(recipe: Recipe, prompts: list[Prompt], token_ids: list[list[int]]) -
     subject = Subject.load(recipe.model, recipe.compute)
     refs = list_saes(recipe)
     tokens = [token_ids[i] for i in chosen]
-    reads = {ref.sae_id: read_facts(ref).reads for ref in refs}
+    reads = {ref.sae_id: read_description(ref).reads for ref in refs}
     captured = capture(subject, tokens, list(dict.fromkeys(reads.values())), recipe.capture.batch_tokens)
     lengths = [len(tokens[i]) for i in captured.order]
     prompt_of_token = np.repeat(np.array(captured.order), lengths)

@@ -11,7 +11,7 @@ from pathlib import Path
 from saelake.ingest.model_shape import ModelShape, cached_file
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.sections import ModelSpec, SaesSpec
-from saelake.ingest.saes.facts import sae_bytes
+from saelake.ingest.saes.description import sae_bytes
 from saelake.ingest.saes.refs import listed_saes
 from saelake.ingest.saes.weight_files import tensor_shapes
 

@@ -1,1 +1,1 @@
-"""Sparse autoencoders: which ones a recipe names (refs, facts, labels: no torch), loaded (sae, shelf), trained (train)."""
+"""Sparse autoencoders: which ones a recipe names (refs, description, labels: no torch), loaded (sae, loader), trained (train)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from saelake.ingest.saes.facts import SaeFacts, check_kind, norm_convention, norm_scale
+from saelake.ingest.saes.description import SaeDescription, check_kind, norm_convention, norm_scale
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.sae import Sae, laid_open
 from saelake.ingest.sites import Site
@@ -62,12 +62,12 @@ def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
     check_kind(module.cfg.architecture(), ref)
     scale = norm_scale(ref, metadata)
     norm = norm_convention(ref, module.cfg.normalize_activations, scale)
-    facts = SaeFacts(ref, module.cfg.architecture(), module.cfg.d_in, module.cfg.d_sae, reads.hook, norm, hook_out)
-    facts = replace(facts, d_out=getattr(module.cfg, "d_out", None))
+    description = SaeDescription(ref, module.cfg.architecture(), module.cfg.d_in, module.cfg.d_sae, reads.hook, norm, hook_out)
+    description = replace(description, d_out=getattr(module.cfg, "d_out", None))
     if scale is not None and module.cfg.normalize_activations == "expected_average_only_in":
         module = copy.deepcopy(module)
         module.fold_activation_norm_scaling_factor(scale)
-    return replace(laid_open(module, facts), off_device=stays)
+    return replace(laid_open(module, description), off_device=stays)
 
 
 def _for_inference(given: Any, device: torch.device) -> Any:

@@ -17,19 +17,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from saelake.ingest.saes.facts import (
+from saelake.ingest.saes.description import (
     ELEMENTWISE,
-    SaeFacts,
-    check_facts,
+    SaeDescription,
+    check_description,
     norm_scale,
-    read_facts,
+    read_description,
     shapes_from_the_cache,
 )
 from saelake.ingest.saes.refs import SaeRef, list_saes
 from saelake.ingest.sites import Site
 from saelake.warehouse.errors import UserError, first_line
 
-__all__ = ["Sae", "SaeFacts", "SaeRef", "check_fits", "list_saes", "load_sae", "read_facts"]
+__all__ = ["Sae", "SaeDescription", "SaeRef", "check_fits", "list_saes", "load_sae", "read_description"]
 
 
 class Weights(NamedTuple):
@@ -58,15 +58,15 @@ class Weights(NamedTuple):
 class Sae:
     """An SAE: what it says about itself, and its weights, loaded when they are first asked for."""
 
-    facts: SaeFacts
+    description: SaeDescription
     load: Callable[[], Weights]
     off_device: bool = False
     """Whether the weights lie in main memory, apart from the device: then only the rows in use are copied there."""
 
     @classmethod
-    def of(cls, facts: SaeFacts, weights: Weights) -> "Sae":
+    def of(cls, description: SaeDescription, weights: Weights) -> "Sae":
         """One that is loaded."""
-        return cls(facts, lambda: weights)
+        return cls(description, lambda: weights)
 
     @property
     def W_enc(self) -> Tensor:
@@ -106,47 +106,47 @@ class Sae:
     @property
     def elementwise(self) -> bool:
         """False when a latent's activation depends on the other latents (TopK), so that it cannot be computed alone."""
-        return self.facts.architecture in ELEMENTWISE
+        return self.description.architecture in ELEMENTWISE
 
     @property
     def ref(self) -> SaeRef:
         """Which SAE this is."""
-        return self.facts.ref
+        return self.description.ref
 
     @property
     def sae_id(self) -> str:
         """Its key in tables."""
-        return self.facts.ref.sae_id
+        return self.description.ref.sae_id
 
     @property
     def layer(self) -> int:
         """The block at which it reads."""
-        return self.facts.ref.layer
+        return self.description.ref.layer
 
     @property
     def reads(self) -> Site:
         """The site that it encodes."""
-        return self.facts.reads
+        return self.description.reads
 
     @property
     def writes(self) -> Site:
         """The site that its decoder adds to; only of a transcoder another one."""
-        return self.facts.writes
+        return self.description.writes
 
     @property
     def d_in(self) -> int:
         """Residual width."""
-        return self.facts.d_in
+        return self.description.d_in
 
     @property
     def width(self) -> int:
         """Number of latents."""
-        return self.facts.width
+        return self.description.width
 
     @property
     def norm(self) -> str:
         """How inputs are scaled."""
-        return self.facts.norm
+        return self.description.norm
 
     @torch.no_grad()
     def decoder_rows(self, ids: Tensor, device: torch.device) -> Tensor:
@@ -172,7 +172,7 @@ class Sae:
         """The whole SAE on a device: itself if it lies there, else a copy for as long as the caller holds it."""
         if self.W_dec.device == device:
             return self
-        return Sae.of(self.facts, moved(self.load(), device))
+        return Sae.of(self.description, moved(self.load(), device))
 
     @torch.no_grad()
     def encode(self, resid_nd: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     """
     from sae_lens import SAE
 
-    facts = read_facts(ref)
+    description = read_description(ref)
     try:
         with warnings.catch_warnings(), shapes_from_the_cache():
             warnings.simplefilter("ignore", UserWarning)  # advice on loading the model through TransformerLens, which is not used
@@ -216,25 +216,27 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
         raise UserError(f"saes: {ref.location} cannot be loaded ({first_line(error)})") from error
     if module.cfg.normalize_activations == "expected_average_only_in":
         scale = norm_scale(ref, module.cfg.metadata.to_dict())
-        assert scale is not None, "read_facts refuses an SAE without its norm"
+        assert scale is not None, "read_description refuses an SAE without its norm"
         module.fold_activation_norm_scaling_factor(scale)
     if ref.published_threshold:
         scale = norm_scale(ref, {})
-        assert scale is not None, "read_facts refuses it otherwise"
+        assert scale is not None, "read_description refuses it otherwise"
         module.threshold.data = module.threshold.data / scale
-    return laid_open(module.eval().requires_grad_(False), facts)
+    return laid_open(module.eval().requires_grad_(False), description)
 
 
 @torch.no_grad()
-def laid_open(module: Any, facts: SaeFacts) -> Sae:
+def laid_open(module: Any, description: SaeDescription) -> Sae:
     """SAELens' object, in float32, with its weights laid open; raises UserError for weights that are not finite numbers."""
     if getattr(module.cfg, "reshape_activations", "none") == "hook_z":
         module.turn_off_forward_pass_hook_z_reshaping()  # the engine's heads lie side by side already
-    gated = facts.architecture == "gated"
-    gates = ("b_mag", "b_gate", "r_mag") if gated else ("b_enc", "threshold") if "jumprelu" in facts.architecture else ("b_enc",)
+    gated, jumping = description.architecture == "gated", "jumprelu" in description.architecture
+    gates = ("b_mag", "b_gate", "r_mag") if gated else ("b_enc", "threshold") if jumping else ("b_enc",)
     for name in ("W_enc", "W_dec", "b_dec", *gates):
         if not getattr(module, name).isfinite().all():
-            raise UserError(f"saes: {facts.ref.location} has values in {name} that are not finite numbers: its file is damaged")
+            raise UserError(
+                f"saes: {description.ref.location} has values in {name} that are not finite numbers: its file is damaged"
+            )
     W_enc, W_dec = module.W_enc.detach(), module.W_dec.detach()
     if getattr(module.cfg, "rescale_acts_by_decoder_norm", False):
         W_dec = W_dec / W_dec.norm(dim=-1, keepdim=True)
@@ -244,9 +246,9 @@ def laid_open(module: Any, facts: SaeFacts) -> Sae:
         threshold = b_enc - gain * module.b_gate.detach()
     else:
         b_enc = module.b_enc.detach()
-        threshold = module.threshold.detach() if "jumprelu" in facts.architecture else torch.zeros_like(b_enc)
+        threshold = module.threshold.detach() if jumping else torch.zeros_like(b_enc)
     return Sae.of(
-        facts,
+        description,
         Weights(
             W_enc=W_enc,
             b_enc=b_enc,
@@ -295,18 +297,21 @@ def _there(rows: Tensor, device: torch.device) -> Tensor:
     return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
 
 
-def check_fits(sae: Sae | SaeFacts, subject: Any) -> None:
+def check_fits(sae: Sae | SaeDescription, subject: Any) -> None:
     """Raises UserError unless the SAE reads and writes at sites of its layer in this model, by its width and declared hooks."""
-    facts = sae.facts if isinstance(sae, Sae) else sae
-    check_facts(facts, subject)
+    description = sae.description if isinstance(sae, Sae) else sae
+    check_description(description, subject)
     sites = getattr(subject, "sites", None)
     if sites is None:  # a model's shape alone, without the model
         return
-    sites.check(facts.reads)
-    sites.check(facts.writes, write=True)
-    for what, site, d in (("reads", facts.reads, facts.d_in), ("writes", facts.writes, facts.d_out or None)):
+    sites.check(description.reads)
+    sites.check(description.writes, write=True)
+    for what, site, d in (
+        ("reads", description.reads, description.d_in),
+        ("writes", description.writes, description.d_out or None),
+    ):
         if d is not None and d != subject.width(site):
             raise UserError(
-                f"saes: {facts.ref.location} {what} a width of {d}, but {site} has {subject.width(site)}: "
+                f"saes: {description.ref.location} {what} a width of {d}, but {site} has {subject.width(site)}: "
                 f"use an SAE of this model"
             )

@@ -23,8 +23,8 @@ from saelake.ingest.fingerprint import fingerprint
 from saelake.ingest.prompts import load_prompts
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.training import TrainSaes
-from saelake.ingest.saes.facts import check_layer
-from saelake.ingest.saes.shelf import HOST_SHARE, host_bytes
+from saelake.ingest.saes.description import check_layer
+from saelake.ingest.saes.loader import HOST_SHARE, host_bytes
 from saelake.ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject

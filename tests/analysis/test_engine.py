@@ -158,7 +158,7 @@ def test_a_bfloat16_model_keeps_gates_in_float32(form: type[PooledEdit | Gathere
     acts = sae.module.encode(resid_btd.float())
     # Thresholds that bfloat16 cannot tell from the activations that they let through.
     threshold = acts.amax((0, 1)) * (1 - 2**-12)
-    close = Sae.of(sae.facts, sae.load()._replace(threshold=threshold))
+    close = Sae.of(sae.description, sae.load()._replace(threshold=threshold))
     expected = (resid_btd.float() - (acts * (acts > threshold)) @ sae.W_dec).bfloat16()
     held = Held.of([FeatureSet.of([1] * WIDTH, range(WIDTH))] * 3).at(1)
     edited = form(Slices(close), held)(resid_btd, None)

@@ -366,7 +366,7 @@ def test_an_sae_in_training_is_used_as_it_is_after_it() -> None:
         saelake.Engine(subject(), training)
     given = saelake.Engine(subject(), {1: training})
     (opened,) = given.saes.values()
-    assert (opened.facts.architecture, opened.elementwise) == ("jumprelu", True)
+    assert (opened.description.architecture, opened.elementwise) == ("jumprelu", True)
 
 
 def test_a_matryoshka_sae_in_training_is_edited_as_saelens_saves_it(tmp_path: Path) -> None:

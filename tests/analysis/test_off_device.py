@@ -19,11 +19,11 @@ from saelake.analysis.search.alignments import cosines
 from saelake.ingest import loaded as loading
 from saelake.ingest.plan.estimate import SLICES
 from saelake.ingest.recipe import load_recipe
-from saelake.ingest.saes import shelf as shelves
-from saelake.ingest.saes.facts import SaeFacts
+from saelake.ingest.saes import loader as loading_saes
+from saelake.ingest.saes.description import SaeDescription
+from saelake.ingest.saes.loader import SaeLoader
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.sae import Sae, Weights
-from saelake.ingest.saes.shelf import Shelf
 from saelake.warehouse.records import Lake
 from tests.analysis.engines import TEXTS, WIDTH, Bench, some_request, tiny
 from tests.ingest.tiny import D_MODEL
@@ -57,7 +57,7 @@ def off_device(sae: Sae, counted: list[int]) -> Sae:
     weights = sae.load()
     kept = {name: watched(getattr(weights, name), counted) for name in ("W_enc", "W_dec")}
     opened: dict[str, Any] = {**kept, "module": None}
-    return Sae(sae.facts, lambda: weights._replace(**opened), off_device=True)
+    return Sae(sae.description, lambda: weights._replace(**opened), off_device=True)
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated"])
@@ -101,7 +101,7 @@ def test_slices_of_what_is_off_the_device_are_given_up_by_their_size(monkeypatch
     assert SLICES == slicing.KEPT
 
 
-def shelf_of(bench: Bench, monkeypatch: pytest.MonkeyPatch, kept_share: float) -> tuple[Shelf, list[str]]:
+def loader_of(bench: Bench, monkeypatch: pytest.MonkeyPatch, kept_share: float) -> tuple[SaeLoader, list[str]]:
     """The bench's SAEs on a device that holds two of them, and which were loaded."""
     by_id, loads = {sae.sae_id: sae for sae in bench.saes.values()}, []
 
@@ -109,34 +109,36 @@ def shelf_of(bench: Bench, monkeypatch: pytest.MonkeyPatch, kept_share: float) -
         loads.append(ref.sae_id)
         return by_id[ref.sae_id]
 
-    monkeypatch.setattr(shelves, "load_sae", load)
-    monkeypatch.setattr(shelves, "SMALL", 0)
-    monkeypatch.setattr(shelves, "KEPT_SHARE", kept_share)
-    monkeypatch.setattr(shelves, "free_bytes", lambda _device: 2.5 * bench.saes[0].facts.n_bytes / shelves.WORKING_SHARE)
-    return Shelf({n: sae.facts for n, sae in bench.saes.items()}, torch.device("cpu")), loads
+    monkeypatch.setattr(loading_saes, "load_sae", load)
+    monkeypatch.setattr(loading_saes, "SMALL", 0)
+    monkeypatch.setattr(loading_saes, "KEPT_SHARE", kept_share)
+    monkeypatch.setattr(
+        loading_saes, "free_bytes", lambda _device: 2.5 * bench.saes[0].description.n_bytes / loading_saes.WORKING_SHARE
+    )
+    return SaeLoader({n: sae.description for n, sae in bench.saes.items()}, torch.device("cpu")), loads
 
 
 @pytest.mark.parametrize("architecture", ["jumprelu", "gated", "topk"])
 @pytest.mark.parametrize("kept_share", [0.5, 0.0], ids=["memory", "files"])
-def test_a_shelf_that_does_not_fit_the_device_gives_the_same(
+def test_a_loader_that_does_not_fit_the_device_gives_the_same(
     architecture: str, kept_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, rng = tiny("llama", architecture), np.random.default_rng(4)
-    shelf, loads = shelf_of(bench, monkeypatch, kept_share)
-    assert not shelf.all_fit
-    assert [shelf[n].writes for n in shelf] == [sae.writes for sae in bench.saes.values()]
+    loader, loads = loader_of(bench, monkeypatch, kept_share)
+    assert not loader.all_fit
+    assert [loader[n].writes for n in loader] == [sae.writes for sae in bench.saes.values()]
     assert loads == [], "what it says about itself needs no weights"
     requests = [some_request(rng) for _ in range(12)]
-    engine = AblationEngine(bench.subject, shelf, bench.prompts)
+    engine = AblationEngine(bench.subject, loader, bench.prompts)
     torch.testing.assert_close(engine.log_probabilities(requests), bench.engine().log_probabilities(requests))
     assert len(loads) == len(set(loads)), "an SAE was loaded twice"
     resid_nd, direction = torch.randn(9, D_MODEL), np.eye(D_MODEL, dtype=np.float32)[0]
     for n, sae in bench.saes.items():
-        assert shelf[n].off_device
-        torch.testing.assert_close(shelf.whole(n).encode(resid_nd), sae.encode(resid_nd))
-        torch.testing.assert_close(shelf[n].W_dec, sae.W_dec)
-        assert shelf._whole is None, "a whole SAE stays on the device while rows are read"
-        np.testing.assert_allclose(cosines(shelf[n], direction), cosines(sae, direction), rtol=1e-6)
+        assert loader[n].off_device
+        torch.testing.assert_close(loader.whole(n).encode(resid_nd), sae.encode(resid_nd))
+        torch.testing.assert_close(loader[n].W_dec, sae.W_dec)
+        assert loader._whole is None, "a whole SAE stays on the device while rows are read"
+        np.testing.assert_allclose(cosines(loader[n], direction), cosines(sae, direction), rtol=1e-6)
 
 
 def test_thirteen_saes_of_131k_work_beside_llama_on_24_gb(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,21 +146,21 @@ def test_thirteen_saes_of_131k_work_beside_llama_on_24_gb(monkeypatch: pytest.Mo
     d, f, meta = 4096, 131_072, torch.device("meta")
     recipe = load_recipe("llama-3.1-8b")
     refs = {layer: SaeRef(f"s{layer}", f"s{layer}", layer, "0" * 64, None, None, "r", "i") for layer in recipe.saes.layers}
-    facts = {n: SaeFacts(ref, "jumprelu", d, f, None, "none") for n, ref in refs.items()}
+    descriptions = {n: SaeDescription(ref, "jumprelu", d, f, None, "none") for n, ref in refs.items()}
 
     def load(ref: SaeRef, _device: object) -> Sae:
         W_enc, W_dec, b, b_dec = (torch.empty(*shape, device=meta) for shape in ((d, f), (f, d), (f,), (d,)))
-        return Sae.of(facts[ref.layer], Weights(W_enc, b, W_dec, b_dec, b, True, torch.nn.Module()))
+        return Sae.of(descriptions[ref.layer], Weights(W_enc, b, W_dec, b_dec, b, True, torch.nn.Module()))
 
-    monkeypatch.setattr(shelves, "load_sae", load)
-    monkeypatch.setattr(shelves, "host_bytes", lambda: 128 << 30)
-    monkeypatch.setattr(shelves, "free_bytes", lambda _device: int(24e9 - 2 * 8_030_261_248))
-    shelf = Shelf(facts, torch.device("cpu"))
-    assert (len(shelf), shelf.all_fit) == (13, False)
+    monkeypatch.setattr(loading_saes, "load_sae", load)
+    monkeypatch.setattr(loading_saes, "host_bytes", lambda: 128 << 30)
+    monkeypatch.setattr(loading_saes, "free_bytes", lambda _device: int(24e9 - 2 * 8_030_261_248))
+    loader = SaeLoader(descriptions, torch.device("cpu"))
+    assert (len(loader), loader.all_fit) == (13, False)
     held = 0
     rng = np.random.default_rng(0)
-    for n in shelf:
-        slices = Slices(shelf[n], meta)
+    for n in loader:
+        slices = Slices(loader[n], meta)
         for _ in range(6):  # the batches of a search
             slices.of(np.unique(rng.integers(0, f, 10 * recipe.candidates.cap)))
         held += sum(one.nbytes for cut in slices._kept.values() for one in cut if isinstance(one, Tensor))
@@ -171,8 +173,8 @@ def test_a_process_loads_subject_and_saes_once_and_of_saes_only_what_it_needs(
 ) -> None:
     planted = write_planted(tmp_path / "study")
     recipe, loads = load_recipe(planted.recipe), []
-    load_sae, load_subject = shelves.load_sae, loading.Subject.load
-    monkeypatch.setattr(shelves, "load_sae", lambda ref, device: loads.append(ref.layer) or load_sae(ref, device))
+    load_sae, load_subject = loading_saes.load_sae, loading.Subject.load
+    monkeypatch.setattr(loading_saes, "load_sae", lambda ref, device: loads.append(ref.layer) or load_sae(ref, device))
     monkeypatch.setattr(loading.Subject, "load", lambda *given: loads.append("model") or load_subject(*given))
     lake = Lake.create(tmp_path / "lake")
     stages.ablate(recipe, lake, "first", f"4:{planted.primary}")
@@ -189,8 +191,8 @@ def test_a_study_whose_saes_do_not_fit_answers_as_one_whose_do(tmp_path: Path, m
     found = []
     for place in ("device", "memory"):
         if place == "memory":
-            monkeypatch.setattr(shelves, "WORKING_SHARE", 0.0)
-            monkeypatch.setattr(shelves.Shelf, "__init__", _roomless(shelves.Shelf.__init__))
+            monkeypatch.setattr(loading_saes, "WORKING_SHARE", 0.0)
+            monkeypatch.setattr(loading_saes.SaeLoader, "__init__", _roomless(loading_saes.SaeLoader.__init__))
         lake = Lake.create(tmp_path / place)
         stages.ablate(recipe, lake, "mine", listed)
         with saelake.open(lake.root) as opened:
@@ -210,14 +212,14 @@ def test_a_study_whose_saes_do_not_fit_answers_as_one_whose_do(tmp_path: Path, m
 
 
 def _roomless(made: Callable[..., None]) -> Callable[..., None]:
-    """A shelf on a device that holds one SAE and no more."""
+    """A loader on a device that holds one SAE and no more."""
 
-    def init(self: Shelf, facts: dict[int, SaeFacts], device: torch.device) -> None:
-        largest = max(one.n_bytes for one in facts.values())
+    def init(self: SaeLoader, descriptions: dict[int, SaeDescription], device: torch.device) -> None:
+        largest = max(one.n_bytes for one in descriptions.values())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shelves, "WORKING_SHARE", 1.0)
-            patch.setattr(shelves, "free_bytes", lambda _device: 1.5 * largest)
-            made(self, facts, device)
+            patch.setattr(loading_saes, "WORKING_SHARE", 1.0)
+            patch.setattr(loading_saes, "free_bytes", lambda _device: 1.5 * largest)
+            made(self, descriptions, device)
         assert not self.all_fit
 
     return init

@@ -13,7 +13,7 @@ from saelake.ingest import shards
 from saelake.ingest.capture import CHUNK_VALUES, capture, length_batches, nonzeros, residuals
 from saelake.ingest.job import ingest, one_ahead
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.saes import shelf
+from saelake.ingest.saes import loader
 from saelake.ingest.saes.sae import list_saes, load_sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
@@ -154,7 +154,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         loaded.append(ref.layer)
         return load_sae(ref, device)
 
-    monkeypatch.setattr(shelf, "load_sae", load)
+    monkeypatch.setattr(loader, "load_sae", load)
     return loaded
 
 
@@ -171,7 +171,7 @@ def test_saes_that_do_not_fit_are_streamed_with_the_same_result(
     resident = ingest(recipe, lake_in(tmp_path / "resident"))
     loads.clear()
     # Room for one SAE of 40 latents and no second one.
-    monkeypatch.setattr(shelf, "free_bytes", lambda _device: 20_000)
+    monkeypatch.setattr(loader, "free_bytes", lambda _device: 20_000)
     room = {1: 10**9, 2: 4 * 60_000, 4: 4}[n_groups]
     monkeypatch.setattr(shards, "host_bytes", lambda: room)
     streamed = ingest(recipe, lake_in(tmp_path / "streamed"))
@@ -180,7 +180,7 @@ def test_saes_that_do_not_fit_are_streamed_with_the_same_result(
 
 
 def test_sae_that_does_not_fit_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelf, "free_bytes", lambda _device: 10_000)
+    monkeypatch.setattr(loader, "free_bytes", lambda _device: 10_000)
     with pytest.raises(UserError, match=r"layer_0 needs 0\.0 GB, but beside the model there is room for 0\.0 GB on cpu"):
         ingest(write_study(tmp_path, "llama"), lake_in(tmp_path))
 
@@ -224,7 +224,7 @@ def test_saes_are_checked_before_any_weights_are_loaded(tmp_path: Path, monkeypa
     recipe = write_study(tmp_path, "llama")
     save_sae(tmp_path / "saes" / "layer_2", layer=2, d_in=48)
     monkeypatch.setattr(Subject, "load", lambda *_: pytest.fail("the model was loaded"))
-    monkeypatch.setattr(shelf, "load_sae", lambda *_: pytest.fail("an SAE was loaded"))
+    monkeypatch.setattr(loader, "load_sae", lambda *_: pytest.fail("an SAE was loaded"))
     with pytest.raises(UserError, match=r"layer_2 reads a width of 48, but the model's residual stream has 32"):
         ingest(recipe, lake_in(tmp_path))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from saelake.ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_facts
+from saelake.ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_description
 from saelake.warehouse.errors import UserError
 from tests.ingest.saes import ELEMENTWISE, TOPK, local, recipe_of, saved
 from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, save_sae
@@ -74,7 +74,7 @@ def test_sae_trained_by_saelens_is_read(tmp_path: Path, resid_btd: torch.Tensor)
     trained.topk_threshold.fill_(0.2)
     trained.save_inference_model(tmp_path / "layer_0")
     sae = load_sae(local(tmp_path)[0])
-    assert (sae.facts.architecture, sae.elementwise) == ("jumprelu", True)
+    assert (sae.description.architecture, sae.elementwise) == ("jumprelu", True)
     check_fits(sae, sizes())  # no hook point is declared, so only the width counts
     assert_gate(sae, resid_btd)
 
@@ -103,7 +103,7 @@ def test_dataset_norm_is_folded(tmp_path: Path, resid_btd: torch.Tensor) -> None
 )
 def test_saes_that_cannot_be_ablated_exactly_are_refused(tmp_path: Path, config: dict[str, Any], expected: str) -> None:
     folder = save_sae(tmp_path / "layer_0", **config)
-    for reader in (read_facts, load_sae):
+    for reader in (read_description, load_sae):
         with pytest.raises(UserError) as caught:
             reader(local(tmp_path)[0])
         assert expected in str(caught.value)
@@ -126,7 +126,7 @@ def test_saes_that_cannot_be_ablated_exactly_are_refused(tmp_path: Path, config:
 )
 def test_sae_of_this_place_fits(tmp_path: Path, hook: str | None) -> None:
     save_sae(tmp_path / "layer_0", metadata={"hook_name": hook})
-    check_fits(read_facts(local(tmp_path)[0]), sizes())
+    check_fits(read_description(local(tmp_path)[0]), sizes())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_sae_of_this_place_fits(tmp_path: Path, hook: str | None) -> None:
 def test_sae_of_another_layer_does_not_fit(tmp_path: Path, hook: str) -> None:
     save_sae(tmp_path / "layer_0", metadata={"hook_name": hook})
     with pytest.raises(UserError, match=f"was trained on {hook}, but the recipe uses it for layer 0"):
-        check_fits(read_facts(local(tmp_path)[0]), sizes())
+        check_fits(read_description(local(tmp_path)[0]), sizes())
 
 
 def test_sae_of_a_place_that_is_no_site_does_not_fit(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_sae_of_a_place_that_is_no_site_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="was trained on hook_embed: hook_embed is no site that SAEs can be used at: these are blocks"
     ):
-        check_fits(read_facts(local(tmp_path)[0]), sizes())
+        check_fits(read_description(local(tmp_path)[0]), sizes())
 
 
 def test_a_gated_sae_is_one_matrix_and_a_threshold(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_sae_of_another_size_does_not_fit(tmp_path: Path) -> None:
         check_fits(sae, sizes(d_model=64))
     save_sae(tmp_path / "layer_5", layer=5)
     with pytest.raises(UserError, match=r"saes\.layers: layer 5 does not exist: the model has 3 layers"):
-        check_fits(read_facts(local(tmp_path, (5,))[0]), sizes())
+        check_fits(read_description(local(tmp_path, (5,))[0]), sizes())
 
 
 def test_local_saes_are_named_by_layer_and_content_not_by_place(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_llama_scope_loads_by_release_with_its_norm_folded(offline_hub: Path) ->
     assert ref.name == f"llama_scope_lxr_32x/l1r_32x@{COMMIT}"
     assert ref.declared_l0 == 50, "SAELens' directory declares it"
     sae = load_sae(ref)
-    assert sae.facts.hook == "blocks.1.hook_resid_post"
+    assert sae.description.hook == "blocks.1.hook_resid_post"
     assert sae.norm.startswith("dataset norm folded: ")
     scale = sae.W_enc[0, 0] / random["encoder.weight"][0, 0]
     assert sae.norm == f"dataset norm folded: {scale:.6g}, threshold too"

@@ -46,7 +46,7 @@ class Sized(Protocol):
 
 
 @dataclass(frozen=True)
-class SaeFacts:
+class SaeDescription:
     """What an SAE says about itself; known from its configuration alone."""
 
     ref: SaeRef
@@ -95,7 +95,7 @@ def sae_bytes(d_in: int, width: int) -> int:
     return 4 * (2 * d_in * width + 2 * width + d_in)
 
 
-def read_facts(ref: SaeRef) -> SaeFacts:
+def read_description(ref: SaeRef) -> SaeDescription:
     """What an SAE's configuration says, without its weights; raises UserError when it cannot be read or is not supported."""
     from sae_lens.loading.pretrained_sae_loaders import (
         get_conversion_loader_name,
@@ -125,28 +125,28 @@ def read_facts(ref: SaeRef) -> SaeFacts:
     if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
         raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out')
     norm = norm_convention(ref, config.get("normalize_activations", "none"), scale)
-    return SaeFacts(ref, config["architecture"], *sizes, hook, norm, hook_out, config.get("d_out"))
+    return SaeDescription(ref, config["architecture"], *sizes, hook, norm, hook_out, config.get("d_out"))
 
 
-def check_facts(facts: SaeFacts, subject: Sized) -> None:
+def check_description(description: SaeDescription, subject: Sized) -> None:
     """Raises UserError unless the SAE reads and writes at sites of its layer in this model, by its width and declared hooks."""
-    ref = facts.ref
+    ref = description.ref
     check_layer(ref.layer, subject)
     try:
-        there = facts.reads.layer == ref.layer
+        there = description.reads.layer == ref.layer
     except UserError as error:
-        raise UserError(f"saes: {ref.location} was trained on {facts.hook}: {error}") from error
+        raise UserError(f"saes: {ref.location} was trained on {description.hook}: {error}") from error
     if not there:
         raise UserError(
-            f"saes: {ref.location} was trained on {facts.hook}, but the recipe uses it for layer {ref.layer}: "
+            f"saes: {ref.location} was trained on {description.hook}, but the recipe uses it for layer {ref.layer}: "
             f"correct saes.layers, or use another SAE"
         )
-    if not ref.layer <= facts.writes.layer < subject.n_layers:
-        raise UserError(f"saes: {ref.location} writes to {facts.writes}, which is no layer from the one that it reads on")
+    if not ref.layer <= description.writes.layer < subject.n_layers:
+        raise UserError(f"saes: {ref.location} writes to {description.writes}, which is no layer from the one that it reads on")
     # How wide the heads' outputs are only the loaded model tells.
-    if facts.reads.kind != "z" and facts.d_in != subject.d_model:
+    if description.reads.kind != "z" and description.d_in != subject.d_model:
         raise UserError(
-            f"saes: {ref.location} reads a width of {facts.d_in}, but the model's residual stream has {subject.d_model}: "
+            f"saes: {ref.location} reads a width of {description.d_in}, but the model's residual stream has {subject.d_model}: "
             f"use an SAE of this model"
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saelake.ingest.saes.facts import SaeFacts
+from saelake.ingest.saes.description import SaeDescription
 from saelake.ingest.saes.sae import Sae, Weights, load_sae, moved, with_tensors
 from saelake.warehouse.errors import UserError
 
@@ -29,20 +29,20 @@ SMALL = 1 << 20
 """Bytes of a tensor that is not worth a file."""
 
 
-class Shelf(Mapping[int, Sae]):
+class SaeLoader(Mapping[int, Sae]):
     """SAEs by their numbers in the study, loaded when their weights are asked for, once.
 
     Raises UserError when not even the largest fits.
     """
 
-    def __init__(self, facts: Mapping[int, SaeFacts], device: torch.device) -> None:
-        self._facts = facts
+    def __init__(self, descriptions: Mapping[int, SaeDescription], device: torch.device) -> None:
+        self._descriptions = descriptions
         self._device = device
         self._held: dict[int, Weights] = {}
         self._whole: tuple[int, Sae] | None = None
-        self._n_bytes = sum(one.n_bytes for one in facts.values())
+        self._n_bytes = sum(one.n_bytes for one in descriptions.values())
         room = WORKING_SHARE * free_bytes(device)
-        largest = max(facts.values(), key=lambda one: one.n_bytes, default=None)
+        largest = max(descriptions.values(), key=lambda one: one.n_bytes, default=None)
         if largest and largest.n_bytes > room:
             raise UserError(
                 f"saes: {largest.ref.location} needs {largest.n_bytes / 1e9:.1f} GB, but beside the model there is room for "
@@ -50,12 +50,12 @@ class Shelf(Mapping[int, Sae]):
             )
         self.all_fit = self._n_bytes <= room
         """Whether they all stay on the device; if not, who needs them whole should use one for as much as possible."""
-        self._saes = {n: Sae(one, partial(self._weights, n), not self.all_fit) for n, one in facts.items()}
+        self._saes = {n: Sae(one, partial(self._weights, n), not self.all_fit) for n, one in descriptions.items()}
 
     @property
-    def numbers(self) -> list[int]:
+    def sae_numbers(self) -> list[int]:
         """In the order of the recipe."""
-        return list(self._facts)
+        return list(self._descriptions)
 
     def __getitem__(self, number: int) -> Sae:
         return self._saes[number]
@@ -73,7 +73,7 @@ class Shelf(Mapping[int, Sae]):
         if self._whole is None or self._whole[0] != number:
             self._whole = None  # before the next one comes
             kept = self._held.get(number)
-            one = self._facts[number]
+            one = self._descriptions[number]
             sae = load_sae(one.ref, self._device) if kept is None else Sae.of(one, moved(kept, self._device))
             self._whole = number, sae
         return self._whole[1]
@@ -82,7 +82,7 @@ class Shelf(Mapping[int, Sae]):
         self._whole = None  # rows are read now: the device has room for passes
         if number not in self._held:
             where = self._device if self.all_fit else torch.device("cpu")
-            weights = load_sae(self._facts[number].ref, where).load()
+            weights = load_sae(self._descriptions[number].ref, where).load()
             self._held[number] = weights if self.all_fit else self._laid_by(weights)
         return self._held[number]
 
