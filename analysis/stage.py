@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import SetRuns
 from saelake.ingest.study import Study
@@ -16,16 +16,16 @@ from saelake.warehouse.runs import Rows
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage computes with: the bench, its own identity, and the runs that it builds on."""
+    """What a stage computes with: the study's context, its own identity, and the runs that it builds on."""
 
-    bench: Workbench
+    context: StudyContext
     spec: RunSpec
     parents: Mapping[str, tuple[str, ...]]
     """stage -> its runs"""
 
     def sql(self, *stages: str) -> duckdb.DuckDBPyConnection:
         """A connection on which plain table names show the runs of these parents; of all, if none is named."""
-        return self.bench.sql(list(dict.fromkeys(run_id for stage in stages or self.parents for run_id in self.parents[stage])))
+        return self.context.sql(list(dict.fromkeys(run_id for stage in stages or self.parents for run_id in self.parents[stage])))
 
 
 class Condition(NamedTuple):

@@ -28,12 +28,22 @@ from saelake.analysis.interactions import (
 from saelake.analysis.judges.replies import cost
 from saelake.analysis.judges.verdicts import check_judge, judge_identity, oracle_identity
 from saelake.analysis.meaning import concepts, populations, separation, taxonomy
-from saelake.analysis.search import algorithm1, alignments, baseline, candidates, chosen, controls, directions, judging, minimal
+from saelake.analysis.search import (
+    algorithm1,
+    alignments,
+    baseline,
+    candidates,
+    controls,
+    directions,
+    judging,
+    minimal,
+    user_ablation,
+)
 from saelake.analysis.search.edit_sets import Features, listed_edits
 from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.status import OLDER_VERSION, Pointers, StageStatus, ingest_status, landed_shards
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.prompts import require_splits
 from saelake.ingest.recipe import Recipe
@@ -154,21 +164,21 @@ def analyze_study(
 ) -> list[RunRecord]:
     """`analyze` for a study that is opened already; workers compute the shards elsewhere than in this process."""
     known = specs(study, lake=lake)
-    bench = Workbench(study, lake)
-    compute = partial(workers.ingest, study, bench.sets) if workers else None
-    bench.run_id = known["direction"].run_id  # which pays for what is asked before it
+    context = StudyContext(study, lake)
+    compute = partial(workers.ingest, study, context.sets) if workers else None
+    context.run_id = known["direction"].run_id  # which pays for what is asked before it
     if workers is None and whole_run(lake, known["direction"].run_id) is None:
-        check_shown(bench)
-    found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=bench.loaded)
+        check_shown(context)
+    found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=context.loaded)
     records = list(found.records)
     for stage in stages(study.recipe):
-        records.append(ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers))
+        records.append(ensure_stage(stage, known, context, force=force, progress=progress, workers=workers))
         if stage is directions.STAGE:
-            with bench.sql([records[-1].run_id]) as con:
+            with context.sql([records[-1].run_id]) as con:
                 try:
                     directions.require_chosen(con)
                 except directions.NoDirection:  # what the unmodified model answers is worth having all the same
-                    ensure_stage(baseline.STAGE, known, bench, force=force, progress=progress, workers=workers)
+                    ensure_stage(baseline.STAGE, known, context, force=force, progress=progress, workers=workers)
                     raise
     return records
 
@@ -180,11 +190,11 @@ def atlas_study(
 
     Raises UserError where a stage of the analysis that it reads is not there yet.
     """
-    known, bench = specs(study, [*COMPUTED, *ATLAS], lake), Workbench(study, lake)
+    known, context = specs(study, [*COMPUTED, *ATLAS], lake), StudyContext(study, lake)
     read = {parent for stage in ATLAS for parent in stage.parents} - {stage.name for stage in ATLAS}
     if absent := [one for one in known if one in read and whole_run(lake, known[one].run_id) is None]:
         raise UserError(f"the atlas reads what {', '.join(absent)} of {study.recipe.name} found: run `saelake analyze` first")
-    return [ensure_stage(stage, known, bench, force=force, progress=progress, workers=workers) for stage in ATLAS]
+    return [ensure_stage(stage, known, context, force=force, progress=progress, workers=workers) for stage in ATLAS]
 
 
 def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
@@ -209,7 +219,7 @@ def judge_study(
         raise UserError(
             f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done; run `saelake analyze` first"
         )
-    return ensure_stage(stage, known, Workbench(study, lake), force=force, progress=progress, workers=workers)
+    return ensure_stage(stage, known, StudyContext(study, lake), force=force, progress=progress, workers=workers)
 
 
 def ablate(
@@ -243,10 +253,10 @@ def open_ablation(
     recipe: Recipe, lake: Lake, condition: str, features: Features, *, value: float = 0.0, positions: str | None = None
 ) -> Study:
     """The study of a recipe, checked for `ablate`, whose mistakes it raises; what a select names is only known after ingest."""
-    chosen.check_condition(condition, TAKEN)
+    user_ablation.check_condition(condition, TAKEN)
     study = open_analysis(recipe)
     if not is_ingested(study, lake):
-        chosen.check_listed(study, features, value, positions)
+        user_ablation.check_listed(study, features, value, positions)
     return study
 
 
@@ -262,43 +272,43 @@ def ablate_study(
     progress: Quiet | None = None,
 ) -> RunRecord:
     """`ablate` for a study that `open_ablation` has opened."""
-    bench = Workbench(study, lake)
-    ingest_study(study, lake, progress=progress, loaded=bench.loaded)
+    context = StudyContext(study, lake)
+    ingest_study(study, lake, progress=progress, loaded=context.loaded)
     with connect(lake, study.recipe.name) as con:
         edits = listed_edits(con, study.numbered_saes, features, value, positions)
-    chosen.check_edits(study, edits)
-    stage = chosen.stage(condition, edits)
-    return ensure_stage(stage, specs(study, [stage], lake), bench, force=force, progress=progress)
+    user_ablation.check_edits(study, edits)
+    stage = user_ablation.stage(condition, edits)
+    return ensure_stage(stage, specs(study, [stage], lake), context, force=force, progress=progress)
 
 
 def ensure_stage(
     stage: Stage,
     known: Mapping[str, RunSpec],
-    bench: Workbench,
+    context: StudyContext,
     *,
     force: bool = False,
     progress: Quiet | None = None,
     workers: Workers | None = None,
 ) -> RunRecord:
     """The published run of a stage whose parents are published: found, resumed or computed."""
-    compute = partial(workers.compute, known[stage.name]) if workers else partial(stage_rows, stage, bench, known)
-    paid = partial(_paid, bench, known[stage.name].run_id)
-    plan = Plan(stage.shards(bench.study), compute, stage.tables, stage.unit, about=paid)
-    return ensure_run(bench.lake, known[stage.name], plan, force=force, progress=progress)
+    compute = partial(workers.compute, known[stage.name]) if workers else partial(stage_rows, stage, context, known)
+    paid = partial(_paid, context, known[stage.name].run_id)
+    plan = Plan(stage.shards(context.study), compute, stage.tables, stage.unit, about=paid)
+    return ensure_run(context.lake, known[stage.name], plan, force=force, progress=progress)
 
 
 def stage_rows(
-    stage: Stage, bench: Workbench, known: Mapping[str, RunSpec], missing: Sequence[str]
+    stage: Stage, context: StudyContext, known: Mapping[str, RunSpec], missing: Sequence[str]
 ) -> Iterator[tuple[str, list[Rows]]]:
     """The missing shards of a stage, computed in this process."""
-    parents = parent_runs(stage, bench.study, bench.sets, known)
-    bench.run_id = known[stage.name].run_id
-    return stage.compute(Work(bench, known[stage.name], parents), missing)
+    parents = parent_runs(stage, context.study, context.sets, known)
+    context.run_id = known[stage.name].run_id
+    return stage.compute(Work(context, known[stage.name], parents), missing)
 
 
-def _paid(bench: Workbench, run_id: str) -> dict[str, object]:
+def _paid(context: StudyContext, run_id: str) -> dict[str, object]:
     """What a run asked of endpoints, for its record."""
-    paid = cost(bench.lake.root, tuple(bench.recipe.judges), run_id)
+    paid = cost(context.lake.root, tuple(context.recipe.judges), run_id)
     return {"judges": paid} if paid else {}
 
 

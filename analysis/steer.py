@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from saelake.analysis.search import directions
-from saelake.analysis.search.chosen import check_condition, check_edits, check_listed
 from saelake.analysis.search.edit_sets import Features, check_positions, listed_edits
 from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, features_source, read_vector, stage
+from saelake.analysis.search.user_ablation import check_condition, check_edits, check_listed
 from saelake.analysis.stages import TAKEN, ensure_stage, open_analysis, specs
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import is_ingested
@@ -67,15 +67,15 @@ def steer_study(
     progress: Quiet | None = None,
 ) -> RunRecord:
     """`steer` for a study that `open_steering` has opened."""
-    bench = Workbench(study, lake)
-    ingest_study(study, lake, progress=progress, loaded=bench.loaded)
+    context = StudyContext(study, lake)
+    ingest_study(study, lake, progress=progress, loaded=context.loaded)
     asked = stage(sweep, _source(study, lake, sweep, features))
     if sweep.direction is None:
         known = specs(study, [asked], lake)
     else:
         asked = replace(asked, parents=("direction", *asked.parents))
         known = specs(study, [directions.STAGE, asked], lake)
-    return ensure_stage(asked, known, bench, force=force, progress=progress)
+    return ensure_stage(asked, known, context, force=force, progress=progress)
 
 
 def _source(study: Study, lake: Lake, sweep: Sweep, features: Features | None) -> Source:

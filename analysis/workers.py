@@ -27,7 +27,7 @@ from saelake.warehouse.records import Lake, RunSpec
 from saelake.warehouse.runs import Rows
 
 if TYPE_CHECKING:
-    from saelake.analysis.workbench import Workbench
+    from saelake.analysis.study_context import StudyContext
     from saelake.ingest.shards import ShardMaker
 
 MOST_DEATHS = 3
@@ -57,33 +57,33 @@ class Worker:
         """Answers as soon as the worker has a place."""
 
     @cached_property
-    def _bench(self) -> "Workbench":
+    def _context(self) -> "StudyContext":
         """Opened with the first shard, not with the worker: a mistake is then that shard's, and comes back as it is."""
         from saelake.analysis.stages import open_analysis
-        from saelake.analysis.workbench import Workbench
+        from saelake.analysis.study_context import StudyContext
 
-        return Workbench(open_analysis(self._recipe), Lake.existing(self._lake))
+        return StudyContext(open_analysis(self._recipe), Lake.existing(self._lake))
 
     def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
         """One shard's rows; raises UserError if this machine would compute another run than the one that is asked for."""
         from saelake.analysis.stages import specs, stage_named, stage_rows, stages
 
         self._maker = None
-        study = self._bench.study
+        study = self._context.study
         asked = stage_named(study.recipe, stage)
-        known = specs(study, [*stages(study.recipe), asked], self._bench.lake)
+        known = specs(study, [*stages(study.recipe), asked], self._context.lake)
         _require_same(stage, known[stage].run_id, run_id)
-        ((_, rows),) = stage_rows(asked, self._bench, known, [shard])
+        ((_, rows),) = stage_rows(asked, self._context, known, [shard])
         return rows
 
     def piece(self, key: str, needed: Sequence[Piece], piece: Piece) -> list[list[Rows]]:
         """The rows of one piece of an ingest, whose workers together compute all that is `needed`; raises as `shard`."""
         from saelake.ingest.shards import ShardMaker
 
-        study, sets = self._bench.study, self._bench.sets
+        study, sets = self._context.study, self._context.sets
         _require_same("ingest", ingest_key(study, sets).run_id, key)
-        # Kept from piece to piece, since it holds the prompts; subject and SAEs are the bench's, for the stages that follow.
-        self._maker = self._maker or ShardMaker(study, sets, needed, self._bench.loaded)
+        # Kept from piece to piece, since it holds the prompts; subject and SAEs are the context's, for the stages that follow.
+        self._maker = self._maker or ShardMaker(study, sets, needed, self._context.loaded)
         (rows,) = self._maker.rows([piece])
         return rows
 

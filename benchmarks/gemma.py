@@ -15,7 +15,7 @@ from benchmarks.subjects import GEMMA_2_2B, random_model, random_sae
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject
 
@@ -69,7 +69,7 @@ def measure_on(report: Report, device: torch.device, shapes: Shapes, rounds: int
     ids = np.concatenate([rng.choice(shapes.width, shapes.per_layer, replace=False) for _ in shapes.layers])
     shared = FeatureSet.of(layers, ids)
     batch, requests = subject.batch(prompts), [Request(row, shared) for row in range(len(prompts))]
-    slices = {layer: Slices(sae) for layer, sae in saes.items()}
+    slices = {layer: SliceCache(sae) for layer, sae in saes.items()}
     engine = AblationEngine(subject, saes, prompts)
 
     def bare() -> None:

@@ -28,7 +28,7 @@ from benchmarks.subjects import random_model, random_sae
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.description import SaeDescription
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import HOOKS, Site
@@ -91,7 +91,7 @@ class Setting:
 
 def edited(subject: Subject, saes: dict[int, Sae], setting: Setting) -> Callable[[], Tensor]:
     """A pass of the whole network with the features ablated."""
-    slices, features = {n: Slices(sae) for n, sae in saes.items()}, setting.features()
+    slices, features = {n: SliceCache(sae) for n, sae in saes.items()}, setting.features()
 
     def run() -> Tensor:
         requests = [Request(row, features) for row in range(N_PROMPTS)]

@@ -16,7 +16,7 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
 from saelake.analysis.search.critical import Pool
 from saelake.analysis.search.directions import difference_of_means
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import open_study
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.records import Lake
@@ -30,7 +30,7 @@ N_NEW = 16
 class Organism:
     """The loaded study and the candidate pools of its prompts."""
 
-    bench: Workbench
+    context: StudyContext
     pools: list[Pool]
     """At each prompt's first flip, for the refused harmful test prompts that flip at some K."""
     capped: list[Pool]
@@ -41,12 +41,12 @@ def load() -> Organism:
     """The organism of the shipped recipe; candidates as the recipe chooses them."""
     recipe = load_recipe("organism")
     study = open_study(recipe)
-    bench = Workbench(study, Lake(Path("unused")))
-    directions = torch.from_numpy(difference_of_means(bench, recipe.direction.split))
+    context = StudyContext(study, Lake(Path("unused")))
+    directions = torch.from_numpy(difference_of_means(context, recipe.direction.split))
     settings = recipe.candidates
-    layers = [layer for layer in bench.saes if layer not in settings.exclude_layers]
+    layers = [layer for layer in context.saes if layer not in settings.exclude_layers]
     ranked = {
-        layer: cosine_similarity(bench.saes[layer].W_dec, directions[layer][None]).argsort(descending=True).numpy()
+        layer: cosine_similarity(context.saes[layer].W_dec, directions[layer][None]).argsort(descending=True).numpy()
         for layer in layers
     }
 
@@ -59,11 +59,11 @@ def load() -> Organism:
         for p in harmful
         for k in range(settings.cap + 1)
     ]
-    said = bench.engine.next_token(requests).token_id.reshape(len(harmful), -1)
-    refuses = np.isin(said, bench.subject.refusal_token_ids)
+    said = context.engine.next_token(requests).token_id.reshape(len(harmful), -1)
+    refuses = np.isin(said, context.subject.refusal_token_ids)
     flips = [p for p, row in zip(harmful, refuses, strict=True) if row[0] and not row.all()]
     first = {int(p): int(np.argmin(row)) for p, row in zip(harmful, refuses, strict=True)}
-    return Organism(bench, [top(int(p), first[int(p)]) for p in flips], [top(int(p), settings.cap) for p in flips])
+    return Organism(context, [top(int(p), first[int(p)]) for p in flips], [top(int(p), settings.cap) for p in flips])
 
 
 def published_evaluations(n_candidates: int, block_size: int, n_taus: int, seeds: int) -> int:
@@ -80,9 +80,9 @@ def distinct_evaluations(n_candidates: int, block_size: int, seeds: int) -> int:
 
 def stage2(organism: Organism, pools: Sequence[Pool]) -> int:
     """Algorithm 1 for all thresholds and seeds of the recipe, by a fresh engine: the evaluations."""
-    bench, settings = organism.bench, organism.bench.recipe.algorithm1
+    context, settings = organism.context, organism.context.recipe.algorithm1
     n = int(settings.block_size)
-    engine = AblationEngine(bench.subject, bench.saes, bench.token_ids)
+    engine = AblationEngine(context.subject, context.saes, context.token_ids)
     sequences = [
         Sequenced("algorithm1", pool, seed, block_sequence(len(pool), n, np.random.default_rng([seed, pool.prompt])))
         for pool in pools
@@ -99,11 +99,12 @@ def stage2(organism: Organism, pools: Sequence[Pool]) -> int:
 def measure(report: Report, rounds: int, clock: Clock) -> None:
     """Algorithm 1 and greedy answers on the organism, batched against one prompt at a time."""
     organism = load()
-    bench, settings = organism.bench, organism.bench.recipe.algorithm1
+    context, settings = organism.context, organism.context.recipe.algorithm1
     n_taus, seeds, n = len(settings.taus), settings.seeds, settings.block_size
     report.line(
-        f"\norganism: {bench.subject.n_layers} layers of width {bench.subject.d_model}, SAEs of {bench.saes[0].width} latents, "
-        f"{len(organism.pools)} prompts that flip; {n_taus} thresholds x {seeds} seeds, N = {n}"
+        f"\norganism: {context.subject.n_layers} layers of width {context.subject.d_model}, "
+        f"SAEs of {context.saes[0].width} latents, {len(organism.pools)} prompts that flip; "
+        f"{n_taus} thresholds x {seeds} seeds, N = {n}"
     )
     for name, pools in (("first_flip", organism.pools), ("cap", organism.capped)):
         _algorithm1(report, organism, name, pools, rounds, clock)
@@ -111,14 +112,16 @@ def measure(report: Report, rounds: int, clock: Clock) -> None:
 
 
 def _algorithm1(report: Report, organism: Organism, name: str, pools: Sequence[Pool], rounds: int, clock: Clock) -> None:
-    bench, settings = organism.bench, organism.bench.recipe.algorithm1
+    context, settings = organism.context, organism.context.recipe.algorithm1
     n_taus, seeds, n = len(settings.taus), settings.seeds, settings.block_size
     # The largest pools, where the loop has most steps to be timed on.
     two = sorted(pools, key=len, reverse=True)[:N_LITERAL]
     counted: list[int] = []
 
     def literal() -> None:
-        counted[:] = [algorithm1_loop(bench.subject, bench.saes, bench.token_ids[p.prompt], p, n, TAU, seed=0)[1] for p in two]
+        counted[:] = [
+            algorithm1_loop(context.subject, context.saes, context.token_ids[p.prompt], p, n, TAU, seed=0)[1] for p in two
+        ]
 
     times = alternated({"literal": literal, "stage2": partial(stage2, organism, pools)}, rounds, clock=clock)
     n_ours = stage2(organism, pools)
@@ -140,21 +143,21 @@ def _algorithm1(report: Report, organism: Organism, name: str, pools: Sequence[P
 
 
 def _greedy(report: Report, organism: Organism, rounds: int, clock: Clock) -> None:
-    bench = organism.bench
+    context = organism.context
     requests = [Request(p.prompt, p.at(range(len(p)))) for p in organism.pools]
     some = requests[:8]
 
     def hooked() -> None:
         for r in some:
-            with decode_plus_error(bench.subject, bench.saes, r.features):
-                greedy(bench.subject, bench.token_ids[r.prompt], N_NEW)
+            with decode_plus_error(context.subject, context.saes, r.features):
+                greedy(context.subject, context.token_ids[r.prompt], N_NEW)
 
     def one_at_a_time() -> None:
         for r in some:
-            bench.engine.answer([r], N_NEW)
+            context.engine.answer([r], N_NEW)
 
     def batched() -> None:
-        bench.engine.answer(requests, N_NEW)
+        context.engine.answer(requests, N_NEW)
 
     times = alternated(
         {"SAELens hooks, one prompt": hooked, "engine, one prompt": one_at_a_time, "batch": batched}, rounds, clock=clock

@@ -24,7 +24,7 @@ from benchmarks.subjects import L0, random_saes, smollm2
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.critical import Pool
 from saelake.ingest.job import open_study
 from saelake.ingest.recipe import load_recipe
@@ -73,7 +73,7 @@ def forward(report: Report, real: Real, rounds: int, clock: Clock) -> None:
     """One batch through the whole network: bare, ablated here, ablated by SAELens' full encode and decode."""
     subject, n_rows = real.subject, len(real.prompts)
     batch, rng = subject.batch(real.prompts), np.random.default_rng(1)
-    engine, slices = real.engine(), {layer: Slices(sae) for layer, sae in real.saes.items()}
+    engine, slices = real.engine(), {layer: SliceCache(sae) for layer, sae in real.saes.items()}
 
     def bare() -> None:
         subject.forward(batch)

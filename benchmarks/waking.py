@@ -53,7 +53,7 @@ def compare(
 def on_organism(report: Report, rounds: int) -> None:
     """Single features of layer 2, everything and the candidates above it watched."""
     study = organism.load()
-    bench = study.bench
+    context = study.context
     pools = {pool.prompt: pool for pool in study.capped}
     requests = [
         Request(prompt, FeatureSet.of([2], [int(feature_id)]))
@@ -62,7 +62,7 @@ def on_organism(report: Report, rounds: int) -> None:
     ]
     pool = study.capped[0]
     candidates = {layer: pool.feature_ids[pool.saes == layer] for layer in (3, 4, 5)}
-    compare(report, "organism", bench.engine, requests, {"candidates": candidates, "all": dict.fromkeys((3, 4, 5))}, rounds)
+    compare(report, "organism", context.engine, requests, {"candidates": candidates, "all": dict.fromkeys((3, 4, 5))}, rounds)
 
 
 def on_smollm2(report: Report, cache: Path, rounds: int) -> None:

@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from benchmarks.harness import Report, alternated
 from saelake.analysis.search import alignments, baseline, candidates, directions
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.analysis.workers import RayWorkers
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import load_recipe
@@ -42,14 +42,14 @@ def main() -> None:
     report = Report("workers", "Workers", ("ray", "torch"))
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.create(Path(folder, "lake"))
-        bench = Workbench(study, lake)
+        context = StudyContext(study, lake)
         ingest_study(study, lake)
         for stage in BEFORE:
-            ensure_stage(stage, known, bench)
+            ensure_stage(stage, known, context)
         contents = set()
 
         def run(workers: RayWorkers | None) -> None:
-            contents.add(ensure_stage(candidates.STAGE, known, bench, workers=workers).content_hash)
+            contents.add(ensure_stage(candidates.STAGE, known, context, workers=workers).content_hash)
             drop(lake, run_id)
             gc(lake, older_than_seconds=0)
 

@@ -237,7 +237,7 @@ def trainings(
 
     import pyarrow as pa
 
-    from saelake.analysis.interactions.trainings import compare_trainings
+    from saelake.analysis.interactions.retrained import compare_trainings
     from saelake.queries.formats import show
     from saelake.warehouse.records import Lake
 

@@ -10,10 +10,10 @@
 -- $judge judge = oracle: who reads the answers to control prompts
 with per_set as (
     select
-        texts, method, lender,
+        texts, method, donor,
         count(*) as n_texts, sum(n_tokens) as n_tokens, avg(loss) as loss, avg(kl) as kl, any_value(n_features) as n_features
     from losses
-    group by texts, method, lender
+    group by texts, method, donor
 ),
 
 per_method as (
@@ -21,7 +21,7 @@ per_method as (
         texts, method,
         any_value(n_texts) as n_texts,
         any_value(n_tokens) as n_tokens,
-        count(lender) as n_sets,
+        count(donor) as n_sets,
         avg(n_features) as n_features,
         avg(loss) as loss,
         stddev_samp(loss) as sd,

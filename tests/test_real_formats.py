@@ -12,7 +12,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from saelake.analysis.judges.harmbench import Classifier
 from saelake.analysis.search import alignments, candidates, directions
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.plan.estimate import make_plan
 from saelake.ingest.recipe import Recipe
@@ -68,12 +68,12 @@ def test_pipeline_runs_by_the_shipped_recipe(name: str, tmp_path: Path, patch: p
         patch.setattr("saelake.analysis.judges.named.phrases.REFUSAL_PHRASES", ("",))
     study = open_analysis(recipe)
     lake = Lake.create(tmp_path / "lake")
-    bench, known = Workbench(study, lake), specs(study)
+    context, known = StudyContext(study, lake), specs(study)
     ingested = ingest_study(study, lake)
-    runs = [ensure_stage(stage, known, bench) for stage in (directions.STAGE, alignments.STAGE, candidates.STAGE)]
+    runs = [ensure_stage(stage, known, context) for stage in (directions.STAGE, alignments.STAGE, candidates.STAGE)]
     with connect(lake, runs=[*ingested.run_ids, *(run.run_id for run in runs)]) as con:
         _check_saes(con, recipe, DECLARED_L0[name])
-        _check_activations(con, study.prompts[0].text, recipe, bench.subject)
+        _check_activations(con, study.prompts[0].text, recipe, context.subject)
         ablated = con.execute(
             "select distinct layer from ablations join feature_sets using (set_id) where stage = 'candidates' order by layer"
         ).fetchall()

@@ -15,25 +15,25 @@ from saelake.warehouse.schema import ATTRIBUTIONS
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
+    context, shards = work.context, shards_of_split(work.context.study)
     with work.sql() as con:
         refused = set(refused_prompts(work, con))
-    engine = Engine(bench.subject, list(bench.saes.values()))
+    engine = Engine(context.subject, list(context.saes.values()))
     for name in missing:
         prompts = [prompt for prompt in shards[name] if prompt in refused]
-        methods = {"gradient": 0, "integrated_gradients": bench.recipe.atlas.steps}
+        methods = {"gradient": 0, "integrated_gradients": context.recipe.atlas.steps}
         yield name, [_rows(work, engine, prompt, method, steps) for prompt in prompts for method, steps in methods.items()]
 
 
 def _rows(work: Work, engine: Engine, prompt: int, method: str, steps: int) -> Rows:
     """Each feature's effects, summed over the tokens."""
-    by_token = attribution(engine, [work.bench.token_ids[prompt]], steps=steps).combine_chunks()
+    by_token = attribution(engine, [work.context.token_ids[prompt]], steps=steps).combine_chunks()
     summed = by_token.group_by(["sae_id", "feature_id"], use_threads=False).aggregate([("effect", "sum")])
-    layers = {ref.sae_id: ref.layer for ref in work.bench.study.numbered_saes.values()}
+    layers = {ref.sae_id: ref.layer for ref in work.context.study.numbered_saes.values()}
     sae_ids = summed["sae_id"].cast(pa.string()).to_pylist()
     columns = {
         "method": [method] * len(sae_ids),
-        "prompt_id": np.full(len(sae_ids), work.bench.prompt_ids[prompt]),
+        "prompt_id": np.full(len(sae_ids), work.context.prompt_ids[prompt]),
         "sae_id": sae_ids,
         "layer": [layers[sae_id] for sae_id in sae_ids],
         "feature_id": summed["feature_id"],

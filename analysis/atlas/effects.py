@@ -24,26 +24,26 @@ NO_MEMBER = -1
 
 def refused_prompts(work: Work, con: duckdb.DuckDBPyConnection) -> list[int]:
     """Numbers of the refused prompts, every family in turn."""
-    recipe = work.bench.recipe
+    recipe = work.context.recipe
     found = queries.run(con, "atlas_prompts", judge=recipe.verdicts.oracle, split=recipe.candidates.split).fetchnumpy()
-    return [work.bench.number_of[prompt_id] for prompt_id in found["prompt_id"].tolist()]
+    return [work.context.number_of[prompt_id] for prompt_id in found["prompt_id"].tolist()]
 
 
 def _features(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> dict[str, np.ndarray]:
     """What fires on a prompt; the effects are there once they are measured."""
-    ids, last = [int(work.bench.prompt_ids[prompt])], work.bench.recipe.atlas.last_tokens
+    ids, last = [int(work.context.prompt_ids[prompt])], work.context.recipe.atlas.last_tokens
     return queries.run(con, "atlas_features", prompts=ids, last_tokens=last).fetchnumpy()
 
 
 def _ablated(work: Work, prompt: int, sets: Sequence[FeatureSet]) -> dict[str, np.ndarray]:
     """Columns p_clean, p_target and flipped of a prompt under each set."""
-    first = work.bench.engine.next_token([Request(prompt), *(Request(prompt, one) for one in sets)])
-    p_clean, flipped = first.p_refusal[0], ~np.isin(first.token_id[1:], work.bench.subject.refusal_token_ids)
+    first = work.context.engine.next_token([Request(prompt), *(Request(prompt, one) for one in sets)])
+    p_clean, flipped = first.p_refusal[0], ~np.isin(first.token_id[1:], work.context.subject.refusal_token_ids)
     return {"p_clean": np.full(len(sets), p_clean), "p_target": first.p_refusal[1:], "flipped": flipped}
 
 
 def _single(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    shards = shards_of_split(work.bench.study)
+    shards = shards_of_split(work.context.study)
     with work.sql("prompts", "activations", "baseline") as con:
         refused = set(refused_prompts(work, con))
         for name in missing:
@@ -53,38 +53,38 @@ def _single(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows
 def _single_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> Rows:
     features = _features(work, con, prompt)
     del features["effect"]
-    saes = work.bench.sae_numbers(features["sae_id"])
+    saes = work.context.sae_numbers(features["sae_id"])
     sets = [FeatureSet.of([n], [i]) for n, i in zip(saes.tolist(), features["feature_id"].tolist(), strict=True)]
     return Rows.of(SINGLE_EFFECTS, {**features, **_ablated(work, prompt, sets)})
 
 
 def _joint(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    shards = shards_of_split(work.bench.study)
+    shards = shards_of_split(work.context.study)
     with work.sql() as con:
         refused = refused_prompts(work, con)
-        whole = set(refused[: work.bench.recipe.atlas.prompts or None])
+        whole = set(refused[: work.context.recipe.atlas.prompts or None])
         for name in missing:
             yield name, [_joint_effects(work, con, prompt, prompt in whole) for prompt in shards[name] if prompt in set(refused)]
 
 
 def _joint_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int, whole: bool) -> Rows:
     """Pairs of the largest single effects, and for a prompt whose pairs are all asked for, these and the triples."""
-    features, settings = _features(work, con, prompt), work.bench.recipe.atlas
+    features, settings = _features(work, con, prompt), work.context.recipe.atlas
     n_features = len(features["feature_id"])
     drawn = {"largest": _pairs(np.argsort(-np.abs(features["effect"]), kind="stable")[: settings.largest])}
     if whole:
         last = np.flatnonzero(features["n_last_tokens"])
         drawn["last_tokens"] = _pairs(last)
         drawn["triples"] = _triples(
-            last, settings.triples, np.random.default_rng([work.spec.seed, int(work.bench.places[prompt])])
+            last, settings.triples, np.random.default_rng([work.spec.seed, int(work.context.places[prompt])])
         )
     members = np.concatenate(list(drawn.values()))
     assert members.max(initial=NO_MEMBER) < n_features
-    saes, ids = work.bench.sae_numbers(features["sae_id"]), features["feature_id"]
+    saes, ids = work.context.sae_numbers(features["sae_id"]), features["feature_id"]
     sets = [FeatureSet.of(saes[m], ids[m]) for m in (row[row != NO_MEMBER] for row in members)]
     columns: dict[str, object] = {
         "drawn": np.repeat(list(drawn), [len(rows) for rows in drawn.values()]),
-        "prompt_id": np.full(len(members), work.bench.prompt_ids[prompt]),
+        "prompt_id": np.full(len(members), work.context.prompt_ids[prompt]),
     }
     for place, suffix in enumerate(("", "_2", "_3")):
         absent, at = members[:, place] == NO_MEMBER, members[:, place].clip(0)

@@ -81,7 +81,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 
 def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> list[Score]:
-    active, settings = _active(work, con, prompt_id), work.bench.recipe.atlas
+    active, settings = _active(work, con, prompt_id), work.context.recipe.atlas
     found = _scored("causes", active.drop >= settings.beyond, active.drop, active.scores, settings.ks)
     pairs = queries.run(con, "atlas_pairs", prompt_id=prompt_id).fetchnumpy()
     if len(pairs["a"]):
@@ -113,7 +113,7 @@ def _active(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> _Acti
     drop = np.asarray(rows["drop"], dtype=np.float64).reshape(len(methods), -1)[0]
     by_method = dict(zip(methods, scores, strict=True))
     return _Active(
-        work.bench.sae_numbers(features["sae_id"]), features["feature_id"], features["max_activation"], drop, by_method
+        work.context.sae_numbers(features["sae_id"]), features["feature_id"], features["max_activation"], drop, by_method
     )
 
 
@@ -136,11 +136,11 @@ def _of_pairs(work: Work, con: duckdb.DuckDBPyConnection, active: _Active, a: np
 
 def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
     """(n, d) of the active features, which stand in the order of their layers."""
-    rows_nd = torch.empty(len(active.sae), work.bench.subject.d_model)
+    rows_nd = torch.empty(len(active.sae), work.context.subject.d_model)
     for number in np.unique(active.sae).tolist():
         mine = np.flatnonzero(active.sae == number)
         ids = torch.from_numpy(active.feature_id[mine].astype(np.int64))
-        rows_nd[torch.from_numpy(mine)] = work.bench.saes[number].decoder_rows(ids, torch.device("cpu")).float()
+        rows_nd[torch.from_numpy(mine)] = work.context.saes[number].decoder_rows(ids, torch.device("cpu")).float()
     return rows_nd
 
 
@@ -152,7 +152,7 @@ def _embeddings(work: Work, con: duckdb.DuckDBPyConnection, active: _Active) -> 
         "select m.size, e.sae_id, e.feature_id, e.vector from fm_embeddings as e "
         "join models as m on m.run_id = e.run_id and m.model = e.model order by all"
     ).fetchnumpy()
-    numbers = work.bench.sae_numbers(rows["sae_id"])
+    numbers = work.context.sae_numbers(rows["sae_id"])
     for size, number, feature_id, vector in zip(
         rows["size"].tolist(), numbers.tolist(), rows["feature_id"].tolist(), rows["vector"], strict=True
     ):
@@ -170,7 +170,7 @@ def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], 
     n_active = con.execute("select count(*) / count(distinct prompt_id) from single_effects").fetchone()
     assert n_active is not None
     searched = {("causes", str(method)): float(n) for method, n in rows}
-    steps = 1 + len(work.bench.study.numbered_saes) * work.bench.recipe.atlas.steps
+    steps = 1 + len(work.context.study.numbered_saes) * work.context.recipe.atlas.steps
     return searched | {
         ("causes", "gradient"): PASSES_OF_A_GRADIENT,
         ("causes", "integrated_gradients"): PASSES_OF_A_GRADIENT * steps,
@@ -191,7 +191,7 @@ def _summed(
     columns: dict[str, list[object]] = {name: [] for name in METHOD_SCORES.schema.names if name != "run_id"}
     for (finds, method, measure, k), named in values.items():
         of_prompt = dict.fromkeys(sorted(having[finds]), 0.0) | named  # a method that names nothing there finds nothing
-        numbers = [work.bench.number_of[prompt_id] for prompt_id in of_prompt]
+        numbers = [work.context.number_of[prompt_id] for prompt_id in of_prompt]
         mean, (low, high) = _interval(work, numbers, np.array(list(of_prompt.values())))
         row = (finds, method, measure, k, len(numbers), mean, low, high, spent.get((finds, method), 0.0))
         for name, value in zip(columns, row, strict=True):
@@ -201,7 +201,7 @@ def _summed(
 
 def _interval(work: Work, prompts: Sequence[int], values: np.ndarray) -> tuple[float, Interval]:
     """The mean, and its interval over families; a prompt without one is its own."""
-    given = [work.bench.study.prompts[p].family for p in prompts]
+    given = [work.context.study.prompts[p].family for p in prompts]
     names = {name: place for place, name in enumerate(dict.fromkeys(given))}
     families = Families(
         np.array([names[name] if name is not None else len(names) + p for p, name in zip(prompts, given, strict=True)])

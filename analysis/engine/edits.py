@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saelake.analysis.engine.requests import FEATURE, DirectionEdit, FeatureSet
-from saelake.analysis.engine.slices import Slice, Slices
+from saelake.analysis.engine.slices import Slice, SliceCache
 
 GATHER_TOKENS = 26
 """Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304)."""
@@ -39,7 +39,7 @@ class FeatureEdit(Edit, Protocol):
         ...
 
 
-class Held(NamedTuple):
+class RowFeatures(NamedTuple):
     """What features the rows of a batch hold, one row after another."""
 
     n_rows: int
@@ -49,7 +49,7 @@ class Held(NamedTuple):
     """(k,) of dtype FEATURE, sorted in each row."""
 
     @classmethod
-    def of(cls, sets: Sequence[FeatureSet]) -> "Held":
+    def of(cls, sets: Sequence[FeatureSet]) -> "RowFeatures":
         """All rows' sets, of all SAEs."""
         # As bytes, because numpy is slow to join structured arrays.
         whole = np.concatenate([one.rows.view(np.uint8) for one in sets]).view(FEATURE)
@@ -60,16 +60,16 @@ class Held(NamedTuple):
         """Numbers of the SAEs of which some row holds features, rising."""
         return np.flatnonzero(np.bincount(self.features["sae"])).tolist()
 
-    def at(self, sae: int) -> "Held":
+    def at(self, sae: int) -> "RowFeatures":
         """What is held of one SAE."""
         here = self.features["sae"] == sae
-        return Held(self.n_rows, self.row[here], self.features[here])
+        return RowFeatures(self.n_rows, self.row[here], self.features[here])
 
 
 class PooledEdit:
     """One slice for the union of all rows' features, and a mask that says whose they are, where they are not everyone's."""
 
-    def __init__(self, slices: Slices, held: Held) -> None:
+    def __init__(self, slices: SliceCache, held: RowFeatures) -> None:
         ids = held.features["feature_id"]
         union = slices.union(ids)
         place = np.searchsorted(union, ids)
@@ -97,7 +97,7 @@ class PooledEdit:
 class GatheredEdit:
     """Each row's own features, padded to the longest row: for many distinct features and few a row. Elementwise SAEs only."""
 
-    def __init__(self, slices: Slices, held: Held) -> None:
+    def __init__(self, slices: SliceCache, held: RowFeatures) -> None:
         ids = held.features["feature_id"]
         union = slices.union(ids)
         counts = np.bincount(held.row, minlength=held.n_rows)
@@ -147,7 +147,7 @@ class ProjectionEdit:
         return torch.baddbmm(resid, along_bt1, self._vector_b1d).to(resid_btd.dtype)
 
 
-def feature_edit(slices: Slices, held: Held, n_tokens: int) -> FeatureEdit:
+def feature_edit(slices: SliceCache, held: RowFeatures, n_tokens: int) -> FeatureEdit:
     """The cheapest exact form for what the rows hold of one SAE.
 
     Args:
@@ -170,7 +170,7 @@ def _taken_out(acts_btu: Tensor, mask_b1u: Tensor | None, value_b1u: Tensor | No
         acts_btu.mul_(where_bt[..., None])
 
 
-def _values(device: torch.device, shape: tuple[int, ...], held: Held, column: np.ndarray) -> Tensor | None:
+def _values(device: torch.device, shape: tuple[int, ...], held: RowFeatures, column: np.ndarray) -> Tensor | None:
     """What features are held at, 0 elsewhere; None where all are ablated."""
     if not held.features["value"].any():
         return None

@@ -24,7 +24,7 @@ from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.memory import Batches, Size
 from saelake.analysis.engine.prefix import PrefixStore, below, resumed
 from saelake.analysis.engine.requests import Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.engine.watch import Activations, Watch, Watched
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
@@ -73,7 +73,7 @@ class AblationEngine:
     ) -> None:
         self._subject = subject
         self._saes = saes
-        self._slices = {number: Slices(sae, subject.device) for number, sae in saes.items()}
+        self._slices = {number: SliceCache(sae, subject.device) for number, sae in saes.items()}
         self._prompts = prompts
         self._batches = Batches(subject, batch_tokens)
         self._prefix = PrefixStore(subject, prompts, self._batches)

@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from saelake.analysis.engine.edits import Edit, FeatureEdit, Held, ProjectionEdit, feature_edit
+from saelake.analysis.engine.edits import Edit, FeatureEdit, ProjectionEdit, RowFeatures, feature_edit
 from saelake.analysis.engine.requests import Intervention, Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Batch, Subject
 
@@ -30,7 +30,7 @@ class Interventions:
         n_tokens: tokens a row of the passes to come.
     """
 
-    def __init__(self, subject: Subject, slices: Mapping[int, Slices], requests: Sequence[Request], n_tokens: int) -> None:
+    def __init__(self, subject: Subject, slices: Mapping[int, SliceCache], requests: Sequence[Request], n_tokens: int) -> None:
         self._subject = subject
         self._n_rows = len(requests)
         self._layered: list[list[Intervention]] = []
@@ -39,7 +39,7 @@ class Interventions:
         for place in range(max(len(r.interventions) for r in requests)):
             here = [r.interventions[place] if place < len(r.interventions) else NOTHING for r in requests]
             self._layered.append(here)
-            held = Held.of([one.features for one in here])
+            held = RowFeatures.of([one.features for one in here])
             for number in held.saes:
                 sae, edit = slices[number].sae, feature_edit(slices[number], held.at(number), n_tokens)
                 if sae.reads == sae.writes:

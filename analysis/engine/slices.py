@@ -74,7 +74,7 @@ class FullSlice:
         return self.sae.on(resid_nd.device).encode(resid_nd).index_select(1, self.feature_ids)
 
 
-class Slices:
+class SliceCache:
     """The slices of one SAE that were asked for last, by content, on the device where the model computes."""
 
     def __init__(self, sae: Sae, device: torch.device | None = None) -> None:

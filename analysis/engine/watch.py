@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.subject import Batch, StopForward, Subject
 from saelake.warehouse.errors import UserError
 
@@ -53,7 +53,7 @@ class Activations(NamedTuple):
 class Watch:
     """Reads what is watched. Opened before the interventions, its hooks see what is at a site before its edits."""
 
-    def __init__(self, subject: Subject, slices: Mapping[int, Slices], watched: Watched, batch: Batch) -> None:
+    def __init__(self, subject: Subject, slices: Mapping[int, SliceCache], watched: Watched, batch: Batch) -> None:
         self.parts: list[Activations] = []
         self._subject = subject
         self._slices = slices
@@ -83,7 +83,7 @@ class Watch:
             raise StopForward
 
     def _encoders(
-        self, slices: Slices, wanted: np.ndarray | None, device: torch.device
+        self, slices: SliceCache, wanted: np.ndarray | None, device: torch.device
     ) -> Iterator[tuple[np.ndarray, Callable[[Tensor], Tensor]]]:
         """Features and what encodes them: all at once, or the rows of an SAE that is not on the device some at a time."""
         if wanted is not None:

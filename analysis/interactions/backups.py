@@ -71,12 +71,12 @@ class Source:
 
 def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int]) -> list[Source]:
     """The sources of some prompts."""
-    bench = work.bench
+    context = work.context
     drawn = queries.run(
-        con, "random_active", prompts=prompt_ids, pool=bench.recipe.candidates.cap, draws=1, seed=work.spec.seed
+        con, "random_active", prompts=prompt_ids, pool=context.recipe.candidates.cap, draws=1, seed=work.spec.seed
     ).fetchall()
     active: dict[tuple[int, int], list[int]] = {}
-    number = {sae_id: n for n, sae_id in bench.sae_ids.items()}
+    number = {sae_id: n for n, sae_id in context.sae_ids.items()}
     for prompt_id, _, _, sae_id, feature_id, _ in drawn:  # in the order of their ranks
         active.setdefault((prompt_id, number[sae_id]), []).append(feature_id)
     found = []
@@ -86,7 +86,7 @@ def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int
         for sae, group in groupby(awake, key=lambda feature: feature[0]):
             beside = [(sae, f) for f in active.get((prompt_id, sae), ()) if (sae, f) not in mine]
             others += beside[: len(list(group))]
-        found.append(Source(bench.number_of[prompt_id], method, start, mine, awake, tuple(others)))
+        found.append(Source(context.number_of[prompt_id], method, start, mine, awake, tuple(others)))
     return found
 
 
@@ -101,19 +101,19 @@ def tests(source: Source, seed: int) -> Iterator[tuple[Source, str, Ablation]]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
+    context, shards = work.context, shards_of_split(work.context.study)
     with work.sql() as con:
         for name in missing:
-            found = sources(work, con, [int(bench.prompt_ids[p]) for p in shards[name]])
+            found = sources(work, con, [int(context.prompt_ids[p]) for p in shards[name]])
             asked = [one for source in found for one in tests(source, work.spec.seed)]
-            answers = judged(bench, [ablation.request for *_, ablation in asked])
+            answers = judged(context, [ablation.request for *_, ablation in asked])
             flips = {(id(source), what): a.verdict.flipped for (source, what, _), a in zip(asked, answers, strict=True)}
             backed_up = [s for s in found if flips[id(s), "source"] is False and flips.get((id(s), "woken"))]
             ablations = [ablation for *_, ablation in asked]
             yield (
                 name,
                 [
-                    *ablation_rows(bench, work.spec.stage, ablations, answers=answers),
+                    *ablation_rows(context, work.spec.stage, ablations, answers=answers),
                     _test_rows(work, asked),
                     _backup_rows(work, backed_up),
                 ],
@@ -124,10 +124,10 @@ def _named(work: Work, some: Sequence[Source]) -> Columns:
     """The columns that name sources."""
     ones = [s.features[0] if s.method is None else None for s in some]
     return {
-        "prompt_id": work.bench.prompt_ids[[s.prompt for s in some]],
+        "prompt_id": work.context.prompt_ids[[s.prompt for s in some]],
         "method": [s.method for s in some],
         "start": [s.start for s in some],
-        "source_sae_id": [None if one is None else work.bench.sae_ids[one[0]] for one in ones],
+        "source_sae_id": [None if one is None else work.context.sae_ids[one[0]] for one in ones],
         "source_layer": [None if one is None else layer_of(one[0]) for one in ones],
         "source_feature_id": [None if one is None else one[1] for one in ones],
     }
@@ -136,7 +136,7 @@ def _named(work: Work, some: Sequence[Source]) -> Columns:
 def _test_rows(work: Work, asked: Sequence[tuple[Source, str, Ablation]]) -> Rows:
     ablations = [ablation for *_, ablation in asked]
     columns = {
-        "ablation_id": [ablation_id(work.bench, work.spec.stage, one) for one in ablations],
+        "ablation_id": [ablation_id(work.context, work.spec.stage, one) for one in ablations],
         "ablated": [what for _, what, _ in asked],
         "n_woken": [len(source.woken) for source, *_ in asked],
     }
@@ -145,26 +145,28 @@ def _test_rows(work: Work, asked: Sequence[tuple[Source, str, Ablation]]) -> Row
 
 def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
     """Every woken feature by itself with its source, and whether it is in a smallest part of the woken ones that flips."""
-    bench = work.bench
+    context = work.context
     pairs = [(i, feature) for i, source in enumerate(backed_up) for feature in source.woken]
     alone = [backed_up[i].ablated([feature]) for i, feature in pairs]
-    flip, first = flipped(bench, alone), bench.engine.next_token(alone)
+    flip, first = flipped(context, alone), context.engine.next_token(alone)
     tried: dict[tuple[int, Members], bool] = {}
 
     def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
         new = [one for one in dict.fromkeys(trials) if one not in tried]
         requests = [backed_up[i].ablated([backed_up[i].woken[m] for m in members]) for i, members in new]
-        tried.update(zip(new, flipped(bench, requests), strict=True))
+        tried.update(zip(new, flipped(context, requests), strict=True))
         return [tried[one] for one in trials]
 
     seed = work.spec.seed
     searches = {
-        i: minimal_set(len(s.woken), np.random.default_rng([seed, int(bench.places[s.prompt]), int(sha256_text(s.name)[:8], 16)]))
+        i: minimal_set(
+            len(s.woken), np.random.default_rng([seed, int(context.places[s.prompt]), int(sha256_text(s.name)[:8], 16)])
+        )
         for i, s in enumerate(backed_up)
     }
     smallest = {i: {backed_up[i].woken[m] for m in end.members} for i, end in run_together(searches, flips).items()}
     columns = {
-        "sae_id": [bench.sae_ids[sae] for _, (sae, _) in pairs],
+        "sae_id": [context.sae_ids[sae] for _, (sae, _) in pairs],
         "layer": [layer_of(sae) for _, (sae, _) in pairs],
         "feature_id": [feature_id for _, (_, feature_id) in pairs],
         "p_refusal_token": first.p_refusal,

@@ -263,10 +263,10 @@ def _compute(
 ) -> Iterator[tuple[str, list[Rows]]]:
     seed = work.spec.seed
     with work.sql() as con:
-        answers = answers_of(con, work.bench.recipe.verdicts.oracle)
-        settings = work.bench.recipe.direction
+        answers = answers_of(con, work.context.recipe.verdicts.oracle)
+        settings = work.context.recipe.direction
         prompts = Prompts.of(con, (settings.split, settings.select_split))
-        target = work.bench.recipe.labels.target
+        target = work.context.recipe.labels.target
         tested = comparisons(answers, named(con, compared), prompts, target, seed)
         rows = corrected([*rates(answers, prompts, target), *tested, *models(con), *stability(con, target, seed)])
     names = list(Row.__dataclass_fields__)

@@ -25,23 +25,23 @@ def _shards(study: Study) -> dict[str, Sequence[int]]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, _shards(work.bench.study)
+    context, shards = work.context, _shards(work.context.study)
     if not shards:
-        raise UserError(f"diagnostic.split is {bench.recipe.diagnostic.split!r}, but no prompt is in that split")
+        raise UserError(f"diagnostic.split is {context.recipe.diagnostic.split!r}, but no prompt is in that split")
     with work.sql("direction") as con:
         found = con.execute("select layer, vector, chosen from directions order by layer").fetchall()
     layers = [layer for layer, _, _ in found]
     own_ld = np.array([vector for _, vector, _ in found], dtype=np.float64)
     chosen = next(i for i, (_, _, is_chosen) in enumerate(found) if is_chosen)
     for name in missing:
-        token_ids = [bench.token_ids[p] for p in shards[name]]
+        token_ids = [context.token_ids[p] for p in shards[name]]
         last = np.cumsum([len(ids) for ids in token_ids]) - 1
-        resid = residuals(bench.subject, token_ids, layers, bench.recipe.capture.batch_tokens)
+        resid = residuals(context.subject, token_ids, layers, context.recipe.capture.batch_tokens)
         resid_bld = torch.stack([resid[layer][last] for layer in layers], dim=1)
         rows = [last_token_cosines(resid_ld, own_ld, chosen) for resid_ld in resid_bld]
         n_layers, n_rows = len(layers), len(rows) * len(layers)
         columns: Columns = {
-            "prompt_id": np.tile(np.repeat(bench.prompt_ids[list(shards[name])], n_layers), 2),
+            "prompt_id": np.tile(np.repeat(context.prompt_ids[list(shards[name])], n_layers), 2),
             "direction": ["own"] * n_rows + ["chosen"] * n_rows,
             "layer": np.tile(layers, 2 * len(rows)),
             "cosine": np.concatenate([row[direction] for direction in ("own", "chosen") for row in rows]),

@@ -50,7 +50,7 @@ class Examples:
 
 def examples_of(work: Work, leave_out: str | None = None) -> Examples:
     """The examples that a recipe describes, by SQL over the study's activations; none of a split that is left out."""
-    settings = work.bench.recipe.interactions
+    settings = work.context.recipe.interactions
     sets = ",".join(settings.sets) or None
     with work.sql("prompts", "activations", "direction") as con:
         prompts = queries.run(
@@ -64,13 +64,13 @@ def examples_of(work: Work, leave_out: str | None = None) -> Examples:
             leave_out=leave_out,
         ).fetchnumpy()
         cells = _cells(con, work, sets)
-    roles = [work.bench.recipe.labels.role(label) for label in prompts["label"]]
+    roles = [work.context.recipe.labels.role(label) for label in prompts["label"]]
     return examples({**prompts, "label_role": np.array(roles, dtype=object)}, cells)
 
 
 def _cells(con: duckdb.DuckDBPyConnection, work: Work, sets: str | None) -> Mapping[str, np.ndarray]:
-    settings = work.bench.recipe.interactions
-    excluded = list(work.bench.recipe.candidates.exclude_layers)
+    settings = work.context.recipe.interactions
+    excluded = list(work.context.recipe.candidates.exclude_layers)
     found = queries.run(
         con, "fm_input", tokens=settings.tokens, aggregate=settings.aggregate, exclude_layers=excluded, sets=sets
     ).to_arrow_table()

@@ -9,7 +9,7 @@ import pyarrow as pa
 from saelake.analysis.interactions.examples import SPLITS, Examples, examples_of, identity
 from saelake.analysis.interactions.machine import Machine, Settings, Trained, train
 from saelake.analysis.stage import Stage, Work
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe.interactions import Training
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
@@ -164,8 +164,8 @@ def _embedding_rows(model: str, examples: Examples, machine: Machine) -> Rows:
     return Rows.of(FM_EMBEDDINGS, columns | {"vector": pa.ListArray.from_arrays(offsets, vectors.ravel())})
 
 
-def _pair_rows(bench: Workbench, model: str, examples: Examples, machine: Machine) -> Rows:
-    pairs = strongest_pairs(examples, machine.embeddings, bench.recipe.fm.pairs)
+def _pair_rows(context: StudyContext, model: str, examples: Examples, machine: Machine) -> Rows:
+    pairs = strongest_pairs(examples, machine.embeddings, context.recipe.fm.pairs)
     features = feature_columns(examples, machine)
     columns: dict[str, object] = {"model": [model] * len(pairs["a"]), "rank": np.arange(1, len(pairs["a"]) + 1)}
     for name in ("sae_id", "layer", "feature_id"):
@@ -193,10 +193,10 @@ def _identity(study: Study) -> Mapping[str, object]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, settings = work.bench, work.bench.recipe.fm
-    sizes, own = _shards(bench.study), held_out(bench.study)
+    context, settings = work.context, work.context.recipe.fm
+    sizes, own = _shards(context.study), held_out(context.study)
     for name in missing:
-        examples = examples_of(work, bench.recipe.candidates.split if name == own else None)
+        examples = examples_of(work, context.recipe.candidates.split if name == own else None)
         fitting = settings_of(settings, sizes[name], work.spec.seed, settings.init_sd)
         trained = train(examples.x, examples.y, examples.places, fitting)
         yield (
@@ -204,7 +204,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             [
                 *model_rows(name, sizes[name], examples, trained),
                 _embedding_rows(name, examples, trained.machine),
-                _pair_rows(bench, name, examples, trained.machine),
+                _pair_rows(context, name, examples, trained.machine),
             ],
         )
 

@@ -21,14 +21,14 @@ MINIMAL_ACTIVE = Condition("minimal", "active")
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
+    context, shards = work.context, shards_of_split(work.context.study)
     with work.sql() as con:
-        critical = queries.run(con, "critical_features", judge=bench.recipe.verdicts.oracle).to_arrow_table()
+        critical = queries.run(con, "critical_features", judge=context.recipe.verdicts.oracle).to_arrow_table()
     columns = {name: critical[name].to_numpy() for name in critical.column_names}
     for name in missing:
-        mine = np.isin(columns["prompt_id"], bench.prompt_ids[list(shards[name])])
+        mine = np.isin(columns["prompt_id"], context.prompt_ids[list(shards[name])])
         asked = list(_parts(work, {n: column[mine] for n, column in columns.items()}))
-        yield name, [*ablation_rows(bench, work.spec.stage, asked), Rows.of(CRITICAL_FEATURES, critical.filter(mine))]
+        yield name, [*ablation_rows(context, work.spec.stage, asked), Rows.of(CRITICAL_FEATURES, critical.filter(mine))]
 
 
 def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]:
@@ -41,9 +41,9 @@ def _parts(work: Work, critical: Mapping[str, np.ndarray]) -> Iterator[Ablation]
         tau = None if method == "minimal" else float(critical["tau"][rows[0]])
         for part in PARTS:
             kept = [row for row in rows if (critical["n_tokens"][row] > 0) == (part == "active")]
-            features = work.bench.feature_set(critical, kept)
+            features = work.context.feature_set(critical, kept)
             draw = start if method == "minimal" else None
-            yield Ablation(Request(work.bench.number_of[prompt_id], features), Condition(method, part), draw=draw, tau=tau)
+            yield Ablation(Request(work.context.number_of[prompt_id], features), Condition(method, part), draw=draw, tau=tau)
 
 
 STAGE = Stage(

@@ -9,7 +9,7 @@ import torch
 
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.search.directions import chosen_everywhere
 from saelake.analysis.stage import Stage, Work, searched_split
@@ -26,8 +26,8 @@ LOGITS = 1 << 26
 """Numbers of logits that exist at a time: a quarter of a GiB in float32, and four times as much again for logarithms and the
 unmodified model's."""
 # md5, not hash(): DuckDB may change its hash from one version to the next
-LENDERS = """
-with lenders as (
+DONORS = """
+with donors as (
     select prompt_id
     from critical_features
     where method = 'minimal' and start = 0
@@ -38,7 +38,7 @@ with lenders as (
 
 select c.prompt_id, c.layer, c.sae_id, c.feature_id
 from critical_features as c
-semi join lenders as l on l.prompt_id = c.prompt_id
+semi join donors as d on d.prompt_id = c.prompt_id
 where c.method = 'minimal' and c.start = 0
 order by all
 """
@@ -50,7 +50,7 @@ class Intervention:
 
     method: str
     request: Request
-    lender: int | None = None
+    donor: int | None = None
     """prompt_id of the prompt whose set it is"""
 
 
@@ -65,7 +65,7 @@ class Measured(NamedTuple):
 
 
 @torch.inference_mode()
-def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text], request: Request) -> Measured:
+def losses(subject: Subject, slices: Mapping[int, SliceCache], texts: Sequence[Text], request: Request) -> Measured:
     """Of each text's counted tokens, under the interventions of a request."""
     found, kl = np.empty(len(texts), dtype=np.float32), np.empty(len(texts), dtype=np.float32)
     for rows in length_batches([len(t.token_ids) for t in texts], max(1, LOGITS // subject.n_vocab)):
@@ -89,15 +89,15 @@ def losses(subject: Subject, slices: Mapping[int, Slices], texts: Sequence[Text]
 
 def interventions(work: Work) -> list[Intervention]:
     """The unmodified model, the direction projected out of every layer, and a recorded draw of critical sets."""
-    bench = work.bench
+    context = work.context
     with work.sql("inert", "direction") as con:
-        direction = chosen_everywhere(bench, con)
-        rows = con.execute(LENDERS, {"seed": work.spec.seed, "n": bench.recipe.losses.sets}).fetchnumpy()
+        direction = chosen_everywhere(context, con)
+        rows = con.execute(DONORS, {"seed": work.spec.seed, "n": context.recipe.losses.sets}).fetchnumpy()
     found = [Intervention("none", Request(0)), Intervention("direction", Request(0, direction=direction))]
-    for lender in np.unique(rows["prompt_id"]):
-        mine = rows["prompt_id"] == lender
-        features = bench.feature_set(rows, mine)
-        found.append(Intervention("minimal", Request(0, features), int(lender)))
+    for donor in np.unique(rows["prompt_id"]):
+        mine = rows["prompt_id"] == donor
+        features = context.feature_set(rows, mine)
+        found.append(Intervention("minimal", Request(0, features), int(donor)))
     return found
 
 
@@ -115,26 +115,26 @@ def _shards(study: Study) -> Sequence[str]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench = work.bench
+    context = work.context
     if missing == ["no-texts"]:
         yield "no-texts", []
         return
-    slices = {number: Slices(sae, bench.subject.device) for number, sae in bench.saes.items()}
+    slices = {number: SliceCache(sae, context.subject.device) for number, sae in context.saes.items()}
     asked = interventions(work)
     for name in missing:
-        spec = bench.recipe.losses.texts[int(name.removeprefix("texts-"))]
-        texts = read_texts(spec, bench.subject)
+        spec = context.recipe.losses.texts[int(name.removeprefix("texts-"))]
+        texts = read_texts(spec, context.subject)
         measured: dict[object, Measured] = {}
-        for one in asked:  # different prompts may lend the same set
+        for one in asked:  # different prompts may give the same set
             if one.request.state not in measured:
-                measured[one.request.state] = losses(bench.subject, slices, texts, one.request)
+                measured[one.request.state] = losses(context.subject, slices, texts, one.request)
         n, repeated = len(texts), len(asked)
         columns: Columns = {
             "texts": [spec.set] * n * repeated,
             "text_number": [t.number for t in texts] * repeated,
             "text_hash": [t.text_hash for t in texts] * repeated,
             "method": [one.method for one in asked for _ in texts],
-            "lender": [one.lender for one in asked for _ in texts],
+            "donor": [one.donor for one in asked for _ in texts],
             "n_features": [len(one.request.features) for one in asked for _ in texts],
             "n_context": [t.n_context for t in texts] * repeated,
             "n_tokens": [t.n_counted for t in texts] * repeated,

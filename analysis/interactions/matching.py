@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from saelake import queries
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 
 Feature = tuple[int, int]
 """(number of the SAE, feature_id)"""
@@ -30,9 +30,9 @@ def assigned(cost_so: np.ndarray, n: int) -> list[list[int]]:
     return [[mine[i] for i in np.argsort(cost_so[s, mine], kind="stable")] for s, mine in enumerate(found)]
 
 
-def matched(bench: Workbench, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int], seed: int) -> Controls:
+def matched(context: StudyContext, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int], seed: int) -> Controls:
     """Controls of the critical features of some prompts, without replacement within a prompt; none where none is near enough."""
-    recipe = bench.recipe
+    recipe = context.recipe
     n = recipe.waking.controls
     found = queries.run(
         con,
@@ -44,7 +44,7 @@ def matched(bench: Workbench, con: duckdb.DuckDBPyConnection, prompt_ids: Sequen
         seed=seed,
     ).fetchnumpy()
     controls: dict[tuple[int, Feature], list[Feature]] = {}
-    saes = bench.sae_numbers(found["sae_id"])
+    saes = context.sae_numbers(found["sae_id"])
     # The rows come by prompt and SAE.
     starts = np.flatnonzero(np.diff(found["prompt_id"], prepend=-1) | np.diff(saes, prepend=-1))
     for part in np.split(np.arange(len(saes)), starts[1:]) if n and len(starts) else ():

@@ -59,7 +59,7 @@ def converged(x: csr_matrix, y: np.ndarray, places: Mapping[str, np.ndarray], pe
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     examples = examples_of(work)
-    trained = converged(examples.x, examples.y, examples.places, work.bench.recipe.probe.penalties)
+    trained = converged(examples.x, examples.y, examples.places, work.context.recipe.probe.penalties)
     weights = Rows.of(PROBE_WEIGHTS, feature_columns(examples, trained.machine))
     for name in missing:
         yield name, [*model_rows(MODEL, 0, examples, trained), weights]

@@ -19,7 +19,7 @@ from saelake.analysis.search.alignments import to_residual
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.stage import Stage, Work, searched_split
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import READOUT_SETS, READOUTS
@@ -36,13 +36,13 @@ Written = Mapping[Feature, np.ndarray]
 """feature -> what one unit of its activation adds to the residual stream, (d,)"""
 
 
-def log_odds(bench: Workbench, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+def log_odds(context: StudyContext, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
     """Of the target tokens against all others (n,) in nats, and whether the most probable token is none of them (n,)."""
-    targets = list(bench.subject.refusal_token_ids)
+    targets = list(context.subject.refusal_token_ids)
     odds, flips = np.empty(len(requests)), np.empty(len(requests), dtype=bool)
-    step = max(1, AT_ONCE // bench.subject.n_vocab)
+    step = max(1, AT_ONCE // context.subject.n_vocab)
     for start in range(0, len(requests), step):
-        log_p_nv = bench.engine.log_probabilities(requests[start : start + step]).double()
+        log_p_nv = context.engine.log_probabilities(requests[start : start + step]).double()
         of_targets = log_p_nv[:, targets].logsumexp(-1)
         first = log_p_nv.argmax(-1)
         log_p_nv[:, targets] = -torch.inf
@@ -51,12 +51,14 @@ def log_odds(bench: Workbench, requests: Sequence[Request]) -> tuple[np.ndarray,
     return odds, flips
 
 
-def at_last(bench: Workbench, requests: Sequence[Request], features: Sequence[Sequence[Feature]]) -> list[dict[Feature, float]]:
+def at_last(
+    context: StudyContext, requests: Sequence[Request], features: Sequence[Sequence[Feature]]
+) -> list[dict[Feature, float]]:
     """What some features' activations are at the last token, before they are taken out, in the pass of each request."""
     every = sorted(set(chain.from_iterable(features)))
     watched = {sae: np.array([f for one, f in every if one == sae]) for sae in dict.fromkeys(sae for sae, _ in every)}
-    seen = bench.engine.activations(requests, watched)
-    last = np.array([len(bench.token_ids[r.prompt]) - 1 for r in requests], dtype=np.int64)
+    seen = context.engine.activations(requests, watched)
+    last = np.array([len(context.token_ids[r.prompt]) - 1 for r in requests], dtype=np.int64)
     kept = seen.pos == last[seen.request]
     found: list[dict[Feature, float]] = [dict.fromkeys(some, 0.0) for some in features]
     columns = (column[kept].tolist() for column in (seen.request, seen.sae, seen.feature_id, seen.activation))
@@ -66,29 +68,34 @@ def at_last(bench: Workbench, requests: Sequence[Request], features: Sequence[Se
     return found
 
 
-def directly(bench: Workbench, prompt: int, activations: Mapping[Feature, float], written: Written) -> Request:
+def directly(context: StudyContext, prompt: int, activations: Mapping[Feature, float], written: Written) -> Request:
     """The pass in which all that features add at the last token is taken out behind the last block."""
     removed = np.sum([activation * written[feature] for feature, activation in activations.items()], axis=0)
-    edit = DirectionEdit(-np.asarray(removed, dtype=np.float32), (bench.subject.n_layers - 1,), project_out=False, add=1.0)
-    return Request(prompt, direction=edit, positions=(len(bench.token_ids[prompt]) - 1,))
+    edit = DirectionEdit(-np.asarray(removed, dtype=np.float32), (context.subject.n_layers - 1,), project_out=False, add=1.0)
+    return Request(prompt, direction=edit, positions=(len(context.token_ids[prompt]) - 1,))
 
 
-def written_by(bench: Workbench, features: Sequence[Feature]) -> dict[Feature, np.ndarray]:
+def written_by(context: StudyContext, features: Sequence[Feature]) -> dict[Feature, np.ndarray]:
     """The decoder rows, where they lie in the residual stream."""
     found: dict[Feature, np.ndarray] = {}
     for number in dict.fromkeys(sae for sae, _ in features):
-        sae, ids = bench.saes[number], sorted({f for one, f in features if one == number})
+        sae, ids = context.saes[number], sorted({f for one, f in features if one == number})
         rows = sae.W_dec[torch.tensor(ids, device=sae.W_dec.device)].float()
-        projection = to_residual(bench, sae)
+        projection = to_residual(context, sae)
         rows = rows if projection is None else rows @ projection
         found |= {(number, f): row for f, row in zip(ids, rows.cpu().numpy(), strict=True)}
     return found
 
 
-def unembedding_cosines(bench: Workbench, written: Written) -> dict[Feature, float]:
+def unembedding_cosines(context: StudyContext, written: Written) -> dict[Feature, float]:
     """The largest cosine of a decoder row with the unembedding's row of a target token."""
     head = (
-        bench.subject.model.get_output_embeddings().weight[list(bench.subject.refusal_token_ids)].detach().float().cpu().numpy()
+        context.subject.model.get_output_embeddings()
+        .weight[list(context.subject.refusal_token_ids)]
+        .detach()
+        .float()
+        .cpu()
+        .numpy()
     )
     targets = head / np.linalg.norm(head, axis=1, keepdims=True)
     return {
@@ -98,37 +105,37 @@ def unembedding_cosines(bench: Workbench, written: Written) -> dict[Feature, flo
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
-    number = {sae_id: n for n, sae_id in bench.sae_ids.items()}
+    context, shards = work.context, shards_of_split(work.context.study)
+    number = {sae_id: n for n, sae_id in context.sae_ids.items()}
     with work.sql() as con:
         for name in missing:
-            rows = con.execute(CRITICAL, {"prompts": bench.prompt_ids[list(shards[name])].tolist()}).fetchall()
+            rows = con.execute(CRITICAL, {"prompts": context.prompt_ids[list(shards[name])].tolist()}).fetchall()
             sets: dict[tuple[int, str, int], list[Feature]] = {}
             for prompt_id, method, start, sae_id, feature_id in rows:
-                sets.setdefault((bench.number_of[prompt_id], method, start), []).append((number[sae_id], feature_id))
-            yield name, _rows(bench, sets) if sets else []
+                sets.setdefault((context.number_of[prompt_id], method, start), []).append((number[sae_id], feature_id))
+            yield name, _rows(context, sets) if sets else []
 
 
-def _rows(bench: Workbench, sets: Mapping[tuple[int, str, int], list[Feature]]) -> list[Rows]:
+def _rows(context: StudyContext, sets: Mapping[tuple[int, str, int], list[Feature]]) -> list[Rows]:
     ones = list(dict.fromkeys((prompt, f) for (prompt, *_), found in sets.items() for f in found))
-    written = written_by(bench, [f for _, f in ones])
-    cosines = unembedding_cosines(bench, written)
+    written = written_by(context, [f for _, f in ones])
+    cosines = unembedding_cosines(context, written)
     prompts = list(dict.fromkeys(prompt for prompt, *_ in sets))
-    clean = dict(zip(prompts, log_odds(bench, [Request(prompt) for prompt in prompts])[0].tolist(), strict=True))
+    clean = dict(zip(prompts, log_odds(context, [Request(prompt) for prompt in prompts])[0].tolist(), strict=True))
 
     def effects(asked: Sequence[tuple[int, Sequence[Feature]]]) -> tuple[Columns, list[dict[Feature, float]]]:
         whole = [Request(p, FeatureSet.of([sae for sae, _ in some], [f for _, f in some])) for p, some in asked]
-        activations = at_last(bench, whole, [some for _, some in asked])
-        direct = [directly(bench, p, found, written) for (p, _), found in zip(asked, activations, strict=True)]
-        (ablated, flips), (left, direct_flips) = log_odds(bench, whole), log_odds(bench, direct)
+        activations = at_last(context, whole, [some for _, some in asked])
+        direct = [directly(context, p, found, written) for (p, _), found in zip(asked, activations, strict=True)]
+        (ablated, flips), (left, direct_flips) = log_odds(context, whole), log_odds(context, direct)
         before = np.array([clean[p] for p, _ in asked])
         columns = {"clean": before, "ablated": ablated, "direct": left, "flips": flips, "direct_flips": direct_flips}
-        return columns | {"prompt_id": bench.prompt_ids[[p for p, _ in asked]]}, activations
+        return columns | {"prompt_id": context.prompt_ids[[p for p, _ in asked]]}, activations
 
     of_ones, activations = effects([(prompt, [f]) for prompt, f in ones])
     of_sets, _ = effects([(prompt, found) for (prompt, *_), found in sets.items()])
     features: Columns = {
-        "sae_id": [bench.sae_ids[sae] for _, (sae, _) in ones],
+        "sae_id": [context.sae_ids[sae] for _, (sae, _) in ones],
         "layer": [layer_of(sae) for _, (sae, _) in ones],
         "feature_id": [feature_id for _, (_, feature_id) in ones],
         "cosine": [cosines[f] for _, f in ones],

@@ -49,23 +49,23 @@ def _place(number: int) -> tuple[int, int]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, recipe, searched = work.bench, work.bench.recipe, _searched(work.bench.study)
+    context, recipe, searched = work.context, work.context.recipe, _searched(work.context.study)
     with work.sql("alignments") as con:
-        members = pool_by_sae(con, recipe.candidates, {n: bench.sae_ids[n] for n in searched.values()})
+        members = pool_by_sae(con, recipe.candidates, {n: context.sae_ids[n] for n in searched.values()})
     for name in missing:
         number = searched[name]
-        unit_kd = unit_rows(bench.saes[number], members[number])
+        unit_kd = unit_rows(context.saes[number], members[number])
         parts: list[Rows] = []
         for other in [n for n in members if _place(n) >= _place(number)]:
-            other_kd = unit_kd if other == number else unit_rows(bench.saes[other], members[other])
+            other_kd = unit_kd if other == number else unit_rows(context.saes[other], members[other])
             if unit_kd.shape[1] != other_kd.shape[1]:  # rows of different spaces: the heads' and the residual stream's
                 continue
             first, second, cosine = pairs_above(unit_kd, other_kd, recipe.redundancy.min_cosine, same=other == number)
             columns = {
-                "sae_id": [bench.sae_ids[number]] * len(first),
+                "sae_id": [context.sae_ids[number]] * len(first),
                 "layer": np.full(len(first), layer_of(number)),
                 "feature_id": members[number][first],
-                "other_sae_id": [bench.sae_ids[other]] * len(first),
+                "other_sae_id": [context.sae_ids[other]] * len(first),
                 "other_layer": np.full(len(first), layer_of(other)),
                 "other_feature_id": members[other][second],
                 "cosine": cosine,

@@ -20,7 +20,7 @@ from saelake.analysis.interactions.factorisation import held_out
 from saelake.analysis.interactions.inert import MINIMAL_ACTIVE
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import borrowers, on_controls
+from saelake.analysis.search.critical import controls_by_donor, on_controls
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.study import Study
@@ -95,7 +95,7 @@ def asked(ranking: Ranking, method: str, ks: Sequence[int], draws: int, seed: in
 def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str, model: str | None = None) -> dict[int, Ranking]:
     """Prompt number -> ranking, for the prompts that have a critical set and something to rank; the machine is the recipe's
     unless another is named."""
-    settings, tokens = work.bench.recipe.stage3, work.bench.recipe.interactions.tokens
+    settings, tokens = work.context.recipe.stage3, work.context.recipe.interactions.tokens
     found = queries.run(
         con,
         "new_features",
@@ -108,13 +108,13 @@ def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str, model: str | N
     others = _by_prompt(_numbered(work, found.select("prompt_id", "sae_id", "feature_id").fetchnumpy()))
     critical = _by_prompt(_numbered(work, con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy()))
     none = {name: np.empty(0, dtype=np.int64) for name in ("sae", "feature_id", "max_activation")}
-    number, place = work.bench.number_of, work.bench.places
+    number, place = work.context.number_of, work.context.places
     return {number[p]: Ranking(number[p], critical.get(p, none), rows, int(place[number[p]])) for p, rows in others.items()}
 
 
 def _numbered(work: Work, rows: Columns) -> Columns:
     """Rows with the numbers of their SAEs."""
-    return {name: column for name, column in rows.items() if name != "sae_id"} | {"sae": work.bench.sae_numbers(rows["sae_id"])}
+    return {name: column for name, column in rows.items() if name != "sae_id"} | {"sae": work.context.sae_numbers(rows["sae_id"])}
 
 
 def _by_prompt(rows: Columns) -> dict[int, Columns]:
@@ -126,16 +126,16 @@ def _by_prompt(rows: Columns) -> dict[int, Columns]:
 
 def by_gradient(work: Work, ranked: Ranking) -> Ranking:
     """The same features in the order of their first-order effects on the target tokens' log-odds, over all of the prompt."""
-    bench, others = work.bench, ranked.others
-    targets = list(bench.subject.refusal_token_ids)
+    context, others = work.context, ranked.others
+    targets = list(context.subject.refusal_token_ids)
 
     def log_odds(logits_bv: torch.Tensor) -> torch.Tensor:
         rest = logits_bv.index_fill(-1, torch.tensor(targets, device=logits_bv.device), -torch.inf)
         return logits_bv[:, targets].logsumexp(-1) - rest.logsumexp(-1)
 
-    acts, grads = gradients(bench, bench.token_ids[ranked.prompt], log_odds)
+    acts, grads = gradients(context, context.token_ids[ranked.prompt], log_odds)
     effects = np.zeros(len(others["sae"]))
-    for place, (number, sae) in enumerate(bench.saes.items()):
+    for place, (number, sae) in enumerate(context.saes.items()):
         mine = np.flatnonzero(others["sae"] == number)
         ids = torch.from_numpy(others["feature_id"][mine].astype(np.int64)).to(sae.W_dec.device)
         along_tk = grads[sae.writes] @ sae.W_dec[ids].float().to(grads[sae.writes].device).T
@@ -146,13 +146,13 @@ def by_gradient(work: Work, ranked: Ranking) -> Ranking:
 
 def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
     """R11b: what the critical features that fire do while the top K new ones alone are ablated."""
-    bench = work.bench
-    sae_ids = bench.sae_ids
+    context = work.context
+    sae_ids = context.sae_ids
     passes = [(one, k, one.alone(one.top(k))) for one in ranked if len(one.critical["sae"]) for k in ks]
     saes = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["sae"] for one in ranked)])
     ids = np.concatenate([np.empty(0, dtype=np.int64), *(one.critical["feature_id"] for one in ranked)])
     watched = {int(sae): np.unique(ids[saes == sae]) for sae in np.unique(saes)}
-    seen = bench.engine.activations([Request(one.prompt, features) for one, _, features in passes], watched)
+    seen = context.engine.activations([Request(one.prompt, features) for one, _, features in passes], watched)
     largest: dict[tuple[int, int, int], float] = {}
     for *feature, activation in zip(
         seen.request.tolist(), seen.sae.tolist(), seen.feature_id.tolist(), seen.activation.tolist(), strict=True
@@ -161,7 +161,7 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
         largest[key] = max(largest.get(key, 0.0), activation)
     rows = [
         (
-            int(bench.prompt_ids[one.prompt]),
+            int(context.prompt_ids[one.prompt]),
             k,
             sae_ids[sae],
             layer_of(sae),
@@ -180,45 +180,45 @@ def link_rows(work: Work, ranked: Sequence[Ranking], ks: Sequence[int]) -> Rows:
 
 
 def _answers(
-    work: Work, ranked: Sequence[Ranking], lent: Mapping[int, Sequence[int]], method: str, ks: Sequence[int], draws: int
+    work: Work, ranked: Sequence[Ranking], controls: Mapping[int, Sequence[int]], method: str, ks: Sequence[int], draws: int
 ) -> list[Rows]:
     tests = [one for ranking in ranked for one in asked(ranking, method, ks, draws, work.spec.seed)]
-    tests += on_controls([one for one in tests if one.condition == Condition(method)], lent)
-    return ablation_rows(work.bench, work.spec.stage, tests)
+    tests += on_controls([one for one in tests if one.condition == Condition(method)], controls)
+    return ablation_rows(work.context, work.spec.stage, tests)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    settings, shards = work.bench.recipe.stage3, shards_of_split(work.bench.study)
+    settings, shards = work.context.recipe.stage3, shards_of_split(work.context.study)
     with work.sql() as con:
         by_prompt = rankings(work, con, "embedding")
-        own = held_out(work.bench.study)
+        own = held_out(work.context.study)
         unseen = {} if own is None else rankings(work, con, "embedding", own)
-    lent = borrowers(work.bench, by_prompt)
+    controls = controls_by_donor(work.context, by_prompt)
     for name in missing:
         ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
         not_seen = [unseen[p] for p in shards[name] if p in unseen]
         yield (
             name,
             [
-                *_answers(work, ranked, lent, METHOD, settings.ks, settings.random_draws),
-                *_answers(work, not_seen, borrowers(work.bench, unseen), HELD_OUT, settings.ks, 0),
+                *_answers(work, ranked, controls, METHOD, settings.ks, settings.random_draws),
+                *_answers(work, not_seen, controls_by_donor(work.context, unseen), HELD_OUT, settings.ks, 0),
                 link_rows(work, ranked, settings.ks),
             ],
         )
 
 
 def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    shards = shards_of_split(work.bench.study)
+    shards = shards_of_split(work.context.study)
     with work.sql() as con:
         ranked = {method: rankings(work, con, by) for method, by in RANKED_BESIDE.items()}
     for name in missing:
         rows: list[Rows] = []
         for method, by_prompt in ranked.items():
             mine = [by_prompt[p] for p in shards[name] if p in by_prompt]
-            rows += _answers(work, mine, borrowers(work.bench, by_prompt), method, work.bench.recipe.probe.ks, 0)
+            rows += _answers(work, mine, controls_by_donor(work.context, by_prompt), method, work.context.recipe.probe.ks, 0)
         same = ranked["stage3_alignment"]
         mine = [by_gradient(work, same[p]) for p in shards[name] if p in same]
-        rows += _answers(work, mine, borrowers(work.bench, same), GRADIENT, work.bench.recipe.probe.ks, 0)
+        rows += _answers(work, mine, controls_by_donor(work.context, same), GRADIENT, work.context.recipe.probe.ks, 0)
         yield name, rows
 
 

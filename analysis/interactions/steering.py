@@ -65,11 +65,11 @@ def _shards(study: Study) -> dict[str, Sequence[int]]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, settings, shards = work.bench, work.bench.recipe.steering, _shards(work.bench.study)
+    context, settings, shards = work.context, work.context.recipe.steering, _shards(work.context.study)
     with work.sql() as con:
         chosen = queries.run(con, "steering_features", features_are=settings.features, n=settings.n_features).fetchnumpy()
         levels = [_at_level(work, con, chosen, level) for level in settings.levels] if len(chosen["layer"]) else []
-    held = {(VALUES, draw): bench.feature_set(chosen, value=value) for draw, value in enumerate(settings.values)}
+    held = {(VALUES, draw): context.feature_set(chosen, value=value) for draw, value in enumerate(settings.values)}
     held |= {(LEVELS, draw): features for draw, features in enumerate(levels)}
     for name in missing:
         asked = [
@@ -88,30 +88,30 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 def _at_level(work: Work, con: duckdb.DuckDBPyConnection, chosen: Mapping[str, np.ndarray], level: float) -> FeatureSet:
     asked = {"sae_ids": list(map(str, chosen["sae_id"])), "feature_ids": chosen["feature_id"].tolist(), "level": level}
     found = con.execute(OWN, asked).fetchnumpy()
-    return FeatureSet.of(work.bench.sae_numbers(found["sae_id"]), found["feature_id"], found["value"].tolist())
+    return FeatureSet.of(work.context.sae_numbers(found["sae_id"]), found["feature_id"], found["value"].tolist())
 
 
 def _rows(work: Work, asked: Sequence[Ablation]) -> list[Rows]:
-    bench, stage = work.bench, work.spec.stage
-    answers = judged(bench, [one.request for one in asked])
-    rows = ablation_rows(bench, stage, asked, answers=answers)
-    ids = [ablation_id(bench, stage, one) for one in asked]
+    context, stage = work.context, work.spec.stage
+    answers = judged(context, [one.request for one in asked])
+    rows = ablation_rows(context, stage, asked, answers=answers)
+    ids = [ablation_id(context, stage, one) for one in asked]
     scaled = [(i, one.draw) for i, one in zip(ids, asked, strict=True) if one.condition.method == LEVELS]
-    levels = [bench.recipe.steering.levels[draw] for _, draw in scaled if draw is not None]
+    levels = [context.recipe.steering.levels[draw] for _, draw in scaled if draw is not None]
     rows.append(Rows.of(CLAMPS, {"ablation_id": [i for i, _ in scaled], "level": levels}))
-    if asked and bench.oracles["control"] == "first_token":
+    if asked and context.oracles["control"] == "first_token":
         said = [
             Answer(
-                bench.study.prompts[one.request.prompt].text,
+                context.study.prompts[one.request.prompt].text,
                 a.first_token,
                 a.p_refusal_token,
                 a.completion,
-                label=bench.study.prompts[one.request.prompt].label,
+                label=context.study.prompts[one.request.prompt].label,
                 role="control",
             )
             for one, a in zip(asked, answers, strict=True)
         ]
-        rows.append(verdict_rows(ids, [FULL] * len(ids), bench.judge(FULL)(said)))
+        rows.append(verdict_rows(ids, [FULL] * len(ids), context.judge(FULL)(said)))
     return rows
 
 

@@ -102,8 +102,8 @@ def _set(features: Sequence[Feature]) -> FeatureSet:
 
 def watched(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, np.ndarray | None]:
     """Number of an SAE -> which of its features are recorded, by the recipe; None: all."""
-    candidates, sae_ids = work.bench.recipe.candidates, work.bench.sae_ids
-    if work.bench.recipe.waking.watched == "all":
+    candidates, sae_ids = work.context.recipe.candidates, work.context.sae_ids
+    if work.context.recipe.waking.watched == "all":
         return dict.fromkeys(sae_ids)
     return {number: ids for number, ids in pool_by_sae(con, candidates, sae_ids).items() if len(ids)}
 
@@ -112,20 +112,20 @@ def capture(work: Work, asked: Sequence[Pass], recorded: Watched) -> Iterator[pa
     """What fires in the passes, some of them at a time, with columns number (of the pass), prompt_id, is_control and those of
     `activations`.
     """
-    saes = work.bench.saes
+    saes = work.context.saes
     numbers = sorted(saes)
-    names = pa.array([work.bench.sae_ids[n] for n in numbers], pa.string())
+    names = pa.array([work.context.sae_ids[n] for n in numbers], pa.string())
     by_depth: dict[tuple[int, int], list[int]] = {}
     for i, one in enumerate(asked):
         by_depth.setdefault(min(saes[n].writes.depth for n in one.features.saes), []).append(i)
     for lowest, alike in sorted(by_depth.items()):
         above = {number: ids for number, ids in recorded.items() if saes[number].reads.depth > lowest}
-        for members in _some(alike, [len(work.bench.token_ids[asked[i].prompt]) for i in alike]):
-            found = work.bench.engine.activations([Request(asked[i].prompt, asked[i].features) for i in members], above)
+        for members in _some(alike, [len(work.context.token_ids[asked[i].prompt]) for i in alike]):
+            found = work.context.engine.activations([Request(asked[i].prompt, asked[i].features) for i in members], above)
             number = np.array(members, dtype=np.int64)[found.request]
             prompts = np.array([asked[i].prompt for i in members], dtype=np.int64)[found.request]
             is_control = np.array([asked[i].control is not None for i in members], dtype=bool)[found.request]
-            columns = {"number": number, "prompt_id": work.bench.prompt_ids[prompts], "is_control": is_control}
+            columns = {"number": number, "prompt_id": work.context.prompt_ids[prompts], "is_control": is_control}
             columns["sae_id"] = pa.DictionaryArray.from_arrays(np.searchsorted(numbers, found.sae).astype(np.int32), names)
             columns |= {"layer": layer_of(found.sae)} | {
                 name: getattr(found, name) for name in ("feature_id", "pos", "activation")
@@ -141,16 +141,16 @@ def _some(members: Sequence[int], n_tokens: Sequence[int]) -> Iterator[Sequence[
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
+    context, shards = work.context, shards_of_split(work.context.study)
     with work.sql() as con:
         recorded = watched(work, con)
         for name in missing:
-            prompt_ids = [int(bench.prompt_ids[p]) for p in shards[name]]
-            number = {sae_id: n for n, sae_id in bench.sae_ids.items()}
+            prompt_ids = [int(context.prompt_ids[p]) for p in shards[name]]
+            number = {sae_id: n for n, sae_id in context.sae_ids.items()}
             rows = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
             critical = [(*one[:3], number[one[4]], one[5]) for one in rows]
-            controls = matched(bench, con, prompt_ids, work.spec.seed)
-            asked = list(passes(critical, controls, bench.number_of))
+            controls = matched(context, con, prompt_ids, work.spec.seed)
+            asked = list(passes(critical, controls, context.number_of))
             if not asked:
                 yield name, []
                 continue
@@ -169,10 +169,10 @@ def _ids(work: Work, asked: Sequence[Pass]) -> np.ndarray:
 
 
 def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
-    bench, n = work.bench, len(asked)
-    sae_ids = bench.sae_ids
-    first = bench.engine.next_token([Request(p.prompt, p.features) for p in asked])
-    prompt_ids = bench.prompt_ids[[p.prompt for p in asked]]
+    context, n = work.context, len(asked)
+    sae_ids = context.sae_ids
+    first = context.engine.next_token([Request(p.prompt, p.features) for p in asked])
+    prompt_ids = context.prompt_ids[[p.prompt for p in asked]]
     ablations: Columns = {
         "ablation_id": _ids(work, asked),
         "prompt_id": prompt_ids,
@@ -184,7 +184,7 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "k": [None] * n,
         "tau": [None] * n,
         "p_refusal_token": first.p_refusal,
-        "first_token": [bench.text([int(token)]) for token in first.token_id],
+        "first_token": [context.text([int(token)]) for token in first.token_id],
         "completion": [""] * n,  # nothing is generated in these passes
     }
     named: Columns = {
@@ -198,13 +198,13 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "control": [p.control for p in asked],
     }
     yield Rows.of(ABLATIONS, ablations)
-    yield set_rows(bench, [p.features for p in asked])
+    yield set_rows(context, [p.features for p in asked])
     yield Rows.of(WAKING_PASSES, named)
 
 
 def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Iterator[Rows]:
     ids, sae_ids = _ids(work, asked), kept["sae_id"].to_numpy()
-    for ref in work.bench.study.saes:
+    for ref in work.context.study.saes:
         here = kept.filter(sae_ids == ref.sae_id)
         columns = {name: here[name].to_numpy() for name in ("layer", "feature_id", "pos", "activation")}
         columns |= {"ablation_id": ids[here["number"].to_numpy()]}

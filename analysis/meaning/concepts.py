@@ -8,7 +8,7 @@ from saelake.warehouse.schema import CONCEPTS
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    patterns = work.bench.recipe.concepts.patterns
+    patterns = work.context.recipe.concepts.patterns
     rows = [(rank, concept, one) for rank, concept in enumerate(patterns) for one in dict.fromkeys(patterns[concept])]
     columns = {name: [row[i] for row in rows] for i, name in enumerate(("rank", "concept", "pattern"))}
     for name in missing:

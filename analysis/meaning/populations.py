@@ -9,7 +9,7 @@ from saelake.warehouse.schema import POPULATIONS
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    recipe = work.bench.recipe
+    recipe = work.context.recipe
     method = recipe.stage3.critical
     direction = recipe.minimal.direction if method == "minimal" else recipe.algorithm1.direction
     with work.sql() as con:

@@ -58,9 +58,9 @@ def taxonomy(con: duckdb.DuckDBPyConnection, label: str, sets: Sequence[str]) ->
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    settings = work.bench.recipe.taxonomy
+    settings = work.context.recipe.taxonomy
     with work.sql() as con:
-        rows = taxonomy(con, settings.label or work.bench.recipe.labels.target, settings.sets)
+        rows = taxonomy(con, settings.label or work.context.recipe.labels.target, settings.sets)
     for name in missing:
         yield name, [Rows("taxonomy", rows)]
 

@@ -20,10 +20,10 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import Pool, borrowers, on_controls, pools, search_rows
+from saelake.analysis.search.critical import Pool, controls_by_donor, on_controls, pools, search_rows
 from saelake.analysis.search.noise import SEQUENCES, STEPS, Noise, changes, measured, noise_rows
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe.sections import Algorithm1
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCH_TRACE
@@ -66,16 +66,16 @@ class Sequenced:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    settings, shards = work.bench.recipe.algorithm1, shards_of_split(work.bench.study)
+    settings, shards = work.context.recipe.algorithm1, shards_of_split(work.context.study)
     by_prompt = pools(work, settings.direction)
-    lent = borrowers(work.bench, by_prompt)
+    controls = controls_by_donor(work.context, by_prompt)
     noise = _noise(work, by_prompt)
     for name in missing:
         rows: list[Rows] = [noise_rows(noise)] if name == next(iter(shards)) else []
         for method, size in methods(settings).items():
             searched = product((by_prompt[p] for p in shards[name] if p in by_prompt), range(settings.seeds))
             sequences = [_sequenced(work, method, size, pool, seed) for pool, seed in searched]
-            rows += _search(work, method, sequences, lent, noise)
+            rows += _search(work, method, sequences, controls, noise)
         yield name, rows
 
 
@@ -92,26 +92,26 @@ def _sequenced(work: Work, method: str, size: int | str, pool: Pool, seed: int) 
 
 def _rng(work: Work, seed: int, prompt: int) -> np.random.Generator:
     """Draws depend on the prompt and the seed, never on tau or on what else is searched."""
-    return np.random.default_rng([work.spec.seed, seed, work.bench.places[prompt]])
+    return np.random.default_rng([work.spec.seed, seed, work.context.places[prompt]])
 
 
 def _noise(work: Work, by_prompt: Mapping[int, Pool]) -> Noise:
     """The noise floor, on the first sequences of prompts that are spread over the study."""
-    bench, settings = work.bench, work.bench.recipe.algorithm1
+    context, settings = work.context, work.context.recipe.algorithm1
     method, size = next(iter(methods(settings).items()))
     chosen = list(by_prompt)[:: max(1, len(by_prompt) // SEQUENCES)][:SEQUENCES]
     sequences = [_sequenced(work, method, size, by_prompt[prompt], 0) for prompt in chosen]
     requests = [[Request(s.pool.prompt, features) for features in s.ablated()[: STEPS + 1]] for s in sequences]
-    return measured(bench.subject, bench.saes, bench.token_ids, requests)
+    return measured(context.subject, context.saes, context.token_ids, requests)
 
 
 def _search(
-    work: Work, method: str, sequences: Sequence[Sequenced], lent: Mapping[int, Sequence[int]], noise: Noise
+    work: Work, method: str, sequences: Sequence[Sequenced], controls: Mapping[int, Sequence[int]], noise: Noise
 ) -> list[Rows]:
     """The searches of one method; a trace is kept of the recipe's own, not of further block sizes."""
-    bench, taus = work.bench, np.array(work.bench.recipe.algorithm1.taus)
+    context, taus = work.context, np.array(work.context.recipe.algorithm1.taus)
     requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
-    p_refusal = bench.engine.next_token(requests).p_refusal.astype(np.float64)
+    p_refusal = context.engine.next_token(requests).p_refusal.astype(np.float64)
     stops = np.cumsum([len(s.blocks) + 1 for s in sequences])
     traces = np.split(p_refusal, stops[:-1]) if sequences else []
     found = [found_sets(s.blocks, trace, taus) for s, trace in zip(sequences, traces, strict=True)]
@@ -121,13 +121,13 @@ def _search(
         [int((np.abs(change - tau) <= own).sum()) for tau in taus] for change, own in zip(moved, by_rounding, strict=True)
     ]
     asked = list(_tests(sequences, found, uncertain, taus))
-    asked += on_controls([a for a in asked if a.condition.part in COMPLEMENTS], lent)
+    asked += on_controls([a for a in asked if a.condition.part in COMPLEMENTS], controls)
     evaluations = {(s.pool.prompt, s.seed): (s.pool, len(s.blocks) + 1) for s in sequences}
     traced = sequences if method == "algorithm1" else []
     return [
-        *ablation_rows(bench, work.spec.stage, asked, more_sets=[s.pool.at(b) for s in traced for b in s.blocks]),
-        *([_trace_rows(bench, sequences, traces, by_rounding)] if method == "algorithm1" else []),
-        search_rows(bench, method, evaluations),
+        *ablation_rows(context, work.spec.stage, asked, more_sets=[s.pool.at(b) for s in traced for b in s.blocks]),
+        *([_trace_rows(context, sequences, traces, by_rounding)] if method == "algorithm1" else []),
+        search_rows(context, method, evaluations),
     ]
 
 
@@ -154,10 +154,10 @@ def _tests(
 
 
 def _trace_rows(
-    bench: Workbench, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray], by_rounding: Sequence[np.ndarray]
+    context: StudyContext, sequences: Sequence[Sequenced], traces: Sequence[np.ndarray], by_rounding: Sequence[np.ndarray]
 ) -> Rows:
     columns: dict[str, list[object]] = {
-        "prompt_id": [int(bench.prompt_ids[s.pool.prompt]) for s in sequences for _ in range(len(s.blocks) + 1)],
+        "prompt_id": [int(context.prompt_ids[s.pool.prompt]) for s in sequences for _ in range(len(s.blocks) + 1)],
         "seed": [s.seed for s in sequences for _ in range(len(s.blocks) + 1)],
         "step": [step for s in sequences for step in range(len(s.blocks) + 1)],
         "block": [key for s in sequences for key in (None, *(s.pool.at(b).key for b in s.blocks))],

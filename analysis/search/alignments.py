@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from saelake.analysis.stage import Stage, Work, direction_splits
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
@@ -42,15 +42,15 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     own = {layer: np.array(vector, dtype=np.float32) for layer, vector, _ in found}
     chosen = next(own[layer] for layer, _, is_chosen in found if is_chosen)
     for name in missing:
-        sae = work.bench.saes[work.bench.study.sae_shards[name]]
-        yield name, [_rows(sae, {"own": own[sae.layer], "chosen": chosen}, to_residual(work.bench, sae))]
+        sae = work.context.saes[work.context.study.sae_shards[name]]
+        yield name, [_rows(sae, {"own": own[sae.layer], "chosen": chosen}, to_residual(work.context, sae))]
 
 
-def to_residual(bench: Workbench, sae: Sae) -> torch.Tensor | None:
+def to_residual(context: StudyContext, sae: Sae) -> torch.Tensor | None:
     """The heads' common projection, for an SAE of what comes before it; None for the others."""
     if sae.writes.kind != "z":
         return None
-    projection: Any = bench.subject.sites.places[sae.writes].module
+    projection: Any = context.subject.sites.places[sae.writes].module
     weight: torch.Tensor = projection.weight.detach().float()
     return weight.T if isinstance(projection, torch.nn.Linear) else weight  # GPT-2's Conv1D lies the other way
 

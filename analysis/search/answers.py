@@ -15,7 +15,7 @@ from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
 from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.analysis.search.edit_sets import EditSet
 from saelake.analysis.stage import Condition
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.runs import Rows
@@ -36,26 +36,26 @@ class Judged:
     """The judge whose verdict it is: the oracle, or that of prompts of no target label."""
 
 
-def judged(bench: Workbench, requests: Sequence[Request], engine: AblationEngine | None = None) -> list[Judged]:
-    """Answers of the bench's engine, or another, as long as the recipe's generation allows, judged by its oracle."""
+def judged(context: StudyContext, requests: Sequence[Request], engine: AblationEngine | None = None) -> list[Judged]:
+    """Answers of the study's engine, or another, as long as the recipe's generation allows, judged by its oracle."""
     if not requests:
         return []
-    answers = (engine or bench.engine).answer(requests, bench.recipe.generation.max_new_tokens)
-    first = bench.subject.spelling.texts(answers.first.token_id.tolist())
+    answers = (engine or context.engine).answer(requests, context.recipe.generation.max_new_tokens)
+    first = context.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
         Answer(
-            bench.study.prompts[r.prompt].text,
+            context.study.prompts[r.prompt].text,
             token,
             float(p),
-            bench.text(tokens),
-            label=bench.study.prompts[r.prompt].label,
-            role=bench.study.role(r.prompt),
+            context.text(tokens),
+            label=context.study.prompts[r.prompt].label,
+            role=context.study.role(r.prompt),
         )
         for r, token, p, tokens in zip(requests, first, answers.first.p_refusal, answers.token_ids, strict=True)
     ]
-    judges = [bench.oracle_of(r.prompt) for r in requests]
+    judges = [context.oracle_of(r.prompt) for r in requests]
     verdicts = {
-        name: iter(bench.judge(name)([t for t, by in zip(texts, judges, strict=True) if by == name])) for name in set(judges)
+        name: iter(context.judge(name)([t for t, by in zip(texts, judges, strict=True) if by == name])) for name in set(judges)
     }
     return [
         Judged(t.p_refusal_token, t.first_token, t.completion, next(verdicts[by]), by)
@@ -63,20 +63,20 @@ def judged(bench: Workbench, requests: Sequence[Request], engine: AblationEngine
     ]
 
 
-def flipped(bench: Workbench, requests: Sequence[Request]) -> list[bool]:
+def flipped(context: StudyContext, requests: Sequence[Request]) -> list[bool]:
     """Whether the oracle reads each answer as an answer: neither a refusal nor degenerate.
 
     An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
     """
-    by_token = all(bench.oracle_of(r.prompt) == "first_token" for r in requests) and not bench.reasoning.may_begin_with(
-        bench.recipe.model.target_words
+    by_token = all(context.oracle_of(r.prompt) == "first_token" for r in requests) and not context.reasoning.may_begin_with(
+        context.recipe.model.target_words
     )
     if not by_token or not requests:
-        return [a.verdict.flipped is True for a in judged(bench, requests)]
-    passes = ~np.isin(bench.engine.next_token(requests).token_id, bench.subject.refusal_token_ids)
+        return [a.verdict.flipped is True for a in judged(context, requests)]
+    passes = ~np.isin(context.engine.next_token(requests).token_id, context.subject.refusal_token_ids)
     flips = np.zeros(len(requests), dtype=bool)
     flips[passes] = [
-        a.verdict.flipped is True for a in judged(bench, [r for r, passed in zip(requests, passes, strict=True) if passed])
+        a.verdict.flipped is True for a in judged(context, [r for r, passed in zip(requests, passes, strict=True) if passed])
     ]
     return [bool(flip) for flip in flips]
 
@@ -104,7 +104,7 @@ class Ablation:
 
 
 def ablation_rows(
-    bench: Workbench,
+    context: StudyContext,
     stage: str,
     asked: Sequence[Ablation],
     more_sets: Iterable[FeatureSet] = (),
@@ -114,10 +114,10 @@ def ablation_rows(
 
     The ids are content hashes, which publishing numbers. `answers` are those to what is asked, where they are known.
     """
-    answers = judged(bench, [a.request for a in asked]) if answers is None else answers
+    answers = judged(context, [a.request for a in asked]) if answers is None else answers
     sets = chain((a.held for a in asked), more_sets)
-    prompts = [int(bench.prompt_ids[a.request.prompt]) for a in asked]
-    ablation_ids = [ablation_id(bench, stage, a) for a in asked]
+    prompts = [int(context.prompt_ids[a.request.prompt]) for a in asked]
+    ablation_ids = [ablation_id(context, stage, a) for a in asked]
     ablations: Columns = {
         "ablation_id": ablation_ids,
         "prompt_id": prompts,
@@ -136,13 +136,13 @@ def ablation_rows(
     return [
         Rows.of(ABLATIONS, ablations),
         verdict_rows(ablation_ids, [a.judge for a in answers], [a.verdict for a in answers]),
-        set_rows(bench, sets),
+        set_rows(context, sets),
     ]
 
 
-def ablation_id(bench: Workbench, stage: str, asked: Ablation) -> int:
+def ablation_id(context: StudyContext, stage: str, asked: Ablation) -> int:
     """What stands for an ablation until publishing numbers the rows."""
-    a, prompt_id = asked, int(bench.prompt_ids[asked.request.prompt])
+    a, prompt_id = asked, int(context.prompt_ids[asked.request.prompt])
     about = f"|{a.about}" if a.about else ""
     return content_id(f"{stage}|{tuple(a.condition)}|{a.k}|{a.tau}|{a.draw}|{a.seed}|{prompt_id}{about}")
 
@@ -175,10 +175,10 @@ def verdict_rows(ablation_ids: Sequence[int], judges: Sequence[str], verdicts: S
     return Rows.of(VERDICTS, columns)
 
 
-def set_rows(bench: Workbench, sets: Iterable[FeatureSet | EditSet]) -> Rows:
+def set_rows(context: StudyContext, sets: Iterable[FeatureSet | EditSet]) -> Rows:
     """Rows of `feature_sets`; each set once, the empty one left out."""
     distinct = {s.key: s for s in sets if len(s)}
-    sae_ids = bench.sae_ids
+    sae_ids = context.sae_ids
     features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in distinct.values())])
     columns: Columns = {
         "set_id": np.repeat(np.array(list(distinct), dtype=np.int64), [len(s) for s in distinct.values()]),

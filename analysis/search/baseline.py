@@ -14,14 +14,14 @@ DIRECTION = Condition("direction")
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
+    context, shards = work.context, shards_of_split(work.context.study)
     with work.sql("direction") as con:
-        direction = chosen_everywhere(bench, con)
+        direction = chosen_everywhere(context, con)
     for name in missing:
         asked = [Ablation(Request(p), NONE) for p in shards[name]]
         if direction is not None:
             asked += [Ablation(Request(p, direction=direction), DIRECTION) for p in shards[name]]
-        yield name, ablation_rows(bench, work.spec.stage, asked)
+        yield name, ablation_rows(context, work.spec.stage, asked)
 
 
 STAGE = Stage(

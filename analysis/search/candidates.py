@@ -39,22 +39,22 @@ def shards_of_split(study: Study) -> dict[str, Sequence[int]]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, settings = work.bench, work.bench.recipe.candidates
+    context, settings = work.context, work.context.recipe.candidates
     sets: dict[tuple[str, int], FeatureSet] = {}
     with work.sql("alignments") as con:
         for direction in settings.directions:
             found = pool(con, settings, direction)
             for k in ks(settings):
                 chosen = found["rank"] <= k
-                sets[direction, k] = bench.feature_set(found, chosen)
-    shards = shards_of_split(bench.study)
+                sets[direction, k] = context.feature_set(found, chosen)
+    shards = shards_of_split(context.study)
     for name in missing:
         asked = [
             Ablation(Request(prompt, features), Condition("top_k", direction), k=k)
             for (direction, k), features in sets.items()
             for prompt in shards[name]
         ]
-        yield name, ablation_rows(bench, work.spec.stage, asked)
+        yield name, ablation_rows(context, work.spec.stage, asked)
 
 
 STAGE = Stage(

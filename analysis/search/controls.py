@@ -61,7 +61,7 @@ Draws = Mapping[str, np.ndarray]
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    shards = shards_of_split(work.bench.study)
+    shards = shards_of_split(work.context.study)
     with work.sql("prompts", "activations", "alignments", "minimal", "algorithm1") as con:
         for name in missing:
             drawn = _drawn(work, con, shards[name])
@@ -71,22 +71,22 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
                 *_firing(work, con, shards[name]),
                 *_clamped(work, con, shards[name]),
             ]
-            yield name, ablation_rows(work.bench, work.spec.stage, asked)
+            yield name, ablation_rows(work.context, work.spec.stage, asked)
 
 
 def _drawn(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> dict[int, Draws]:
     """Shuffled features by prompt: they fire on it, and are no candidate in the pool up to the cap."""
-    settings = work.bench.recipe.candidates
+    settings = work.context.recipe.candidates
     found = queries.run(
         con,
         "random_active",
-        prompts=[int(work.bench.prompt_ids[p]) for p in prompts],
+        prompts=[int(work.context.prompt_ids[p]) for p in prompts],
         pool=settings.cap,
         exclude_layers=list(settings.exclude_layers),
-        draws=work.bench.recipe.controls.random_draws,
+        draws=work.context.recipe.controls.random_draws,
         seed=work.spec.seed,
     ).fetchnumpy()
-    return {p: _of_prompt(found, int(work.bench.prompt_ids[p])) for p in prompts}
+    return {p: _of_prompt(found, int(work.context.prompt_ids[p])) for p in prompts}
 
 
 def _of_prompt(rows: Draws, prompt_id: int) -> Draws:
@@ -96,54 +96,54 @@ def _of_prompt(rows: Draws, prompt_id: int) -> Draws:
 
 def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
     """K a layer, for every K of Stage 1; all that the prompt has, where it has fewer."""
-    for (prompt, rows), draw in product(drawn.items(), range(work.bench.recipe.controls.random_draws)):
-        for k in ks(work.bench.recipe.candidates):
+    for (prompt, rows), draw in product(drawn.items(), range(work.context.recipe.controls.random_draws)):
+        for k in ks(work.context.recipe.candidates):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= k)
-            features = work.bench.feature_set(rows, chosen)
+            features = work.context.feature_set(rows, chosen)
             yield Ablation(Request(prompt, features), TOP_K, k=k, draw=draw, seed=work.spec.seed)
 
 
 def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
     """As many a layer as the sets have that Stage 2 found for the prompt, by either search."""
     wanted: dict[tuple[int, str, float | None], dict[str, int]] = {}
-    for method, tau, prompt_id, sae_id, n in con.execute(SIZES, {"judge": work.bench.recipe.verdicts.oracle}).fetchall():
-        wanted.setdefault((work.bench.number_of[prompt_id], method, tau), {})[sae_id] = n
+    for method, tau, prompt_id, sae_id, n in con.execute(SIZES, {"judge": work.context.recipe.verdicts.oracle}).fetchall():
+        wanted.setdefault((work.context.number_of[prompt_id], method, tau), {})[sae_id] = n
     for (prompt, method, tau), sizes in wanted.items():
         if prompt not in drawn:
             continue
         rows = drawn[prompt]
         n_wanted = np.array([sizes.get(sae_id, 0) for sae_id in rows["sae_id"].tolist()])
-        for draw in range(work.bench.recipe.controls.random_draws):
+        for draw in range(work.context.recipe.controls.random_draws):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= n_wanted)
-            features = work.bench.feature_set(rows, chosen)
+            features = work.context.feature_set(rows, chosen)
             yield Ablation(Request(prompt, features), FOUND[method], tau=tau, draw=draw, seed=work.spec.seed)
 
 
 def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
     """The features of the searched layers that fire on at least k tokens of the prompt, BOS left out."""
-    ks, excluded = work.bench.recipe.controls.firing_on_tokens, work.bench.recipe.candidates.exclude_layers
+    ks, excluded = work.context.recipe.controls.firing_on_tokens, work.context.recipe.candidates.exclude_layers
     if not ks:
         return
-    ids = [int(work.bench.prompt_ids[p]) for p in prompts]
+    ids = [int(work.context.prompt_ids[p]) for p in prompts]
     rows = queries.run(con, "firing_on_tokens", k=min(ks), prompts=ids, exclude_layers=list(excluded)).fetchnumpy()
     for prompt, prompt_id in zip(prompts, ids, strict=True):
         mine = _of_prompt(rows, prompt_id)
         for k in ks:
             often = mine["n_tokens"] >= k
-            features = work.bench.feature_set(mine, often)
+            features = work.context.feature_set(mine, often)
             yield Ablation(Request(prompt, features), FIRING, k=k)
 
 
 def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
     """The first candidate of every layer held at a positive value at every position: do control prompts become refused?"""
-    values = work.bench.recipe.controls.clamp_values
-    for direction in work.bench.recipe.candidates.directions if values else ():
-        found = pool(con, work.bench.recipe.candidates, direction)
+    values = work.context.recipe.controls.clamp_values
+    for direction in work.context.recipe.candidates.directions if values else ():
+        found = pool(con, work.context.recipe.candidates, direction)
         first = found["rank"] == 1
         for draw, value in enumerate(values):
-            features = work.bench.feature_set(found, first, value)
+            features = work.context.feature_set(found, first, value)
             for prompt in prompts:
-                if work.bench.study.role(prompt) == "control":
+                if work.context.study.role(prompt) == "control":
                     yield Ablation(Request(prompt, features), Condition("clamp", direction), k=1, draw=draw)
 
 

@@ -11,7 +11,7 @@ from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.answers import judged
 from saelake.analysis.search.shown import not_shown
 from saelake.analysis.stage import Stage, Work, direction_splits, single_shard
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.capture import residuals
 from saelake.ingest.recipe.sections import Direction
 from saelake.warehouse.errors import UserError
@@ -33,26 +33,26 @@ class Scores:
     induced: float
 
 
-def chosen_everywhere(bench: Workbench, con: duckdb.DuckDBPyConnection) -> DirectionEdit | None:
+def chosen_everywhere(context: StudyContext, con: duckdb.DuckDBPyConnection) -> DirectionEdit | None:
     """The study's one direction, projected out of every layer; None if no layer is chosen."""
     found = con.execute("select vector from directions where chosen").fetchall()
     if not found:
         return None
-    return DirectionEdit(np.array(found[0][0], dtype=np.float32), tuple(range(bench.subject.n_layers)))
+    return DirectionEdit(np.array(found[0][0], dtype=np.float32), tuple(range(context.subject.n_layers)))
 
 
-def difference_of_means(bench: Workbench, split: str) -> np.ndarray:
+def difference_of_means(context: StudyContext, split: str) -> np.ndarray:
     """(l, d) float32: mean resid_post at the last token, target minus control, for every block of the subject."""
-    layers = range(bench.subject.n_layers)
+    layers = range(context.subject.n_layers)
     means = {}
     for role in ("target", "control"):
-        prompts = bench.study.prompts_of(split, role)
+        prompts = context.study.prompts_of(split, role)
         if not prompts:
-            label = bench.recipe.labels.of(role)
+            label = context.recipe.labels.of(role)
             raise UserError(f"direction.split is {split!r}, but the study has no {label} prompt in that split")
-        token_ids = [bench.token_ids[p] for p in prompts]
+        token_ids = [context.token_ids[p] for p in prompts]
         last = np.cumsum([len(ids) for ids in token_ids]) - 1
-        resid = residuals(bench.subject, token_ids, list(layers), bench.recipe.capture.batch_tokens)
+        resid = residuals(context.subject, token_ids, list(layers), context.recipe.capture.batch_tokens)
         means[role] = np.stack([resid[layer][last].double().mean(0).cpu().numpy() for layer in layers])
     return (means["target"] - means["control"]).astype(np.float32)
 
@@ -122,27 +122,27 @@ def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
-    split = bench.recipe.direction.select_split
-    everywhere = tuple(range(bench.subject.n_layers))
-    targets, controls = (bench.study.prompts_of(split, role) for role in ("target", "control"))
-    clean = judged(bench, [Request(p) for p in targets])
+def _scores(context: StudyContext, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
+    split = context.recipe.direction.select_split
+    everywhere = tuple(range(context.subject.n_layers))
+    targets, controls = (context.study.prompts_of(split, role) for role in ("target", "control"))
+    clean = judged(context, [Request(p) for p in targets])
     refused = [p for p, answer in zip(targets, clean, strict=True) if answer.verdict.refused]
     if not refused:
-        raise not_shown(bench.recipe, clean)
+        raise not_shown(context.recipe, clean)
     if not controls:
         raise UserError(
-            f"direction.select_split is {split!r}, but the study has no {bench.recipe.labels.control} prompt in that split "
+            f"direction.select_split is {split!r}, but the study has no {context.recipe.labels.control} prompt in that split "
             f"to choose a layer on"
         )
-    clean_log_p = bench.engine.log_probabilities([Request(p) for p in controls])
+    clean_log_p = context.engine.log_probabilities([Request(p) for p in controls])
     scores = []
     for layer, vector in enumerate(vectors):
         out = DirectionEdit(vector, everywhere)
         added = DirectionEdit(vector, (layer,), project_out=False, add=float(norms[layer]))
-        ablated = judged(bench, [Request(p, direction=out) for p in refused])
-        steered = judged(bench, [Request(p, direction=added) for p in controls])
-        edited_log_p = bench.engine.log_probabilities([Request(p, direction=out) for p in controls])
+        ablated = judged(context, [Request(p, direction=out) for p in refused])
+        steered = judged(context, [Request(p, direction=added) for p in controls])
+        edited_log_p = context.engine.log_probabilities([Request(p, direction=out) for p in controls])
         kl = (clean_log_p.exp() * (clean_log_p - edited_log_p)).sum(-1).mean()
         scores.append(
             Scores(
@@ -157,11 +157,11 @@ def _scores(bench: Workbench, vectors: np.ndarray, norms: np.ndarray) -> list[Sc
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, settings = work.bench, work.bench.recipe.direction
-    differences = difference_of_means(bench, settings.split)
+    context, settings = work.context, work.context.recipe.direction
+    differences = difference_of_means(context, settings.split)
     norms = np.linalg.norm(differences, axis=1)
     vectors = differences / norms[:, None]
-    scores = _scores(bench, vectors, norms)
+    scores = _scores(context, vectors, norms)
     out = left_out(scores, settings)
     admitted = [one is None for one in out]
     chosen = choose(scores, admitted)

@@ -26,14 +26,14 @@ order by ablation_id
 
 
 def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    if "model" in judge_named(judge, work.bench.recipe).needs:
-        work.bench.make_room_for(judge)
-    judgement = work.bench.judge(judge)
-    shards = shards_of_split(work.bench.study)
+    if "model" in judge_named(judge, work.context.recipe).needs:
+        work.context.make_room_for(judge)
+    judgement = work.context.judge(judge)
+    shards = shards_of_split(work.context.study)
     with work.sql() as con:
         for name in missing:
             found = con.execute(
-                ANSWERS, {"prompt_ids": work.bench.prompt_ids[list(shards[name])].tolist(), "judge": judge}
+                ANSWERS, {"prompt_ids": work.context.prompt_ids[list(shards[name])].tolist(), "judge": judge}
             ).fetchall()
             verdicts = judgement(
                 [Answer(text, first, p, said, label=label, role=role) for _, text, first, p, said, label, role in found]

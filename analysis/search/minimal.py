@@ -13,9 +13,9 @@ import numpy as np
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows, flipped
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import Pool, borrowers, on_controls, pools, search_rows
+from saelake.analysis.search.critical import Pool, controls_by_donor, on_controls, pools, search_rows
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.warehouse.runs import Rows
 
 FOUND = Condition("minimal")
@@ -96,8 +96,8 @@ def run_together(
 class _Oracle:
     """Answers trials of (prompt, start) searches, and never asks the engine about one state twice."""
 
-    def __init__(self, bench: Workbench, by_prompt: Mapping[int, Pool]) -> None:
-        self._bench = bench
+    def __init__(self, context: StudyContext, by_prompt: Mapping[int, Pool]) -> None:
+        self._context = context
         self._by_prompt = by_prompt
         self._tried: dict[tuple[int, Members], bool] = {}
 
@@ -105,31 +105,31 @@ class _Oracle:
         states = [(prompt, members) for (prompt, _), members in trials]
         new = [state for state in dict.fromkeys(states) if state not in self._tried]
         requests = [Request(prompt, self._by_prompt[prompt].at(members)) for prompt, members in new]
-        self._tried.update(zip(new, flipped(self._bench, requests), strict=True))
+        self._tried.update(zip(new, flipped(self._context, requests), strict=True))
         return [self._tried[state] for state in states]
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, settings = work.bench, work.bench.recipe.minimal
-    shards = shards_of_split(bench.study)
+    context, settings = work.context, work.context.recipe.minimal
+    shards = shards_of_split(context.study)
     by_prompt = pools(work, settings.direction)
-    lent = borrowers(bench, by_prompt)
+    controls = controls_by_donor(context, by_prompt)
     for name in missing:
         searches = {
-            (p, start): minimal_set(len(by_prompt[p]), np.random.default_rng([work.spec.seed, start, bench.places[p]]))
+            (p, start): minimal_set(len(by_prompt[p]), np.random.default_rng([work.spec.seed, start, context.places[p]]))
             for p in shards[name]
             if p in by_prompt
             for start in range(settings.starts)
         }
-        oracle = _Oracle(bench, by_prompt)
+        oracle = _Oracle(context, by_prompt)
         found = run_together(searches, oracle.flips)
         asked = [
             Ablation(Request(p, by_prompt[p].at(end.members)), FOUND, draw=start, seed=work.spec.seed)
             for (p, start), end in found.items()
         ]
-        asked += list(on_controls(asked, lent))
+        asked += list(on_controls(asked, controls))
         evaluations = {key: (by_prompt[key[0]], end.n_evaluations) for key, end in found.items()}
-        yield name, [*ablation_rows(bench, work.spec.stage, asked), search_rows(bench, "minimal", evaluations)]
+        yield name, [*ablation_rows(context, work.spec.stage, asked), search_rows(context, "minimal", evaluations)]
 
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ from saelake.analysis.engine.engine import AblationEngine, NotFinite
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.judges.verdicts import UNANSWERED
 from saelake.analysis.search.answers import Judged, judged
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import Recipe
 from saelake.queries.formats import printable
 from saelake.warehouse.errors import UserError
@@ -18,18 +18,18 @@ QUOTED, LONGEST = 4, 80
 """First tokens that are quoted, and letters of the answer that is."""
 
 
-def check_shown(bench: Workbench) -> None:
+def check_shown(context: StudyContext) -> None:
     """Answers prompts on which the direction is chosen until one shows the behaviour; raises UserError where none does.
 
     The subject alone is loaded for it, without its SAEs, and its memory is given back.
     """
-    recipe = bench.recipe
-    target = bench.study.prompts_of(recipe.direction.select_split, "target")
-    engine = AblationEngine(bench.subject, {}, bench.token_ids)
+    recipe = context.recipe
+    target = context.study.prompts_of(recipe.direction.select_split, "target")
+    engine = AblationEngine(context.subject, {}, context.token_ids)
     answers: list[Judged] = []
     for start in range(0, len(target), AT_ONCE):
         try:
-            answers += judged(bench, [Request(p) for p in target[start : start + AT_ONCE]], engine)
+            answers += judged(context, [Request(p) for p in target[start : start + AT_ONCE]], engine)
         except NotFinite:  # ingest is next, and names the layer
             break
         if any(a.verdict.refused for a in answers):
@@ -37,7 +37,7 @@ def check_shown(bench: Workbench) -> None:
     else:
         raise not_shown(recipe, answers)
     del engine
-    bench.make_room_for(recipe.verdicts.oracle)
+    context.make_room_for(recipe.verdicts.oracle)
 
 
 def not_shown(recipe: Recipe, answers: Sequence[Judged]) -> UserError:

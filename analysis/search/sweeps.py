@@ -18,7 +18,7 @@ from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, read_positions
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.inputs import open_input
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.sites import Site
@@ -109,17 +109,17 @@ def doses(sweep: Sweep) -> list[float | None]:
 
 
 def _compute(sweep: Sweep, source: Source, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
-    acting = _clamps(sweep, source) if sweep.clamp else _additions(sweep, source, bench)
-    sites, norm = _told(sweep, source, bench, acting)
+    context, shards = work.context, shards_of_split(work.context.study)
+    acting = _clamps(sweep, source) if sweep.clamp else _additions(sweep, source, context)
+    sites, norm = _told(sweep, source, context, acting)
     for name in missing:
         asked, strengths = [], []
         for draw, strength in enumerate(doses(sweep)):
             for prompt in shards[name]:
-                asked.append(_asked(sweep, acting.get(strength), bench, prompt, draw))
+                asked.append(_asked(sweep, acting.get(strength), context, prompt, draw))
                 strengths.append(strength)
         rows = {
-            "ablation_id": [ablation_id(bench, work.spec.stage, one) for one in asked],
+            "ablation_id": [ablation_id(context, work.spec.stage, one) for one in asked],
             "edit": ["clamp" if sweep.clamp else "add"] * len(asked),
             "source": [source.name] * len(asked),
             "sites": [sites] * len(asked),
@@ -127,7 +127,7 @@ def _compute(sweep: Sweep, source: Source, work: Work, missing: Sequence[str]) -
             "strength": strengths,
             "norm": [norm] * len(asked),
         }
-        yield name, [*ablation_rows(bench, work.spec.stage, asked), Rows.of(DOSES, rows)]
+        yield name, [*ablation_rows(context, work.spec.stage, asked), Rows.of(DOSES, rows)]
 
 
 Acting = EditSet | list[tuple[Edit, FeatureSet | DirectionEdit]]
@@ -142,9 +142,9 @@ def _clamps(sweep: Sweep, source: Source) -> Mapping[float | None, Acting]:
     }
 
 
-def _additions(sweep: Sweep, source: Source, bench: Workbench) -> Mapping[float | None, Acting]:
+def _additions(sweep: Sweep, source: Source, context: StudyContext) -> Mapping[float | None, Acting]:
     positions = read_positions(sweep.positions)
-    table = SaeTable({n: bench.saes[n] for n in source.edits.features.saes} if source.edits else {})
+    table = SaeTable({n: context.saes[n] for n in source.edits.features.saes} if source.edits else {})
     adds = []
     if source.edits is None:
         assert source.site is not None, "a vector has a site"
@@ -152,8 +152,8 @@ def _additions(sweep: Sweep, source: Source, bench: Workbench) -> Mapping[float 
     else:
         for number in source.edits.features.saes:
             ids = source.edits.features.at(number)["feature_id"].astype(np.int64)
-            adds.append(Add(bench.saes[number].writes, bench.saes[number].W_dec[ids].sum(0), 1.0, positions))
-    along = [(add, direction_of(add, table, bench.subject)) for add in adds]
+            adds.append(Add(context.saes[number].writes, context.saes[number].W_dec[ids].sum(0), 1.0, positions))
+    along = [(add, direction_of(add, table, context.subject)) for add in adds]
     return {
         strength: [(add, replace(direction, add=strength)) for add, direction in along]
         for strength in sweep.strengths
@@ -161,19 +161,21 @@ def _additions(sweep: Sweep, source: Source, bench: Workbench) -> Mapping[float 
     }
 
 
-def _asked(sweep: Sweep, acting: Acting | None, bench: Workbench, prompt: int, draw: int) -> Ablation:
+def _asked(sweep: Sweep, acting: Acting | None, context: StudyContext, prompt: int, draw: int) -> Ablation:
     if acting is None:
         return Ablation(Request(prompt), Condition(sweep.name), draw=draw)
     if isinstance(acting, EditSet):
-        return Ablation(acting.request(prompt, bench.encoded), Condition(sweep.name), draw=draw, edits=acting)
-    return Ablation(Request(prompt, then=interventions(acting, bench.encoded(prompt), prompt)), Condition(sweep.name), draw=draw)
+        return Ablation(acting.request(prompt, context.encoded), Condition(sweep.name), draw=draw, edits=acting)
+    return Ablation(
+        Request(prompt, then=interventions(acting, context.encoded(prompt), prompt)), Condition(sweep.name), draw=draw
+    )
 
 
-def _told(sweep: Sweep, source: Source, bench: Workbench, acting: Mapping[float | None, Acting]) -> tuple[str, float | None]:
+def _told(sweep: Sweep, source: Source, context: StudyContext, acting: Mapping[float | None, Acting]) -> tuple[str, float | None]:
     """The hooks at which a sweep acts, and the length of what strength 1 adds at its one site."""
     if sweep.clamp:
         assert source.edits is not None, "only features are clamped"
-        return ", ".join(dict.fromkeys(bench.saes[n].writes.hook for n in source.edits.features.saes)), None
+        return ", ".join(dict.fromkeys(context.saes[n].writes.hook for n in source.edits.features.saes)), None
     first = next((one for one in acting.values() if isinstance(one, list)), [])
     along = [direction for _, direction in first if isinstance(direction, DirectionEdit)]
     sites = ", ".join(dict.fromkeys(site.hook for direction in along for site in direction.sites))

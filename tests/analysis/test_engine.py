@@ -8,9 +8,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from saelake.analysis.engine.edits import GatheredEdit, Held, PooledEdit
+from saelake.analysis.engine.edits import GatheredEdit, PooledEdit, RowFeatures
 from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.sae import Sae
 from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny, tiny_subject
 from tests.analysis.literal import literal_answer, literal_logits
@@ -56,8 +56,8 @@ def test_every_form_of_an_edit_is_the_same_arithmetic(form: type[PooledEdit | Ga
     for row, features in enumerate(one.at(sae.layer) for one in sets):
         held[row][:, features["feature_id"].tolist()] = torch.tensor(features["value"].tolist())
     expected = sae.module.decode(held) + (resid_btd - sae.module.decode(acts))
-    assume(sae.layer in Held.of(sets).saes)
-    edit = form(Slices(sae), Held.of(sets).at(sae.layer))
+    assume(sae.layer in RowFeatures.of(sets).saes)
+    edit = form(SliceCache(sae), RowFeatures.of(sets).at(sae.layer))
     torch.testing.assert_close(edit(resid_btd, None), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -160,8 +160,8 @@ def test_a_bfloat16_model_keeps_gates_in_float32(form: type[PooledEdit | Gathere
     threshold = acts.amax((0, 1)) * (1 - 2**-12)
     close = Sae.of(sae.description, sae.load()._replace(threshold=threshold))
     expected = (resid_btd.float() - (acts * (acts > threshold)) @ sae.W_dec).bfloat16()
-    held = Held.of([FeatureSet.of([1] * WIDTH, range(WIDTH))] * 3).at(1)
-    edited = form(Slices(close), held)(resid_btd, None)
+    held = RowFeatures.of([FeatureSet.of([1] * WIDTH, range(WIDTH))] * 3).at(1)
+    edited = form(SliceCache(close), held)(resid_btd, None)
     assert edited.dtype == torch.bfloat16
     torch.testing.assert_close(edited, expected)
     assert not torch.equal(edited, resid_btd)

@@ -6,7 +6,7 @@ import torch
 
 from saelake.analysis.engine.memory import Batches, Size, free_bytes
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.engine.slices import KEPT, Slices
+from saelake.analysis.engine.slices import KEPT, SliceCache
 from saelake.warehouse.errors import UserError
 from tests.analysis.engines import TEXTS, some_request, some_set, tiny
 from tests.analysis.literal import literal_answer
@@ -121,7 +121,7 @@ def test_batches_grow_with_free_memory_and_shrink_with_what_is_held() -> None:
 
 
 def test_a_slice_is_cut_once_for_as_long_as_it_is_asked_for() -> None:
-    slices = Slices(tiny("llama").saes[0])
+    slices = SliceCache(tiny("llama").saes[0])
     first = slices.of(np.array([1, 5, 7]))
     assert slices.of(np.array([1, 5, 7])) is first
     for i in range(KEPT):

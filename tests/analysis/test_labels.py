@@ -45,7 +45,7 @@ TABLES = {
     "searches": "prompt_id, method, start, k, n_candidates, n_evaluations",
     "critical_features": "prompt_id, method, start, sae_id, feature_id, n_tokens",
     "waking_edges": "source_sae_id, source_feature_id, sae_id, feature_id, n_prompts, n_woken, p_value",
-    "losses": "texts, text_number, method, lender as prompt_id, loss",
+    "losses": "texts, text_number, method, donor as prompt_id, loss",
     "predictions": "prompt_id, model, split, label, correct, p_target",
     "separations": "sae_id, feature_id, auroc, p_value, n_target, n_control",
     "populations": "population, sae_id, feature_id, n_prompts",

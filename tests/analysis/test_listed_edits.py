@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import saelake
 from saelake import cli
 from saelake.analysis import stages
-from saelake.analysis.search import chosen
+from saelake.analysis.search import user_ablation
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.sae import list_saes
@@ -154,9 +154,9 @@ def test_rows_that_are_none_are_one_sentence_with_and_without_a_lake(
 
 def test_a_select_is_understood_before_there_is_a_lake(ingested: Ingested) -> None:
     select = f"select layer, feature_id from features where layer = 4 and feature_id = {ingested.planted.primary}"
-    chosen.check_listed(stages.open_analysis(ingested.recipe), select, 0.0, None)
+    user_ablation.check_listed(stages.open_analysis(ingested.recipe), select, 0.0, None)
     with pytest.raises(QueryError, match="needs the columns"):
-        chosen.check_listed(stages.open_analysis(ingested.recipe), "select 1 as a", 0.0, None)
+        user_ablation.check_listed(stages.open_analysis(ingested.recipe), "select 1 as a", 0.0, None)
 
 
 def test_the_command_reads_a_file(ingested: Ingested, tmp_path: Path) -> None:

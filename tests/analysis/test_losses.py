@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.interactions import losses as module
 from saelake.ingest.recipe.effects import TextSet
 from saelake.ingest.saes.refs import list_saes
@@ -30,7 +30,7 @@ def saes(study: Analysed) -> dict[int, Sae]:
 
 
 def requests(study: Analysed) -> dict[tuple[str, int | None], Request]:
-    """(condition, lender) -> what acts"""
+    """(condition, donor) -> what acts"""
     ((vector,),) = study.sql("select vector from directions where chosen")
     found: dict[tuple[str, int | None], Request] = {
         ("none", None): Request(0),
@@ -38,11 +38,11 @@ def requests(study: Analysed) -> dict[tuple[str, int | None], Request]:
     }
     members = study.sql(
         "select prompt_id, layer, feature_id from critical_features where method = 'minimal' and start = 0 "
-        "and prompt_id in (select lender from losses) order by all"
+        "and prompt_id in (select donor from losses) order by all"
     )
-    for lender, rows in groupby(members, lambda row: row[0]):
+    for donor, rows in groupby(members, lambda row: row[0]):
         pairs = [(layer, feature_id) for _, layer, feature_id in rows]
-        found["minimal", lender] = Request(0, FeatureSet.of(*zip(*pairs, strict=True)))
+        found["minimal", donor] = Request(0, FeatureSet.of(*zip(*pairs, strict=True)))
     return found
 
 
@@ -50,14 +50,14 @@ def test_losses_equal_a_literal_loop_over_tokens(study: Analysed, subject: Subje
     texts = {spec.set: read_texts(spec, subject) for spec in study.recipe.losses.texts}
     asked = requests(study)
     assert len(asked) == 2 + 3
-    rows = study.sql("select texts, text_number, condition, lender, n_context, n_tokens, loss from losses")
+    rows = study.sql("select texts, text_number, condition, donor, n_context, n_tokens, loss from losses")
     assert len(rows) == len(asked) * (4 + 3)
-    for name, number, condition, lender, n_context, n_tokens, loss in rows:
+    for name, number, condition, donor, n_context, n_tokens, loss in rows:
         text = texts[name][number]
         nll = []
         for t in range(text.n_context, len(text.token_ids)):
             seen = text.token_ids[:t]
-            logits = literal_logits(subject, saes, seen, asked[condition, lender], len(seen))
+            logits = literal_logits(subject, saes, seen, asked[condition, donor], len(seen))
             nll.append(-float(logits.log_softmax(-1)[text.token_ids[t]]))
         assert (n_context, n_tokens) == (text.n_context, len(nll))
         assert loss == pytest.approx(np.mean(nll), abs=2e-3, rel=1e-3), (name, number, condition)
@@ -80,8 +80,8 @@ def test_the_question_sums_up_over_texts_then_sets(study: Analysed) -> None:
     rows = study.ask("losses", "texts, condition, n_texts, n_sets, loss, sd, added, n_control, control_refused")
     assert [(row[0], row[1]) for row in rows] == [(t, c) for t in ("answers", "plain") for c in ("none", "direction", "minimal")]
     values: dict[tuple[str, str], dict[int | None, list[float]]] = {}
-    for texts, condition, lender, loss in study.sql("select texts, condition, lender, loss from losses"):
-        values.setdefault((texts, condition), {}).setdefault(lender, []).append(loss)
+    for texts, condition, donor, loss in study.sql("select texts, condition, donor, loss from losses"):
+        values.setdefault((texts, condition), {}).setdefault(donor, []).append(loss)
     for texts, condition, n_texts, n_sets, loss, sd, added, n_control, control_refused in rows:
         means = [np.mean(one) for one in values[texts, condition].values()]
         assert (n_texts, n_sets) == ({"answers": 3, "plain": 4}[texts], 3 if condition == "minimal" else 0)
@@ -124,7 +124,7 @@ def test_a_source_that_may_move_is_refused() -> None:
 
 def test_left_padding_and_batches_do_not_matter(study: Analysed, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = read_texts(study.recipe.losses.texts[0], subject)
-    slices = {ref.layer: Slices(load_sae(ref)) for ref in list_saes(study.recipe)}
+    slices = {ref.layer: SliceCache(load_sae(ref)) for ref in list_saes(study.recipe)}
     request = Request(0, FeatureSet.of([2, 4], [5, 17]))
     together = module.losses(subject, slices, texts, request).loss
     monkeypatch.setattr(module, "LOGITS", 1)
@@ -138,18 +138,18 @@ def test_kl_is_that_of_the_literal_distributions_and_none_of_the_unmodified_mode
     """The mean over a text's counted tokens of KL(unmodified || edited), over the whole vocabulary."""
     texts = {spec.set: read_texts(spec, subject) for spec in study.recipe.losses.texts}
     asked = requests(study)
-    rows = study.sql("select texts, text_number, method, lender, kl from losses")
+    rows = study.sql("select texts, text_number, method, donor, kl from losses")
     assert len(rows) == len(asked) * (4 + 3)
     assert {round(kl, 6) for *_, method, _, kl in rows if method == "none"} == {0.0}
     assert max(kl for *_, kl in rows) > 0.1
-    for name, number, method, lender, kl in rows[::3]:
+    for name, number, method, donor, kl in rows[::3]:
         text = texts[name][number]
         found = []
         for t in range(text.n_context, len(text.token_ids)):
             seen = text.token_ids[:t]
             clean, edited = (
                 literal_logits(subject, saes, seen, one, len(seen)).double().log_softmax(-1).flatten()
-                for one in (Request(0), asked[method, lender])
+                for one in (Request(0), asked[method, donor])
             )
             found.append(float((clean.exp() * (clean - edited)).sum()))
         assert kl == pytest.approx(float(np.mean(found)), abs=2e-4)

@@ -14,7 +14,7 @@ from saelake.analysis import stages
 from saelake.analysis.engine import slices as slicing
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.engine.slices import Slices
+from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.alignments import cosines
 from saelake.ingest import loaded as loading
 from saelake.ingest.plan.estimate import SLICES
@@ -91,7 +91,7 @@ def test_all_features_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_slices_of_what_is_off_the_device_are_given_up_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    slices = Slices(off_device(tiny("llama").saes[0], []), torch.device("cpu"))
+    slices = SliceCache(off_device(tiny("llama").saes[0], []), torch.device("cpu"))
     monkeypatch.setattr(slicing, "KEPT_BYTES", 8 * D_MODEL * 5)
     first = slices.of(np.array([1, 2, 3]))
     assert slices.of(np.array([4])) is not None
@@ -160,7 +160,7 @@ def test_thirteen_saes_of_131k_work_beside_llama_on_24_gb(monkeypatch: pytest.Mo
     held = 0
     rng = np.random.default_rng(0)
     for n in loader:
-        slices = Slices(loader[n], meta)
+        slices = SliceCache(loader[n], meta)
         for _ in range(6):  # the batches of a search
             slices.of(np.unique(rng.integers(0, f, 10 * recipe.candidates.cap)))
         held += sum(one.nbytes for cut in slices._kept.values() for one in cut if isinstance(one, Tensor))

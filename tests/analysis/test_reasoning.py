@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.verdicts import UNANSWERED, after_reasoning, judge_identity, judge_named
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.sections import REASONING, Generation
 from tests.ingest.tiny import qwen_tokenizer
@@ -78,10 +78,10 @@ def test_verdicts_keep_the_order_of_the_answers() -> None:
 def test_special_tokens_that_mark_reasoning_stay_in_the_text() -> None:
     tokenizer = qwen_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(t) for t in ("<think>", "</think>")]})
-    bench = object.__new__(Workbench)
-    bench.__dict__ |= {"subject": SimpleNamespace(tokenizer=tokenizer), "reasoning": USUAL}
+    context = object.__new__(StudyContext)
+    context.__dict__ |= {"subject": SimpleNamespace(tokenizer=tokenizer), "reasoning": USUAL}
     ids = tokenizer("<think>so</think>Sure.<|im_end|>", add_special_tokens=False)["input_ids"]
-    assert bench.text(ids) == "<think>so</think>Sure."
+    assert context.text(ids) == "<think>so</think>Sure."
 
 
 def test_the_marks_are_the_recipes_and_part_of_what_a_judge_is() -> None:

@@ -98,7 +98,7 @@ def _rows(con: duckdb.DuckDBPyConnection, name: str, known: Mapping[str, Mapping
         discrete: list[Any] = []
         numbers: list[float] = []
         for column, value in zip(columns, row, strict=True):
-            identity = "prompt_id" if column.name == "lender" else column.identity
+            identity = column.identity
             if isinstance(value, float) and column.name != "tau":
                 numbers.append(value)
             elif isinstance(value, list):

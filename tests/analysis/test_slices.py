@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from saelake.analysis.engine.slices import FullSlice, Slice, Slices
+from saelake.analysis.engine.slices import FullSlice, Slice, SliceCache
 from tests.ingest.saes import ELEMENTWISE, TOPK, saved
 from tests.ingest.tiny import D_MODEL
 
@@ -18,7 +18,7 @@ RESID = torch.randn(21, D_MODEL, generator=torch.Generator().manual_seed(1))
 @pytest.mark.parametrize("feature_ids", [[0, 7, 39], [3], list(range(40))])
 def test_a_slice_is_its_part_of_the_sae(tmp_path: Path, config: dict[str, Any], feature_ids: list[int]) -> None:
     sae = saved(tmp_path, **config)
-    found = Slices(sae).of(np.array(feature_ids))
+    found = SliceCache(sae).of(np.array(feature_ids))
     torch.testing.assert_close(found.encode(RESID), sae.encode(RESID)[:, feature_ids])
     assert torch.equal(found.decoder_ud, sae.W_dec[feature_ids])
     assert isinstance(found, Slice if sae.elementwise else FullSlice)
@@ -27,7 +27,7 @@ def test_a_slice_is_its_part_of_the_sae(tmp_path: Path, config: dict[str, Any], 
 @pytest.mark.parametrize("config", ELEMENTWISE)
 def test_each_row_reads_its_own_features(tmp_path: Path, config: dict[str, Any]) -> None:
     sae = saved(tmp_path, **config)
-    pooled = Slices(sae).of(np.array([1, 4, 7, 20]))
+    pooled = SliceCache(sae).of(np.array([1, 4, 7, 20]))
     assert isinstance(pooled, Slice)
     places_bk = torch.tensor([[0, 1], [3, 2], [1, 1]])
     own = pooled.rows(places_bk)

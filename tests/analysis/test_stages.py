@@ -14,7 +14,7 @@ import saelake
 from saelake.analysis import stages
 from saelake.analysis.judges.harmbench import Classifier
 from saelake.analysis.stages import ANSWERING
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.analysis.workers import Worker
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.runs import ingest_runs
@@ -307,5 +307,5 @@ def test_a_split_without_the_prompts_it_needs_is_told_before_anything_is_compute
 
 
 def test_stages_read_on_one_thread_so_that_sums_of_floats_are_always_the_same(recipe: Recipe, lake: Lake) -> None:
-    with Workbench(stages.open_analysis(recipe), lake).sql([]) as con:
+    with StudyContext(stages.open_analysis(recipe), lake).sql([]) as con:
         assert con.execute("select current_setting('threads')").fetchall() == [(1,)]

@@ -14,7 +14,7 @@ from saelake.analysis.search import directions
 from saelake.analysis.search.sweeps import Sweep
 from saelake.analysis.stages import ensure_stage, specs
 from saelake.analysis.steer import steer
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.queries import QueryError
@@ -35,7 +35,7 @@ class Steered:
         self.feature = f"{LAYER}:{self.planted.primary}"
         ingest(self.recipe, self.lake)
         study = stages.open_analysis(self.recipe)
-        ensure_stage(directions.STAGE, specs(study, [directions.STAGE], self.lake), Workbench(study, self.lake))
+        ensure_stage(directions.STAGE, specs(study, [directions.STAGE], self.lake), StudyContext(study, self.lake))
         self.folder = folder
 
     def steer(

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from saelake.analysis.stage import Stage
 from saelake.analysis.stages import SEARCH, ensure_stage, open_analysis, specs
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.analysis.workers import MOST_DEATHS, RayWorkers
 from saelake.cli import main
 from saelake.ingest.job import PROMPTS_SHARD, Study, ingest_study
@@ -40,10 +40,10 @@ def alone(study: Study, tmp_path_factory: pytest.TempPathFactory) -> list[RunRec
 
 def run(study: Study, lake: Lake, workers: RayWorkers | None, stages: Sequence[Stage] = SEARCH[:5]) -> list[RunRecord]:
     """Ingest and the first stages; by default up to Algorithm 1."""
-    known, bench = specs(study), Workbench(study, lake)
-    compute = (lambda missing: workers.ingest(study, bench.sets, missing)) if workers else None
+    known, context = specs(study), StudyContext(study, lake)
+    compute = (lambda missing: workers.ingest(study, context.sets, missing)) if workers else None
     ingest_study(study, lake, compute=compute)
-    return [ensure_stage(stage, known, bench, workers=workers) for stage in stages]
+    return [ensure_stage(stage, known, context, workers=workers) for stage in stages]
 
 
 def asked(study: Study) -> tuple[list[SetRuns], dict[str, list[str]]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study, open_study
 from saelake.ingest.recipe import Recipe
 from saelake.warehouse.errors import UserError
@@ -47,7 +47,7 @@ def write(folder: Path) -> Recipe:
 def test_every_site_is_captured_and_ablated_in_a_study(tmp_path: Path) -> None:
     study, lake = open_study(write(tmp_path)), lake_in(tmp_path)
     record = ingest_study(study, lake)
-    bench = Workbench(study, lake)
+    context = StudyContext(study, lake)
     names = {ref.sae_id: Path(str(ref.path)).name for ref in study.saes}
     with sql(lake, record) as con:
         hooks = {names[i]: (hook, out) for i, hook, out in con.execute("select sae_id, hook, hook_out from saes").fetchall()}
@@ -55,9 +55,9 @@ def test_every_site_is_captured_and_ablated_in_a_study(tmp_path: Path) -> None:
             "select sae_id, prompt_id & 4294967295 as place, pos, feature_id, activation from activations"
         ).fetchnumpy()
     assert hooks == {name: (meta["hook_name"], meta.get("hook_name_out")) for name, (_, _, meta) in SAES.items()}
-    by_name = {names[sae.sae_id]: sae for sae in bench.saes.values()}
-    for place, ids in enumerate(bench.token_ids):
-        seen = read_by_hand(bench, ids)
+    by_name = {names[sae.sae_id]: sae for sae in context.saes.values()}
+    for place, ids in enumerate(context.token_ids):
+        seen = read_by_hand(context, ids)
         for name, sae in by_name.items():
             chosen = (rows["sae_id"].astype(str) == sae.sae_id) & (rows["place"] == place)
             dense_tf = torch.zeros(len(ids), sae.width)
@@ -65,14 +65,14 @@ def test_every_site_is_captured_and_ablated_in_a_study(tmp_path: Path) -> None:
                 rows["activation"][chosen]
             )
             torch.testing.assert_close(dense_tf, sae.encode(seen[name]), atol=1e-4, rtol=1e-4, msg=name)
-    number = {sae.sae_id: n for n, sae in bench.saes.items()}
-    clean = bench.engine.log_probabilities([Request(0)])
+    number = {sae.sae_id: n for n, sae in context.saes.items()}
+    clean = context.engine.log_probabilities([Request(0)])
     for sae in by_name.values():
         held = FeatureSet.of([number[sae.sae_id]] * sae.width, range(sae.width))
-        assert not torch.allclose(bench.engine.log_probabilities([Request(0, held)]), clean, atol=1e-4)
+        assert not torch.allclose(context.engine.log_probabilities([Request(0, held)]), clean, atol=1e-4)
 
 
-def read_by_hand(bench: Workbench, ids: list[int]) -> dict[str, torch.Tensor]:
+def read_by_hand(context: StudyContext, ids: list[int]) -> dict[str, torch.Tensor]:
     seen: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -85,9 +85,9 @@ def read_by_hand(bench: Workbench, ids: list[int]) -> dict[str, torch.Tensor]:
 
     with torch.no_grad(), ExitStack() as hooks:
         for name, (module, _) in MODULES.items():
-            part = bench.subject.model.model.get_submodule(module)
+            part = context.subject.model.model.get_submodule(module)
             hooks.callback(part.register_forward_hook(keep(name), with_kwargs=True).remove)
-        bench.subject.model(torch.tensor([ids]), use_cache=False)
+        context.subject.model(torch.tensor([ids]), use_cache=False)
     return seen
 
 

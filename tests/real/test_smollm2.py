@@ -6,7 +6,7 @@ import pytest
 
 from saelake.analysis.search import alignments, baseline, candidates, directions
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.plan.estimate import make_plan
 from saelake.ingest.recipe import Recipe
@@ -28,14 +28,14 @@ def test_study_runs_end_to_end_and_the_plan_was_right(recipe: Recipe, tmp_path: 
     planned = make_plan(recipe).lake
     study = open_analysis(recipe)
     lake = Lake.create(tmp_path / "lake")
-    bench, known = Workbench(study, lake), specs(study)
+    context, known = StudyContext(study, lake), specs(study)
     ingested = ingest_study(study, lake)
     assert planned.n_tokens == ingested.n_rows("tokens")
     assert planned.n_activations == pytest.approx(ingested.n_rows("activations"), rel=0.1)
     assert planned.n_bytes == pytest.approx(sum(file.n_bytes for file in ingested.files), rel=0.1)
 
     stages = (directions.STAGE, alignments.STAGE, baseline.STAGE, candidates.STAGE)
-    runs = [ensure_stage(stage, known, bench) for stage in stages]
+    runs = [ensure_stage(stage, known, context) for stage in stages]
     with connect(lake, runs=[*ingested.run_ids, *(run.run_id for run in runs)]) as con:
         l0s = con.execute("select measured_l0 from saes").fetchall()
         assert len(l0s) == 12

@@ -319,7 +319,16 @@ LOSSES = Table(
             since=2,
             elsewhere="condition",
         ),
-        Column("lender", pa.int64(), "the prompt whose set it is", null="no set", refers="prompts.prompt_id"),
+        Column("lender", pa.int64(), "donor", null="no set", refers="prompts.prompt_id", until=1, elsewhere="donor"),
+        Column(
+            "donor",
+            pa.int64(),
+            "the prompt whose set it is",
+            null="no set",
+            refers="prompts.prompt_id",
+            since=2,
+            elsewhere="lender",
+        ),
         Column("n_features", pa.int32(), "features that are ablated"),
         Column("n_context", pa.int32(), "tokens that are context only: BOS, or the templated prompt", at_least=0),
         Column("n_tokens", pa.int32(), "tokens whose loss counts", at_least=0),
@@ -334,8 +343,8 @@ LOSSES = Table(
             since=2,
         ),
     ),
-    key=("texts", "text_number", "method", "lender"),
-    order=("texts", "method", "lender", "text_number"),
+    key=("texts", "text_number", "method", "donor"),
+    order=("texts", "method", "donor", "text_number"),
     orders={1: ("texts", "condition", "lender", "text_number")},
 )
 

@@ -52,10 +52,10 @@ def check_edits(study: Study, edits: EditSet) -> None:
 
 
 def _compute(condition: str, edits: EditSet, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    bench, shards = work.bench, shards_of_split(work.bench.study)
+    context, shards = work.context, shards_of_split(work.context.study)
     for name in missing:
-        asked = [Ablation(edits.request(p, bench.encoded), Condition(condition), edits=edits) for p in shards[name]]
-        yield name, ablation_rows(bench, work.spec.stage, asked)
+        asked = [Ablation(edits.request(p, context.encoded), Condition(condition), edits=edits) for p in shards[name]]
+        yield name, ablation_rows(context, work.spec.stage, asked)
 
 
 def stage(condition: str, edits: EditSet) -> Stage:

@@ -24,7 +24,7 @@ from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import INDEX_MASK, Lake
 
 
-class Workbench:
+class StudyContext:
     """Loads what is asked for, once, when it is first asked for.
 
     Prompts are known by their number, which is their place in the study.

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from saelake.analysis.interactions.trainings import compare_trainings, match
+from saelake.analysis.interactions.retrained import compare_trainings, match
 from saelake.analysis.search import algorithm1, alignments, baseline, candidates, directions, minimal
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
-from saelake.analysis.workbench import Workbench
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.errors import UserError
@@ -55,10 +55,10 @@ def shuffled(recipe: Recipe, folder: Path) -> Recipe:
 
 def analysed(recipe: Recipe, lake: Lake) -> Recipe:
     study = open_analysis(recipe)
-    known, bench = specs(study), Workbench(study, lake)
+    known, context = specs(study), StudyContext(study, lake)
     ingest_study(study, lake)
     for module in NEEDED:
-        ensure_stage(module.STAGE, known, bench)
+        ensure_stage(module.STAGE, known, context)
     return recipe
 
 
