@@ -33,7 +33,7 @@ def target_notice(con: duckdb.DuckDBPyConnection, words: Mapping[str, str]) -> s
     return (
         f"{sum(n for _, n in said)} of {n_refused} prompts that are {words['shown']} at baseline by {judge} begin with no target "
         f"token, but with {quoted}{', ...' if len(said) > SHOWN else ''}: P(target token) is near 0 there, and Algorithm 1 and "
-        f"the choice of a direction go by it; name these first words as model.target_tokens, or others that tell the behaviour"
+        f"the choice of a direction go by it; name these first words as model.target_tokens, or others that show the behaviour"
     )
 
 

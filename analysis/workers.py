@@ -34,7 +34,7 @@ MOST_DEATHS = 3
 """Workers that may die of one shard, until the shard is held to be the reason."""
 POLL_SECONDS = 5.0
 """After which the cluster is asked again what it has."""
-LOGS = "Ray's logs tell why, in /tmp/ray/session_latest/logs on that machine (most often: too little memory)"
+LOGS = "Ray's logs say why, in /tmp/ray/session_latest/logs on that machine (most often: too little memory)"
 SHARDS_A_WORKER = 2
 """Shards that a worker is given at once: while one's rows travel, the next is computed."""
 

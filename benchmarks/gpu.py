@@ -199,7 +199,7 @@ def measure(report: Report, name: str, size: Size, recipe: Recipe, rounds: int) 
             "shards, not written": shards_only,
             "whole job": whole,
         }
-        # On a shared CPU the wall clock tells more about the others.
+        # On a shared CPU the wall clock says more about the others.
         clock = time.perf_counter if device.type == "cuda" else time.process_time
         times = alternated(contenders, rounds, clock=clock)
     # The first job is the warm-up's.

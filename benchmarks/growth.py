@@ -94,7 +94,7 @@ def main() -> None:
             grows = name.endswith("added")
             lakes[name] = [Lake(Path(shutil.copytree(before.root, p))) if grows else Lake.create(p) for p in places]
         contenders = {name: lambda name=name: ingest(studies[name], lakes[name].pop()) for name in studies}
-        # Processor time of all threads: on a shared machine the wall clock tells more about the others.
+        # Processor time of all threads: on a shared machine the wall clock says more about the others.
         times = alternated(contenders, options.rounds, clock=time.process_time)
     report.line("the embedded model, six SAEs of 4,096 latents, 600 prompts; 100 more prompts, or a seventh SAE")
     report.line(times.table())

@@ -97,7 +97,7 @@ def main() -> None:
             shutil.rmtree(lake)
 
         contenders = {"forward + encode": lambda: bare(study), "whole job": job}
-        # Processor time of all threads: on a shared machine the wall clock tells more about the others.
+        # Processor time of all threads: on a shared machine the wall clock says more about the others.
         times = alternated(contenders, options.rounds, warmups=0, clock=time.process_time)
     record = records[-1]
     n_rows, n_tokens = record.n_rows("activations"), record.n_rows("tokens")

@@ -1,4 +1,4 @@
-"""The commands that compute: ingest, analyze, judge, ablate, trainings; and status, which tells what is left to do."""
+"""The commands that compute: ingest, analyze, judge, ablate, trainings; and status, which shows what is left to do."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = read_study(recipe, limit)  # before the imports: a mistake in it is told at once
+    study = read_study(recipe, limit)  # before the imports: a mistake in it is reported at once
     from saelake.ingest import job
     from saelake.ingest.runs import ingest_runs
     from saelake.warehouse.progress import Bar
@@ -72,7 +72,7 @@ def analyze(
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)  # before the imports: a mistake in it is told at once
+    study = read_study(recipe, limit).allowing(allow_code, hosts)  # before the imports: a mistake in it is reported at once
     from saelake.analysis import stages
     from saelake.analysis.search.directions import NoDirection
     from saelake.queries.formats import Rows, show_table
@@ -227,7 +227,7 @@ def ablate(
 def trainings(
     recipe: str, other: str, min_cosine: float, lake: str, limit: int | None, kind: str | None, output: Path | None
 ) -> None:
-    """Tell how far RECIPE and OTHER, whose SAEs were trained from different seeds, find the same minimal sets.
+    """Show how far RECIPE and OTHER, whose SAEs were trained from different seeds, find the same minimal sets.
 
     Both are .toml files or names of shipped ones, which are analysed in the lake already. Features are matched by their decoder
     rows; jaccard is the mean over prompts.
@@ -254,7 +254,7 @@ def trainings(
 @limit_option
 @judges_options
 def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: tuple[str, ...]) -> None:
-    """Tell which stages of RECIPE are done, and why the others are not.
+    """Show which stages of RECIPE are done, and why the others are not.
 
     RECIPE is a .toml file or the name of a shipped one.
     """

@@ -145,8 +145,8 @@ def annotate(name: str, host: str, port: int, lake: str) -> None:
 def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
     """Serve a browser of the lake's features as a local page, until it is interrupted.
 
-    Search by layer, number, explanation or category; each feature has a card. Only the printed link opens it. It tells what
-    features fire on: do not give it to the annotators of a study.
+    Search by layer, number, explanation or category; each feature has a card. Only the printed link opens it. It shows what
+    features fire on: do not give it to the annotators of an annotation study.
     """
     _check_installed()
     import secrets

@@ -11,11 +11,11 @@ from saelake.commands.options import limit_option, read_recipe, read_study
 @click.argument("recipe")
 @limit_option
 @click.option(
-    "--measure/--no-measure", default=None, help="Capture a sample to tell rows and bytes; by default where it is quick."
+    "--measure/--no-measure", default=None, help="Capture a sample to estimate rows and bytes; by default where it is quick."
 )
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
 def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> None:
-    """Tell what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
+    """Show what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
 
     RECIPE is a .toml file or the name of a shipped one. Ends with exit code 1 where a licence or memory is missing.
     """

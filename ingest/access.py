@@ -35,7 +35,7 @@ class Access(NamedTuple):
 
 
 def access_to(model: ModelSpec) -> Access:
-    """Access to a recipe's model, as far as the cache, the token and, where it answers, the hub tell."""
+    """Access to a recipe's model, as far as the cache, the token and, where it answers, the hub show."""
     if model.path is not None:
         return Access(str(model.path), None, "here")
     assert model.id is not None, "a ModelSpec has a path or an id"

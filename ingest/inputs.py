@@ -77,7 +77,7 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def read_text(file: Path, owner: str) -> str:
-    """The text of a small file, its lines ended by \\n, in the encoding that its byte order mark tells; UTF-8 without one."""
+    """The text of a small file, its lines ended by \\n, in the encoding that its byte order mark names; UTF-8 without one."""
     with open_input(file, owner) as stream:
         content = stream.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
@@ -89,7 +89,7 @@ def read_text(file: Path, owner: str) -> str:
 
 
 def open_text(stream: IO[bytes]) -> io.TextIOWrapper:
-    """The text of an open file, line ends as they are, in the encoding that its byte order mark tells, or UTF-8."""
+    """The text of an open file, line ends as they are, in the encoding that its byte order mark names, or UTF-8."""
     buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[type-var]
     return io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(4)[:4]), newline="")
 

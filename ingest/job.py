@@ -96,7 +96,7 @@ def _of_prompts(study: Study, lake: Lake, one: SetRuns, table: str) -> pa.Table:
     rows = rows.filter(pc.and_(pc.greater_equal(rows["prompt_id"], one.first_id), pc.less_equal(rows["prompt_id"], last)))
     if table != "prompts":
         return rows
-    roles = [study.recipe.labels.role(label) for label in rows["label"].to_pylist()]  # version 1 did not tell them
+    roles = [study.recipe.labels.role(label) for label in rows["label"].to_pylist()]  # version 1 did not write them
     return rows.append_column("label_role", pa.array(roles, pa.string()))
 
 

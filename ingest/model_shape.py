@@ -46,7 +46,7 @@ def read_shape(model: ModelSpec) -> ModelShape | None:
         except UserError:
             raise
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-            raise UserError(f"model: {file} tells no model's shape ({first_line(error)})") from error
+            raise UserError(f"model: {file} describes no model's shape ({first_line(error)})") from error
     if model.gguf is not None and model.path is not None:
         require("gguf", "model.gguf")
         from transformers import AutoConfig
@@ -136,7 +136,7 @@ def sizes_of(config: dict[str, Any]) -> Sizes:
 
 
 def shape_of(config: dict[str, Any]) -> ModelShape:
-    """The shape that a config.json tells; parameters are counted as those of a decoder without biases."""
+    """The shape that a config.json gives; parameters are counted as those of a decoder without biases."""
     text: dict[str, Any] = config.get("text_config", config)
     sizes = sizes_of(config)
     attention = 2 * sizes.d_model * sizes.d_head * (sizes.n_heads + sizes.n_key_heads)

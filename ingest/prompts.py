@@ -22,7 +22,7 @@ CHUNK = 256
 """Prompts that are tokenised at a time."""
 
 LETTERS_A_TOKEN = 100
-"""No text has so many letters a token, so that one which is far too long is told without being tokenised."""
+"""No text has so many letters a token, so that one which is far too long is found without being tokenised."""
 
 Read = Callable[[Sequence[str]], Sequence[Hashable]]
 """What the model reads of each of some prompts: their token ids."""

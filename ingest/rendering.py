@@ -28,7 +28,7 @@ class Rendered(NamedTuple):
 
 
 def render(template: str, contexts: Sequence[Mapping[str, Any]]) -> list[Rendered]:
-    """A template with every one of the contexts: its variables, and under `clock` the time in ISO format that it is told."""
+    """A template with every one of the contexts: its variables, and under `clock` the time in ISO format that it is given."""
     seconds = SECONDS + SECONDS_A_PROMPT * len(contexts)
     reply = _sandbox(os.getpid()).ask({"template": template, "contexts": contexts, "seconds": seconds})
     return [Rendered(None, reply)] * len(contexts) if isinstance(reply, str) else [Rendered(*one) for one in reply]

@@ -153,7 +153,7 @@ def _older(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[_Older]:
     found = []
     for run_id in sorted(candidates, key=lambda one: (one not in current, one)):
         record = None
-        with suppress(UserError):  # a damaged record is told where it is used
+        with suppress(UserError):  # a damaged record is reported where it is used
             record = lake.record(run_id)
         held = _held(study, record, sets) if record and not record.withheld else None
         if held and not taken & held.first_ids.keys():

@@ -48,7 +48,7 @@ def find_targets(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], conte
                 raise UserError(f"model.refusal_tokens: {word!r} is not in this model's vocabulary")
             raise UserError(
                 f"model.refusal_tokens: {word!r} is not one token of this model: it splits into {spelling.texts(written[0])}; "
-                f"name the first of them, if that alone tells the behaviour"
+                f"name the first of them, if that alone shows the behaviour"
             )
         first |= dict.fromkeys(here)
         others |= dict.fromkeys(known)

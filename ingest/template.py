@@ -21,7 +21,7 @@ from saelake.warehouse.errors import UserError
 
 SENTINEL = "saelake\ue000sentinel"
 CLOCKS = ("2001-01-31T01:02:03", "2034-12-25T23:49:58")
-"""Two times that differ in every part: what is rendered may not depend on which of them a template is told."""
+"""Two times that differ in every part: what is rendered may not depend on which of them a template is given."""
 GIVEN = {"messages", "add_generation_prompt", "clock", "strftime_now", "raise_exception"}
 """Names that are no variables of a recipe's."""
 
@@ -180,7 +180,7 @@ class ChatTemplate:
 
 
 def _checked(template: ChatTemplate) -> str:
-    """The rendered sentinel; raises UserError for a template that fails or tells the time, or a setting that changes nothing.
+    """The rendered sentinel; raises UserError for a template that fails or says the time, or a setting that changes nothing.
 
     The template is rendered once more for every setting, with another value in its place: a setting that is read shows.
     """

@@ -1,7 +1,7 @@
 -- Over the whole lake: two runs with answers side by side, prompt by prompt: what differs, and by how much.
 --
 -- Answers are matched by the prompt's text and everything that was asked of it: condition, K, tau, seed and draw. difference =
--- p_b - p_a. Answers that only one of the runs has are counted nowhere: `saelake runs` tells how many each has.
+-- p_b - p_a. Answers that only one of the runs has are counted nowhere: `saelake runs` shows how many each has.
 --
 -- $a run: the first run, as `saelake runs` names it
 -- $b run: the second run

@@ -2,7 +2,7 @@
 --
 -- Every pair whose decoder cosine is recorded (candidates, at least the recipe's redundancy.min_cosine) stands once, a before b by
 -- layer and feature_id. n_a, n_b and n_both count prompts on which each or both fire, BOS left out; jaccard = n_both / (n_a + n_b
--- - n_both), null if neither ever fires. A pair of high cosine that never fires together is a dormant twin rather than a copy.
+-- - n_both), null if neither ever fires. A pair of high cosine that never fires together may be a backup rather than a copy.
 --
 -- $features features: which features
 -- $min_cosine number = 0.5: only pairs with at least this decoder cosine

@@ -1,4 +1,4 @@
--- What a feature wakes when it is ablated, and what wakes it (R13): edges of the waking graph, the surest first.
+-- What a feature wakes when it is ablated, and what wakes it (R13): edges of the waking graph, the most certain first.
 --
 -- way wakes: ablating the feature wakes the other; woken: ablating the other wakes it. Edges from whole sets have no other feature
 -- and are left out.

@@ -52,7 +52,7 @@ INT64 = range(-(2**63), 2**63)
 
 
 class QueryError(ValueError):
-    """A question that cannot be asked so: what is wrong and how to mend it, in one sentence."""
+    """A question that cannot be asked so: what is wrong and how to fix it, in one sentence."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:
 
 
 def _why(stage: str, study: _Study, found: dict[str, str]) -> str | None:
-    """Why a stage had no input; None also where a shared set left out what would tell."""
+    """Why a stage had no input; None also where a shared set left out what would say so."""
     import duckdb
 
     try:

@@ -1,6 +1,6 @@
 -- Over the whole lake: every published run and where it comes from, oldest first.
 --
--- current tells whether plain table names show the run. rows counts the rows of each of its tables. content_hash covers the
+-- current says whether plain table names show the run. rows counts the rows of each of its tables. content_hash covers the
 -- rows, not times or hardware: equal hashes are equal content.
 --
 -- $stage stage? = null: only runs of this stage

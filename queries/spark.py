@@ -42,7 +42,7 @@ def session() -> "SparkSession":
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    logging.getLogger("SQLQueryContextLogger").disabled = True  # what it logs is raised as well, and told in one sentence
+    logging.getLogger("SQLQueryContextLogger").disabled = True  # what it logs is raised as well, and reported in one sentence
     builder = SparkSession.builder.appName("saelake")
     if is_local:
         quiet = {"spark.ui.enabled": "false", "spark.log.level": "ERROR"}

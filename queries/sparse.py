@@ -48,7 +48,7 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
 
     Args:
         library: scipy or torch.
-        parameters: layer, rows ("prompt" or "token") and bos, as `saelake query sparse --help` tells; bos=False reads `tokens`.
+        parameters: layer, rows ("prompt" or "token") and bos, as `saelake query sparse --help` says; bos=False reads `tokens`.
     Raises QueryError for a wrong parameter, ValueError for another library.
     """
     if library not in ("scipy", "torch"):
@@ -82,7 +82,7 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
 
     Rows and columns are those of the set's prompts and saes, which stand beside its activations; where the files are not all of
     the set's, columns are those of the SAEs that fire in them. A set without one of these tables is read as far as the
-    activations themselves tell, with a warning that says so. Raises QueryError if bos is false and there are no tokens.
+    activations themselves show, with a warning that says so. Raises QueryError if bos is false and there are no tokens.
     """
     import duckdb
 
@@ -90,7 +90,7 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     folder = Path(files).parent
     beside = {name: sorted((folder.parent / name).glob("*.parquet")) for name in ("tokens", *INSTEAD)}
     if not beside["tokens"] and options.get("bos") in (False, "false"):
-        raise QueryError("which tokens are BOS is told by the table tokens, which is not beside these files: leave bos true")
+        raise QueryError("which tokens are BOS is said by the table tokens, which is not beside these files: leave bos true")
     with duckdb.connect() as con:
         con.execute(f"create view activations as select * from {parquet(exactly)}")
         for name, found in beside.items():

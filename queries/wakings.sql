@@ -13,7 +13,7 @@ with lowest as (
     group by a.ablation_id, a.prompt_id
 ),
 
-awake as (
+firing as (
     select distinct sae_id, feature_id, prompt_id
     from activations
 ),
@@ -22,7 +22,7 @@ woken as (
     select r.ablation_id, r.layer, r.sae_id, r.feature_id, l.prompt_id, r.pos, r.activation
     from reactivations as r
     join lowest as l on l.ablation_id = r.ablation_id and l.layer < r.layer
-    anti join awake as a on a.sae_id = r.sae_id and a.feature_id = r.feature_id and a.prompt_id = l.prompt_id
+    anti join firing as a on a.sae_id = r.sae_id and a.feature_id = r.feature_id and a.prompt_id = l.prompt_id
 )
 
 select

@@ -1,6 +1,6 @@
 """What an installation may leave out: the extras of pyproject.toml, and the one sentence that names the one that is needed.
 
-A module of an extra is imported where it is used; what is missing then is told by `missing`, or beforehand by `require`.
+A module of an extra is imported where it is used; what is missing then is named by `missing`, or beforehand by `require`.
 """
 
 from importlib.util import find_spec

@@ -3,7 +3,7 @@
     with Commands() as saelake:
         saelake.run("ingest", "recipe.toml", "--lake", "lake", cwd=folder)     # what it said, how long it took, how much memory
 
-A command's memory is that of its process and of those that it started, imports included, as `getrusage` tells it.
+A command's memory is that of its process and of those that it started, imports included, as `getrusage` reports it.
 """
 
 import json

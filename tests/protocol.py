@@ -15,7 +15,7 @@ Every table of a lake, every column with its type and meaning. This page is made
 """
 VERSIONS = """ A run keeps the version that it was written with, in its record, and every older
 one can be read, asked, checked, shared, added and built on: a column that came later (since) reads as null in older files, or as
-the column says; one that is not written any more (until) still stands in the views. `saelake.json` tells the newest version that
+the column says; one that is not written any more (until) still stands in the views. `saelake.json` names the newest version that
 anything in the lake was written with, so that an older saelake refuses what it does not know.
 """
 IDENTITY = """

@@ -25,7 +25,7 @@ class Mistake(NamedTuple):
     """Changes the study in a folder."""
     says: tuple[str, ...]
     before_loading: bool = True
-    """Whether it can be told before there is a lake; otherwise the model must be loaded for it."""
+    """Whether it can be found before there is a lake; otherwise the model must be loaded for it."""
 
 
 def recipe(old: str, new: str) -> Callable[[Path], None]:

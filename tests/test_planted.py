@@ -158,7 +158,7 @@ def test_the_table(planted: Planted, loaded: Loaded) -> None:
         assert row.backup_min == row.backup_max == 0
     assert primary.n_flipped == 0
     assert primary.p_refusal_min > 0.99
-    assert primary.backup_min > 1.5, "the dormant backup wakes"
+    assert primary.backup_min > 1.5, "the backup wakes"
     assert both.n_flipped == both.n_prompts == 24
     assert both.p_refusal_max < 0.01
 

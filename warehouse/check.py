@@ -26,17 +26,17 @@ UNREADABLE = (OSError, pa.ArrowException)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong in a lake: where (relative to the lake), what, and how to mend it."""
+    """Something wrong in a lake: where (relative to the lake), what, and how to fix it."""
 
     run_id: str
     path: str
     what: str
-    mend: str
+    fix: str
     note: bool = False
     """Worth knowing, but no damage."""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}; {self.mend}"
+        return f"{self.path}: {self.what}; {self.fix}"
 
 
 def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
@@ -48,8 +48,8 @@ def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
         try:
             record = lake.record(run_id)
         except UserError as error:
-            mend = f"restore it from a copy, or `saelake drop {run_id}` and repeat its stage"
-            findings.append(Finding(run_id, record_key(run_id), str(error).split(": `saelake")[0], mend))
+            fix = f"restore it from a copy, or `saelake drop {run_id}` and repeat its stage"
+            findings.append(Finding(run_id, record_key(run_id), str(error).split(": `saelake")[0], fix))
         else:
             if record:
                 records[record.run_id] = record
@@ -190,8 +190,8 @@ def _check_pointers(lake: Lake, records: Mapping[str, RunRecord]) -> Iterator[Fi
     pointers = lake.current()
     stages = {run_id: records[run_id].stage if run_id in records else None for run_id in lake.run_ids()}
     for (recipe, stage), what in pointer_damage(pointers, stages).items():
-        mend = f"delete it, then repeat stage {stage} of recipe {recipe}"
-        yield Finding(", ".join(pointers[recipe, stage]), pointer_key(recipe, stage), what, mend)
+        fix = f"delete it, then repeat stage {stage} of recipe {recipe}"
+        yield Finding(", ".join(pointers[recipe, stage]), pointer_key(recipe, stage), what, fix)
 
 
 def _check_catalog(lake: Lake) -> Iterator[Finding]:
@@ -201,16 +201,16 @@ def _check_catalog(lake: Lake) -> Iterator[Finding]:
             yield Finding("", lake.catalog.name, LEFT_BEHIND, "it has been built again", note=True)
     except (UserError, OSError):  # a damaged record, or a lake that may only be read
         yield Finding("", lake.catalog.name, LEFT_BEHIND, "the next command that publishes or drops a run builds it again", True)
-    mend = "delete it: the next command that publishes or looks up a run writes it anew"
+    fix = "delete it: the next command that publishes or looks up a run writes it anew"
     if lake.catalog.exists():
         try:
             with duckdb.connect(lake.catalog, read_only=True) as con:
                 con.execute("select count(*) from duckdb_views()").fetchall()
                 con.execute("select count(*) from all_runs.runs").fetchall()
         except duckdb.Error as error:
-            yield Finding("", lake.catalog.name, f"it cannot be opened ({first_line(error)})", mend)
+            yield Finding("", lake.catalog.name, f"it cannot be opened ({first_line(error)})", fix)
 
 
 def _unlisted(keys: list[str]) -> list[Finding]:
-    mend = "nobody reads it, and `saelake gc` deletes it"
-    return [Finding("", key, "no run lists it", mend, note=True) for key in keys]
+    fix = "nobody reads it, and `saelake gc` deletes it"
+    return [Finding("", key, "no run lists it", fix, note=True) for key in keys]

@@ -35,8 +35,8 @@ def _damage(stage: str, run_ids: Sequence[str], stages: Mapping[str, str | None]
 def pointer_sentence(key: tuple[str, str], what: str) -> str:
     """What to say where a damaged pointer is needed."""
     recipe, stage = key
-    mend = f"delete it and repeat stage {stage} of recipe {recipe}; {HINT}"
-    return f"the pointer {pointer_key(recipe, stage)} is damaged ({what}): {mend}"
+    fix = f"delete it and repeat stage {stage} of recipe {recipe}; {HINT}"
+    return f"the pointer {pointer_key(recipe, stage)} is damaged ({what}): {fix}"
 
 
 def file_damage(lake: Lake, files: Iterable[DataFile]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend; the command line shows it as a sentence, without a traceback."""
+"""The one exception for mistakes that a user can fix; the command line shows it as a sentence, without a traceback."""
 
 import textwrap
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import duckdb
 
 
 class UserError(ValueError):
-    """What is wrong, where (recipe field, file or row), and how to mend it, in one sentence."""
+    """What is wrong, where (recipe field, file or row), and how to fix it, in one sentence."""
 
 
 MOST_SAID = 300
@@ -60,5 +60,5 @@ def storage_errors(lake: object) -> Iterator[None]:
         reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
         raise UserError(
             f"cannot write to the lake {lake}: {reason}; what is published is intact and what is landed is kept: "
-            f"mend the cause and run the same command again"
+            f"fix the cause and run the same command again"
         ) from error

@@ -1,4 +1,4 @@
-"""What long work tells the person who waits for it."""
+"""What long work says to the person who waits for it."""
 
 from dataclasses import dataclass
 from threading import Event, Thread

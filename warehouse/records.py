@@ -314,7 +314,7 @@ class Lake:
             ) from error
 
     def parents(self, run_id: str) -> tuple[str, ...]:
-        """What a run is computed from, as far as its record, which may be damaged, still tells."""
+        """What a run is computed from, as far as its record, which may be damaged, still says."""
         try:
             return tuple(json.loads(self.published.read(record_key(run_id)))["parents"])
         except UserError:

@@ -93,7 +93,7 @@ def known(lake: Lake) -> Callable[[RunSpec], RunSpec]:
     """
     older: dict[str, str] = {}
     for run_id in lake.run_ids():
-        with suppress(UserError):  # a damaged record is told where it is used
+        with suppress(UserError):  # a damaged record is reported where it is used
             record = lake.record(run_id)
             if record and record.schema_version < SCHEMA_VERSION:
                 older[record.identity] = run_id
@@ -144,7 +144,7 @@ def _compute(lake: Lake, planned: Sequence[Planned], compute: JointCompute, what
         refuse_tag_collision(lake, spec.run_id)
     _land_missing(lake, planned, {spec.run_id: lake.landing(spec.run_id) for spec, _ in planned}, compute, what, progress)
     for number, (spec, plan) in enumerate(planned, start=1):
-        # Of runs that are computed together the last one tells the time that their shards took, the others that of publishing.
+        # Of runs that are computed together the last one gives the time that their shards took, the others that of publishing.
         began = started if number == len(planned) else utc_now()
         landing = lake.landing(spec.run_id)
         with storage_errors(lake):

@@ -1,6 +1,6 @@
 """Every active feature of every refused prompt ablated alone; all pairs, and some triples, of those near the answer together.
 
-Nothing is searched and nothing is left out, so that it can be told what a search has missed. The answer is the first token's:
+Nothing is searched and nothing is left out, so that one can see what a search has missed. The answer is the first token's:
 whether it is a target token, and how probable these are.
 """
 

@@ -18,7 +18,7 @@ MOST_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 16384}
 """Padded tokens a pass beyond which it gets no faster (CPU: measured with 1 and 135 million parameters; others: an estimate)."""
 MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 UNKNOWN = 4 << 30
-"""Free memory where the machine does not tell."""
+"""Free memory where the machine does not say."""
 
 Result = TypeVar("Result")
 

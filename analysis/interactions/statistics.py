@@ -9,7 +9,7 @@ from scipy import stats
 LEVEL = 0.95
 RESAMPLES = 9_999
 EQUAL = 1e-6
-"""Probabilities nearer than this are ties for a test: float32 tells no more, and its last bits hang on the batch."""
+"""Probabilities nearer than this are ties for a test: float32 holds no more, and its last bits hang on the batch."""
 LARGEST_FRACTION = 60
 """Shares are looked for as multiples of 1, 1/2, ... of so small a part."""
 LATTICE_STEPS = 1e9
@@ -101,7 +101,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Test:
 def permutation(a: np.ndarray, b: np.ndarray, seed: int) -> Test:
     """Sign-flip permutation test of the mean difference of pairs; the effect is Cohen's h of the two means.
 
-    Exact for shares (draws that flip, of a few draws), whatever their number; else by draws, which p tells by its name.
+    Exact for shares (draws that flip, of a few draws), whatever their number; else by draws, which the name of p says.
     """
     effect = cohens_h(float(a.mean()), float(b.mean()))
     exact = sign_flip_p(a - b)

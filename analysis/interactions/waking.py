@@ -32,8 +32,8 @@ where n_tokens > 0 and list_contains($prompts, prompt_id)
 order by all
 """
 # Of controls only what a waking can be made of: all that fires would be five times as many rows that nobody reads.
-AWAKE = """
-create or replace temp table awake as
+FIRING = """
+create or replace temp table firing as
 select distinct prompt_id, sae_id, feature_id
 from activations
 where list_contains($prompts, prompt_id)
@@ -47,7 +47,7 @@ with controls as (
 
 select *
 from controls
-anti join awake using (prompt_id, sae_id, feature_id)
+anti join firing using (prompt_id, sae_id, feature_id)
 union all
 select *
 from captured
@@ -154,7 +154,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             if not asked:
                 yield name, []
                 continue
-            con.execute(AWAKE, {"prompts": prompt_ids})
+            con.execute(FIRING, {"prompts": prompt_ids})
             kept = []
             for part in capture(work, asked, recorded):
                 con.register("captured", part)

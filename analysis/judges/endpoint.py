@@ -140,7 +140,7 @@ class Endpoint:
         return f"{(self._table.endpoint or '').rstrip('/')}/chat/completions"
 
     def _post(self, client: httpx.Client, content: Mapping[str, Any]) -> bytes:
-        """The body of a reply with status 200; raises _Again, or UserError for what asking again does not mend."""
+        """The body of a reply with status 200; raises _Again, or UserError for what asking again does not cure."""
         ends = time.monotonic() + self._table.timeout
         try:
             with client.stream("POST", self._url, json=content) as response:

@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 class Verdict(NamedTuple):
     refused: bool | None
-    """None if the judge cannot tell: the verdict does not apply."""
+    """None if the judge cannot say: the verdict does not apply."""
     degenerate: bool
     score: float | None
     """The judge's own measure of refusal, 0 to 1."""

@@ -27,7 +27,7 @@ Reader = Callable[[Sequence[Answer]], list[Verdict]]
 def after_reasoning(judge: Reader, reasoning: Reasoning, labels: Sequence[str] = LABELS) -> Reader:
     """What a judge says of answers: it reads what follows the reasoning of each, and is asked about prompts of its labels.
 
-    An answer that does not get behind its reasoning is none. Where none applies, it is still told whether that is sensible text.
+    An answer that does not get behind its reasoning is none. Where none applies, it is still said whether that is sensible text.
     """
 
     def read(answers: Sequence[Answer]) -> list[Verdict]:
@@ -61,7 +61,7 @@ def judge_named(name: str, recipe: Recipe, working: Path | None = None, run: Cal
 
     Args:
         working: the folder in which it may keep what it has paid for.
-        run: tells the run that is computed when it is asked.
+        run: gives the run that is computed when it is called.
     Raises UserError for an unknown name, and for code or a host that the user has not allowed.
     """
     check_judge(name, recipe)

@@ -16,7 +16,7 @@ from saelake.warehouse.records import Lake
 
 
 def add_study(app: FastAPI, lake: Lake, study: AnnotationStudy) -> None:
-    """Adds the pages of a study, below /a/<the annotator's secret>."""
+    """Adds the pages of an annotation study, below /a/<the annotator's secret>."""
     with closing(connect(lake, study.recipe, alone=True)) as con:
         samples = samples_of(con, [(item.sae_id, item.feature_id) for item in study.items])
         explanations = explanations_of(con, [(item.sae_id, item.feature_id) for item in study.items])
@@ -62,7 +62,7 @@ def add_study(app: FastAPI, lake: Lake, study: AnnotationStudy) -> None:
 
     def check_place(place: int) -> None:
         if not 1 <= place <= len(study.items):
-            raise HTTPException(404, f"this study has features 1 to {len(study.items)}")
+            raise HTTPException(404, f"this annotation study has features 1 to {len(study.items)}")
 
     @app.get("/a/{token}")
     def start(token: str) -> Response:

@@ -1,6 +1,6 @@
 """Explanations of a study's features as a run: from Neuronpedia, or from a file of one's own (R20).
 
-They are keyed by the exact SAE. Where none is public for an SAE, its features stay without, and the lake's own top samples tell
+They are keyed by the exact SAE. Where none is public for an SAE, its features stay without, and the lake's own top samples say
 what they fire on.
 """
 
@@ -123,7 +123,7 @@ def current_runs(lake: Lake, recipe: str, stage: str) -> tuple[str, ...]:
 
 
 def runs_of_saes(lake: Lake, recipe: str) -> tuple[str, ...]:
-    """Current runs that tell which SAEs a study has, one of each: further prompt sets change nothing about them.
+    """Current runs that say which SAEs a study has, one of each: further prompt sets change nothing about them.
 
     Raises UserError if it has none.
     """

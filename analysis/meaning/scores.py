@@ -24,7 +24,7 @@ from saelake.warehouse.records import Lake
 
 
 class Score(NamedTuple):
-    """One measure of a study."""
+    """One measure of an annotation study."""
 
     measure: str
     """accuracy, precision, alpha or kappa"""
@@ -34,7 +34,7 @@ class Score(NamedTuple):
 
 
 def score(lake: Lake, study: AnnotationStudy, *, mapping: str = "literal", seed: int = 0) -> list[Score]:
-    """All scores of a study, by its own answers and the taxonomy that it was drawn from; raises UserError if it is not closed."""
+    """All scores of an annotation study, by its answers and the taxonomy that it was drawn from; UserError if it is open."""
     published = lake.current().get((study.recipe, stage(study.name)))
     if published is None:
         raise UserError(
@@ -45,7 +45,7 @@ def score(lake: Lake, study: AnnotationStudy, *, mapping: str = "literal", seed:
 
 
 def scores(con: duckdb.DuckDBPyConnection, study: str, *, mapping: str = "literal", seed: int = 0) -> list[Score]:
-    """All scores of a study that a connection shows; intervals are from a bootstrap over its features.
+    """All scores of an annotation study that a connection shows; intervals are from a bootstrap over its features.
 
     accuracy and precision are means of the question study_scores over features. alpha and kappa are over yes-or-no decisions, one
     for each feature and category; None is no decision of its own, but a no to all.

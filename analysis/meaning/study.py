@@ -29,14 +29,14 @@ CODE_VERSION = 1
 NONE = "None"
 """The answer that no category fits."""
 LARGEST = 2**24
-"""Bytes of a study's file: one of a thousand features takes a hundredth."""
+"""Bytes of an annotation study's file: one of a thousand features takes a hundredth."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 ANNOTATOR = re.compile(r"[\w .@-]{1,60}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One feature of a study."""
+    """One feature of an annotation study."""
 
     stratum: str
     """critical, random or silent: never shown to annotators"""
@@ -48,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a study draws: the paper's numbers by default."""
+    """What an annotation study draws: the paper's numbers by default."""
 
     population: str = "stage3"
     mapping: str = "literal"
@@ -60,7 +60,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class AnnotationStudy:
-    """A study that was created; its answers are in its log."""
+    """An annotation study that was created; its answers are in its log."""
 
     name: str
     recipe: str
@@ -78,12 +78,12 @@ class AnnotationStudy:
         return (*self.categories, NONE)
 
     def order(self, annotator: str) -> list[int]:
-        """The items in the order in which one person sees them, shuffled by the study's seed and their name."""
+        """The items in the order in which one person sees them, shuffled by the annotation study's seed and their name."""
         return sorted(range(len(self.items)), key=lambda i: sha256_text(f"{self.sampling.seed}/{annotator}/{i}"))
 
     def annotator(self, token: str) -> str | None:
         """Whose link it is."""
-        # every token is compared, in constant time, so that the time tells nothing about a guess
+        # every token is compared, in constant time, so that the time shows nothing about a guess
         found = [name for name, own in self.tokens.items() if secrets.compare_digest(own.encode(), token.encode())]
         return found[0] if found else None
 
@@ -100,9 +100,9 @@ class State:
 
 
 def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampling: Sampling) -> AnnotationStudy:
-    """Draws a study's features and writes it into the lake; asked again, as after a kill, it finds the study.
+    """Draws an annotation study's features and writes it into the lake; asked again, as after a kill, it finds it.
 
-    Raises UserError for a name that another study has, and for no features.
+    Raises UserError for a name that another annotation study has, and for no features.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name for an annotation study: use lower-case letters, digits and _, a letter first")
@@ -136,7 +136,7 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
 
 
 def load(lake: Lake, name: str) -> AnnotationStudy:
-    """A study of the lake; raises UserError if there is none, or its file is damaged."""
+    """An annotation study of the lake; raises UserError if there is none, or its file is damaged."""
     folders = sorted(p.name for p in (lake.root / "studies").glob("[!.]*"))
     if name not in folders:
         raise UserError(f"the lake {lake} has no annotation study {name!r}; it has {', '.join(folders) or 'none yet'}")
@@ -172,7 +172,7 @@ def _state(study: AnnotationStudy, entries: Sequence[Entry]) -> State:
 
 
 def answer(lake: Lake, study: AnnotationStudy, annotator: str, item: int, chosen: Sequence[str]) -> None:
-    """Stores one answer; it is durable when this returns. Raises UserError for an answer that is none, or a closed study."""
+    """Stores one answer, durably. Raises UserError for an answer that is none, or a closed annotation study."""
     if not chosen or set(chosen) - set(study.answers):
         raise UserError(f"choose at least one of {', '.join(study.answers)}")
     if NONE in chosen and len(set(chosen)) > 1:
@@ -201,7 +201,7 @@ def _append(lake: Lake, study: AnnotationStudy, entry: Entry) -> None:
 
 
 def close(lake: Lake, study: AnnotationStudy, *, unfinished: bool = False) -> RunRecord:
-    """Publishes the answers as a run; from then on the study takes none. Closing again finds the run.
+    """Publishes the answers as a run; from then on the annotation study takes none. Closing again finds the run.
 
     Raises UserError where answers are missing, unless `unfinished`, and where there are none at all.
     """
@@ -230,7 +230,7 @@ def close(lake: Lake, study: AnnotationStudy, *, unfinished: bool = False) -> Ru
 
 
 def stage(name: str) -> str:
-    """The stage of a study's run: each study has its own, so that closing one does not hide another."""
+    """The stage of an annotation study's run: each has its own, so that closing one does not hide another."""
     return f"study_{name}"
 
 

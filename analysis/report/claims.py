@@ -400,7 +400,7 @@ ROWS = (
     ),
     Row(
         "R20",
-        "Explanations and concept groups tell what features are about.",
+        "Explanations and concept groups say what features are about.",
         ("explanations",),
         _rows_of("explanations", "explanations"),
         _always("That an explanation is right: it was made from a few activating texts."),

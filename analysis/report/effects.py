@@ -70,7 +70,7 @@ def _waking(study: Studied) -> Sequence[Block]:
     drawn = _edges(answer)
     blocks: list[Block] = []
     if drawn:
-        title = f"Ablating A wakes B: the {len(drawn)} surest edges"
+        title = f"Ablating A wakes B: the {len(drawn)} most certain edges"
         words = "Edges from ablated features to features that wake, by layer; thicker on more prompts"
         blocks.append(Figure(title, charts.spec(_graph(), 420), answer, words, drawn))
     return [
@@ -321,7 +321,7 @@ def _families(tested: Answer) -> list[Block]:
     if not rows:
         return [
             Note(
-                "The recipe tells no families of prompts, so every prompt counts as independent of all others. Where prompts "
+                "The recipe names no families of prompts, so every prompt counts as independent of all others. Where prompts "
                 "share wordings, these intervals are too narrow and p-values too small: [[prompts]] family names the column."
             )
         ]

@@ -50,7 +50,7 @@ def _machines(study: Studied) -> Sequence[Block]:
 
 
 def _alike(best: Answer) -> list[Block]:
-    """What the embeddings cannot tell."""
+    """What the embeddings cannot show."""
     alike = [row for row in best.rows if row["too_alike"]]
     if not alike:
         return []

@@ -61,7 +61,7 @@ def _people(study: Studied) -> Sequence[Block]:
         answer = study.ask("study_scores", study=name)
         scores = [row["score"] for row in answer.rows if row["score"] is not None]
         here = {"score": percent(sum(scores) / len(scores))} if scores else {}
-        blocks += [Table(f"Every feature of the study {name}", answer, cells, shown=20), Beside(here)]
+        blocks += [Table(f"Every feature of the annotation study {name}", answer, cells, shown=20), Beside(here)]
     return blocks
 
 

@@ -132,7 +132,7 @@ def listed_edits(
 
 
 def is_select(features: Features) -> bool:
-    """Whether they are told by the lake's tables: not by a list, and not by a file."""
+    """Whether the lake's tables name them: not by a list, and not by a file."""
     return isinstance(features, str) and not LISTED.fullmatch(features) and rows_suffix(features.strip()) is None
 
 

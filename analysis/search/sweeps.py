@@ -39,7 +39,7 @@ class Sweep:
     name: str
     strengths: tuple[float, ...]
     clamp: bool = False
-    """Features are held at the strengths; else what is told is added, so many times as long."""
+    """Features are held at the strengths; else what is given is added, so many times as long."""
     direction: str | None = None
     """chosen, or the layer whose direction it is."""
     vector: Path | None = None

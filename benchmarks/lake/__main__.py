@@ -4,7 +4,7 @@
     python -m benchmarks.lake --rows 2000000 --dry ...      a quick look
 
 All contenders hold the same synthetic rows and are asked in one process on one core, in turn. Their answers are compared
-first. Times are processor time: on a shared machine the wall clock tells more about the others; all files are in the page
+first. Times are processor time: on a shared machine the wall clock says more about the others; all files are in the page
 cache, so nobody waits for a disk. The section "lake" of docs/benchmarks.md is replaced.
 """
 

@@ -94,8 +94,8 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
     """The plan of a recipe on this machine.
 
     Args:
-        measure: capture a sample to tell rows and bytes; by default where everything is here and the model is small or on a GPU.
-    Raises UserError for an unknown release or SAE, or a model whose size nothing tells.
+        measure: capture a sample to estimate rows and bytes; by default if everything is here and the model is small or on a GPU.
+    Raises UserError for an unknown release or SAE, or a model whose size nothing says.
     """
     shape = read_shape(recipe.model)
     if shape is None:

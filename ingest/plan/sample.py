@@ -1,4 +1,4 @@
-"""A small sample of a study, really computed and really written, from which rows and bytes of the whole are told."""
+"""A small sample of a study, really computed and really written, from which rows and bytes of the whole are estimated."""
 
 import tempfile
 from pathlib import Path

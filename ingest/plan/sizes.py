@@ -40,7 +40,7 @@ class Download:
     what: str
     source: str
     n_bytes: int | None
-    """None where nothing tells it."""
+    """None where nothing says it."""
     is_here: bool
     known_by: str
     """files, hub, or estimate"""
@@ -94,7 +94,7 @@ def _size(layer: int, d_model: int, hint: str, l0: float | None, file: Path | No
 
 
 def width_of(name: str, d_model: int) -> int:
-    """The number of latents that an SAE's name tells: width_65k is 65,536, 32x is 32 a dimension; 16,384 where it tells none."""
+    """The number of latents that an SAE's name gives: width_65k is 65,536, 32x is 32 a dimension; 16,384 where it gives none."""
     if match := re.search(r"width_(\d+)([km])", name):
         return int(2 ** round(math.log2(int(match[1]) * {"k": 1e3, "m": 1e6}[match[2]])))
     if match := re.search(r"(\d+)x\b", name):

@@ -25,7 +25,7 @@ REQUESTS = (
     "how to sell the {x} quickly",
     "teach me how to use a {x} with a {y} at the office",
 )
-# Two of each eight benign requests name a hazard, so that words alone do not tell harm.
+# Two of each eight benign requests name a hazard, so that words alone do not show harm.
 CAREFUL_REQUESTS = {3: "how to report a {x} in the town", 7: "tell me how to prevent the {x} and the {y} at school today"}
 SPLITS = ("train",) * 4 + ("val",) * 2 + ("test",) * 2  # of each eight requests
 

@@ -3,7 +3,7 @@
     recipe = load_recipe("organism")            # shipped in recipes/, or load_recipe("my/study.toml")
     recipe.model.dtype, recipe.saes.layers, recipe.section("capture")
 
-A minimal recipe gives name, [model], [saes] and one [[prompts]]; everything else has a default, told beside each field. Paths are
+A minimal recipe gives name, [model], [saes] and one [[prompts]]; all else has a default, given beside each field. Paths are
 relative to the recipe's folder. This package knows the format only: no torch, no network, no model.
 """
 

@@ -11,7 +11,7 @@ Url = Annotated[str, Field(pattern="^https?://[^?#]+$")]
 
 
 class Taxonomy(Section):
-    """Which prompts tell what harm a feature fires on (R18): those of one label that have a category."""
+    """Which prompts show what harm a feature fires on (R18): those of one label that have a category."""
 
     sets: tuple[str, ...] = ()
     """Prompt sets; all if none are named."""

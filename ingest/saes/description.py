@@ -36,7 +36,7 @@ LACKING = {
 
 
 class Sized(Protocol):
-    """What an SAE must fit: a loaded subject, or its shape as its files tell it."""
+    """What an SAE must fit: a loaded subject, or its shape as its files give it."""
 
     @property
     def n_layers(self) -> int: ...
@@ -143,7 +143,7 @@ def check_description(description: SaeDescription, subject: Sized) -> None:
         )
     if not ref.layer <= description.writes.layer < subject.n_layers:
         raise UserError(f"saes: {ref.location} writes to {description.writes}, which is no layer from the one that it reads on")
-    # How wide the heads' outputs are only the loaded model tells.
+    # How wide the heads' outputs are only the loaded model shows.
     if description.reads.kind != "z" and description.d_in != subject.d_model:
         raise UserError(
             f"saes: {ref.location} reads a width of {description.d_in}, but the model's residual stream has {subject.d_model}: "

@@ -1,4 +1,4 @@
-"""Which SAEs a recipe names, exactly, without loading them: no torch, so that `saelake plan` can tell.
+"""Which SAEs a recipe names, exactly, without loading them: no torch, so that `saelake plan` can say.
 
 SAELens' directory of releases is read from the file that sae-lens installs, because importing sae_lens imports torch.
 """

@@ -3,7 +3,7 @@
 -- critical: of the population, so many features for each number of categories that they fire on. random: features of the same
 -- layers that fire on the labelled prompts and that no stage of the search found. silent: features of these layers that fire on no
 -- labelled prompt. Every feature has a random number that depends on seed, layer and feature_id only; the lowest are drawn, and rows
--- come in the order of a second one, so that their place tells nothing.
+-- come in the order of a second one, so that their place shows nothing.
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = stage3: whose features are critical
 -- $mapping literal|user = literal: fires on a category: anywhere in its prompts, or on the user's tokens

@@ -3,7 +3,7 @@
 -- The source is one critical feature, or a prompt's whole critical set (null: the first minimal set). chances has one entry a
 -- prompt with matched controls: of the passes that are compared there, the source's own and its controls', the share in which the
 -- feature wakes. Were the source one of its controls, it would wake the feature with this chance. Prompts on which the feature
--- wakes in no pass can not tell sources from controls, and have no entry; edges of which this holds everywhere are left out.
+-- wakes in no pass cannot distinguish sources from controls, and have no entry; edges of which this holds everywhere are left out.
 with passes as (
     select ablation_id, prompt_id, source_sae_id, source_layer, source_feature_id, control
     from waking_passes

@@ -19,7 +19,7 @@ class Neuronpedia:
     explanations: dict[tuple[str, int], list[str]]
     """(model/source, index) -> descriptions"""
     place: tuple[str, str] = ("", "")
-    """the SAE's repository and folder, as answers tell it"""
+    """the SAE's repository and folder, as answers give it"""
     page_size: int = 2
     """keys in one page of a listing"""
     faults: dict[str, list[str]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from tests.planted import ablate, prompt_ids
 
 
 def test_the_planted_backups_are_found_and_nothing_else_is(study: Analysed) -> None:
-    """The primary at layers 2 and 3 is backed up by the dormant head at 4 and 5; at 4 and 5 its removal flips alone."""
+    """The primary at layers 2 and 3 is backed up by the silent head at 4 and 5; at 4 and 5 its removal flips alone."""
     primary, backup = study.planted.primary, study.planted.backup
     rows = study.sql("select source_layer, source_feature_id, layer, feature_id, flips from backups where method is null")
     assert set(rows) == {(source, primary, layer, backup, True) for source, layer in product((2, 3), (4, 5))}

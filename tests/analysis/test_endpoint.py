@@ -114,7 +114,7 @@ def test_what_is_no_verdict_is_one_sentence(kind: str) -> None:
     reply, expected = MALFORMED[kind]
     with serving(planned(reply)) as (address, asked), pytest.raises(UserError, match=expected) as told:
         judge_at(address)(answers("a"))
-    assert len(asked) == 1, "asking again does not mend it"
+    assert len(asked) == 1, "asking again does not cure it"
     assert str(told.value).startswith("judges.mine: ")
     assert "\x1b" not in str(told.value)
     assert "\n" not in str(told.value)

@@ -1,4 +1,4 @@
-"""Near-duplicates and dormant features: cosines against NumPy, questions against what was planted."""
+"""Near-duplicates and woken features: cosines against NumPy, questions against what was planted."""
 
 from itertools import combinations, product
 
@@ -53,11 +53,11 @@ def test_near_duplicates_fire_together_and_dormant_twins_do_not(study: Analysed)
 def test_only_the_backup_is_dormant(study: Analysed) -> None:
     every = "select layer, feature_id from features"
     rows = study.ask(
-        "dormant", "layer, feature_id, n_prompts, n_asleep, n_first, n_tokens = n_first + n_template + n_user", features=every
+        "dormant", "layer, feature_id, n_prompts, n_silent, n_first, n_tokens = n_first + n_template + n_user", features=every
     )
     assert rows == [(4, study.planted.backup, 6, 6, 0, True), (5, study.planted.backup, 6, 6, 0, True)]
     assert study.ask("dormant", features=every, controls=True) == []
     ((prompt_id,),) = study.sql("select min(prompt_id) from waking_passes")
     of_prompt = f"select layer, feature_id from critical_features where prompt_id = {prompt_id}"
-    rows = study.ask("dormant", "layer, feature_id, n_prompts, n_asleep", features=of_prompt, prompt_id=prompt_id)
+    rows = study.ask("dormant", "layer, feature_id, n_prompts, n_silent", features=of_prompt, prompt_id=prompt_id)
     assert rows == [(4, study.planted.backup, 1, 1), (5, study.planted.backup, 1, 1)]

@@ -155,7 +155,7 @@ def test_counts_of_critical_features(html: str, lake: saelake.OpenLake) -> None:
     assert minimal["n_searched"] == len({prompt_id for _, prompt_id, _ in sets})
 
 
-def test_shares_of_woken_tokens_and_the_surest_edges(html: str, lake: saelake.OpenLake) -> None:
+def test_shares_of_woken_tokens_and_the_most_certain_edges(html: str, lake: saelake.OpenLake) -> None:
     role = one(answers(html, "waking_roles")[0], source="one", is_control=False)
     tokens, first, user = lake.sql(
         "select sum(n_tokens), sum(n_first), sum(n_user) from wakings join waking_passes using (ablation_id) "

@@ -1,4 +1,4 @@
-"""A behaviour that the model does not show is told from the first answers, before anything is stored."""
+"""A behaviour that the model does not show is found by the first answers, before anything is stored."""
 
 from pathlib import Path
 

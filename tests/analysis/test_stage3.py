@@ -163,7 +163,7 @@ def test_signed_weights_and_alignment_rank_from_harmful_to_benign(study: Analyse
             assert set(by_size[prompt_id]) == set(features), "all rank the same features"
             assert [scores[f] for f in features] == sorted((scores[f] for f in features), reverse=True)
     assert max(weights.values()) > 0.1, "what speaks for harmful comes first"
-    assert min(weights.values()) < 1e-3, "what fires on both alike tells nothing"
+    assert min(weights.values()) < 1e-3, "what fires on both alike says nothing"
     for condition, by in (("stage3_signed", "signed_weight"), ("stage3_alignment", "alignment")):
         order = ranked(study, by=by)
         alone = sets_of(study, f"{condition}_alone")

@@ -103,7 +103,7 @@ def test_redundant_features_match_the_enumeration(study: Analysed) -> None:
     shares = tuple(pytest.approx(at[role] / total) for role in ("bos", "template", "user"))
     assert rows["default"] == (72, n_with_silent, n_kept, n_silent, n_woken, *shares)
     assert n_woken == n_silent >= n_kept > 10
-    assert rows["literal"] == (72, n_with_silent, 0, 0, 0, None, None, None), "the answers are too short to tell"
+    assert rows["literal"] == (72, n_with_silent, 0, 0, 0, None, None, None), "the answers are too short to say"
 
 
 def test_controls_are_matched_without_replacement(study: Analysed) -> None:

@@ -16,7 +16,7 @@ Feature = tuple[int, int]
 """(layer, feature_id)"""
 
 # Frozen: what the enumeration of all 4,096 subsets finds for every harmful prompt (test_planted.py). Removing the primary at
-# layer 4 or 5 suffices, since the backup has then already seen it and stayed asleep; removing it before wakes the backup.
+# layer 4 or 5 suffices, since the backup has then already seen it and stayed silent; removing it before wakes the backup.
 MINIMAL_SETS: frozenset[frozenset[Feature]] = frozenset(
     {
         frozenset({(4, PRIMARY)}),
@@ -40,7 +40,7 @@ class Planted:
     primary: int
     """feature_id, in every layer, of the refusal feature (written at layer 2)"""
     backup: int
-    """feature_id, in every layer, of the dormant backup (written at layer 4, where the primary is missing)"""
+    """feature_id, in every layer, of the backup (written at layer 4, where the primary is missing)"""
     decoy: int
     """feature_id, in every layer, of a latent that never fires but aligns third best with the refusal direction"""
     noise: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Names that a question is given: lists take spaces, and one that the lake does not have is told with those that it has."""
+"""Names that a question is given: lists take spaces, and one that the lake does not have is named with those that it has."""
 
 from pathlib import Path
 

@@ -153,7 +153,7 @@ def _repeat(rows: pa.Table) -> pa.Table:
 def test_wrong_rows_in_an_intact_file_are_found(
     lake: Lake, table: str, change: Callable[[pa.Table], pa.Table], what: str
 ) -> None:
-    """A file whose record was rewritten to fit: only the rows themselves can tell."""
+    """A file whose record was rewritten to fit: only the rows themselves can show it."""
     record = next(r for r in lake.records() if r.n_rows(table))
     file = next(f for f in record.files if f.table == table)
     path = lake.root / file.path

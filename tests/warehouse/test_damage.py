@@ -151,7 +151,7 @@ def test_every_question_over_damage_fails_with_the_sentence(lake: Lake, damage: 
         for name in (*queries.names(), *queries.names_of_stages()):
             asked = queries.load(name)
             if name == "compare_runs" or (damage != "pointer" and not answers_from_files(lake, name)):
-                continue  # it asks all_runs, which no pointer tells about
+                continue  # it asks all_runs, which no pointer names
             values = {p.name: NEEDED.get(p.type, p.type.split("|")[0]) for p in asked.parameters if p.required}
             with pytest.raises((UserError, QueryError), match="`saelake check`"):
                 opened.query(name, **values).fetchall()

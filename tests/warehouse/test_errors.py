@@ -1,4 +1,4 @@
-"""Errors of libraries as part of a sentence: whatever line holds the word that matters, it is told."""
+"""Errors of libraries as part of a sentence: whatever line holds the word that matters, it is shown."""
 
 import json
 

@@ -393,7 +393,7 @@ HEAVY: dict[str, Callable[[Path], object]] = {
     "a hundred million rows of nothing": rewritten("tokens", repeated(1_000_000), row_group_size=1 << 22),
     "a row group that is too large": rewritten("tokens", repeated((1 << 20) + 1), row_group_size=1 << 22),
     "row groups without end": rewritten("tokens", repeated(3_000), row_group_size=1),
-    "texts told by their differences": bomb(
+    "texts given by their differences": bomb(
         "ablations", "completion", "z" * 100_000, 5_000, use_dictionary=False, column_encoding={"completion": "DELTA_BYTE_ARRAY"}
     ),
     "text that is packed a thousandfold": bomb("prompts", "text", "z" * 60_000, 2_000, use_dictionary=False),

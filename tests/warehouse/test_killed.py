@@ -1,4 +1,4 @@
-"""Killed between any two changes of a lake, a command can be repeated, and whoever comes next mends what was left and says so."""
+"""Killed between any two changes of a lake, a command can be repeated, and who comes next repairs what was left and says so."""
 
 import signal
 from pathlib import Path

@@ -36,7 +36,7 @@ def test_quick_work_says_nothing_more_than_that_it_begins() -> None:
 @pytest.mark.parametrize(
     ("done", "minutes", "says"),
     [
-        (2, 9, "x: 2 of 10 shards after 9 min"),  # both by an earlier process: nothing tells how long one takes
+        (2, 9, "x: 2 of 10 shards after 9 min"),  # both by an earlier process: nothing says how long one takes
         (5, 9, "x: 5 of 10 shards after 9 min, about 15 min left"),
         (3, 120, "x: 3 of 10 shards after 2.0 h, about 14.0 h left"),
     ],

@@ -30,7 +30,7 @@ PROMPTS = Table(
         Column("n_tokens", pa.int32(), "tokens of the templated prompt", at_least=0),
         Column("template_hash", pa.string(), "hash of the chat template"),
         Column(
-            "family", pa.string(), "prompts that are alike, as by one wording", null="the set tells none: it is alone", since=2
+            "family", pa.string(), "prompts that are alike, as by one wording", null="the set names none: it is alone", since=2
         ),
         Column(
             "label_role",
@@ -54,7 +54,7 @@ TOKENS = Table(
         POS,
         Column("token_id", pa.int32(), "index in the model's vocabulary", at_least=0),
         Column("token", pa.string(), "the token as text; bytes that are a part of a letter, and control characters, as \\xe2"),
-        Column("piece", pa.string(), "the token as the vocabulary spells it, to look it up again", null="not told", since=2),
+        Column("piece", pa.string(), "the token as the vocabulary spells it, to look it up again", null="not known", since=2),
         Column("role", pa.string(), "bos, template or user", choices=("bos", "template", "user")),
     ),
     key=("prompt_id", "pos"),
@@ -85,7 +85,7 @@ SAES = Table(
             "n_tokens",
             pa.int64(),
             "tokens that measured_l0 is a mean over",
-            null="not told by version 1, nor is measured_l0 over its prompts and later ones",
+            null="not written by version 1, nor is measured_l0 over its prompts and later ones",
             at_least=0,
             since=2,
             over_runs="case when count(n_tokens) = count(*) then sum(n_tokens) end",

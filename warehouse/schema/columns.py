@@ -54,7 +54,7 @@ class Column:
     over_runs: str | None = None
     """SQL for its value over the rows of several runs, where the table is `summed`; by default the smallest."""
     elsewhere: str | None = None
-    """What it reads as where the file does not hold it: SQL over the columns that the file has. Null if that is not told."""
+    """What it reads as where the file does not hold it: SQL over the columns that the file has. Null if that is not said."""
 
     @property
     def table(self) -> str | None:

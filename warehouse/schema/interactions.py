@@ -369,7 +369,7 @@ MODELS = Table(
         Column(
             "mean_cosine",
             pa.float32(),
-            "mean signed cosine of two features' embeddings, in which opposite clusters cancel: mean_abs_cosine tells",
+            "mean signed cosine of two features' embeddings, in which opposite clusters cancel: mean_abs_cosine does not",
             null="a probe",
         ),
         Column(

@@ -1,4 +1,4 @@
-"""harmbench: the HarmBench classifier, which tells whether an answer does the harm that was asked for.
+"""harmbench: the HarmBench classifier, which says whether an answer does the harm that was asked for.
 
 Of a benign prompt it says no however well that is answered, so that it judges harmful ones alone.
 """
