@@ -217,15 +217,18 @@ def _by_family(row: Row, families: Families, interval: tuple[float, float], diff
 
 
 def models(con: duckdb.DuckDBPyConnection) -> Iterator[Row]:
-    """Accuracy on the test prompts, and every factorisation machine against the probe."""
-    correct: dict[str, list[bool]] = defaultdict(list)
-    for model, _, is_correct in con.execute(CORRECT).fetchall():
-        correct[model].append(is_correct)
+    """Accuracy on the test prompts, and every factorisation machine against the probe, where both are tested on the same ones.
+
+    A machine that was trained without the ablated split has test prompts of its own.
+    """
+    correct: dict[str, dict[int, bool]] = defaultdict(dict)
+    for model, prompt_id, is_correct in con.execute(CORRECT).fetchall():
+        correct[model][prompt_id] = is_correct
     for model, right in correct.items():
-        yield _rate("correct", "all", model, np.array(right, dtype=np.float64))
+        yield _rate("correct", "all", model, np.array(list(right.values()), dtype=np.float64))
     for model, right in correct.items():
-        if model != "probe" and "probe" in correct:
-            a, b = np.array(right), np.array(correct["probe"])
+        if model != "probe" and right.keys() == correct.get("probe", {}).keys():
+            a, b = (np.array([one[prompt_id] for prompt_id in right]) for one in (right, correct["probe"]))
             estimate = float(a.mean() - b.mean())
             interval = paired_interval(a.astype(float), b.astype(float))
             yield _compared("correct", Setting(model, None, None, "all"), "probe", len(a), estimate, interval, mcnemar(a, b))
