@@ -94,8 +94,8 @@ def _new_activations(missing: Sequence[RunSpec], before: Sequence[RunRecord], n_
     parts = [f"{_counted(saes, 'SAE')} on {_counted(on, 'prompt set')}" for saes, on in by_saes.items()]
     old = {record.config.get("set") for record in before if record.stage == ACTIVATIONS}
     settings = _settings(missing, before) if old & names.keys() else []
-    told = f"; changed: {', '.join(settings)}" if settings else ""
-    return f"{len(missing):,} of {n_asked:,} are missing: {', '.join(parts)}{told}"
+    ending = f"; changed: {', '.join(settings)}" if settings else ""
+    return f"{len(missing):,} of {n_asked:,} are missing: {', '.join(parts)}{ending}"
 
 
 def _settings(missing: Sequence[RunSpec], before: Sequence[RunRecord]) -> list[str]:

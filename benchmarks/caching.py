@@ -129,9 +129,9 @@ def measure(report: Report, cache: Path, rounds: int, threads: int) -> None:
         for number in range(rounds):
             for name in list(CONTENDERS)[:: -1 if number % 2 else 1]:
                 folder = Path(work, f"{name}-{number}")
-                told = _in_a_process(name, cache, folder, threads)
-                seconds[name].append(told["seconds"])
-                memory[name].append(told["peak_bytes"])
+                measured = _in_a_process(name, cache, folder, threads)
+                seconds[name].append(measured["seconds"])
+                memory[name].append(measured["peak_bytes"])
                 data = folder / "data" if name == "saelake" else folder
                 n_bytes[name] = sum(file.stat().st_size for file in data.rglob("*") if file.is_file())
         n_rows, n_apart = assert_equal(Path(work, "saelake-0"), Path(work, "delphi-0"), recipe.saes.layers)
@@ -157,8 +157,8 @@ def _in_a_process(name: str, cache: Path, folder: Path, threads: int) -> dict[st
     options = ("--cache", str(cache), "--to", str(folder), "--threads", str(threads))
     command = [sys.executable, "-m", "benchmarks.caching", name, *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def main() -> None:
@@ -171,8 +171,8 @@ def main() -> None:
     recipe = equal_length_study(options.cache, options.threads)
     start = time.process_time()
     CONTENDERS[options.contender](recipe, options.to)
-    told = {"seconds": time.process_time() - start, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    print(json.dumps(told))
+    measured = {"seconds": time.process_time() - start, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def kill_commands(folder: Path, count: int, chance: random.Random, computed_ever
         was_killed, miss = _kill(folder, cases[name], number, chance)
         n_killed[name] += was_killed
         misses += [miss] if miss else []
-    told = ", ".join(f"{name} {n}" for name, n in n_killed.items())
-    print(f"     {sum(n_killed.values())} of {count} commands were killed before they ended: {told}")
+    counted = ", ".join(f"{name} {n}" for name, n in n_killed.items())
+    print(f"     {sum(n_killed.values())} of {count} commands were killed before they ended: {counted}")
     return misses
 
 

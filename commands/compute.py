@@ -281,10 +281,10 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
 def _unless_left_out(look: "Callable[[], str | None]") -> str | None:
     """What is noticed in a study's tables; nothing where it came without one of them."""
     from saelake.queries import LEFT_OUT
-    from saelake.warehouse.errors import UserError, told_by_views
+    from saelake.warehouse.errors import UserError, view_errors
 
     try:
-        with told_by_views():
+        with view_errors():
             return look()
     except UserError as error:
         if LEFT_OUT not in str(error):

@@ -114,13 +114,13 @@ def sentence(error: Exception, resumes: bool) -> str:
     from saelake.queries import QueryError
     from saelake.queries.formats import printable
     from saelake.warehouse.damage import HINT
-    from saelake.warehouse.errors import UserError, told_by_views
+    from saelake.warehouse.errors import UserError, view_errors
 
     try:
-        with told_by_views():
+        with view_errors():
             raise error
-    except Exception as told:
-        error = told
+    except Exception as caught:
+        error = caught
     if isinstance(error, UserError | QueryError):
         text = str(error)
     elif isinstance(error, ImportError) and (needed := missing(error)):

@@ -93,8 +93,8 @@ def ingest_runs(study: Study, lake: Lake | None = None) -> list[SetRuns]:
     return found if lake is None else [_as_published(one, older) for older in [_older(study, lake, found)] for one in found]
 
 
-def _runs(study: Study, name: str, numbers: range, prompts: Sequence[Prompt]) -> SetRuns:
-    recipe, told = study.recipe, study.recipe.about()
+def _runs(study: Study, name: str, prompt_numbers: range, prompts: Sequence[Prompt]) -> SetRuns:
+    recipe, whole = study.recipe, study.recipe.about()
     digest = content_hash(prompts)
     config: dict[str, Any] = {
         "code": CODE_VERSION[PROMPTS],
@@ -104,9 +104,9 @@ def _runs(study: Study, name: str, numbers: range, prompts: Sequence[Prompt]) ->
         "hash": digest,
     }
     config |= {"labels": labels} if (labels := recipe.section("labels")) else {}
-    about = told | {"prompts": [one for one in told["prompts"] if one["set"] == name]}
+    about = whole | {"prompts": [one for one in whole["prompts"] if one["set"] == name]}
     spec = RunSpec(PROMPTS, recipe.name, config, about=about)
-    parts = {"behaviour": told["behaviour"], "model": told["model"], "saes": told["saes"]}
+    parts = {"behaviour": whole["behaviour"], "model": whole["model"], "saes": whole["saes"]}
     activations = {}
     for number, ref in study.numbered_saes.items():
         config = study.identity | {
@@ -117,7 +117,7 @@ def _runs(study: Study, name: str, numbers: range, prompts: Sequence[Prompt]) ->
             "round": recipe.capture.round,
         }
         activations[number] = RunSpec(ACTIVATIONS, recipe.name, config, (spec.run_id,), about=parts)
-    return SetRuns(name, numbers, spec.tag << 32, spec, activations)
+    return SetRuns(name, prompt_numbers, spec.tag << 32, spec, activations)
 
 
 class _Older(NamedTuple):

@@ -192,8 +192,8 @@ def _write_file(relation: duckdb.DuckDBPyRelation, kind: str, path: Path, on_emp
 def _has_completions(relation: duckdb.DuckDBPyRelation) -> bool:
     """Whether rows may hold what models answered: a column is called so, or is read under whatever name."""
     # The plan knows what views read, but DuckDB 2 draws it without what it has no room for; the statement has its own words.
-    told = (" ".join(relation.columns), relation.sql_query(), relation.explain())
-    return any("completion" in text.lower() for text in told)
+    texts = (" ".join(relation.columns), relation.sql_query(), relation.explain())
+    return any("completion" in text.lower() for text in texts)
 
 
 def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None, private: bool) -> None:

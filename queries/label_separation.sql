@@ -1,4 +1,4 @@
--- Which features tell the target label from the control label best, and surely.
+-- Which features tell the target label from the control label best, beyond chance.
 --
 -- auroc is the chance that a feature's strongest activation in a prompt of the target label is larger than in one of the
 -- control label, ties half: 1 and 0 tell them apart completely, 0.5 not at all. p_value is that of Mann and

@@ -166,17 +166,17 @@ def _study(con: "duckdb.DuckDBPyConnection") -> _Study | None:
     except duckdb.Error:  # a connection on plain files, which have no records
         return None
     ordered = sorted(rows, key=lambda row: list(RULES).index(row[0]) if row[0] in RULES else -1)
-    about: dict[str, Any] = next((json.loads(told or "{}") for stage, _, told in rows if stage in ("prompts", "ingest")), {})
-    told = dict(about.get("behaviour") or {})
-    words = {"target": told.get("harmful", "harmful"), "shown": "refused"} | told
+    about: dict[str, Any] = next((json.loads(text or "{}") for stage, _, text in rows if stage in ("prompts", "ingest")), {})
+    behaviour = dict(about.get("behaviour") or {})
+    words = {"target": behaviour.get("harmful", "harmful"), "shown": "refused"} | behaviour
     return _Study(con, {stage: json.loads(config or "{}") for stage, config, _ in ordered}, words)
 
 
 def _direction(study: _Study, _: dict[str, str]) -> str | None:
     if study.count("select count(*) from directions where chosen"):
         return None
-    told = study.con.execute("select distinct unnest(string_split(left_out, ', ')) from directions").fetchall()
-    fields = ", ".join(field for word, field in FILTERS.items() if (word,) in told)
+    left_out = study.con.execute("select distinct unnest(string_split(left_out, ', ')) from directions").fetchall()
+    fields = ", ".join(field for word, field in FILTERS.items() if (word,) in left_out)
     return (
         f"no layer's direction passes the filters of [direction]; the question directions shows each with what leaves it out"
         f"{f': change {fields}' if fields else ''}"

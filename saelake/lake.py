@@ -19,7 +19,7 @@ import duckdb
 
 from saelake import queries
 from saelake.warehouse.catalog import connect, current_files, current_runs, several_studies
-from saelake.warehouse.errors import UserError, told_by_views
+from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.records import Lake, RunRecord
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class OpenLake:
         Raises duckdb.Error, and UserError for a table that is damaged or was left out of a shared set.
         """
         self._renew()
-        with told_by_views(self.connection):
+        with view_errors(self.connection):
             return self.connection.sql(statement, params=params)
 
     def query(self, name: str, *, engine: str = "duckdb", **params: Any) -> duckdb.DuckDBPyRelation:
@@ -58,19 +58,19 @@ class OpenLake:
         from saelake.queries import spark
 
         self._check(name, params)
-        with told_by_views(self.connection):
+        with view_errors(self.connection):
             return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
 
     def statement(self, name: str, **params: Any) -> str:
         """The SQL of a question with its values, for any DuckDB client of the lake; raises as `query` does."""
         self._check(name, params)
-        with told_by_views(self.connection):
+        with view_errors(self.connection):
             return queries.load(name).statement(self.connection, params)
 
     def _check(self, name: str, params: Mapping[str, Any]) -> None:
         if queries.load(name).of_one_study and len(self.studies) > 1:
             raise several_studies(self.lake, self.studies)
-        with told_by_views(self.connection):
+        with view_errors(self.connection):
             queries.check_choices(self.connection, name, params)
 
     def sparse(self, **options: Any) -> "Sparse":
@@ -82,7 +82,7 @@ class OpenLake:
 
         self._renew()
         self._check("sparse", {name: value for name, value in options.items() if name != "library"})
-        with told_by_views(self.connection):
+        with view_errors(self.connection):
             return sparse(self.connection, **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:

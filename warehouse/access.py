@@ -29,7 +29,7 @@ class Access:
     is_anonymous: bool
     _given: Any
     """What botocore found, whose keys it renews; None for anybody."""
-    _told: "WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, str]]" = field(default_factory=WeakKeyDictionary)
+    _last: "WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, str]]" = field(default_factory=WeakKeyDictionary)
     """The keys that connections have."""
 
     @classmethod
@@ -89,13 +89,13 @@ class Access:
         keys = self._keys()
         named = {"key_id": keys.access_key, "secret": keys.secret_key, "session_token": keys.token}
         found = {name: value for name, value in named.items() if value}
-        self._told[con] = found
+        self._last[con] = found
         return found
 
     def is_new(self, con: duckdb.DuckDBPyConnection) -> bool:
         """Whether the keys are others than those that a connection has."""
         if self.is_anonymous or not hasattr(self._given, "refresh_needed"):
             return False
-        known = self._told.get(con, {})
+        known = self._last.get(con, {})
         keys = self._keys()
         return (known.get("key_id"), known.get("session_token")) != (keys.access_key, keys.token)

@@ -37,7 +37,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def told_by_views(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
+def view_errors(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
     """Turns what a view says of a table that is damaged, or was left out, into a UserError; `con` can be asked on."""
     try:
         yield

@@ -16,7 +16,7 @@ DROPPED = ".dropped"
 """A file beside those of a dropped run, from whose date their grace period counts."""
 
 
-MOST_TOLD = 5
+MOST_NAMED = 5
 """Runs that a sentence names."""
 
 
@@ -46,9 +46,10 @@ def drop(lake: Lake, run_id: str) -> bool:
             raise UserError(f"the lake {lake} has no run {run_id!r}: {hint}")
         children = [child for child in published if child != run_id and run_id in lake.parents(child)]
         if children:
-            more = f" and {len(children) - MOST_TOLD} more" if len(children) > MOST_TOLD else ""
-            told = ", ".join(children[:MOST_TOLD]) + more
-            raise UserError(f"run {run_id} is what {told} {'is' if len(children) == 1 else 'are'} computed from: drop that first")
+            more = f" and {len(children) - MOST_NAMED} more" if len(children) > MOST_NAMED else ""
+            named = ", ".join(children[:MOST_NAMED]) + more
+            are = "is" if len(children) == 1 else "are"
+            raise UserError(f"run {run_id} is what {named} {are} computed from: drop that first")
         for folder in lake.data_folders(run_id):
             lake.published.write(f"{folder}/{DROPPED}", "")
         for (recipe, stage), current in lake.current().items():

@@ -180,9 +180,9 @@ def _rows(body: bytes) -> Iterator[Any]:
 
 def _check_is(row: dict[str, Any], where: str, model: str, layer: str, feature_id: int) -> None:
     """Raises UserError unless a row is about the feature that was asked for; its index may be a number or its text."""
-    told = (str(row.get("modelId")), str(row.get("layer")), str(row.get("index")))
-    if told != (model, layer, str(feature_id)):
-        raise UserError(f"{where} is about {'/'.join(told)}, not about {model}/{layer}/{feature_id}: its labels would be wrong")
+    named = (str(row.get("modelId")), str(row.get("layer")), str(row.get("index")))
+    if named != (model, layer, str(feature_id)):
+        raise UserError(f"{where} is about {'/'.join(named)}, not about {model}/{layer}/{feature_id}: its labels would be wrong")
 
 
 def _explanation(row: dict[str, Any], feature_id: int) -> Explanation | None:

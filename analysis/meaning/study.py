@@ -210,8 +210,8 @@ def close(lake: Lake, study: AnnotationStudy, *, unfinished: bool = False) -> Ru
     if not any(now.answers.values()):
         raise UserError(f"the annotation study {study.name} has no answers yet: `saelake annotate {study.name}` gives the links")
     if not now.is_closed and not unfinished and any(missing.values()):
-        told = ", ".join(f"{one} {n}" for one, n in missing.items() if n)
-        raise UserError(f"answers are missing ({told}): wait for them, or close with --unfinished")
+        listed = ", ".join(f"{one} {n}" for one, n in missing.items() if n)
+        raise UserError(f"answers are missing ({listed}): wait for them, or close with --unfinished")
     if not now.is_closed:
         _append(lake, study, {"closed": True})
     final = state(lake, study).answers

@@ -64,8 +64,9 @@ def ingested(records: Mapping[str, RunRecord]) -> RunRecord | None:
 def words_of(records: Mapping[str, RunRecord]) -> dict[str, str]:
     """What a study's behaviour is called, as its recipe said when the prompts were ingested."""
     record = ingested(records)
-    told = record.about.get("behaviour", {}) if record else {}
-    words = Behaviour().model_dump() | {"target": told.get("harmful", "harmful"), "control": told.get("benign", "benign")} | told
+    known = record.about.get("behaviour", {}) if record else {}
+    older = {"target": known.get("harmful", "harmful"), "control": known.get("benign", "benign")}
+    words = Behaviour().model_dump() | older | known
     return {name: printable(str(words[name]))[:LONGEST_WORD] for name in Behaviour.model_fields}
 
 

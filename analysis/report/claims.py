@@ -74,7 +74,7 @@ def _families(study: Studied) -> str:
     rows = study.ask("comparisons", rows="comparison").rows if "statistics" in study.records else []
     n = max((row["n_families"] for row in rows if row["n_families"] is not None), default=0)
     if not n:
-        return "How far the result carries beyond these prompts: their families are not told, so each counts as independent."
+        return "How far the result carries beyond these prompts: their families are not known, so each counts as independent."
     return (
         f"How far the result carries beyond the {n:,} wordings that these prompts share: intervals over prompts are too narrow."
     )

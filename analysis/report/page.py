@@ -29,7 +29,7 @@ from saelake.analysis.report.sections import SECTIONS
 from saelake.queries.formats import printable
 from saelake.warehouse.catalog import connect, current_records, one_study
 from saelake.warehouse.durable import clear_drafts, write_atomic
-from saelake.warehouse.errors import UserError, told_by_views
+from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.records import Lake, RunRecord
 
 FOLDER = Path(__file__).parent
@@ -128,7 +128,7 @@ def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> Show
         return Shown(section, [], section.command.format(recipe=study.recipe), ended)
     mine = [(stage, why) for stage, why in reasons.items() if any(fnmatch.fnmatch(stage, asked) for asked in section.stages)]
     try:
-        with told_by_views(study.con):
+        with view_errors(study.con):
             return Shown(section, list(section.render(study)), "", mine)
     except UserError as error:
         if queries.LEFT_OUT not in str(error):

@@ -111,7 +111,7 @@ def doses(sweep: Sweep) -> list[float | None]:
 def _compute(sweep: Sweep, source: Source, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     context, shards = work.context, shards_of_split(work.context.study)
     acting = _clamps(sweep, source) if sweep.clamp else _additions(sweep, source, context)
-    sites, norm = _told(sweep, source, context, acting)
+    sites, norm = _sites_and_norm(sweep, source, context, acting)
     for name in missing:
         asked, strengths = [], []
         for draw, strength in enumerate(doses(sweep)):
@@ -171,7 +171,9 @@ def _asked(sweep: Sweep, acting: Acting | None, context: StudyContext, prompt: i
     )
 
 
-def _told(sweep: Sweep, source: Source, context: StudyContext, acting: Mapping[float | None, Acting]) -> tuple[str, float | None]:
+def _sites_and_norm(
+    sweep: Sweep, source: Source, context: StudyContext, acting: Mapping[float | None, Acting]
+) -> tuple[str, float | None]:
     """The hooks at which a sweep acts, and the length of what strength 1 adds at its one site."""
     if sweep.clamp:
         assert source.edits is not None, "only features are clamped"
@@ -194,7 +196,7 @@ def features_source(edits: EditSet, sae_ids: Mapping[int, str]) -> Source:
 
 def stage(sweep: Sweep, source: Source) -> Stage:
     """The stage of a sweep; each name is a stage of its own."""
-    told = {
+    content = {
         "condition": sweep.name,
         "edit": "clamp" if sweep.clamp else "add",
         "source": source.name,
@@ -210,5 +212,5 @@ def stage(sweep: Sweep, source: Source) -> Stage:
         tables=("feature_sets", "ablations", "verdicts", "doses"),
         shards=lambda study: list(shards_of_split(study)),
         compute=partial(_compute, sweep, source),
-        identity=lambda study: told | {"split": study.recipe.candidates.split},
+        identity=lambda study: content | {"split": study.recipe.candidates.split},
     )

@@ -140,8 +140,8 @@ class Recipe(Section):
     @property
     def words(self) -> dict[str, str]:
         """What the behaviour and its prompts are called where people read of them."""
-        told = self.behaviour.model_dump()
-        return told | {role: told[role] or label for role, label in self.labels.model_dump().items()}
+        known = self.behaviour.model_dump()
+        return known | {role: known[role] or label for role, label in self.labels.model_dump().items()}
 
     @property
     def judge_names(self) -> tuple[str, ...]:

@@ -246,6 +246,6 @@ def _publish(lake: Lake, records: Sequence[RunRecord], pointers: Mapping[tuple[s
     with changing_catalog(lake):
         _refuse_other_study(lake, pointers)
         for record in records:
-            lake.publish(replace(record, about={name: told for name, told in record.about.items() if name != STUDIES}))
+            lake.publish(replace(record, about={name: value for name, value in record.about.items() if name != STUDIES}))
         for (study, stage), run_ids in pointers.items():
             lake.point(study, stage, run_ids)

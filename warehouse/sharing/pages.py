@@ -107,9 +107,9 @@ def _pages(content: mmap.mmap, column: Any) -> Iterator[Page]:
 def _page(content: mmap.mmap, at: int) -> Page:
     try:
         fields, begins = _struct(content, at)
-        told = fields.get(5) or fields.get(7) or fields[8]
-        encoding = told[4] if 8 in fields else told[2]
-        return Page(fields[2], fields[3], told[1], encoding, 7 not in fields, begins)
+        header = fields.get(5) or fields.get(7) or fields[8]
+        encoding = header[4] if 8 in fields else header[2]
+        return Page(fields[2], fields[3], header[1], encoding, 7 not in fields, begins)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError("it has a page without a header") from error
 

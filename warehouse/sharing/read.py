@@ -131,9 +131,9 @@ def _require_types(record: RunRecord) -> None:
     _require(all(isinstance(p, str) and RUN_ID.fullmatch(p) for p in record.parents), "a parent is no run_id")
     for value in (record.config, record.hardware, record.versions, record.about):
         _require(isinstance(value, dict), "config, hardware, versions or about is no object")
-    told = record.about.get("prompts", [])
+    sets = record.about.get("prompts", [])
     _require(
-        isinstance(told, list) and all(isinstance(one, dict) and isinstance(one.get("set"), str) for one in told), "about is none"
+        isinstance(sets, list) and all(isinstance(one, dict) and isinstance(one.get("set"), str) for one in sets), "about is none"
     )
     studies = record.about.get(STUDIES, [])
     _require(isinstance(studies, list) and all(isinstance(s, str) and NAME.fullmatch(s) for s in studies), "about is none")

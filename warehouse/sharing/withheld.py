@@ -61,8 +61,8 @@ def find_withheld(
 
     Restricted are the sets that the recipe marks so, and those named in `restricted`.
     """
-    told = [one for record in records for one in record.about.get("prompts", ())]
-    names = tuple(sorted({*restricted, *(one["set"] for one in told if one.get("restricted"))}))
+    sets = [one for record in records for one in record.about.get("prompts", ())]
+    names = tuple(sorted({*restricted, *(one["set"] for one in sets if one.get("restricted"))}))
     rows = con.execute(PROMPTS, {"restricted": list(names)}).fetchnumpy()
     is_restricted, is_control = (np.asarray(rows[name], dtype=bool) for name in ("is_restricted", "is_control"))
     is_answered = ~is_restricted & (is_control | with_completions)
@@ -79,8 +79,8 @@ def _pairs(rows: pa.RecordBatch) -> list[tuple[int, str]]:
 
 def _digest(prompt_id: int, completion: str) -> str:
     """Equal for equal completions to one prompt; nothing was generated where it is empty."""
-    told = f"{prompt_id} {completion}".encode()
-    return f"withheld:{hashlib.sha256(told).hexdigest()[:8]}" if completion else ""
+    content = f"{prompt_id} {completion}".encode()
+    return f"withheld:{hashlib.sha256(content).hexdigest()[:8]}" if completion else ""
 
 
 def _with(rows: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
