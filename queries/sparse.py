@@ -90,7 +90,7 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     folder = Path(files).parent
     beside = {name: sorted((folder.parent / name).glob("*.parquet")) for name in ("tokens", *INSTEAD)}
     if not beside["tokens"] and options.get("bos") in (False, "false"):
-        raise QueryError("the table tokens, which says what tokens are BOS, is not beside these files: leave bos true")
+        raise QueryError("which tokens are BOS stands in the table tokens, which is not beside these files: leave bos true")
     with duckdb.connect() as con:
         con.execute(f"create view activations as select * from {parquet(exactly)}")
         for name, found in beside.items():
