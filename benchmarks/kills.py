@@ -136,7 +136,7 @@ def _base(folder: Path, recipe: Path) -> None:
 
 
 def _answer_once(folder: Path) -> object:
-    from saelake.analysis.meaning import study as studies
+    from saelake.analysis.meaning import annotation_study as studies
     from saelake.warehouse.records import Lake
 
     lake = Lake.existing(folder / "lake")

@@ -98,7 +98,7 @@ def create(
     recipe: str | None,
 ) -> None:
     """Draw the features of an annotation study called NAME, blind and shuffled: critical, random and silent ones."""
-    from saelake.analysis.meaning import study as studies
+    from saelake.analysis.meaning import annotation_study as studies
     from saelake.warehouse.catalog import one_study
     from saelake.warehouse.records import Lake
 
@@ -121,7 +121,7 @@ def annotate(name: str, host: str, port: int, lake: str) -> None:
     Whoever has a link can answer as that person. Answers are on disk before the next feature is shown.
     """
     _check_installed()
-    from saelake.analysis.meaning import study as studies
+    from saelake.analysis.meaning import annotation_study as studies
     from saelake.analysis.meaning.annotating import add_study
     from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
     from saelake.warehouse.records import Lake
@@ -172,7 +172,7 @@ def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
 @lake_option
 def close(name: str, unfinished: bool, lake: str) -> None:
     """Publish the answers of the annotation study NAME as a run; it takes none from then on."""
-    from saelake.analysis.meaning import study as studies
+    from saelake.analysis.meaning import annotation_study as studies
     from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
@@ -200,8 +200,8 @@ def score(name: str, mapping: str, seed: int, lake: str) -> None:
     """
     import sys
 
+    from saelake.analysis.meaning import annotation_study as studies
     from saelake.analysis.meaning import scores
-    from saelake.analysis.meaning import study as studies
     from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.records import Lake
 

@@ -6,10 +6,10 @@ from contextlib import closing
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from saelake.analysis.meaning import study as studies
+from saelake.analysis.meaning import annotation_study as studies
+from saelake.analysis.meaning.annotation_study import AnnotationStudy, State
 from saelake.analysis.meaning.cards import explanations_of, samples_of
 from saelake.analysis.meaning.server import form_of, render
-from saelake.analysis.meaning.study import AnnotationStudy, State
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake

@@ -17,7 +17,7 @@ from saelake.analysis.meaning.agreement import (
     measured,
     pairs,
 )
-from saelake.analysis.meaning.study import NONE, AnnotationStudy, stage
+from saelake.analysis.meaning.annotation_study import NONE, AnnotationStudy, stage
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake

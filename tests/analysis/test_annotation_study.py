@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from saelake import cli, queries
-from saelake.analysis.meaning import study as studies
+from saelake.analysis.meaning import annotation_study as studies
+from saelake.analysis.meaning.annotation_study import AnnotationStudy, Sampling
 from saelake.analysis.meaning.scores import scores
-from saelake.analysis.meaning.study import AnnotationStudy, Sampling
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake

@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import saelake
-from saelake.analysis.meaning import study as studies
-from saelake.analysis.meaning.study import AnnotationStudy, Sampling
+from saelake.analysis.meaning import annotation_study as studies
+from saelake.analysis.meaning.annotation_study import AnnotationStudy, Sampling
 from saelake.warehouse.records import Lake
 from tests import lakes
 from tests.conftest import ROOT
