@@ -76,30 +76,32 @@ def check_config(config: Mapping[str, Any], location: str) -> None:
         if name not in config:
             raise UserError(f"saes: the configuration of {location} has no {name}: it is not one of an SAE that SAELens saved")
         if not _is_count(config[name]):
-            raise UserError(f"saes: {name} in the configuration of {location} is {_shown(config[name])}, no number of 1 or more")
+            raise UserError(
+                f"saes: {name} in the configuration of {location} is {_as_json(config[name])}, no number of 1 or more"
+            )
     metadata = config.get("metadata")
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise UserError(f"saes: metadata in the configuration of {location} is {_shown(metadata)}, no object")
+        raise UserError(f"saes: metadata in the configuration of {location} is {_as_json(metadata)}, no object")
     kwargs = config.get("activation_fn_kwargs")
     if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise UserError(f"saes: activation_fn_kwargs in the configuration of {location} is {_shown(kwargs)}, no object")
+        raise UserError(f"saes: activation_fn_kwargs in the configuration of {location} is {_as_json(kwargs)}, no object")
     fields = {**config, **(kwargs or {}), **(metadata or {})}
     for names, kind, word in ((BOOLEANS, bool, "neither true nor false"), (TEXTS, str, "no text")):
         for name in names:
             if fields.get(name) is not None and not isinstance(fields[name], kind):
-                raise UserError(f"saes: {name} in the configuration of {location} is {_shown(fields[name])}, {word}")
+                raise UserError(f"saes: {name} in the configuration of {location} is {_as_json(fields[name])}, {word}")
     if not isinstance(config.get("normalize_activations", "none"), str | bool | None):
         raise UserError(
-            f"saes: normalize_activations in the configuration of {location} is {_shown(config['normalize_activations'])}"
+            f"saes: normalize_activations in the configuration of {location} is {_as_json(config['normalize_activations'])}"
         )
     scale = fields.get("norm_scaling_factor")
     if scale is not None and not (isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf):
-        raise UserError(f"saes: norm_scaling_factor in the configuration of {location} is {_shown(scale)}, no number above 0")
+        raise UserError(f"saes: norm_scaling_factor in the configuration of {location} is {_as_json(scale)}, no number above 0")
     k = {"k": config.get("k"), **(kwargs or {})}["k"]
     is_topk = config.get("architecture") == "topk" or "k" in (kwargs or {})
     if is_topk and not (_is_count(k) and k <= config["d_sae"]):
         raise UserError(
-            f"saes: k in the configuration of {location} is {_shown(k)}: a TopK SAE of width {config['d_sae']} keeps from 1 to "
+            f"saes: k in the configuration of {location} is {_as_json(k)}: a TopK SAE of width {config['d_sae']} keeps from 1 to "
             f"{config['d_sae']} latents a token"
         )
 
@@ -110,7 +112,7 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(_bytes_of(file, 0, LARGEST_JSON), object_pairs_hook=_once, parse_constant=_refuse_constant)
         if not isinstance(config, dict):
-            raise ValueError(f"it holds {_shown(config)}, no object")
+            raise ValueError(f"it holds {_as_json(config)}, no object")
         if not all(math.isfinite(number) for number in _floats(config)):
             raise ValueError("it has a number that is too large")
     except (OSError, ValueError, RecursionError) as error:
@@ -138,7 +140,7 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
 def _tensor(name: str, entry: Mapping[str, Any], n_bytes: int) -> tuple[int, ...]:
     shape = tuple(entry["shape"])
     if entry["dtype"] not in ITEM_BYTES:
-        raise ValueError(f"{name} holds {_shown(entry['dtype'])}, not floating-point numbers")
+        raise ValueError(f"{name} holds {_as_json(entry['dtype'])}, not floating-point numbers")
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"{name} has no shape")
     first, last = entry["data_offsets"]
@@ -182,7 +184,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 1 <= value < 2**31
 
 
-def _shown(value: Any) -> str:
+def _as_json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -13,7 +13,7 @@ Said = tuple[str, str, float, bool]
 
 def lake(said: list[Said]) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
-    con.execute("create table prompts (prompt_id int, label varchar)")
+    con.execute("create table prompts (prompt_id int, label varchar, label_role varchar)")
     con.execute(
         "create table ablations (ablation_id int, prompt_id int, condition varchar, first_token varchar, p_refusal_token float)"
     )
@@ -22,7 +22,7 @@ def lake(said: list[Said]) -> duckdb.DuckDBPyConnection:
         'create table runs as select \'baseline\' as stage, \'{"verdicts": {"name": "phrases"}}\'::json as config, 1 as finished'
     )
     for n, (label, token, p, refused) in enumerate(said):
-        con.execute("insert into prompts values (?, ?)", [n, label])
+        con.execute("insert into prompts values (?, ?, ?)", [n, label, "target" if label == "harmful" else "control"])
         con.execute("insert into ablations values (?, ?, 'none', ?, ?), (?, ?, 'random', 'Oh', 0)", [n, n, token, p, n + 100, n])
         con.execute("insert into verdicts values (?, 'phrases', ?), (?, 'phrases', true)", [n, refused, n + 100])
     return con
@@ -45,7 +45,7 @@ def test_first_tokens_at_baseline_with_the_probability_of_a_target_token() -> No
     assert rows[3][5] is None, "none of them is refused"
 
 
-def test_refusals_that_begin_with_no_target_token_are_told() -> None:
+def test_refusals_that_begin_with_no_target_token_are_noticed() -> None:
     told = target_notice(lake(SORRY + ANSWERED), WORDS)
     assert told is not None
     assert told.startswith(
