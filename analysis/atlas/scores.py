@@ -86,7 +86,7 @@ def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> li
     pairs = queries.run(con, "atlas_pairs", prompt_id=prompt_id).fetchnumpy()
     if len(pairs["a"]):
         sizes = np.abs(pairs["interaction"])
-        scores = _of_pairs(work, con, active, pairs["a"], pairs["b"])
+        scores = _of_pairs(work, con, prompt_id, active, pairs)
         found += _scored("interactions", sizes >= settings.beyond, sizes, scores, settings.pair_ks)
     return found
 
@@ -111,14 +111,17 @@ def _active(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> _Acti
     methods = dict.fromkeys(rows["method"].tolist())
     scores = np.ma.filled(np.ma.asarray(rows["score"], dtype=np.float64), NOT_NAMED).reshape(len(methods), -1)
     drop = np.asarray(rows["drop"], dtype=np.float64).reshape(len(methods), -1)[0]
-    by_method = dict(zip(methods, scores, strict=True))
+    by_method = dict(zip(methods, scores, strict=True)) | {"random": _random(work, prompt_id, len(drop))}
     return _Active(
         work.context.sae_numbers(features["sae_id"]), features["feature_id"], features["max_activation"], drop, by_method
     )
 
 
-def _of_pairs(work: Work, con: duckdb.DuckDBPyConnection, active: _Active, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    """How strongly each method says that two features interact, for pairs of places among the active ones."""
+def _of_pairs(
+    work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int, active: _Active, pairs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """How strongly each method says that two features interact, for pairs a, b of places among the active ones."""
+    a, b = pairs["a"], pairs["b"]
     rows_nd = torch.nn.functional.normalize(_decoder_rows(work, active), dim=1)
     cosine = (rows_nd @ rows_nd.T).numpy()
     gradient = np.where(active.scores["gradient"] > NOT_NAMED, active.scores["gradient"], 0.0)
@@ -127,11 +130,17 @@ def _of_pairs(work: Work, con: duckdb.DuckDBPyConnection, active: _Active, a: np
         "gradient_product": np.abs(gradient[a] * gradient[b]),
         "single_effects_product": np.abs(active.drop[a] * active.drop[b]),
         "activation_product": active.max_activation[a] * active.max_activation[b],
-        "random": np.random.default_rng([work.spec.seed, len(a)]).random(len(a)),
+        "random": _random(work, prompt_id, len(a)),
     }
     for size, vectors in _embeddings(work, con, active).items():
         found[f"fm_{size}"] = np.abs((vectors[a] * vectors[b]).sum(axis=1))
     return found
+
+
+def _random(work: Work, prompt_id: int, n: int) -> np.ndarray:
+    """A ranking by chance, the same whenever it is drawn."""
+    place = int(work.context.places[work.context.number_of[prompt_id]])
+    return np.random.default_rng([work.spec.seed, place, n]).random(n)
 
 
 def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:

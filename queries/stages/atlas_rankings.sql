@@ -18,9 +18,7 @@ machines as (
 ),
 
 searched as (
-    select
-        a.method,
-        s.sae_id, s.feature_id, count(*) as n_sets
+    select a.method, s.sae_id, s.feature_id, count(*) as n_sets
     from ablations as a
     join feature_sets as s on s.set_id = a.set_id
     where a.prompt_id = $prompt_id and a.method in ('minimal', 'algorithm1') and a.part is null and a.control is null
@@ -54,9 +52,6 @@ scores as (
     from active
     union all
     select 'activation' as method, sae_id, feature_id, max_activation as score
-    from active
-    union all
-    select 'random' as method, sae_id, feature_id, hash($prompt_id, sae_id, feature_id)::double as score
     from active
 ),
 

@@ -35,12 +35,13 @@ NEEDED = {
     "feature": "select min(feature_id) from features",
     "sae": "select min(sae_id) from saes",
     "layer": "select min(layer) from saes",
+    "judge": "select 'first_token'",
 }
 NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
 """None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
 ON_SPARK = sorted({*queries.names(), *queries.names_of_stages()} - NOT_ON_SPARK)
-WITHOUT_ROWS = {"word_counts", "backup_features"}
-"""On the embedded lake, whose features nobody has explained, and where nothing that wakes is a backup."""
+WITHOUT_ROWS = {"word_counts", "backup_features", "atlas_pairs", "atlas_rankings", "atlas_scores", "single_effects"}
+"""On the embedded lake, whose features nobody has explained, where nothing that wakes is a backup, and which has no atlas."""
 WITH_ROWS: dict[str, dict[str, Any]] = {
     "dormant": {"features": "select distinct layer, feature_id from wakings order by all limit 40"},
     "near_duplicates": {
