@@ -132,8 +132,8 @@ def _of_pairs(
         "activation_product": active.max_activation[a] * active.max_activation[b],
         "random": _random(work, prompt_id, len(a)),
     }
-    for size, vectors in _embeddings(work, con, active).items():
-        found[f"fm_{size}"] = np.abs((vectors[a] * vectors[b]).sum(axis=1))
+    for model, vectors in _embeddings(work, con, active).items():
+        found[model] = np.abs((vectors[a] * vectors[b]).sum(axis=1))
     return found
 
 
@@ -153,20 +153,17 @@ def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
     return rows_nd
 
 
-def _embeddings(work: Work, con: duckdb.DuckDBPyConnection, active: _Active) -> dict[int, np.ndarray]:
-    """Length of the embeddings -> those of the active features (n, length), 0 for what the machine has not seen."""
-    found: dict[int, np.ndarray] = {}
+def _embeddings(work: Work, con: duckdb.DuckDBPyConnection, active: _Active) -> dict[str, np.ndarray]:
+    """Machine -> the embeddings (n, length) of the active features, 0 for those that it has not seen."""
+    found: dict[str, np.ndarray] = {}
     place = {(int(n), int(i)): row for row, (n, i) in enumerate(zip(active.sae, active.feature_id, strict=True))}
-    rows = con.execute(
-        "select m.size, e.sae_id, e.feature_id, e.vector from fm_embeddings as e "
-        "join models as m on m.run_id = e.run_id and m.model = e.model order by all"
-    ).fetchnumpy()
+    rows = con.execute("select model, sae_id, feature_id, vector from fm_embeddings order by all").fetchnumpy()
     numbers = work.context.sae_numbers(rows["sae_id"])
-    for size, number, feature_id, vector in zip(
-        rows["size"].tolist(), numbers.tolist(), rows["feature_id"].tolist(), rows["vector"], strict=True
+    for model, number, feature_id, vector in zip(
+        rows["model"].tolist(), numbers.tolist(), rows["feature_id"].tolist(), rows["vector"], strict=True
     ):
         if (row := place.get((number, feature_id))) is not None:
-            found.setdefault(size, np.zeros((len(place), size)))[row] = vector
+            found.setdefault(model, np.zeros((len(place), len(vector))))[row] = vector
     return found
 
 

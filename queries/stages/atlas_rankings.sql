@@ -11,12 +11,6 @@ with active as (
     where prompt_id = $prompt_id
 ),
 
-machines as (
-    select m.size, e.sae_id, e.feature_id, e.weight
-    from fm_embeddings as e
-    join models as m on m.run_id = e.run_id and m.model = e.model
-),
-
 searched as (
     select a.method, s.sae_id, s.feature_id, count(*) as n_sets
     from ablations as a
@@ -29,11 +23,11 @@ scores as (
     select 'cosine_' || direction as method, sae_id, feature_id, cosine as score
     from alignments
     union all
-    select 'fm_' || size as method, sae_id, feature_id, weight as score
-    from machines
+    select model as method, sae_id, feature_id, weight as score
+    from fm_embeddings
     union all
-    select 'fm_' || size || '_size' as method, sae_id, feature_id, abs(weight) as score
-    from machines
+    select model || '_size' as method, sae_id, feature_id, abs(weight) as score
+    from fm_embeddings
     union all
     select 'probe' as method, sae_id, feature_id, weight as score
     from probe_weights
