@@ -23,12 +23,12 @@ sources as (
     select
         coalesce(method, 'one') as source,
         prompt_id, n_woken,
-        any_value(p_refusal_token) filter (where ablated = 'source') as p_source,
-        any_value(p_refusal_token) filter (where ablated = 'woken') as p_woken,
-        any_value(p_refusal_token) filter (where ablated = 'random') as p_random,
-        coalesce(bool_or(flipped) filter (where ablated = 'source'), false) as flips,
-        coalesce(bool_or(flipped) filter (where ablated = 'woken'), false) as woken_flips,
-        coalesce(bool_or(flipped) filter (where ablated = 'random'), false) as random_flips
+        max(if(ablated = 'source', p_refusal_token, null)) as p_source,
+        max(if(ablated = 'woken', p_refusal_token, null)) as p_woken,
+        max(if(ablated = 'random', p_refusal_token, null)) as p_random,
+        coalesce(bool_or(flipped and ablated = 'source'), false) as flips,
+        coalesce(bool_or(flipped and ablated = 'woken'), false) as woken_flips,
+        coalesce(bool_or(flipped and ablated = 'random'), false) as random_flips
     from answers
     group by method, start, source_sae_id, source_feature_id, prompt_id, n_woken
 ),

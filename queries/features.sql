@@ -8,7 +8,8 @@
 -- $min_prompts integer = 1: only features that fire on at least so many prompts
 -- $order_by difference|rate|mean|max|prompts = difference: what comes first
 -- $limit integer? = 100: at most so many rows; null for all
-with prompt_counts as (
+-- What version 1 did not count beside an SAE is counted in its run, which has the prompts too.
+with alone as (
     select
         run_id,
         count(*) filter (where label_role = 'target') as n_target_prompts,
@@ -17,12 +18,22 @@ with prompt_counts as (
     group by run_id
 ),
 
-studies as (
-    select p.run_id, p.n_target_prompts, p.n_control_prompts, count(*) as n_study_tokens
-    from prompt_counts as p
-    join tokens as t on t.run_id = p.run_id
-    where t.role <> 'bos'
-    group by p.run_id, p.n_target_prompts, p.n_control_prompts
+read as (
+    select run_id, count(*) as n_tokens
+    from tokens
+    where role <> 'bos'
+    group by run_id
+),
+
+seen as (
+    select
+        s.sae_id,
+        coalesce(s.n_tokens, r.n_tokens) as n_tokens,
+        coalesce(s.n_target_prompts, a.n_target_prompts) as n_target_prompts,
+        coalesce(s.n_control_prompts, a.n_control_prompts) as n_control_prompts
+    from saes as s
+    left join alone as a on a.run_id = s.run_id
+    left join read as r on r.run_id = s.run_id
 ),
 
 shares as (
@@ -31,7 +42,7 @@ shares as (
         f.sae_id,
         f.feature_id,
         f.n_tokens,
-        f.n_tokens / nullif(s.n_study_tokens, 0) as rate,
+        f.n_tokens / nullif(s.n_tokens, 0) as rate,
         f.mean_activation,
         f.max_activation,
         f.n_prompts,
@@ -40,7 +51,7 @@ shares as (
         f.n_target / nullif(s.n_target_prompts, 0) as target,
         f.n_control / nullif(s.n_control_prompts, 0) as control
     from features as f
-    join studies as s on s.run_id = f.run_id
+    join seen as s on s.sae_id = f.sae_id
     where ($layer is null or f.layer = $layer) and f.n_prompts >= $min_prompts
 )
 

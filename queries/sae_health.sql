@@ -5,17 +5,21 @@
 -- its input norm. active_share is the part of the firing features that half of all activations come from: small, a few dominate.
 --
 -- $dense_rate number = 0.1: the share of tokens above which a feature is dense
-with sizes as (
-    select run_id, count(*) as n_study_tokens
+-- What version 1 did not count beside an SAE is counted in its run, which has the tokens too.
+with read as (
+    select run_id, count(*) as n_tokens
     from tokens
     where role <> 'bos'
     group by run_id
 ),
 
 rates as (
-    select f.sae_id, f.feature_id, f.n_tokens, f.n_tokens / nullif(s.n_study_tokens, 0) as rate, s.n_study_tokens
+    select
+        f.sae_id, f.feature_id, f.n_tokens,
+        f.n_tokens / nullif(coalesce(s.n_tokens, r.n_tokens), 0) as rate, coalesce(s.n_tokens, r.n_tokens) as n_study_tokens
     from features as f
-    join sizes as s on s.run_id = f.run_id
+    join saes as s on s.sae_id = f.sae_id
+    left join read as r on r.run_id = s.run_id
 ),
 
 shares as (

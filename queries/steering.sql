@@ -6,21 +6,25 @@
 --
 -- $judge judge? = null: who reads the answers; null: the oracle, but phrases where that goes by the first token alone
 -- $changed boolean = false: only rows where clamping changes an answer
-with answers as (
+with judged as (
     select
-        a.prompt_id, a.method, a.part, a.set_id, a.draw, a.p_refusal_token, a.completion, v.refused, v.degenerate, c.level,
+        a.prompt_id, a.ablation_id, a.method, a.part, a.set_id, a.draw, a.p_refusal_token, a.completion,
+        v.judge, v.refused, v.degenerate, c.level,
         if(p.label_role <> 'target', $judge(control), $judge(oracle)) as own
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
     left join clamps as c on c.ablation_id = a.ablation_id
+    where a.method = 'none' or (a.method in ('clamp', 'clamp_scaled') and a.part in ('first_token', 'all_tokens'))
+),
+
+answers as (
+    select *
+    from judged
     where
-        (a.method = 'none' or (a.method in ('clamp', 'clamp_scaled') and a.part in ('first_token', 'all_tokens')))
-        and (
-            v.judge = coalesce(if($judge = $judge(oracle), own, $judge), own)
-            or ($judge is null and own = 'first_token' and v.judge = 'phrases')
-        )
-    qualify row_number() over (partition by a.ablation_id order by v.judge = own) = 1
+        judge = coalesce(if($judge = $judge(oracle), own, $judge), own)
+        or ($judge is null and own = 'first_token' and judge = 'phrases')
+    qualify row_number() over (partition by ablation_id order by judge = own) = 1
 ),
 
 clamped as (

@@ -113,7 +113,11 @@ class FeatureStatistics:
 
     def _saes(self, landed: pa.Table) -> pa.Table:
         l0 = [self._sums[sae_id].n_tokens.sum() / max(self._n_tokens, 1) for sae_id in landed["sae_id"].to_pylist()]
-        columns = {"measured_l0": np.array(l0), "n_tokens": np.full(len(l0), self._n_tokens)}
+        seen = {"n_tokens": self._n_tokens}
+        seen |= {
+            f"n_{name}_prompts": int((self._role == role).sum()) for name, role in (("target", TARGET), ("control", CONTROL))
+        }
+        columns = {"measured_l0": np.array(l0)} | {name: np.full(len(l0), n) for name, n in seen.items()}
         return _with_columns(landed, columns, SAES.schema)
 
 

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 
 from saelake import queries
-from saelake.analysis.interactions.statistics import Families, Interval
+from saelake.analysis.interactions.statistics import Families, Interval, tied_places
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
@@ -64,11 +64,14 @@ def recall(true: np.ndarray, scores: np.ndarray, k: int) -> float:
 
 
 def rank_correlation(effects: np.ndarray, scores: np.ndarray) -> float:
-    """Spearman's, what is not named being ranked last; 0 where either is the same everywhere."""
-    finite = np.where(scores > NOT_NAMED, scores, scores[scores > NOT_NAMED].min(initial=0.0) - 1)
-    if np.ptp(finite) == 0 or np.ptp(effects) == 0:
+    """Spearman's, what is not named being ranked last; 0 where either is the same everywhere. Equal up to rounding is equal."""
+    named = scores[scores > NOT_NAMED]
+    # Divided by the largest: scores of methods have units of their own, and rounding is relative to these.
+    finite = np.where(scores > NOT_NAMED, scores / max(np.abs(named).max(initial=0.0), np.finfo(float).tiny), -2.0)
+    a, b = tied_places(effects), tied_places(finite)
+    if not a.any() or not b.any():
         return 0.0
-    return float(stats.spearmanr(effects, finite).statistic)
+    return float(stats.spearmanr(a, b).statistic)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

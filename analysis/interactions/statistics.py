@@ -156,7 +156,7 @@ def wilcoxon(a: np.ndarray, b: np.ndarray) -> Test:
     """
     difference = a - b
     difference = difference[np.abs(difference) > EQUAL]
-    difference = np.sign(difference) * (1 + _places(np.abs(difference)))
+    difference = np.sign(difference) * (1 + tied_places(np.abs(difference)))
     if not len(difference):
         return Test("wilcoxon", 1.0, 0.0, "rank_biserial")
     ranks = stats.rankdata(np.abs(difference))
@@ -164,7 +164,7 @@ def wilcoxon(a: np.ndarray, b: np.ndarray) -> Test:
     return Test("wilcoxon", float(stats.wilcoxon(difference).pvalue), effect, "rank_biserial")
 
 
-def _places(values: np.ndarray) -> np.ndarray:
+def tied_places(values: np.ndarray) -> np.ndarray:
     """(n,) which of the distinct values each is, from 0; a value is distinct from the one below it if it is not EQUAL to it."""
     order = np.argsort(values, kind="stable")
     places = np.empty(len(values), dtype=np.int64)

@@ -40,8 +40,8 @@ NEEDED = {
 NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
 """None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
 ON_SPARK = sorted({*queries.names(), *queries.names_of_stages()} - NOT_ON_SPARK)
-WITHOUT_ROWS = {"word_counts", "backup_features", "atlas_pairs", "atlas_rankings", "atlas_scores", "single_effects"}
-"""On the embedded lake, whose features nobody has explained, where nothing that wakes is a backup, and which has no atlas."""
+WITHOUT_ROWS = {"word_counts", "backup_features", "atlas_pairs", "atlas_rankings", "atlas_scores", "single_effects", "sweeps"}
+"""On the embedded lake, whose features nobody has explained, where nothing that wakes is a backup, without atlas and sweeps."""
 WITH_ROWS: dict[str, dict[str, Any]] = {
     "dormant": {"features": "select distinct layer, feature_id from wakings order by all limit 40"},
     "near_duplicates": {
@@ -51,6 +51,7 @@ WITH_ROWS: dict[str, dict[str, Any]] = {
     "neighbours": {"layer": 4, "feature_id": 256, "max_q": 1.0},
     "steering_features": {"features_are": "critical"},
     "features_on_token": {"token": "beach"},
+    "atlas_prompts": {"split": "test"},
     "find_prompts": {"words": "how to"},
 }
 """Values for which the embedded lake has an answer, where it has none by default."""

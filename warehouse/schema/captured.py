@@ -81,14 +81,21 @@ SAES = Table(
             at_least=0,
             over_runs="case when count(n_tokens) = count(*) then sum(measured_l0::double * n_tokens) / sum(n_tokens) end",
         ),
-        Column(
-            "n_tokens",
-            pa.int64(),
-            "tokens that measured_l0 is a mean over",
-            null="not written by version 1, nor is measured_l0 over its prompts and later ones",
-            at_least=0,
-            since=2,
-            over_runs="case when count(n_tokens) = count(*) then sum(n_tokens) end",
+        *(
+            Column(
+                name,
+                pa.int64(),
+                meaning,
+                null="not written by version 1, nor is measured_l0 over its prompts and later ones",
+                at_least=0,
+                since=2,
+                over_runs=f"case when count({name}) = count(*) then sum({name}) end",
+            )
+            for name, meaning in (
+                ("n_tokens", "tokens that measured_l0 is a mean over"),
+                ("n_target_prompts", "prompts of the target label among these prompts"),
+                ("n_control_prompts", "prompts of the control label among these prompts"),
+            )
         ),
     ),
     key=("run_id", "sae_id"),
