@@ -36,6 +36,8 @@ def find_targets(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], conte
 
     Raises UserError for a word that is no single token there, or that the vocabulary does not know.
     """
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"the target tokens are a list of texts, such as ['I'], not {words!r}")
     spelling = Spelling(tokenizer)
     first: dict[int, None] = {}
     others: dict[int, None] = {}
@@ -45,9 +47,9 @@ def find_targets(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], conte
         here = [ids[0] for ids in written if len(ids) == 1 and ids[0] in known]
         if not here:
             if tokenizer.unk_token_id in written[0]:
-                raise UserError(f"model.refusal_tokens: {word!r} is not in this model's vocabulary")
+                raise UserError(f"the target token {word!r} is not in this model's vocabulary")
             raise UserError(
-                f"model.refusal_tokens: {word!r} is not one token of this model: it splits into {spelling.texts(written[0])}; "
+                f"the target token {word!r} is not one token of this model: it splits into {spelling.texts(written[0])}; "
                 f"name the first of them, if that alone shows the behaviour"
             )
         first |= dict.fromkeys(here)
@@ -58,7 +60,10 @@ def find_targets(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], conte
 
 def targets_of(template: ChatTemplate, model: ModelSpec) -> tuple[Target, ...]:
     """The target tokens of a recipe's model, behind its template; raises UserError as `find_targets` does."""
-    return find_targets(template.tokenizer, model.target_words, template.before + "x" + template.after)
+    try:
+        return find_targets(template.tokenizer, model.target_words, template.before + "x" + template.after)
+    except UserError as error:
+        raise UserError(f"model.refusal_tokens (or target_tokens): {error}") from error
 
 
 def read_targets(model: ModelSpec) -> tuple[Target, ...]:

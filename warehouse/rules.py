@@ -95,6 +95,12 @@ def broken_rules(table: Table, rows: pa.RecordBatch, run_id: str, known: Referen
             yield f"{column.name} {column.limit.otherwise}", int(is_wrong.sum())
 
 
+def broken_values(table: Table, column: Column, values: pa.Array) -> Iterator[tuple[str, int]]:
+    """What is wrong with the values of a column by themselves, each with the number of rows that it is wrong with."""
+    for what, is_wrong in _column_rules(table, column, values, ""):
+        yield what, _count(is_wrong)
+
+
 def _column_rules(table: Table, column: Column, values: pa.Array, run_id: str) -> Iterator[tuple[str, pa.Array]]:
     if column == RUN_ID:
         yield f"is not {run_id}", pc.not_equal(values, run_id)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import INDEX_MASK, Lake, RunRecord, RunSpec, run_tag
+from saelake.warehouse.rules import broken_values
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES, Table
 
@@ -83,6 +84,11 @@ def _typed(table: Table, rows: pa.Table) -> pa.Table:
                 raise UserError(f"{table.name}.{column.name} cannot be {column.type} ({error})") from error
             if column.null is None and columns[column.name].null_count:
                 raise UserError(f"{table.name}.{column.name} has missing values, which it may not have")
+            for what, n in (
+                broken_values(table, column, columns[column.name].combine_chunks()) if column.name != table.owns else ()
+            ):
+                if n:
+                    raise UserError(f"{table.name}.{column.name} {what} in {n} of {rows.num_rows} rows")
     return pa.table(columns)
 
 

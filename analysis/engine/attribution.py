@@ -121,8 +121,10 @@ def gradients(
             hooks.enter_context(subject.at(sae.reads, partial(read, number, sae), 1))
         for site in dict.fromkeys(sae.writes for sae in saes):
             hooks.enter_context(subject.at(site, partial(nudge, site), 1))
-        value = target(subject.forward_with_gradient(batch)).sum()
-        found = torch.autograd.grad(value, list(nudges.values()), allow_unused=True)
+        value = target(subject.forward_with_gradient(batch))
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            raise UserError("target is a function of next-token logits (1, v) that gives one number with a gradient")
+        found = torch.autograd.grad(value.sum(), list(nudges.values()), allow_unused=True)
     grads = {
         site: torch.zeros_like(nudges[site])[0] if grad is None else grad[0] for site, grad in zip(nudges, found, strict=True)
     }

@@ -185,9 +185,11 @@ class Engine:
         found = self._engine.activations(requests, {number: None})
         counted = np.array([read[i].roles[pos] != "bos" for i, pos in zip(found.request, found.pos, strict=True)], dtype=bool)
         n_tokens = sum(role != "bos" for one in read for role in one.roles)
+        if not n_tokens:
+            raise UserError("the prompts have no token to take a mean over, BOS left out")
         width = self._table.saes[number].width
         total = np.bincount(found.feature_id[counted], found.activation[counted].astype(np.float64), width)
-        return total / max(n_tokens, 1)
+        return total / n_tokens
 
     def _requests(
         self, prompts: Sequence[Prompt], named: list[Edit], edits: Sequence[Any]

@@ -1,6 +1,6 @@
 """The forms that a prompt may have from Python: text, a chat, token ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ def read_prompts(subject: Subject, prompts: Sequence[Prompt]) -> list[Tokenized]
 def _read(subject: Subject, prompt: Any, place: int) -> Tokenized:
     if isinstance(prompt, str):
         return subject.encode(prompt)
-    items = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
+    items = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt) if isinstance(prompt, Iterable) else []
     if items and all(isinstance(item, Mapping) for item in items):
         found = _chat(subject, items, place)
     elif items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):

@@ -214,7 +214,7 @@ class Behaviour(Section):
 
 
 class SaesSpec(Section):
-    """One SAE a layer: local folders, or a SAELens release with an id pattern; `{layer}` and `{l0}` are filled in."""
+    """A group of SAEs, one a layer: local folders, or a SAELens release and ids; `{layer}` and `{l0}` are filled in."""
 
     in_order = frozenset({"l0"})
 
@@ -227,7 +227,7 @@ class SaesSpec(Section):
     revision: str | None = None
     """Asserted commit of the release's hub repository (SAELens itself always loads its newest)."""
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    """The layers whose residual stream, behind the block, the SAEs read."""
+    """The layers, counted from 0, in which the SAEs read; where in them, each SAE says itself."""
     l0: float | tuple[float, ...] | None = None
     """Declared mean number of active latents a token: one for all layers, or a list in the order of layers."""
     threshold: Literal["saelens", "published"] = "saelens"

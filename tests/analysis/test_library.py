@@ -529,6 +529,9 @@ def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
             (answers | {"colour": ["red"] * 2}, "ablations has no column colour"),
             ({"prompt_id": ids}, "rows of ablations lack the column stage"),
             (answers | {"p_refusal_token": ["x", "y"]}, r"ablations\.p_refusal_token cannot be float"),
+            (answers | {"p_refusal_token": [0.5, 3.0]}, r"ablations\.p_refusal_token is above 1 in 1 of 2 rows"),
+            (answers | {"p_refusal_token": [float("nan"), 0.5]}, r"ablations\.p_refusal_token is not a finite number in 1"),
+            (answers | {"k": [-1, None]}, r"ablations\.k is below 0 in 1 of 2 rows"),
             ([], "there are no rows"),
         ):
             with pytest.raises(saelake.UserError, match=expected):
@@ -547,3 +550,27 @@ def test_integrated_gradients_of_an_sae_add_up_to_what_all_its_features_do_toget
         assert sum(row["effect"] for row in mine) == pytest.approx(together - clean, abs=1e-4, rel=1e-2)
     with pytest.raises(saelake.UserError, match="steps is -1"):
         saelake.attribution(given, [text], steps=-1)
+
+
+@pytest.mark.parametrize("prompt", [None, 3, 2.5, object()])
+def test_what_is_no_prompt_is_refused_by_its_place(prompt: Any) -> None:
+    with pytest.raises(saelake.UserError, match="prompt 1 is neither a text"):
+        engine().next_token([TEXTS[0], prompt])
+
+
+@pytest.mark.parametrize("over", [[], [[subject().tokenizer.bos_token_id]]])
+def test_a_mean_over_no_tokens_is_refused(over: Any) -> None:
+    with pytest.raises(saelake.UserError, match="no token to take a mean over"):
+        engine().next_token([TEXTS[0]], edits=[saelake.MeanAblate(1, [3], over)])
+
+
+@pytest.mark.parametrize("target", [lambda z: z, lambda z: 3.0, lambda z: z.detach().sum(-1)])
+def test_a_target_that_is_not_one_number_with_a_gradient_is_refused(target: Any) -> None:
+    with pytest.raises(saelake.UserError, match="gives one number with a gradient"):
+        saelake.attribution(engine(), [TEXTS[0]], target)
+
+
+@pytest.mark.parametrize("words", ["I", [5], [None]])
+def test_target_tokens_are_a_list_of_texts(words: Any) -> None:
+    with pytest.raises(saelake.UserError, match="the target tokens are a list of texts"):
+        saelake.Subject(subject().model, subject().tokenizer, target_tokens=words, chat_template="none")

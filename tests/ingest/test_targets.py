@@ -54,10 +54,10 @@ def test_a_template_that_would_swallow_the_token() -> None:
 
 
 def test_what_is_no_token_is_told() -> None:
-    with pytest.raises(UserError, match=r"model\.refusal_tokens: 'Sorry!' is not one token of this model: it splits into \['"):
+    with pytest.raises(UserError, match=r"the target token 'Sorry!' is not one token of this model: it splits into \['"):
         find_targets(llama3_tokenizer(), ["I", "Sorry!"])
     for unknown in ("Sorry", "<unk>"):
-        with pytest.raises(UserError, match=rf"model\.refusal_tokens: '{unknown}' is not in this model's vocabulary"):
+        with pytest.raises(UserError, match=rf"the target token '{unknown}' is not in this model's vocabulary"):
             find_targets(word_tokenizer(), [unknown])
     with pytest.raises(ValueError, match="names a token of white space"):
         ModelSpec(path=".", target_tokens=[" "])
