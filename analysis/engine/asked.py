@@ -163,9 +163,10 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
             found.add(int(one) % n)
         else:
             raise UserError(f"positions: prompt {place} has no position {one!r}: it has {n} tokens, from 0 to {n - 1}")
-    if not found and not on_answer and not answering:
+    on_answer = on_answer if answering is None else answering
+    if not found and not on_answer:
         raise UserError("positions names no position, so that the edit would act nowhere")
-    return Where(frozenset(found), on_answer if answering is None else answering)
+    return Where(frozenset(found), on_answer)
 
 
 def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) -> FeatureSet:

@@ -123,7 +123,7 @@ class Engine:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}: an answer has at least one token")
         named = _named(ablate, clamp, add, project_out, positions, answering)
-        _, requests = self._requests(prompts, named, edits)
+        _, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens - 1)  # the last one is not read again
         found = self._engine.answer(requests, max_new_tokens)
         said = self._said(found.first)
         return Answers([self._text(ids) for ids in found.token_ids], found.token_ids, *said)
@@ -168,7 +168,7 @@ class Engine:
             max_new_tokens: cover the model's own answers too, of at most so many tokens, behind the prompts' positions.
         """
         named = _named(ablate, clamp, add, project_out, positions, answering)
-        read, requests = self._requests(prompts, named, edits)
+        read, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens)
         if max_new_tokens:
             answers = self._engine.answer(requests, max_new_tokens).token_ids
             requests = [self._with_answer(*one) for one in zip(read, requests, answers, strict=True)]
@@ -192,8 +192,9 @@ class Engine:
         return total / n_tokens
 
     def _requests(
-        self, prompts: Sequence[Prompt], named: list[Edit], edits: Sequence[Any]
+        self, prompts: Sequence[Prompt], named: list[Edit], edits: Sequence[Any], *, n_answered: int = 0
     ) -> tuple[list[Tokenized], list[Request]]:
+        """The prompts and what is asked of them, in passes that read so many tokens of an answer."""
         read = read_prompts(self.subject, prompts)
         by_prompt = [(*named, *some) for some in _by_prompt(edits, len(read))]
         compiled: dict[int, FeatureSet | DirectionEdit] = {}
@@ -202,6 +203,10 @@ class Engine:
         requests = []
         for place, (prompt, some) in enumerate(zip(read, by_prompt, strict=True)):
             acting = interventions([(edit, compiled[id(edit)]) for edit in some], prompt, place)
+            if not n_answered and any(one.positions == () for one in acting):
+                raise UserError(
+                    f"an edit of prompt {place} is of its answer alone, of which no token is read: it would act nowhere"
+                )
             requests.append(_request(self._number(prompt.token_ids), acting))
         return read, requests
 

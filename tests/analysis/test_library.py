@@ -574,3 +574,13 @@ def test_a_target_that_is_not_one_number_with_a_gradient_is_refused(target: Any)
 def test_target_tokens_are_a_list_of_texts(words: Any) -> None:
     with pytest.raises(saelake.UserError, match="the target tokens are a list of texts"):
         saelake.Subject(subject().model, subject().tokenizer, target_tokens=words, chat_template="none")
+
+
+def test_an_edit_of_an_answer_that_is_not_read_is_refused() -> None:
+    where: dict[str, Any] = {"ablate": {1: [3]}, "positions": "answer"}
+    for call in (engine().next_token, engine().activations, lambda *a, **k: engine().answer(*a, **k, max_new_tokens=1)):
+        with pytest.raises(saelake.UserError, match="it would act nowhere"):
+            call([TEXTS[0]], **where)
+    with pytest.raises(saelake.UserError, match="would act nowhere"):
+        engine().answer([TEXTS[0]], **where, answering=False)
+    assert engine().answer([TEXTS[0]], **where, max_new_tokens=2).texts
