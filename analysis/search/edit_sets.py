@@ -6,6 +6,7 @@ A list, a select, or a file of rows with the columns sae (an sae_id or a layer),
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -163,6 +164,10 @@ def check_positions(places: Iterable[str | None], study: Study, prompts: Sequenc
             resolved(read_positions(place), None, prompt, number)
 
 
+MAY_HAVE = ("value", "positions")
+"""Columns of an edit that need not be there, so that nobody would miss one whose name has a slip."""
+
+
 def _rows(con: duckdb.DuckDBPyConnection, features: Features) -> list[Row]:
     """Rows with the keys sae and feature, checked to be features of the study's SAEs, and maybe value and positions."""
     if not isinstance(features, str) or LISTED.fullmatch(features):
@@ -193,7 +198,10 @@ def _with_names(con: duckdb.DuckDBPyConnection, select: str) -> str:
 
 
 def _named(row: Row) -> Row:
-    """The row with the keys sae and feature."""
+    """The row with the keys sae and feature; raises UserError for a column that is nearly `value` or `positions`."""
+    for name in row:
+        if name not in MAY_HAVE and (meant := get_close_matches(name, MAY_HAVE, n=1, cutoff=0.75)) and meant[0] not in row:
+            raise UserError(f"edits: {name!r} is no column that is read (did you mean {meant[0]!r}?)")
     sae = next((row[name] for name in ("sae", "sae_id", "layer") if row.get(name) not in (None, "")), None)
     feature = next((row[name] for name in ("feature", "feature_id") if row.get(name) not in (None, "")), None)
     if sae is None or feature is None:
