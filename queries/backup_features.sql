@@ -4,11 +4,11 @@
 -- of a smallest part of what wakes there that does; n_alone those of them on which it does by itself. n_woken counts the prompts on
 -- which it wakes while a source is ablated at all: where that is much more, it mostly wakes without standing in for anything.
 -- p_refusal_token is the mean probability of a refusal token while it and its source are ablated. sources are the single features
--- that it stands in for.
+-- that it stands in for, as sae_id:feature_id.
 with found as (
     select
         sae_id, layer, feature_id, prompt_id, flips, p_refusal_token,
-        'L' || source_layer || '-' || source_feature_id as source
+        source_sae_id || ':' || source_feature_id as source
     from backups
     where flips or is_needed
 ),

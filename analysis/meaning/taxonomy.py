@@ -13,6 +13,7 @@ from scipy.stats import false_discovery_control, hypergeom
 
 from saelake import queries
 from saelake.analysis.stage import Stage, Work, single_shard
+from saelake.ingest.recipe import Recipe
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -60,17 +61,22 @@ def taxonomy(con: duckdb.DuckDBPyConnection, label: str, sets: Sequence[str]) ->
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     settings = work.context.recipe.taxonomy
     with work.sql() as con:
-        rows = taxonomy(con, settings.label or work.context.recipe.labels.target, settings.sets)
+        rows = taxonomy(con, _label(work.context.recipe), settings.sets)
     for name in missing:
         yield name, [Rows("taxonomy", rows)]
 
 
 def check(study: Study) -> None:
     """Raises UserError where sets that [taxonomy] names hold no prompt with a category."""
-    settings = study.recipe.taxonomy
-    for name in settings.sets:
-        if not any(p.set == name and p.label == settings.label and p.category is not None for p in study.prompts):
-            raise UserError(f"taxonomy.sets names {name}, which has no {settings.label} prompt with a category")
+    label = _label(study.recipe)
+    for name in study.recipe.taxonomy.sets:
+        if not any(p.set == name and p.label == label and p.category is not None for p in study.prompts):
+            raise UserError(f"taxonomy.sets names {name}, which has no {label} prompt with a category")
+
+
+def _label(recipe: Recipe) -> str:
+    """Whose categories features are mapped to."""
+    return recipe.taxonomy.label or recipe.labels.target
 
 
 STAGE = Stage(

@@ -305,7 +305,7 @@ ROWS = (
         "Flips are real answers, by a list of phrases and a classifier.",
         ("baseline",),
         _judges,
-        _always("That an answer is of use, or harmful, where no classifier read it; fluent nonsense passes the rules."),
+        _always("That an answer is of use, or does harm, where no classifier read it; fluent nonsense passes the rules."),
     ),
     Row(
         "R8",

@@ -170,7 +170,7 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
         facts.append(("behaviour", study.words["name"]))
         facts.append(("judge", f"{study.judge}: whose verdicts decide what flips"))
         if labels:
-            facts.append(("prompts", ", ".join(f"{n:,} {study.words.get(label, label)}" for label, n in labels)))
+            facts.append(("prompts", ", ".join(f"{n:,} {study.called(label)}" for label, n in labels)))
         for (n_activations,) in _rows_of(con, fired, "activations", "select count(*) from activations"):
             facts.append(("activations", f"{n_activations:,} non-zeros"))
     device = {str(r.hardware.get("device", "")) for r in study.records.values()}
@@ -188,7 +188,7 @@ def _rows_of(con: duckdb.DuckDBPyConnection, record: RunRecord, table: str, stat
 
 
 def _cell(study: Studied, value: Any, kind: str) -> str:
-    return cell_text(study.words.get(value, value) if kind == "label" else value, kind)
+    return cell_text(study.called(value) if kind == "label" else value, kind)
 
 
 def _published(study: Studied, section: str, here: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -18,7 +18,8 @@ def test_the_planted_backups_are_found_and_nothing_else_is(study: Analysed) -> N
     assert set(rows) == {(source, primary, layer, backup, True) for source, layer in product((2, 3), (4, 5))}
     n_prompts = len(study.sql("select distinct prompt_id from critical_features"))
     assert len(rows) == 4 * n_prompts
-    assert set(study.ask("backup_features", "layer, feature_id, n_alone = n_backup, sources")) == {
+    sources = r"regexp_replace(sources, 'layer_0(\d)-\w+:', 'L\1-', 'g')"
+    assert set(study.ask("backup_features", f"layer, feature_id, n_alone = n_backup, {sources}")) == {
         (layer, backup, True, f"L2-{primary}, L3-{primary}") for layer in (4, 5)
     }
 

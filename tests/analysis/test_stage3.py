@@ -399,7 +399,7 @@ def test_a_verdict_that_does_not_apply_is_no_answer_that_did_not_flip() -> None:
     with duckdb.connect() as con:
         con.execute(
             """
-            create table prompts as select unnest([1, 2, 3]) as prompt_id, 'harmful' as label;
+            create table prompts as select unnest([1, 2, 3]) as prompt_id, 'harmful' as label, 'target' as label_role;
             create table ablations as
             select prompt_id * 10 + kind as ablation_id, prompt_id, null::integer as draw, null as control,
                 ['none', 'minimal_active', 'stage3_alone'][kind] as condition, ['none', 'minimal', 'stage3'][kind] as method,

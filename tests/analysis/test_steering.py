@@ -69,7 +69,7 @@ def test_levels_are_those_of_each_features_own_activations(study: Analysed) -> N
     )
     assert len(rows) == 2 * 3
     for level, layer, value in rows:
-        assert value == pytest.approx(np.quantile(woken[layer], min(level, 1)) * max(level, 1), rel=1e-5)
+        assert value == pytest.approx(np.quantile(woken[layer], min(level, 1)) * max(level, 1), rel=5e-4), "four digits"
     (held,) = study.sql(
         "select distinct value from feature_sets where value > 0 and value in (select value from feature_sets "
         "join ablations using (set_id) where method = 'clamp_scaled') order by value limit 1"
@@ -91,7 +91,7 @@ def test_a_feature_that_fires_has_the_quantiles_of_what_it_does_off_bos(study: A
         for level in (0.25, 1.0, 1.5):
             asked = {"sae_ids": [row[0]], "feature_ids": [row[1]], "level": level}
             ((*_, value),) = con.execute(OWN, asked).fetchall()
-            assert value == pytest.approx(np.quantile(fired, min(level, 1)) * max(level, 1), rel=1e-5)
+            assert value == pytest.approx(np.quantile(fired, min(level, 1)) * max(level, 1), rel=5e-4), "four digits"
         assert not con.execute(OWN, {"sae_ids": [row[0]], "feature_ids": [study.planted.dead[0]], "level": 1.0}).fetchall()
 
 

@@ -15,10 +15,15 @@ from tests.analysis.effects import Analysed
 
 BY_ORDER = {"wakings", "causal_link"}
 """They ask which of two layers lies above the other."""
-OF_LAYERS = {"directions", "direction_by_layer"}
-"""They are about the residual stream, and no SAE."""
+OF_LAYERS = {"directions", "direction_by_layer", "waking_controls"}
+"""They are about whole layers, and no SAE."""
 ABOUT_RUNS = {"runs", "causal_roles", "compare_runs", "study_scores"}
 OF_OTHER_TESTS = {
+    "atlas_pairs",
+    "atlas_prompts",
+    "atlas_rankings",
+    "atlas_scores",
+    "single_effects",
     "dose_response",
     "features_on_token",
     "find_prompts",
@@ -48,7 +53,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "steering_features": {"n": 10_000, "features_are": "critical"},
     "top_samples": {"n": 10_000},
     "random_active": {"pool": 2, "draws": 2},
-    "matched_active": {"pool": 2},
+    "matched_active": {"pool": 2, "min_overlap": 0.05},
     "study_sample": {"n_random": 10_000, "n_silent": 10_000, "per_group": 10_000},
 }
 """Values with which no tie is cut off, and with which there is something to answer."""

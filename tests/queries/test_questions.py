@@ -290,6 +290,7 @@ def test_every_question_is_in_one_order_only(con: duckdb.DuckDBPyConnection, lak
     """Rows that tie on what a question orders by would make its answer depend on threads."""
     needed = {"features": EVERY_FEATURE, "prompt_id": prompt_id(lake, 0), "prompts": [prompt_id(lake, 0)]}
     needed |= {"layer": 0, "feature_id": 1, "study": "pilot", "sae_id": "sae0", "token": "a0", "words": "text"}
+    needed |= {"judge": "first_token", "split": "test"}
     needed |= {name: lake.current()["small", "candidates"][0] for name in "ab"}
     others = {"compare_runs": {"differing": False}}
     for name in (*queries.names(), *queries.names_of_stages()):

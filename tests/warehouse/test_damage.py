@@ -37,7 +37,7 @@ STATEMENTS = (
 )
 NEEDED = {
     "features": "0:1", "integer": 0, "integers": [0], "text": "x", "number": 0.5, "boolean": True, "judge": "first_token",
-    "layer": 0, "prompt": 0, "prompts": [], "sae": "sae0",
+    "layer": 0, "prompt": 0, "prompts": [], "sae": "sae0", "feature": 0,
 }  # fmt: skip
 SENTENCE = "`saelake check` says what to do"
 

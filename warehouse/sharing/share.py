@@ -63,7 +63,7 @@ def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet |
         with connect(lake) as con:
             if not any(f.table == "prompts" for r in lake.records() for f in r.files):  # a set that left them out was added
                 con.execute(
-                    "create or replace view all_runs.prompts as select 0 as prompt_id, '' as set, '' as label where false"
+                    "create or replace view all_runs.prompts as select 0 as prompt_id, '' as set, '' as label_role where false"
                 )
             known = [name for (name,) in con.execute('select distinct "set" from all_runs.prompts').fetchall()]
             _require_sets(known, choice.restricted)
