@@ -50,6 +50,9 @@ COMMANDS_OF = {
     "explanations": "no explanations are here: `saelake explain` brings them",
     "study_features": "no annotation study is closed: `saelake study create` begins one",
     "doses": "no sweep of strengths is here: `saelake steer` makes one",
+    **dict.fromkeys(
+        ("single_effects", "joint_effects", "attributions", "method_scores"), "there is no atlas here: `saelake atlas` makes it"
+    ),
     "annotations": "no annotation study is closed: `saelake study create` begins one",
 }
 """table that no stage fills -> what to say where it has no rows"""
@@ -126,9 +129,12 @@ def _why(stage: str, study: _Study, found: dict[str, str]) -> str | None:
         raise
 
 
-def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
+def why_empty(con: "duckdb.DuckDBPyConnection", sql: str, given: str = "") -> list[str]:
     """What explains that a statement has no rows: a sentence for every stage whose table it reads, or whose answers it names, and
     that had no input or is not computed.
+
+    Args:
+        given: the values of its parameters, as text; they may name answers too.
     """
     study = _study(con)
     if study is None or not study.configs:
@@ -137,7 +143,7 @@ def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
     read = [name for name in STAGES_OF if re.search(rf"\b{name}\b", needed)]
     empty = reasons(con)
     said: list[str] = []
-    named = [stage for stage in empty if re.search(rf"\b{stage}\b", sql)]
+    named = [stage for stage in empty if re.search(rf"\b{stage}\b", f"{sql} {given}")]
     for stage in dict.fromkeys([*(stage for name in read for stage in STAGES_OF[name]), *named]):
         if stage in empty:
             said.append(f"{stage}: {empty[stage]}")
@@ -145,8 +151,8 @@ def why_empty(con: "duckdb.DuckDBPyConnection", sql: str) -> list[str]:
             said.append(f"direction: {empty['direction']}")
         elif stage not in study.configs:
             said.append(f"{stage} is not computed: `saelake analyze` does that")
-    given = [name for name in COMMANDS_OF if re.search(rf"\b{name}\b", needed)]
-    said += [COMMANDS_OF[name] for name in given if not study.count(f"select count(*) from {name}")]
+    by_command = [name for name in COMMANDS_OF if re.search(rf"\b{name}\b", needed)]
+    said += [COMMANDS_OF[name] for name in by_command if not study.count(f"select count(*) from {name}")]
     return list(dict.fromkeys(said))
 
 

@@ -25,7 +25,7 @@ class Feature(NamedTuple):
 def why_no_rows(con: "duckdb.DuckDBPyConnection", name: str, values: Mapping[str, Any]) -> list[str]:
     """Sentences that explain why a question has no rows: stages without input, else features with nothing to show."""
     asked = load(name)
-    return why_empty(con, asked.sql) or _silent(con, asked, values)
+    return why_empty(con, asked.sql, " ".join(map(str, values.values()))) or _silent(con, asked, values)
 
 
 def _silent(con: "duckdb.DuckDBPyConnection", asked: Query, values: Mapping[str, Any]) -> list[str]:

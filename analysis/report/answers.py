@@ -89,8 +89,9 @@ class Studied:
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
-        """The labels that the study takes for target and control."""
-        return {"target": "harmful", "control": "benign"} | dict(self.con.execute(LABELS).fetchall())
+        """The labels that the study takes for target and control; where its prompts were left out, those of most studies."""
+        shown = not any("prompts" in record.withheld for record in self.records.values())
+        return {"target": "harmful", "control": "benign"} | dict(self.con.execute(LABELS).fetchall() if shown else ())
 
     def called(self, label: str) -> str:
         """What prompts of a label are called: in the study's words, else the label itself."""
