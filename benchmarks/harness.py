@@ -27,6 +27,13 @@ Clock = Callable[[], float]
 HEAD = "# Benchmarks\n\nEach section is written by the command that it names; later runs replace it.\n"
 
 
+def clock_of(threads: int) -> tuple[Clock, str]:
+    """What times a benchmark with so many torch threads, and what it counts."""
+    if threads == 1:
+        return time.process_time, "CPU seconds of this process, since others share the machine"
+    return time.perf_counter, "wall clock"
+
+
 @dataclass(frozen=True)
 class Times:
     """Seconds of every contender in every round."""

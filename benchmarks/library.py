@@ -8,7 +8,6 @@ A random Llama of SmolLM2-135M's width with the organism's tokenizer is edited, 
 
 import argparse
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig
 from transformers.utils import logging
 
 import saelake
-from benchmarks.harness import Clock, Report, alternated
+from benchmarks.harness import Clock, Report, alternated, clock_of
 from benchmarks.subjects import random_model, random_sae
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.interventions import Interventions
@@ -257,8 +256,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
     report = Report("library", "The engine as a library", PACKAGES)
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    kind = "CPU seconds of this process, since others share the machine" if arguments.threads == 1 else "wall clock"
+    clock, kind = clock_of(arguments.threads)
     report.line(f"torch threads: {arguments.threads}; times are {kind}")
     try:
         report.line(f"nnsight {version('nnsight')}")

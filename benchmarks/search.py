@@ -6,7 +6,6 @@ Contenders alternate in one process; `ratio` lines carry the claims. The section
 """
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ import torch
 from transformers.utils import logging
 
 from benchmarks import gemma, organism
-from benchmarks.harness import Clock, Report, alternated
+from benchmarks.harness import Clock, Report, alternated, clock_of
 from benchmarks.published import decode_plus_error, greedy, saelens_error_term
 from benchmarks.subjects import L0, random_saes, smollm2
 from saelake.analysis.engine.engine import AblationEngine
@@ -201,8 +200,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
     report = Report("search", "The ablation engine and the search for causes", PACKAGES)
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    kind = "CPU seconds of this process, since others share the machine" if arguments.threads == 1 else "wall clock"
+    clock, kind = clock_of(arguments.threads)
     report.line(f"torch threads: {arguments.threads}; on the CPU times are {kind}")
     real = load(arguments.cache, arguments.threads)
     report.line(

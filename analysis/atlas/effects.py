@@ -62,15 +62,15 @@ def _joint(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]
     shards = shards_of_split(work.context.study)
     with work.sql() as con:
         refused = refused_prompts(work, con)
-        whole = set(refused[: work.context.recipe.atlas.prompts or None])
+        every, whole = set(refused), set(refused[: work.context.recipe.atlas.prompts or None])
         for name in missing:
-            yield name, [_joint_effects(work, con, prompt, prompt in whole) for prompt in shards[name] if prompt in set(refused)]
+            prompts = [prompt for prompt in shards[name] if prompt in every]
+            yield name, [_joint_effects(work, con, prompt, prompt in whole) for prompt in prompts]
 
 
 def _joint_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int, whole: bool) -> Rows:
     """Pairs of the largest single effects, and for a prompt whose pairs are all asked for, these and the triples."""
     features, settings = _features(work, con, prompt), work.context.recipe.atlas
-    n_features = len(features["feature_id"])
     drawn = {"largest": _pairs(np.argsort(-np.abs(features["effect"]), kind="stable")[: settings.largest])}
     if whole:
         last = np.flatnonzero(features["n_last_tokens"])
@@ -79,7 +79,6 @@ def _joint_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int, whol
             last, settings.triples, np.random.default_rng([work.spec.seed, int(work.context.places[prompt])])
         )
     members = np.concatenate(list(drawn.values()))
-    assert members.max(initial=NO_MEMBER) < n_features
     saes, ids = work.context.sae_numbers(features["sae_id"]), features["feature_id"]
     sets = [FeatureSet.of(saes[m], ids[m]) for m in (row[row != NO_MEMBER] for row in members)]
     columns: dict[str, object] = {
@@ -89,8 +88,7 @@ def _joint_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int, whol
     for place, suffix in enumerate(("", "_2", "_3")):
         absent, at = members[:, place] == NO_MEMBER, members[:, place].clip(0)
         for name in ("sae_id", "feature_id"):
-            values = features[name][at] if n_features else np.empty(0, dtype=features[name].dtype)
-            columns[name + suffix] = pa.array(values, JOINT_EFFECTS.column(name + suffix).type, mask=absent)
+            columns[name + suffix] = pa.array(features[name][at], JOINT_EFFECTS.column(name + suffix).type, mask=absent)
     return Rows.of(JOINT_EFFECTS, {**columns, **_ablated(work, prompt, sets)})
 
 

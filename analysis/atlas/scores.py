@@ -15,7 +15,8 @@ import torch
 from scipy import stats
 
 from saelake import queries
-from saelake.analysis.interactions.statistics import Families, Interval, tied_places
+from saelake.analysis.interactions.comparisons import Prompts
+from saelake.analysis.interactions.statistics import Families, tied_places
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
@@ -40,10 +41,26 @@ class _Active(NamedTuple):
 
     sae: np.ndarray
     feature_id: np.ndarray
-    max_activation: np.ndarray
     drop: np.ndarray
+    """What P(target) falls by without each."""
     scores: Mapping[str, np.ndarray]
     """method -> how strongly it says that a feature is a cause."""
+
+
+class _Machine(NamedTuple):
+    """The embeddings of one factorisation machine."""
+
+    model: str
+    codes: np.ndarray
+    """(f,) `_codes` of its features, rising."""
+    vectors: np.ndarray
+    """(f, length)"""
+
+    def of(self, active: _Active) -> np.ndarray:
+        """(n, length) of the active features, 0 for those that it has not seen."""
+        wanted = _codes(active.sae, active.feature_id)
+        place = np.searchsorted(self.codes, wanted).clip(max=len(self.codes) - 1)
+        return np.where((self.codes[place] == wanted)[:, None], self.vectors[place], 0.0)
 
 
 def recall(true: np.ndarray, scores: np.ndarray, k: int) -> float:
@@ -77,19 +94,20 @@ def rank_correlation(effects: np.ndarray, scores: np.ndarray) -> float:
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     with work.sql() as con:
         found = con.execute("select distinct prompt_id from single_effects order by prompt_id").fetchnumpy()["prompt_id"].tolist()
-        by_prompt = {prompt_id: _of_prompt(work, con, prompt_id) for prompt_id in found}
-        spent = _spent(work, con)
+        machines = _machines(work, con)
+        by_prompt = {prompt_id: _of_prompt(work, con, machines, prompt_id) for prompt_id in found}
+        rows = Rows.of(METHOD_SCORES, _summed(by_prompt, _spent(work, con), Prompts.of(con, ()), work.spec.seed))
     for name in missing:
-        yield name, [Rows.of(METHOD_SCORES, _summed(work, by_prompt, spent))]
+        yield name, [rows]
 
 
-def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> list[Score]:
+def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, machines: Sequence[_Machine], prompt_id: int) -> list[Score]:
     active, settings = _active(work, con, prompt_id), work.context.recipe.atlas
     found = _scored("causes", active.drop >= settings.beyond, active.drop, active.scores, settings.ks)
     pairs = queries.run(con, "atlas_pairs", prompt_id=prompt_id).fetchnumpy()
     if len(pairs["a"]):
         sizes = np.abs(pairs["interaction"])
-        scores = _of_pairs(work, con, prompt_id, active, pairs)
+        scores = _of_pairs(work, machines, prompt_id, active, pairs)
         found += _scored("interactions", sizes >= settings.beyond, sizes, scores, settings.pair_ks)
     return found
 
@@ -107,21 +125,16 @@ def _scored(
 
 def _active(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> _Active:
     rows = queries.run(con, "atlas_rankings", prompt_id=prompt_id).fetchnumpy()
-    features = con.execute(
-        "select sae_id, feature_id, max_activation from single_effects where prompt_id = ? order by layer, sae_id, feature_id",
-        [prompt_id],
-    ).fetchnumpy()
     methods = dict.fromkeys(rows["method"].tolist())
     scores = np.ma.filled(np.ma.asarray(rows["score"], dtype=np.float64), NOT_NAMED).reshape(len(methods), -1)
-    drop = np.asarray(rows["drop"], dtype=np.float64).reshape(len(methods), -1)[0]
-    by_method = dict(zip(methods, scores, strict=True)) | {"random": _random(work, prompt_id, len(drop))}
-    return _Active(
-        work.context.sae_numbers(features["sae_id"]), features["feature_id"], features["max_activation"], drop, by_method
-    )
+    n = scores.shape[1]  # every method ranks the same features, in one order
+    by_method = dict(zip(methods, scores, strict=True)) | {"random": _random(work, prompt_id, n)}
+    drop = np.asarray(rows["drop"][:n], dtype=np.float64)
+    return _Active(work.context.sae_numbers(rows["sae_id"][:n]), rows["feature_id"][:n], drop, by_method)
 
 
 def _of_pairs(
-    work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int, active: _Active, pairs: Mapping[str, np.ndarray]
+    work: Work, machines: Sequence[_Machine], prompt_id: int, active: _Active, pairs: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """How strongly each method says that two features interact, for pairs a, b of places among the active ones."""
     a, b = pairs["a"], pairs["b"]
@@ -132,11 +145,12 @@ def _of_pairs(
         "decoder_cosine": np.abs(cosine[a, b]),
         "gradient_product": np.abs(gradient[a] * gradient[b]),
         "single_effects_product": np.abs(active.drop[a] * active.drop[b]),
-        "activation_product": active.max_activation[a] * active.max_activation[b],
+        "activation_product": active.scores["activation"][a] * active.scores["activation"][b],
         "random": _random(work, prompt_id, len(a)),
     }
-    for model, vectors in _embeddings(work, con, active).items():
-        found[model] = np.abs((vectors[a] * vectors[b]).sum(axis=1))
+    for machine in machines:
+        vectors_nk = machine.of(active)
+        found[machine.model] = np.abs((vectors_nk[a] * vectors_nk[b]).sum(axis=1))
     return found
 
 
@@ -156,18 +170,20 @@ def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
     return rows_nd
 
 
-def _embeddings(work: Work, con: duckdb.DuckDBPyConnection, active: _Active) -> dict[str, np.ndarray]:
-    """Machine -> the embeddings (n, length) of the active features, 0 for those that it has not seen."""
-    found: dict[str, np.ndarray] = {}
-    place = {(int(n), int(i)): row for row, (n, i) in enumerate(zip(active.sae, active.feature_id, strict=True))}
+def _machines(work: Work, con: duckdb.DuckDBPyConnection) -> list[_Machine]:
     rows = con.execute("select model, sae_id, feature_id, vector from fm_embeddings order by all").fetchnumpy()
-    numbers = work.context.sae_numbers(rows["sae_id"])
-    for model, number, feature_id, vector in zip(
-        rows["model"].tolist(), numbers.tolist(), rows["feature_id"].tolist(), rows["vector"], strict=True
-    ):
-        if (row := place.get((number, feature_id))) is not None:
-            found.setdefault(model, np.zeros((len(place), len(vector))))[row] = vector
+    codes = _codes(work.context.sae_numbers(rows["sae_id"]), rows["feature_id"])
+    found = []
+    for model in dict.fromkeys(rows["model"].tolist()):
+        mine = np.flatnonzero(rows["model"] == model)
+        mine = mine[np.argsort(codes[mine])]
+        found.append(_Machine(model, codes[mine], np.stack(list(rows["vector"][mine]))))
     return found
+
+
+def _codes(sae: np.ndarray, feature_id: np.ndarray) -> np.ndarray:
+    """One number for each feature."""
+    return sae.astype(np.int64) << 32 | feature_id
 
 
 def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], float]:
@@ -189,9 +205,9 @@ def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], 
 
 
 def _summed(
-    work: Work, by_prompt: Mapping[int, Sequence[Score]], spent: Mapping[tuple[str, str], float]
+    by_prompt: Mapping[int, Sequence[Score]], spent: Mapping[tuple[str, str], float], prompts: Prompts, seed: int
 ) -> dict[str, list[object]]:
-    """Columns of METHOD_SCORES: means over prompts, with intervals over families."""
+    """Columns of METHOD_SCORES: means over prompts, with intervals over families; a prompt without one is its own."""
     values: dict[tuple[str, str, str, int | None], dict[int, float]] = defaultdict(dict)
     for prompt_id, scores in by_prompt.items():
         for one in scores:
@@ -200,22 +216,13 @@ def _summed(
     columns: dict[str, list[object]] = {name: [] for name in METHOD_SCORES.schema.names if name != "run_id"}
     for (finds, method, measure, k), named in values.items():
         of_prompt = dict.fromkeys(sorted(having[finds]), 0.0) | named  # a method that names nothing there finds nothing
-        numbers = [work.context.number_of[prompt_id] for prompt_id in of_prompt]
-        mean, (low, high) = _interval(work, numbers, np.array(list(of_prompt.values())))
-        row = (finds, method, measure, k, len(numbers), mean, low, high, spent.get((finds, method), 0.0))
+        ids, reached = np.array(list(of_prompt)), np.array(list(of_prompt.values()))
+        families = prompts.families(ids) or Families(np.arange(len(ids)))
+        low, high = families.interval(reached, seed)
+        row = (finds, method, measure, k, len(ids), float(reached.mean()), low, high, spent.get((finds, method), 0.0))
         for name, value in zip(columns, row, strict=True):
             columns[name].append(value)
     return columns
-
-
-def _interval(work: Work, prompts: Sequence[int], values: np.ndarray) -> tuple[float, Interval]:
-    """The mean, and its interval over families; a prompt without one is its own."""
-    given = [work.context.study.prompts[p].family for p in prompts]
-    names = {name: place for place, name in enumerate(dict.fromkeys(given))}
-    families = Families(
-        np.array([names[name] if name is not None else len(names) + p for p, name in zip(prompts, given, strict=True)])
-    )
-    return float(values.mean()), families.interval(values, work.spec.seed)
 
 
 STAGE = Stage(

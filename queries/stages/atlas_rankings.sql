@@ -5,7 +5,7 @@
 -- $prompt_id prompt: the prompt
 with active as (
     select
-        layer, sae_id, feature_id, n_tokens, n_last_tokens, max_activation, p_clean - p_target as drop,
+        layer, sae_id, feature_id, n_tokens, max_activation, p_clean - p_target as drop,
         row_number() over (order by layer, sae_id, feature_id) - 1 as place
     from single_effects
     where prompt_id = $prompt_id
@@ -54,7 +54,7 @@ methods as (
     from scores
 )
 
-select m.method, a.place, a.drop, s.score
+select m.method, a.place, a.sae_id, a.feature_id, a.drop, s.score
 from active as a
 cross join methods as m
 left join scores as s on s.method = m.method and s.sae_id = a.sae_id and s.feature_id = a.feature_id
