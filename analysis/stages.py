@@ -3,7 +3,7 @@
 A stage's run is known before anything is computed: its id is a hash of its part of the recipe, its parents' ids and its code.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -42,7 +42,7 @@ from saelake.analysis.search import (
 from saelake.analysis.search.edit_sets import Features, listed_edits
 from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
-from saelake.analysis.status import OLDER_VERSION, Pointers, StageStatus, ingest_status, landed_shards
+from saelake.analysis.status import Pointers, StageStatus, ingest_status, stage_status
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.prompts import require_splits
@@ -91,8 +91,8 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def stage_named(recipe: Recipe, name: str) -> Stage:
-    """A stage of a recipe's analysis, or of a judge that is asked beside it."""
-    found = {stage.name: stage for stage in stages(recipe)}
+    """A stage of a recipe's analysis or of its atlas, or of a judge that is asked beside it."""
+    found = {stage.name: stage for stage in (*stages(recipe), *ATLAS)}
     return found[name] if name in found else judging_stage(name.removeprefix(judging.PREFIX))
 
 
@@ -192,9 +192,14 @@ def atlas_study(
     """
     known, context = specs(study, [*COMPUTED, *ATLAS], lake), StudyContext(study, lake)
     read = {parent for stage in ATLAS for parent in stage.parents} - {stage.name for stage in ATLAS}
-    if absent := [one for one in known if one in read and whole_run(lake, known[one].run_id) is None]:
+    if absent := _absent(read, known, lake):
         raise UserError(f"the atlas reads what {', '.join(absent)} of {study.recipe.name} found: run `saelake analyze` first")
     return [ensure_stage(stage, known, context, force=force, progress=progress, workers=workers) for stage in ATLAS]
+
+
+def _absent(needed: Collection[str], known: Mapping[str, RunSpec], lake: Lake) -> list[str]:
+    """Those of the needed stages that are not done, in their order."""
+    return [name for name, spec in known.items() if name in needed and whole_run(lake, spec.run_id) is None]
 
 
 def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
@@ -215,7 +220,7 @@ def judge_study(
     if name == recipe.verdicts.oracle:
         raise UserError(f"{name} is the oracle of {recipe.name}: its verdicts are stored with the answers already")
     known = specs(study, [*COMPUTED, stage], lake)
-    if absent := [one for one in stage.parents if one in known and whole_run(lake, known[one].run_id) is None]:
+    if absent := _absent(stage.parents, known, lake):
         raise UserError(
             f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done; run `saelake analyze` first"
         )
@@ -350,12 +355,10 @@ def _status_beside(stage: Stage, study: Study, lake: Lake, current: Pointers) ->
 
 
 def _status(name: str, spec: RunSpec, lake: Lake, current: Pointers, known: Mapping[str, RunSpec]) -> StageStatus:
-    if whole_run(lake, spec.run_id):
-        return StageStatus(name, spec.run_id, "done", OLDER_VERSION if spec.known_as else "")
-    if n_landed := landed_shards(lake, spec.run_id):
-        return StageStatus(name, spec.run_id, "resumable", f"{n_landed} shards landed")
-    previous = next((lake.record(run_id) for run_id in current.get((spec.recipe, name), ())), None)
-    return StageStatus(name, spec.run_id, "to do", _changes(spec, previous, known))
+    def why(_: object) -> str:
+        return _changes(spec, next((lake.record(run_id) for run_id in current.get((spec.recipe, name), ())), None), known)
+
+    return stage_status(name, [spec], lake, why)
 
 
 def _changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunSpec]) -> str:

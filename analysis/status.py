@@ -42,17 +42,18 @@ def ingest_status(study: Study, lake: Lake, sets: Sequence[SetRuns], current: Po
     prompts = [one.prompts for one in sets]
     activations = [spec for one in sets for spec in one.activations.values()]
     found = [
-        _status(PROMPTS, prompts, lake, lambda missing: _new_sets(missing, before)),
-        _status(ACTIVATIONS, activations, lake, lambda missing: _new_activations(missing, before, len(activations))),
+        stage_status(PROMPTS, prompts, lake, lambda missing: _new_sets(missing, before)),
+        stage_status(ACTIVATIONS, activations, lake, lambda missing: _new_activations(missing, before, len(activations))),
     ]
     if study.recipe.capture.prompt_major:
         records = [record for spec in activations if (record := whole_run(lake, spec.run_id))]
         if copies := [copy for record in records if (copy := copy_spec(study.recipe.name, record))]:
-            found.append(_status(COPY, copies, lake, lambda _: "never computed"))
+            found.append(stage_status(COPY, copies, lake, lambda _: "never computed"))
     return found
 
 
-def _status(stage: str, specs: Sequence[RunSpec], lake: Lake, why: Callable[[Sequence[RunSpec]], str]) -> StageStatus:
+def stage_status(stage: str, specs: Sequence[RunSpec], lake: Lake, why: Callable[[Sequence[RunSpec]], str]) -> StageStatus:
+    """Of a stage with these runs; `why` says why some are missing."""
     run_ids = list(dict.fromkeys(spec.run_id for spec in specs))
     name = run_ids[0] if len(run_ids) == 1 else f"{len(run_ids)} runs"
     missing = [spec for spec in specs if whole_run(lake, spec.run_id) is None]

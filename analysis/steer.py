@@ -6,8 +6,8 @@ import numpy as np
 
 from saelake.analysis.search import directions
 from saelake.analysis.search.edit_sets import Features, check_positions, listed_edits
-from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, features_source, read_vector, stage
-from saelake.analysis.search.user_ablation import check_condition, check_edits, check_listed
+from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, check_swept, features_source, read_vector, stage
+from saelake.analysis.search.user_ablation import check_condition, check_listed
 from saelake.analysis.stages import TAKEN, ensure_stage, open_analysis, specs
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
@@ -52,7 +52,9 @@ def open_steering(recipe: Recipe, lake: Lake, sweep: Sweep, features: Features |
     if sweep.direction is not None:
         _direction(study, lake, sweep.direction)
     if features is not None and not is_ingested(study, lake):
-        check_listed(study, features, 0.0, sweep.positions)
+        listed = check_listed(study, features, 0.0, sweep.positions)
+        if listed is not None:
+            check_swept(listed, sweep)
     check_positions([sweep.positions], study, study.prompts_of(recipe.candidates.split))
     return study
 
@@ -82,7 +84,7 @@ def _source(study: Study, lake: Lake, sweep: Sweep, features: Features | None) -
     if features is not None:
         with connect(lake, study.recipe.name) as con:
             edits = listed_edits(con, study.numbered_saes, features, 0.0, sweep.positions)
-        check_edits(study, edits)
+        check_swept(edits, sweep)  # so that its positions are those that are checked already
         return features_source(edits, {n: ref.sae_id for n, ref in study.numbered_saes.items()})
     if sweep.direction is not None:
         return _direction(study, lake, sweep.direction)

@@ -101,18 +101,19 @@ class StudyContext:
         """prompt_id -> number"""
         return {int(prompt_id): number for number, prompt_id in enumerate(self.prompt_ids)}
 
-    @property
+    @cached_property
     def sae_ids(self) -> dict[int, str]:
         """Number of an SAE -> sae_id"""
         return {number: ref.sae_id for number, ref in self.study.numbered_saes.items()}
 
     @cached_property
-    def _sae_numbers(self) -> dict[str, int]:
+    def sae_number(self) -> dict[str, int]:
+        """sae_id -> number of an SAE"""
         return {sae_id: number for number, sae_id in self.sae_ids.items()}
 
     def sae_numbers(self, sae_ids: Iterable[str]) -> np.ndarray:
         """The numbers of the SAEs in a column of their ids."""
-        return np.fromiter(map(self._sae_numbers.__getitem__, sae_ids), dtype=np.int64)
+        return np.fromiter(map(self.sae_number.__getitem__, sae_ids), dtype=np.int64)
 
     def feature_set(self, rows: Mapping[str, np.ndarray], chosen: Any = slice(None), value: float = 0.0) -> FeatureSet:
         """The features that some rows name by the columns sae_id and feature_id."""

@@ -163,10 +163,10 @@ def bare(maker: ShardMaker, batch_tokens: int) -> None:
     token_ids = [one.token_ids for one in maker.tokenized.values()]
     loader, subject = maker.sae_loader, maker.subject
     if loader.all_fit:
-        forward_and_encode(subject, {layer: loader[layer] for layer in loader.sae_numbers}, token_ids, batch_tokens)
+        forward_and_encode(subject, {layer: loader[layer] for layer in loader}, token_ids, batch_tokens)
     else:
-        captured = capture(subject, token_ids, [Site(layer) for layer in loader.sae_numbers], batch_tokens, on_host=True)
-        for layer in loader.sae_numbers:
+        captured = capture(subject, token_ids, [Site(layer) for layer in loader], batch_tokens, on_host=True)
+        for layer in loader:
             sae = loader.whole(layer)
             for resid_nd in captured.resid.pop(Site(layer)).split(max(CHUNK_VALUES[subject.device.type] // sae.width, 1)):
                 sae.module.encode(resid_nd.to(subject.device, non_blocking=True).float())
@@ -215,7 +215,7 @@ def _report(
     loaded = "all SAEs stay loaded" if maker.sae_loader.all_fit else "SAEs loaded layer by layer"
     report.line(
         f"\n{name}: width {size.config['hidden_size']:,}, SAEs of {size.width:,} latents on "
-        f"{len(maker.sae_loader.sae_numbers)} layers, "
+        f"{len(maker.sae_loader)} layers, "
         f"{maker.subject.dtype}, {loaded}; "
         f"{n_tokens:,} tokens, {n_rows:,} rows, {n_bytes / 1e6:,.1f} MB"
     )
@@ -241,8 +241,8 @@ def _least_seconds(size: Size, maker: ShardMaker, n_tokens: int) -> float:
     shape = shape_of(maker.subject.model.config.to_dict())
     tied = maker.subject.model.config.tie_word_embeddings
     in_blocks = shape.n_parameters - shape.d_vocab * shape.d_model * (1 if tied else 2)
-    used = in_blocks * (max(loader.sae_numbers) + 1) / shape.n_layers
-    encode = size.width * shape.d_model * len(loader.sae_numbers)
+    used = in_blocks * (max(loader) + 1) / shape.n_layers
+    encode = size.width * shape.d_model * len(loader)
     forward_rate, encode_rate = (matmul_rate(device, dtype) for dtype in (maker.subject.dtype, torch.float32))
     return 2 * n_tokens * (used / forward_rate + encode / encode_rate)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from saelake.warehouse.literals import is_unicode
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from saelake.ingest.recipe import Recipe
 
 Command = Callable[..., Any]
-RESUMABLE = ("ingest", "analyze", "judge", "ablate", "steer", "explain", "synth")
+RESUMABLE = ("ingest", "analyze", "judge", "ablate", "steer", "atlas", "explain", "synth")
 """Commands that, given again, find the shards that they have finished."""
 WRITE_ERRORS = {
     errno.ENOSPC: "disk full at {}: free space",
@@ -50,7 +52,7 @@ class OneSentence(Listing):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for arg in args:
-            if not _is_text(arg):
+            if not is_unicode(arg):
                 raise click.ClickException(_no_text(arg))
         return super().parse_args(ctx, args)
 
@@ -67,14 +69,6 @@ class OneSentence(Listing):
             if os.environ.get("SAELAKE_TRACEBACK") == "1":
                 raise
             raise click.ClickException(sentence(error, ctx.invoked_subcommand in RESUMABLE)) from error
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:  # bytes that the locale does not know as letters
-        return False
-    return True
 
 
 def _no_text(argument: str) -> str:

@@ -31,15 +31,6 @@ def is_value(cell: Cell) -> TypeGuard[str | int | float | Decimal | date | datet
     return isinstance(cell, str | int | float | Decimal | date | datetime | time)
 
 
-def is_unicode(text: str) -> bool:
-    """Whether a text holds whole characters only: JSON can spell halves of some, which nothing can store."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def as_text(cell: Cell) -> str:
     """A cell as text, the same from typed formats: true and false in lower case, whole numbers without a point."""
     if isinstance(cell, bool):

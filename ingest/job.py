@@ -70,10 +70,8 @@ def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
     for one in sets:
         if one.prompts.known_as is None:
             found.append((one.prompts, Plan([PROMPTS_SHARD], None, ("prompts", "tokens"))))
-        shards, of_prompts = (
-            [*one.shards(study.recipe.capture.shard_prompts), SAE_SHARD],
-            cache(partial(_of_prompts, study, lake, one)),
-        )
+        shards = [*one.shards(study.recipe.capture.shard_prompts), SAE_SHARD]
+        of_prompts = cache(partial(_of_prompts, study, lake, one))
         for spec in one.activations.values():
             if spec.known_as is None:
                 completion = partial(_statistics, of_prompts)

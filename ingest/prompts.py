@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-from saelake.ingest.cells import as_text, entry, is_missing, is_unicode, is_value, key, matches, same
+from saelake.ingest.cells import as_text, entry, is_missing, is_value, key, matches, same
 from saelake.ingest.recipe import Column, Fractions, PromptSet, Recipe
 from saelake.ingest.recipe.sections import Scalar
 from saelake.ingest.rows import Row
 from saelake.ingest.sources import rows_of
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.literals import is_unicode
 
 CHUNK = 256
 """Prompts that are tokenised at a time."""

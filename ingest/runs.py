@@ -148,7 +148,8 @@ def _as_published(one: SetRuns, older: Sequence[_Older]) -> SetRuns:
 def _older(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[_Older]:
     """Runs of version 1 that hold prompt sets and SAEs of the study and nothing else, no set twice."""
     candidates = [run_id for run_id in lake.run_ids() if run_id.startswith(f"{OLDER}_")]
-    current = {one for stage in STAGES for one in lake.current().get((study.recipe.name, stage), ())} if candidates else set()
+    pointers = lake.current() if candidates else {}
+    current = {one for stage in STAGES for one in pointers.get((study.recipe.name, stage), ())}
     taken = {one.name for one in sets if one.prompts.run_id in current}  # the study has these as runs of their own
     found = []
     for run_id in sorted(candidates, key=lambda one: (one not in current, one)):

@@ -53,7 +53,7 @@ class ShardMaker:
         loaded = loaded or Loaded(study)
         self._descriptions, self.sae_loader, self.subject = loaded.descriptions, loaded.sae_loader, loaded.subject
         needed = {number for piece in pieces for number in piece.saes}
-        self.sae_numbers = [number for number in self.sae_loader.sae_numbers if number in needed]
+        self.sae_numbers = [number for number in self.sae_loader if number in needed]
         """Of the SAEs that are needed."""
         self.tokenized: dict[int, Tokenized] = {}
         """Place of a prompt in the study -> its tokens, of the sets that are needed."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from saelake.ingest.cells import is_missing, is_unicode
+from saelake.ingest.cells import is_missing
 from saelake.ingest.inputs import hash_input
 from saelake.ingest.prompts import hash_prompt
 from saelake.ingest.recipe.effects import TextSet
@@ -11,6 +11,7 @@ from saelake.ingest.rows import Row
 from saelake.ingest.sources import rows_of
 from saelake.ingest.template import Tokenized
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.literals import is_unicode
 
 
 class Reader(Protocol):

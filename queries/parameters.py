@@ -15,9 +15,9 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
-from saelake.warehouse.literals import literal, literals
+from saelake.warehouse.literals import is_unicode, literal, literals
 
 DECLARATION = re.compile(
     r"\$(?P<name>[a-z]\w*) (?P<type>[a-z0-9_|]+)(?P<nullable>\?)?(?: = (?P<default>[^:]+))?: (?P<meaning>.+)"
@@ -101,14 +101,6 @@ class Parameter:
 
     def mistyped(self, value: object) -> QueryError:
         return QueryError(f"{self.name} is {_article(self.type)}, not {_shown(value)}")
-
-
-def is_unicode(value: object) -> TypeGuard[str]:
-    """Whether a value is text of whole characters: what a terminal gives that is no text has halves of some."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
 
 
 def parameter(comment: str) -> Parameter | None:

@@ -280,8 +280,10 @@ def _populations(study: _Study, found: dict[str, str]) -> str | None:
 def _taxonomy(study: _Study, _: dict[str, str]) -> str | None:
     if study.count("select count(*) from taxonomy"):
         return None
-    label = study.setting("taxonomy", "taxonomy", "label") or "labelled"
-    return f"no {study.words.get(label, label)} prompt has a category: give category to a set of [[prompts]]"
+    label = study.setting("taxonomy", "taxonomy", "label")
+    asked = "select any_value(label_role) from prompts where label = $1"
+    role = "target" if label is None else study.con.execute(asked, [label]).fetchall()[0][0]
+    return f"no {study.words.get(role, label)} prompt has a category: give category to a set of [[prompts]]"
 
 
 def _concepts(study: _Study, _: dict[str, str]) -> str | None:

@@ -103,7 +103,7 @@ def _frame(spark: "SparkSession", paths: Sequence[str], columns: Sequence[str]) 
 
 
 def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
-    """A table that has no files: the run records, or one that no run has rows of."""
+    """A table that is no list of files: the run records, one that no run has rows of, or one that is summed over several runs."""
     rows = con.table(table).to_arrow_table()
     return rows if len(rows) else rows.schema.empty_table()  # Spark cannot take columns without any chunk
 

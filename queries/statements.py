@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 
-from saelake.queries.parameters import QueryError, is_unicode
-from saelake.warehouse.literals import literal
+from saelake.queries.parameters import QueryError
+from saelake.warehouse.literals import is_unicode, literal
 
 # PIVOT arrives as a temporary type (with no text of its own) and a select; from DuckDB 2 on as one statement that is several.
 _OF_PIVOT = (duckdb.StatementType.CREATE, "")

@@ -3,11 +3,22 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeGuard
 
 GLOB = re.compile(r"[*?\[]")
 """What DuckDB takes for a pattern in a path; in brackets it stands for itself."""
 ESCAPED_LAKE = r"regexp_replace(getvariable('lake'), '([*?[])', '[\1]', 'g')"
 """SQL that does what `paths` does to the variable `lake`, which is only known when a statement runs."""
+
+
+def is_unicode(value: object) -> TypeGuard[str]:
+    """Whether a value is text of whole characters. JSON can spell halves of some, and what a terminal gives that is no text has
+    them too; nothing can store them.
+    """
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def literal(text: str) -> str:

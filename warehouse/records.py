@@ -55,8 +55,6 @@ class RunSpec:
     seed: int = 0
     about: dict[str, Any] = field(default_factory=dict)
     """What is worth knowing, but determines nothing: licences, and where content was read from."""
-    older: tuple[dict[str, Any], ...] = ()
-    """Values in the place of some of `config` that older versions computed this same content by."""
     known_as: str | None = None
     """The run with this content that an older version of the schema published, if there is one (`runs.known`)."""
 

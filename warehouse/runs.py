@@ -99,8 +99,7 @@ def known(lake: Lake) -> Callable[[RunSpec], RunSpec]:
                 older[record.identity] = run_id
 
     def find(spec: RunSpec) -> RunSpec:
-        same = [replace(spec, config=spec.config | other).identity for other in ({}, *spec.older)]
-        found = next((older[identity] for identity in same if identity in older), None)
+        found = older.get(spec.identity)
         return spec if found is None or lake.published.exists(record_key(spec.identity)) else replace(spec, known_as=found)
 
     return find
@@ -130,6 +129,7 @@ def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]
     if all(current.get(key, ()) == run_ids for key, run_ids in wanted.items()) and is_catalog_current(lake):
         return
     with storage_errors(lake), changing_catalog(lake):
+        current = lake.current()  # again: another process may have changed it while this one waited
         for run_id in (run_id for run_ids in wanted.values() for run_id in run_ids):
             if not lake.published.exists(record_key(run_id)):
                 raise UserError(f"run {run_id} was dropped by another process: run the same command again")

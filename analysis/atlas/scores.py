@@ -17,6 +17,7 @@ from scipy import stats
 from saelake import queries
 from saelake.analysis.interactions.comparisons import Prompts
 from saelake.analysis.interactions.statistics import Families, tied_places
+from saelake.analysis.search.alignments import to_residual
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
@@ -161,12 +162,13 @@ def _random(work: Work, prompt_id: int, n: int) -> np.ndarray:
 
 
 def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
-    """(n, d) of the active features, which stand in the order of their layers."""
+    """(n, d) of the active features, where they lie in the residual stream."""
     rows_nd = torch.empty(len(active.sae), work.context.subject.d_model)
     for number in np.unique(active.sae).tolist():
         mine = np.flatnonzero(active.sae == number)
-        ids = torch.from_numpy(active.feature_id[mine].astype(np.int64))
-        rows_nd[torch.from_numpy(mine)] = work.context.saes[number].decoder_rows(ids, torch.device("cpu")).float()
+        sae, ids = work.context.saes[number], torch.from_numpy(active.feature_id[mine].astype(np.int64))
+        rows, projection = sae.decoder_rows(ids, torch.device("cpu")).float(), to_residual(work.context, sae)
+        rows_nd[torch.from_numpy(mine)] = rows if projection is None else rows @ projection.cpu()
     return rows_nd
 
 

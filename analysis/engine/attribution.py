@@ -10,7 +10,7 @@ gradients, Sundararajan et al. 2017; for SAE features Marks et al. 2024, arXiv 2
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -76,11 +76,12 @@ def _integrated(
     engine: Engine, token_ids: Sequence[int], target: Callable[[Tensor], Tensor], sae: Sae, acts_tf: Tensor, steps: int
 ) -> Tensor:
     """The mean gradient (t, d) where an SAE writes, while what its features add is faded out (midpoint rule)."""
+    alone = _One(engine.subject, {0: sae})  # the others would be encoded for nothing
     written_td = acts_tf @ sae.on(acts_tf.device).W_dec
     total_td = torch.zeros_like(written_td)
     for step in range(steps):
         gone = (step + 0.5) / steps
-        _, grads = gradients(engine, token_ids, target, {sae.writes: -gone * written_td})
+        _, grads = gradients(alone, token_ids, target, {sae.writes: -gone * written_td})
         total_td += grads[sae.writes]
     return total_td / steps
 
@@ -93,6 +94,13 @@ class Watched(Protocol):
 
     @property
     def saes(self) -> Mapping[Any, Sae]: ...
+
+
+class _One(NamedTuple):
+    """A subject with some of its SAEs."""
+
+    subject: Subject
+    saes: Mapping[int, Sae]
 
 
 def gradients(

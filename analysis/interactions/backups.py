@@ -76,12 +76,11 @@ def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int
         con, "random_active", prompts=prompt_ids, pool=context.recipe.candidates.cap, draws=1, seed=work.spec.seed
     ).fetchall()
     active: dict[tuple[int, int], list[int]] = {}
-    number = {sae_id: n for n, sae_id in context.sae_ids.items()}
     for prompt_id, _, _, sae_id, feature_id, _ in drawn:  # in the order of their ranks
-        active.setdefault((prompt_id, number[sae_id]), []).append(feature_id)
+        active.setdefault((prompt_id, context.sae_number[sae_id]), []).append(feature_id)
     found = []
     for prompt_id, method, start, _, _, source, woken in con.execute(SOURCES, {"prompts": list(prompt_ids)}).fetchall():
-        mine, awake = (tuple((number[sae_id], f) for sae_id, f in members or ()) for members in (source, woken))
+        mine, awake = (tuple((context.sae_number[sae_id], f) for sae_id, f in members or ()) for members in (source, woken))
         others: list[Feature] = []
         for sae, group in groupby(awake, key=lambda feature: feature[0]):
             beside = [(sae, f) for f in active.get((prompt_id, sae), ()) if (sae, f) not in mine]
@@ -148,8 +147,12 @@ def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
     context = work.context
     pairs = [(i, feature) for i, source in enumerate(backed_up) for feature in source.woken]
     alone = [backed_up[i].ablated([feature]) for i, feature in pairs]
-    flip, first = flipped(context, alone), context.engine.next_token(alone)
-    tried: dict[tuple[int, Members], bool] = {}
+    by_itself, first = flipped(context, alone), context.engine.next_token(alone)
+    all_of = [tuple(range(len(source.woken))) for source in backed_up]
+    tried: dict[tuple[int, Members], bool] = {
+        (i, (backed_up[i].woken.index(feature),)): flip for (i, feature), flip in zip(pairs, by_itself, strict=True)
+    }
+    tried |= dict.fromkeys(enumerate(all_of), True)  # which is why they are here
 
     def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
         new = [one for one in dict.fromkeys(trials) if one not in tried]
@@ -170,7 +173,7 @@ def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
         "layer": [layer_of(sae) for _, (sae, _) in pairs],
         "feature_id": [feature_id for _, (_, feature_id) in pairs],
         "p_refusal_token": first.p_refusal,
-        "flips": flip,
+        "flips": by_itself,
         "is_needed": [feature in smallest[i] for i, feature in pairs],
     }
     return Rows.of(BACKUPS, columns | dict(_named(work, [backed_up[i] for i, _ in pairs])))

@@ -65,26 +65,29 @@ class Measured(NamedTuple):
 
 
 @torch.inference_mode()
-def losses(subject: Subject, slices: Mapping[int, SliceCache], texts: Sequence[Text], request: Request) -> Measured:
-    """Of each text's counted tokens, under the interventions of a request."""
-    found, kl = np.empty(len(texts), dtype=np.float32), np.empty(len(texts), dtype=np.float32)
+def losses(
+    subject: Subject, slices: Mapping[int, SliceCache], texts: Sequence[Text], requests: Sequence[Request]
+) -> list[Measured]:
+    """Of each text's counted tokens, under the interventions of each request."""
+    found = [Measured(*np.empty((2, len(texts)), dtype=np.float32)) for _ in requests]
     for rows in length_batches([len(t.token_ids) for t in texts], max(1, LOGITS // subject.n_vocab)):
         batch = subject.batch([texts[i].token_ids for i in rows])
         width = batch.input_ids_bt.shape[1]
-        with Interventions(subject, slices, [request] * len(rows), width).at_work(batch):
-            logits_btv = subject.forward(batch, logits_to_keep=0)
         clean_btv = subject.forward(batch, logits_to_keep=0)[:, :-1].log_softmax(-1)
-        kl_bt = (clean_btv.exp() * (clean_btv - logits_btv[:, :-1].log_softmax(-1))).sum(-1)
-        # What is said at t is about the token at t + 1.
-        nll_bt = torch.nn.functional.cross_entropy(
-            logits_btv[:, :-1].flatten(0, 1), batch.input_ids_bt[:, 1:].flatten(), reduction="none"
-        ).view(len(rows), width - 1)
         counted_b = torch.tensor([texts[i].n_counted for i in rows], device=subject.device)
         # Padding is on the left, so the counted tokens are the last ones.
         counts_bt = torch.arange(width - 1, 0, -1, device=subject.device) <= counted_b[:, None]
-        found[rows] = ((nll_bt * counts_bt).sum(1) / counted_b).cpu().numpy()
-        kl[rows] = ((kl_bt * counts_bt).sum(1) / counted_b).clamp_min(0).cpu().numpy()
-    return Measured(found, kl)
+        for request, measured in zip(requests, found, strict=True):
+            with Interventions(subject, slices, [request] * len(rows), width).at_work(batch):
+                logits_btv = subject.forward(batch, logits_to_keep=0)
+            kl_bt = (clean_btv.exp() * (clean_btv - logits_btv[:, :-1].log_softmax(-1))).sum(-1)
+            # What is said at t is about the token at t + 1.
+            nll_bt = torch.nn.functional.cross_entropy(
+                logits_btv[:, :-1].flatten(0, 1), batch.input_ids_bt[:, 1:].flatten(), reduction="none"
+            ).view(len(rows), width - 1)
+            measured.loss[rows] = ((nll_bt * counts_bt).sum(1) / counted_b).cpu().numpy()
+            measured.kl[rows] = ((kl_bt * counts_bt).sum(1) / counted_b).clamp_min(0).cpu().numpy()
+    return found
 
 
 def interventions(work: Work) -> list[Intervention]:
@@ -124,10 +127,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     for name in missing:
         spec = context.recipe.losses.texts[int(name.removeprefix("texts-"))]
         texts = read_texts(spec, context.subject)
-        measured: dict[object, Measured] = {}
-        for one in asked:  # different prompts may give the same set
-            if one.request.state not in measured:
-                measured[one.request.state] = losses(context.subject, slices, texts, one.request)
+        distinct = {one.request.state: one.request for one in asked}  # different prompts may give the same set
+        measured = dict(zip(distinct, losses(context.subject, slices, texts, list(distinct.values())), strict=True))
         n, repeated = len(texts), len(asked)
         columns: Columns = {
             "texts": [spec.set] * n * repeated,

@@ -106,13 +106,14 @@ def unembedding_cosines(context: StudyContext, written: Written) -> dict[Feature
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     context, shards = work.context, shards_of_split(work.context.study)
-    number = {sae_id: n for n, sae_id in context.sae_ids.items()}
     with work.sql() as con:
         for name in missing:
             rows = con.execute(CRITICAL, {"prompts": context.prompt_ids[list(shards[name])].tolist()}).fetchall()
             sets: dict[tuple[int, str, int], list[Feature]] = {}
             for prompt_id, method, start, sae_id, feature_id in rows:
-                sets.setdefault((context.number_of[prompt_id], method, start), []).append((number[sae_id], feature_id))
+                sets.setdefault((context.number_of[prompt_id], method, start), []).append(
+                    (context.sae_number[sae_id], feature_id)
+                )
             yield name, _rows(context, sets) if sets else []
 
 

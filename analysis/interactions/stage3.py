@@ -193,7 +193,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         by_prompt = rankings(work, con, "embedding")
         own = held_out(work.context.study)
         unseen = {} if own is None else rankings(work, con, "embedding", own)
-    controls = controls_by_donor(work.context, by_prompt)
+    controls, others = controls_by_donor(work.context, by_prompt), controls_by_donor(work.context, unseen)
     for name in missing:
         ranked = [by_prompt[p] for p in shards[name] if p in by_prompt]
         not_seen = [unseen[p] for p in shards[name] if p in unseen]
@@ -201,7 +201,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             name,
             [
                 *_answers(work, ranked, controls, METHOD, settings.ks, settings.random_draws),
-                *_answers(work, not_seen, controls_by_donor(work.context, unseen), HELD_OUT, settings.ks, 0),
+                *_answers(work, not_seen, others, HELD_OUT, settings.ks, 0),
                 link_rows(work, ranked, settings.ks),
             ],
         )
@@ -211,14 +211,15 @@ def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, li
     shards = shards_of_split(work.context.study)
     with work.sql() as con:
         ranked = {method: rankings(work, con, by) for method, by in RANKED_BESIDE.items()}
+    controls = {method: controls_by_donor(work.context, by_prompt) for method, by_prompt in ranked.items()}
     for name in missing:
         rows: list[Rows] = []
         for method, by_prompt in ranked.items():
             mine = [by_prompt[p] for p in shards[name] if p in by_prompt]
-            rows += _answers(work, mine, controls_by_donor(work.context, by_prompt), method, work.context.recipe.probe.ks, 0)
+            rows += _answers(work, mine, controls[method], method, work.context.recipe.probe.ks, 0)
         same = ranked["stage3_alignment"]
         mine = [by_gradient(work, same[p]) for p in shards[name] if p in same]
-        rows += _answers(work, mine, controls_by_donor(work.context, same), GRADIENT, work.context.recipe.probe.ks, 0)
+        rows += _answers(work, mine, controls["stage3_alignment"], GRADIENT, work.context.recipe.probe.ks, 0)
         yield name, rows
 
 

@@ -146,9 +146,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         recorded = watched(work, con)
         for name in missing:
             prompt_ids = [int(context.prompt_ids[p]) for p in shards[name]]
-            number = {sae_id: n for n, sae_id in context.sae_ids.items()}
             rows = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
-            critical = [(*one[:3], number[one[4]], one[5]) for one in rows]
+            critical = [(*one[:3], context.sae_number[one[4]], one[5]) for one in rows]
             controls = matched(context, con, prompt_ids, work.spec.seed)
             asked = list(passes(critical, controls, context.number_of))
             if not asked:

@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 
 from saelake.analysis.meaning.neuronpedia import Client, Explanation, batches, of_batch, of_feature
-from saelake.ingest.cells import as_text, is_missing, is_unicode
+from saelake.ingest.cells import as_text, is_missing
 from saelake.ingest.inputs import hash_input
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.rows import read_rows
@@ -19,6 +19,7 @@ from saelake.ingest.runs import ACTIVATIONS, OLDER
 from saelake.ingest.saes.labels import Directory, read_directory
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.literals import is_unicode
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run

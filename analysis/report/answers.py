@@ -1,7 +1,8 @@
 """What a section works with: the study's tables, and questions whose SQL and rows the page shows beside every picture."""
 
+import fnmatch
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -101,9 +102,15 @@ class Studied:
         """A sentence of ours in the study's words: {name}, {shown}, {absent}, {target} and {control} in it are filled in."""
         return sentence.format(**self.words)
 
+    def absent(self, stages: Iterable[str]) -> list[str]:
+        """Those of some stages, or patterns of their names, that the study has no run of."""
+        return [stage for stage in stages if not fnmatch.filter(self.records, stage)]
+
     def ask(self, question: str, **parameters: Any) -> Answer:
         """Asks a question of queries/; parameters that are None keep their default."""
         given = {name: value for name, value in parameters.items() if value is not None}
+        if (asked := next((a for a in self.asked if (a.question, a.parameters) == (question, given)), None)) is not None:
+            return asked
         relation = queries.run(self.con, question, **given)
         rows = list(json_objects(relation))
         sql = queries.load(question).statement(self.con, given)

@@ -61,7 +61,7 @@ def _warning(sets: Answer, features: Answer, study: Studied) -> list[Block]:
         )
     else:
         notes.append(Note(f"{found} {first}"))
-    layer, last = _chosen_layer(study)
+    layer, last = chosen_layer(study)
     if layer is not None and layer == last:
         notes.append(
             Note(
@@ -72,7 +72,8 @@ def _warning(sets: Answer, features: Answer, study: Studied) -> list[Block]:
     return notes
 
 
-def _chosen_layer(study: Studied) -> tuple[int | None, int | None]:
+def chosen_layer(study: Studied) -> tuple[int | None, int | None]:
+    """The layer of the chosen direction, if there is one, and the last layer that has one."""
     rows = study.ask("directions").rows
     chosen = [row["layer"] for row in rows if row["chosen"]]
     return (chosen[0] if chosen else None), max((row["layer"] for row in rows), default=None)

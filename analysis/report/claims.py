@@ -3,14 +3,15 @@
 Every figure comes from a question over the lake. What a study cannot show is said whether its figures are good or bad.
 """
 
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from saelake import queries
 from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.blocks import Block, Claim, Claims, Section, count, percent
-from saelake.analysis.report.causes import backup_sentence
+from saelake.analysis.report.causes import backup_sentence, chosen_layer
 from saelake.analysis.report.effects import clamping_sentences
+from saelake.warehouse.errors import UserError, view_errors
 
 
 class Row(NamedTuple):
@@ -31,9 +32,20 @@ def claims(study: Studied) -> list[Claim]:
 
 
 def _claim(one: Row, study: Studied) -> Claim:
-    absent = [stage for stage in one.stages if not fnmatch.filter(study.records, stage)]
-    shows = f"Nothing: {', '.join(absent)} is not computed." if absent else one.shows(study) or "Nothing: no rows."
-    return Claim(one.row, study.say(one.claim), study.say(shows), study.say(one.cannot(study)))
+    absent = study.absent(one.stages)
+    shows = f"Nothing: {', '.join(absent)} is not computed." if absent else _shown(one.shows, study) or "Nothing: no rows."
+    return Claim(one.row, study.say(one.claim), study.say(shows), study.say(_shown(one.cannot, study)))
+
+
+def _shown(sentence: Callable[[Studied], str], study: Studied) -> str:
+    """A sentence made from the study's tables, or that a shared set has left one of them out."""
+    try:
+        with view_errors(study.con):
+            return sentence(study)
+    except UserError as error:
+        if queries.LEFT_OUT not in str(error):
+            raise
+        return f"Nothing: {_word(str(error))}."
 
 
 def _always(sentence: str) -> Callable[[Studied], str]:
@@ -92,9 +104,8 @@ def _direction(study: Studied) -> str:
 
 
 def _of_direction(study: Studied) -> str:
-    rows = study.ask("directions").rows
-    chosen = next((row["layer"] for row in rows if row["chosen"]), None)
-    if chosen is not None and chosen == max(row["layer"] for row in rows):
+    layer, last = chosen_layer(study)
+    if layer is not None and layer == last:
         return "That this direction decides on {name}: the last layer's holds what is about to be said."
     return "That it is the only such direction, or that what it carries is {name} and not what goes with it."
 
@@ -184,8 +195,8 @@ def _machine(study: Studied) -> str:
 
 
 def _stage3(study: Studied) -> str:
-    rows = [row for row in study.ask("stage3", judge=study.judge).rows if row["condition"].endswith("_alone")]
-    best: dict[str, str] = {}
+    rows = study.ask("stage3", judge=study.judge).rows
+    best = []
     for name in (
         "stage3_alone",
         "stage3_signed_alone",
@@ -197,8 +208,8 @@ def _stage3(study: Studied) -> str:
         mine = [row for row in rows if row["condition"] == name and row["flip_rate"] is not None]
         if mine:
             row = max(mine, key=lambda one: one["flip_rate"])
-            best[name] = f"{name} {percent(row['flip_rate'])} (K = {row['k']})"
-    return f"New features alone flip at most: {', '.join(best.values())}." if best else ""
+            best.append(f"{name} {percent(row['flip_rate'])} (K = {row['k']})")
+    return f"New features alone flip at most: {', '.join(best)}." if best else ""
 
 
 def _links(study: Studied) -> str:

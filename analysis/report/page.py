@@ -121,7 +121,7 @@ def page(study: Studied) -> str:
 
 
 def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> Shown:
-    absent = [stage for stage in section.stages if not fnmatch.filter(study.records, stage)]
+    absent = study.absent(section.stages)
     unknown = [name for name in section.questions if name not in queries.names()]
     if absent or unknown:
         ended = [(stage, reasons[stage]) for stage in ENDING if absent and stage in reasons]

@@ -21,7 +21,7 @@ from saelake.analysis.search import minimal
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import Pool, controls_by_donor, on_controls, pools, search_rows
-from saelake.analysis.search.noise import SEQUENCES, STEPS, Noise, changes, measured, noise_rows
+from saelake.analysis.search.noise import SEQUENCES, Noise, changes, measured, noise_rows
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe.sections import Algorithm1
@@ -101,7 +101,7 @@ def _noise(work: Work, by_prompt: Mapping[int, Pool]) -> Noise:
     method, size = next(iter(methods(settings).items()))
     chosen = list(by_prompt)[:: max(1, len(by_prompt) // SEQUENCES)][:SEQUENCES]
     sequences = [_sequenced(work, method, size, by_prompt[prompt], 0) for prompt in chosen]
-    requests = [[Request(s.pool.prompt, features) for features in s.ablated()[: STEPS + 1]] for s in sequences]
+    requests = [[Request(s.pool.prompt, features) for features in s.ablated()] for s in sequences]
     return measured(context.subject, context.saes, context.token_ids, requests)
 
 

@@ -184,6 +184,14 @@ def _sites_and_norm(
     return sites, float(np.linalg.norm(along[0].vector)) if len(along) == 1 else None
 
 
+def check_swept(edits: EditSet, sweep: Sweep) -> None:
+    """Raises UserError where rows say a value or positions of their own, which the sweep's would take the place of."""
+    if edits.rows["value"].any():
+        raise UserError("features of a sweep have no value of their own: the strengths are their values")
+    if any(place != sweep.positions for place in edits.places):
+        raise UserError("features of a sweep have no positions of their own: --positions is for all of them")
+
+
 def features_source(edits: EditSet, sae_ids: Mapping[int, str]) -> Source:
     """Features by the names that people give them."""
     alone = [layer_of(n) for n in sae_ids]

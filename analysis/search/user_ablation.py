@@ -27,8 +27,8 @@ def check_condition(condition: str, taken: Sequence[str]) -> None:
         raise UserError(f"the condition {condition} is one of the analysis' own: choose another name")
 
 
-def check_listed(study: Study, features: Features, value: float, positions: str | None) -> None:
-    """Raises what `listed_edits` would, before the study is ingested; a select is read over empty tables, and may be empty."""
+def check_listed(study: Study, features: Features, value: float, positions: str | None) -> EditSet | None:
+    """What `listed_edits` gives, or raises, before the study is ingested; None for a select, which is read over empty tables."""
     with duckdb.connect() as con:
         for schema in ("main", "all_runs"):
             con.execute(f"create schema if not exists {schema}")
@@ -41,9 +41,10 @@ def check_listed(study: Study, features: Features, value: float, positions: str 
             edits = listed_edits(con, study.numbered_saes, features, value, positions)
         except NoFeature:
             if is_select(features):
-                return
+                return None
             raise
     check_edits(study, edits)
+    return edits
 
 
 def check_edits(study: Study, edits: EditSet) -> None:

@@ -153,8 +153,8 @@ def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list
     head = min(shape.d_vocab, UNEMBEDDED) * shape.d_model * 4
     batch = recipe.capture.batch_tokens * PASS_WIDTHS * shape.d_model * weight
     return [
-        Memory("model", shape.n_parameters * weight),
-        Memory("largest SAE (ingest streams them layer by layer)", max(one.n_bytes for one in saes)),
+        Memory("model", model),
+        Memory("largest SAE (ingest streams them layer by layer)", largest),
         Memory("all SAEs, if they are kept", sum(one.n_bytes for one in saes)),
         Memory("residuals of a batch", resid),
         Memory("ingest needs, with one SAE after another", model + max(batch, ENCODED) + largest),

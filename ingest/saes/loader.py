@@ -52,11 +52,6 @@ class SaeLoader(Mapping[int, Sae]):
         """Whether they all stay on the device; if not, who needs them whole should use one for as much as possible."""
         self._saes = {n: Sae(one, partial(self._weights, n), not self.all_fit) for n, one in descriptions.items()}
 
-    @property
-    def sae_numbers(self) -> list[int]:
-        """In the order of the recipe."""
-        return list(self._descriptions)
-
     def __getitem__(self, number: int) -> Sae:
         return self._saes[number]
 

@@ -130,6 +130,10 @@ def test_a_study_that_is_not_analysed_has_no_atlas(study: Analysed, tmp_path: Pa
         stages.atlas_study(stages.open_analysis(study.recipe), lake)
 
 
+def test_workers_find_the_stages_of_an_atlas_by_their_names(study: Analysed) -> None:
+    assert [stages.stage_named(study.recipe, one.name) for one in stages.ATLAS] == list(stages.ATLAS)
+
+
 SCORES = st.lists(st.tuples(st.booleans(), st.integers(-2, 2) | st.just(NOT_NAMED)), min_size=1, max_size=7)
 
 

@@ -126,9 +126,9 @@ def test_left_padding_and_batches_do_not_matter(study: Analysed, subject: Subjec
     texts = read_texts(study.recipe.losses.texts[0], subject)
     slices = {ref.layer: SliceCache(load_sae(ref)) for ref in list_saes(study.recipe)}
     request = Request(0, FeatureSet.of([2, 4], [5, 17]))
-    together = module.losses(subject, slices, texts, request).loss
+    together = module.losses(subject, slices, texts, [request])[0].loss
     monkeypatch.setattr(module, "LOGITS", 1)
-    alone = module.losses(subject, slices, texts, request).loss
+    alone = module.losses(subject, slices, texts, [request])[0].loss
     torch.testing.assert_close(torch.from_numpy(together), torch.from_numpy(alone), atol=2e-3, rtol=1e-3)
 
 

@@ -135,6 +135,8 @@ def test_a_vector_and_a_direction_are_what_the_library_adds(steered: Steered) ->
         ((1.0,), None, {"direction": "last"}, UserError, "is chosen or a layer"),
         ((1.0,), "5:5", {"positions": "system"}, UserError, "no token of the role"),
         ((1.0,), "5:999", {}, QueryError, "there is no feature 999"),
+        ((1.0,), "select 5 as layer, 5 as feature_id, 2.0 as value", {}, UserError, "no value of their own"),
+        ((1.0,), "select 5 as layer, 5 as feature_id, '-1' as positions", {}, UserError, "no positions of their own"),
     ],
 )
 def test_what_cannot_be_swept_is_one_sentence(

@@ -159,6 +159,9 @@ def test_the_report_of_a_set_says_in_each_section_what_was_left_out(unflipped: R
     text = (tmp_path / "report.html").read_text()
     assert text.count(f'<p class="missing">{left_out} is not here: run ') >= 1
     assert text.count("<table") > 2, "the other sections are there"
+    claims = other.ask("report", "--claims").output
+    assert f"{left_out} is not here: run " in claims
+    assert "R21" in claims, "the other rows are there"
     assert other.ask("status", str(other.recipe)).exit_code == 0
 
 
