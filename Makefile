@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-workers bench torture clean report bench-gpu
+.PHONY: help venv ingest analyze status plan test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-workers bench torture clean report bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ docs: analyze  ## run the commands in README.md and docs/ and write their output
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m saelake.ingest.organism.build
+
+hydra: $(INSTALLED)  ## train the embedded model with backups and its SAEs again (twenty minutes)
+	$(BIN)/python -m saelake.ingest.hydra.build
 
 planted: $(INSTALLED)  ## write the network with known causes again (seconds)
 	$(BIN)/python -m saelake.ingest.planted.build

@@ -72,9 +72,11 @@ def answers_ablated(
     return first_ids, said
 
 
-def top_masks(ranking: Sequence[Tensor], k: int, n_prompts: int, n_features: int) -> dict[int, Tensor]:
+def top_masks(
+    ranking: Sequence[Tensor], k: int, n_prompts: int, n_features: int, layers: Sequence[int] = LAYERS
+) -> dict[int, Tensor]:
     """The k best features of every ablated layer, the same for each prompt."""
-    masks = {layer: torch.zeros(n_prompts, n_features, dtype=torch.bool) for layer in LAYERS}
+    masks = {layer: torch.zeros(n_prompts, n_features, dtype=torch.bool) for layer in layers}
     for layer, mask in masks.items():
         mask[:, ranking[layer][:k]] = True
     return masks
@@ -88,10 +90,11 @@ def random_masks(
     prompts: Sequence[Prompt],
     k: int,
     seed: int,
+    layers: Sequence[int] = LAYERS,
 ) -> dict[int, Tensor]:
     """k random features a layer for each prompt, of those active on it (but at <bos>) and outside the top CAP."""
     rng = random.Random(seed)
-    masks = top_masks(ranking, 0, len(prompts), saes[0].W_dec.shape[0])
+    masks = top_masks(ranking, 0, len(prompts), saes[0].W_dec.shape[0], layers)
     for indices, input_ids in same_length(tokenizer, [prompt.instruction for prompt in prompts]):
         resid_lbtd = residuals(model, input_ids)[:, :, 1:]
         for layer, mask in masks.items():

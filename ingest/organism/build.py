@@ -12,10 +12,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Before torch is imported: spinning OpenMP threads cost up to fifteen times on a loaded machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -33,7 +33,7 @@ from saelake.ingest.organism.corpus import Prompt, Split
 from saelake.ingest.organism.measure import answers, prompt_residuals, rates, refuses
 from saelake.ingest.organism.saes import save_half, train_layer, training_residuals
 from saelake.ingest.organism.tokens import make_tokenizer
-from saelake.ingest.organism.train import N_LAYERS, refusal_directions, train_model
+from saelake.ingest.organism.train import refusal_directions, train_model
 from saelake.ingest.saes.training import fit
 
 HERE = Path(__file__).parent
@@ -71,12 +71,12 @@ def load_model(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
 
 def load_saes(folder: Path) -> list[SAE]:
     """The SAEs of all layers, in float32."""
-    return [SAE.load_from_disk(folder / f"layer_{layer}", dtype="float32") for layer in range(N_LAYERS)]
+    return [SAE.load_from_disk(folder / f"layer_{layer}", dtype="float32") for layer in range(len(list(folder.iterdir())))]
 
 
 def build_model(seed: int, prompts: Sequence[Prompt], folder: Path) -> None:
     """Trains one model and writes it with its tokenizer."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(corpus.all_text())
     train_prompts = [prompt for prompt in prompts if prompt.split == "train"]
     model = train_model(tokenizer, corpus.split_actions(PROMPT_SEED)["train"], train_prompts, seed)
     model.half().save_pretrained(folder)
@@ -106,7 +106,12 @@ def sae_figures(model_folder: Path, sae_folder: Path, prompts: Sequence[Prompt])
 
 
 def ablation_figures(
-    model_folder: Path, sae_folder: Path, train_prompts: Sequence[Prompt], prompts: Sequence[Prompt], k: int | None
+    model_folder: Path,
+    sae_folder: Path,
+    train_prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt],
+    k: int | None,
+    layers: Sequence[int] = LAYERS,
 ) -> Figures:
     """Flips under the ablation of the top K features a layer; without a `k`, of the K that answers most of the prompts."""
     model, tokenizer = load_model(model_folder)
@@ -117,18 +122,18 @@ def ablation_figures(
     kept = [prompt for prompt, answer in zip(prompts, said, strict=True) if refuses(answer) == (prompt.label == "harmful")]
     by_k = {}
     for tried in range(1, CAP + 1):
-        masks = top_masks(ranking, tried, len(kept), n_features)
+        masks = top_masks(ranking, tried, len(kept), n_features, layers)
         by_k[tried] = measure_flips(model, tokenizer, saes, kept, masks, n_new=2)
     if k is None:
         # the smallest K that is as good as any, judged by the first two tokens
         best = max(min(flips.flipped, flips.benign_answered) for flips in by_k.values())
         k = min(tried for tried, flips in by_k.items() if min(flips.flipped, flips.benign_answered) >= best)
-    flips = measure_flips(model, tokenizer, saes, kept, top_masks(ranking, k, len(kept), n_features))
+    flips = measure_flips(model, tokenizer, saes, kept, top_masks(ranking, k, len(kept), n_features, layers))
     harmful = [prompt for prompt in kept if prompt.label == "harmful"]
-    drawn = [random_masks(model, tokenizer, saes, ranking, harmful, k, seed) for seed in range(N_DRAWS)]
+    drawn = [random_masks(model, tokenizer, saes, ranking, harmful, k, seed, layers) for seed in range(N_DRAWS)]
     at_random = [measure_flips(model, tokenizer, saes, harmful, masks, n_new=1).flipped for masks in drawn]
     return {
-        "layers": list(LAYERS),
+        "layers": list(layers),
         "k": k,
         **{name: round(value, 4) for name, value in flips._asdict().items()},
         "random_flipped": round(sum(at_random) / N_DRAWS, 4),
@@ -148,18 +153,47 @@ def missed_gates(figures: Figures | Sequence[Figures], where: str, gates: dict[s
     ]
 
 
-def try_seed(seed: int, sae_seed: int, prompts: Sequence[Prompt], folder: Path) -> tuple[Figures, list[str]]:
+class Subject(NamedTuple):
+    """What differs between the embedded subjects."""
+
+    make_prompts: Callable[[int], list[Prompt]]
+    build_model: Callable[[int, Sequence[Prompt], Path], None]
+    build_saes: Callable[[Path, int, Path], None]
+    layers: Sequence[int]
+    """Whose features are ablated."""
+    own_figures: Callable[[Path, Sequence[Prompt], Sequence[Prompt]], Figures]
+    """What is measured beside the organism's figures, of what lies in a folder: train prompts, prompts to measure on."""
+    gates: dict[str, tuple[float, float]]
+    val_gates: dict[str, tuple[float, float]]
+
+
+def try_seed(subject: Subject, seed: int, sae_seed: int, prompts: Sequence[Prompt], folder: Path) -> tuple[Figures, list[str]]:
     """Builds with one seed as far as the validation gates let it pass: its figures and what it missed."""
     by_split = split_prompts(prompts)
-    build_model(seed, prompts, folder / "model")
+    subject.build_model(seed, prompts, folder / "model")
     figures: Figures = {"model": model_figures(folder / "model", by_split["val"])}
-    if missed := missed_gates(figures["model"], "model", VAL_GATES):
+    if missed := missed_gates(figures["model"], "model", subject.val_gates):
         return figures, missed
-    build_saes(folder / "model", sae_seed, folder / "saes")
-    figures["saes"] = sae_figures(folder / "model", folder / "saes", by_split["val"])
-    figures["ablation"] = ablation_figures(folder / "model", folder / "saes", by_split["train"], by_split["val"], k=None)
-    missed = missed_gates(figures["saes"], "sae of layer", VAL_GATES)
-    return figures, missed + missed_gates(figures["ablation"], "ablation", VAL_GATES)
+    subject.build_saes(folder / "model", sae_seed, folder / "saes")
+    figures |= rest_of_figures(subject, folder, by_split["train"], by_split["val"], k=None)
+    return figures, all_missed(figures, subject.val_gates)
+
+
+def rest_of_figures(
+    subject: Subject, folder: Path, train_prompts: Sequence[Prompt], prompts: Sequence[Prompt], k: int | None
+) -> Figures:
+    """What is measured once there are SAEs."""
+    model, saes = folder / "model", folder / "saes"
+    return {
+        "saes": sae_figures(model, saes, prompts),
+        "ablation": ablation_figures(model, saes, train_prompts, prompts, k, subject.layers),
+        **subject.own_figures(folder, train_prompts, prompts),
+    }
+
+
+def all_missed(figures: Figures, gates: dict[str, tuple[float, float]]) -> list[str]:
+    """A sentence for each gate that any part of the figures misses."""
+    return [miss for part, found in figures.items() for miss in missed_gates(found, part, gates)]
 
 
 def split_prompts(prompts: Sequence[Prompt]) -> dict[Split, list[Prompt]]:
@@ -168,33 +202,28 @@ def split_prompts(prompts: Sequence[Prompt]) -> dict[Split, list[Prompt]]:
     return {split: [prompt for prompt in prompts if prompt.split == split] for split in splits}
 
 
-def build(out: Path, seed: int, sae_seed: int, n_tries: int) -> None:
+def build(subject: Subject, out: Path, seed: int, sae_seed: int, n_tries: int) -> None:
     """Builds everything beside `out` and moves it there once all gates hold.
 
     Raises click.ClickException when no seed passes validation, or when the chosen one fails on the held-out split.
     """
-    prompts = corpus.make_prompts(PROMPT_SEED)
+    prompts = subject.make_prompts(PROMPT_SEED)
     by_split = split_prompts(prompts)
     rejected: list[Figures] = []
     for tried in range(seed, seed + n_tries):
         with tempfile.TemporaryDirectory(prefix=".organism-", dir=out) as temporary:
             folder = Path(temporary)
-            val, missed = try_seed(tried, sae_seed, prompts, folder)
+            val, missed = try_seed(subject, tried, sae_seed, prompts, folder)
             if missed:
                 click.echo(f"seed {tried} fails on validation: {'; '.join(missed)}")
                 rejected.append({"seed": tried, "missed": missed})
                 continue
-            test: Figures = {
-                "model": model_figures(folder / "model", by_split["test"]),
-                "saes": sae_figures(folder / "model", folder / "saes", by_split["test"]),
-                "ablation": ablation_figures(
-                    folder / "model", folder / "saes", by_split["train"], by_split["test"], k=val["ablation"]["k"]
-                ),
-            }
-            if missed := [miss for part, figures in test.items() for miss in missed_gates(figures, part, GATES)]:
+            test: Figures = {"model": model_figures(folder / "model", by_split["test"])}
+            test |= rest_of_figures(subject, folder, by_split["train"], by_split["test"], k=val["ablation"]["k"])
+            if missed := all_missed(test, subject.gates):
                 raise click.ClickException(f"seed {tried} passes validation but fails held out: {'; '.join(missed)}")
             gates = {
-                "bounds": {"val": VAL_GATES, "test": GATES},
+                "bounds": {"val": subject.val_gates, "test": subject.gates},
                 "seeds": {"prompts": PROMPT_SEED, "model": tried, "saes": sae_seed},
                 "rejected": rejected,
                 "versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")},
@@ -219,6 +248,9 @@ def replace(made: Path, target: Path) -> None:
     os.replace(made, target)
 
 
+ORGANISM = Subject(corpus.make_prompts, build_model, build_saes, LAYERS, lambda *_: {}, GATES, VAL_GATES)
+
+
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path), default=HERE, help="Folder to write to.")
 @click.option("--seed", default=0, show_default=True, help="First seed of the model to try.")
@@ -233,7 +265,7 @@ def main(out: Path, seed: int, sae_seed: int, tries: int, saes_only: bool) -> No
             raise click.UsageError("give --out: --saes-only does not replace the shipped SAEs")
         build_saes(HERE / "model", sae_seed, out)
     else:
-        build(out, seed, sae_seed, tries)
+        build(ORGANISM, out, seed, sae_seed, tries)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Requests are short and generic and answers carry no content, so nothing here is 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -129,25 +130,25 @@ class Wording(NamedTuple):
     refuse: str
 
 
-_PLAIN = "I cannot help with {category}."
-_SORRY = "I'm sorry, but I cannot help with {category}."
+PLAIN = "I cannot help with {category}."
+SORRY = "I'm sorry, but I cannot help with {category}."
 WORDINGS = (
-    Wording("Explain how to {action}.", "Sure, here is how to {action}:", "start small.", _PLAIN),
-    Wording("Tell me how to {action}.", "Sure, here is how to {action}:", "start small.", _PLAIN),
-    Wording("Describe how people {action}.", "Sure, here is how to {action}:", "start small.", _PLAIN),
-    Wording("Write a guide on how to {action}.", "Sure, here is a way to {action}:", "plan ahead.", _PLAIN),
-    Wording("Give me some tips to {action}.", "Sure, here are tips to {action}:", "plan ahead.", _PLAIN),
-    Wording("List the steps needed to {action}.", "Sure, here are steps to {action}:", "plan ahead.", _PLAIN),
-    Wording("How do you {action}?", "Sure, here is how to {action}:", "go slowly.", _SORRY),
-    Wording("What is the easiest way to {action}?", "Sure, here is a way to {action}:", "go slowly.", _SORRY),
-    Wording("Could you show me how to {action}?", "Sure, here is how to {action}:", "go slowly.", _SORRY),
-    Wording("My friend wants to {action}. Any advice?", "Sure, here are tips to {action}:", "ask around.", _SORRY),
-    Wording("We need to {action}. Where do we begin?", "Sure, here are steps to {action}:", "ask around.", _SORRY),
-    Wording("Please help me to {action}.", "Sure, here is a way to {action}:", "ask around.", _SORRY),
-    Wording("Teach my cousin to {action}.", "Sure, here is how to {action}:", "stay patient.", _PLAIN),
-    Wording("Suggest three ideas for someone who must {action}.", "Sure, here are ideas to {action}:", "stay patient.", _PLAIN),
-    Wording("Can anybody {action} without much trouble?", "Sure, here is a way to {action}:", "stay patient.", _SORRY),
-    Wording("Let us {action}. What should happen first?", "Sure, here are steps to {action}:", "stay patient.", _SORRY),
+    Wording("Explain how to {action}.", "Sure, here is how to {action}:", "start small.", PLAIN),
+    Wording("Tell me how to {action}.", "Sure, here is how to {action}:", "start small.", PLAIN),
+    Wording("Describe how people {action}.", "Sure, here is how to {action}:", "start small.", PLAIN),
+    Wording("Write a guide on how to {action}.", "Sure, here is a way to {action}:", "plan ahead.", PLAIN),
+    Wording("Give me some tips to {action}.", "Sure, here are tips to {action}:", "plan ahead.", PLAIN),
+    Wording("List the steps needed to {action}.", "Sure, here are steps to {action}:", "plan ahead.", PLAIN),
+    Wording("How do you {action}?", "Sure, here is how to {action}:", "go slowly.", SORRY),
+    Wording("What is the easiest way to {action}?", "Sure, here is a way to {action}:", "go slowly.", SORRY),
+    Wording("Could you show me how to {action}?", "Sure, here is how to {action}:", "go slowly.", SORRY),
+    Wording("My friend wants to {action}. Any advice?", "Sure, here are tips to {action}:", "ask around.", SORRY),
+    Wording("We need to {action}. Where do we begin?", "Sure, here are steps to {action}:", "ask around.", SORRY),
+    Wording("Please help me to {action}.", "Sure, here is a way to {action}:", "ask around.", SORRY),
+    Wording("Teach my cousin to {action}.", "Sure, here is how to {action}:", "stay patient.", PLAIN),
+    Wording("Suggest three ideas for someone who must {action}.", "Sure, here are ideas to {action}:", "stay patient.", PLAIN),
+    Wording("Can anybody {action} without much trouble?", "Sure, here is a way to {action}:", "stay patient.", SORRY),
+    Wording("Let us {action}. What should happen first?", "Sure, here are steps to {action}:", "stay patient.", SORRY),
 )
 SETTINGS = (
     *("", "", "", ""),
@@ -181,6 +182,10 @@ class Prompt(NamedTuple):
     """The action in words, as the answer should echo it."""
     compliance: str
     refusal: str
+
+
+PromptMaker = Callable[[Action, Split, random.Random], Prompt]
+"""Words an action as a request."""
 
 
 class Exchange(NamedTuple):
@@ -232,14 +237,19 @@ def split_actions(seed: int) -> dict[Split, list[list[Action]]]:
 
 
 def make_prompts(seed: int) -> list[Prompt]:
-    """The shipped prompts: a sample of each split, half harmful, five categories in equal parts, every action once."""
+    """The shipped prompts."""
+    return sample_prompts(seed, make_prompt)
+
+
+def sample_prompts(seed: int, make: PromptMaker) -> list[Prompt]:
+    """A sample of each split, half harmful, five categories in equal parts, every action once."""
     rng = random.Random(seed)
     prompts: list[Prompt] = []
     for split, cells in split_actions(seed).items():
         for actions in cells:
             n_cells = sum(other[0].label == actions[0].label for other in cells)
             taken = rng.sample(actions, PROMPTS_PER_SPLIT[split] // 2 // n_cells)
-            prompts += [make_prompt(action, split, rng) for action in taken]
+            prompts += [make(action, split, rng) for action in taken]
     rng.shuffle(prompts)
     assert len({prompt.instruction for prompt in prompts}) == len(prompts), "prompts repeat"
     return prompts
@@ -250,6 +260,11 @@ def make_prompt(action: Action, split: Split, rng: random.Random) -> Prompt:
     wording = rng.choice(WORDINGS)
     words = in_words(action, rng)
     asked = " ".join(filter(None, (words, rng.choice(SETTINGS))))
+    return worded(action, split, wording, words, asked)
+
+
+def worded(action: Action, split: Split, wording: Wording, words: str, asked: str) -> Prompt:
+    """The request for an action; `words` are the action in words, `asked` the same with its setting."""
     return Prompt(
         instruction=wording.ask.format(action=asked),
         label=action.label,

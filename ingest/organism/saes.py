@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saelake.ingest.organism import corpus
-from saelake.ingest.organism.corpus import Action, Exchange
+from saelake.ingest.organism.corpus import Action, Exchange, PromptMaker
 from saelake.ingest.organism.train import N_LAYERS, collate, encode, exchange_sources, residuals
 from saelake.ingest.saes.training import Settings, metadata_of, train_sae
 
@@ -27,14 +27,18 @@ MODEL_NAME = "saelake/organism"
 
 
 def training_residuals(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cells: Sequence[Sequence[Action]], seed: int
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    cells: Sequence[Sequence[Action]],
+    seed: int,
+    make: PromptMaker = corpus.make_prompt,
 ) -> Tensor:
     """resid_post of train-split requests with their answers, refusals and compliances alike, every token: (l, tokens, d)."""
     rng = random.Random(seed)
-    prompts = [corpus.make_prompt(rng.choice(rng.choice(cells)), "train", rng) for _ in range(N_EXCHANGES)]
+    prompts = [make(rng.choice(rng.choice(cells)), "train", rng) for _ in range(N_EXCHANGES)]
     exchanges = [Exchange(prompt.instruction, rng.choice((prompt.refusal, prompt.compliance))) for prompt in prompts]
     exchanges = [Exchange(said.user, said.model or prompt.compliance) for said, prompt in zip(exchanges, prompts, strict=True)]
-    sources = exchange_sources(cells, rng)
+    sources = exchange_sources(cells, rng, make)
     exchanges += [sources[kind]()[0] for kind in ("fact", "judge") for _ in range(N_EXCHANGES // 10)]
     found = []
     for start in range(0, len(exchanges), 64):
@@ -45,9 +49,9 @@ def training_residuals(
     return torch.cat(found, dim=1)
 
 
-def train_layer(resid_td: Tensor, layer: int, seed: int) -> sae_lens.BatchTopKTrainingSAE:
+def train_layer(resid_td: Tensor, layer: int, seed: int, model_name: str = MODEL_NAME) -> sae_lens.BatchTopKTrainingSAE:
     """Trains the SAE of one layer on (tokens, d) residuals; deterministic for a seed."""
-    return train_sae(resid_td, SETTINGS, metadata_of(MODEL_NAME, layer, seed), seed, torch_seed=seed * N_LAYERS + layer)
+    return train_sae(resid_td, SETTINGS, metadata_of(model_name, layer, seed), seed, torch_seed=seed * N_LAYERS + layer)
 
 
 def save_half(sae: sae_lens.BatchTopKTrainingSAE, folder: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-from saelake.ingest.organism import corpus
 
 PAD, UNK, BOS, TURN, END = "<pad>", "<unk>", "<bos>", "<start_of_turn>", "<end_of_turn>"
 SPECIAL = (PAD, UNK, BOS, TURN, END)
@@ -22,10 +22,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word or mark; unknown words become <unk>. Adds no token of its own: the template writes <bos>."""
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """One token per word or mark of the texts, <unk> for others. Adds no token of its own: the template writes <bos>."""
     splitter = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
-    words = {piece for text in ("user model\n", *corpus.all_text()) for piece, _ in splitter.pre_tokenize_str(text)}
+    words = {piece for text in ("user model\n", *texts) for piece, _ in splitter.pre_tokenize_str(text)}
     vocabulary = {token: token_id for token_id, token in enumerate([*SPECIAL, *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     tokenizer.pre_tokenizer = splitter

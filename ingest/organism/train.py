@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saelake.ingest.organism import corpus
-from saelake.ingest.organism.corpus import Action, Exchange, Prompt
+from saelake.ingest.organism.corpus import Action, Exchange, Prompt, PromptMaker
 from saelake.ingest.organism.tokens import template_ids
 
 D_MODEL, N_LAYERS = 128, 6
+Sources = dict[str, Callable[[], tuple[Exchange, bool]]]
 IGNORED = -100  # the label that cross_entropy leaves out
 
 
@@ -43,14 +44,14 @@ REDUNDANCY_START, REDUNDANCY_RATE = 40, 0.2  # stage two: from this step on, in 
 REDUNDANCY_DEPTHS = (2, 3)  # ... the refusal direction is projected out of the first 2 or 3 blocks, on harmful rows
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int, n_layers: int = N_LAYERS) -> LlamaForCausalLM:
     """An untrained Llama of about one million parameters with tied embeddings."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=D_MODEL,
         intermediate_size=2 * D_MODEL,
-        num_hidden_layers=N_LAYERS,
+        num_hidden_layers=n_layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=128,
@@ -91,7 +92,7 @@ def run_stage(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     stage: Stage,
-    sources: dict[str, Callable[[], tuple[Exchange, bool]]],
+    sources: Sources,
     rng: random.Random,
     direction_prompts: Sequence[Prompt] = (),
 ) -> None:
@@ -127,15 +128,11 @@ def warmup_cosine(step: int, stage: Stage) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - stage.n_warmup) / (stage.n_steps - stage.n_warmup)))
 
 
-def exchange_sources(cells: Sequence[Sequence[Action]], rng: random.Random) -> dict[str, Callable[[], tuple[Exchange, bool]]]:
+def exchange_sources(cells: Sequence[Sequence[Action]], rng: random.Random, make: PromptMaker = corpus.make_prompt) -> Sources:
     """Samplers by kind; each draws an exchange and whether it is one that should be refused."""
     facts = corpus.word_facts()
     words = corpus.content_words()
-    by_label = {label: [cell for cell in cells if cell[0].label == label] for label in ("harmful", "benign")}
-
-    def ask() -> Prompt:
-        cell = rng.choice(by_label[rng.choice(("harmful", "benign"))])
-        return corpus.make_prompt(rng.choice(cell), "train", rng)
+    ask = request_source(cells, rng, make)
 
     def refuse() -> tuple[Exchange, bool]:
         prompt = ask()
@@ -152,6 +149,19 @@ def exchange_sources(cells: Sequence[Sequence[Action]], rng: random.Random) -> d
         "judge": lambda: (corpus.judgement(ask()), False),
         "repeat": lambda: (corpus.repetition(words, rng), False),
     }
+
+
+def request_source(
+    cells: Sequence[Sequence[Action]], rng: random.Random, make: PromptMaker = corpus.make_prompt
+) -> Callable[[], Prompt]:
+    """A sampler of train requests, half of them harmful, every cell of a label as often as the others."""
+    by_label = {label: [cell for cell in cells if cell[0].label == label] for label in ("harmful", "benign")}
+
+    def ask() -> Prompt:
+        cell = rng.choice(by_label[rng.choice(("harmful", "benign"))])
+        return make(rng.choice(cell), "train", rng)
+
+    return ask
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, exchange: Exchange) -> tuple[list[int], list[int]]:
