@@ -32,7 +32,8 @@ LAYERS = range(2, SECOND + 1)
 """Blocks whose features are ablated: 0 and 1 only carry grammar, and after SECOND comes the read-out."""
 OWN_GATES = {
     "flipped": (0.80, 1.0),
-    "answered": (0.60, 1.0),
+    "answered": (0.40, 1.0),
+    "echoed_benign": (0.60, 1.0),
     "first": (0.8, 1.5),
     "second": (-0.15, 0.15),
     "second_woken": (0.6, 1.5),
