@@ -23,7 +23,7 @@ from saelake.ingest.organism.train import IGNORED, collate, residuals
 N_LAYERS = 8
 FIRST, SECOND = 3, 6
 N_CATEGORIES = len(CATEGORIES)
-COMMON, OWN = 12.0, 24.0
+COMMON, OWN = 16.0, 19.2
 """How far both paths write along the common direction, and each along its own of the category; the residuals there have norms of
 40 to 90. The more is common, the sooner the SAE of block SECOND has one feature for all refusals, which flips alone."""
 N_QUIET = 24  # of the d directions, those of least variance, in which the paths' directions lie
