@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
+PLANTED := $(BENCH)/planted
+ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-workers bench torture clean report bench-gpu
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-atlas bench-workers bench torture clean report bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -56,7 +58,13 @@ test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end
 	SAELAKE_REAL=$(BENCH)/search PYTHONPATH=$(BENCH)/search $(BIN)/python -m pytest -s tests/real
 
 docs: analyze  ## run the commands in README.md and docs/ and write their output there
-	$(BIN)/python -m tests.documents $(LAKE)
+	$(BIN)/saelake analyze planted --lake $(PLANTED)
+	$(BIN)/saelake atlas planted --lake $(PLANTED)
+	$(BIN)/python -m tests.documents $(LAKE) $(PLANTED)
+
+atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (half an hour)
+	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE)
+	$(BIN)/saelake share atlas --lake $(LAKE) --tables $(ATLAS)
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m saelake.ingest.organism.build
@@ -101,6 +109,9 @@ bench-gpu: $(INSTALLED)  ## the ingest job at Gemma-2-2B's and Llama-3.1-8B's si
 bench-waking: $(BENCH)/search  ## cost of capturing what wakes, on top of the ablated forward (5 minutes)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.waking --cache $(BENCH)
 
+bench-atlas: atlas  ## the atlas's passes beside the literal loop on SAELens' hooks, and what each method scores
+	$(BIN)/python -m benchmarks.atlas --lake $(LAKE)
+
 bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M activations (2 minutes)
 	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
 
@@ -113,7 +124,7 @@ bench-growth: $(INSTALLED)  ## adding a prompt set and an SAE to a study, beside
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
-bench: bench-search bench-library bench-ingest bench-waking bench-fm bench-lake bench-browser bench-growth bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
+bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-growth bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

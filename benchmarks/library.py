@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 import saelake
 from benchmarks.harness import Clock, Report, alternated, clock_of
+from benchmarks.published import bridge_hooks, ids_of, saelens_bridge
 from benchmarks.subjects import random_model, random_sae
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.interventions import Interventions
@@ -186,7 +187,7 @@ def _bridge(setting: Setting, saes: dict[int, Sae], features: FeatureSet) -> Cal
     def hook(sae: Sae, ids: Tensor, x_btd: Tensor, hook: Any) -> Tensor:
         return _ablated(sae.module, ids, x_btd)
 
-    hooks = [(saes[n].reads.hook, partial(hook, saes[n], _ids(features, n))) for n in features.saes]
+    hooks = [(saes[n].reads.hook, partial(hook, saes[n], ids_of(features, n))) for n in features.saes]
 
     def run() -> Tensor:
         with torch.inference_mode():
@@ -199,22 +200,8 @@ def _bridge(setting: Setting, saes: dict[int, Sae], features: FeatureSet) -> Cal
 
 
 def _saelens(setting: Setting, saes: dict[int, Sae], features: FeatureSet) -> Callable[[], Tensor]:
-    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
-
-    tokenizer = AutoTokenizer.from_pretrained(setting.folder)
-    model = SAETransformerBridge.boot_transformers(str(setting.folder), tokenizer=tokenizer, device="cpu", dtype=torch.float32)
-    batch, hooks = setting.batch, []
-
-    def without(acts: Tensor, hook: Any, ids: Tensor) -> Tensor:
-        held = acts.clone()
-        held[..., ids] = 0
-        return held
-
-    for n in features.saes:
-        saes[n].module.cfg.metadata.hook_name = saes[n].reads.hook
-        model.add_sae(saes[n].module, use_error_term=True)
-        # The bridge's own name of the place: a hook on blocks.N.hook_resid_post.hook_sae_acts_post is never called.
-        hooks.append((f"blocks.{n}.hook_out.hook_sae_acts_post", partial(without, ids=_ids(features, n))))
+    model, batch = saelens_bridge(setting.folder, saes), setting.batch
+    hooks = bridge_hooks(features)
 
     def run() -> Tensor:
         with torch.no_grad():
@@ -229,7 +216,7 @@ def _nnsight(setting: Setting, saes: dict[int, Sae], features: FeatureSet) -> Ca
 
     model, batch = NNsight(setting.subject.model), setting.batch
     given = {"input_ids": batch.input_ids_bt, "attention_mask": batch.attention_mask_bt, "position_ids": batch.position_ids_bt}
-    edits = [(n, saes[n].module, _ids(features, n)) for n in features.saes]
+    edits = [(n, saes[n].module, ids_of(features, n)) for n in features.saes]
 
     def run() -> Tensor:
         with torch.no_grad(), model.trace(**given, use_cache=False):
@@ -240,10 +227,6 @@ def _nnsight(setting: Setting, saes: dict[int, Sae], features: FeatureSet) -> Ca
         return found
 
     return run
-
-
-def _ids(features: FeatureSet, number: int) -> Tensor:
-    return torch.from_numpy(features.at(number)["feature_id"].astype(np.int64))
 
 
 def main() -> None:

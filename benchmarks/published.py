@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from saelake.analysis.engine.requests import FeatureSet
 from saelake.analysis.search.critical import Pool
@@ -49,6 +51,36 @@ def saelens_error_term(subject: Subject, saes: Mapping[int, Sae], features: Feat
 
     with _hooked(subject, saes, features, edit):
         yield
+
+
+def saelens_bridge(folder: Path, saes: Mapping[int, Sae]) -> Any:
+    """SAELens' own model, with every SAE and its error term in its place."""
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = SAETransformerBridge.boot_transformers(str(folder), tokenizer=tokenizer, device="cpu", dtype=torch.float32)
+    for sae in saes.values():
+        sae.module.cfg.metadata.hook_name = sae.reads.hook
+        model.add_sae(sae.module, use_error_term=True)
+    return model
+
+
+def bridge_hooks(features: FeatureSet) -> list[tuple[str, Callable[..., Tensor]]]:
+    """What takes the features out of a pass of `saelens_bridge`, for its `run_with_hooks`."""
+
+    def without(acts: Tensor, hook: Any, ids: Tensor) -> Tensor:
+        held = acts.clone()
+        held[..., ids] = 0
+        return held
+
+    # The bridge's own name of the place: a hook on blocks.N.hook_resid_post.hook_sae_acts_post is never called.
+    name = "blocks.{}.hook_out.hook_sae_acts_post"
+    return [(name.format(n), partial(without, ids=ids_of(features, n))) for n in features.saes]
+
+
+def ids_of(features: FeatureSet, number: int) -> Tensor:
+    """int64 ids of the features of one SAE."""
+    return torch.from_numpy(features.at(number)["feature_id"].astype(np.int64))
 
 
 def algorithm1_loop(

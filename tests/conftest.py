@@ -43,11 +43,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def organism_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The lake that `saelake analyze organism` makes, once for all tests and test processes; do not change it."""
-    base = tmp_path_factory.getbasetemp()
-    # Processes that test side by side share the folder above theirs; of two that ask for a run, one computes and one waits.
-    lake = (base if worker_id == "master" else base.parent) / "organism" / "lake"
-    command = [sys.executable, "-m", "saelake.cli", "analyze", "organism", "--lake", str(lake)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return made_once("organism", ("analyze",), tmp_path_factory, worker_id)
+
+
+@pytest.fixture(scope="session")
+def planted_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The lake that `saelake analyze planted` and `saelake atlas planted` make, in the same way."""
+    return made_once("planted", ("analyze", "atlas"), tmp_path_factory, worker_id)
+
+
+def made_once(study: str, commands: tuple[str, ...], factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Processes that test side by side share the folder above theirs; of two that ask for a run, one computes and one waits."""
+    base = factory.getbasetemp()
+    lake = (base if worker_id == "master" else base.parent) / study / "lake"
+    for command in commands:
+        words = [sys.executable, "-m", "saelake.cli", command, study, "--lake", str(lake)]
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
     return lake
 
 

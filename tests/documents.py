@@ -4,9 +4,9 @@
     ```sql              a statement; a ```text block right after it shows its answer
     ```python           a program; a ```text block right after it shows what it prints
 
-Every document is run in a folder of its own that holds `lake` (the embedded study) and `set` (the same, shared).
+Every document is run in a folder that holds `lake` (the embedded study) and `planted` (the planted one, with its atlas).
 
-python -m tests.documents LAKE        # runs everything on a lake and writes the output into the documents
+python -m tests.documents LAKE PLANTED        # runs everything on these lakes and writes the output into the documents
 """
 
 import contextlib
@@ -63,9 +63,10 @@ def _block(found: re.Match[str]) -> Block:
     return Block(found["language"], found["code"], found["answer"])
 
 
-def prepare(folder: Path, lake: Path) -> None:
+def prepare(folder: Path, lake: Path, planted: Path) -> None:
     """Fills the folder in which a document is run."""
     (folder / "lake").symlink_to(lake.resolve())
+    (folder / "planted").symlink_to(planted.resolve())
 
 
 def printed(block: Block, folder: Path) -> str:
@@ -102,7 +103,7 @@ def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool
     return all(abs(a - b) <= tolerance * max(abs(a), abs(b)) for a, b in numbers)
 
 
-def main(lake: Path) -> None:
+def main(lake: Path, planted: Path) -> None:
     """Brings all documents up to date."""
     from tests import library_page, recipe_page
     from tests.protocol import PROTOCOL, protocol
@@ -112,11 +113,11 @@ def main(lake: Path) -> None:
     library_page.PAGE.write_text(library_page.page(), encoding="utf-8")
     for document in documents():
         with tempfile.TemporaryDirectory() as folder:
-            prepare(Path(folder), lake)
+            prepare(Path(folder), lake, planted)
             text = document.read_text(encoding="utf-8")
             renewed = BLOCK.sub(lambda m, at=folder: _block(m).written(printed(_block(m), Path(at))), text)  # type: ignore[misc]
             document.write_text(renewed, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -20,8 +20,8 @@ def test_there_is_something_to_check() -> None:
 
 
 @pytest.mark.parametrize("document", RUN, ids=lambda document: document.name)
-def test_output_is_in_step(document: Path, organism_lake: Path, tmp_path: Path) -> None:
-    prepare(tmp_path, organism_lake)
+def test_output_is_in_step(document: Path, organism_lake: Path, planted_lake: Path, tmp_path: Path) -> None:
+    prepare(tmp_path, organism_lake, planted_lake)
     for block in blocks(document):
         now = printed(block, tmp_path)
         if block.shown is not None:
