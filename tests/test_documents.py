@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
-from tests import library_page, recipe_page
+from tests import library_page, recipe_page, replication_page
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
@@ -39,6 +39,13 @@ def test_every_section_and_field_of_a_recipe_is_documented() -> None:
 
 def test_the_tables_of_the_library_are_what_the_models_and_saes_were_found_to_do() -> None:
     assert library_page.PAGE.read_text(encoding="utf-8") == library_page.page(), "make docs"
+
+
+def test_what_the_embedded_study_shows_of_the_paper_is_made_from_its_lake(organism_lake: Path) -> None:
+    shown = replication_page.PAGE.read_text(encoding="utf-8")
+    now = replication_page.page(shown, organism_lake)
+    assert same_but_for_rounding(shown, now), f"docs/replication.md is out of date (make docs):\n{now}"
+    assert [f"**R{n}. " in now for n in range(1, 22)] == [True] * 21
 
 
 def test_a_changed_word_or_number_is_noticed() -> None:

@@ -70,6 +70,8 @@ class Claim(NamedTuple):
 
     row: str
     claim: str
+    published: str
+    """The paper's own figures, which are of its two models; may be empty."""
     shows: str
     cannot: str
     """What the study cannot show, and why."""
