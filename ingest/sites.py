@@ -18,6 +18,7 @@ where a module's output has it in it. So resid_pre + attn_out + mlp_out = resid_
 import re
 from dataclasses import dataclass
 
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 KINDS = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in_unit", "mlp_in", "mlp_out", "resid_post")
@@ -55,8 +56,9 @@ class Site:
     kind: str = "resid_post"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"there is no kind of site {self.kind!r}: the kinds are {', '.join(KINDS)}")
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise UserError(f"there is no kind of site {arguments.shown(self.kind)}: the kinds are {', '.join(KINDS)}")
+        arguments.whole("the layer of a site", self.layer, 0)
 
     @classmethod
     def parse(cls, hook: str) -> "Site":

@@ -31,6 +31,7 @@ from saelake.ingest.sites import Site
 from saelake.ingest.spelling import Spelling
 from saelake.ingest.targets import find_targets, targets_of
 from saelake.ingest.template import ChatTemplate, Tokenized
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError, first_line
 
 __all__ = ["Batch", "StopForward", "Subject", "Tokenized"]
@@ -69,6 +70,7 @@ class Subject:
     Args:
         target_tokens: first tokens that count as the behaviour under study: what `p_target` sums the probabilities of.
         chat_template: Jinja text in place of the tokenizer's own template; "none" for prompts as they are, without a template.
+        without_bos: the model was trained without the BOS token that its tokenizer has.
         system: a system message before every prompt.
         template_variables: further variables of the template, e.g. date_string.
         max_prompt_tokens: longer prompts are refused, never cut.
@@ -83,19 +85,28 @@ class Subject:
         target_tokens: Sequence[str] = ("I",),
         *,
         chat_template: str | None = None,
+        without_bos: bool = False,
         system: str | None = None,
         template_variables: Mapping[str, str | int | float | bool] | None = None,
         max_prompt_tokens: int | None = None,
     ) -> None:
+        _check_loaded(model, tokenizer)
+        if max_prompt_tokens is not None:
+            max_prompt_tokens = arguments.whole("max_prompt_tokens", max_prompt_tokens, 1)
+        words = arguments.listed("target_tokens", target_tokens, "a list of texts, such as ['I']")
+        if not words:
+            raise UserError("target_tokens has no token: give at least one, such as ['I']")
+        variables = arguments.mapping("template_variables", template_variables, "{name: value}")
         if chat_template is None and not tokenizer.chat_template:
             raise UserError(
                 'the tokenizer has no chat template: give one as chat_template, or chat_template="none" for prompts as they are'
             )
-        fields = {"chat_template": chat_template, "system": system, "template_variables": dict(template_variables or {})}
-        spec = _spec({"id": "model"} | fields)
-        template = ChatTemplate.of(tokenizer, spec)
-        targets = find_targets(tokenizer, target_tokens, template.before + "x" + template.after)
-        self._set(model, tokenizer, template, [target.token_id for target in targets], max_prompt_tokens)
+        fields = {"chat_template": chat_template, "system": system, "template_variables": dict(variables)}
+        with arguments.without_recipe():
+            spec = _spec({"id": "model", "without_bos": without_bos} | fields)
+            template = ChatTemplate.of(tokenizer, spec)
+            targets = find_targets(tokenizer, words, template.before + "x" + template.after)
+            self._set(model, tokenizer, template, [target.token_id for target in targets], max_prompt_tokens)
 
     @classmethod
     def of(
@@ -150,8 +161,13 @@ class Subject:
         one token.
         """
         if not isinstance(model, ModelSpec):
-            where = {"path": Path(model)} if Path(model).is_dir() else {"id": str(model)}
-            model = _spec(where | {"target_tokens": tuple(target_tokens)} | spec)
+            if not isinstance(model, str | Path) or not isinstance(compute, Compute | None):
+                what = f"the model is {arguments.shown(model)}" if not isinstance(model, str | Path) else "compute is no Compute"
+                raise UserError(f"{what}: give an id of the hub or a folder, and compute = None")
+            words = arguments.listed("target_tokens", target_tokens, "a list of texts, such as ['I']")
+            where = {"path": Path(model)} if _is_folder(model) else {"id": str(model)}
+            with arguments.without_recipe():
+                return cls.load(_spec(where | {"target_tokens": tuple(words)} | spec), compute)
         compute = compute or Compute()
         if compute.threads is not None:
             torch.set_num_threads(compute.threads)
@@ -328,6 +344,26 @@ def _spec(fields: Mapping[str, Any]) -> ModelSpec:
         return ModelSpec.model_validate(given if len(given) == len(fields) else given | {"template": "none"})
     except ValidationError as error:
         raise UserError(sentence(error, ModelSpec)) from error
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _check_loaded(model: Any, tokenizer: Any) -> None:
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"a {type(model).__name__} is no model of transformers: give what AutoModelForCausalLM.from_pretrained gives"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"a {type(tokenizer).__name__} is no tokenizer of transformers: give what AutoTokenizer.from_pretrained gives"
+        )
+    if any(weight.device.type == "meta" for weight in model.parameters()):
+        raise UserError("the model has weights on no device (meta): load it with its weights")
 
 
 def learned_positions(model: nn.Module) -> int | None:

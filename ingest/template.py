@@ -185,7 +185,7 @@ def _checked(template: ChatTemplate) -> str:
     The template is rendered once more for every setting, with another value in its place: a setting that is read shows.
     """
     if taken := sorted(GIVEN & set(template.variables)):
-        raise UserError(f"model.template_variables.{taken[0]} is not for a recipe to set: the template is given it already")
+        raise UserError(f"model.template_variables.{taken[0]} is not to be set: the template is given it already")
     asked: dict[str, list[dict[str, Any]]] = {"": [{}], "clock": [{"clock": CLOCKS[1]}]}
     if template.system is not None:
         asked["system"] = [{"system": template.system + " saelake"}, {"system": None}]
@@ -227,7 +227,7 @@ def _check_bos(tokenizer: PreTrainedTokenizerBase, rendered: str, without: bool)
     has = bos is not None and token_ids[:1] == [bos]
     if without and (has or bos is None):
         why = "the chat template writes BOS" if has else "the tokenizer has no BOS"
-        raise UserError(f"model.without_bos changes nothing: {why}, so take it out of the recipe")
+        raise UserError(f"model.without_bos changes nothing: {why}, so take it out")
     if has and token_ids[1:2] == [bos]:
         raise UserError(
             f"every prompt begins with BOS ({tokenizer.bos_token}) twice, which the model never read: "

@@ -8,6 +8,8 @@ import numpy as np
 
 from saelake.queries.loader import run
 from saelake.queries.parameters import QueryError
+from saelake.warehouse import arguments
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import literal, parquet, paths
 
 if TYPE_CHECKING:
@@ -49,10 +51,10 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
     Args:
         library: scipy or torch.
         parameters: layer, rows ("prompt" or "token") and bos, as `saelake query sparse --help` says; bos=False reads `tokens`.
-    Raises QueryError for a wrong parameter, ValueError for another library.
+    Raises QueryError for a wrong parameter, UserError for another library.
     """
     if library not in ("scipy", "torch"):
-        raise ValueError(f"library is scipy or torch, not {library!r}")
+        raise UserError(f"library is scipy or torch, not {arguments.shown(library)}")
     import scipy.sparse
 
     found = run(con, "sparse", **parameters).fetchnumpy()

@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING, Any, Self
 import duckdb
 
 from saelake import queries
+from saelake.warehouse import arguments
 from saelake.warehouse.catalog import connect, current_files, current_runs, several_studies
 from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.records import Lake, RunRecord
 
 if TYPE_CHECKING:
     from saelake.queries.sparse import Sparse
+
+
+ENGINES = ("duckdb", "spark")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class OpenLake:
 
         Raises duckdb.Error, and UserError for a table that is damaged or was left out of a shared set.
         """
+        arguments.text("the statement", statement)
         self._renew()
         with view_errors(self.connection):
             return self.connection.sql(statement, params=params)
@@ -52,6 +57,8 @@ class OpenLake:
         Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several, and for
         a table that is damaged or was left out of a shared set.
         """
+        if engine not in ENGINES:
+            raise UserError(f"there is no engine {arguments.shown(engine)}: there are {' and '.join(ENGINES)}")
         self._renew()
         if engine == "duckdb":
             return self.sql(self.statement(name, **params))
@@ -68,7 +75,7 @@ class OpenLake:
             return queries.load(name).statement(self.connection, params)
 
     def _check(self, name: str, params: Mapping[str, Any]) -> None:
-        if queries.load(name).of_one_study and len(self.studies) > 1:
+        if queries.load(arguments.text("the question", name)).of_one_study and len(self.studies) > 1:
             raise several_studies(self.lake, self.studies)
         with view_errors(self.connection):
             queries.check_choices(self.connection, name, params)
@@ -97,11 +104,13 @@ class OpenLake:
         """
         from saelake.warehouse.written import write_rows
 
+        study = None if study is None else arguments.text("study", study)
+        told = arguments.json_values("about", about, "what made the rows, as {name: JSON value}")
         if study is None:
             if len(self.studies) != 1:
                 raise several_studies(self.lake, self.studies) if self.studies else UserError("say which study: study=NAME")
             study = self.studies[0]
-        record = write_rows(self.lake, study, table, rows, {"written_by": "saelake.OpenLake.write", **(about or {})})
+        record = write_rows(self.lake, study, table, rows, {"written_by": "saelake.OpenLake.write", **told})
         self._show_again()
         return record
 
@@ -131,6 +140,9 @@ class OpenLake:
 
 def open(path: str | Path, recipe: str | None = None) -> OpenLake:
     """The lake in a folder or at s3://bucket/prefix, restricted to one study if `recipe` names it; raises UserError."""
+    if not isinstance(path, str | Path):
+        raise UserError(f"the lake is {arguments.shown(path)}: give a folder or s3://bucket/prefix")
+    recipe = None if recipe is None else arguments.text("recipe", recipe)
     lake = Lake.existing(path)
     shown = current_runs(lake, recipe)
     return OpenLake(connect(lake, shown=shown), (recipe,) if recipe else shown.studies, lake, recipe)
@@ -144,4 +156,4 @@ def sparse(files: str, **options: Any) -> "Sparse":
     """
     from saelake.queries.sparse import sparse_of_files
 
-    return sparse_of_files(files, **options)
+    return sparse_of_files(arguments.text("files", str(files) if isinstance(files, Path) else files), **options)

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from saelake.warehouse import arguments
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import INDEX_MASK, Lake, RunRecord, RunSpec, run_tag
@@ -27,7 +28,7 @@ def write_rows(lake: Lake, study: str, table: str, rows: Any, about: Mapping[str
         about: where the rows come from, as JSON values.
     Raises UserError for a table that is none, for no rows, and for columns, types and ids that do not fit the protocol.
     """
-    if table not in TABLES or TABLES[table].copies is not None:
+    if arguments.text("the table", table) not in TABLES or TABLES[table].copies is not None:
         raise UserError(f"there is no table {table} to write to: there are {', '.join(sorted(TABLES))}")
     spec = TABLES[table]
     given = _typed(spec, _as_table(rows))

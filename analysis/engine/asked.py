@@ -15,6 +15,7 @@ from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Interven
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject, Tokenized
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 Key = str | int | Site
@@ -94,6 +95,7 @@ class SaeTable:
 
     def number(self, key: Key) -> int:
         """The number of the one SAE that a key means; raises UserError where it means none or several."""
+        _check_key(key)
         found = [n for n, sae in self.saes.items() if sae.sae_id == key]
         if not found and isinstance(key, Site | str):
             site = key if isinstance(key, Site) else _site(key, self._names())
@@ -109,6 +111,7 @@ class SaeTable:
 
     def site(self, key: Key, subject: Subject) -> Site:
         """The site that a key means: where an SAE writes; of a layer that of its SAEs, or resid_post."""
+        _check_key(key)
         if isinstance(key, Site):
             return key
         if by_id := [sae.writes for sae in self.saes.values() if sae.sae_id == key]:
@@ -126,6 +129,11 @@ class SaeTable:
 
 def _is_int(key: object) -> bool:
     return isinstance(key, int | np.integer) and not isinstance(key, bool)
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, Site | str) and not _is_int(key):
+        raise UserError(f"{arguments.shown(key)} names no SAE: give an sae_id, a hook, a Site or a layer")
 
 
 def _site(name: str, known: str) -> Site:
@@ -146,11 +154,13 @@ class Where:
 def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, place: int) -> Where:
     """The positions of one prompt; raises UserError for a position or a role that it does not have."""
     n = len(prompt.token_ids)
+    if answering is not None:
+        arguments.switch("answering", answering)
     if positions is None:
         return Where(frozenset(range(n)), answering is not False)
     found: set[int] = set()
     on_answer = False
-    for one in positions if isinstance(positions, Iterable) and not isinstance(positions, str) else [positions]:
+    for one in _each(positions):
         if isinstance(one, str):
             mine = {pos for pos, role in enumerate(prompt.roles) if role == one}
             if one == ANSWER:
@@ -162,11 +172,18 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
         elif _is_int(one) and -n <= one < n:
             found.add(int(one) % n)
         else:
-            raise UserError(f"positions: prompt {place} has no position {one!r}: it has {n} tokens, from 0 to {n - 1}")
+            has = f"it has {n} tokens, from 0 to {n - 1}"
+            raise UserError(f"positions: prompt {place} has no position {arguments.shown(one)}: {has}")
     on_answer = on_answer if answering is None else answering
     if not found and not on_answer:
         raise UserError("positions names no position, so that the edit would act nowhere")
     return Where(frozenset(found), on_answer)
+
+
+def _each(positions: Any) -> Iterable[Any]:
+    if hasattr(positions, "tolist"):
+        positions = positions.tolist()
+    return positions if isinstance(positions, Iterable) and not isinstance(positions, str) else [positions]
 
 
 def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) -> FeatureSet:
@@ -178,26 +195,34 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
     assert isinstance(edit, Ablate | Clamp | MeanAblate), "no feature edit"
     number = table.number(edit.sae)
     sae = table.saes[number]
-    given = edit.ids.tolist() if hasattr(edit.ids, "tolist") else edit.ids
-    ids = np.asarray(list(given) if isinstance(given, Iterable) else given)
-    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
-        raise UserError(f"the features of {sae.sae_id} are a list of numbers")
-    ids = ids.astype(np.int64)
-    if len(outside := ids[(ids < 0) | (ids >= sae.width)]):
-        raise UserError(f"{sae.sae_id} has no feature {outside[0]}: its features are 0 to {sae.width - 1}")
+    ids = feature_ids(edit.ids, sae)
     if len(np.unique(ids)) < len(ids):
         raise UserError(f"a feature of {sae.sae_id} is named twice in one edit")
     value: np.ndarray = np.zeros(len(ids))
     if isinstance(edit, Clamp):
-        values = np.asarray(edit.values, dtype=np.float64)
-        if values.shape not in ((), ids.shape):
-            raise UserError(f"{len(ids)} features of {sae.sae_id} are to be held at {values.size} values: give one, or one each")
-        value = np.broadcast_to(values, ids.shape)
+        is_one = isinstance(edit.values, str | bytes | Mapping) or not isinstance(edit.values, Iterable)
+        is_one = is_one or getattr(edit.values, "shape", None) == ()
+        values = [edit.values] if is_one else arguments.listed("values", edit.values, "a number, or one for each feature")
+        if not is_one and len(values) != len(ids):
+            raise UserError(f"{len(ids)} features of {sae.sae_id} are to be held at {len(values)} values: give one, or one each")
+        held = [arguments.real(f"the value that a feature of {sae.sae_id} is to be held at", one) for one in values]
+        value = np.broadcast_to(np.array(held), ids.shape)
     elif isinstance(edit, MeanAblate):
         value = means[id(edit)]
     if not np.isfinite(value).all():
         raise UserError(f"a feature of {sae.sae_id} is to be held at a value that is no finite number")
     return FeatureSet.of(np.full(len(ids), number), ids, value.tolist())
+
+
+def feature_ids(given: Any, sae: Sae) -> np.ndarray:
+    """Features of an SAE, (k,) int64; raises UserError for what is no list of numbers, and for features that it has not."""
+    given = given.tolist() if hasattr(given, "tolist") else given
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else None
+    if listed is None or not all(map(_is_int, listed)):
+        raise UserError(f"the features of {sae.sae_id} are a list of numbers, not {arguments.shown(given)}")
+    if outside := [one for one in listed if not 0 <= one < sae.width]:
+        raise UserError(f"{sae.sae_id} has no feature {outside[0]}: its features are 0 to {sae.width - 1}")
+    return np.array(listed, dtype=np.int64)
 
 
 def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit:
@@ -206,7 +231,14 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     everywhere = isinstance(edit, ProjectOut) and edit.site == "all"
     sites = tuple(map(Site, range(subject.n_layers))) if everywhere else (table.site(edit.site, subject),)
     given = edit.vector.detach().float().cpu().numpy() if hasattr(edit.vector, "detach") else edit.vector
-    vector = np.asarray(given, dtype=np.float32)
+    try:
+        vector = np.asarray(given)
+    except (TypeError, ValueError):  # lists of different lengths, say
+        vector = np.empty(0, dtype=object)
+    if vector.dtype.kind not in "iuf":
+        raise UserError(f"a vector is an array of numbers, not {arguments.shown(edit.vector)}")
+    with np.errstate(over="ignore"):
+        vector = vector.astype(np.float32)
     for site in sites:
         subject.sites.check(site, write=True)
         if vector.shape != (subject.width(site),):
@@ -214,11 +246,11 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     if not np.isfinite(vector).all():
         raise UserError("a vector has entries that are no finite numbers")
     if isinstance(edit, Add):
-        return DirectionEdit(vector, project_out=False, add=float(edit.scale), more_sites=sites)
-    norm = float(np.linalg.norm(vector))
+        return DirectionEdit(vector, project_out=False, add=arguments.real("the scale of a vector", edit.scale), more_sites=sites)
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm == 0:
         raise UserError("a vector of zeros has no direction to project out")
-    return DirectionEdit(vector / norm, more_sites=sites)
+    return DirectionEdit((vector / norm).astype(np.float32), more_sites=sites)
 
 
 def interventions(

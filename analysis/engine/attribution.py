@@ -7,7 +7,7 @@ with `steps`, g is the mean of the gradients along the way on which all features
 gradients, Sundararajan et al. 2017; for SAE features Marks et al. 2024, arXiv 2403.19647), one SAE at a time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -17,11 +17,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from saelake.analysis.engine.library import ACTIVATIONS, Engine
+from saelake.analysis.engine.library import ACTIVATIONS, Engine, check_engine
 from saelake.analysis.engine.prompts import Prompt, read_prompts
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 Target = str | int | Sequence[int] | Callable[[Tensor], Tensor]
@@ -40,10 +41,10 @@ def attribution(engine: Engine, prompts: Sequence[Prompt], target: Target = "p_t
         steps: gradients that are averaged on the way to a pass without any feature of the SAE; 0 takes the one at the clean pass,
             which costs one forward and one backward pass a prompt, where n steps cost n of them for every SAE.
     """
-    if steps < 0:
-        raise UserError(f"steps is {steps}: give the number of gradients to average, or 0 for the one of the clean pass")
+    check_engine(engine)
+    steps, function = arguments.whole("steps", steps, 0), _function(engine, target)
     read = read_prompts(engine.subject, prompts)
-    tables = [_of_prompt(engine, place, one.token_ids, _function(engine, target), steps) for place, one in enumerate(read)]
+    tables = [_of_prompt(engine, place, one.token_ids, function, steps) for place, one in enumerate(read)]
     return pa.concat_tables(tables) if tables else ATTRIBUTIONS.empty_table()
 
 
@@ -143,13 +144,16 @@ def _function(engine: Engine, target: Target) -> Callable[[Tensor], Tensor]:
     if callable(target):
         return target
     ids = list(engine.subject.refusal_token_ids)
-    if target == "p_target":
+    if isinstance(target, str) and target == "p_target":
         return lambda logits_bv: logits_bv.softmax(-1)[:, ids].sum(-1)
-    if target == "logit":
+    if isinstance(target, str) and target == "logit":
         return lambda logits_bv: logits_bv[:, ids].mean(-1) - logits_bv.mean(-1)
+    form = "p_target, logit, a token's id, a list of ids, or a function of logits"
     if isinstance(target, str):
-        raise UserError(f"target is {target!r}: it is p_target, logit, a token's id, a list of ids, or a function of logits")
-    chosen = [target] if isinstance(target, int) else [int(one) for one in target]
-    if not chosen or not all(0 <= one < engine.subject.n_vocab for one in chosen):
-        raise UserError(f"target names token ids outside of the model's 0 to {engine.subject.n_vocab - 1}, or none")
+        raise UserError(f"target is {arguments.shown(target)}: give {form}")
+    several = target if isinstance(target, Iterable) and getattr(target, "shape", None) != () else [target]
+    most = engine.subject.n_vocab - 1
+    chosen = [arguments.whole("a token of target", one, 0, most) for one in arguments.listed("target", several, form)]
+    if not chosen:
+        raise UserError(f"target names no token: give {form}")
     return lambda logits_bv: logits_bv[:, chosen].sum(-1)

@@ -7,7 +7,7 @@
 It is a front to the one engine that a recipe's stages use (engine.py): prompts become numbers, edits become requests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from saelake.analysis.engine.asked import (
     ProjectOut,
     SaeTable,
     direction_of,
+    feature_ids,
     features_of,
     interventions,
 )
@@ -35,6 +36,7 @@ from saelake.analysis.engine.watch import Activations
 from saelake.ingest.saes.given import saes_of
 from saelake.ingest.saes.sae import Sae, check_fits
 from saelake.ingest.subject import Subject, Tokenized
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 ACTIVATIONS = pa.schema(
@@ -88,10 +90,15 @@ class Engine:
     """
 
     def __init__(self, subject: Subject, saes: Any, *, batch_tokens: int | None = None) -> None:
+        if not isinstance(subject, Subject):
+            raise UserError(f"a {type(subject).__name__} is no Subject: give saelake.Subject(model, tokenizer)")
+        if batch_tokens is not None:
+            batch_tokens = arguments.whole("batch_tokens", batch_tokens, 1)
         self.subject = subject
-        found = saes_of(saes, subject)
-        for sae in found:
-            check_fits(sae, subject)
+        with arguments.without_recipe():
+            found = saes_of(saes, subject)
+            for sae in found:
+                check_fits(sae, subject)
         self._table = SaeTable(dict(enumerate(found)))
         self._prompts: list[Sequence[int]] = []
         self._numbers: dict[tuple[int, ...], int] = {}
@@ -120,11 +127,11 @@ class Engine:
         edits: Sequence[Any] = (),
     ) -> Answers:
         """Greedy answers to the prompts, in their order."""
-        if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {max_new_tokens}: an answer has at least one token")
+        max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
         named = _named(ablate, clamp, add, project_out, positions, answering)
         _, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens - 1)  # the last one is not read again
-        found = self._engine.answer(requests, max_new_tokens)
+        with arguments.without_recipe():
+            found = self._engine.answer(requests, max_new_tokens)
         said = self._said(found.first)
         return Answers([self._text(ids) for ids in found.token_ids], found.token_ids, *said)
 
@@ -143,7 +150,8 @@ class Engine:
         """What would come first in the answers, without generating them."""
         named = _named(ablate, clamp, add, project_out, positions, answering)
         _, requests = self._requests(prompts, named, edits)
-        return self._said(self._engine.next_token(requests))
+        with arguments.without_recipe():
+            return self._said(self._engine.next_token(requests))
 
     def activations(
         self,
@@ -167,16 +175,15 @@ class Engine:
             saes: only these, or only these features of them; None: all.
             max_new_tokens: cover the model's own answers too, of at most so many tokens, behind the prompts' positions.
         """
+        max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 0)
         named = _named(ablate, clamp, add, project_out, positions, answering)
+        watched = self._watched(saes)
         read, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens)
         if max_new_tokens:
             answers = self._engine.answer(requests, max_new_tokens).token_ids
             requests = [self._with_answer(*one) for one in zip(read, requests, answers, strict=True)]
-        watched: dict[int, np.ndarray | None] = dict.fromkeys(self._table.saes)
-        if saes is not None:
-            pairs = saes.items() if isinstance(saes, Mapping) else [(key, None) for key in saes]
-            watched = {self._table.number(key): None if ids is None else np.asarray(ids, dtype=np.int64) for key, ids in pairs}
-        return self._rows(self._engine.activations(requests, watched))
+        with arguments.without_recipe():
+            return self._rows(self._engine.activations(requests, watched))
 
     def means(self, prompts: Sequence[Prompt], sae: Key) -> np.ndarray:
         """(f,) float64: mean activation of every feature of an SAE over the prompts' tokens, BOS left out."""
@@ -190,6 +197,18 @@ class Engine:
         width = self._table.saes[number].width
         total = np.bincount(found.feature_id[counted], found.activation[counted].astype(np.float64), width)
         return total / n_tokens
+
+    def _watched(self, saes: Sequence[Key] | Mapping[Key, Sequence[int] | None] | None) -> dict[int, np.ndarray | None]:
+        """Number of an SAE -> which features of it; None: all."""
+        if saes is None:
+            return dict.fromkeys(self._table.saes)
+        form = "a list of SAEs, or {SAE: features}"
+        pairs = saes.items() if isinstance(saes, Mapping) else [(key, None) for key in arguments.listed("saes", saes, form)]
+        watched: dict[int, np.ndarray | None] = {}
+        for key, ids in pairs:
+            number = self._table.number(key)
+            watched[number] = None if ids is None else np.unique(feature_ids(ids, self._table.saes[number]))
+        return watched
 
     def _requests(
         self, prompts: Sequence[Prompt], named: list[Edit], edits: Sequence[Any], *, n_answered: int = 0
@@ -252,6 +271,12 @@ class Engine:
         return str(self.subject.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
 
+def check_engine(engine: object) -> None:
+    """Raises UserError for what is no Engine."""
+    if not isinstance(engine, Engine):
+        raise UserError(f"a {type(engine).__name__} is no Engine: give saelake.Engine(subject, saes)")
+
+
 def _request(number: int, acting: tuple[Intervention, ...]) -> Request:
     """The request of a prompt: in the plain form where it is of one, since equal requests are asked once."""
     first = acting[0] if acting else None
@@ -269,13 +294,16 @@ def _named(
     answering: bool | None,
 ) -> list[Edit]:
     """The edits that are given by name."""
-    where: dict[str, Any] = {"positions": positions, "answering": answering}
-    found: list[Edit] = [Ablate(key, ids, **where) for key, ids in (ablate or {}).items()]
-    for key, held in (clamp or {}).items():
-        if not isinstance(held, Mapping):
-            raise UserError("clamp is {key: {feature: value}}")
+    # A generator would be used up by the first prompt.
+    several = positions if isinstance(positions, str) or not isinstance(positions, Iterator) else list(positions)
+    where: dict[str, Any] = {"positions": several, "answering": answering}
+    found: list[Edit] = [Ablate(key, ids, **where) for key, ids in arguments.mapping("ablate", ablate, "{key: features}").items()]
+    for key, given in arguments.mapping("clamp", clamp, "{key: {feature: value}}").items():
+        held = arguments.mapping(f"clamp of {arguments.shown(key)}", given, "{feature: value}")
         found.append(Clamp(key, list(held), list(held.values()), **where))
-    for key, given in (add or {}).items():
+    for key, given in arguments.mapping("add", add, "{key: (vector, scale)}").items():
+        if isinstance(given, tuple) and len(given) != 2:
+            raise UserError(f"add of {arguments.shown(key)} is {arguments.shown(given)}: give (vector, scale)")
         vector, scale = given if isinstance(given, tuple) else (given, 1.0)
         found.append(Add(key, vector, scale, **where))
     if project_out is not None:
@@ -288,13 +316,14 @@ def _named(
 
 def _by_prompt(edits: Sequence[Any], n: int) -> list[tuple[Edit, ...]]:
     """One tuple of edits a prompt."""
+    edits = arguments.listed("edits", () if edits is None else edits, "a list of edits, or one list a prompt")
     if all(isinstance(edit, EDITS) for edit in edits):
         return [tuple(edits)] * n
     if any(isinstance(edit, EDITS) for edit in edits):
         raise UserError("edits mixes edits and lists of edits: give one list for all prompts, or one list a prompt")
     if len(edits) != n:
         raise UserError(f"edits has {len(edits)} lists for {n} prompts")
-    by_prompt = [tuple(some) for some in edits]
+    by_prompt = [tuple(arguments.listed("a prompt's edits", some, "a list of edits")) for some in edits]
     if not all(isinstance(edit, EDITS) for some in by_prompt for edit in some):
         raise UserError(f"edits are {', '.join(kind.__name__ for kind in EDITS)}")
     return by_prompt

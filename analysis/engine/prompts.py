@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from saelake.ingest.rendering import render
 from saelake.ingest.subject import Subject, Tokenized
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
@@ -16,15 +18,22 @@ ROLES = ("system", "user", "assistant")
 
 def read_prompts(subject: Subject, prompts: Sequence[Prompt]) -> list[Tokenized]:
     """Every prompt as tokens with their roles; raises UserError for what is no prompt, by its place."""
-    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], Mapping)):
+    given = [prompts] if isinstance(prompts, str) else arguments.listed("prompts", prompts, "a list of prompts")
+    if isinstance(prompts, str) or (given and isinstance(given[0], Mapping)):
         raise UserError("prompts is a list of prompts: put this one into a list")
-    return [_read(subject, prompt, place) for place, prompt in enumerate(prompts)]
+    with arguments.without_recipe():
+        return [_read(subject, prompt, place) for place, prompt in enumerate(given)]
 
 
 def _read(subject: Subject, prompt: Any, place: int) -> Tokenized:
     if isinstance(prompt, str):
-        return subject.encode(prompt)
-    items = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt) if isinstance(prompt, Iterable) else []
+        found = subject.encode(arguments.text(f"prompt {place}", prompt))
+        if not found.token_ids:
+            raise UserError(f"prompt {place} is empty: without a template it has no token to read")
+        return found
+    items = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    items = list(items) if isinstance(items, Iterable) and not isinstance(items, Mapping | bytes | set | frozenset) else []
+    items = [item.item() if isinstance(item, np.integer) else item for item in items]
     if items and all(isinstance(item, Mapping) for item in items):
         found = _chat(subject, items, place)
     elif items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
@@ -41,8 +50,10 @@ def _read(subject: Subject, prompt: Any, place: int) -> Tokenized:
 def _chat(subject: Subject, messages: list[Mapping[str, str]], place: int) -> Tokenized:
     """A chat through the template, up to the next answer; a token that holds some of a message has the message's role."""
     for message in messages:
-        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or role not in ROLES or not isinstance(content, str):
             raise UserError(f"prompt {place}: a message is {{'role': one of {', '.join(ROLES)}, 'content': text}}")
+        arguments.text(f"prompt {place}", content)
     template, tokenizer = subject.template, subject.tokenizer
     if template.is_plain:
         plain = _with_roles(tokenizer, "".join(message["content"] for message in messages), messages)

@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 
 from saelake.analysis.interactions.machine import Epoch, Settings, train
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 SETTINGS = ("k", "learning_rate", "epochs", "batch_size", "init_sd", "validation", "scale", "seed")
@@ -59,7 +60,8 @@ class FactorizationMachine:
 
     def fit(self, x: csr_matrix, y: np.ndarray) -> Self:
         """Learns from rows (n, m) and their labels (n,), 0 or 1; raises UserError for other shapes, labels and values."""
-        x, y = _rows(x), np.asarray(y)
+        self._check()
+        x, y = _rows(x), _labels(y)
         if y.shape != (x.shape[0],):
             raise UserError(f"y has shape {y.shape}, and x has {x.shape[0]} rows: give one label a row")
         if set(np.unique(y).tolist()) != {0, 1}:
@@ -68,6 +70,8 @@ class FactorizationMachine:
         self.scale_ = np.where(largest > 0, largest, 1).astype(np.float32) if self.scale else np.ones(x.shape[1], np.float32)
         order = np.random.default_rng(self.seed).permutation(len(y))
         n_val = round(self.validation * len(y))
+        if n_val >= len(y):
+            raise UserError(f"validation is {self.validation}, which leaves none of {len(y)} rows to learn from")
         splits = {"val": np.sort(order[:n_val]), "train": np.sort(order[n_val:]), "test": np.empty(0, dtype=np.int64)}
         settings = Settings(self.k, self.learning_rate, self.epochs, self.batch_size, self.init_sd, self.seed)
         trained = train(self._scaled(x), y.astype(np.float32), splits, settings, keep_last=not n_val)
@@ -95,13 +99,17 @@ class FactorizationMachine:
 
     def score(self, x: csr_matrix, y: np.ndarray) -> float:
         """Share of rows whose label is predicted."""
-        return float((self.predict(x) == np.asarray(y)).mean())
+        y, predicted = _labels(y), self.predict(x)
+        if y.shape != predicted.shape:
+            raise UserError(f"y has shape {y.shape}, and x has {len(predicted)} rows: give one label a row")
+        if not len(y):
+            raise UserError("there are no rows to score")
+        return float((predicted == y).mean())
 
     def partners(self, i: int, n: int = 20) -> list[Pair]:
         """The columns that a column acts with most, the strongest first, whatever the sign; ties go to the lower column."""
         vectors = self._fitted().embeddings_
-        if not 0 <= i < len(vectors):
-            raise UserError(f"there is no column {i}: there are {len(vectors)}")
+        i, n = arguments.whole("the column", i, 0, len(vectors) - 1), arguments.whole("n", n, 0)
         dots = vectors @ vectors[i]
         others = np.delete(np.arange(len(vectors)), i)
         chosen = others[np.argsort(-np.abs(dots[others]), kind="stable")][:n]
@@ -109,7 +117,7 @@ class FactorizationMachine:
 
     def pairs(self, n: int = 20) -> list[Pair]:
         """The pairs of columns that act together most, the strongest first, whatever the sign; ties go to the lower columns."""
-        vectors = self._fitted().embeddings_
+        vectors, n = self._fitted().embeddings_, arguments.whole("n", n, 0)
         best: list[tuple[float, int, int]] = []
         step = max(1, (1 << 22) // max(1, len(vectors)))
         for start in range(0, len(vectors), step):
@@ -120,6 +128,19 @@ class FactorizationMachine:
             found = zip((-dots[rows, columns]).tolist(), (rows + start).tolist(), columns.tolist(), strict=True)
             best = sorted(best + [one for one in found if one[0] <= 0])[:n]
         return [self._pair(i, j) for _, i, j in best]
+
+    def _check(self) -> None:
+        """Raises UserError for settings that are none."""
+        for name, at_least in (("k", 0), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            arguments.whole(name, getattr(self, name), at_least)
+        for name in ("learning_rate", "init_sd", "validation"):
+            arguments.real(name, getattr(self, name))
+        arguments.switch("scale", self.scale)
+        if self.learning_rate <= 0 or self.init_sd < 0:
+            name = "learning_rate" if self.learning_rate <= 0 else "init_sd"
+            raise UserError(f"{name} is {getattr(self, name)}: give a positive number")
+        if not 0 <= self.validation < 1:
+            raise UserError(f"validation is {self.validation}: give a share of the rows, from 0 and below 1")
 
     def _pair(self, i: int, j: int) -> Pair:
         one, other = self.embeddings_[i].astype(np.float64), self.embeddings_[j].astype(np.float64)
@@ -136,7 +157,28 @@ class FactorizationMachine:
 
 
 def _rows(x: csr_matrix) -> csr_matrix:
-    found = csr_matrix(x, dtype=np.float32)
+    if not issparse(x):
+        x = _numbers("x", x)
+        if x.ndim != 2:
+            raise UserError(f"x has shape {x.shape}: give a matrix of rows and columns")
+    elif x.dtype.kind not in "biuf":
+        raise UserError(f"x is a matrix of {x.dtype}: give one of numbers")
+    with np.errstate(over="ignore"):
+        found = csr_matrix(x, dtype=np.float32)
     if not np.isfinite(found.data).all():
         raise UserError("x has values that are not finite numbers")
+    return found
+
+
+def _labels(y: Any) -> np.ndarray:
+    return _numbers("y", y)
+
+
+def _numbers(name: str, given: Any) -> np.ndarray:
+    try:
+        found = np.asarray(given)
+    except (TypeError, ValueError):  # lists of different lengths, say
+        found = np.empty(0, dtype=object)
+    if found.dtype.kind not in "biuf":
+        raise UserError(f"{name} is {arguments.shown(given)}: give an array of numbers")
     return found

@@ -82,5 +82,5 @@ STAGE = Stage(
     tables=("decoder_cosines",),
     shards=_shards,
     compute=_compute,
-    unit="layers",
+    unit="SAEs",
 )

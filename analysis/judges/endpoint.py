@@ -47,7 +47,8 @@ class Endpoint:
     def __init__(self, name: str, recipe: Recipe, working: Path | None = None, run: Callable[[], str] = str) -> None:
         self._table, self._field, self._run = recipe.judges[name], f"judges.{name}", run
         self.labels: tuple[str, ...] = self._table.labels
-        if not self._table.is_here and self._table.host.lower() not in recipe.hosts:
+        self._sends = recipe.sends
+        if self._sends and not self._table.is_here and self._table.host.lower() not in recipe.hosts:
             raise UserError(
                 f"{self._field}.endpoint would send prompts and answers to {self._table.host}: say --allow-host "
                 f"{self._table.host} if you want that (from Python: recipe.allowing(hosts=[...]))"
@@ -60,7 +61,8 @@ class Endpoint:
     @property
     def identity(self) -> Mapping[str, object]:
         """The model, the question and what its replies mean; not where it is asked. Raises UserError if its key is not set."""
-        self._headers()
+        if self._sends:
+            self._headers()
         table = self._table
         assert table.question is not None, "an endpoint has a question"
         return {
@@ -72,6 +74,7 @@ class Endpoint:
 
     def __call__(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict an answer. Equal answers to a prompt are asked about once, and what was asked before is not asked again."""
+        assert self._sends, "a judge of a recipe that sends nothing"
         asked = {self._key(a): a for a in answers}
         missing = [k for k in asked if self._replies.get(k) is None]
         timeout = httpx.Timeout(self._table.timeout)

@@ -79,5 +79,5 @@ STAGE = Stage(
     tables=("alignments",),
     shards=_shards,
     compute=_compute,
-    unit="layers",
+    unit="SAEs",
 )

@@ -172,13 +172,28 @@ def _rows(con: duckdb.DuckDBPyConnection, features: Features) -> list[Row]:
     """Rows with the keys sae and feature, checked to be features of the study's SAEs, and maybe value and positions."""
     if not isinstance(features, str) or LISTED.fullmatch(features):
         named = resolve(con, ASKED, features)
+        _check_once(features, named)
         return [{"sae": sae_id, "feature": i} for (_, sae_id), ids in named.items() for i in ids]
     if rows_suffix(features.strip()) is not None:
-        return _resolved(con, [_named(row) for row in read_rows(Path(features.strip()), "edits")])
+        rows = _resolved(con, [_named(row) for row in read_rows(Path(features.strip()), "edits")])
+        first: dict[str, int] = {}
+        for place, row in enumerate(rows, start=1):
+            if (before := first.setdefault(str(row), place)) < place:
+                raise UserError(f"edits: row {place} is row {before} once more, feature {row['feature']}")
+        return rows
     select = _with_names(con, features.strip().rstrip(";"))
     resolve(con, ASKED, select)
     source = con.table(select) if NAME.fullmatch(select) else con.sql(f"from ({select}\n)")
     return [_named(dict(zip(source.columns, row, strict=True))) for row in source.fetchall()]
+
+
+def _check_once(features: Features, named: Mapping[tuple[int, str], Sequence[int]]) -> None:
+    """Raises UserError where a list names a feature twice; a select names a set, whose rows may repeat."""
+    parts = features.split(",") if isinstance(features, str) else [f"{of}:{i}" for of, i in features]
+    given = [part.strip() for part in parts if part.strip()]
+    if len(given) > sum(map(len, named.values())):
+        twice = next((one for one in given if given.count(one) > 1), None)
+        raise UserError(f"features names {twice} twice" if twice else "features names a feature twice, in two ways")
 
 
 def _with_names(con: duckdb.DuckDBPyConnection, select: str) -> str:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from saelake.analysis.engine.asked import Ablate, Key
 from saelake.analysis.engine.attribution import attribution
-from saelake.analysis.engine.library import Engine
+from saelake.analysis.engine.library import Engine, check_engine
 from saelake.analysis.engine.prompts import Prompt
 from saelake.analysis.search.minimal import Members, run_together
 from saelake.analysis.search.minimal import minimal_set as searched
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 
@@ -46,7 +48,10 @@ def minimal_set(
         seed: of the order in which features are tried; other orders may find other sets.
     Raises UserError for an empty pool, and for features that there are not.
     """
-    named = [(engine.sae_id(key), int(feature_id)) for key, feature_id in pool]
+    check_engine(engine)
+    arguments.function("flips", flips, "a function of an answer's text")
+    max_new_tokens, seed = arguments.whole("max_new_tokens", max_new_tokens, 1), arguments.whole("seed", seed, 0)
+    named = [_feature(engine, one) for one in _pairs(pool)]
     features = list(dict.fromkeys(named))
     if not features:
         raise UserError("the pool has no feature")
@@ -71,6 +76,19 @@ def minimal_set(
     search = searched(len(start), np.random.default_rng(seed))
     found = run_together({0: search}, lambda trials: asked([tuple(start[i] for i in members) for _, members in trials]))[0]
     return MinimalSet(tuple(features[start[i]] for i in found.members), True, len(known))
+
+
+def _pairs(pool: Any) -> list[Any]:
+    form = "pairs of an SAE and a feature, as [(5, 177), (4, 256)]"
+    return arguments.listed("pool", list(pool) if isinstance(pool, set | frozenset) else pool, form)
+
+
+def _feature(engine: Engine, pair: Any) -> tuple[str, int]:
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        raise UserError(f"the pool has {arguments.shown(pair)}: give pairs of an SAE and a feature, as [(5, 177), (4, 256)]")
+    sae_id = engine.sae_id(pair[0])
+    width = engine.saes[sae_id].width
+    return sae_id, arguments.whole(f"a feature of {sae_id} in the pool", pair[1], 0, width - 1)
 
 
 def _orders(engine: Engine, prompt: Prompt, features: Sequence[tuple[str, int]]) -> list[list[int]]:

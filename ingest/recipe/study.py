@@ -95,6 +95,7 @@ class Recipe(Section):
     _file: Path | None = PrivateAttr(None)
     _allows_code: bool = PrivateAttr(False)
     _hosts: frozenset[str] = PrivateAttr(frozenset())
+    _sends: bool = PrivateAttr(True)
 
     @model_validator(mode="before")
     @classmethod
@@ -153,6 +154,17 @@ class Recipe(Section):
         allowed = self.model_copy()
         allowed._allows_code, allowed._hosts = code, frozenset(host.lower() for host in hosts)
         return allowed
+
+    def sending_nothing(self) -> "Recipe":
+        """The same recipe, whose judges are named and never asked: so they need neither a host's permission nor a key."""
+        quiet = self.model_copy()
+        quiet._sends = False
+        return quiet
+
+    @property
+    def sends(self) -> bool:
+        """Whether its judges may be asked."""
+        return self._sends
 
     @property
     def allows_code(self) -> bool:

@@ -15,6 +15,7 @@ from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.sae import Sae, laid_open
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
+from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 
@@ -36,7 +37,7 @@ def _listed(saes: Any) -> Iterable[Any]:
 def _at(key: Any) -> Site:
     if isinstance(key, Site):
         return key
-    return Site(key) if isinstance(key, int) else Site.parse(str(key))
+    return Site.parse(key) if isinstance(key, str) else Site(arguments.whole("a layer in saes", key, 0))
 
 
 def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:

@@ -171,6 +171,14 @@ def test_another_host_needs_leave() -> None:
     ), "where it is asked determines no verdict"
 
 
+def test_a_status_sends_nothing_and_so_needs_neither_leave_nor_a_key() -> None:
+    recipe = recipe_with("https://judges.example.org/v1", key_variable="MY_KEY")
+    quiet = judge_identity("mine", recipe.sending_nothing())
+    assert quiet == judge_identity("mine", recipe_with("http://localhost:8000/v1"))
+    with pytest.raises(AssertionError, match="sends nothing"):
+        judge_named("mine", recipe.sending_nothing())(answers("a"))
+
+
 def test_what_determines_verdicts_is_the_identity() -> None:
     before = judge_identity("mine", recipe_with("http://localhost:1/v1"))
     others = (

@@ -238,7 +238,7 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"ablate": {1: [1, 1]}}, "is named twice in one edit"),
         ({"ablate": {1: [0.5]}}, "are a list of numbers"),
         ({"ablate": {1: [3]}, "clamp": {1: {3: 2.0}}}, "two edits hold the same feature at the same position"),
-        ({"clamp": {1: {3: float("nan")}}}, "no finite number"),
+        ({"clamp": {1: {3: float("nan")}}}, "is to be held at is nan: give a finite number"),
         (
             {"add": {1: (torch.ones(3), 1.0)}},
             rf"a vector of shape \(3,\) does not fit resid_post of layer 1, which is {D_MODEL} wide",
@@ -250,7 +250,7 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"ablate": {1: 3}}, "are a list of numbers"),
         ({"edits": [saelake.Clamp(1, [3, 4], [1.0])]}, "2 features of .* are to be held at 1 values"),
         ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
-        ({"max_new_tokens": 0}, "an answer has at least one token"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0: give a whole number from 1 up"),
     ],
 )
 def test_an_edit_that_means_nothing_is_told(edits: dict[str, Any], expected: str) -> None:
@@ -572,7 +572,7 @@ def test_a_target_that_is_not_one_number_with_a_gradient_is_refused(target: Any)
 
 @pytest.mark.parametrize("words", ["I", [5], [None]])
 def test_target_tokens_are_a_list_of_texts(words: Any) -> None:
-    with pytest.raises(saelake.UserError, match="the target tokens are a list of texts"):
+    with pytest.raises(saelake.UserError, match="a list of texts, such as"):
         saelake.Subject(subject().model, subject().tokenizer, target_tokens=words, chat_template="none")
 
 

@@ -170,3 +170,19 @@ def test_the_command_reads_a_file(ingested: Ingested, tmp_path: Path) -> None:
     missing = CliRunner().invoke(cli.main, [*command[:3], "absent.csv", *command[4:], "--lake", str(ingested.lake.root)])
     assert missing.exit_code == 1
     assert "absent.csv" in missing.output
+
+
+def test_a_feature_that_is_named_twice_is_refused_but_rows_of_a_select_are_a_set(ingested: Ingested) -> None:
+    layer, feature_id = 2, ingested.planted.primary
+    one, sae_id = f"{layer}:{feature_id}", ingested.sae_ids[layer]
+    for features, expected in (
+        (f"{one},{one}", f"features names {one} twice"),
+        (f"{one},{sae_id}:{feature_id}", "features names a feature twice, in two ways"),
+        ([(layer, feature_id)] * 2, f"features names {one} twice"),
+        (ingested.file("twice.csv", f"sae,feature\n{layer},{feature_id}\n{layer},{feature_id}\n"), "row 2 is row 1 once more"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            stages.ablate(ingested.recipe, ingested.lake, "doubled", features)
+    select = f"select {layer} as layer, {feature_id} as feature_id from range(2)"
+    stages.ablate(ingested.recipe, ingested.lake, "repeated", select)
+    assert [row[:2] for row in ingested.rows("repeated")] == [(layer, feature_id)]

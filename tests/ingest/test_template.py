@@ -38,7 +38,7 @@ def test_rendering_is_that_of_transformers(family: str) -> None:
         ({"system": "Be kind"}, "model.system changes nothing"),
         ({"template_variables": {"enable_thinkin": True}}, "model.template_variables.enable_thinkin changes nothing"),
         ({"template_variables": {"n": 3}}, "model.template_variables.n changes nothing"),
-        ({"template_variables": {"messages": "x"}}, "model.template_variables.messages is not for a recipe to set"),
+        ({"template_variables": {"messages": "x"}}, "model.template_variables.messages is not to be set"),
         ({"without_bos": True}, "model.without_bos changes nothing: the chat template writes BOS"),
     ],
 )
