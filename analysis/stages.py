@@ -42,13 +42,12 @@ from saelake.analysis.search import (
 from saelake.analysis.search.edit_sets import Features, listed_edits
 from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
-from saelake.analysis.status import Pointers, StageStatus, ingest_status, stage_status
+from saelake.analysis.status import Pointers, StageStatus, changes, ingest_status, stage_status
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.prompts import require_splits
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import ACTIVATIONS, PROMPTS, SetRuns, ingest_runs, is_ingested
-from saelake.ingest.runs import STAGES as INGEST_STAGES
 from saelake.ingest.study import Study, open_study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
@@ -324,12 +323,12 @@ def status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
     study = open_study(recipe.sending_nothing())
     current, sets = lake.current(), ingest_runs(study, lake)
     known = specs(study, lake=lake)
-    found = [_status(name, spec, lake, current, known) for name, spec in known.items()]
+    found = [_status(name, spec, lake, current, known, sets) for name, spec in known.items()]
     found = [*ingest_status(study, lake, sets, current), *_with_reasons(found, study, lake)]
     judged = [stage.removeprefix(judging.PREFIX) for name, stage in sorted(current) if name == recipe.name]
     for name in judged:
         if name in study.recipe.judge_names and name != recipe.verdicts.oracle and judging.PREFIX + name not in known:
-            found.append(_status_beside(judging_stage(name), study, lake, current))
+            found.append(_status_beside(judging_stage(name), study, lake, current, sets))
     return found
 
 
@@ -345,34 +344,20 @@ def _with_reasons(found: Sequence[StageStatus], study: Study, lake: Lake) -> lis
     return [replace(one, why=why.get(one.stage, one.why)) for one in found]
 
 
-def _status_beside(stage: Stage, study: Study, lake: Lake, current: Pointers) -> StageStatus:
+def _status_beside(stage: Stage, study: Study, lake: Lake, current: Pointers, sets: Sequence[SetRuns]) -> StageStatus:
     """The status of a judge that the recipe does not name (any more); its classifier may be out of reach."""
     try:
         known = specs(study, [*stages(study.recipe), stage], lake)
     except UserError as error:
         return StageStatus(stage.name, ", ".join(current[study.recipe.name, stage.name]), "unknown", str(error))
-    return _status(stage.name, known[stage.name], lake, current, known)
+    return _status(stage.name, known[stage.name], lake, current, known, sets)
 
 
-def _status(name: str, spec: RunSpec, lake: Lake, current: Pointers, known: Mapping[str, RunSpec]) -> StageStatus:
+def _status(
+    name: str, spec: RunSpec, lake: Lake, current: Pointers, known: Mapping[str, RunSpec], sets: Sequence[SetRuns]
+) -> StageStatus:
     def why(_: object) -> str:
-        return _changes(spec, next((lake.record(run_id) for run_id in current.get((spec.recipe, name), ())), None), known)
+        previous = next((lake.record(run_id) for run_id in current.get((spec.recipe, name), ())), None)
+        return changes(spec, previous, known, sets, lake)
 
     return stage_status(name, [spec], lake, why)
-
-
-def _changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunSpec]) -> str:
-    """Why the current run of a stage is not the one that the recipe asks for."""
-    if previous is None:
-        return "never computed"
-    if previous.run_id == spec.run_id:
-        return f"added without {', '.join(previous.withheld)}"
-    changed = [name for name, value in spec.config.items() if previous.config_now.get(name) != value]
-    changed += ["seed"] if previous.seed != spec.seed else []
-    stage_of = {s.run_id: name for name, s in known.items()}
-    changed += dict.fromkeys(f"run of {stage_of[p]}" for p in spec.parents if p not in previous.parents and p in stage_of)
-    ingested = {p for p in spec.parents if p not in stage_of}
-    before = {p for p in previous.parents if p.rpartition("_")[0] in INGEST_STAGES}
-    changed += ["prompts and activations"] if ingested - before else []
-    changed += ["fewer prompts or SAEs"] if not changed and before - ingested else []
-    return "changed: " + ", ".join(changed)

@@ -1,8 +1,8 @@
-"""What of a study a lake holds, and what would be computed: its prompts and activations, which are many runs each."""
+"""What of a study a lake holds, and why the rest is to be computed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from saelake.ingest.prompt_major import STAGE as COPY
 from saelake.ingest.prompt_major import copy_spec
@@ -10,6 +10,7 @@ from saelake.ingest.runs import ACTIVATIONS, PROMPTS, STAGES, SetRuns
 from saelake.ingest.study import Study
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import whole_run
+from saelake.warehouse.schema import SCHEMA_VERSION
 
 Pointers = Mapping[tuple[str, str], Sequence[str]]
 """(study, stage) -> current runs"""
@@ -72,14 +73,14 @@ def _new_sets(missing: Sequence[RunSpec], before: Sequence[RunRecord]) -> str:
     there |= {one["set"]: record.config for record in before for one in record.config.get("prompts", {}).get("sets", ())}
     new = [spec.config["set"] for spec in missing if spec.config["set"] not in there]
     changed = [
-        _changed(spec.config["set"], spec.config, there[spec.config["set"]]) for spec in missing if spec.config["set"] in there
+        f"changed: {_which_changed(name, spec.config, there[name])}" for spec in missing if (name := spec.config["set"]) in there
     ]
     return "; ".join(([f"new: {', '.join(new)}"] if new else []) + changed) or "added without some of their tables"
 
 
-def _changed(name: str, config: Mapping[str, Any], previous: Mapping[str, Any]) -> str:
+def _which_changed(name: str, config: Mapping[str, Any], previous: Mapping[str, Any]) -> str:
     fields = [field for field in ("model", "model_hash") if config[field] != previous.get(field)]
-    return f"changed: {name} ({', '.join(fields) or 'its prompts'})"
+    return f"{name} ({', '.join(fields) or 'its prompts'})"
 
 
 def _new_activations(missing: Sequence[RunSpec], before: Sequence[RunRecord], n_asked: int) -> str:
@@ -110,3 +111,99 @@ def _counted(names: Iterable[str], what: str) -> str:
     """One by its name, several by their number."""
     listed = list(names)
     return f"{what} {listed[0]}" if len(listed) == 1 else f"{len(listed)} {what}s"
+
+
+class _Held(NamedTuple):
+    """What a run of prompts, or of activations, holds; one of version 1 holds many such."""
+
+    set: str
+    sae: str | None
+    """The exact name of its SAE; None for the prompts themselves."""
+
+
+_Read = Mapping[_Held, tuple[str, Mapping[str, Any]]]
+"""What a stage reads of prompts and activations -> run_id and configuration of the run that holds it"""
+_MANY = 4
+"""More prompt sets or SAEs than these are counted."""
+
+
+def changes(spec: RunSpec, previous: RunRecord | None, known: Mapping[str, RunSpec], sets: Sequence[SetRuns], lake: Lake) -> str:
+    """Why the current run of a stage is not the one that the recipe asks for: all that its identity holds is compared.
+
+    Args:
+        known: the stages of the study; what else a stage reads are prompts and activations.
+        sets: which those are.
+    """
+    if previous is None:
+        return "never computed"
+    if previous.run_id == spec.run_id:
+        return f"added without {', '.join(previous.withheld)}"
+    asked = {held: run for held, run in _held_by_sets(sets).items() if run[0] in spec.parents}
+    before = _held_by_runs(lake, previous.parents)
+    parts = [f"new: {added}"] if (added := _named(asked, before)) else []
+    parts += [f"no more: {left}"] if (left := _named(before, asked)) else []
+    changed = _other_settings(spec, previous) + _other_runs(asked, before)
+    changed += [f"run of {name}" for name, one in known.items() if one.run_id in set(spec.parents) - set(previous.parents)]
+    parts += [f"changed: {', '.join(changed)}"] if changed else []
+    return "; ".join(parts) or "changed: the order of prompt sets or SAEs"
+
+
+def _held_by_sets(sets: Sequence[SetRuns]) -> _Read:
+    specs = [spec for one in sets for spec in (one.prompts, *one.activations.values())]
+    return {held: (spec.run_id, spec.config) for spec in specs for held in _held(spec.config)}
+
+
+def _held_by_runs(lake: Lake, run_ids: Sequence[str]) -> _Read:
+    records = [record for one in run_ids if one.rpartition("_")[0] in STAGES and (record := lake.record(one))]
+    return {held: (record.run_id, record.config) for record in records for held in _held(record.config)}
+
+
+def _held(config: Mapping[str, Any]) -> list[_Held]:
+    if "set" in config:
+        return [_Held(config["set"], config["sae"]["name"] if "sae" in config else None)]
+    return [_Held(one["set"], name) for one in config["prompts"]["sets"] for name in (None, *config["saes"]["names"])]
+
+
+def _named(these: _Read, others: _Read) -> str:
+    """The prompt sets and SAEs that only these have."""
+    sets = dict.fromkeys(one.set for one in these if one.set not in {other.set for other in others})
+    known = {other.sae for other in others} | {None}
+    saes = {one.sae: config.get("sae", {}).get("sae_id", one.sae) for one, (_, config) in these.items() if one.sae not in known}
+    return ", ".join(_all(names, what) for names, what in ((sets, "prompt set"), (saes.values(), "SAE")) if names)
+
+
+def _all(names: Collection[str], what: str) -> str:
+    """All by their names, many by their number."""
+    several = what if len(names) == 1 else f"{what}s"
+    return f"{len(names)} {several}" if len(names) > _MANY else f"{several} {', '.join(names)}"
+
+
+def _other_runs(asked: _Read, before: _Read) -> list[str]:
+    """What is read of the same prompt sets and SAEs as before, and is something else by now."""
+    found: dict[str, None] = {}
+    other = [held for held in asked if held in before and asked[held][0] != before[held][0]]
+    sets = {held.set for held in other if held.sae is None}
+    for held in other:
+        (_, config), (_, previous) = asked[held], before[held]
+        if held.sae is None:
+            found[f"prompt set {_which_changed(held.set, config, previous)}"] = None
+        elif held.set not in sets:
+            fields = [field for field in config if field in previous and config[field] != previous[field]]
+            found[f"activations ({', '.join(fields)})" if fields else "activations"] = None
+    return list(found)
+
+
+def _other_settings(spec: RunSpec, previous: RunRecord) -> list[str]:
+    """The fields of the recipe, and whatever else a stage depends on, that are not as they were; a judge by its name."""
+    before, found = previous.config_now, ["seed"] if previous.seed != spec.seed else []
+    for name, value in spec.config.items():
+        was = before.get(name)
+        if value == was:
+            continue
+        if not isinstance(value, dict) or not isinstance(was, dict):
+            found.append(name)
+        elif name == "verdicts" and value["name"] != was["name"]:
+            found.append(f"oracle ({value['name']}, was {was['name']})")
+        else:
+            found += [f"{name}.{field}" for field in {**value, **was} if value.get(field) != was.get(field)]
+    return found + [name for name in before if name not in spec.config and previous.schema_version == SCHEMA_VERSION]

@@ -157,7 +157,7 @@ def test_a_judge_reads_stored_answers_later(recipe: Recipe, own_lake: Lake, hub:
     assert stages.judge(study, lake, "harmbench").run_id == record.run_id, "asked again, it is found"
     (hub / "README.md").write_text("```\nAnother: {behavior} {generation}\n```\n")
     (state,) = [s for s in stages.status(study, lake) if s.stage == "verdicts_harmbench"]
-    assert (state.state, state.why) == ("to do", "changed: judge")
+    assert (state.state, state.why) == ("to do", "changed: judge.template_sha256")
     stale = [s.state for s in stages.status(change(study, "cap = 2", "cap = 1"), lake)]
     assert stale.count("to do") > 3
 
@@ -278,7 +278,7 @@ def test_status_is_quick_and_says_what_has_changed(recipe: Recipe, lake: Lake, t
     assert {s.state for s in found.values()} == {"done"}
     changed = {s.stage: s for s in stages.status(change(recipe, "random_draws = 1", "random_draws = 2"), lake)}
     assert changed["minimal"].state == "done"
-    assert (changed["controls"].state, changed["controls"].why) == ("to do", "changed: controls")
+    assert (changed["controls"].state, changed["controls"].why) == ("to do", "changed: controls.random_draws")
     assert changed["verdicts_phrases"].why == "changed: run of controls"
     assert {s.why for s in stages.status(recipe, Lake(tmp_path / "none"))} == {"never computed"}
     assert not (tmp_path / "none").exists()

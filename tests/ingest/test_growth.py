@@ -7,17 +7,20 @@ from typing import Any
 import pytest
 
 import saelake
+from saelake import queries
 from saelake.analysis import stages
 from saelake.analysis.status import StageStatus
 from saelake.ingest import shards
 from saelake.ingest.capture import capture
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.refs import list_saes
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake
+from saelake.warehouse.runs import Plan, ensure_run
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
@@ -49,7 +52,8 @@ def with_set(recipe: Recipe, name: str = "more", split: str = "extra", first: bo
     """The recipe with one more prompt set."""
     assert recipe.prompts[0].file
     file = Path(recipe.prompts[0].file).with_name(f"{name}.jsonl")
-    file.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in MORE))
+    texts = MORE if name == "more" else [f"{text} And why?" for text in MORE]
+    file.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in texts))
     content = recipe.model_dump(exclude_unset=True)
     one = {"set": name, "file": file, "label": "benign", "split": split}
     sets = [one, *content["prompts"]] if first else [*content["prompts"], one]
@@ -58,6 +62,11 @@ def with_set(recipe: Recipe, name: str = "more", split: str = "extra", first: bo
 
 def with_layers(recipe: Recipe, *layers: int) -> Recipe:
     return recipe.model_copy(update={"saes": recipe.saes.model_copy(update={"layers": layers})})
+
+
+def change(recipe: Recipe, section: str, **fields: Any) -> Recipe:
+    """The recipe with other fields in a section."""
+    return recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=fields)})
 
 
 def shown(lake: Lake, name: str | None = None) -> dict[str, list[Any]]:
@@ -232,13 +241,68 @@ def test_a_set_that_leaves_the_recipe_is_shown_no_more_and_kept(
 def test_a_changed_setting_is_told(recipe: Recipe, tmp_path: Path) -> None:
     lake = lake_in(tmp_path)
     ingest(recipe, lake)
-    rounded = recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"round": "bfloat16"})})
-    found = states(rounded, lake)
+    found = states(change(recipe, "capture", round="bfloat16"), lake)
     assert found["prompts"].state == "done"
     assert found["activations"].why == "3 of 3 are missing: 3 SAEs on prompt set small; changed: round"
     file = Path(str(recipe.prompts[0].file))
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
     assert states(recipe, lake)["prompts"].why == "changed: small (its prompts)"
+
+
+def first(recipe: Recipe) -> Recipe:
+    """The recipe with one more set, two of its SAEs, and no judge but the oracle."""
+    return change(with_layers(with_set(recipe), 0, 2), "verdicts", judges=("first_token",))
+
+
+@pytest.fixture
+def done(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A lake in which every stage of `first` is done: with empty tables, for no reason."""
+    monkeypatch.setattr(queries, "reasons", lambda con: {})
+    lake, grown = lake_in(tmp_path), first(recipe)
+    ingest(grown, lake)
+    nothing = Plan(["all"], lambda missing: ((name, []) for name in missing), ())
+    for spec in stages.specs(stages.open_study(grown), lake=lake).values():
+        ensure_run(lake, spec, nothing)
+    assert {one.state for one in states(grown, lake).values()} == {"done"}
+    return lake
+
+
+def test_status_names_what_is_new_for_each_later_stage(recipe: Recipe, done: Lake) -> None:
+    base = first(recipe)
+    found = states(with_set(base, "tested", split="test"), done)
+    assert found["direction"].state == "done", "which reads other splits"
+    assert found["baseline"].why == found["separation"].why == "new: prompt set tested"
+    assert found["minimal"].why == "new: prompt set tested; changed: run of baseline, run of candidates"
+    (sae_id,) = [ref.sae_id for ref in list_saes(recipe) if ref.layer == 1]
+    found = states(with_layers(base, 0, 1, 2), done)
+    assert found["baseline"].state == "done"
+    assert found["alignments"].why == f"new: SAE {sae_id}"
+    found = states(with_set(with_layers(base, 0, 1, 2), "tested"), done)
+    assert found["separation"].why == f"new: prompt set tested, SAE {sae_id}"
+    judged = change(base, "verdicts", judges=("first_token", "phrases"))
+    later = {name: one.why for name, one in states(judged, done).items() if one.state != "done"}
+    assert later == {"verdicts_phrases": "never computed"}
+
+
+def test_status_names_what_is_no_more_and_what_has_changed(recipe: Recipe, done: Lake) -> None:
+    base = first(recipe)
+    (sae_id,) = [ref.sae_id for ref in list_saes(recipe) if ref.layer == 2]
+    fewer = with_layers(recipe, 0).model_copy(update={"verdicts": base.verdicts})
+    assert states(fewer, done)["separation"].why == f"no more: prompt set more, SAE {sae_id}"
+    other = change(base, "verdicts", judges=("phrases",), oracle="phrases", control_oracle="phrases")
+    assert states(other, done)["baseline"].why.startswith("changed: oracle (phrases, was first_token)")
+    rounded = states(change(base, "capture", round="bfloat16"), done)
+    assert rounded["separation"].why == "changed: activations (round)"
+    assert rounded["baseline"].why == "changed: capture.round"
+    assert states(change(base, "generation", max_new_tokens=3), done)["direction"].why == "changed: generation.max_new_tokens"
+    assert states(change(base, "compute", seed=7), done)["direction"].why == "changed: seed"
+    turned = base.model_copy(update={"prompts": base.prompts[::-1]})
+    assert states(turned, done)["separation"].why == "changed: the order of prompt sets or SAEs"
+    assert base.prompts[1].file
+    Path(base.prompts[1].file).write_text('{"instruction": "Where is the sea, then?"}\n')
+    found = states(base, done)
+    assert found["separation"].why == "changed: prompt set more (its prompts)"
+    assert found["baseline"].state == "done"
 
 
 def test_later_stages_depend_on_the_sets_and_saes_that_they_read(recipe: Recipe) -> None:
