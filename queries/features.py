@@ -106,13 +106,14 @@ def _layers(con: duckdb.DuckDBPyConnection) -> str:
     return f", its layers are {', '.join(layers)}" if layers else ", it has none at all"
 
 
-def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features) -> str:
+def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features, *, by_layer: bool = True) -> str:
     """A subquery: the rows of `table` that belong to the features, by literal predicates, one branch a layer.
 
-    A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files. Where these hold a single SAE,
-    layer and sae_id are written in as constants: reading them row by row would take longer than reading the ids.
+    A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files, if `by_layer` allows it. Where
+    these hold a single SAE, layer and sae_id are written in as constants: reading them row by row would take longer than reading
+    the ids.
     """
-    by_layer = _has_layers(con, table)
+    by_layer = by_layer and _has_layers(con, table)
     n_saes = dict(con.execute("select layer, count(distinct sae_id) from saes group by layer").fetchall())
     branches = [f"select * from {table} where false"] if not features else []
     for (layer, sae_id), feature_ids in features.items():

@@ -56,8 +56,12 @@ class Query:
         declared = [f"  {p.declaration}\n      {p.meaning}" for p in self.parameters]
         return "\n".join([self.name, "", self.doc, *(["", "Parameters:", *declared] if declared else [])])
 
-    def statement(self, con: "duckdb.DuckDBPyConnection", values: Mapping[str, Any]) -> str:
-        """The statement with all values written in; raises QueryError for a missing, unknown or ill-typed one."""
+    def statement(self, con: "duckdb.DuckDBPyConnection", values: Mapping[str, Any], *, by_layer: bool = True) -> str:
+        """The statement with all values written in; raises QueryError for a missing, unknown or ill-typed one.
+
+        Args:
+            by_layer: lists of features are looked up in the files of their layers, by the catalog's macros, which are DuckDB's.
+        """
         known = {p.name: p for p in self.parameters}
         for name in values:
             if name not in known:
@@ -67,12 +71,12 @@ class Query:
         for name, value in given.items():
             if value is None and name not in values:
                 raise QueryError(f"the query {self.name} needs {name}: {known[name].meaning}")
-        written = {name: _written(con, known[name], value) for name, value in given.items()}
+        written = {name: _written(con, known[name], value, by_layer) for name, value in given.items()}
         # One pass: what a value holds is not looked at again.
         return PLACEHOLDER.sub(lambda found: written[found[1]](found[2]), self.sql)
 
 
-def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
+def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any, by_layer: bool) -> Callable[[str | None], str]:
     """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`.
 
     `$name(one|other)` is the first table if a boolean is true, else the second: what is not asked for is not read at all.
@@ -81,7 +85,7 @@ def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) 
         from saelake.queries.features import resolve, rows_of
 
         features = resolve(con, declared, value)
-        return lambda table: rows_of(con, str(table), features)
+        return lambda table: rows_of(con, str(table), features, by_layer=by_layer)
     if declared.type == "judge":
         return judges.written(con, declared, value)
     literal = declared.literal(value)

@@ -75,7 +75,7 @@ def run(
     """
     from pyspark.errors import PySparkException
 
-    statement = _without_macros(con, name, parameters)
+    statement = load(name).statement(con, parameters, by_layer=False)  # Spark skips files by their statistics
     translated, tables = translate(statement)
     try:
         for table in tables:
@@ -117,20 +117,6 @@ def translate(statement: str) -> tuple[str, list[str]]:
     ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
     tables = sorted({table.name for table in tree.find_all(exp.Table) if table.name and table.name not in ctes})
     return tree.transform(_in_words_of_spark).sql(dialect="spark", identify=True), tables
-
-
-def _without_macros(con: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, Any]) -> str:
-    """The statement by tables only: the macros of one layer's files are DuckDB's, and Spark skips files by their statistics."""
-    macros = con.sql(
-        "select function_name from duckdb_functions() where function_type = 'table_macro' and not internal"
-    ).fetchall()
-    con.begin()
-    try:
-        for (macro,) in macros:
-            con.execute(f'drop macro table "{macro}"')
-        return load(name).statement(con, parameters)
-    finally:
-        con.rollback()
 
 
 def _in_words_of_spark(node: "exp.Expr") -> "exp.Expr":

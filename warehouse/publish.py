@@ -70,7 +70,7 @@ class Landed:
         constants, base = self._constants(table, layer, files), self._base(table, files)
         sorted_by = [c for c in table.unique if c not in constants]
         order = RowOrder(sorted_by)
-        reader = self._con.execute(self._select(table, files, constants, base, sorted_by)).to_arrow_reader(BATCH_ROWS)
+        reader = self._con.sql(self._select(table, files, constants, base, sorted_by)).to_arrow_reader(BATCH_ROWS)
         for batch in rechunk(reader):
             order.update(batch)
             assert not order.n_repeated, f"{table.name}: a row comes twice in ({', '.join(sorted_by)})"

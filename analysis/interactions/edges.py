@@ -46,7 +46,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     with work.sql() as con:
         # What follows reads it by its name, as it will stand in the lake.
         con.execute("create temp table wakings as " + queries.load("wakings").statement(con, {}))
-        woken = con.execute("from wakings").to_arrow_table()
+        woken = con.sql("from wakings").to_arrow_table()
         rows = [
             Rows.of(WAKINGS, woken),
             Rows("waking_edges", edges(con)),

@@ -142,7 +142,7 @@ def compare_trainings(lake: Lake, recipe: Recipe, other: Recipe, min_cosine: flo
 
 def _sets(lake: Lake, recipe: Recipe) -> pa.Table:
     with connect(lake, recipe.name) as con:
-        rows = con.execute(SETS).to_arrow_table()
+        rows = con.sql(SETS).to_arrow_table()
     if not len(rows):
         raise UserError(f"the lake {lake} has no minimal sets of {recipe.name}: `saelake analyze {recipe.name}` first")
     return rows

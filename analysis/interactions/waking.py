@@ -157,7 +157,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             kept = []
             for part in capture(work, asked, recorded):
                 con.register("captured", part)
-                kept.append(con.execute(KEPT).to_arrow_table())
+                kept.append(con.sql(KEPT).to_arrow_table())
                 con.unregister("captured")
             yield name, [*_pass_rows(work, asked), *_reactivation_rows(work, asked, pa.concat_tables(kept))]
 

@@ -77,7 +77,7 @@ def _copy(lake: duckdb.DuckDBPyConnection, layer: str) -> duckdb.DuckDBPyConnect
     con = duckdb.connect()
     views = {name for (name,) in lake.execute("select view_name from duckdb_views() where not internal").fetchall()}
     for name in sorted(views & {*TABLES, "runs"}):
-        con.register("rows", lake.execute(f"from {name}").to_arrow_table())
+        con.register("rows", lake.sql(f"from {name}").to_arrow_table())
         moved = (
             [c.name for c in TABLES[name].columns if c.name.endswith("layer")] if name in TABLES and name != "directions" else []
         )

@@ -37,13 +37,17 @@ def con(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def scanned(con: duckdb.DuckDBPyConnection, statement: str) -> list[int]:
-    """Rows that each scan of a Parquet file handed on: whole row groups, those of `activations` being 16,384 rows."""
+    """Rows that each scan of a Parquet file handed on: whole row groups, those of `activations` being 16,384 rows.
+
+    DuckDB 2 calls the scan, its rows and the list of operators otherwise than 1.5.
+    """
     (_, plan), *_ = con.execute(f"explain (analyze, format json) {statement}").fetchall()
 
     def walk(node: Mapping[str, Any]) -> Iterator[int]:
-        if "READ_PARQUET" in json.dumps(node.get("extra_info", {})):
-            yield node["operator_cardinality"]
-        for child in node.get("children", []):
+        described = json.dumps(node.get("extra_info", {}))
+        if "READ_PARQUET" in described or "PARQUET_SCAN" in described:
+            yield node["operator_cardinality" if "operator_cardinality" in node else "intermediate_rows"]
+        for child in (*node.get("children", []), *node.get("operator", [])):
             yield from walk(child)
 
     return list(walk(json.loads(plan)))

@@ -114,9 +114,9 @@ def _assert_back(
     by_pyarrow = [row for f in files for row in pq.read_table(lake.root / f.path).to_pylist()]
     assert _repr(by_pyarrow, table.owns) == _repr(rows, table.owns)
     columns = ", ".join(f'"{c.name}"' for c in table.stored())
-    found = here.execute(f"select {columns} from {table.name}").to_arrow_table()
+    found = here.sql(f"select {columns} from {table.name}").to_arrow_table()
     assert _repr(found.to_pylist(), table.owns) == _repr(rows, table.owns)
-    found = shell.execute(f"select {columns} from all_runs.{table.name}").to_arrow_table()
+    found = shell.sql(f"select {columns} from all_runs.{table.name}").to_arrow_table()
     assert _repr(found.to_pylist(), table.owns) == _repr(rows, table.owns)
     for file in files:
         order = RowOrder(table.unique)
