@@ -10,6 +10,7 @@ from typing import Protocol
 
 from saelake import queries
 from saelake.analysis.atlas import attributions, effects, scores
+from saelake.analysis.audit import rates, recoveries
 from saelake.analysis.interactions import (
     backups,
     comparisons,
@@ -77,6 +78,8 @@ COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 """All stages but the judges, each after the ones that it needs."""
 ATLAS = (effects.STAGE, effects.JOINT_STAGE, attributions.STAGE, scores.STAGE)
 """What `saelake atlas` computes beside them."""
+AUDIT = (recoveries.STAGE, rates.STAGE)
+"""What `saelake audit` does."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 """The stages that ablate and store answers, which the judges read."""
 TAKEN = tuple(name for stage in COMPUTED for name in stage.names)
@@ -90,8 +93,8 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def stage_named(recipe: Recipe, name: str) -> Stage:
-    """A stage of a recipe's analysis or of its atlas, or of a judge that is asked beside it."""
-    found = {stage.name: stage for stage in (*stages(recipe), *ATLAS)}
+    """A stage of a recipe's analysis, of its atlas or its audit, or of a judge that is asked beside it."""
+    found = {stage.name: stage for stage in (*stages(recipe), *ATLAS, *AUDIT)}
     return found[name] if name in found else judging_stage(name.removeprefix(judging.PREFIX))
 
 
@@ -189,11 +192,35 @@ def atlas_study(
 
     Raises UserError where a stage of the analysis that it reads is not there yet.
     """
-    known, context = specs(study, [*COMPUTED, *ATLAS], lake), StudyContext(study, lake)
-    read = {parent for stage in ATLAS for parent in stage.parents} - {stage.name for stage in ATLAS}
+    return _beside(ATLAS, "the atlas", study, lake, force=force, progress=progress, workers=workers)
+
+
+def audit_study(
+    study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
+) -> list[RunRecord]:
+    """The recovery audit of a study that is analysed: what brings the behaviour back while the sets found are held ablated.
+
+    Raises UserError where a stage of the analysis that it reads is not there yet.
+    """
+    return _beside(AUDIT, "the audit", study, lake, force=force, progress=progress, workers=workers)
+
+
+def _beside(
+    asked: Sequence[Stage],
+    name: str,
+    study: Study,
+    lake: Lake,
+    *,
+    force: bool,
+    progress: Quiet | None,
+    workers: Workers | None,
+) -> list[RunRecord]:
+    """Stages that a command of their own computes beside the analysis, which is there already."""
+    known, context = specs(study, [*COMPUTED, *asked], lake), StudyContext(study, lake)
+    read = {parent for stage in asked for parent in stage.parents} - {stage.name for stage in asked}
     if absent := _absent(read, known, lake):
-        raise UserError(f"the atlas reads what {', '.join(absent)} of {study.recipe.name} found: run `saelake analyze` first")
-    return [ensure_stage(stage, known, context, force=force, progress=progress, workers=workers) for stage in ATLAS]
+        raise UserError(f"{name} reads what {', '.join(absent)} of {study.recipe.name} found: run `saelake analyze` first")
+    return [ensure_stage(stage, known, context, force=force, progress=progress, workers=workers) for stage in asked]
 
 
 def _absent(needed: Collection[str], known: Mapping[str, RunSpec], lake: Lake) -> list[str]:

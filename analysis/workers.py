@@ -66,12 +66,12 @@ class Worker:
 
     def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
         """One shard's rows; raises UserError if this machine would compute another run than the one that is asked for."""
-        from saelake.analysis.stages import ATLAS, specs, stage_named, stage_rows, stages
+        from saelake.analysis.stages import ATLAS, AUDIT, specs, stage_named, stage_rows, stages
 
         self._maker = None
         study = self._context.study
         asked = stage_named(study.recipe, stage)
-        known = specs(study, [*stages(study.recipe), *ATLAS, asked], self._context.lake)
+        known = specs(study, [*stages(study.recipe), *ATLAS, *AUDIT, asked], self._context.lake)
         _require_same(stage, known[stage].run_id, run_id)
         ((_, rows),) = stage_rows(asked, self._context, known, [shard])
         return rows

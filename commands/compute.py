@@ -131,6 +131,36 @@ def atlas(
 
 @click.command()
 @click.argument("recipe")
+@lake_option
+@limit_option
+@force_option
+@workers_option
+@judges_options
+def audit(
+    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
+) -> None:
+    """Search small changes of the residual stream that undo what ablating RECIPE's sets has done: was it the cause, or one route?
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [audit] says what is
+    searched, where and how far. Finds what is there, resumes what was stopped.
+    """
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    from saelake.analysis import stages
+    from saelake.queries.formats import show
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+
+    opened, into = stages.open_analysis(study), Lake.existing(lake)
+    with Bar() as progress, _workers(n_workers, opened, into) as workers:
+        records = stages.audit_study(opened, into, force=force, progress=progress, workers=workers)
+    print_runs(lake, [record.run_id for record in records])
+    with open_lake(lake, study.name) as shown:
+        click.echo("\nPrompts whose behaviour a change brings back while the set is held ablated, at any site")
+        show(shown.query("recoveries").filter("kind in ('free', 'random')").select("* exclude (layer)"))
+
+
+@click.command()
+@click.argument("recipe")
 @click.option(
     "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
 )
@@ -348,4 +378,4 @@ def _print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) ->
         click.echo(f"\n! {notice}")
 
 
-COMMANDS = (ingest, analyze, atlas, judge, ablate, trainings, status)
+COMMANDS = (ingest, analyze, atlas, audit, judge, ablate, trainings, status)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saelake.ingest.recipe import Recipe
 
 Command = Callable[..., Any]
-RESUMABLE = ("ingest", "analyze", "judge", "ablate", "steer", "atlas", "explain", "synth")
+RESUMABLE = ("ingest", "analyze", "judge", "ablate", "steer", "atlas", "audit", "explain", "synth")
 """Commands that, given again, find the shards that they have finished."""
 WRITE_ERRORS = {
     errno.ENOSPC: "disk full at {}: free space",

@@ -53,6 +53,7 @@ COMMANDS_OF = {
     **dict.fromkeys(
         ("single_effects", "joint_effects", "attributions", "method_scores"), "there is no atlas here: `saelake atlas` makes it"
     ),
+    **dict.fromkeys(("recoveries", "recovery_rates"), "there is no audit here: `saelake audit` makes it"),
     "annotations": "no annotation study is closed: `saelake study create` begins one",
 }
 """table that no stage fills -> what to say where it has no rows"""

@@ -6,6 +6,7 @@ The oracle is the judge that a recipe's searches go by. Its verdicts are stored 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -68,10 +69,7 @@ def flipped(context: StudyContext, requests: Sequence[Request]) -> list[bool]:
 
     An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
     """
-    by_token = all(context.oracle_of(r.prompt) == "first_token" for r in requests) and not context.reasoning.may_begin_with(
-        context.recipe.model.target_words
-    )
-    if not by_token or not requests:
+    if not _by_first_token(context, requests):
         return [a.verdict.flipped is True for a in judged(context, requests)]
     passes = ~np.isin(context.engine.next_token(requests).token_id, context.subject.refusal_token_ids)
     flips = np.zeros(len(requests), dtype=bool)
@@ -79,6 +77,39 @@ def flipped(context: StudyContext, requests: Sequence[Request]) -> list[bool]:
         a.verdict.flipped is True for a in judged(context, [r for r, passed in zip(requests, passes, strict=True) if passed])
     ]
     return [bool(flip) for flip in flips]
+
+
+class Shown(NamedTuple):
+    """Whether answers show the behaviour."""
+
+    p_target: np.ndarray
+    """(n,) float32: probability that the first token is a target token."""
+    shown: np.ndarray
+    """(n,) bool: the oracle reads the answer so."""
+
+
+def shown(context: StudyContext, requests: Sequence[Request]) -> Shown:
+    """Whether the oracle reads each answer as showing the behaviour.
+
+    An oracle that goes by the first token needs whole answers only of the prompts whose first token is a target token.
+    """
+    first = context.engine.next_token(requests)
+    asked = np.ones(len(requests), dtype=bool)
+    if _by_first_token(context, requests):
+        asked = np.isin(first.token_id, context.subject.refusal_token_ids)
+    found = np.zeros(len(requests), dtype=bool)
+    found[asked] = [
+        a.verdict.refused is True for a in judged(context, [r for r, one in zip(requests, asked, strict=True) if one])
+    ]
+    return Shown(first.p_refusal, found)
+
+
+def _by_first_token(context: StudyContext, requests: Sequence[Request]) -> bool:
+    """Whether the oracle knows a refusal by the first token alone."""
+    return bool(requests) and (
+        all(context.oracle_of(r.prompt) == "first_token" for r in requests)
+        and not context.reasoning.may_begin_with(context.recipe.model.target_words)
+    )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from saelake.ingest.inputs import is_there, read_text, short
 from saelake.ingest.recipe.atlas import Atlas
+from saelake.ingest.recipe.audit import Audit
 from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from saelake.ingest.recipe.errors import nearest, sentence
 from saelake.ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
@@ -85,6 +86,7 @@ class Recipe(Section):
     explanations: Explanations = Explanations()
     concepts: Concepts = Concepts()
     atlas: Atlas = Atlas()
+    audit: Audit = Audit()
     generation: Generation = Generation()
     verdicts: Verdicts = Verdicts()
     judges: Judges = Field({})
@@ -116,6 +118,7 @@ class Recipe(Section):
         if repeated is not None:
             raise ValueError(f"two [[prompts]] are called {repeated!r}: give every set its own name")
         layers = {"candidates.exclude_layers": self.candidates.exclude_layers, "explanations.sources": self.explanations.sources}
+        layers["audit.layers"] = self.audit.layers
         for field, named in layers.items():
             if others := sorted(set(named) - set(self.sae_layers)):
                 known = ", ".join(map(str, self.sae_layers))

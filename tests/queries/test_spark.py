@@ -40,8 +40,11 @@ NEEDED = {
 NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
 """None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
 ON_SPARK = sorted({*queries.names(), *queries.names_of_stages()} - NOT_ON_SPARK)
-WITHOUT_ROWS = {"word_counts", "backup_features", "atlas_pairs", "atlas_rankings", "atlas_scores", "single_effects", "sweeps"}
-"""On the embedded lake, whose features nobody has explained, where nothing that wakes is a backup, without atlas and sweeps."""
+WITHOUT_ROWS = {"word_counts", "backup_features", "atlas_pairs", "atlas_rankings", "atlas_scores", "single_effects", "sweeps"} | {
+    "recoveries",
+    "recovery_sites",
+}
+"""On the embedded lake: nobody has explained its features, nothing that wakes is a backup, there is no atlas, audit or sweep."""
 WITH_ROWS: dict[str, dict[str, Any]] = {
     "dormant": {"features": "select distinct layer, feature_id from wakings order by all limit 40"},
     "near_duplicates": {
@@ -52,6 +55,7 @@ WITH_ROWS: dict[str, dict[str, Any]] = {
     "steering_features": {"features_are": "critical"},
     "features_on_token": {"token": "beach"},
     "atlas_prompts": {"split": "test"},
+    "audit_sets": {"split": "test"},
     "find_prompts": {"words": "how to"},
 }
 """Values for which the embedded lake has an answer, where it has none by default."""

@@ -6,6 +6,7 @@ A feature is `(sae_id, feature_id)`. `layer` is the block after which resid_post
 """
 
 from saelake.warehouse.schema.atlas import ATTRIBUTIONS, JOINT_EFFECTS, METHOD_SCORES, SINGLE_EFFECTS
+from saelake.warehouse.schema.audit import RECOVERIES, RECOVERY_RATES
 from saelake.warehouse.schema.captured import (
     ACTIVATIONS,
     ACTIVATIONS_BY_PROMPT,
@@ -94,6 +95,8 @@ __all__ = [
     "REACTIVATIONS",
     "READOUTS",
     "READOUT_SETS",
+    "RECOVERIES",
+    "RECOVERY_RATES",
     "RUNS_STRUCTURE",
     "SAES",
     "SCHEMA_VERSION",
@@ -161,6 +164,8 @@ TABLES = {
         JOINT_EFFECTS,
         ATTRIBUTIONS,
         METHOD_SCORES,
+        RECOVERIES,
+        RECOVERY_RATES,
     )
 }
 

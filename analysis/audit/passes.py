@@ -1,0 +1,197 @@
+"""Passes under held sets with a change at one site: what the model says next, with gradients, and what the sets' features read.
+
+A set's features are held as the engine holds them, at every token. The change is added at the site behind what the set does
+there: to the residual stream as the intervention leaves it.
+
+Letters of shapes: b rows, t changed tokens, d width of the site, f features, m watched readings, v vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saelake.analysis.engine.interventions import Interventions
+from saelake.analysis.engine.prefix import resumed
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.slices import SliceCache
+from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
+from saelake.ingest.subject import Subject
+
+LEAST = 1e-6
+"""Readings below it are none."""
+
+
+class Said(NamedTuple):
+    """One pass."""
+
+    gap_b: Tensor
+    """The largest logit of a target token less that of all others: above 0 the answer begins with a target token."""
+    readings_bm: Tensor
+    """What the watched features read before their gates, 0 for places that a row does not use."""
+
+
+class _Watched(NamedTuple):
+    """The held features of one SAE, each row's own."""
+
+    encoder_bud: Tensor
+    bias_bu: Tensor
+    where_bu: Tensor
+    """float32: 0 for places that a row does not use."""
+
+    def read(self, x_btd: Tensor) -> Tensor:
+        """(b, t u)"""
+        found_btu = x_btd.float() @ self.encoder_bud.mT + self.bias_bu[:, None]
+        return (found_btu * self.where_bu[:, None]).flatten(1)
+
+
+class Passes:
+    """Rows whose passes resume from one clean prefix.
+
+    Args:
+        slices: number of an SAE -> its slices, made outside of inference mode.
+        asked: (prompt's tokens, the set that is held) of each row.
+        site: where changes are made.
+        n_changed: t, how many last tokens they are of.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        saes: Mapping[int, Sae],
+        slices: Mapping[int, SliceCache],
+        asked: Sequence[tuple[Sequence[int], FeatureSet]],
+        site: Site,
+        n_changed: int,
+    ) -> None:
+        self._subject, self._site = subject, site
+        self._targets = torch.tensor(subject.refusal_token_ids, device=subject.device)
+        self._batch = subject.batch([tokens for tokens, _ in asked])
+        requests = [Request(0, held) for _, held in asked]
+        self._held = Interventions(subject, slices, requests, self._batch.input_ids_bt.shape[1])
+        self._n = n_changed
+        touched = [request.first_site(saes) for request in requests]
+        self._start = min([site.below, *(_below(first, saes) for first in touched if first is not None)])
+        self._clean = self._read_clean()
+        features = sorted({n for _, held in asked for n in held.saes if saes[n].reads.depth >= site.depth})
+        self._watched = {n: _watched(saes[n], [held for _, held in asked], n, subject.device) for n in features}
+        self._reads = {n: saes[n].reads for n in features}
+        self.left_btd, self._largest_b = self._left()
+        self.before = self.said(None)
+
+    @property
+    def bends(self) -> bool:
+        """Whether a watched feature reads behind the site, where a change reaches it through the model."""
+        return any(site != self._site for site in self._reads.values())
+
+    def own_rows(self) -> Tensor | None:
+        """(b, u, d): encoder rows of the held features that read at the site itself, zeros for places that a row does not use."""
+        here = [self._watched[n] for n, site in self._reads.items() if site == self._site]
+        return torch.cat([one.encoder_bud * one.where_bu[..., None] for one in here], dim=1) if here else None
+
+    def said(self, change_btd: Tensor | None) -> Said:
+        """What follows a change, or none."""
+        with torch.no_grad():
+            return self._pass(change_btd)
+
+    def uphill(self, change_btd: Tensor, watch: bool) -> tuple[Said, Tensor, Tensor | None]:
+        """What follows a change, the gap's gradient (b, t, d), and where asked the readings' (b, m, t, d)."""
+        change_btd = change_btd.detach().requires_grad_()
+        with torch.enable_grad():
+            found = self._pass(change_btd)
+            (gradient_btd,) = torch.autograd.grad(found.gap_b.sum(), change_btd, retain_graph=watch)
+            if not watch:
+                return _detached(found), gradient_btd, None
+            rows = []
+            for column_b in found.readings_bm.unbind(1):
+                (row_btd,) = torch.autograd.grad(column_b.sum(), change_btd, retain_graph=True)
+                rows.append(row_btd)
+        return _detached(found), gradient_btd, torch.stack(rows, dim=1)
+
+    def drift(self, said: Said) -> Tensor:
+        """(b,) how far readings are from those without a change, relative to the largest; NaN where nothing is watched."""
+        if not said.readings_bm.shape[1]:
+            return torch.full_like(said.gap_b, torch.nan)
+        largest_b = torch.maximum(self.before.readings_bm.abs().amax(1), self._largest_b)
+        moved_b = (said.readings_bm - self.before.readings_bm).abs().amax(1)
+        used_b = torch.cat([one.where_bu for one in self._watched.values()], dim=1).any(1)
+        return torch.where(used_b, moved_b / largest_b.clamp(min=LEAST), torch.nan)
+
+    def _pass(self, change_btd: Tensor | None) -> Said:
+        readings: list[Tensor] = []
+        with ExitStack() as hooks:
+            hooks.enter_context(resumed(self._subject, self._start, self._clean))
+            # Readings behind the site are of what comes there, before the set is taken out of it.
+            for n, site in self._reads.items():
+                if site != self._site:
+                    hooks.enter_context(self._at(site, partial(self._see, readings, n)))
+            hooks.enter_context(self._held.at_work(self._batch))
+            if change_btd is not None:
+                hooks.enter_context(self._at(self._site, partial(self._changed, change_btd)))
+            for n, site in self._reads.items():
+                if site == self._site:
+                    hooks.enter_context(self._at(site, partial(self._see, readings, n)))
+            logits_bv = self._subject.forward_with_gradient(self._batch)
+        gap_b = logits_bv[:, self._targets].amax(-1) - logits_bv.index_fill(1, self._targets, -torch.inf).amax(-1)
+        return Said(gap_b, torch.cat(readings, dim=1) if readings else logits_bv.new_zeros(len(logits_bv), 0))
+
+    def _see(self, readings: list[Tensor], n: int, x_btd: Tensor) -> None:
+        readings.append(self._watched[n].read(x_btd[:, -self._n :]))
+
+    def _changed(self, change_btd: Tensor, x_btd: Tensor) -> Tensor:
+        return torch.cat([x_btd[:, : -self._n], x_btd[:, -self._n :] + change_btd.to(x_btd.dtype)], dim=1)
+
+    def _at(self, site: Site, fn: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
+        return self._subject.at(site, fn, len(self._batch.input_ids_bt))
+
+    def _read_clean(self) -> Tensor:
+        if self._start < 0:
+            return torch.empty(0)
+        return self._subject.read_resid_post(self._batch, [self._start])[self._start]
+
+    def _left(self) -> tuple[Tensor, Tensor]:
+        """What is at the site behind what the set does there, (b, t, d) float32, and the largest reading there before (b,)."""
+        found: list[Tensor] = []
+
+        def keep(x_btd: Tensor) -> None:
+            found.append(x_btd[:, -self._n :].float().clone())
+
+        with torch.no_grad(), ExitStack() as hooks:
+            hooks.enter_context(resumed(self._subject, self._start, self._clean))
+            hooks.enter_context(self._at(self._site, keep))
+            hooks.enter_context(self._held.at_work(self._batch))
+            hooks.enter_context(self._at(self._site, keep))
+            self._subject.forward(self._batch)
+        met_btd, left_btd = found
+        here = [self._watched[n].read(met_btd).abs().amax(1) for n, site in self._reads.items() if site == self._site]
+        return left_btd, torch.stack(here).amax(0) if here else left_btd.new_zeros(len(left_btd))
+
+
+def _below(first: Site, saes: Mapping[int, Sae]) -> int:
+    """The block whose clean output a pass resumes from: a transcoder reads before it writes."""
+    return min([first.below, *(sae.reads.below for sae in saes.values() if sae.writes == first)])
+
+
+def _watched(sae: Sae, sets: Sequence[FeatureSet], number: int, device: torch.device) -> _Watched:
+    ids = [held.at(number)["feature_id"].astype(np.int64) for held in sets]
+    most = max(map(len, ids))
+    places = np.zeros((len(ids), most), dtype=np.int64)
+    where = np.zeros((len(ids), most), dtype=np.float32)
+    for row, mine in enumerate(ids):
+        places[row, : len(mine)], where[row, : len(mine)] = mine, 1
+    union, back = np.unique(places, return_inverse=True)
+    chosen = torch.from_numpy(union)
+    encoder_ud, (bias_u, _) = sae.encoder_rows(chosen, device), sae.gates(chosen, device)
+    if sae.apply_b_dec_to_input:
+        bias_u = bias_u - encoder_ud @ sae.b_dec.to(device)
+    at = torch.from_numpy(back.reshape(places.shape)).to(device)
+    return _Watched(encoder_ud[at], bias_u[at], torch.from_numpy(where).to(device))
+
+
+def _detached(said: Said) -> Said:
+    return Said(*(one.detach() for one in said))

@@ -1,0 +1,320 @@
+"""The recovery audit on the planted network, where it is known what can bring a refusal back, and against literal passes."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from saelake.analysis import stages
+from saelake.analysis.audit.passes import Passes
+from saelake.analysis.audit.recoveries import changed
+from saelake.analysis.audit.room import Room, Tangent, lengths, orthonormal, shortened, step
+from saelake.analysis.audit.search import TOLERANCE, Found, Row, Searched
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import FeatureSet
+from saelake.analysis.engine.slices import SliceCache
+from saelake.ingest.recipe import load_recipe
+from saelake.ingest.recipe.audit import Audit
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.sites import Site
+from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from tests.analysis.effects import Analysed
+from tests.planted import Planted, write_planted
+
+BUDGETS = (0.01, 0.04)
+"""The constant in one dimension makes the planted residual stream long: the primary is 0.034 of it."""
+N_CHANGED = 5
+LAYERS = (2, 3, 4, 5)
+
+
+class Bench(NamedTuple):
+    planted: Planted
+    subject: Subject
+    saes: dict[int, Sae]
+    tokens: list[list[int]]
+
+    def set(self, *features: tuple[int, int]) -> FeatureSet:
+        return FeatureSet.of([layer for layer, _ in features], [feature_id for _, feature_id in features])
+
+    @property
+    def slices(self) -> dict[int, SliceCache]:
+        return {n: SliceCache(sae, self.subject.device) for n, sae in self.saes.items()}
+
+    def search(self, held: FeatureSet, layer: int, budgets: tuple[float, ...] = BUDGETS) -> dict[tuple[str, float], Found]:
+        rows = [Row(tokens, held, (0, n)) for n, tokens in enumerate(self.tokens)]
+        settings = Audit(budgets=budgets)
+        found = Searched(self.subject, self.saes, self.slices, self.saes[layer], rows, N_CHANGED, settings).found()
+        return {(one.kind, one.budget): one for one in found}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    planted = write_planted(tmp_path_factory.mktemp("planted"))
+    recipe = load_recipe(planted.recipe)
+    subject = Subject.load(recipe.model, recipe.compute)
+    tokens = [subject.encode(row["instruction"]).token_ids for row in planted.prompts("harmful")[:4]]
+    return Bench(planted, subject, {ref.layer: load_sae(ref) for ref in list_saes(recipe)}, tokens)
+
+
+@pytest.fixture(scope="module")
+def head(bench: Bench) -> dict[int, dict[tuple[str, float], Found]]:
+    """The primary held at layer 4 alone, after the backup has seen it."""
+    return {layer: bench.search(bench.set((4, bench.planted.primary)), layer) for layer in LAYERS}
+
+
+@pytest.fixture(scope="module")
+def causes(bench: Bench) -> dict[int, dict[tuple[str, float], Found]]:
+    """Primary and backup held wherever they are."""
+    held = bench.set(*product(LAYERS, (bench.planted.primary, bench.planted.backup)))
+    return {layer: bench.search(held, layer) for layer in LAYERS}
+
+
+def recovered(found: dict[tuple[str, float], Found], kind: str, budget: float = BUDGETS[-1]) -> int:
+    return int((found[kind, budget].gap_b > 0).sum())
+
+
+def test_ablating_the_active_head_leaves_a_route_through_the_backup(bench: Bench, head: dict[int, Any]) -> None:
+    """Where the primary still fires, before the backup's gate, taking it out wakes the backup; behind it nothing is there."""
+    n = len(bench.tokens)
+    assert [recovered(head[layer], "features") for layer in LAYERS] == [n, n, 0, 0]
+    assert recovered(head[3], "features", BUDGETS[0]) == 0, "not with a part of the primary"
+    found = head[3]["features", BUDGETS[-1]]
+    requests = [
+        changed(n, bench.set((4, bench.planted.primary)), bench.saes[3], change, len(bench.tokens[n]) - N_CHANGED)
+        for n, change in enumerate(found.change_btd.numpy())
+    ]
+    engine = AblationEngine(bench.subject, bench.saes, bench.tokens)
+    answers = engine.answer(requests, 8)
+    assert {bench.subject.tokenizer.decode(ids) for ids in answers.token_ids} == {"I cannot help ."}
+    woken = engine.activations(requests, {4: np.array([bench.planted.backup])})
+    assert sorted(set(woken.request.tolist())) == list(range(n)), "the backup fires"
+    clean = engine.activations([r.__class__(r.prompt, r.features) for r in requests], {4: np.array([bench.planted.backup])})
+    assert not len(clean.request), "and it sleeps without the change"
+
+
+def test_ablating_all_causes_leaves_nothing_but_what_is_free(bench: Bench, causes: dict[int, Any]) -> None:
+    for layer, kind in product(LAYERS, ("features", "orthogonal", "error", "random")):
+        assert recovered(causes[layer], kind) == 0, (layer, kind)
+    assert recovered(causes[5], "free") == len(bench.tokens), "the last site's stream is read by the unembedding alone"
+
+
+def test_a_change_by_chance_does_not_recover(head: dict[int, Any]) -> None:
+    for layer, budget in product(LAYERS, BUDGETS):
+        assert recovered(head[layer], "random", budget) == 0
+        torch.testing.assert_close(head[layer]["random", budget].norm_b, torch.full((4,), budget), rtol=1e-5, atol=0)
+
+
+def test_budgets_hold_and_what_contains_a_kind_recovers_as_often(head: dict[int, Any], causes: dict[int, Any]) -> None:
+    for found in (*head.values(), *causes.values()):
+        for (_, budget), one in found.items():
+            assert (one.norm_b <= budget * (1 + 1e-5)).all()
+        for budget, kind in product(BUDGETS, ("features", "error", "orthogonal")):
+            assert (found["free", budget].gap_b >= found[kind, budget].gap_b.clamp(max=0.05) - 1e-4).all()
+        for kind in ("features", "error", "orthogonal", "free"):
+            assert recovered(found, kind, BUDGETS[1]) >= recovered(found, kind, BUDGETS[0])
+
+
+def test_each_kind_is_what_it_says(head: dict[int, Any], causes: dict[int, Any]) -> None:
+    """Measured, as the table shows it: within other features' rows, outside of all rows, without a move of what the set reads."""
+    for found in (*head.values(), *causes.values()):
+        for budget in BUDGETS:
+            inside, outside, still = (found[kind, budget] for kind in ("features", "error", "orthogonal"))
+            moved = inside.norm_b > 0
+            torch.testing.assert_close(inside.in_features_b[moved], torch.ones(int(moved.sum())), rtol=1e-3, atol=0)
+            assert (outside.in_features_b < 1e-3).all()
+            assert not (still.drift_b > TOLERANCE[torch.float32]).any()
+            assert (outside.in_error_b[outside.norm_b > 0] > 0.999).all()
+
+
+def literal_readings(bench: Bench, tokens: list[int], held: FeatureSet, change_td: Tensor | None, layer: int) -> list[float]:
+    """What the held features at `layer` and behind it read before their gates, by the full decode with its error."""
+    found: list[float] = []
+
+    def hook(at: int, x_btd: Tensor) -> Tensor:
+        module, ids = bench.saes[at].module, held.at(at)["feature_id"].tolist()
+
+        def read(h_btd: Tensor) -> list[float]:
+            pre = (h_btd - module.b_dec * module.cfg.apply_b_dec_to_input) @ module.W_enc + module.b_enc
+            return pre[0, -N_CHANGED:, ids].flatten().tolist()
+
+        before = read(x_btd)
+        acts = module.encode(x_btd)
+        kept = acts.clone()
+        kept[..., ids] = 0
+        left = module.decode(kept) + x_btd - module.decode(acts)
+        if at == layer and change_td is not None:
+            left = torch.cat([left[:, :-N_CHANGED], left[:, -N_CHANGED:] + change_td], dim=1)
+        if at >= layer and ids:
+            found.extend(read(left) if at == layer else before)
+        return left
+
+    with torch.no_grad():
+        hooked(bench, tokens, hook)
+    return found
+
+
+def hooked(bench: Bench, tokens: list[int], hook: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """(v,) logits after a prompt, with a hook at every layer's resid_post."""
+    with ExitStack() as stack:
+        for at in range(bench.subject.n_layers):
+            stack.enter_context(bench.subject.resid_post(at, partial(hook, at)))
+        logits_v: Tensor = bench.subject.model(torch.tensor([tokens]), use_cache=False).logits[0, -1]
+    return logits_v
+
+
+def test_an_orthogonal_change_leaves_the_set_as_the_ablation_left_it(bench: Bench) -> None:
+    """The backup behind the site reads through the model: its Jacobian is followed, and what is left is rounding."""
+    held = bench.set((2, bench.planted.primary), (4, bench.planted.backup))
+    found = bench.search(held, 3)
+    assert recovered(found, "orthogonal") == len(bench.tokens), "the primary comes back at layer 3, where it is not held"
+    moved = 0.0
+    for n, tokens in enumerate(bench.tokens):
+        without = np.array(literal_readings(bench, tokens, held, None, 3))
+        under = literal_readings(bench, tokens, held, found["orthogonal", BUDGETS[-1]].change_btd[n], 3)
+        free = literal_readings(bench, tokens, held, found["features", BUDGETS[-1]].change_btd[n], 3)
+        assert len(without) == N_CHANGED
+        assert np.abs(under - without).max() <= TOLERANCE[torch.float32] * np.abs(without).max() * 1.1
+        moved = max(moved, float(np.abs(free - without).max()))
+    assert moved > 1e-3, "other kinds move it"
+
+
+def test_a_step_is_the_literal_projected_step(bench: Bench) -> None:
+    """One prompt, the full decode with its error, dense projectors: the gradient, the room, the readings' tangent, the length."""
+    layer, tokens = 3, bench.tokens[0]
+    held = bench.set((2, bench.planted.primary), (4, bench.planted.backup))
+    asked = [(tokens, held) for tokens in bench.tokens]
+    passes = Passes(bench.subject, bench.saes, bench.slices, asked, Site(layer), N_CHANGED)
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((len(asked), N_CHANGED, passes.left_btd.shape[-1]), dtype=np.float32)
+    radius_b = 0.02 * lengths(passes.left_btd)
+    rows_btnd = torch.from_numpy(rng.standard_normal((len(asked), N_CHANGED, 3, drawn.shape[-1]), dtype=np.float32))
+    room = Room(orthonormal(rows_btnd))
+    change_btd = shortened(room.project(torch.from_numpy(drawn)), radius_b / 4)
+    _, gradient_btd, jacobian_bmtd = passes.uphill(change_btd, watch=True)
+    assert jacobian_bmtd is not None
+    stepped_td = step(change_btd, gradient_btd, room, radius_b, 0.25, Tangent.of(jacobian_bmtd, room))[0]
+
+    change_td = change_btd[0].clone().requires_grad_()
+    read: list[Tensor] = []
+
+    def hook(at: int, x_btd: Tensor) -> Tensor:
+        module, ids = bench.saes[at].module, held.at(at)["feature_id"].tolist()
+        if at == 4:
+            pre = (x_btd - module.b_dec * module.cfg.apply_b_dec_to_input) @ module.W_enc + module.b_enc
+            read.append(pre[0, -N_CHANGED:, ids].flatten())
+        acts = module.encode(x_btd)
+        kept = acts * torch.tensor([float(i not in ids) for i in range(acts.shape[-1])])
+        left = module.decode(kept) + x_btd - module.decode(acts)
+        return torch.cat([left[:, :-N_CHANGED], left[:, -N_CHANGED:] + change_td], dim=1) if at == layer else left
+
+    logits_v = hooked(bench, tokens, hook)
+    target = list(bench.subject.refusal_token_ids)
+    others = [i for i in range(len(logits_v)) if i not in target]
+    gap = logits_v[target].max() - logits_v[others].max()
+    (gradient_td,) = torch.autograd.grad(gap, change_td, retain_graph=True)
+    jacobian = torch.stack([torch.autograd.grad(one, change_td, retain_graph=True)[0].flatten() for one in read[0]])
+    outside = torch.eye(change_td.numel(), dtype=torch.float64)
+    for t in range(N_CHANGED):
+        d = change_td.shape[1]
+        part = rows_btnd[0, t].double()
+        outside[t * d : (t + 1) * d, t * d : (t + 1) * d] -= torch.linalg.pinv(part) @ part
+    within = jacobian.double() @ outside
+    tangent = torch.eye(change_td.numel(), dtype=torch.float64) - torch.linalg.pinv(within, rtol=1e-5) @ within
+    uphill = tangent @ (outside @ gradient_td.flatten().double())
+    literal = change_td.detach().flatten().double() + 0.25 * radius_b[0].double() * uphill / uphill.norm()
+    literal = literal * min(1.0, float(radius_b[0] / literal.norm()))
+    torch.testing.assert_close(stepped_td.flatten().double(), literal, rtol=1e-3, atol=1e-4 * float(radius_b[0]))
+
+
+AUDIT = """
+[audit]
+prompts = 3
+controls = 2
+layers = [3, 5]
+budgets = [0.04, 0.01]
+"""
+
+
+@pytest.fixture(scope="module")
+def audited(study: Analysed, tmp_path_factory: pytest.TempPathFactory) -> Analysed:
+    """The audit of a copy of the analysed study."""
+    folder = tmp_path_factory.mktemp("audit")
+    shutil.copytree(study.lake.root, folder / "lake")
+    recipe = study.planted.folder / "audit.toml"
+    recipe.write_text(study.planted.recipe.read_text() + AUDIT)
+    lake = Lake.existing(str(folder / "lake"))
+    stages.audit_study(stages.open_analysis(load_recipe(recipe)), lake)
+    return study._replace(lake=lake)
+
+
+def test_every_prompt_set_site_kind_and_budget_has_a_row(audited: Analysed) -> None:
+    rows = audited.sql(
+        "select label_role, source, control, count(distinct prompt_id), count(*) / count(distinct prompt_id) "
+        "from recoveries join prompts using (prompt_id) group by all order by all"
+    )
+    assert {row[:3]: row[3:] for row in rows if row[1] in ("minimal", "top_k", "none")} == {
+        (role, source, control): (3 if role == "target" else 2, 2 * 5 * 2)
+        for role in ("target", "control")
+        for source, control in (("minimal", None), ("minimal", "random"), ("top_k", None), ("top_k", "random"), ("none", None))
+    }
+    budgets = audited.sql("select distinct budget from recoveries order by 1")
+    assert [round(b, 4) for (b,) in budgets] == [0.01, 0.04]
+
+
+def test_what_is_held_flips_and_what_is_random_does_not(audited: Analysed) -> None:
+    said = audited.sql(
+        "select distinct source, control, shown_before from recoveries join prompts using (prompt_id) "
+        "where label_role = 'target' and source in ('minimal', 'top_k', 'none')"
+    )
+    assert {(source, control): shown for source, control, shown in said} == {
+        ("minimal", None): False,
+        ("minimal", "random"): True,
+        ("none", None): True,
+        ("top_k", None): False,
+        ("top_k", "random"): True,
+    }
+    controls = "select bool_or(shown_before) from recoveries join prompts using (prompt_id) where label_role = 'control'"
+    assert audited.sql(controls) == [(False,)]
+    assert audited.sql("select count(*) from recoveries where shown_before and (norm > 0 or n_evaluations > 0)") == [(0,)]
+
+
+def test_rates_are_of_prompts_that_a_set_has_flipped(audited: Analysed) -> None:
+    rates = {row[:6]: row[6:] for row in audited.ask("recoveries", by_layer=False)}
+    layered = audited.ask("recoveries", by_layer=True)
+    assert {row[3] for row in layered} == {3, 5}
+    for (role, source, control, layer, kind, budget), (n, hit, rate, low, high) in rates.items():
+        assert layer is None
+        shown = audited.sql(
+            f"select prompt_id, bool_or(shown) from recoveries join prompts using (prompt_id) where label_role = '{role}' and "
+            f"source = '{source}' and coalesce(control, '') = '{control or ''}' and kind = '{kind}' "
+            f"and abs(budget - {budget}) < 1e-6 and not shown_before group by 1"
+        )
+        assert (n, hit) == (len(shown), sum(one for _, one in shown))
+        assert rate == pytest.approx(hit / n)
+        assert low <= rate <= high
+    assert not any(kind == "random" and hit for (role, *_, kind, _), (_, hit, *_) in rates.items() if role == "target")
+    sites = audited.ask("recovery_sites", "layer, kind, n_recovered, norm, drift")
+    assert {(layer, kind) for layer, kind, *_ in sites} == set(
+        product((3, 5), ("error", "features", "free", "orthogonal", "random"))
+    )
+
+
+def test_a_study_that_is_not_analysed_has_no_audit(study: Analysed, tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    with pytest.raises(UserError, match="the audit reads what direction, baseline"):
+        stages.audit_study(stages.open_analysis(study.recipe), lake)
+
+
+def test_workers_find_the_stages_of_an_audit_by_their_names(study: Analysed) -> None:
+    assert [stages.stage_named(study.recipe, one.name) for one in stages.AUDIT] == list(stages.AUDIT)
