@@ -38,6 +38,8 @@ STAGES_OF = {
     "populations": ("populations",),
     "taxonomy": ("taxonomy",),
     "separations": ("separation",),
+    "feature_logits": ("logits",),
+    "logit_moments": ("logits",),
     "concepts": ("concepts",),
     "comparisons": ("statistics",),
     "directions": ("direction",),
