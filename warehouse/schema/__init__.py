@@ -12,6 +12,7 @@ from saelake.warehouse.schema.captured import (
     ACTIVATIONS_BY_PROMPT,
     FEATURES,
     PROMPTS,
+    READINGS,
     SAES,
     TOKENS,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "PROBE_WEIGHTS",
     "PROMPTS",
     "REACTIVATIONS",
+    "READINGS",
     "READOUTS",
     "READOUT_SETS",
     "RECOVERIES",
@@ -172,6 +174,7 @@ TABLES = {
         METHOD_SCORES,
         RECOVERIES,
         RECOVERY_RATES,
+        READINGS,
     )
 }
 
