@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saelake.ingest.hydra.backups import Lab, measure_backups, measure_writing
-from saelake.ingest.hydra.paths import SECOND, Paths
+from saelake.ingest.hydra.paths import N_LAYERS, SECOND, Paths
 from saelake.ingest.hydra.train import train_model
 from saelake.ingest.hydra.world import all_text, make_prompt, make_prompts
 from saelake.ingest.organism.ablation import ranked
@@ -31,9 +31,7 @@ HERE = Path(__file__).parent
 LAYERS = range(2, SECOND + 1)
 """Blocks whose features are ablated: 0 and 1 only carry grammar, and after SECOND comes the read-out."""
 OWN_GATES = {
-    "flipped": (0.80, 1.0),
-    "answered": (0.40, 1.0),
-    "echoed_benign": (0.60, 1.0),
+    "random_flipped": (0.0, 0.25),
     "first": (0.8, 1.5),
     "second": (-0.15, 0.15),
     "second_woken": (0.6, 1.5),
@@ -44,6 +42,8 @@ OWN_GATES = {
     "read_out_flipped": (0.0, 0.2),
 }
 """Beside the organism's, or instead of them: what it takes to flip a prompt is spread over more features than there."""
+LAST_SEED = 3
+"""What the last block's SAE adds to the seed of the others; of 0 to 3, on val: with 0 or 1 its first feature flips 30% alone."""
 PATHS = "paths.safetensors"
 
 
@@ -60,9 +60,11 @@ def build_model(seed: int, prompts: Sequence[Prompt], folder: Path) -> None:
 def build_saes(model_folder: Path, sae_seed: int, folder: Path) -> None:
     """Trains and writes the SAEs of a saved model."""
     model, tokenizer = load_model(model_folder)
-    resid_ltd = training_residuals(model, tokenizer, split_actions(PROMPT_SEED)["train"], sae_seed, make_prompt)
-    for layer, resid_td in enumerate(resid_ltd):
-        save_half(train_layer(resid_td, layer, sae_seed, "saelake/hydra"), folder / f"layer_{layer}")
+    *inner, last = range(N_LAYERS)
+    for seed, layers in ((sae_seed, inner), (sae_seed + LAST_SEED, [last])):
+        resid_ltd = training_residuals(model, tokenizer, split_actions(PROMPT_SEED)["train"], seed, make_prompt)
+        for layer in layers:
+            save_half(train_layer(resid_ltd[layer], layer, seed, "saelake/hydra"), folder / f"layer_{layer}")
 
 
 def own_figures(folder: Path, train_prompts: Sequence[Prompt], prompts: Sequence[Prompt]) -> Figures:

@@ -36,10 +36,10 @@ from saelake.ingest.hydra.paths import (
     quiet_paths,
 )
 from saelake.ingest.hydra.world import make_prompt
+from saelake.ingest.organism import train as organism
 from saelake.ingest.organism.corpus import Action, Exchange, Prompt
 from saelake.ingest.organism.train import (
     IGNORED,
-    PRETRAIN,
     Stage,
     block_outputs,
     collate,
@@ -52,6 +52,7 @@ from saelake.ingest.organism.train import (
     warmup_cosine,
 )
 
+PRETRAIN = organism.PRETRAIN._replace(n_steps=2000)  # two more blocks learn later to repeat what was asked
 ALIGN = Stage(300, 32, 1e-3, 20, {"refuse": 0.76, "fact": 0.06, "judge": 0.12, "repeat": 0.06})
 ABLATED_START = 20
 EARLY_SHARE = 0.6  # of the ablated passes lose early blocks only

@@ -39,12 +39,12 @@ FRAMED_SHARE = 0.3
 
 
 def make_prompt(action: Action, split: Split, rng: random.Random) -> Prompt:
-    """One action, worded as a request, in a frame now and then."""
+    """One action, worded as a request, in a frame now and then; its `wording` is without the frame."""
     wording = rng.choice(WORDINGS)
     words = corpus.in_words(action, rng)
     asked = " ".join(filter(None, (words, rng.choice(corpus.SETTINGS))))
     ask = f"{rng.choice(FRAMES)} {wording.ask}" if rng.random() < FRAMED_SHARE else wording.ask
-    return corpus.worded(action, split, wording._replace(ask=ask), words, asked)
+    return corpus.worded(action, split, wording._replace(ask=ask), words, asked)._replace(wording=wording.ask)
 
 
 def is_framed(prompt: Prompt) -> bool:

@@ -32,7 +32,6 @@ OF_OTHER_TESTS = {
     "find_prompts",
     "quantile_samples",
     "sae_health",
-    "backends",
     "sweeps",
     "uncertain",
     "first_tokens",
