@@ -28,7 +28,7 @@ from saelake.analysis.interactions import (
 )
 from saelake.analysis.judges.replies import cost
 from saelake.analysis.judges.verdicts import check_judge, judge_identity, oracle_identity
-from saelake.analysis.meaning import concepts, populations, separation, taxonomy
+from saelake.analysis.meaning import concepts, logits, populations, separation, taxonomy
 from saelake.analysis.search import (
     algorithm1,
     alignments,
@@ -73,7 +73,7 @@ INTERACTIONS = (
     stage3.STAGE,
     stage3.PROBE_STAGE,
 )
-MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, concepts.STAGE)
+MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, logits.STAGE, concepts.STAGE)
 COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 """All stages but the judges, each after the ones that it needs."""
 ATLAS = (effects.STAGE, effects.JOINT_STAGE, attributions.STAGE, scores.STAGE)

@@ -212,7 +212,7 @@ def _map_block(sites: Sites, layer: int, block: nn.Module, trace: _Trace) -> Non
     if mlp_first is not None and mlp_first in trace.took:
         sites.places[Site(layer, "mlp_in")] = Place(mlp_first, "input")
         del refuse["mlp_in"]
-        if norm := _giver(block, trace, trace.took[mlp_first]):
+        if norm := _giver(block, trace, mlp_first):
             sites.places[Site(layer, "mlp_in_unit")] = Place(norm, "input")
             del refuse["mlp_in_unit"]
         else:
@@ -252,12 +252,13 @@ def _child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
     return next((found for name in names if isinstance(found := getattr(module, name, None), nn.Module)), None)
 
 
-def _giver(block: nn.Module, trace: _Trace, taken: Tensor) -> nn.Module | None:
-    """The norm of a block whose output is what another module took."""
-    for name, part in block.named_children():
-        if ("norm" in name or "ln" in name) and part in trace.gave and _alike(trace.gave[part], taken):
-            return part
-    return None
+def _giver(block: nn.Module, trace: _Trace, mlp: nn.Module) -> nn.Module | None:
+    """The norm of a block whose output the MLP took: the last before it, as another may have given the like (where the attention
+    adds nothing, the norm in front of it)."""
+    norms = {part for name, part in block.named_children() if "norm" in name or "ln" in name}
+    called = list(trace.gave)
+    before = called[: called.index(mlp)] if mlp in trace.gave else called
+    return next((part for part in reversed(before) if part in norms and _alike(trace.gave[part], trace.took[mlp])), None)
 
 
 def _additions(block: nn.Module, trace: _Trace, attention: nn.Module, mlp: nn.Module) -> tuple[nn.Module, nn.Module] | None:

@@ -175,7 +175,7 @@ class Subject:
         dtype = torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
         tokenizer = load_tokenizer(model)
         template = ChatTemplate.of(tokenizer, model)
-        network = _load_network(model, dtype).to(device).requires_grad_(False)
+        network = load_network(model, dtype).to(device).requires_grad_(False)
         token_ids = tuple(target.token_id for target in targets_of(template, model))
         return cls.of(network, tokenizer, template, token_ids, model.max_prompt_tokens)
 
@@ -426,7 +426,7 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
         raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({first_line(error)})") from error
 
 
-def _load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
+def load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
     """The weights, safetensors only; attention is sdpa where the architecture allows it (Gemma 2 does not)."""
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

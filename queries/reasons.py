@@ -38,6 +38,8 @@ STAGES_OF = {
     "populations": ("populations",),
     "taxonomy": ("taxonomy",),
     "separations": ("separation",),
+    "feature_logits": ("logits",),
+    "logit_moments": ("logits",),
     "concepts": ("concepts",),
     "comparisons": ("statistics",),
     "directions": ("direction",),
@@ -49,6 +51,7 @@ STAGES_OF = {
 COMMANDS_OF = {
     "explanations": "no explanations are here: `saelake explain` brings them",
     "study_features": "no annotation study is closed: `saelake study create` begins one",
+    "readings": "no backends are compared here: `saelake compare` reads the prompts through them",
     "doses": "no sweep of strengths is here: `saelake steer` makes one",
     **dict.fromkeys(
         ("single_effects", "joint_effects", "attributions", "method_scores"), "there is no atlas here: `saelake atlas` makes it"

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelake.analysis.backends import compare
     from saelake.analysis.engine.asked import Ablate, Add, Clamp, MeanAblate, ProjectOut
     from saelake.analysis.engine.attribution import attribution
     from saelake.analysis.engine.library import Engine
@@ -37,6 +38,7 @@ _WHERE = {
     "Subject": "saelake.ingest.subject",
     "UserError": "saelake.warehouse.errors",
     "attribution": "saelake.analysis.engine.attribution",
+    "compare": "saelake.analysis.backends",
     "minimal_set": "saelake.analysis.search.one_prompt",
     "open": "saelake.lake",
     "sparse": "saelake.lake",
@@ -55,6 +57,7 @@ __all__ = [
     "Subject",
     "UserError",
     "attribution",
+    "compare",
     "minimal_set",
     "open",
     "sparse",

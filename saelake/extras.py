@@ -10,6 +10,7 @@ from saelake.warehouse.errors import UserError
 EXTRAS = {
     "compute": ("torch", "transformers", "sae_lens", "torchfm", "datasets", "safetensors"),
     "gguf": ("gguf",),
+    "backends": ("transformer_lens", "nnsight"),
     "ray": ("ray",),
     "annotate": ("fastapi", "uvicorn"),
     "s3": ("obstore", "botocore", "duckdb_extension_httpfs"),

@@ -119,7 +119,7 @@ def json_values(name: str, value: Any, form: str) -> dict[str, Any]:
     for key, one in found.items():
         text(f"a name in {name}", key)
         try:
-            json.dumps(one, allow_nan=False).encode()
+            json.dumps(one, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{name}[{key!r}] is {shown(one)}, which JSON cannot hold ({error}): give {form}") from error
     return found

@@ -10,7 +10,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import Response
 
 from saelake import queries
-from saelake.analysis.meaning.cards import samples_of
+from saelake.analysis.meaning.cards import samples_of, visible
 from saelake.analysis.meaning.server import check_secret, render
 from saelake.queries import QueryError
 from saelake.warehouse.catalog import connect, cursor_of
@@ -106,6 +106,7 @@ def card_of(con: duckdb.DuckDBPyConnection, layer: int, feature_id: int, sae_id:
         "samples": next(iter(samples_of(con, [key]).values()), []),
         "categories": _categories(con, feature["sae_id"], feature_id),
         "roles": _rows(con, "causal_roles", **one),
+        "logits": _logits(con, key),
         "neighbours": _rows(con, "neighbours", **one),
     }
 
@@ -113,6 +114,11 @@ def card_of(con: duckdb.DuckDBPyConnection, layer: int, feature_id: int, sae_id:
 def _rows(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[dict[str, Any]]:
     relation = queries.run(con, name, **values)
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def _logits(con: duckdb.DuckDBPyConnection, key: tuple[int | str, int]) -> list[dict[str, Any]]:
+    rows = _rows(con, "logits", features=[key])
+    return [row | {side: visible(row[side]) for side in ("promoted", "suppressed")} for row in rows]
 
 
 def _categories(con: duckdb.DuckDBPyConnection, sae_id: str, feature_id: int) -> list[dict[str, Any]]:

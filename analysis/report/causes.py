@@ -32,10 +32,24 @@ def _readouts(study: Studied) -> Sequence[Block]:
         Cell("share", "share", "share"),
         Cell("is_readout", "read-out"),
     ]
+    written = [
+        Cell("layer", "layer"),
+        Cell("feature_id", "feature"),
+        Cell("n_prompts", "critical on"),
+        Cell("promoted", "promotes"),
+        Cell("suppressed", "suppresses"),
+        Cell("skewness", "skewness"),
+    ]
     return [
         *_warning(sets, features, study),
         Table("What of the flips the direct path explains", sets, of_sets),
         Table("Critical features, and what of their effect is direct", features, of_ones, shown=20),
+        Table(
+            "The tokens that critical features' decoder rows promote and suppress",
+            study.ask("critical_logits"),
+            written,
+            shown=20,
+        ),
     ]
 
 

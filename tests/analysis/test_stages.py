@@ -292,7 +292,8 @@ def test_a_judge_that_is_out_of_reach_by_now_is_told(recipe: Recipe, own_lake: L
 
 
 def test_a_limited_run_is_another_study_of_the_same_recipe(recipe: Recipe, lake: Lake) -> None:
-    assert {s.state for s in stages.status(recipe.limit(1), lake)} == {"to do"}
+    found = stages.status(recipe.limit(1), lake)
+    assert {s.stage for s in found if s.state != "to do"} == {"logits"}, "which reads no prompt"
 
 
 def test_forced_stages_give_the_same_content(recipe: Recipe, lake: Lake) -> None:

@@ -32,6 +32,7 @@ OF_OTHER_TESTS = {
     "find_prompts",
     "quantile_samples",
     "sae_health",
+    "backends",
     "sweeps",
     "uncertain",
     "first_tokens",

@@ -37,7 +37,16 @@ NEEDED = {
     "layer": "select min(layer) from saes",
     "judge": "select 'first_token'",
 }
-NOT_ON_SPARK = {"runs", "compare_runs", "causal_roles", "concepts", "feature_search", "study_scores", "taxonomy_combinations"}
+NOT_ON_SPARK = {
+    "backends",
+    "runs",
+    "compare_runs",
+    "causal_roles",
+    "concepts",
+    "feature_search",
+    "study_scores",
+    "taxonomy_combinations",
+}
 """None of them reads this study's activations or ablations: they are about run records, or what is said of features."""
 ON_SPARK = sorted({*queries.names(), *queries.names_of_stages()} - NOT_ON_SPARK)
 WITHOUT_ROWS = {"word_counts", "backup_features", "atlas_pairs", "atlas_rankings", "atlas_scores", "single_effects", "sweeps"} | {

@@ -11,6 +11,7 @@ from saelake.warehouse.schema.columns import (
     PROMPT_ID,
     RUN_ID,
     SAE_ID,
+    VECTOR,
     Column,
     Table,
 )
@@ -175,4 +176,43 @@ ACTIVATIONS_BY_PROMPT = Table(
     key=ACTIVATIONS.key,
     order=("prompt_id", "layer", "feature_id", "pos"),
     copies="activations",
+)
+READINGS = Table(
+    "readings",
+    "what a backend (a library that runs the model) reads at one place and position of a prompt, kept as a sketch",
+    (
+        RUN_ID,
+        Column(
+            "backend", pa.string(), "transformers (the reference), transformer_lens, nnsight, or the name of another", since=2
+        ),
+        PROMPT_ID,
+        Column("layer", pa.int16(), "block, from 0; of log_probs the number of blocks", at_least=0, since=2),
+        Column(
+            "site",
+            pa.string(),
+            "what of the block is read; log_probs: the log-probabilities of the next token",
+            choices=("resid_pre", "z", "attn_out", "resid_mid", "mlp_in_unit", "mlp_in", "mlp_out", "resid_post", "log_probs"),
+            since=2,
+        ),
+        Column("pos", pa.int16(), "token position as the backend tokenises the prompt, from 0", at_least=0, since=2),
+        Column("token_id", pa.int32(), "the token there, as the backend tokenises the prompt", at_least=0, since=2),
+        Column("norm", pa.float32(), "length of the vector", at_least=0, null="not a finite number", since=2),
+        Column(
+            "sketch",
+            VECTOR,
+            "64 sums of its numbers with random signs, the same for all: they keep distances, up to 9%",
+            since=2,
+        ),
+        Column(
+            "noise",
+            pa.float32(),
+            "the farthest that two sound passes lie apart here, of the vector's length: in each, every site is moved "
+            "by up to one step of the model's dtype",
+            at_least=0,
+            null="a backend other than the reference",
+            since=2,
+        ),
+    ),
+    key=("run_id", "backend", "prompt_id", "layer", "site", "pos"),
+    order=("backend", "layer", "site", "prompt_id", "pos"),
 )

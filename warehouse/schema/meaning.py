@@ -125,3 +125,41 @@ ANNOTATIONS = Table(
     key=("run_id", "annotator", "item", "category"),
     order=("annotator", "item", "category"),
 )
+FEATURE_LOGITS = Table(
+    "feature_logits",
+    "one of the tokens that a feature's decoder row promotes, or suppresses, most",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("promotes", pa.bool_(), "it raises the token's logit most; else it lowers it most"),
+        Column("rank", pa.int16(), "1 is the token that it promotes, or suppresses, most", at_least=1),
+        Column("token_id", pa.int32(), "index in the model's vocabulary", at_least=0),
+        Column("token", pa.string(), "the token as text, as in the table tokens"),
+        Column(
+            "logit",
+            pa.float32(),
+            "the token's logit where the residual stream after the last block is the decoder row alone, less that of no row; the "
+            "final norm sets the row's length",
+        ),
+    ),
+    key=("run_id", "sae_id", "feature_id", "promotes", "rank"),
+    order=("layer", "feature_id", "promotes", "rank"),
+)
+LOGIT_MOMENTS = Table(
+    "logit_moments",
+    "how the logits of a feature's decoder row are distributed over the vocabulary",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("mean", pa.float32(), "mean logit"),
+        Column("sd", pa.float32(), "standard deviation", at_least=0),
+        Column("skewness", pa.float32(), "third standardised moment: above 0 it promotes a few tokens"),
+        Column("kurtosis", pa.float32(), "fourth standardised moment less 3: large where it singles out a few tokens"),
+    ),
+    key=("run_id", "sae_id", "feature_id"),
+    order=("layer", "feature_id"),
+)
