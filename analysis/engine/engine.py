@@ -45,6 +45,9 @@ class NextToken(NamedTuple):
     """(n,) float32: probability that the first token is a target token (a refusal's)."""
     token_id: np.ndarray
     """(n,) int64: the most probable first token."""
+    margin: np.ndarray
+    """(n,) float32: by how much the largest logit of a target token is above that of any other token; the first token is a target
+    token where that is positive."""
 
 
 class Answers(NamedTuple):
@@ -86,10 +89,11 @@ class AblationEngine:
     def next_token(self, requests: Sequence[Request]) -> NextToken:
         """The next token of every request, in the order given."""
         requests, place = _distinct(requests)
-        p_refusal, token_id = np.empty(len(requests), dtype=np.float32), np.empty(len(requests), dtype=np.int64)
+        said = _blank(len(requests))
         for rows, first in self._run(requests, self._next_token):
-            p_refusal[rows], token_id[rows] = first
-        return NextToken(p_refusal[place], token_id[place])
+            for whole, part in zip(said, first, strict=True):
+                whole[rows] = part
+        return NextToken(*(whole[place] for whole in said))
 
     def log_probabilities(self, requests: Sequence[Request]) -> Tensor:
         """Log-probabilities (n, v) of the next token, float32, on the CPU."""
@@ -106,14 +110,15 @@ class AblationEngine:
         """
         self._check_positions(requests, max_new_tokens)
         requests, place = _distinct(requests)
-        p_refusal, token_id = np.empty(len(requests), dtype=np.float32), np.empty(len(requests), dtype=np.int64)
+        said = _blank(len(requests))
         token_ids: list[list[int]] = [[] for _ in requests]
         answer = partial(self._answer, max_new_tokens)
         for rows, (first, generated) in self._run(requests, answer, n_new=max_new_tokens):
-            p_refusal[rows], token_id[rows] = first
+            for whole, part in zip(said, first, strict=True):
+                whole[rows] = part
             for i, tokens in zip(rows, generated, strict=True):
                 token_ids[i] = tokens
-        return Answers(NextToken(p_refusal[place], token_id[place]), [token_ids[i] for i in place])
+        return Answers(NextToken(*(whole[place] for whole in said)), [token_ids[i] for i in place])
 
     def activations(self, requests: Sequence[Request], watched: Watched) -> Activations:
         """What fires in the ablated passes, of the watched features, at the prompts' positions.
@@ -214,13 +219,19 @@ class AblationEngine:
         p_refusal = probabilities_bv[:, self._refusal_ids].sum(-1).cpu().numpy()
         if probabilities_bv[:, 0].isnan().any():  # softmax spreads it over the row
             raise NotFinite("the model's logits are not finite numbers: its weights are damaged, or too large for its dtype")
-        return NextToken(p_refusal, probabilities_bv.argmax(-1).cpu().numpy())
+        others_bv = logits_bv.index_fill(1, self._refusal_ids, -torch.inf)
+        margin_b = logits_bv[:, self._refusal_ids].amax(-1) - others_bv.amax(-1)
+        return NextToken(p_refusal, probabilities_bv.argmax(-1).cpu().numpy(), margin_b.cpu().numpy())
 
     def _batch(self, requests: Sequence[Request]) -> Batch:
         return self._subject.batch([self._prompts[r.prompt] for r in requests])
 
     def _interventions(self, requests: Sequence[Request], batch: Batch) -> Interventions:
         return Interventions(self._subject, self._slices, requests, batch.input_ids_bt.shape[1])
+
+
+def _blank(n: int) -> NextToken:
+    return NextToken(np.empty(n, np.float32), np.empty(n, np.int64), np.empty(n, np.float32))
 
 
 def _size(request: Request, n_tokens: int, n_new: int) -> Size:

@@ -183,6 +183,7 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "k": [None] * n,
         "tau": [None] * n,
         "p_refusal_token": first.p_refusal,
+        "margin": first.margin,
         "first_token": [context.text([int(token)]) for token in first.token_id],
         "completion": [""] * n,  # nothing is generated in these passes
     }

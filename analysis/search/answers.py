@@ -35,6 +35,8 @@ class Judged:
     verdict: Verdict
     judge: str
     """The judge whose verdict it is: the oracle, or that of prompts of no target label."""
+    margin: float | None = None
+    """By how much the largest logit of a target token was above that of any other first token."""
 
 
 def judged(context: StudyContext, requests: Sequence[Request], engine: AblationEngine | None = None) -> list[Judged]:
@@ -59,8 +61,8 @@ def judged(context: StudyContext, requests: Sequence[Request], engine: AblationE
         name: iter(context.judge(name)([t for t, by in zip(texts, judges, strict=True) if by == name])) for name in set(judges)
     }
     return [
-        Judged(t.p_refusal_token, t.first_token, t.completion, next(verdicts[by]), by)
-        for t, by in zip(texts, judges, strict=True)
+        Judged(t.p_refusal_token, t.first_token, t.completion, next(verdicts[by]), by, float(margin))
+        for t, by, margin in zip(texts, judges, answers.first.margin, strict=True)
     ]
 
 
@@ -161,6 +163,7 @@ def ablation_rows(
         "tau": [a.tau for a in asked],
         "n_uncertain": [a.n_uncertain for a in asked],
         "p_refusal_token": [a.p_refusal_token for a in answers],
+        "margin": [a.margin for a in answers],
         "first_token": [a.first_token for a in answers],
         "completion": [a.completion for a in answers],
     }

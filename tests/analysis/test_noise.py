@@ -134,3 +134,31 @@ def test_a_study_records_the_floor_beside_its_decisions(study: Analysed) -> None
         assert n_uncertain == sum(abs(change - tau) <= own for change, own in moved if own is not None)
     flags = study.sql("select stage, count(n_uncertain), count(*) from ablations group by stage")
     assert all(flagged == (n if stage == "algorithm1" else 0) for stage, flagged, n in flags)
+
+
+def test_verdicts_that_hang_on_a_margin_within_the_floor_are_counted(study: Analysed) -> None:
+    floor = study.sql("select floor from noise")[0][0]
+    rows = study.sql(
+        "select condition, label, a.margin, v.refused from verdicts v join ablations a using (ablation_id) "
+        "join prompts using (prompt_id) where v.judge = 'first_token'"
+    )
+    assert rows
+    assert all((margin > 0) == refused for *_, margin, refused in rows), "the verdict is the sign of the margin"
+    for condition, label, n, n_uncertain, n_close, smallest, stored in study.ask("uncertain_verdicts"):
+        mine = [abs(margin) for c, of, margin, _ in rows if (c, of) == (condition, label)]
+        assert (n, smallest, stored) == (len(mine), min(mine), floor)
+        assert (n_uncertain, n_close) == (sum(m <= floor for m in mine), sum(m <= 10 * floor for m in mine))
+
+
+def test_in_bfloat16_the_first_tokens_that_differ_have_margins_within_the_floor(dtypes: Dtypes) -> None:
+    floor, turned, near = dtypes.noise("bfloat16").floor, [], 0
+    requests = [one for sequence in dtypes.sequences for one in sequence]
+    exact, rounded = (
+        AblationEngine(dtypes.subjects[dtype], dtypes.saes, dtypes.prompts).next_token(requests)
+        for dtype in ("float32", "bfloat16")
+    )
+    for before, after in zip(exact.margin, rounded.margin, strict=True):
+        near += abs(after) <= floor
+        turned += [abs(after)] if (before > 0) != (after > 0) else []
+    assert all(margin <= 3 * floor for margin in turned), "what turns lies near the floor"
+    assert near < len(requests) / 4

@@ -35,6 +35,7 @@ OF_OTHER_TESTS = {
     "backends",
     "sweeps",
     "uncertain",
+    "uncertain_verdicts",
     "first_tokens",
     "label_peaks",
     "label_separation",

@@ -169,6 +169,14 @@ ABLATIONS = Table(
         Column(
             "p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token", at_least=0, at_most=1
         ),
+        Column(
+            "margin",
+            pa.float32(),
+            "by how much the largest logit of a target token is above that of any other first token (nats): the judge "
+            "first_token goes by its sign",
+            null="not measured",
+            since=2,
+        ),
         Column("first_token", pa.string(), "the most probable first token of the answer, as text"),
         Column("completion", pa.string(), "the greedy answer; model text, untrusted; empty where nothing was generated (waking)"),
     ),
