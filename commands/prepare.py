@@ -39,7 +39,8 @@ def train_saes(recipe: str, force: bool) -> None:
     """Train SAEs on RECIPE's model, where there are no public ones, into the folders that its saes.path names.
 
     RECIPE is a .toml file or the name of a shipped one; its [train_saes] says how. They must explain enough of the variance with
-    about as many active latents as asked for, on texts that they have not seen, or none is kept.
+    about as many active latents as asked for, on texts that they have not seen, or none is kept. Of several [[saes]] those are
+    trained whose folders are missing; SAEs of one layer differ by their seed.
     """
     study = read_study(recipe)
     from saelake.ingest.saes.train import train_saes as train

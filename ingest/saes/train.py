@@ -61,36 +61,57 @@ def train_saes(recipe: Recipe, *, force: bool = False, progress: Quiet | None = 
     targets = _targets(recipe, force)
     require_access(recipe.model)
     subject = Subject.load(recipe.model, recipe.compute)
-    check_layer(max(targets), subject)
+    check_layer(max(target.layer for target in targets), subject)
     sequences = _sequences(recipe, subject)
     held_out = _held_out(sequences, recipe.train_saes, recipe.compute.seed)
     known = _provenance(recipe)
-    parent = _existing_parent(next(iter(targets.values())))
+    parent = _existing_parent(targets[0].folder)
     progress.start(f"{recipe.name} · train-saes", len(targets) * recipe.train_saes.steps, "steps")
     with tempfile.TemporaryDirectory(prefix=".train-saes-", dir=parent) as drafts:
-        trained = []
-        for resid in _residuals(recipe, subject, sequences, held_out, list(targets)):
-            folder = Path(drafts, str(resid.layer))
-            found = _train(recipe, subject, resid, folder, progress)
-            _check_gates(resid.layer, found, recipe.train_saes)
-            _write_json(folder / "training.json", known | {"held_out": {k: round(v, 4) for k, v in found._asdict().items()}})
-            trained.append(Trained(resid.layer, targets[resid.layer], found))
-        for one in trained:
-            _replace(Path(drafts, str(one.layer)), one.folder)
+        trained: dict[Trained, Path] = {}
+        layers = list(dict.fromkeys(target.layer for target in targets))
+        for resid in _residuals(recipe, subject, sequences, held_out, layers):
+            for target in (target for target in targets if target.layer == resid.layer):
+                folder = Path(drafts, str(len(trained)))
+                found = _train(recipe, subject, resid, target.seed, folder, progress)
+                _check_gates(resid.layer, found, recipe.train_saes)
+                judged = {"held_out": {name: round(value, 4) for name, value in found._asdict().items()}}
+                _write_json(folder / "training.json", known | {"seed": target.seed} | judged)
+                trained[Trained(resid.layer, target.folder, found)] = folder
+        for one, draft in trained.items():
+            _replace(draft, one.folder)
     return sorted(trained)
 
 
-def _targets(recipe: Recipe, force: bool) -> dict[int, Path]:
-    """layer -> folder of its SAE."""
-    spec = recipe.saes
-    if recipe.more_saes:
-        raise UserError("saes: the recipe has several [[saes]], and only one group can be trained: give it a recipe of its own")
-    if spec.path is None:
-        raise UserError(f"saes.release: {spec.release} is downloaded, not trained: give saes.path, folders to write SAEs to")
-    targets = {layer: Path(spec.fill(str(spec.path), layer)) for layer in spec.layers}
-    there = [folder for folder in targets.values() if folder.exists()]
-    if there and not force:
-        raise UserError(f"saes.path: {there[0]} is there already: --force trains new SAEs in its place")
+class Target(NamedTuple):
+    """An SAE that is to be trained."""
+
+    layer: int
+    folder: Path
+    seed: int
+    """The study's, and one more for each group before: SAEs of one layer differ by it alone."""
+
+
+def _targets(recipe: Recipe, force: bool) -> list[Target]:
+    """What a recipe's groups of folders lack: a group that stands whole is left as it is beside one that does not."""
+    groups = [group for group in recipe.sae_groups if group.path is not None]
+    if not groups:
+        release = recipe.saes.release
+        raise UserError(f"saes.release: {release} is downloaded, not trained: give saes.path, folders to write SAEs to")
+    targets: list[Target] = []
+    known: list[Path] = []
+    for number, group in enumerate(groups):
+        folders = {layer: Path(group.fill(str(group.path), layer)) for layer in group.layers}
+        known += folders.values()
+        there = [folder for folder in folders.values() if folder.exists()]
+        if there and not force and (len(there) < len(folders) or len(groups) == 1):
+            raise UserError(f"saes.path: {there[0]} is there already: --force trains new SAEs in its place")
+        if force or not there:
+            targets += [Target(layer, folder, recipe.compute.seed + number) for layer, folder in folders.items()]
+    if twice := next((folder for folder in known if known.count(folder) > 1), None):
+        raise UserError(f"saes.path: two groups write to {twice}: give each a folder of its own")
+    if not targets:
+        raise UserError(f"saes.path: {known[0]} and all others are there already: --force trains new SAEs in their place")
     return targets
 
 
@@ -142,9 +163,9 @@ def _residuals(
             yield Residuals(site.layer, *(resid_td[torch.from_numpy(counted & rows)] for rows in (~judged, judged)))
 
 
-def _train(recipe: Recipe, subject: Subject, resid: Residuals, folder: Path, progress: Quiet) -> Fit:
+def _train(recipe: Recipe, subject: Subject, resid: Residuals, seed: int, folder: Path, progress: Quiet) -> Fit:
     """Trains and writes one SAE; returns how the files, loaded again, read what was held out."""
-    training, seed = recipe.train_saes, recipe.compute.seed
+    training = recipe.train_saes
     settings = Settings(training.width, training.l0, training.steps, training.batch_tokens, training.lr, scale_inputs=True)
     metadata = metadata_of(str(recipe.model.id or recipe.name), resid.layer, seed)
     trained = train_sae(resid.train_td, settings, metadata, seed, device=subject.device, progress=progress)
@@ -175,7 +196,6 @@ def _provenance(recipe: Recipe) -> dict[str, object]:
         "prompts": recipe.direction.split,
         "train_saes": recipe.section("train_saes"),
         "texts": [source_hash(spec) for spec in recipe.train_saes.texts],
-        "seed": recipe.compute.seed,
         "versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")},
     }
 

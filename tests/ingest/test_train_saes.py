@@ -143,3 +143,24 @@ def test_texts_may_be_exchanges(tmp_path: Path) -> None:
     subject = Subject.load(recipe.model, recipe.compute)
     (text,) = read_texts(recipe.train_saes.texts[0], subject)
     assert text.token_ids[: text.n_context] == subject.encode("Write a story.").token_ids
+
+
+def test_groups_that_are_missing_are_trained_and_those_of_one_layer_differ_by_their_seed(
+    recipe: Recipe, trained: list[Trained], tmp_path: Path
+) -> None:
+    again = recipe.saes.model_copy(update={"path": tmp_path / "again_{layer}", "layers": (2,)})
+    other = recipe.saes.model_copy(update={"path": tmp_path / "other_{layer}", "layers": (0,)})
+    grown = recipe.model_copy(update={"more_saes": (again, other)})
+    before = (trained[0].folder / "sae_weights.safetensors").read_bytes()
+    found = train_saes(grown)
+    assert [(one.layer, one.folder.name) for one in found] == [(0, "other_0"), (2, "again_2")]
+    assert (trained[0].folder / "sae_weights.safetensors").read_bytes() == before, "what stands whole is left as it is"
+    seeds = [json.loads((one.folder / "training.json").read_text())["seed"] for one in found]
+    assert seeds == [recipe.compute.seed + 2, recipe.compute.seed + 1]
+    weights = [SAE.load_from_disk(folder).W_dec for folder in (tmp_path / "again_2", trained[1].folder)]
+    assert not torch.equal(*weights)
+    with pytest.raises(UserError, match=r"saes\.path: .*layer_0 and all others are there already: --force trains new SAEs"):
+        train_saes(grown)
+    doubled = recipe.model_copy(update={"more_saes": (recipe.saes,)})
+    with pytest.raises(UserError, match=r"saes\.path: two groups write to .*layer_0: give each a folder of its own"):
+        train_saes(doubled)
