@@ -33,7 +33,7 @@ class Tokenized(NamedTuple):
     tokens: list[str]
     """The vocabulary's own spelling (with its marks for spaces), so that a token can be looked up again."""
     roles: list[str]
-    """bos | template | user"""
+    """bos | template | system | user; of a chat with answers assistant too"""
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,19 @@ class ChatTemplate:
             )
         return start, end
 
+    def _system_span(self) -> tuple[int, int]:
+        """Where the system's text begins and ends in the rendered text, before the prompt; nowhere without one."""
+        text = (self.system or "").strip()
+        start = self.before.find(text) if text else -1
+        return (start, start + len(text)) if start >= 0 else (-1, -1)
+
     def _tokenized(self, token_ids: list[int], offsets: list[tuple[int, int]], start: int, end: int) -> Tokenized:
         holds_user = [first < end and last > start for first, last in offsets]
-        roles = ["user" if inside else "template" for inside in _filled(holds_user)]
+        of_system = self._system_span()
+        roles = [
+            "user" if inside else "system" if first < of_system[1] and last > of_system[0] else "template"
+            for inside, (first, last) in zip(_filled(holds_user), offsets, strict=True)
+        ]
         if token_ids and token_ids[0] == self.tokenizer.bos_token_id:
             roles[0] = "bos"
         return Tokenized(token_ids, self.tokenizer.convert_ids_to_tokens(token_ids), roles)

@@ -175,3 +175,14 @@ def test_words_that_the_vocabulary_lacks_tell_prompts_apart() -> None:
     car, boat, trimmed = template.identities(["How zzz?", "How yyy?", " How zzz?"])
     assert car != boat
     assert car == trimmed
+
+
+@pytest.mark.parametrize("system", ["Write a poem about the sea", "  a small house  "])
+def test_tokens_of_the_system_prompt_are_the_systems(system: str) -> None:
+    text = "{{ bos_token }}{% for one in messages %}[{{ one['role'] }}] {{ one['content'] | trim }} {% endfor %}"
+    template = template_of(text, "llama", system=system)
+    found = template.encode("How do I pick a lock?")
+    spoken = [one for one, role in zip(found.token_ids, found.roles, strict=True) if role == "system"]
+    assert template.tokenizer.decode(spoken).strip() == system.strip()
+    assert list(dict.fromkeys(found.roles)) == ["bos", "template", "system", "user"]
+    assert set(template_of(text, "llama").encode("How do I pick a lock?").roles) == {"bos", "template", "user"}

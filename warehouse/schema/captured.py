@@ -56,7 +56,12 @@ TOKENS = Table(
         Column("token_id", pa.int32(), "index in the model's vocabulary", at_least=0),
         Column("token", pa.string(), "the token as text; bytes that are a part of a letter, and control characters, as \\xe2"),
         Column("piece", pa.string(), "the token as the vocabulary spells it, to look it up again", null="not known", since=2),
-        Column("role", pa.string(), "bos, template or user", choices=("bos", "template", "user")),
+        Column(
+            "role",
+            pa.string(),
+            "whose text it holds; template: nobody's",
+            choices=("bos", "template", "system", "user", "assistant", "answer"),
+        ),
     ),
     key=("prompt_id", "pos"),
     order=("prompt_id", "pos"),
