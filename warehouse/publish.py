@@ -60,7 +60,7 @@ class Landed:
     def stream(self, table: Table, layer: int | None = None) -> Iterator[pa.RecordBatch]:
         """Sorted rows in batches of BATCH_ROWS; columns that a completion adds may be absent, repeated text is dictionary-coded.
 
-        Raises AssertionError if a row comes twice.
+        Raises AssertionError if a row comes twice, or before one that it should come after: DuckDB 2 once gave them so.
         """
         counted = self._counted(table, layer)
         if counted is not None:
@@ -74,6 +74,7 @@ class Landed:
         for batch in rechunk(reader):
             order.update(batch)
             assert not order.n_repeated, f"{table.name}: a row comes twice in ({', '.join(sorted_by)})"
+            assert not order.n_misplaced, f"{table.name}: DuckDB gives rows in another order than ({', '.join(sorted_by)})"
             columns = {name: batch[name] for name in batch.schema.names}
             columns |= {name: pc.add(columns[name].cast(pa.int64()), first) for name, first in base.items()}
             yield _with_constants(table, columns, constants, len(batch))

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from saelake.warehouse.catalog import connect
@@ -174,6 +176,21 @@ def test_what_check_would_call_damage_is_not_published(
     with pytest.raises(UserError, match=rf"{table.name}\.{name} has values that are not finite numbers"):
         ensure_run(lake, toys.ingest_spec(), Plan(["a"], broken, [table.name]))
     assert lake.records() == []
+
+
+def test_many_rows_are_published_in_their_order(lake: Lake) -> None:
+    """DuckDB 2 sorts them in parts, and hands the parts on as they come where it is not asked well."""
+    n_rows = 60_000
+    ids = np.random.default_rng(0).permutation(n_rows)
+    rows = FEATURE | {"feature_id": ids, "n_train": [1], "scale": [1.0], "weight": [0.5]}
+    columns = {name: np.resize(values, n_rows) for name, values in rows.items()}
+
+    def landed(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        yield "a", [Rows.of(PROBE_WEIGHTS, columns)]
+
+    record = ensure_run(lake, toys.ingest_spec(), Plan(["a"], landed, ["probe_weights"]))
+    (file,) = record.files
+    assert pq.read_table(lake.root / file.path)["feature_id"].to_pylist() == list(range(n_rows))
 
 
 KILLED = """
