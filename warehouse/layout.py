@@ -24,14 +24,8 @@ BATCH_BYTES = 32 << 20
 """Text of the rows that are read from a file at once."""
 READ_BYTES, MOST_GROUPS, DEEPEST = 1 << 20, 1 << 17, 8
 """Of files that are read: what is fetched at once and a text in the footer in bytes, row groups, levels of the schema."""
-REPEATED_COLUMNS = {"run_id", "sae_id"}
-"""Handed to the writer as Arrow dictionaries, which it writes faster; the file holds plain strings all the same."""
-
-UNRANGED_COLUMNS = {"activations": {"run_id", "pos"}, "activations_by_prompt": {"run_id", "pos", "feature_id"}}
-"""No reader can skip row groups by their range: a file holds one run, and a row group nearly every position."""
-
-PRIVATE = frozenset(table.name for table in TABLES.values() if any(column.name == "completion" for column in table.columns))
-"""Tables with what models answered, even to target prompts: their files are their owner's alone, as those of studies are."""
+PRIVATE = frozenset(table.name for table in TABLES.values() if any(column.is_private for column in table.columns))
+"""Tables whose files are their owner's alone."""
 
 
 def parquet_options(table: str, version: int = SCHEMA_VERSION) -> dict[str, Any]:
@@ -43,7 +37,7 @@ def parquet_options(table: str, version: int = SCHEMA_VERSION) -> dict[str, Any]
         "compression_level": 3,
         "use_dictionary": [n for n in names if n not in encoding],
         "column_encoding": encoding,
-        "write_statistics": [n for n in names if n not in UNRANGED_COLUMNS.get(table, ())],
+        "write_statistics": [c.name for c in columns if c.is_ranged],
         "write_page_index": True,
         "write_page_checksum": True,
         "store_schema": False,  # the Parquet types say it all, for every reader
@@ -85,8 +79,8 @@ def write_table(
 
 
 def _writing_schema(table: str, version: int) -> pa.Schema:
-    repeated = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([f.with_type(repeated) if f.name in REPEATED_COLUMNS else f for f in TABLES[table].schema_at(version)])
+    coded, repeated = pa.dictionary(pa.int32(), pa.string()), {c.name for c in TABLES[table].columns if c.is_repeated}
+    return pa.schema([f.with_type(coded) if f.name in repeated else f for f in TABLES[table].schema_at(version)])
 
 
 def _written(column: pa.Array, kind: pa.DataType) -> pa.Array:

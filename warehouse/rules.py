@@ -102,7 +102,7 @@ def broken_values(table: Table, column: Column, values: pa.Array) -> Iterator[tu
 
 
 def _column_rules(table: Table, column: Column, values: pa.Array, run_id: str) -> Iterator[tuple[str, pa.Array]]:
-    if column == RUN_ID:
+    if column.name == RUN_ID.name:
         yield f"is not {run_id}", pc.not_equal(values, run_id)
     if pa.types.is_list(values.type):
         values = values.flatten()

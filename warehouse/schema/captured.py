@@ -1,5 +1,7 @@
 """The tables of the protocol that ingest writes: prompts, their tokens, SAEs, features and what fires."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from saelake.warehouse.schema.columns import (
@@ -161,12 +163,12 @@ ACTIVATIONS = Table(
     "activations",
     "one non-zero activation: the fact table",
     (
-        RUN_ID,
+        replace(RUN_ID, is_ranged=False),
         SAE_ID,
         LAYER,
         FEATURE_ID,
         PROMPT_ID,
-        POS,
+        replace(POS, is_ranged=False),
         Column("activation", pa.float32(), "the feature's activation, above 0", at_least=ABOVE_0, encoding=BYTE_STREAM),
     ),
     key=("sae_id", "feature_id", "prompt_id", "pos"),
@@ -177,7 +179,7 @@ ACTIVATIONS = Table(
 ACTIVATIONS_BY_PROMPT = Table(
     "activations_by_prompt",
     "one non-zero activation, again: all that fires on a prompt lies together, where the recipe asks for it",
-    ACTIVATIONS.columns,
+    tuple(replace(column, is_ranged=False) if column == FEATURE_ID else column for column in ACTIVATIONS.columns),
     key=ACTIVATIONS.key,
     order=("prompt_id", "layer", "feature_id", "pos"),
     copies="activations",

@@ -47,6 +47,12 @@ class Column:
     """All that a text may be; anything if none are given."""
     encoding: str | None = None
     """How its values lie in Parquet, if not by a dictionary."""
+    is_repeated: bool = False
+    """Few texts come again and again: the writer gets an Arrow dictionary, which it writes faster; the file is the same."""
+    is_ranged: bool = True
+    """Row groups can be skipped by its range, which is written; not if a file has one value, or a row group nearly every one."""
+    is_private: bool = False
+    """It holds what models answered, even to target prompts: the table's files are their owner's alone, as those of studies."""
     since: int = 1
     """The schema's version from which on files hold it."""
     until: int | None = None
@@ -134,7 +140,13 @@ def of_width(by: str) -> Limit:
     return Limit(by, "width", "is past the SAE's width")
 
 
-RUN_ID = Column("run_id", pa.string(), "the run that wrote the row", over_runs="case when count(*) = 1 then min(run_id) end")
+RUN_ID = Column(
+    "run_id",
+    pa.string(),
+    "the run that wrote the row",
+    is_repeated=True,
+    over_runs="case when count(*) = 1 then min(run_id) end",
+)
 PROMPT_ID = Column("prompt_id", pa.int64(), "the prompt", encoding=DELTA, refers="prompts.prompt_id")
 POS = Column(
     "pos",
@@ -143,7 +155,7 @@ POS = Column(
     at_least=0,
     limit=Limit("prompt_id", "n_tokens", "is past the prompt's end"),
 )
-SAE_ID = Column("sae_id", pa.string(), "the SAE; unique for its exact weights", refers="saes.sae_id")
+SAE_ID = Column("sae_id", pa.string(), "the SAE; unique for its exact weights", is_repeated=True, refers="saes.sae_id")
 LAYER = Column(
     "layer",
     pa.int16(),

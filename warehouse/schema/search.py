@@ -178,7 +178,12 @@ ABLATIONS = Table(
             since=2,
         ),
         Column("first_token", pa.string(), "the most probable first token of the answer, as text"),
-        Column("completion", pa.string(), "the greedy answer; model text, untrusted; empty where nothing was generated (waking)"),
+        Column(
+            "completion",
+            pa.string(),
+            "the greedy answer; model text, untrusted; empty where nothing was generated (waking)",
+            is_private=True,
+        ),
     ),
     key=("ablation_id",),
     order=("method", "part", "control", "k", "tau", "draw", "seed", "prompt_id"),
