@@ -33,21 +33,21 @@ def test_the_shipped_questions_are_those_of_the_world() -> None:
 def test_the_model_shows_the_behaviour_on_one_group_only(study: Path) -> None:
     with saelake.open(study) as lake:
         answers = "select label, first_token, count(*) from ablations join prompts using (prompt_id) where condition = 'none'"
-        assert lake.sql(f"{answers} group by all order by all").fetchall() == [("benign", "Yes", 8), ("harmful", "No", 8)]
+        assert lake.sql(f"{answers} group by all order by all").fetchall() == [("fine", "No", 8), ("wrong", "Yes", 8)]
 
 
 def test_ablating_what_is_found_flips_it(study: Path) -> None:
     """Judged by the first token, and by the recipe's own phrase in the whole answer."""
     with saelake.open(study) as lake:
         for judge in ("first_token", "phrases"):
-            rates = lake.query("asr", judge=judge).filter("label = 'harmful'").project("condition, asr_of_refused")
+            rates = lake.query("asr", judge=judge).filter("label = 'fine'").project("condition, asr_of_refused")
             shares = dict(rates.filter("condition in ('none', 'minimal', 'random_minimal')").fetchall())
             assert shares["none"] == 0
             assert shares["minimal"] == 1
             assert shares["random_minimal"] < 0.2
         flipped = lake.sql(
             "select distinct first_token from ablations join prompts using (prompt_id) "
-            "where condition = 'minimal' and label = 'harmful'"
+            "where condition = 'minimal' and label = 'fine'"
         )
         assert flipped.fetchall() == [("Yes",)]
 
