@@ -15,7 +15,7 @@ import saelake
 from saelake import queries
 from saelake.analysis import stages
 from saelake.ingest.job import ingest, open_study
-from saelake.ingest.recipe import load_recipe
+from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse import schema
 from saelake.warehouse.catalog import connect, current_files
 from saelake.warehouse.check import check
@@ -24,12 +24,12 @@ from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import SCHEMA_VERSION, TABLES, Column, Table
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
-from tests.conftest import ROOT
+from tests.golden import FOLDER as GOLDEN
+from tests.golden import UNASKED, answers, recorded
 from tests.lakes import WIDTH, build_lake
 from tests.planted.study import write_planted
 from tests.warehouse import toys
 
-GOLDEN = ROOT / "tests" / "golden"
 VERSIONS = sorted(folder.name for folder in GOLDEN.glob("v*"))
 
 
@@ -66,34 +66,20 @@ def test_a_golden_lake_is_sound_and_every_table_can_be_read(golden: Callable[[st
             assert (n_rows > 0) == (name in written), name
 
 
-VALUES = {
-    "features": "select '4:1'",
-    "feature_id": "select 1",
-    "layer": "select 4",
-    "sae_id": "select min(sae_id) from saes where layer = 4",
-    "token": "select token from tokens where role = 'user' order by prompt_id, pos limit 1",
-    "words": "select 'how to'",
-    "prompts": "select list(prompt_id order by prompt_id) from prompts",
-    "prompt_id": "select min(prompt_id) from prompts",
-    "a": "select min(run_id) from runs where stage = 'minimal'",
-    "b": "select min(run_id) from runs where stage = 'minimal'",
-    "condition": "select 'top_k_own'",
-}
-"""What a question is asked with, by the name of a parameter that it needs."""
-
-
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_golden_lake_answers_every_shipped_question(golden: Callable[[str], Lake], version: str) -> None:
+def test_a_golden_lake_answers_every_shipped_question_as_recorded(golden: Callable[[str], Lake], version: str) -> None:
     with saelake.open(golden(version).root) as lake:
-        answers = {}
-        for name in set(queries.names()) - {"study_scores"}:  # it asks for a study of annotations, which the lake has not
-            needed = [p.name for p in queries.load(name).parameters if p.default is None and p.name in VALUES]
-            values = {p: lake.sql(VALUES[p]).fetchall()[0][0] for p in needed}
-            answers[name] = len(lake.query(name, **values).fetchall())
-    assert answers["asr"] == 122  # as version 1 answered
+        found = answers(lake)
+    known = recorded(version)
+    assert "asr" in known, "as that version answered"
+    assert {name: {what: found[name][what] for what in answer} for name, answer in known.items()} == known
     assert {"search_methods", "k_choice", "critical_features", "top_samples", "prompt", "taxonomy", "comparisons"} <= {
-        name for name, n_rows in answers.items() if n_rows
+        name for name, answer in found.items() if answer["n_rows"]
     }
+
+
+def test_the_golden_lake_of_now_answers_every_question_that_is_shipped_now() -> None:
+    assert recorded(f"v{SCHEMA_VERSION}").keys() == set(queries.names()) - UNASKED
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -225,6 +211,37 @@ def test_a_study_of_version_1_is_found_and_built_on(golden: Callable[[str], Lake
         same = "select count(*), bool_and(a.completion = b.completion) from ablations as a join ablations as b using (prompt_id)"
         rows = con.execute(f"{same} where a.condition = 'mine' and b.condition = 'later'").fetchone()
     assert rows == (12, True)
+    assert not check(lake)
+
+
+def test_a_lake_of_version_1_grows_by_a_prompt_set_of_now(golden: Callable[[str], Lake], planted_recipe: Path) -> None:
+    lake, recipe = golden("v1"), load_recipe(planted_recipe)
+    before = {record.run_id: record for record in lake.records()}
+    (older,) = lake.current()["golden", "ingest"]
+    listed = "select prompt_id, text from prompts order by all"
+    with connect(lake, "golden") as con:
+        prompts, activations = con.sql(listed).fetchall(), con.sql("select count(*) from activations").fetchall()
+    new = [{"instruction": f"Where do I find the {word}?", "label": "benign", "split": "extra"} for word in ("station", "museum")]
+    file = planted_recipe.with_name("more.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in new))
+    content = recipe.model_dump(exclude_unset=True)
+    more = {"set": "more", "file": file, "label": "benign", "split": "extra"}
+    grown = Recipe.model_validate(content | {"prompts": [*content["prompts"], more]})
+    found = {one.stage: one for one in stages.status(grown, lake)}
+    assert found["prompts"].why == "new: more"
+    assert found["activations"].why == "6 of 12 are missing: 6 SAEs on prompt set more"
+    assert "new: prompt set more" in found["taxonomy"].why
+    together = ingest(grown, lake)
+    assert together.run_ids[0] == older
+    assert len(together.run_ids) == 1 + 1 + 6
+    assert {run_id: lake.record(run_id) for run_id in before} == before
+    with connect(lake, "golden") as con:
+        assert {text for _, text in set(con.sql(listed).fetchall()) - set(prompts)} == {row["instruction"] for row in new}
+        assert set(prompts) < set(con.sql(listed).fetchall())
+        assert con.execute(f"select count(*) from activations where run_id = '{older}'").fetchall() == activations
+        assert con.sql("select count(*) > 0 from activations where run_id like 'activations_%'").fetchall() == [(True,)]
+    with saelake.open(lake.root) as opened:
+        assert answers(opened)["asr"]["n_rows"] == recorded("v1")["asr"]["n_rows"]
     assert not check(lake)
 
 

@@ -1,0 +1,46 @@
+"""Makes the golden lake of today's version of the schema again, beside its recipe: python -m tests.golden"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import saelake
+from saelake.analysis import stages
+from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.check import check
+from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import SCHEMA_VERSION
+from tests.golden import FOLDER, answers
+from tests.planted import write_planted
+
+OWN_FILES = ("catalog.duckdb", "landing", "locks")
+"""What a lake keeps for itself, and makes again."""
+
+
+def make(golden: Path) -> None:
+    """Runs the recipe in a folder on the planted study: its analysis, its atlas, and an ablation of somebody's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder, "study")
+        write_planted(study)
+        recipe = load_recipe(Path(shutil.copy(golden / "recipe.toml", study / "golden.toml")))
+        lake = Lake.create(Path(folder, "lake"))
+        stages.analyze(recipe, lake)
+        stages.atlas_study(stages.open_analysis(recipe), lake)
+        stages.ablate(recipe, lake, "mine", [(2, 0), (4, 1)])
+        assert not check(lake)
+        with saelake.open(lake.root) as opened:
+            found = answers(opened)
+        for name in OWN_FILES:
+            path = lake.root / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(golden / "lake", ignore_errors=True)
+        shutil.copytree(lake.root, golden / "lake")
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(answer)}" for name, answer in found.items())
+    (golden / "answers.json").write_text(f"{{\n{lines}\n}}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    make(FOLDER / f"v{SCHEMA_VERSION}")
+    sizes = [file.stat().st_size for file in (FOLDER / f"v{SCHEMA_VERSION}").rglob("*") if file.is_file()]
+    print(f"tests/golden/v{SCHEMA_VERSION}: {len(sizes)} files, {sum(sizes):,} bytes")
