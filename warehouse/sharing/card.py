@@ -112,6 +112,8 @@ def _studies(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
 
 def _saes(record: RunRecord) -> list[str]:
     """The SAEs of a run with activations; a run of version 1 held those of a whole study."""
+    if not any(table.name == "saes" for table in record.tables):
+        return []
     one = record.config.get("sae", {}).get("name")
     return [one] if one else record.config.get("saes", {}).get("names", [])
 
