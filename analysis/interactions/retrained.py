@@ -21,6 +21,7 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
 
 CHUNK_ROWS = 4096
+SMALLEST = 1e-12
 MIN_COSINE = 0.7
 """Below this, the nearest feature of another training is held to be another feature."""
 SETS = """
@@ -96,16 +97,20 @@ def match(mine_fd: Tensor, theirs_fd: Tensor, min_cosine: float = MIN_COSINE) ->
 
     Returns: (n,) ids of mine, ascending, and (n,) ids of theirs.
     """
-    a_fd, b_fd = (torch.nn.functional.normalize(w_fd.float(), dim=1) for w_fd in (mine_fd, theirs_fd))
-    cosine, nearest = _nearest(a_fd, b_fd)
-    _, nearest_back = _nearest(b_fd, a_fd)
-    ids = torch.arange(len(a_fd), device=a_fd.device)
+    cosine, nearest = _nearest(mine_fd, theirs_fd)
+    _, nearest_back = _nearest(theirs_fd, mine_fd)
+    ids = torch.arange(len(mine_fd), device=mine_fd.device)
     kept = ids[(nearest_back[nearest] == ids) & (cosine >= min_cosine)]
     return kept.cpu().numpy(), nearest[kept].cpu().numpy()
 
 
 def _nearest(a_fd: Tensor, b_fd: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [(part_fd @ b_fd.T).max(dim=1) for part_fd in a_fd.split(CHUNK_ROWS)]
+    """Of each row of a the largest cosine with a row of b, and which that is; no copy of a whole decoder is made."""
+    length_b = b_fd.norm(dim=1).clamp_min(SMALLEST)
+    parts = []
+    for part_fd in a_fd.split(CHUNK_ROWS):
+        unit_fd = part_fd / part_fd.norm(dim=1, keepdim=True).clamp_min(SMALLEST)
+        parts.append((unit_fd @ b_fd.T).div_(length_b).max(dim=1))
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
 
 
@@ -121,11 +126,12 @@ def compare_trainings(lake: Lake, recipe: Recipe, other: Recipe, min_cosine: flo
         raise UserError(f"the SAEs of {recipe.name} and {other.name} have no layer in common")
     parts, n_features = [], 0
     for layer in layers:
-        saes = [load_sae(refs[layer], torch.device("cpu")) for refs in (ours, others)]
-        if saes[0].W_dec.shape[1] != saes[1].W_dec.shape[1]:
+        # Of each SAE the decoder stays alone, before the next comes.
+        mine_fd, theirs_fd = (load_sae(refs[layer], torch.device("cpu")).W_dec for refs in (ours, others))
+        if mine_fd.shape[1] != theirs_fd.shape[1]:
             raise UserError(f"{recipe.name} and {other.name} are about models of different widths")
-        found = match(saes[0].W_dec, saes[1].W_dec, min_cosine)
-        n_features += saes[0].width
+        found = match(mine_fd, theirs_fd, min_cosine)
+        n_features += len(mine_fd)
         named = {name: [refs[layer].sae_id] * len(found[0]) for name, refs in (("sae_id", ours), ("their_sae_id", others))}
         parts.append(pa.table(named | {"mine": found[0], "theirs": found[1]}))
     matches = pa.concat_tables(parts)

@@ -1,6 +1,9 @@
 """Features of two trainings are matched by their decoders, and their sets compared."""
 
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from saelake.analysis.interactions import retrained
 from saelake.analysis.interactions.retrained import compare_trainings, match
 from saelake.analysis.search import algorithm1, alignments, baseline, candidates, directions, minimal
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.saes.sae import load_sae
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
 
@@ -62,7 +67,19 @@ def analysed(recipe: Recipe, lake: Lake) -> Recipe:
     return recipe
 
 
-def test_the_same_saes_in_another_order_find_the_same_sets(tmp_path: Path) -> None:
+def test_the_same_saes_in_another_order_find_the_same_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def load(*given: Any) -> Any:
+        nonlocal most
+        loaded = load_sae(*given)
+        encoders.append(weakref.ref(loaded.W_enc))
+        gc.collect()
+        most = max(most, sum(one() is not None for one in encoders))
+        return loaded
+
+    monkeypatch.setattr(retrained, "load_sae", load)
     lake = Lake.create(tmp_path / "lake")
     recipe = analysed(load_recipe("organism").limit(6), lake)
     other = analysed(shuffled(recipe, tmp_path / "saes"), lake)
@@ -70,6 +87,8 @@ def test_the_same_saes_in_another_order_find_the_same_sets(tmp_path: Path) -> No
     assert found.n_features == found.n_matched == 6 * 512
     assert found.n_prompts > 0
     assert found.jaccard > 0.8, "searches start at random, in the order of the features: sets may differ, features hardly"
+    assert len(encoders) > 2
+    assert most == 1, "of the SAE before the decoder alone is kept"
     assert compare_trainings(lake, recipe, recipe).jaccard == compare_trainings(lake, recipe, recipe).jaccard_of_study == 1
     assert compare_trainings(lake, recipe, other, min_cosine=1.1).jaccard == 0, "nothing matched, nothing shared"
 
