@@ -27,7 +27,7 @@ backends as (
     from others
 ),
 
--- Two prompts are read alike if they have the same tokens at the same positions.
+-- The same text is read alike if every position has the same id in both.
 tokens_here as (
     select distinct b.backend, h.prompt_id, h.pos, h.token_id
     from here as h
