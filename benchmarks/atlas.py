@@ -63,6 +63,7 @@ def main() -> None:
     sets = pairs(organism, prompt)
     token_ids = context.token_ids[prompt]
 
+    assert context.recipe.model.path is not None, "it is in the repository"
     bridge = saelens_bridge(context.recipe.model.path, context.saes)
     batch = context.subject.batch([token_ids])
 

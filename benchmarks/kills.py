@@ -77,7 +77,10 @@ def _cases(folder: Path, recipe: Path) -> list[Case]:
     lake = ("--lake", "lake")
 
     def copied(source: Path) -> Callable[[Path], None]:
-        return lambda to: shutil.copytree(source / "lake", to / "lake", dirs_exist_ok=True) and None
+        def copy(to: Path) -> None:
+            shutil.copytree(source / "lake", to / "lake", dirs_exist_ok=True)
+
+        return copy
 
     def nothing(_to: Path) -> None:
         pass

@@ -9,7 +9,7 @@ A random Llama of SmolLM2-135M's width with the organism's tokenizer is edited, 
 import argparse
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -121,7 +121,7 @@ def ten_lines(report: Report, setting: Setting, rounds: int, clock: Clock) -> No
     """Answers by the public Engine, and by the engine that a recipe's stages call, for the same edits."""
     saes, features = setting.saes("resid_post"), setting.features()
     engine = saelake.Engine(setting.subject, list(saes.values()))
-    ablate = {saes[n].sae_id: features.at(n)["feature_id"].tolist() for n in features.saes}
+    ablate: dict[str | int | Site, Sequence[int]] = {saes[n].sae_id: features.at(n)["feature_id"].tolist() for n in features.saes}
     inner = AblationEngine(setting.subject, saes, setting.prompts)
     requests = [Request(row, features) for row in range(N_PROMPTS)]
     times = alternated(

@@ -115,6 +115,7 @@ def _algorithm1(report: Report, organism: Organism, name: str, pools: Sequence[P
     context, settings = organism.context, organism.context.recipe.algorithm1
     n_taus, seeds, n = len(settings.taus), settings.seeds, settings.block_size
     # The largest pools, where the loop has most steps to be timed on.
+    assert isinstance(n, int), "as in the paper"
     two = sorted(pools, key=len, reverse=True)[:N_LITERAL]
     counted: list[int] = []
 

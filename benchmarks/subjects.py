@@ -84,7 +84,7 @@ def save_sae(folder: Path, layer: int, module: torch.nn.Module, dtype: torch.dty
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.to(dtype).contiguous() for name, value in module.state_dict().items()}
     save_file(weights, folder / "sae_weights.safetensors")
-    d_in, d_sae = module.W_enc.shape
+    d_in, d_sae = module.get_parameter("W_enc").shape
     config = {
         "architecture": "jumprelu",
         "d_in": d_in,

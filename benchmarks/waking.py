@@ -7,7 +7,8 @@ Contenders alternate in one process; `ratio` lines carry the claims.
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,9 +37,9 @@ def compare(
 ) -> None:
     """The ablated forward, up to the answer and up to the last watched layer, and with the activations of what is watched."""
     last = max(layer for w in watched.values() for layer in w)
-    contenders = {"ablated forward": lambda: engine.next_token(requests)}
+    contenders: dict[str, Callable[[], object]] = {"ablated forward": lambda: engine.next_token(requests)}
     contenders["ablated forward, to the last watched layer"] = lambda: engine.activations(requests, {last: np.array([0])})
-    contenders |= {f"capturing {what}": lambda w=w: engine.activations(requests, w) for what, w in watched.items()}
+    contenders |= {f"capturing {what}": partial(engine.activations, requests, w) for what, w in watched.items()}
     # Process time: one thread, on a machine that others use too.
     times = alternated(contenders, rounds, clock=time.process_time)
     n_rows = ", ".join(f"{what}: {len(engine.activations(requests, w).request)}" for what, w in watched.items())

@@ -13,6 +13,7 @@ from saelake.ingest.prompt_major import copy_by_prompt
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import STAGES, Ingested, SetRuns, ingest_runs
 from saelake.ingest.study import Study, open_study
+from saelake.warehouse.landing import with_others
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import JointCompute, Plan, Planned, Rows, ensure_runs, make_current, published
@@ -69,13 +70,13 @@ def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
     found: list[Planned] = []
     for one in sets:
         if one.prompts.known_as is None:
-            found.append((one.prompts, Plan([PROMPTS_SHARD], None, ("prompts", "tokens"))))
+            found.append((one.prompts, Plan([PROMPTS_SHARD], with_others, ("prompts", "tokens"))))
         shards = [*one.shards(study.recipe.capture.shard_prompts), SAE_SHARD]
         of_prompts = cache(partial(_of_prompts, study, lake, one))
         for spec in one.activations.values():
             if spec.known_as is None:
                 completion = partial(_statistics, of_prompts)
-                found.append((spec, Plan(shards, None, tables, completion=completion)))
+                found.append((spec, Plan(shards, with_others, tables, completion=completion)))
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow.parquet as pq
 
 from saelake.warehouse.files import DataFile, file_layer
+from saelake.warehouse.landing import with_others
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_runs, whole_run
@@ -43,7 +44,7 @@ def copy_by_prompt(
             for shard in shards:
                 yield run_id, shard, [_activations(lake, files[run_id][shard])]
 
-    planned = [(spec, Plan(list(files[spec.run_id]), None, (ACTIVATIONS_BY_PROMPT.name,))) for spec, _ in found]
+    planned = [(spec, Plan(list(files[spec.run_id]), with_others, (ACTIVATIONS_BY_PROMPT.name,))) for spec, _ in found]
     return ensure_runs(lake, planned, compute, what=STAGE, progress=progress)
 
 

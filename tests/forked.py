@@ -94,8 +94,8 @@ def _serve() -> None:
                 Path(".used").write_text(json.dumps([seconds, max(one.ru_maxrss for one in used) / 1024]))
                 os._exit(code)
         _, status = os.waitpid(pid, 0)
-        used = Path(cwd, ".used")
-        told = json.loads(used.read_text()) if used.is_file() else [float(LATEST), float("inf")]
+        written = Path(cwd, ".used")
+        told = json.loads(written.read_text()) if written.is_file() else [float(LATEST), float("inf")]
         sys.stdout.write(json.dumps([os.waitstatus_to_exitcode(status), *told]) + "\n")
         sys.stdout.flush()
 

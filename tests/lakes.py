@@ -95,8 +95,8 @@ def tree(folder: Path) -> dict[Path, tuple[int, int]]:
 def publish(lake: Lake, spec: RunSpec, rows: Sequence[Rows], completion: type[FeatureStatistics] | None = None) -> RunRecord:
     """A run of these rows, landed as one shard."""
 
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, Sequence[Rows]]]:
-        yield "all", rows
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        yield "all", list(rows)
 
     return ensure_run(lake, spec, Plan(["all"], compute, sorted({r.table for r in rows}), completion=completion))
 

@@ -78,7 +78,8 @@ def _lay_out_saes(recipe: Recipe, hub: Path, monkeypatch: pytest.MonkeyPatch) ->
         folder.mkdir(parents=True)
         if listed.conversion == "gemma_2":
             arrays = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": zeros_f, "b_dec": zeros_d, "threshold": threshold}
-            np.savez(folder / "params.npz", **{key: value.numpy() for key, value in arrays.items()})
+            numbers: Any = {key: value.numpy() for key, value in arrays.items()}
+            np.savez(folder / "params.npz", **numbers)
         elif listed.conversion == "gemma_3":
             named = {"w_enc": W_enc, "w_dec": W_dec, "b_enc": zeros_f, "b_dec": zeros_d, "threshold": threshold}
             save_file(named, folder / "params.safetensors")

@@ -99,8 +99,8 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
         assert isinstance(body, ast.ClassDef)
         for statement, following in zip(body.body, body.body[1:], strict=False):
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-                found[statement.target.id] = " ".join(str(following.value.value).split()) if is_text else ""
+                text = following.value if isinstance(following, ast.Expr) else None
+                found[statement.target.id] = " ".join(str(text.value).split()) if isinstance(text, ast.Constant) else ""
     return found
 
 

@@ -49,13 +49,17 @@ Compute = Callable[[Sequence[str]], Iterator[tuple[str, list[Rows]]]]
 """Makes the rows of some shards, by name, in any order."""
 
 
+def with_others(_missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+    """What computes a run whose shards are computed together with those of others (`runs.ensure_runs`): not this."""
+    raise AssertionError("its shards are computed together with those of others")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a run is computed: its shards by name, and the function that computes the missing ones, in any order."""
 
     shards: Sequence[str]
-    compute: Compute | None
-    """None for a run whose shards are computed together with those of others (`runs.ensure_runs`)."""
+    compute: Compute
     tables: Sequence[str]
     unit: str = "shards"
     about: Callable[[], Mapping[str, object]] = dict

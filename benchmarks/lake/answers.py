@@ -46,7 +46,7 @@ class Cofiring(NamedTuple):
 
 def summed(layers: Sequence[tuple[np.ndarray, ...]], length: int, harmful: np.ndarray) -> Statistics:
     """Statistics of rows grouped by feature: (indptr, token, activation) a layer."""
-    found = [_summed(*layer, length, harmful) for layer in layers]
+    found = [_summed(indptr, token, activation, length, harmful) for indptr, token, activation in layers]
     return Statistics(*(np.stack(column) for column in zip(*found, strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.harness import Report, Times, alternated
@@ -14,7 +15,7 @@ Contenders = dict[str, Callable[[], Any]]
 
 def measure(report: Report, captured: Captured, stores: Stores, rounds: int) -> None:
     wanted = asked(stores.ours.con, captured.shape)
-    everyone = {
+    everyone: dict[str, Any] = {
         "saelake": stores.ours,
         "delphi": stores.delphi,
         "delphi by hand": stores.delphi_by_hand,
@@ -24,29 +25,37 @@ def measure(report: Report, captured: Captured, stores: Stores, rounds: int) -> 
         "naive parquet": stores.naive,
     }
     with_statistics = {name: store for name, store in everyone.items() if name != "naive parquet"}
-    _agree("statistics", {name: (lambda s=s: s.statistics().digest) for name, s in with_statistics.items()})
+    _agree("statistics", {name: partial(_digest, s) for name, s in with_statistics.items()})
     question = lambda: stores.ours.ask("features", limit=100)  # noqa: E731
     times = alternated({"features": question}, rounds, clock=time.process_time)
     report.ratio("statistics_question_ms", 1e3 * times.median("features"), "<= 100")
 
-    top: Contenders = {name: (lambda s=s: sorted(s.top_samples(wanted.few, 5))) for name, s in everyone.items()}
+    top: Contenders = {name: partial(_top, s, wanted) for name, s in everyone.items()}
     times = _asked(report, "Top 5 samples of 200 features (saelake's and native's with their contexts and texts)", top, rounds)
     report.ratio("top_samples_vs_delphi", times.ratio("delphi", "saelake"), ">= 3")
     report.ratio("top_samples_vs_delphi_by_hand", times.ratio("delphi by hand", "saelake"), "none")
 
-    pairs: Contenders = {name: (lambda s=s: s.cofiring(wanted.many)) for name, s in everyone.items()}
+    pairs: Contenders = {name: partial(s.cofiring, wanted.many) for name, s in everyone.items()}
     times = _asked(report, "Pairwise co-firing of 200 features a layer", pairs, rounds)
     best = min((name for name in pairs if name != "saelake"), key=times.median)
     report.ratio(f"cofiring_vs_best_peer_{best.replace(' ', '_')}", times.ratio(best, "saelake"), ">= 1.0")
     report.ratio("cofiring_vs_delphi", times.ratio("delphi", "saelake"), "none")
 
-    one: Contenders = {name: (lambda s=s: s.prompt(wanted.prompt)) for name, s in everyone.items()}
+    one: Contenders = {name: partial(s.prompt, wanted.prompt) for name, s in everyone.items()}
     one = {"saelake, by prompt": lambda: stores.ours.prompt(wanted.prompt, "activations_by_prompt")} | one
     times = _asked(report, "Everything of one prompt", one, rounds)
     report.ratio("one_prompt_vs_delphi", times.ratio("delphi", "saelake, by prompt"), ">= 10")
     report.ratio("one_prompt_vs_delphi_by_hand", times.ratio("delphi by hand", "saelake, by prompt"), "none")
 
     _against_native(report, stores, wanted, rounds)
+
+
+def _digest(store: Any) -> object:
+    return store.statistics().digest
+
+
+def _top(store: Any, wanted: Asked) -> list[Any]:
+    return sorted(store.top_samples(wanted.few, 5))
 
 
 def _asked(report: Report, title: str, contenders: Contenders, rounds: int) -> Times:

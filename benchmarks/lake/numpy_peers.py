@@ -36,8 +36,8 @@ class Delphi:
         from delphi.latents.cache import LatentCache
 
         shape = self._captured.shape
-        cache = LatentCache(None, {}, batch_size=64)  # type: ignore[arg-type]  # the model has run
-        cache.width = shape.width  # type: ignore[assignment]
+        cache = LatentCache(None, {}, batch_size=64)  # the model has run
+        cache.width = shape.width
         tokens = torch.zeros(shape.n_prompts, shape.tokens_per_prompt, dtype=torch.int64)
         for number, layer in enumerate(self._captured.layers):
             prompt, pos = np.divmod(layer.token, shape.tokens_per_prompt)
@@ -64,7 +64,8 @@ class Delphi:
         layers = []
         for number in range(shape.n_layers):
             parts = [self._read(path, None) for path in self._files(number)]
-            layers.append(_by_feature(*(np.concatenate(column) for column in zip(*parts, strict=True)), shape.width))
+            feature, token, activation = (np.concatenate(column) for column in zip(*parts, strict=True))
+            layers.append(_by_feature(feature, token, activation, shape.width))
         return summed(layers, shape.tokens_per_prompt, self._captured.harmful)
 
     def top_samples(self, features: dict[int, np.ndarray], n: int) -> Samples:

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Bench(NamedTuple):
 @cache
 def tiny(family: str, architecture: str = "jumprelu") -> Bench:
     """A random model of a family with SAEs of an architecture on every layer."""
-    more = {"k": 8} if architecture == "topk" else {}
+    more: dict[str, Any] = {"k": 8} if architecture == "topk" else {}
     saes = {}
     with TemporaryDirectory() as folder:
         subject = tiny_subject(family, Path(folder, "model"))

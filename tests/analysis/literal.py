@@ -77,7 +77,7 @@ def literal_answer(subject: Subject, saes: Mapping[int, Sae], prompt: list[int],
 
 def literal_loop(n: int, block_size: int, tau: float, draws: np.ndarray, p: Callable[[frozenset[int]], float]) -> set[int]:
     """Algorithm 1 as the paper prints it; the random blocks come from `draws` instead of a generator."""
-    pool, found = set(range(n)), set()
+    pool, found = set(range(n)), set[int]()
     step = 0
     while len(pool - found) >= block_size:
         block = set(draws[step].tolist())

@@ -73,7 +73,7 @@ def test_the_paper_s_numbers_are_the_default_and_draws_are_seeded(organism_lake:
         per_group = [sum(row[1:3] == ("critical", n) for row in drawn) for n in range(1, 6)]
         assert max(per_group) == 10
         assert [row[0] for row in drawn] == list(range(len(drawn)))
-        assert strata != sorted(strata), "shuffled"
+        assert strata != sorted(strata, key=str), "shuffled"
         found = {row[3:] for row in con.sql("select 1, 2, 3, layer, feature_id from populations").fetchall()}
         assert all((row[3:] in found) == (row[1] == "critical") for row in drawn)
 

@@ -31,7 +31,7 @@ def test_the_part_below_is_read_once_a_prompt_for_answers_too() -> None:
     bench = tiny("llama")
     requests = [Request(i % 2, FeatureSet.of([2], [i])) for i in range(10)]
     rows = []
-    below, above = bench.subject.blocks[0].self_attn, bench.subject.blocks[2].self_attn
+    below, above = (bench.subject.blocks[n].get_submodule("self_attn") for n in (0, 2))
     hooks = [m.register_forward_hook(lambda m, _, out: rows.append((m is below, *out[0].shape[:2]))) for m in (below, above)]
     try:
         bench.engine().answer(requests, max_new_tokens=1)

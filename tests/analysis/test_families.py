@@ -125,7 +125,7 @@ def test_every_site_of_every_family_is_edited_as_by_hand(family: str) -> None:
         check_fits(sae, subject)
         engine = AblationEngine(subject, {3: sae}, ids)
         requests = [Request(i, FeatureSet.of([3] * len(FEATURES), FEATURES)) for i in range(len(ids))]
-        with hooked(subject, family, kind, layer, lambda x, sae=sae: without(sae, FEATURES, x, x)):
+        with hooked(subject, family, kind, layer, lambda x, sae=sae: without(sae, FEATURES, x, x)):  # type: ignore[misc]
             expected = torch.stack([literal(subject, one) for one in ids])
             answers = [literal_answer(subject, one, subject.tokenizer.eos_token_id) for one in ids]
         assert not torch.allclose(expected, clean, atol=1e-3), f"{kind}: the edit does nothing"
@@ -162,7 +162,8 @@ def test_the_inside_of_a_norm_is_what_it_gives_without_its_gain() -> None:
     for family, name in {"Llama": "post_attention_layernorm", "GPT-2": "ln_2", "Gemma 2": "pre_feedforward_layernorm"}.items():
         subject = subject_of(family)
         norm = subject.blocks[1].get_submodule(name)
-        gain = norm.weight + 1 if family == "Gemma 2" else norm.weight
+        weight = norm.get_parameter("weight")
+        gain = weight + 1 if family == "Gemma 2" else weight
         bias = getattr(norm, "bias", None)
         batch = subject.batch([subject.encode(PROMPTS[0]).token_ids])
         read = subject.read(batch, [Site(1, "mlp_in_unit"), Site(1, "mlp_in")])

@@ -137,7 +137,7 @@ def test_features_of_one_sae_are_taken_from_one_reading_whatever_edit_and_positi
 
 
 def test_every_prompt_may_have_edits_of_its_own_in_one_batch() -> None:
-    own = [
+    own: list[list[Any]] = [
         [saelake.Ablate(0, [1, 2, 3])],
         [],
         [saelake.Add(2, torch.ones(D_MODEL), 1.5), saelake.Ablate("blocks.1.hook_resid_post", range(9))],
@@ -183,7 +183,7 @@ def test_edits_stay_on_while_answering_if_they_act_on_the_whole_prompt_or_are_to
             ids.append(token)
         return ids[n:]
 
-    clamp = {0: dict.fromkeys(range(30), 2.0)}
+    clamp: Any = {0: dict.fromkeys(range(30), 2.0)}
 
     def answer(**where: Any) -> list[int]:
         return engine().answer([TEXTS[1]], clamp=clamp, max_new_tokens=6, **where).token_ids[0]
@@ -198,7 +198,7 @@ def test_edits_stay_on_while_answering_if_they_act_on_the_whole_prompt_or_are_to
 def test_chats_and_token_ids_are_prompts_too() -> None:
     text = TEXTS[0]
     chat = [{"role": "user", "content": text}]
-    forms = [text, chat, ids_of(text), np.array(ids_of(text)), torch.tensor(ids_of(text))]
+    forms: list[Any] = [text, chat, ids_of(text), np.array(ids_of(text)), torch.tensor(ids_of(text))]
     p = engine().next_token(forms, ablate={1: range(20)}).p_target
     np.testing.assert_allclose(p, p[0], atol=1e-6)
     longer = [

@@ -1,6 +1,6 @@
 """The guaranteed search: its result flips and is 1-minimal, whatever function decides what flips."""
 
-import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import assume, given, settings
@@ -47,7 +47,7 @@ def test_other_starts_find_the_alternatives() -> None:
 def test_all_pending_trials_go_in_one_call_a_round() -> None:
     calls = []
 
-    def flips(trials: list[tuple[int, Members]]) -> list[bool]:
+    def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
         calls.append({key for key, _ in trials})
         return [7 in members for _, members in trials]
 
@@ -59,4 +59,4 @@ def test_all_pending_trials_go_in_one_call_a_round() -> None:
 
 
 def test_a_pool_of_one_is_its_own_minimal_set() -> None:
-    assert run_together({0: minimal_set(1, np.random.default_rng(0))}, lambda _: itertools.repeat(False))[0].members == (0,)
+    assert run_together({0: minimal_set(1, np.random.default_rng(0))}, lambda trials: [False] * len(trials))[0].members == (0,)

@@ -168,8 +168,8 @@ def test_signed_weights_and_alignment_rank_from_harmful_to_benign(study: Analyse
         order = ranked(study, by=by)
         alone = sets_of(study, f"{condition}_alone")
         assert alone
-        for (prompt_id, k, _), features in alone.items():
-            assert features == set(order[prompt_id][:k])
+        for (prompt_id, k, _), ablated in alone.items():
+            assert ablated == set(order[prompt_id][:k])
 
 
 def test_what_is_ablated_is_the_active_critical_features_with_the_top_k_and_the_top_k_alone(study: Analysed) -> None:
@@ -338,7 +338,7 @@ def test_comparisons_are_paired_and_corrected(study: Analysed) -> None:
     assert ("correct", "fm_4", "probe") in pairs
     assert all(low - 1e-9 <= estimate <= high + 1e-9 and 0 <= p <= p_holm <= 1 for *_, estimate, low, high, _, p, p_holm in rows)
     [(n, estimate, p)] = [(r[4], r[5], r[9]) for r in rows if r[:3] == ("flipped", "top_k_own", "top_k_chosen") and r[3] == 1]
-    a, b = (
+    own, chosen = (
         np.array(
             [
                 f
@@ -350,8 +350,8 @@ def test_comparisons_are_paired_and_corrected(study: Analysed) -> None:
         )
         for direction in ("own", "chosen")
     )
-    n_a, n_b = int((a & ~b).sum()), int((~a & b).sum())
-    assert (n, estimate) == (len(a), pytest.approx((n_a - n_b) / len(a)))
+    n_a, n_b = int((own & ~chosen).sum()), int((~own & chosen).sum())
+    assert (n, estimate) == (len(own), pytest.approx((n_a - n_b) / len(own)))
     assert p == pytest.approx(stats.binomtest(n_a, n_a + n_b).pvalue if n_a + n_b else 1.0)
 
 

@@ -120,7 +120,7 @@ def test_a_large_effect_has_its_real_p_and_passes_holm_over_many_tests() -> None
     assert statistics.holm(np.concatenate([[p], np.ones(400)]))[0] < 1e-20
     drawn = np.random.default_rng(0).random((2, 40))
     assert statistics.sign_flip_p(drawn[0] - drawn[1]) is None
-    assert statistics.permutation(*drawn, seed=0).name == "permutation_drawn"
+    assert statistics.permutation(drawn[0], drawn[1], seed=0).name == "permutation_drawn"
 
 
 def test_families_keep_one_sign_and_are_drawn_as_a_whole() -> None:
@@ -180,7 +180,8 @@ def test_bootstrap_covers_the_mean_and_knows_constants() -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_the_null_is_rejected_no_more_often_than_said(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    tests = [statistics.paired_test(*(rng.random((2, 40)) < 0.5).astype(float), seed=0) for _ in range(60)]
+    drawn = [(rng.random((2, 40)) < 0.5).astype(float) for _ in range(60)]
+    tests = [statistics.paired_test(a, b, seed=0) for a, b in drawn]
     assert sum(t.p < 0.05 for t in tests) <= 10, "McNemar's exact test is conservative"
 
 

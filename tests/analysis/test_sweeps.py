@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ class Steered:
             found = opened.query("sweeps", sweep=name, judge="first_token")
             return found.order("label, strength nulls first").project("strength, p_refusal_token, refused").fetchall()
 
-    def answers(self, name: str) -> list[tuple[object, ...]]:
+    def answers(self, name: str) -> list[tuple[Any, ...]]:
         with saelake.open(self.lake.root) as opened:
             return opened.sql(
                 "select text, strength, round(p_refusal_token, 5), completion from ablations join doses using (ablation_id) "

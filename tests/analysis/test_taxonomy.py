@@ -25,7 +25,7 @@ def test_the_planted_category_features_are_found_exactly(tmp_path: Path) -> None
     lake = Lake.create(tmp_path / "lake")
     ingest(recipe, lake)
     with connect(lake) as con:
-        found = taxonomy(con, recipe.taxonomy.label, recipe.taxonomy.sets).to_pylist()
+        found = taxonomy(con, recipe.labels.target, recipe.taxonomy.sets).to_pylist()
     specific = {(row["layer"], row["feature_id"], row["category"]) for row in found if row["q_value"] <= 0.05}
     assert specific == {(layer, feature, category) for category, feature in planted.categories.items() for layer in range(6)}
     literal = {row["feature_id"] for row in found if row["n_literal"] == row["n_prompts"]}

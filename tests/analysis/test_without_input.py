@@ -54,7 +54,7 @@ def analysed(folder: Path, *changes: tuple[str, str]) -> Ran:
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
-    ran = Ran(file, folder / "lake", Result(CliRunner(), b"", b"", b"", None, 0, None))  # type: ignore[arg-type]
+    ran = Ran(file, folder / "lake", Result(CliRunner(), b"", b"", b"", None, 0, None))
     return ran._replace(result=ran.ask("analyze", str(file)))
 
 

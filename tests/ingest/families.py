@@ -25,7 +25,7 @@ class Family(NamedTuple):
     refused: tuple[str, ...] = ()
 
 
-POST_NORMS = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+POST_NORMS: Any = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
 GROUPED = {"num_key_value_heads": 2}
 WINDOW = {"sliding_window": 6, "head_dim": 8, "query_pre_attn_scalar": 8} | GROUPED
 MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8} | GROUPED

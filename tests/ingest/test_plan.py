@@ -125,7 +125,8 @@ def test_first_hour_tells_what_the_plan_tells() -> None:
     recipe = load_recipe("gemma-2-2b")
     whole, quick = make_plan(recipe), make_plan(recipe.limit(8))
     figures = [f"{whole.lake.n_tokens:,}", f"{whole.lake.n_activations:,}", size(whole.lake.n_bytes), size(quick.lake.n_bytes)]
-    figures += [f"{quick.lake.n_tokens:,}", *(size(one.n_bytes) for one in (*whole.downloads, *whole.memory))]
+    figures += [f"{quick.lake.n_tokens:,}", *(size(one.n_bytes) for one in whole.downloads)]
+    figures += [size(one.n_bytes) for one in whole.memory]
     own = ("direction", "baseline", "candidates", "algorithm1", "minimal", "controls", "harmbench")
     work = {one.work.stage: one.work for one in whole.stages}
     figures += [f"{n:,}" for stage in own for n in (work[stage].passes, work[stage].answers) if n]

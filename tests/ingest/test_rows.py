@@ -177,7 +177,7 @@ def test_a_value_is_the_same_as_what_pandas_writes_for_it(value: bool | int | fl
 
 def test_labels_and_splits_are_matched_as_values(tmp_path: Path) -> None:
     content = "prompt,bad,part\nHow?,True,1.0\nWhy?,False,2.0\n"
-    spec = {"label": {"column": "bad", "map": {"true": "harmful", "false": "benign"}}}
+    spec: dict[str, Any] = {"label": {"column": "bad", "map": {"true": "harmful", "false": "benign"}}}
     for names in ({"1": "train", "2": "test"}, {"1.0": "train", "2.0": "test"}):
         found = load(tmp_path / "x.csv", content, **spec, split={"column": "part", "map": names})
         assert [(p.label, p.split) for p in found] == [("harmful", "train"), ("benign", "test")]

@@ -36,7 +36,7 @@ def write(folder: Path) -> Recipe:
     content = recipe.model_dump(exclude={"saes", "more_saes"}, exclude_unset=True)
     groups = []
     for seed, (name, (layer, architecture, metadata)) in enumerate(SAES.items(), start=20):
-        more = {"d_out": D_MODEL, "apply_b_dec_to_input": False} if architecture == "transcoder" else {}
+        more: dict[str, Any] = {"d_out": D_MODEL, "apply_b_dec_to_input": False} if architecture == "transcoder" else {}
         if name == "heads":
             more["reshape_activations"] = "hook_z"
         save_sae(folder / name, architecture, layer, metadata=metadata, seed=seed, **more)

@@ -11,8 +11,12 @@ from saelake.warehouse.errors import UserError
 from tests.ingest.tiny import TOKENIZERS, gemma_tokenizer, llama3_tokenizer, qwen_tokenizer, word_tokenizer
 
 
+def specified(**spec: Any) -> ModelSpec:
+    return ModelSpec.model_validate({"path": "."} | spec)
+
+
 def template_of(family: str, **spec: Any) -> ChatTemplate:
-    return ChatTemplate.of(TOKENIZERS[family](), ModelSpec(path=".", **spec))
+    return ChatTemplate.of(TOKENIZERS[family](), specified(**spec))
 
 
 @pytest.mark.parametrize("make", [llama3_tokenizer, qwen_tokenizer, gemma_tokenizer, word_tokenizer])
@@ -27,7 +31,7 @@ def test_a_token_counts_if_and_only_if_it_is_the_word_as_text(make: Any) -> None
 
 @pytest.mark.parametrize("written", [["I"], [" I"], ["\u2581I"], ["\u0120I"], ["I", " I"], ["I\n"]])
 def test_however_it_is_written_a_word_is_one_word(written: list[str]) -> None:
-    model = ModelSpec(path=".", target_tokens=written)
+    model = specified(target_tokens=written)
     assert model.target_words == ("I",)
     targets = targets_of(template_of("qwen2"), model)
     assert sorted(target.text for target in targets) == [" I", "I"], "and no probability counts twice"
@@ -42,14 +46,14 @@ def test_however_it_is_written_a_word_is_one_word(written: list[str]) -> None:
 @pytest.mark.parametrize("family", ["qwen2", "gemma2"])
 def test_both_forms_count_however_the_template_ends(family: str, end: str, first: str) -> None:
     template = template_of(family, chat_template="{{ bos_token }}{{ messages[0]['content'] }}" + end)
-    texts = [target.text for target in targets_of(template, ModelSpec(path=".", target_tokens=["I"]))]
+    texts = [target.text for target in targets_of(template, specified(target_tokens=["I"]))]
     assert first in [text.strip() for text in texts[:1]]
     assert {text.strip() for text in texts} == {first}
 
 
 def test_a_template_that_would_swallow_the_token() -> None:
     template = template_of("gpt_neox", chat_template="{{ bos_token }}{{ messages[0]['content'] }} model")
-    (target,) = targets_of(template, ModelSpec(path=".", target_tokens=["I"]))
+    (target,) = targets_of(template, specified(target_tokens=["I"]))
     assert target.token_id == template.tokenizer.convert_tokens_to_ids("I"), '"modelI" is no word'
 
 
@@ -60,7 +64,7 @@ def test_what_is_no_token_is_told() -> None:
         with pytest.raises(UserError, match=rf"the target token '{unknown}' is not in this model's vocabulary"):
             find_targets(word_tokenizer(), [unknown])
     with pytest.raises(ValueError, match="names a token of white space"):
-        ModelSpec(path=".", target_tokens=[" "])
+        specified(target_tokens=[" "])
 
 
 def test_a_special_token_may_be_one() -> None:

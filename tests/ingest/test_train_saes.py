@@ -35,7 +35,14 @@ def study(folder: Path, **training: Any) -> Recipe:
     """A random model, texts of its tokenizer's words, and nowhere any SAEs."""
     texts = folder / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in random_texts(150, seed=0)), "utf-8")
-    asked = {"width": 128, "l0": L0, "steps": 150, "batch_tokens": 256, "lr": 3e-3, "min_explained_variance": 0.6}
+    asked: dict[str, object] = {
+        "width": 128,
+        "l0": L0,
+        "steps": 150,
+        "batch_tokens": 256,
+        "lr": 3e-3,
+        "min_explained_variance": 0.6,
+    }
     asked |= {"max_l0_factor": 1.6, "texts": [{"set": "words", "file": texts, "take": 150}]}
     saes = {"path": folder / "own" / "layer_{layer}", "layers": LAYERS}
     return write_study(folder, "llama", saes=saes, train_saes=asked | training)

@@ -1,6 +1,7 @@
 """Names that a question is given: lists take spaces, and one that the lake does not have is named with those that it has."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -58,7 +59,7 @@ def compared(opened: saelake.OpenLake) -> None:
 
 
 @pytest.mark.parametrize(("name", "values", "sentence"), UNKNOWN)
-def test_an_unknown_name_is_told(lake: Path, name: str, values: dict[str, object], sentence: str) -> None:
+def test_an_unknown_name_is_told(lake: Path, name: str, values: dict[str, Any], sentence: str) -> None:
     with saelake.open(lake) as opened:
         compared(opened)
         for ask in (opened.query, opened.statement):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -83,7 +84,7 @@ def test_bos_tokens_that_count_are_no_reason(opened: saelake.OpenLake) -> None:
         ("causal_roles", {"layer": 0, "feature_id": -1}),
     ],
 )
-def test_a_number_beyond_the_width_is_told(name: str, values: dict[str, int], opened: saelake.OpenLake) -> None:
+def test_a_number_beyond_the_width_is_told(name: str, values: dict[str, Any], opened: saelake.OpenLake) -> None:
     number = values["feature_id"]
     with pytest.raises(QueryError, match=re.escape(f"there is no feature {number}") + ".*: its features are 0 to 3"):
         opened.query(name, **values)

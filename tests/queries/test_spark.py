@@ -144,7 +144,7 @@ def test_questions_have_the_same_rows_over_many_more_activations(synthetic: sael
 @pytest.mark.parametrize("name", ["fm_input", "fm_partners", "direction_by_layer", "losses", "new_features", "stage3_coverage"])
 def test_a_question_about_a_stage_that_has_not_run_is_answered_too(small: saelake.OpenLake, name: str) -> None:
     """By no rows: an empty table must not be an error."""
-    values = {"features": [(0, 1)]} if name == "fm_partners" else {}
+    values: dict[str, Any] = {"features": [(0, 1)]} if name == "fm_partners" else {}
     assert small.query(name, engine="spark", **values).fetchall() == small.query(name, **values).fetchall() == []
 
 

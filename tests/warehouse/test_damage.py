@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -152,7 +153,7 @@ def test_every_question_over_damage_fails_with_the_sentence(lake: Lake, damage: 
             asked = queries.load(name)
             if name == "compare_runs" or (damage != "pointer" and not answers_from_files(lake, name)):
                 continue  # it asks all_runs, which no pointer names
-            values = {p.name: NEEDED.get(p.type, p.type.split("|")[0]) for p in asked.parameters if p.required}
+            values: dict[str, Any] = {p.name: NEEDED.get(p.type, p.type.split("|")[0]) for p in asked.parameters if p.required}
             with pytest.raises((UserError, QueryError), match="`saelake check`"):
                 opened.query(name, **values).fetchall()
 

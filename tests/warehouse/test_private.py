@@ -1,7 +1,7 @@
 """What models answered is for the lake's owner: every file that holds completions is 0600, all others follow the umask."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from saelake.warehouse.durable import write_atomic
 from saelake.warehouse.layout import PRIVATE
 from saelake.warehouse.records import Lake
+from saelake.warehouse.runs import Rows
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
 from tests.warehouse import toys
@@ -35,7 +36,7 @@ def test_files_of_answers_are_their_owners_alone(umask: int, tmp_path: Path) -> 
     toys.ingest(lake)
     landed: list[dict[str, set[int]]] = []
 
-    def compute(missing):  # type: ignore[no-untyped-def]
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         for one in toys.answers_plan().compute(missing):
             yield one
             landed.append(modes(lake.root / "landing"))
