@@ -103,6 +103,21 @@ def residuals(subject: Subject, prompts: Sequence[Sequence[int]], layers: Sequen
     return {site.layer: resid_nd[rows] for site, resid_nd in captured.resid.items()}
 
 
+def last_residuals(subject: Subject, prompts: Sequence[Sequence[int]], layers: Sequence[int], max_tokens: int) -> Tensor:
+    """(b, l, d) resid_post at the last token of each prompt, on the subject's device; of all tokens only a batch is ever held."""
+    sites = [Site(layer) for layer in layers]
+    last_bld = torch.empty(0)
+    for rows in length_batches([len(p) for p in prompts], max_tokens):
+        captured = capture(subject, [prompts[i] for i in rows], sites, max_tokens)
+        places = [rows[i] for i in captured.order]
+        ends = torch.tensor([len(prompts[i]) for i in places], device=subject.device).cumsum(0) - 1
+        here_bld = torch.stack([captured.resid[site][ends] for site in sites], dim=1)
+        if not len(last_bld):
+            last_bld = here_bld.new_empty(len(prompts), *here_bld.shape[1:])
+        last_bld[places] = here_bld
+    return last_bld
+
+
 def _name(site: Site) -> str:
     return f"residual stream after layer {site.layer}" if site.kind == "resid_post" else str(site)
 

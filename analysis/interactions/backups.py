@@ -100,7 +100,7 @@ def tests(source: Source, seed: int) -> Iterator[tuple[Source, str, Ablation]]:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    context, shards = work.context, shards_of_split(work.context.study)
+    context, shards = work.context, shards_of_split(work.context.study, "backups")
     with work.sql() as con:
         for name in missing:
             found = sources(work, con, [int(context.prompt_ids[p]) for p in shards[name]])
@@ -185,7 +185,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "backup_tests", "backups"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "backups")),
     compute=_compute,
     names=("woken",),
     compared=((WITH_WOKEN, ALONE), (WITH_WOKEN, WITH_OTHERS)),

@@ -7,7 +7,7 @@ import torch
 
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.stage import Stage, Work, prompt_shards
-from saelake.ingest.capture import residuals
+from saelake.ingest.capture import last_residuals
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -35,9 +35,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     chosen = next(i for i, (_, _, is_chosen) in enumerate(found) if is_chosen)
     for name in missing:
         token_ids = [context.token_ids[p] for p in shards[name]]
-        last = np.cumsum([len(ids) for ids in token_ids]) - 1
-        resid = residuals(context.subject, token_ids, layers, context.recipe.capture.batch_tokens)
-        resid_bld = torch.stack([resid[layer][last] for layer in layers], dim=1)
+        resid_bld = last_residuals(context.subject, token_ids, layers, context.recipe.capture.batch_tokens)
         rows = [last_token_cosines(resid_ld, own_ld, chosen) for resid_ld in resid_bld]
         n_layers, n_rows = len(layers), len(rows) * len(layers)
         columns: Columns = {

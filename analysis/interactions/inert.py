@@ -21,7 +21,7 @@ MINIMAL_ACTIVE = Condition("minimal", "active")
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    context, shards = work.context, shards_of_split(work.context.study)
+    context, shards = work.context, shards_of_split(work.context.study, "inert")
     with work.sql() as con:
         critical = queries.run(con, "critical_features", judge=context.recipe.verdicts.oracle).to_arrow_table()
     columns = {name: critical[name].to_numpy() for name in critical.column_names}
@@ -52,7 +52,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "critical_features"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "inert")),
     compute=_compute,
     names=("minimal", "algorithm1"),
     compared=((minimal.FOUND, MINIMAL_ACTIVE),),

@@ -105,7 +105,7 @@ def unembedding_cosines(context: StudyContext, written: Written) -> dict[Feature
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    context, shards = work.context, shards_of_split(work.context.study)
+    context, shards = work.context, shards_of_split(work.context.study, "readouts")
     with work.sql() as con:
         for name in missing:
             rows = con.execute(CRITICAL, {"prompts": context.prompt_ids[list(shards[name])].tolist()}).fetchall()
@@ -152,6 +152,6 @@ STAGE = Stage(
     splits=searched_split,
     sections=("candidates", "capture"),
     tables=("readouts", "readout_sets"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "readouts")),
     compute=_compute,
 )

@@ -188,7 +188,7 @@ def _answers(
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    settings, shards = work.context.recipe.stage3, shards_of_split(work.context.study)
+    settings, shards = work.context.recipe.stage3, shards_of_split(work.context.study, "stage3")
     with work.sql() as con:
         by_prompt = rankings(work, con, "embedding")
         own = held_out(work.context.study)
@@ -208,7 +208,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 
 def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    shards = shards_of_split(work.context.study)
+    shards = shards_of_split(work.context.study, "stage3_probe")
     with work.sql() as con:
         ranked = {method: rankings(work, con, by) for method, by in RANKED_BESIDE.items()}
     controls = {method: controls_by_donor(work.context, by_prompt) for method, by_prompt in ranked.items()}
@@ -234,7 +234,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("stage3", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "causal_links"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "stage3")),
     compute=_compute,
     code_version=4,
     names=(METHOD, HELD_OUT),
@@ -252,7 +252,7 @@ PROBE_STAGE = Stage(
     splits=searched_split,
     sections=("generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "stage3_probe")),
     compute=_compute_probe,
     identity=_critical,
     code_version=5,

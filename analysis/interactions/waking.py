@@ -141,7 +141,7 @@ def _some(members: Sequence[int], n_tokens: Sequence[int]) -> Iterator[Sequence[
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    context, shards = work.context, shards_of_split(work.context.study)
+    context, shards = work.context, shards_of_split(work.context.study, "waking")
     with work.sql() as con:
         recorded = watched(work, con)
         for name in missing:
@@ -218,7 +218,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("waking", "candidates", "capture"),
     tables=("feature_sets", "ablations", "waking_passes", "reactivations"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "waking")),
     compute=_compute,
     code_version=2,
     names=("waking",),

@@ -66,7 +66,7 @@ class Sequenced:
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    settings, shards = work.context.recipe.algorithm1, shards_of_split(work.context.study)
+    settings, shards = work.context.recipe.algorithm1, shards_of_split(work.context.study, "algorithm1")
     by_prompt = pools(work, settings.direction)
     controls = controls_by_donor(work.context, by_prompt)
     noise = _noise(work, by_prompt)
@@ -173,7 +173,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("algorithm1", "candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "search_trace", "searches", "noise"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "algorithm1")),
     compute=_compute,
     code_version=3,
     names=("algorithm1",),

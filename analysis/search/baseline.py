@@ -14,7 +14,7 @@ DIRECTION = Condition("direction")
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    context, shards = work.context, shards_of_split(work.context.study)
+    context, shards = work.context, shards_of_split(work.context.study, "baseline")
     with work.sql("direction") as con:
         direction = chosen_everywhere(context, con)
     for name in missing:
@@ -30,7 +30,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "baseline")),
     compute=_compute,
     names=("none", "direction"),
     compared=((OWN, DIRECTION), (CHOSEN, DIRECTION)),

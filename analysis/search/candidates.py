@@ -9,10 +9,14 @@ from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
+from saelake.ingest.plan.work import passes_a_prompt
 from saelake.ingest.recipe import Candidates
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
+SHARD_PASSES = 1 << 16
+"""That a shard takes at most, as far as the recipe tells: at the paper's sizes some minutes of a GPU, and eight prompts of the
+search for minimal sets. A kill loses no more: what has landed is the journal of what the oracle has answered."""
 OWN, CHOSEN = (Condition("top_k", direction) for direction in ("own", "chosen"))
 
 
@@ -33,9 +37,11 @@ def ks(settings: Candidates) -> range:
     return range(settings.step, settings.cap + 1, settings.step)
 
 
-def shards_of_split(study: Study) -> dict[str, Sequence[int]]:
-    """The prompts to ablate on, in slices."""
-    return prompt_shards(study.prompts_of(study.recipe.candidates.split), study.recipe.capture.shard_prompts)
+def shards_of_split(study: Study, stage: str = "") -> dict[str, Sequence[int]]:
+    """The prompts to ablate on, in slices; of a stage that computes much for each prompt in smaller ones."""
+    passes = passes_a_prompt(study.recipe).get(stage, 1)
+    size = min(study.recipe.capture.shard_prompts, max(int(SHARD_PASSES / passes), 1) if passes else SHARD_PASSES)
+    return prompt_shards(study.prompts_of(study.recipe.candidates.split), size)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -47,7 +53,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             for k in ks(settings):
                 chosen = found["rank"] <= k
                 sets[direction, k] = context.feature_set(found, chosen)
-    shards = shards_of_split(context.study)
+    shards = shards_of_split(context.study, "candidates")
     for name in missing:
         asked = [
             Ablation(Request(prompt, features), Condition("top_k", direction), k=k)
@@ -63,7 +69,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "candidates")),
     compute=_compute,
     names=("top_k",),
     compared=((OWN, CHOSEN),),

@@ -57,18 +57,19 @@ FOUND = {
 """method -> as many as its sets have"""
 FIRING = Condition("firing_on_tokens")
 Draws = Mapping[str, np.ndarray]
-"""Columns draw, layer, sae_id, feature_id, rank: the random features of one prompt."""
+"""Columns of features by prompt_id: of the random ones draw, layer, sae_id, feature_id and rank."""
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    shards = shards_of_split(work.context.study)
+    shards = shards_of_split(work.context.study, "controls")
     with work.sql("prompts", "activations", "alignments", "minimal", "algorithm1") as con:
+        often = _often(work, con)
         for name in missing:
             drawn = _drawn(work, con, shards[name])
             asked = [
                 *_as_many_as_top_k(work, drawn),
                 *_as_many_as_found(work, con, drawn),
-                *_firing(work, con, shards[name]),
+                *_firing(work, often, shards[name]),
                 *_clamped(work, con, shards[name]),
             ]
             yield name, ablation_rows(work.context, work.spec.stage, asked)
@@ -119,18 +120,18 @@ def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping
             yield Ablation(Request(prompt, features), FOUND[method], tau=tau, draw=draw, seed=work.spec.seed)
 
 
-def _firing(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
-    """The features of the searched layers that fire on at least k tokens of the prompt, BOS left out."""
+def _often(work: Work, con: duckdb.DuckDBPyConnection) -> Draws:
+    """Features of the searched layers by prompt, and on how many tokens they fire, BOS left out: one scan for all shards."""
     ks, excluded = work.context.recipe.controls.firing_on_tokens, work.context.recipe.candidates.exclude_layers
-    if not ks:
-        return
-    ids = [int(work.context.prompt_ids[p]) for p in prompts]
-    rows = queries.run(con, "firing_on_tokens", k=min(ks), prompts=ids, exclude_layers=list(excluded)).fetchnumpy()
-    for prompt, prompt_id in zip(prompts, ids, strict=True):
-        mine = _of_prompt(rows, prompt_id)
-        for k in ks:
-            often = mine["n_tokens"] >= k
-            features = work.context.feature_set(mine, often)
+    return queries.run(con, "firing_on_tokens", k=min(ks), exclude_layers=list(excluded)).fetchnumpy() if ks else {}
+
+
+def _firing(work: Work, often: Draws, prompts: Sequence[int]) -> Iterator[Ablation]:
+    """The features that fire on at least k tokens of the prompt."""
+    for prompt in prompts if often else ():
+        mine = _of_prompt(often, int(work.context.prompt_ids[prompt]))
+        for k in work.context.recipe.controls.firing_on_tokens:
+            features = work.context.feature_set(mine, mine["n_tokens"] >= k)
             yield Ablation(Request(prompt, features), FIRING, k=k)
 
 
@@ -153,7 +154,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("candidates", "controls", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "controls")),
     compute=_compute,
     code_version=3,
     names=("random", "firing_on_tokens", "clamp"),

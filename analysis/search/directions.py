@@ -12,7 +12,7 @@ from saelake.analysis.search.answers import judged
 from saelake.analysis.search.shown import not_shown
 from saelake.analysis.stage import Stage, Work, direction_splits, single_shard
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.capture import residuals
+from saelake.ingest.capture import last_residuals
 from saelake.ingest.recipe.sections import Direction
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -51,9 +51,8 @@ def difference_of_means(context: StudyContext, split: str) -> np.ndarray:
             label = context.recipe.labels.of(role)
             raise UserError(f"direction.split is {split!r}, but the study has no {label} prompt in that split")
         token_ids = [context.token_ids[p] for p in prompts]
-        last = np.cumsum([len(ids) for ids in token_ids]) - 1
-        resid = residuals(context.subject, token_ids, list(layers), context.recipe.capture.batch_tokens)
-        means[role] = np.stack([resid[layer][last].double().mean(0).cpu().numpy() for layer in layers])
+        last_bld = last_residuals(context.subject, token_ids, layers, context.recipe.capture.batch_tokens)
+        means[role] = last_bld.double().mean(0).cpu().numpy()
     return (means["target"] - means["control"]).astype(np.float32)
 
 

@@ -111,7 +111,7 @@ class _Oracle:
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     context, settings = work.context, work.context.recipe.minimal
-    shards = shards_of_split(context.study)
+    shards = shards_of_split(context.study, "minimal")
     by_prompt = pools(work, settings.direction)
     controls = controls_by_donor(context, by_prompt)
     for name in missing:
@@ -138,7 +138,7 @@ STAGE = Stage(
     splits=searched_split,
     sections=("minimal", "candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "searches"),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(shards_of_split(study, "minimal")),
     compute=_compute,
     code_version=2,
     names=("minimal",),

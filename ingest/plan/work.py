@@ -18,6 +18,8 @@ UNKNOWN_PROMPTS = 1_000
 """In a hub data set without an asserted count."""
 CLASSIFIER_PARAMETERS, CLASSIFIER_TEMPLATE_TOKENS = 13_000_000_000, 150
 """Of the HarmBench classifier, and of the instruction around an answer, by rule of thumb."""
+ANSWER_PASSES = 32
+"""What a whole answer and its judging cost, in passes for one next token: thirty tokens, or the reading of a larger model."""
 MINIMAL_SIZE = 16
 """Features of a minimal set, for the estimate of what its search asks for."""
 
@@ -113,8 +115,19 @@ class StageWork:
     """Of the model that is run, where it is not the subject."""
 
 
+def passes_a_prompt(recipe: Recipe) -> dict[str, float]:
+    """Stage -> what it computes for one searched prompt at most, in passes for one next token."""
+    groups = [Group("", recipe.candidates.split, label, 1, 1) for label in (recipe.labels.target, recipe.labels.control)]
+    work = _stage_work(recipe, Corpus(groups, "estimate", [], []), max(recipe.sae_layers) + 1)
+    return {one.stage: one.passes + ANSWER_PASSES * one.answers for one in work}
+
+
 def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWork]:
     """The passes of every stage; upper bounds where they depend on what is found."""
+    return _stage_work(recipe, found, shape.n_layers)
+
+
+def _stage_work(recipe: Recipe, found: Corpus, n_layers: int) -> list[StageWork]:
     direction, candidates, greedy = recipe.direction, recipe.candidates, recipe.algorithm1
     target, control = found.count(candidates.split, recipe.labels.target), found.count(candidates.split, recipe.labels.control)
     both = target + control
@@ -122,7 +135,7 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     select_control = found.count(direction.select_split, recipe.labels.control)
     train = found.count(direction.split, recipe.labels.target) + found.count(direction.split, recipe.labels.control)
     searched = sorted(set(recipe.sae_layers) - set(candidates.exclude_layers))
-    above = (shape.n_layers - searched[0]) / shape.n_layers
+    above = (n_layers - min(searched, default=0)) / n_layers
     n_ks, n_pool = candidates.cap // candidates.step, candidates.cap * len(searched)
     sizes = (greedy.block_size, *greedy.other_block_sizes)
     n_blocks = sum(n_pool // greedy.n_of(size, n_pool) for size in sizes)
@@ -136,13 +149,13 @@ def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWo
     n_controls += control * n_directions * len(controls.clamp_values)
     published = 2 * n_blocks * n_taus * greedy.seeds * target
     return [
-        StageWork("ingest", found.n_prompts, 0, (max(recipe.sae_layers) + 1) / shape.n_layers, "and every SAE on every token"),
+        StageWork("ingest", found.n_prompts, 0, (max(recipe.sae_layers) + 1) / n_layers, "and every SAE on every token"),
         StageWork(
             "direction",
-            train + (1 + shape.n_layers) * select_control,
-            select_target + shape.n_layers * (select_target + select_control),
+            train + (1 + n_layers) * select_control,
+            select_target + n_layers * (select_target + select_control),
             1.0,
-            f"{shape.n_layers} layers tried",
+            f"{n_layers} layers tried",
         ),
         StageWork("baseline", 0, 2 * both, 1.0),
         StageWork("candidates", 0, both * n_ks * n_directions, above, f"K = {candidates.step} .. {candidates.cap}"),

@@ -267,7 +267,8 @@ class Capture(Section):
     """How prompts are run and activations stored."""
 
     shard_prompts: Count = 128
-    """Prompts that are landed together: what a killed job loses at most. It changes no result."""
+    """Prompts that are landed together at most: what a killed job loses. A stage that computes much
+    for each prompt lands fewer. It changes no result."""
     batch_tokens: Count = 4096
     """Padded tokens a forward pass."""
     round: Literal["none", "bfloat16"] = "none"

@@ -12,7 +12,10 @@ import pytest
 from saelake.analysis import stages
 from saelake.analysis.engine import memory
 from saelake.analysis.interactions import waking
+from saelake.analysis.search.candidates import shards_of_split
+from saelake.ingest.prompts import Prompt
 from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.study import Study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
@@ -162,3 +165,17 @@ def test_the_embedded_study_does_not_either(monkeypatch: pytest.MonkeyPatch, tmp
     assert len(found[0]["ablations"]) > 500
     differing = differences(*found)
     assert not differing, "\n".join(sorted(differing)[:20])
+
+
+def test_a_stage_that_computes_much_for_each_prompt_lands_few_together() -> None:
+    recipe = load_recipe("gemma-2-2b")
+    split, labels = recipe.candidates.split, recipe.labels
+    prompts = [Prompt("x", split, label, None, str(n), str(n)) for label in (labels.target, labels.control) for n in range(150)]
+    study = Study(recipe, prompts, [], "", "cpu")
+    largest = {name: max(map(len, shards_of_split(study, name).values())) for name in ("baseline", "candidates", "minimal", "")}
+    assert largest == {"baseline": 128, "candidates": 25, "minimal": 8, "": 128}
+    for name in largest:
+        assert [one for part in shards_of_split(study, name).values() for one in part] == list(range(300)), "every prompt once"
+    by_token = recipe.model_copy(update={"verdicts": recipe.verdicts.model_copy(update={"oracle": "first_token"})})
+    shards = shards_of_split(Study(by_token, prompts, [], "", "cpu"), "minimal")
+    assert max(map(len, shards.values())) == 128, "a pass each, where nothing is generated to be judged"

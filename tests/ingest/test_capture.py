@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saelake.ingest import shards
-from saelake.ingest.capture import CHUNK_VALUES, capture, length_batches, nonzeros, residuals
+from saelake.ingest.capture import CHUNK_VALUES, capture, last_residuals, length_batches, nonzeros, residuals
 from saelake.ingest.job import ingest, one_ahead
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes import loader
@@ -137,6 +137,10 @@ def test_residuals_are_in_the_order_given(tmp_path: Path) -> None:
     for layer in (0, 2):
         alone = [subject.read_resid_post(subject.batch([ids]), [layer])[layer][0] for ids in prompts]
         torch.testing.assert_close(together[layer], torch.cat(alone), atol=1e-5, rtol=1e-4)
+    last_bld = last_residuals(subject, prompts, [0, 2], max_tokens=12)  # more than one batch
+    ends = np.cumsum([len(ids) for ids in prompts]) - 1
+    for place, layer in enumerate((0, 2)):
+        torch.testing.assert_close(last_bld[:, place], together[layer][ends], atol=1e-5, rtol=1e-4)
     captured = capture(subject, prompts, [Site(0), Site(2)], max_tokens=32, on_host=True)
     assert captured.order == [1, 2, 0], "shortest first"
 
@@ -264,7 +268,7 @@ def test_one_ahead_keeps_order_and_passes_errors_on() -> None:
         yield from range(5)
         raise UserError("after five")
 
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(UserError, match="after five"):
         seen.extend(one_ahead(items()))
     assert seen == [0, 1, 2, 3, 4]
