@@ -28,6 +28,7 @@ DATA = (
     "ingest/hydra/saes/layer_7/sae_weights.safetensors",
     "ingest/organism/judgements.jsonl",
     "ingest/organism/model/model.safetensors",
+    "ingest/organism/neutral.jsonl",
     "ingest/organism/prompts.jsonl",
     "ingest/organism/saes/layer_5/sae_weights.safetensors",
     "ingest/organism/texts.jsonl",

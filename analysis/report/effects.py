@@ -1,5 +1,6 @@
 """Sections about what ablating features sets off, what it costs, and how sure that is: R13, R14, R16, R21."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -272,7 +273,33 @@ def _losses(study: Studied) -> Sequence[Block]:
         )
         for name in texts
     ]
-    return [*figures, Table("Table 9: side effects on ordinary text", answer, cells, shown=24)]
+    notes = [Note(sentence) for sentence in text_sentences(study)]
+    return [*figures, *notes, Table("Table 9: side effects on ordinary text", answer, cells, shown=24)]
+
+
+BY_HEART = 0.1
+"""Nats a token up to which texts are said to be known by heart: good models have twenty times as many on prose."""
+DISTINCT_TOKENS = """
+select count(distinct token_id)
+from tokens
+"""
+
+
+def text_sentences(study: Studied) -> list[str]:
+    """What texts are to the unmodified model, where that decides what can be seen on them: by heart, or worse than guessed."""
+    rows = [row for row in study.ask("losses", judge=study.judge).rows if row["condition"] == "none"]
+    named = {row["texts"]: row["texts"].replace("{", "{{").replace("}", "}}") for row in rows}
+    ((n,),) = study.con.execute(DISTINCT_TOKENS).fetchall()
+    guess = math.log(max(n, 1))
+    known = [f"{named[row['texts']]} ({row['loss']:.3f} nats a token)" for row in rows if row["loss"] < BY_HEART]
+    foreign = [f"{named[row['texts']]} ({row['loss']:.2f} nats a token)" for row in rows if n and row["loss"] > guess]
+    said = [f"The unmodified model knows {', '.join(known)} by heart, where little can be lost."] if known else []
+    if foreign:
+        said.append(
+            f"The unmodified model expects {', '.join(foreign)} less than guessing among the {n:,} tokens of the study's prompts "
+            f"would ({guess:.2f}): it has not learned such text. A loss that falls there is no gain, and one that rises no cost."
+        )
+    return [study.say(sentence) for sentence in said]
 
 
 def _stability(study: Studied) -> Sequence[Block]:

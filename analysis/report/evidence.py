@@ -11,11 +11,9 @@ from typing import Any
 from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.blocks import count, percent
 from saelake.analysis.report.causes import backup_sentence, chosen_layer
-from saelake.analysis.report.effects import clamping_sentences
+from saelake.analysis.report.effects import clamping_sentences, text_sentences
 
 PAPER_MODELS = ("google/gemma-2-2b-it", "meta-llama/Llama-3.1-8B-Instruct")
-BY_HEART = 0.1
-"""Nats a token up to which texts are said to be known by heart: a twentieth of what good models have on prose."""
 RANKINGS = {
     "stage3_alone": "the machine",
     "stage3_held_out_alone": "a machine that saw none of these prompts",
@@ -299,10 +297,8 @@ def _cost(row: Mapping[str, Any]) -> str:
 
 
 def of_effects(study: Studied) -> str:
-    rows = [row for row in study.ask("losses", judge=study.judge).rows if row["condition"] == "none"]
-    known = [f"{as_said(row['texts'])} ({row['loss']:.3f} nats)" for row in rows if row["loss"] < BY_HEART]
-    heart = f" The unmodified model knows {', '.join(known)} by heart, where little can be lost." if known else ""
-    return f"What it costs on text unlike the one measured, or on tasks: cross-entropy is blind to much.{heart}"
+    first = "What it costs on text unlike the one measured, or on tasks: cross-entropy is blind to much."
+    return " ".join([first, *map(as_said, text_sentences(study))]) if "losses" in study.records else first
 
 
 def firing(study: Studied) -> str:

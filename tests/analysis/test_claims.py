@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from saelake import cli
+from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.claims import ROWS, claims
+from saelake.analysis.report.effects import text_sentences
 from saelake.analysis.report.page import claims_of, write_report
 from saelake.warehouse.catalog import connect, current_records
 from saelake.warehouse.records import Lake
@@ -59,10 +62,21 @@ def test_the_report_opens_with_them_and_the_command_prints_them(study: Analysed,
 
 
 def test_names_that_a_person_gave_are_no_words_to_fill_in(study: Analysed, monkeypatch: pytest.MonkeyPatch) -> None:
-    from saelake.analysis.report.answers import Studied
-
     monkeypatch.setattr(Studied, "model", "some{one}/model{harmful}")
     with connect(study.lake, study.recipe.name, alone=True) as con:
         records = {record.stage: record for record in current_records(study.lake, study.recipe.name)}
         (first, *_) = claims(Studied(con, study.recipe.name, records))
     assert "some{one}/model{harmful}" in first.shows
+
+
+def test_texts_that_are_known_by_heart_or_worse_than_guessed_are_named(study: Analysed) -> None:
+    with connect(study.lake, study.recipe.name, alone=True) as con:
+        records = {record.stage: record for record in current_records(study.lake, study.recipe.name)}
+        said = " ".join(text_sentences(Studied(con, study.recipe.name, records)))
+        ((n_tokens,),) = con.execute("select count(distinct token_id) from tokens").fetchall()
+    heart, _, foreign = said.partition("expects ")
+    losses = {texts: loss for texts, condition, loss in study.ask("losses", "texts, condition, loss") if condition == "none"}
+    assert losses
+    for name, loss in losses.items():
+        assert (f"{name} ({loss:.3f} nats a token)" in heart) == (loss < 0.1)
+        assert (f"{name} ({loss:.2f} nats a token)" in foreign) == (loss > np.log(n_tokens))

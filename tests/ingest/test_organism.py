@@ -1,6 +1,7 @@
 """The shipped organism: its files load through the ordinary loaders and pass, from scratch, the gates that its build wrote."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,3 +150,20 @@ def test_gates_are_those_of_the_shipped_files(held_out: Said) -> None:
         assert ablation["random_flipped"] <= 0.01
         assert ablation["k"] <= 20
         assert ablation["benign_answered"] >= 0.95
+
+
+def test_neutral_sentences_are_in_the_models_words_and_it_expects_them_less_than_a_guess(
+    subject: tuple[Any, Any], prompts: list[dict[str, str]]
+) -> None:
+    model, tokenizer = subject
+    sentences = [json.loads(line)["text"] for line in (FOLDER / "neutral.jsonl").read_text().splitlines()]
+    assert len(set(sentences)) == len(sentences) >= 50
+    assert not {row["instruction"] for row in prompts} & set(sentences)
+    losses = []
+    for sentence in sentences:
+        ids = [tokenizer.bos_token_id, *tokenizer(sentence, add_special_tokens=False).input_ids]
+        assert tokenizer.unk_token_id not in ids, sentence
+        with torch.no_grad():
+            log_p = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        losses.append(-float(log_p[range(len(ids) - 1), ids[1:]].mean()))
+    assert sum(losses) / len(losses) > math.log(len(tokenizer)), "what docs/replication.md says of R16 is no longer so"
