@@ -1,6 +1,7 @@
 """R16: cross-entropy against a literal loop, one token at a time, with the literal intervention."""
 
 from itertools import groupby, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,17 +51,23 @@ def test_losses_equal_a_literal_loop_over_tokens(study: Analysed, subject: Subje
     texts = {spec.set: read_texts(spec, subject) for spec in study.recipe.losses.texts}
     asked = requests(study)
     assert len(asked) == 2 + 3
-    rows = study.sql("select texts, text_number, condition, donor, n_context, n_tokens, loss from losses")
+    rows = study.sql("select texts, text_number, condition, donor, n_context, n_tokens, loss, kl from losses")
     assert len(rows) == len(asked) * (4 + 3)
-    for name, number, condition, donor, n_context, n_tokens, loss in rows:
+    divergences = []
+    for name, number, condition, donor, n_context, n_tokens, loss, kl in rows:
         text = texts[name][number]
-        nll = []
+        nll, apart = [], []
         for t in range(text.n_context, len(text.token_ids)):
             seen = text.token_ids[:t]
-            logits = literal_logits(subject, saes, seen, asked[condition, donor], len(seen))
-            nll.append(-float(logits.log_softmax(-1)[text.token_ids[t]]))
+            log_p = literal_logits(subject, saes, seen, asked[condition, donor], len(seen)).log_softmax(-1)
+            clean = literal_logits(subject, saes, seen, Request(0), len(seen)).log_softmax(-1)
+            nll.append(-float(log_p[text.token_ids[t]]))
+            apart.append(float((clean.exp() * (clean - log_p)).sum()))
         assert (n_context, n_tokens) == (text.n_context, len(nll))
         assert loss == pytest.approx(np.mean(nll), abs=2e-3, rel=1e-3), (name, number, condition)
+        assert kl == pytest.approx(np.mean(apart), abs=2e-3, rel=1e-2), (name, number, condition)
+        divergences.append(kl)
+    assert max(divergences) > 0.05, "some intervention moves what is expected"
 
 
 def test_bos_or_the_templated_prompt_is_context_only(study: Analysed, subject: Subject) -> None:
@@ -108,9 +115,7 @@ def test_interventions_leave_text_without_refusal_alone_and_harm_refusals(study:
         ({"text": "answer", "prompt": "said", "max_tokens": 2}, "no row has a token to predict within max_tokens = 2"),
     ],
 )
-def test_wrong_texts_are_refused_in_a_sentence(
-    study: Analysed, subject: Subject, fields: dict[str, object], sentence: str
-) -> None:
+def test_wrong_texts_are_refused_in_a_sentence(study: Analysed, subject: Subject, fields: dict[str, Any], sentence: str) -> None:
     spec = TextSet(set="some", file=study.planted.folder / "texts.jsonl", **fields)
     with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
         read_texts(spec, subject)
@@ -119,7 +124,7 @@ def test_wrong_texts_are_refused_in_a_sentence(
 def test_a_source_that_may_move_is_refused() -> None:
     for fields in ({"hub": "some/set"}, {"url": "https://example.org/x.jsonl"}):
         with pytest.raises(ValueError, match="so that everyone reads the same rows"):
-            TextSet(set="some", **fields)
+            TextSet.model_validate({"set": "some"} | fields)
 
 
 def test_left_padding_and_batches_do_not_matter(study: Analysed, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

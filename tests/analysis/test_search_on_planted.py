@@ -25,6 +25,7 @@ from tests.planted import Feature, Loaded, ablate, load, minimal_sets, prompt_id
 
 STARTS, SEEDS, BLOCK_SIZE = 48, 3, 2
 TAUS = [0.1, 0.4, 0.8]
+CLAMPED = [2.0, 5.0]
 SEARCHES = f"""
 [algorithm1]
 direction = "own"
@@ -56,7 +57,8 @@ class Analysed:
 
     def __init__(self, folder: Path) -> None:
         self.planted = write_planted(folder / "study")
-        self.planted.recipe.write_text(self.planted.recipe.read_text() + SEARCHES)
+        text = self.planted.recipe.read_text().replace("random_draws = 3", f"random_draws = 3\nclamp_values = {CLAMPED}")
+        self.planted.recipe.write_text(text + SEARCHES)
         self.recipe = load_recipe(self.planted.recipe)
         self.lake = Lake.create(folder / "lake")
         self.records = stages.analyze(self.recipe, self.lake)
@@ -313,6 +315,21 @@ def test_what_all_seeds_find_has_controls_of_its_own_at_every_threshold(analysed
         analysed.opened.query("comparisons", rows="comparison").filter("a = 'algorithm1_common'").project("b, tau").fetchall()
     )
     assert {tau for b, tau in compared if b == "random_algorithm1_common"} == {tau for _, tau, _ in theirs}
+
+
+def test_the_first_candidate_of_every_layer_is_clamped_on_control_prompts(analysed: Analysed) -> None:
+    clamped = analysed.rows(
+        "select p.label, a.prompt_id, a.part, a.k, a.draw, list((f.layer, f.feature_id, f.value) order by f.layer) "
+        "from ablations as a join prompts as p using (prompt_id) join feature_sets as f using (set_id) "
+        "where a.method = 'clamp' and a.stage = 'controls' group by all order by all"
+    )
+    assert len(clamped) == 6 * 2 * len(CLAMPED), "six benign prompts, two directions"
+    for label, _, direction, k, draw, features in clamped:
+        candidates = analysed.opened.query("candidates", k=1, direction=direction, exclude_layers=[0, 1])
+        first = candidates.project("layer, feature_id").order("layer").fetchall()
+        assert (label, k) == ("benign", 1)
+        assert features == [(layer, feature_id, CLAMPED[draw]) for layer, feature_id in first]
+    assert {feature_id for *_, features in clamped for _, feature_id, _ in features} == {analysed.planted.primary}
 
 
 def test_table_1_compares_the_methods(analysed: Analysed) -> None:

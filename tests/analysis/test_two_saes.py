@@ -1,4 +1,7 @@
-"""A feature is an SAE's, never a layer's: with the SAEs of two layers on one, every question answers as before."""
+"""A feature is an SAE's, never a layer's: with the SAEs of two layers on one, every question answers as before.
+
+And however the rows of its tables lie, a question answers with the same rows in the same order.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,22 +21,25 @@ BY_ORDER = {"wakings", "causal_link"}
 OF_LAYERS = {"directions", "direction_by_layer", "waking_controls"}
 """They are about whole layers, and no SAE."""
 ABOUT_RUNS = {"runs", "causal_roles", "compare_runs", "study_scores"}
-OF_OTHER_TESTS = {
+OF_OTHER_COMMANDS = {
     "atlas_pairs",
     "atlas_prompts",
     "atlas_rankings",
     "atlas_scores",
     "audit_sets",
+    "backends",
     "recoveries",
     "recovery_sites",
     "single_effects",
+    "sweeps",
+}
+"""About what `saelake atlas`, `audit`, `compare` and `steer` compute, which is not here."""
+OF_OTHER_TESTS = OF_OTHER_COMMANDS | {
     "dose_response",
     "features_on_token",
     "find_prompts",
     "quantile_samples",
     "sae_health",
-    "backends",
-    "sweeps",
     "uncertain",
     "uncertain_verdicts",
     "first_tokens",
@@ -59,6 +65,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "top_samples": {"n": 10_000},
     "random_active": {"pool": 2, "draws": 2},
     "matched_active": {"pool": 2, "min_overlap": 0.05},
+    "features_on_token": {"token": "bomb"},
+    "find_prompts": {"words": "how to"},
     "study_sample": {"n_random": 10_000, "n_silent": 10_000, "per_group": 10_000},
 }
 """Values with which no tie is cut off, and with which there is something to answer."""
@@ -78,7 +86,14 @@ def together(study: Analysed) -> Iterator[duckdb.DuckDBPyConnection]:
         yield _copy(con, "({} - {} % 2)::smallint")
 
 
-def _copy(lake: duckdb.DuckDBPyConnection, layer: str) -> duckdb.DuckDBPyConnection:
+@pytest.fixture(scope="module")
+def shuffled(study: Analysed) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The planted study's tables with their rows in another order."""
+    with study.connect() as con:
+        yield _copy(con, "{}", "order by md5(rows::varchar)")
+
+
+def _copy(lake: duckdb.DuckDBPyConnection, layer: str, order: str = "") -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
     views = {name for (name,) in lake.execute("select view_name from duckdb_views() where not internal").fetchall()}
     for name in sorted(views & {*TABLES, "runs"}):
@@ -87,7 +102,7 @@ def _copy(lake: duckdb.DuckDBPyConnection, layer: str) -> duckdb.DuckDBPyConnect
             [c.name for c in TABLES[name].columns if c.name.endswith("layer")] if name in TABLES and name != "directions" else []
         )
         replaced = ", ".join(f"{layer.format(column, column)} as {column}" for column in moved)
-        con.execute(f"create table {name} as select * {f'replace ({replaced})' if replaced else ''} from rows")
+        con.execute(f"create table {name} as select * {f'replace ({replaced})' if replaced else ''} from rows {order}")
     con.execute("update directions set chosen = layer = 5")  # so that no layer lies above it
     return con
 
@@ -101,8 +116,26 @@ def test_a_question_answers_alike(name: str, apart: duckdb.DuckDBPyConnection, t
     assert one or name in WITHOUT_ROWS
 
 
+@pytest.mark.parametrize("name", sorted({*queries.names(), *queries.names_of_stages()} - ABOUT_RUNS - OF_OTHER_COMMANDS))
+def test_a_question_answers_in_one_order(
+    name: str, apart: duckdb.DuckDBPyConnection, shuffled: duckdb.DuckDBPyConnection
+) -> None:
+    """Rows that tie on what a question orders by would make its answer depend on how files lie, and on threads."""
+    one, other = (queries.run(con, name, **_values(con, name)).fetchall() for con in (apart, shuffled))
+    assert [tuple(map(_plain, row)) for row in one] == [tuple(map(_plain, row)) for row in other]
+    assert one or name in WITHOUT_ROWS, "nothing is compared"
+
+
 def _answer(con: duckdb.DuckDBPyConnection, name: str) -> Counter[Any]:
     """Rows without layers, and without places in an order that goes by layer first."""
+    found = queries.run(con, name, **_values(con, name))
+    left_out = {"number", "row_index", "column_index", "item", "rank"} if name != "candidates" else set()
+    kept = [c for c in found.columns if "layer" not in c and c not in left_out | DRAWN.get(name, set())]
+    return Counter(tuple(_plain(value) for value in row) for row in found.project(", ".join(f'"{c}"' for c in kept)).fetchall())
+
+
+def _values(con: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
+    """Values with which a question has an answer here."""
     values = dict(VALUES.get(name, {}))
     for parameter in queries.load(name).parameters:
         if parameter.type == "features":
@@ -111,16 +144,15 @@ def _answer(con: duckdb.DuckDBPyConnection, name: str) -> Counter[Any]:
             values["prompts"] = [row[0] for row in con.execute("select prompt_id from critical_features group by all").fetchall()]
         elif parameter.name == "prompt_id" and parameter.required:
             values["prompt_id"] = con.execute("select min(prompt_id) from critical_features").fetchall()[0][0]
+        elif parameter.name == "sae_id" and parameter.required:
+            values["sae_id"] = con.execute("select max(sae_id) from saes").fetchall()[0][0]
         elif parameter.name in ("layer", "feature_id") and parameter.required:
             sae_id, layer, feature = con.execute(
                 "select source_sae_id, source_layer, source_feature_id from waking_edges "
                 "where source_sae_id is not null order by q_value, source_sae_id, source_feature_id limit 1"
             ).fetchall()[0]
             values |= {"layer": layer, "feature_id": feature, "sae_id": sae_id, "max_q": 1.0}
-    found = queries.run(con, name, **values)
-    left_out = {"number", "row_index", "column_index", "item", "rank"} if name != "candidates" else set()
-    kept = [c for c in found.columns if "layer" not in c and c not in left_out | DRAWN.get(name, set())]
-    return Counter(tuple(_plain(value) for value in row) for row in found.project(", ".join(f'"{c}"' for c in kept)).fetchall())
+    return values
 
 
 def _plain(value: Any) -> Any:

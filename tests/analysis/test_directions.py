@@ -1,0 +1,106 @@
+"""R3 by hand: the rows of `directions` against plain passes, one prompt at a time; and who takes whose sets."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from saelake.analysis import stages
+from saelake.analysis.engine.requests import DirectionEdit, Request
+from saelake.analysis.search.directions import _scores
+from saelake.analysis.study_context import StudyContext
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.subject import Subject
+from tests.analysis.effects import Analysed
+from tests.analysis.literal import literal_logits
+
+LAYERS = 6
+
+
+@pytest.fixture(scope="module")
+def subject(study: Analysed) -> Subject:
+    return Subject.load(study.recipe.model, study.recipe.compute)
+
+
+@pytest.fixture(scope="module")
+def saes(study: Analysed) -> dict[int, Sae]:
+    return {ref.layer: load_sae(ref) for ref in list_saes(study.recipe)}
+
+
+@pytest.fixture(scope="module")
+def rows(study: Analysed) -> list[dict[str, Any]]:
+    names = "layer, vector, norm, n_prompts, n_flipped, p_refusal_token, kl, induced, admitted, chosen"
+    found = study.sql(f"select {names} from directions order by layer")
+    return [dict(zip(names.split(", "), row, strict=True)) | {"minus": -row[2]} for row in found]
+
+
+def tokens(study: Analysed, subject: Subject, split: str, label: str) -> list[list[int]]:
+    texts = study.sql(f"select text from prompts where split = '{split}' and label = '{label}' order by prompt_id")
+    return [subject.encode(text).token_ids for (text,) in texts]
+
+
+def test_a_direction_is_the_difference_of_means_of_the_last_token(
+    study: Analysed, subject: Subject, rows: list[dict[str, Any]]
+) -> None:
+    means = {}
+    for label in ("harmful", "benign"):
+        passes = []
+        for ids in tokens(study, subject, study.recipe.direction.split, label):
+            with torch.no_grad():
+                passes.append(torch.stack(subject.model(torch.tensor([ids]), output_hidden_states=True).hidden_states)[:, 0, -1])
+        means[label] = torch.stack(passes).double().mean(0)
+    literal = (means["harmful"] - means["benign"]).numpy()
+    for row in rows[:-1]:  # transformers gives the last block's behind the final norm
+        mine = literal[row["layer"] + 1]
+        assert row["norm"] == pytest.approx(np.linalg.norm(mine), rel=1e-4)
+        np.testing.assert_allclose(row["vector"], mine / np.linalg.norm(mine), atol=1e-4)
+
+
+def test_what_a_direction_does_is_what_plain_passes_do(
+    study: Analysed, subject: Subject, saes: dict[int, Sae], rows: list[dict[str, Any]]
+) -> None:
+    (refusal,) = subject.tokenizer.convert_tokens_to_ids(list(study.recipe.model.refusal_tokens))
+    split = study.recipe.direction.select_split
+    harmful, benign = (tokens(study, subject, split, label) for label in ("harmful", "benign"))
+
+    def log_p(ids: list[int], direction: DirectionEdit | None = None) -> torch.Tensor:
+        return literal_logits(subject, saes, ids, Request(0, direction=direction), len(ids)).log_softmax(-1)
+
+    refused = [ids for ids in harmful if int(log_p(ids).argmax()) == refusal]
+    assert refused
+    context = StudyContext(stages.open_analysis(study.recipe), study.lake)
+    away = _scores(context, *(np.array([row[name] for row in rows]) for name in ("vector", "minus")))
+    for row, other in zip(rows, away, strict=True):
+        vector = np.array(row["vector"], dtype=np.float32)
+        out = DirectionEdit(vector, tuple(range(LAYERS)))
+        toward, back = (DirectionEdit(vector, (row["layer"],), project_out=False, add=row[name]) for name in ("norm", "minus"))
+        ablated = [log_p(ids, out) for ids in refused]
+        assert row["n_prompts"] == len(refused)
+        assert row["n_flipped"] == sum(int(one.argmax()) != refusal for one in ablated)
+        assert row["p_refusal_token"] == pytest.approx(float(torch.stack(ablated)[:, refusal].exp().mean()), abs=1e-4)
+        kl = [float((log_p(ids).exp() * (log_p(ids) - log_p(ids, out))).sum()) for ids in benign]
+        assert row["kl"] == pytest.approx(np.mean(kl), rel=1e-2, abs=1e-5)
+        assert row["induced"] == np.mean([int(log_p(ids, toward).argmax()) == refusal for ids in benign])
+        assert other.induced == np.mean([int(log_p(ids, back).argmax()) == refusal for ids in benign])
+        assert other.kl == pytest.approx(row["kl"], rel=1e-3), "projecting out has no sign"
+    assert {row["induced"] for row in rows} == {1.0}
+    assert {one.induced for one in away} == {0.0, 1.0}, "the other way round it does not induce at every layer"
+    assert max(row["kl"] for row in rows) > 1e-3
+    assert [row["chosen"] for row in rows].count(True) == 1
+
+
+def test_control_prompts_take_the_sets_of_the_searched_prompts_in_turn(study: Analysed) -> None:
+    members = """
+        select p.label, a.prompt_id, a.draw, list((f.layer, f.feature_id) order by f.layer, f.feature_id)
+        from ablations as a join prompts as p using (prompt_id) join feature_sets as f using (set_id)
+        where a.method = 'minimal' and a.part is null and a.control is null
+        group by all order by a.prompt_id, a.draw
+    """
+    found: dict[str, dict[int, list[Any]]] = {"harmful": {}, "benign": {}}
+    for label, prompt, _, features in study.sql(members):
+        found[label].setdefault(prompt, []).append(features)
+    donors = list(found["harmful"].values())
+    assert len({repr(sets) for sets in donors}) > 1, "so that it matters whose"
+    assert list(found["benign"].values()) == [donors[i % len(donors)] for i in range(len(found["benign"]))]
