@@ -1,6 +1,7 @@
 """The guaranteed search: its result flips and is 1-minimal, whatever function decides what flips."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from hypothesis import assume, given, settings
@@ -60,3 +61,48 @@ def test_all_pending_trials_go_in_one_call_a_round() -> None:
 
 def test_a_pool_of_one_is_its_own_minimal_set() -> None:
     assert run_together({0: minimal_set(1, np.random.default_rng(0))}, lambda trials: [False] * len(trials))[0].members == (0,)
+
+
+class InOrder(np.random.Generator):
+    """Draws the candidates in their order."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def permutation(self, x: Any, axis: int = 0) -> Any:
+        return np.arange(x)
+
+
+def test_what_a_search_asks_for_by_hand() -> None:
+    """Of eight candidates 2 and 5 are needed: halves, quarters, two of which can go together, and so on down to single ones."""
+    rounds: list[list[Members]] = []
+
+    def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
+        rounds.append([members for _, members in trials])
+        return [{2, 5} <= set(members) for _, members in trials]
+
+    found = run_together({0: minimal_set(8, InOrder())}, flips)[0]
+    assert rounds == [
+        [(4, 5, 6, 7), (0, 1, 2, 3)],
+        [(2, 3, 4, 5, 6, 7), (0, 1, 4, 5, 6, 7), (0, 1, 2, 3, 6, 7), (0, 1, 2, 3, 4, 5)],
+        [(2, 3, 4, 5)],
+        [(4, 5), (2, 3)],
+        [(3, 4, 5), (2, 4, 5), (2, 3, 5), (2, 3, 4)],
+        [(2, 5)],
+        [(5,), (2,)],
+    ]
+    assert (found.members, found.n_evaluations) == ((2, 5), 16)
+
+
+def test_a_block_that_cannot_go_with_the_others_stays() -> None:
+    """Flipping is not monotone: 0 or 1 may be left out, but not both, so only one of them is."""
+    rounds: list[list[Members]] = []
+
+    def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
+        rounds.append([members for _, members in trials])
+        return [bool({0, 1} & set(members)) and 3 in members for _, members in trials]
+
+    found = run_together({0: minimal_set(4, InOrder())}, flips)[0]
+    assert rounds[:3] == [[(2, 3), (0, 1)], [(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)], [(2, 3), (3,)]]
+    assert rounds[3:] == [[(2, 3), (1, 3), (1, 2)], [(3,), (1,)]], "in as many blocks as are left"
+    assert (found.members, found.n_evaluations) == ((1, 3), 13)
