@@ -127,3 +127,19 @@ def test_a_slice_is_cut_once_for_as_long_as_it_is_asked_for() -> None:
     for i in range(KEPT):
         slices.of(np.array([i]))
     assert slices.of(np.array([1, 5, 7])) is not first
+
+
+def test_what_a_request_takes_by_hand() -> None:
+    """d = 32, an MLP of 48, 3 layers, 4 heads and 2 key heads of 8, all in float32."""
+    subject = tiny("llama").subject
+    batches = Batches(subject, most_tokens=12)
+    pair = 2 * 4 * (4 + 4) if subject.model.config._attn_implementation == "eager" else 4
+    layer, cache, logits = 4 * (8 * 32 + 3 * 48), 2 * 4 * (3 + 1) * 2 * 8, 3 * 4 * subject.n_vocab
+    edits = 4 * (3 * 10 * 5 + 2 * 10 * 32 + 2 * 32 * 6)
+    assert batches._bytes(Size(10, n_features=6, widest=5)) == 10 * layer + 100 * pair + edits + logits
+    assert batches._bytes(Size(10, 4, 6, 5)) == 10 * layer + 100 * pair + (10 + 4) * cache + edits + logits
+    assert batches._n_fitting([Size(4), Size(5), Size(6)], float("inf")) == 2, "three of six would be 18 padded tokens"
+    assert batches._n_fitting([Size(4), Size(6), Size(7)], float("inf")) == 2, "two of six are twelve"
+    most = 2 * batches._bytes(Size(5))
+    assert batches._n_fitting([Size(1), Size(5)], most) == 2
+    assert batches._n_fitting([Size(1), Size(5)], most - 1) == 1

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from saelake.analysis.search.minimal import Members, minimal_set, run_together
+from saelake.analysis.search.one_prompt import _steps
 
 
 @given(n=st.integers(1, 12), seed=st.integers(0, 2**32 - 1), share=st.floats(0.02, 0.9))
@@ -106,3 +107,10 @@ def test_a_block_that_cannot_go_with_the_others_stays() -> None:
     assert rounds[:3] == [[(2, 3), (0, 1)], [(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)], [(2, 3), (3,)]]
     assert rounds[3:] == [[(2, 3), (1, 3), (1, 2)], [(3,), (1,)]], "in as many blocks as are left"
     assert (found.members, found.n_evaluations) == ((1, 3), 13)
+
+
+def test_beginnings_of_an_order_grow_by_one_and_then_by_a_quarter() -> None:
+    order = [3, 1, 2, 0, *range(4, 40)]
+    steps = _steps(order)
+    assert [len(step) for step in steps] == [*range(1, 17), 20, 25, 31, 38]
+    assert steps[:3] == [(3,), (1, 3), (1, 2, 3)]

@@ -37,3 +37,10 @@ def test_each_row_reads_its_own_features(tmp_path: Path, config: dict[str, Any])
         ids = torch.tensor([1, 4, 7, 20])[places]
         torch.testing.assert_close(acts_btk[row], sae.encode(resid_btd[row])[:, ids])
         assert torch.equal(own.decoder_bkd[row], sae.W_dec[ids])
+
+
+def test_a_latent_at_its_threshold_does_not_fire() -> None:
+    found = Slice(torch.eye(3), torch.zeros(3), torch.tensor([0.0, 1.0, 2.0]), torch.eye(3))
+    resid_nd = torch.tensor([[0.0, 1.0, 2.0], [0.5, 1.5, 2.5], [-1.0, -1.5, 1.5]])
+    expected = torch.tensor([[0.0, 0.0, 0.0], [0.5, 1.5, 2.5], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(found.encode(resid_nd), expected)
