@@ -9,7 +9,7 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-atlas bench-workers bench torture clean report bench-gpu
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -128,6 +128,16 @@ bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism
+
+# What makes mutants, and what says which test files reach a line.
+$(BENCH)/mutants: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ cosmic-ray==8.7.0 parso==0.8.7 stevedore==5.10.0 coverage==7.17.4
+	@touch $@
+
+SAMPLE ?= 200
+SEED ?= 0
+mutants: $(BENCH)/mutants  ## small changes of searches, engine, interactions and judges that tests must notice; SAMPLE=200 (hours on one core)
+	PYTHONPATH=$(BENCH)/mutants $(BIN)/python -m benchmarks.mutants --sample $(SAMPLE) --seed $(SEED) --work $(BENCH)/mutants-work --keep
 
 # The lake's peers, without what they would pull in: delphi's cache module needs no more than these.
 $(BENCH)/lake: $(INSTALLED) benchmarks/lake/peers.txt $(BENCH)/search

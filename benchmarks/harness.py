@@ -88,12 +88,14 @@ class Report:
     """Prints a benchmark's lines as they come, and keeps them.
 
     Args:
-        name: of the command, `make bench-{name}`.
+        name: of the section.
         packages: whose versions count.
+        command: what makes it, `make bench-{name}` by default.
     """
 
-    def __init__(self, name: str, title: str, packages: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, title: str, packages: Sequence[str] = (), command: str | None = None) -> None:
         self._name = name
+        self._command = command or f"make bench-{name}"
         self._title = title
         self._lines: list[str] = []
         self.line(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine()}")
@@ -116,7 +118,7 @@ class Report:
         """Writes the section of this benchmark, in place of the one from its last run; other sections stay as they are."""
         begin, end = f"<!-- {self._name}: begin -->", f"<!-- {self._name}: end -->"
         body = "\n".join(self._lines)
-        section = f"{begin}\n## {self._title}\n\n`make bench-{self._name}`\n\n```text\n{body}\n```\n{end}"
+        section = f"{begin}\n## {self._title}\n\n`{self._command}`\n\n```text\n{body}\n```\n{end}"
         text = docs.read_text(encoding="utf-8") if docs.exists() else HEAD
         before, there, rest = text.partition(begin)
         text = before + section + rest.partition(end)[2] if there else f"{text.rstrip()}\n\n{section}\n"

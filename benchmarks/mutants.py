@@ -1,0 +1,391 @@
+"""Mutants of the searches, the engine, the interactions and the judges: one small change each, which some test must notice.
+
+    make mutants                        # all packages, SAMPLE=200 places in all, drawn by SEED=0
+    python -m benchmarks.mutants --sample 40 --only analysis/judges
+
+Cosmic Ray makes the mutants. A place is what it can change: an operator, a comparison, a number, a constant, a decorator, a loop.
+Places are drawn by the seed, the same share in each package, and one of the changes of each place. Left out are annotations,
+what decides no result (strict of zip, a stage's code_version), and changes that Python itself refuses (shifts of floats, `is` for
+numbers), which any test would notice.
+
+Each mutant is run against the test files that reach its line, as measured first: the one named after its module, then the
+quickest, as long as they take no more than LONGEST seconds together. So the score is a lower bound: a survivor may be known to a
+test that was left out.
+
+Tests run in forks of a process that has imported torch and its like but nothing of saelake, in a copy of the repository.
+"""
+
+import ast
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+
+from benchmarks.harness import Report
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("analysis/search", "analysis/interactions", "analysis/engine", "analysis/judges")
+TESTS = ("tests/analysis", "tests/planted", "tests/test_planted.py")
+LIKE = {"Add": "Sub|Mul", "Sub": "Add|Mul", "Mul": "Add|Div", "Div": "Mul|FloorDiv", "FloorDiv": "Div|Mod", "Mod": "FloorDiv"}
+LIKE |= {"Pow": "Mul", "BitAnd": "BitOr", "BitOr": "BitAnd", "BitXor": "BitOr", "LShift": "RShift", "RShift": "LShift"}
+LIKE |= {"Lt": "LtE|Gt", "LtE": "Lt|GtE", "Gt": "GtE|Lt", "GtE": "Gt|LtE", "Eq": "NotEq|LtE|GtE", "NotEq": "Eq|Lt|Gt"}
+LIKE |= {"Is": "IsNot", "IsNot": "Is", "In": "NotIn", "NotIn": "In"}
+"""An operator -> those that take its place."""
+GUARDS = ("strict", "code_version")
+"""Arguments that decide no result: whether zip checks what holds anyway, and what a stage calls its code."""
+UNARY = ("UnaryOperator_Delete_USub", "UnaryOperator_Delete_Not", "UnaryOperator_Delete_Invert")
+SLOW = ("organism_lake", "test_workers", "test_kill")
+"""Test files that hold one of these words, or are named so, take minutes."""
+LONGEST = 100.0
+TARGET = 0.85
+OUTCOMES = ("killed", "survived", "not reached", "equivalent")
+EQUIVALENT = Path(__file__).with_name("equivalent.json")
+"""Mutants that do what the program does, or differ in no result: file -> the line as it is after the change -> the reason. They
+are listed and do not count."""
+
+
+class Tested(NamedTuple):
+    """One test file, run alone and undisturbed."""
+
+    file: str
+    seconds: float
+    lines: Mapping[str, set[int]]
+    """The lines that it reaches, of every file of the packages."""
+
+
+class Place(NamedTuple):
+    """Where a module can be changed."""
+
+    file: str
+    start: tuple[int, int]
+    changes: Sequence[tuple[str, int]]
+    """Operators of Cosmic Ray that apply there, each with the occurrence that this place is in the file."""
+
+
+class Mutant(NamedTuple):
+    """A changed module and what became of it."""
+
+    file: str
+    line: int
+    operator: str
+    before: str
+    after: str
+    outcome: str
+    """killed, survived, not reached or equivalent"""
+
+
+@click.command(help=__doc__)
+@click.option("--sample", default=200, show_default=True, help="Places in all.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--only", multiple=True, help="Only this package, or file.")
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for the copy; it is emptied first.")
+@click.option("--keep/--no-keep", default=False, help="Write the score into docs/benchmarks.md.")
+def main(sample: int, seed: int, only: Sequence[str], work: Path, keep: bool) -> None:
+    report = Report("mutants", "Mutants that the tests notice", ("cosmic-ray", "pytest", "torch"), "make mutants")
+    copy = _copied(work)
+    _import_third_party()
+    tested = [one for one in _measured(copy, _test_files(copy)) if one.lines]
+    report.line(
+        f"{len(tested)} test files, {sum(one.seconds for one in tested):.0f} s one after the other, with what each asks for"
+    )
+    mutants: dict[str, list[Mutant]] = {}
+    for package in PACKAGES:
+        places = [place for file in sorted((copy / package).rglob("*.py")) for place in _places(copy, file)]
+        places = [place for place in places if not only or place.file.startswith(tuple(only))]
+        drawn = random.Random(f"{seed} {package}").sample(places, min(len(places), sample // len(PACKAGES)))
+        mutants[package] = [_tried(copy, place, tested, random.Random(f"{seed} {place.file} {place.start}")) for place in drawn]
+        if drawn:
+            report.line(f"{package}: {len(drawn)} of {len(places)} places, seed {seed}")
+            _told(report, package, mutants[package])
+    everything = [one for some in mutants.values() for one in some]
+    report.ratio("mutants_killed", _score(everything), f">= {TARGET}")
+    if keep:
+        report.keep()
+
+
+def _copied(work: Path) -> Path:
+    """The repository's files as they are now, in a folder of their own."""
+    shutil.rmtree(work, ignore_errors=True)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, work / name, follow_symlinks=False)
+    return work.resolve()
+
+
+def _test_files(copy: Path) -> list[str]:
+    files = [
+        file for name in TESTS for file in (sorted((copy / name).rglob("test_*.py")) if (copy / name).is_dir() else [copy / name])
+    ]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    return [str(file.relative_to(copy)) for file, text in texts.items() if not any(w in text or w == file.stem for w in SLOW)]
+
+
+def _import_third_party() -> None:
+    import coverage  # noqa: F401
+    import duckdb  # noqa: F401
+    import hypothesis  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import sae_lens  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import torch
+    import torchfm.layer  # noqa: F401
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def _forked(copy: Path, work: Callable[[], int], seconds: float) -> int | None:
+    """What `work` returns in a fork that sees the copy and nothing of this checkout; None if it took too long."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
+        os.chdir(copy)
+        sys.path[:] = [str(copy), *(one for one in sys.path if Path(one or ".").resolve() not in (ROOT, copy))]
+        os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path[:1]), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+        sys.dont_write_bytecode = True
+        for number in (1, 2):
+            os.dup2(os.open(copy / ".out", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+        code = 70
+        try:
+            code = int(work())
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    last = time.monotonic() + 20 * seconds  # others share the machine; what never ends uses no processor or all of its limit
+    try:
+        while time.monotonic() < last:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+        return None
+    finally:
+        try:
+            os.killpg(pid, signal.SIGKILL)  # and what a test has started
+            os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def _pytest(files: Sequence[str]) -> int:
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]))
+
+
+def _measured(copy: Path, files: Sequence[str]) -> list[Tested]:
+    """Runs the test files as they are, in one process, so that what they share is made once; AssertionError if one fails."""
+
+    def work() -> int:
+        seen = _Seen(copy)
+        code = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files], plugins=[seen])
+        (copy / ".reached").write_text(json.dumps(seen.reached()))
+        return int(code)
+
+    code = _forked(copy, work, 3600)
+    assert code == 0, f"tests fail without a change: {(copy / '.out').read_text()[-3000:]}"
+    found = json.loads((copy / ".reached").read_text())
+    return [
+        Tested(file, seconds, {name: set(reached) for name, reached in lines.items()}) for file, (seconds, lines) in found.items()
+    ]
+
+
+class _Seen:
+    """A plugin of pytest that keeps which test file reaches which lines, and how long it takes alone.
+
+    Fixtures that many tests share are made for the first one of them: their lines and seconds are those of every file that asks.
+    """
+
+    def __init__(self, copy: Path) -> None:
+        import coverage
+
+        self._copy = copy
+        self._coverage = coverage.Coverage(data_file=None, source=[str(copy / package) for package in PACKAGES])
+        self._coverage.start()
+        self._now: list[tuple[str, float]] = []
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._asked: dict[str, set[str]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        for item in items:
+            self._asked.setdefault(item.path.relative_to(self._copy).as_posix(), set()).update(item.fixturenames)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+        with self._within(item.path.relative_to(self._copy).as_posix()):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        if fixturedef.scope == "function":
+            return (yield)
+        with self._within(f"fixture {fixturedef.argname}"):
+            return (yield)
+
+    @contextmanager
+    def _within(self, name: str) -> Iterator[None]:
+        """What runs now belongs to this file or fixture, and not to what is around it."""
+        self._switch(name)
+        yield
+        self._switch(None)
+
+    def _switch(self, name: str | None) -> None:
+        now = time.process_time()
+        if self._now:
+            self._seconds[self._now[-1][0]] += now - self._now[-1][1]
+        if name is None:
+            self._now.pop()
+        else:
+            self._now.append((name, now))
+        if self._now:
+            self._now[-1] = (self._now[-1][0], now)
+            self._coverage.switch_context(self._now[-1][0])
+
+    def reached(self) -> dict[str, tuple[float, dict[str, list[int]]]]:
+        """Test file -> its seconds, and the lines of each module that it reaches."""
+        self._coverage.stop()
+        data = self._coverage.get_data()
+
+        def lines(contexts: Sequence[str]) -> dict[str, set[int]]:
+            data.set_query_contexts([f"^{re.escape(name)}$" for name in contexts])
+            files = {name: set(data.lines(name) or ()) for name in data.measured_files()}
+            return {Path(name).relative_to(self._copy).as_posix(): reached for name, reached in files.items()}
+
+        imported = lines([""])  # constants and defaults count as reached where anything else of their module is
+        found: dict[str, tuple[float, dict[str, list[int]]]] = {}
+        for file, fixtures in self._asked.items():
+            contexts = [file, *(f"fixture {name}" for name in sorted(fixtures))]
+            mine = {name: sorted(reached | imported[name]) for name, reached in lines(contexts).items() if reached}
+            found[file] = sum(self._seconds[name] for name in contexts), mine
+        return found
+
+
+def _places(copy: Path, file: Path) -> Iterator[Place]:
+    from cosmic_ray import plugins
+    from cosmic_ray.ast import ast_nodes, get_ast
+
+    source = file.read_text(encoding="utf-8")
+    annotated = list(_left_out(source))
+    found: dict[tuple[Any, Any], list[tuple[str, int]]] = {}
+    nodes = list(ast_nodes(get_ast(source)))
+    for name in plugins.operator_names():
+        operator = plugins.get_operator(name)
+        if operator.arguments() or not _is_sensible(name.split("/")[-1]):
+            continue
+        positions = [place for node in nodes for place in operator().mutation_positions(node)]
+        for occurrence, (start, end) in enumerate(positions):
+            if not any(first <= tuple(start) and tuple(end) <= last for first, last in annotated):
+                found.setdefault((tuple(start), tuple(end)), []).append((name, occurrence))
+    for (start, _end), changes in sorted(found.items()):
+        yield Place(str(file.relative_to(copy)), start, changes)
+
+
+def _is_sensible(operator: str) -> bool:
+    kind, _, change = operator.partition("Operator_")
+    if kind.endswith("Unary"):
+        return f"UnaryOperator_{change}" in UNARY
+    if kind.endswith(("Binary", "Comparison")):
+        old, new = change.split("_")
+        return new in LIKE.get(old, "").split("|")
+    return operator != "NoOp"
+
+
+def _left_out(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where annotations and guards begin and end."""
+    for node in ast.walk(ast.parse(source)):
+        guard = node.value if isinstance(node, ast.keyword) and node.arg in GUARDS else None
+        for noted in (getattr(node, "annotation", None), getattr(node, "returns", None), guard):
+            if isinstance(noted, ast.expr):
+                yield (noted.lineno, noted.col_offset), (noted.end_lineno or 0, noted.end_col_offset or 0)
+    for statement in ast.parse(source).body:  # a name for a type
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.BinOp | ast.Subscript):
+            noted = statement.value
+            yield (noted.lineno, noted.col_offset), (noted.end_lineno or 0, noted.end_col_offset or 0)
+
+
+def _tried(copy: Path, place: Place, tested: Sequence[Tested], chance: random.Random) -> Mutant:
+    from cosmic_ray import plugins
+    from cosmic_ray.mutating import mutate_code
+
+    operator, occurrence = chance.choice(place.changes)
+    file = copy / place.file
+    source = file.read_text(encoding="utf-8")
+    changed = mutate_code(source, plugins.get_operator(operator)(), occurrence)
+    assert changed is not None, f"{operator} has no occurrence {occurrence} in {place.file}"
+    before, after = _difference(source, changed, place.start[0])
+    files, seconds = _reaching(place, tested)
+    is_known = after in _equivalent(place.file)
+    if files and not is_known:
+        try:
+            file.write_text(changed, encoding="utf-8")
+            code = _forked(copy, lambda: _pytest(files), 5 * seconds + 20)
+        finally:
+            file.write_text(source, encoding="utf-8")
+        assert code not in (5, 70), f"the tests did not run: {(copy / '.out').read_text()[-2000:]}"
+        outcome = "survived" if code == 0 else "killed"
+    else:
+        outcome = "equivalent" if is_known else "not reached"
+    mutant = Mutant(place.file, place.start[0], operator.split("/")[-1], before, after, outcome)
+    print(f"  {outcome:<9} {mutant.file}:{mutant.line} {mutant.operator}: {before} -> {after}", flush=True)
+    return mutant
+
+
+def _equivalent(file: str) -> Mapping[str, str]:
+    known = json.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.exists() else {}
+    return dict(known.get(file, {}))
+
+
+def _difference(source: str, changed: str, line: int) -> tuple[str, str]:
+    """The first line that differs, before and after."""
+    for old, new in zip(source.splitlines(), changed.splitlines(), strict=False):
+        if old != new:
+            return old.strip(), new.strip()
+    return source.splitlines()[line - 1].strip(), ""
+
+
+def _reaching(place: Place, tested: Sequence[Tested]) -> tuple[list[str], float]:
+    """The test files to run, and how long they take."""
+    stem = Path(place.file).stem
+    mine = [one for one in tested if place.start[0] in one.lines.get(place.file, ())]
+    mine.sort(key=lambda one: (stem not in one.file, one.seconds))
+    files: list[str] = []
+    seconds = 0.0
+    for one in mine:
+        if not files or seconds + one.seconds <= LONGEST:
+            files.append(one.file)
+            seconds += one.seconds
+    return files, seconds
+
+
+def _told(report: Report, package: str, mutants: Sequence[Mutant]) -> None:
+    counts = Counter(one.outcome for one in mutants)
+    report.line(", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]))
+    report.ratio(f"mutants_{package.rpartition('/')[2]}", _score(mutants), f">= {TARGET}")
+    for one in mutants:
+        if one.outcome != "killed":
+            why = f" ({_equivalent(one.file)[one.after]})" if one.outcome == "equivalent" else ""
+            report.line(f"  {one.outcome}: {one.file}:{one.line} `{one.before}` -> `{one.after}`{why}")
+
+
+def _score(mutants: Sequence[Mutant]) -> float:
+    """The share that some test noticed of those that could be."""
+    counts = Counter(one.outcome for one in mutants)
+    return counts["killed"] / max(len(mutants) - counts["equivalent"], 1)
+
+
+if __name__ == "__main__":
+    main()
