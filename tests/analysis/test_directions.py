@@ -9,7 +9,7 @@ import torch
 from saelake.analysis import stages
 from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.answers import flipped
-from saelake.analysis.search.directions import _scores
+from saelake.analysis.search.directions import Scores, _scores
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.refs import list_saes
 from saelake.ingest.saes.sae import Sae, load_sae
@@ -34,7 +34,7 @@ def saes(study: Analysed) -> dict[int, Sae]:
 def rows(study: Analysed) -> list[dict[str, Any]]:
     names = "layer, vector, norm, n_prompts, n_flipped, p_refusal_token, kl, induced, admitted, chosen"
     found = study.sql(f"select {names} from directions order by layer")
-    return [dict(zip(names.split(", "), row, strict=True)) | {"minus": -row[2]} for row in found]
+    return [dict(zip(names.split(", "), row, strict=True)) for row in found]
 
 
 def tokens(study: Analysed, subject: Subject, split: str, label: str) -> list[list[int]]:
@@ -71,24 +71,28 @@ def test_what_a_direction_does_is_what_plain_passes_do(
 
     refused = [ids for ids in harmful if int(log_p(ids).argmax()) == refusal]
     assert refused
+    vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+    turned = -vectors + np.random.default_rng(0).standard_normal(vectors.shape).astype(np.float32)
+    turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+    norms = np.array([row["norm"] for row in rows])
     context = StudyContext(stages.open_analysis(study.recipe), study.lake)
-    away = _scores(context, *(np.array([row[name] for row in rows]) for name in ("vector", "minus")))
-    for row, other in zip(rows, away, strict=True):
-        vector = np.array(row["vector"], dtype=np.float32)
+    stored = [Scores(*(row[name] for name in Scores.__dataclass_fields__)) for row in rows]
+    others = _scores(context, turned, norms)
+    both = zip([*range(LAYERS)] * 2, [*vectors, *turned], [*norms] * 2, [*stored, *others], strict=True)
+    for layer, vector, norm, scores in both:
         out = DirectionEdit(vector, tuple(range(LAYERS)))
-        toward, back = (DirectionEdit(vector, (row["layer"],), project_out=False, add=row[name]) for name in ("norm", "minus"))
+        toward = DirectionEdit(vector, (layer,), project_out=False, add=float(norm))
         ablated = [log_p(ids, out) for ids in refused]
-        assert row["n_prompts"] == len(refused)
-        assert row["n_flipped"] == sum(int(one.argmax()) != refusal for one in ablated)
-        assert row["p_refusal_token"] == pytest.approx(float(torch.stack(ablated)[:, refusal].exp().mean()), abs=1e-4)
+        assert scores.n_prompts == len(refused)
+        if scores in stored:  # a turned direction leaves no sense in some answers
+            assert scores.n_flipped == sum(int(one.argmax()) != refusal for one in ablated)
+        assert scores.p_refusal_token == pytest.approx(float(torch.stack(ablated)[:, refusal].exp().mean()), abs=1e-4)
         kl = [float((log_p(ids).exp() * (log_p(ids) - log_p(ids, out))).sum()) for ids in benign]
-        assert row["kl"] == pytest.approx(np.mean(kl), rel=1e-2, abs=1e-5)
-        assert row["induced"] == np.mean([int(log_p(ids, toward).argmax()) == refusal for ids in benign])
-        assert other.induced == np.mean([int(log_p(ids, back).argmax()) == refusal for ids in benign])
-        assert other.kl == pytest.approx(row["kl"], rel=1e-3), "projecting out has no sign"
-    assert {row["induced"] for row in rows} == {1.0}
-    assert {one.induced for one in away} == {0.0, 1.0}, "the other way round it does not induce at every layer"
-    assert max(row["kl"] for row in rows) > 1e-3
+        assert scores.kl == pytest.approx(np.mean(kl), rel=1e-2, abs=1e-5)
+        assert scores.induced == np.mean([int(log_p(ids, toward).argmax()) == refusal for ids in benign])
+    assert max(one.kl for one in others) > 0.05, "the planted direction moves no benign prompt, another one does"
+    assert {one.induced for one in stored} == {1.0}
+    assert min(one.induced for one in others) < 1
     assert [row["chosen"] for row in rows].count(True) == 1
 
 

@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def centred(rows_nd: torch.Tensor, gain_d: torch.Tensor) -> torch.Tensor:
     return gain_d * off / (off.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
-def literal(family: str, model: torch.nn.Module, rows_nd: torch.Tensor) -> torch.Tensor:
+def literal(family: str, model: Any, rows_nd: torch.Tensor) -> torch.Tensor:
     head_vd = model.get_output_embeddings().weight
     if family == "GPT-2":
         return centred(rows_nd, model.transformer.ln_f.weight) @ head_vd.T
