@@ -183,7 +183,7 @@ def test_many_rows_are_published_in_their_order(lake: Lake) -> None:
     n_rows = 60_000
     ids = np.random.default_rng(0).permutation(n_rows)
     rows = FEATURE | {"feature_id": ids, "n_train": [1], "scale": [1.0], "weight": [0.5]}
-    columns = {name: np.resize(values, n_rows) for name, values in rows.items()}
+    columns = {name: np.resize(np.asarray(values), n_rows) for name, values in rows.items()}
 
     def landed(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         yield "a", [Rows.of(PROBE_WEIGHTS, columns)]
