@@ -93,31 +93,44 @@ def _statements(shown: Shown, damage: Mapping[str, str], guarded: bool, is_saved
     listed = literals(r.run_id for r in shown.records)
     failing = f", {_failing(shown.damage)} as never" if shown.damage else ""
     yield f"create view main.runs as select runs.* from all_runs.runs{failing} where list_contains({listed}, run_id)"
+    published, records = _files_by_table(shown.published), _files_by_table(shown.records)
     for table in TABLES.values():
-        yield _table_view(table, shown.published, damage, "all_runs", guarded, is_far)
+        of_all, of_shown = published.get(table.name, ()), records.get(table.name, ())
+        yield _table_view(table, shown.published, of_all, damage, "all_runs", guarded, is_far)
         if shown.damage:
             yield f"create view main.{table.name} as {_unreadable(table, shown.damage)}"
         else:
-            yield _table_view(table, shown.records, damage, "main", guarded, is_far)
+            yield _table_view(table, shown.records, of_shown, damage, "main", guarded, is_far)
         if table.by_layer:
-            yield _layer_macro(table, shown, damage)
+            yield _layer_macro(table, shown, of_shown, damage)
 
 
-def _by_columns(table: Table, runs: Sequence[RunRecord]) -> dict[frozenset[str], list[str]]:
-    """The files of a table, by the columns that they hold: one entry unless runs of different versions differ in this table."""
-    versions = {version: frozenset(c.name for c in table.stored(version)) for version in {r.schema_version for r in runs}}
-    files: dict[frozenset[str], list[str]] = {}
+Versioned = Sequence[tuple[int, DataFile]]
+"""Files of one table, each with the version of the schema that its run was written with."""
+
+
+def _files_by_table(runs: Sequence[RunRecord]) -> dict[str, list[tuple[int, DataFile]]]:
+    """table -> its files, run by run"""
+    found: dict[str, list[tuple[int, DataFile]]] = {}
     for run in runs:
-        paths = [f.path for f in run.files if f.table == table.name]
-        if paths:
-            files.setdefault(versions[run.schema_version], []).extend(paths)
-    return files
+        for file in run.files:
+            found.setdefault(file.table, []).append((run.schema_version, file))
+    return found
+
+
+def _by_columns(table: Table, files: Versioned) -> dict[frozenset[str], list[str]]:
+    """The files of a table, by the columns that they hold: one entry unless runs of different versions differ in this table."""
+    versions = {version: frozenset(c.name for c in table.stored(version)) for version in {version for version, _ in files}}
+    found: dict[frozenset[str], list[str]] = {}
+    for version, file in files:
+        found.setdefault(versions[version], []).append(file.path)
+    return found
 
 
 def _table_view(
-    table: Table, runs: Sequence[RunRecord], damage: Mapping[str, str], schema: str, guarded: bool, is_far: bool
+    table: Table, runs: Sequence[RunRecord], held: Versioned, damage: Mapping[str, str], schema: str, guarded: bool, is_far: bool
 ) -> str:
-    files = [f for r in runs for f in r.files if f.table == table.name]
+    files = [file for _, file in held]
     is_one_study = schema == "main" and len({r.recipe for r in runs}) == 1
     wrong = next((f"{f.path} {damage[f.path]}" for f in files if f.path in damage), None)
     withheld = withheld_sentence(table.name, runs) if not files or is_one_study else None
@@ -126,7 +139,7 @@ def _table_view(
     elif not files:
         rows = _no_rows(table)
     else:
-        rows = " union all ".join(_rows(table, _file_list(paths), held) for held, paths in _by_columns(table, runs).items())
+        rows = " union all ".join(_rows(table, _file_list(paths), names) for names, paths in _by_columns(table, held).items())
         rows = _over_runs(table, rows) if schema == "main" and _is_of_several_runs(table, files) else rows
         rows = f"select * from ({rows}){_guard(table, files)}" if guarded else rows
         rows = _when_asked(_no_rows(table), rows) if is_far else rows
@@ -158,11 +171,11 @@ def _guard(table: Table, files: Sequence[DataFile]) -> str:
     return f" where case when ({sizes}) = {sum(f.n_bytes for f in files)} then true else error({changed}) end"
 
 
-def _layer_macro(table: Table, shown: Shown, damage: Mapping[str, str]) -> str:
+def _layer_macro(table: Table, shown: Shown, held: Versioned, damage: Mapping[str, str]) -> str:
     """`activations_of(layer)`: the rows of one layer, which opens only that layer's files; `layer` must be a literal."""
-    parts = [_rows_of_layer(table, held, paths, damage) for held, paths in _by_columns(table, shown.records).items()]
+    parts = [_rows_of_layer(table, names, paths, damage) for names, paths in _by_columns(table, held).items()]
     failing = shown.damage or (None if parts else withheld_sentence(table.name, shown.records))
-    files = [f for r in shown.records for f in r.files if f.table == table.name]
+    files = [file for _, file in held]
     rows = " union all ".join(parts) or _no_rows(table)
     rows = _over_runs(table, rows) if _is_of_several_runs(table, files) else rows
     rows = _unreadable(table, failing) if failing else rows
@@ -203,8 +216,10 @@ def _columns(table: Table, held: frozenset[str]) -> list[str]:
 
 def _is_of_several_runs(table: Table, files: Sequence[DataFile]) -> bool:
     """Whether several runs may have a row of one thing, of which there is to be one."""
+    if not table.summed:
+        return False
     parts = [file_layer(f.path) if table.by_layer else None for f in files]
-    return bool(table.summed) and len(set(parts)) < len(parts)
+    return len(set(parts)) < len(parts)
 
 
 def _over_runs(table: Table, rows: str) -> str:
@@ -330,13 +345,13 @@ def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files
     for file in files:
         if file.path in damage:
             raise UserError(_sentence(file.table, f"{file.path} {damage[file.path]}"))
-    found = {}
-    for table in TABLES.values():
-        if _is_of_several_runs(table, [f for f in files if f.table == table.name]):
+    found, by_table = {}, _files_by_table(records)
+    for table in (TABLES[name] for name in TABLES if name in by_table):
+        if _is_of_several_runs(table, [file for _, file in by_table[table.name]]):
             continue
-        held = _by_columns(table, records).items()
+        held = _by_columns(table, by_table[table.name]).items()
         found[table.name] = [Files([f"{lake.published.url}/{path}" for path in paths], _columns(table, h)) for h, paths in held]
-    return {name: parts for name, parts in found.items() if parts}
+    return found
 
 
 def connect(

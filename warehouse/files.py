@@ -1,7 +1,6 @@
 """The files of a run: their names, and how a run record lists them."""
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 
 @dataclass(frozen=True)
@@ -22,4 +21,4 @@ def file_name(table: str, layer: int | None) -> str:
 
 def file_layer(path: str) -> int:
     """The layer whose rows a file holds, of a table that lies by layer: the inverse of `file_name`."""
-    return int(PurePosixPath(path).stem.removeprefix("layer-"))
+    return int(path.rpartition("/")[2].removesuffix(".parquet").removeprefix("layer-"))
