@@ -22,6 +22,7 @@ def padded(token_ids: Sequence[Sequence[int]], device: torch.device, pad_id: int
 
 
 def unpadded(batch: Mapping[str, Tensor], values_btd: Tensor) -> list[Tensor]:
-    """(t, d) of each row, without its padding."""
+    """(t, d) of each row, without its padding; some modules work on all tokens as one row (OPT's MLP)."""
     mask_bt = batch["attention_mask"].bool()
-    return [row[kept.to(row.device)] for row, kept in zip(values_btd, mask_bt, strict=True)]
+    rows_btd = values_btd if values_btd.dim() == 3 else values_btd.view(*mask_bt.shape, -1)
+    return [row[kept.to(row.device)] for row, kept in zip(rows_btd, mask_bt, strict=True)]

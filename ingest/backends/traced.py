@@ -38,11 +38,9 @@ class NNsight:
         # Modules are asked in the order in which the pass comes to them: inputs before outputs, layer by layer.
         with torch.no_grad(), self.model.trace(**batch, use_cache=False):
             for place in at:
-                found[place] = self._seen(place).save()
+                found[place] = self._seen(place).clone().save()  # some models go on computing in place (Falcon)
             logits = self.model.output.logits.save()
-        values = {
-            place: unpadded(batch, x if x.dim() == 3 else x.view(len(texts), -1, x.shape[-1])) for place, x in found.items()
-        }
+        values = {place: unpadded(batch, x) for place, x in found.items()}
         if any(kind == LOG_PROBS for _, kind in places):
             values[places[-1]] = unpadded(batch, logits.float().log_softmax(-1))
         return Read(token_ids, values)
