@@ -9,7 +9,7 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -118,13 +118,17 @@ bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M ac
 bench-open: $(INSTALLED)  ## opening a lake of 10, 100 and 300 runs, in a folder and in a bucket that answers late (2 minutes)
 	$(BIN)/python -m benchmarks.open
 
+bench-sparse: $(INSTALLED)  ## activations as SciPy and torch matrices: rows a second, bytes a non-zero (2 minutes)
+	@mkdir -p $(BENCH)
+	$(BIN)/python -m benchmarks.sparse --cache $(BENCH)
+
 bench-growth: $(INSTALLED)  ## adding a prompt set and an SAE to a study, beside ingesting these alone (3 minutes)
 	$(BIN)/python -m benchmarks.growth
 
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
-bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-growth bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
+bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-sparse bench-growth bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

@@ -6,7 +6,7 @@ import numpy as np
 
 from saelake.analysis.search import directions
 from saelake.analysis.search.edit_sets import Features, check_positions, listed_edits
-from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, check_swept, features_source, read_vector, stage
+from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, check_swept, features_source, stage
 from saelake.analysis.search.user_ablation import check_condition, check_listed
 from saelake.analysis.stages import TAKEN, ensure_stage, open_analysis, specs
 from saelake.analysis.study_context import StudyContext
@@ -15,6 +15,7 @@ from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import is_ingested
 from saelake.ingest.sites import Site
 from saelake.ingest.study import Study
+from saelake.ingest.vectors import read_vector
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet

@@ -29,7 +29,7 @@ CHARTS = (".svg", ".png")
 @click.option("--features", metavar="LIST", help="Add these features' decoder rows: a list, a file or a select as of ablate.")
 @click.option("--clamp", is_flag=True, help="Hold the features at each strength in place of adding their decoder rows.")
 @click.option("--direction", metavar="LAYER", help="Add a layer's direction of length 1, or with chosen the study's one.")
-@click.option("--vector", type=click.Path(path_type=Path), metavar="FILE", help="Add the vector in a .npy or .safetensors file.")
+@click.option("--vector", type=click.Path(path_type=Path), metavar="FILE", help="Add the vector in a .npy, .safetensors or .pt.")
 @click.option("--site", metavar="HOOK", help="Where a vector is added: a layer, or a hook as blocks.5.hook_mlp_out.")
 @positions_option
 @click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw it as .svg or .png, too.")

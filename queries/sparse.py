@@ -1,12 +1,14 @@
 """Activations as sparse matrices of SciPy or PyTorch, from a lake or from the files of a shared set."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from saelake.queries.loader import run
+from saelake.queries.loader import load
+from saelake.queries.matrix import SaeColumns, blocks, matrix
 from saelake.queries.parameters import QueryError
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
@@ -55,28 +57,40 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
     """
     if library not in ("scipy", "torch"):
         raise UserError(f"library is scipy or torch, not {arguments.shown(library)}")
-    import scipy.sparse
-
-    found = run(con, "sparse", **parameters).fetchnumpy()
-    by_token = parameters.get("rows") == "token"
+    load("sparse").statement(con, parameters)  # for what is wrong with the parameters
+    by_token, bos = parameters.get("rows") == "token", parameters.get("bos") not in (False, "false")
+    saes = _saes(con, parameters.get("layer"))
+    parts = [matrix(con, block, saes, by_token, bos) for block in blocks(con, by_token)]
     rows = con.execute(TOKENS if by_token else PROMPTS).fetchnumpy()
-    features = _features(con, parameters.get("layer"))
-    places = tuple(found[name].astype(np.int64) for name in ("row_index", "column_index"))
-    shape = (len(rows["prompt_id"]), len(features["feature_id"]))
-    matrix = scipy.sparse.csr_array((np.asarray(found["activation"], dtype=np.float32), places), shape=shape)
-    return Sparse(_to_torch(matrix) if library == "torch" else matrix, {k: np.asarray(v) for k, v in rows.items()}, features)
+    found = _stacked(parts, sum(sae.width for sae in saes))
+    return Sparse(_to_torch(found) if library == "torch" else found, {k: np.asarray(v) for k, v in rows.items()}, _features(saes))
 
 
-def _features(con: "duckdb.DuckDBPyConnection", layer: Any) -> dict[str, np.ndarray]:
-    """What the columns are: every feature of every SAE, or of those of one layer."""
-    saes = con.execute("select layer, sae_id, width from saes order by layer, sae_id").fetchall()
-    asked = [sae for sae in saes if layer in (None, "null") or sae[0] == int(layer)]
-    widths = [width for *_, width in asked]
+def _saes(con: "duckdb.DuckDBPyConnection", layer: Any) -> list[SaeColumns]:
+    """The SAEs whose features are columns: all, or those of one layer."""
+    rows = con.execute("select layer, sae_id, width from saes order by layer, sae_id").fetchall()
+    layers = [of for of, *_ in rows]
+    asked = [row for row in rows if layer in (None, "null") or row[0] == int(layer)]
+    return [SaeColumns(int(of), str(sae_id), int(width), layers.count(of) == 1) for of, sae_id, width in asked]
+
+
+def _features(saes: Sequence[SaeColumns]) -> dict[str, np.ndarray]:
+    """What the columns are: every feature of every SAE."""
+    widths = [sae.width for sae in saes]
     return {
-        "layer": np.repeat(np.array([of for of, *_ in asked], dtype=np.int16), widths),
-        "sae_id": np.repeat(np.array([sae_id for _, sae_id, _ in asked], dtype=object), widths),
+        "layer": np.repeat(np.array([sae.layer for sae in saes], dtype=np.int16), widths),
+        "sae_id": np.repeat(np.array([sae.sae_id for sae in saes], dtype=object), widths),
         "feature_id": np.concatenate([np.arange(width, dtype=np.int32) for width in widths] or [np.empty(0, np.int32)]),
     }
+
+
+def _stacked(parts: list[Any], n_columns: int) -> Any:
+    """One matrix of those of the runs; a single one is that itself."""
+    import scipy.sparse
+
+    if not parts:
+        return scipy.sparse.csr_array((0, n_columns), dtype=np.float32)
+    return parts[0] if len(parts) == 1 else scipy.sparse.csr_array(scipy.sparse.vstack(parts, format="csr"))
 
 
 def sparse_of_files(files: str, **options: Any) -> Sparse:
@@ -113,5 +127,7 @@ def _to_torch(matrix: Any) -> Any:
 
     require("compute", 'library="torch"', "torch")
     torch = import_module("torch")  # asked for by name: questions themselves never need it
-    parts = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
-    return torch.sparse_csr_tensor(*parts, torch.from_numpy(matrix.data), size=matrix.shape)
+    parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices))  # the same memory, as are the values
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")  # what torch says of every such tensor
+        return torch.sparse_csr_tensor(*parts, torch.from_numpy(matrix.data), size=matrix.shape)

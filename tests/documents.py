@@ -105,7 +105,7 @@ def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool
 
 def main(lake: Path, planted: Path) -> None:
     """Brings all documents up to date."""
-    from tests import library_page, recipe_page, replication_page
+    from tests import formats_page, library_page, recipe_page, replication_page
     from tests.protocol import PROTOCOL, protocol
 
     PROTOCOL.write_text(protocol(), encoding="utf-8")
@@ -113,6 +113,7 @@ def main(lake: Path, planted: Path) -> None:
     library_page.PAGE.write_text(library_page.page(), encoding="utf-8")
     found = replication_page.page(replication_page.PAGE.read_text(encoding="utf-8"), lake)
     replication_page.PAGE.write_text(found, encoding="utf-8")
+    formats_page.PAGE.write_text(formats_page.page(), encoding="utf-8")
     for document in documents():
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), lake, planted)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
-from tests import library_page, recipe_page, replication_page
+from tests import formats_page, library_page, recipe_page, replication_page
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
@@ -46,6 +46,10 @@ def test_what_the_embedded_study_shows_of_the_paper_is_made_from_its_lake(organi
     now = replication_page.page(shown, organism_lake)
     assert same_but_for_rounding(shown, now), f"docs/replication.md is out of date (make docs):\n{now}"
     assert [f"**R{n}. " in now for n in range(1, 22)] == [True] * 21
+
+
+def test_the_tables_of_the_formats_are_what_their_samples_brought_in_and_out() -> None:
+    assert formats_page.PAGE.read_text(encoding="utf-8") == formats_page.page(), "make docs"
 
 
 def test_a_changed_word_or_number_is_noticed() -> None:

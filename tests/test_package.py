@@ -16,7 +16,7 @@ pytest.importorskip("hatchling", reason="hatchling, which the extra dev installs
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ("saelake/ingest/organism/", "saelake/ingest/hydra/", "saelake/ingest/planted/")
 """Where the modules that made the shipped models lie."""
-HOSTILE = ("analysis", "cli", "commands", "ingest", "lake", "queries", "recipes", "warehouse")
+HOSTILE = ("analysis", "cli", "commands", "formats", "ingest", "lake", "queries", "recipes", "warehouse")
 DATA = (
     "py.typed",
     "cli.py",
@@ -80,7 +80,7 @@ def test_a_wheel_holds_one_package_with_what_a_user_needs(built: Path) -> None:
         names = archive.namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"saelake"}
     assert not [name for name in DATA if f"saelake/{name}" not in names]
-    sources = ("analysis", "commands", "ingest", "queries", "recipes", "warehouse")
+    sources = ("analysis", "commands", "formats", "ingest", "queries", "recipes", "warehouse")
     ours = {f"saelake/{path.relative_to(ROOT)}" for folder in sources for path in (ROOT / folder).rglob("*")}
     makers = {name for name in ours if name.startswith(BUILT) and name.endswith((".py", "gates.json"))}
     assert len(makers) > 10

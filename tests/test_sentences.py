@@ -13,7 +13,7 @@ from saelake.warehouse.records import Lake
 from saelake.warehouse.storage import Folder
 from tests.conftest import ROOT
 
-FOLDERS = ("analysis", "commands", "ingest", "queries", "warehouse")
+FOLDERS = ("analysis", "commands", "formats", "ingest", "queries", "warehouse")
 WIDE = {"ValueError", "Exception", "BaseException"}
 COMMON = {
     "append",

@@ -160,7 +160,7 @@ def _api_plan(
             one, features = shards[name]
             place = directory.place(one.sae.name)
             found = [e for f in features for e in of_feature(client, base_url, one.source, f, place, directory)]
-            yield name, [_rows(one.sae, found, f"Neuronpedia {one.source}")]
+            yield name, [explanation_rows(one.sae, found, f"Neuronpedia {one.source}")]
 
     return Plan(list(shards), compute, [EXPLANATIONS.name], f"shards of {SHARD_FEATURES} features")
 
@@ -173,7 +173,7 @@ def _bulk_plan(labelled: Sequence[Labelled], bulk_url: str, client: Client) -> P
             one = shards[name]
             # A batch is no range of features: explanations of one feature can stand in several.
             found = [e for key in batches(client, bulk_url, one.source) for e in of_batch(client, bulk_url, one.source, key)]
-            yield name, [_rows(one.sae, found, f"Neuronpedia {one.source}")]
+            yield name, [explanation_rows(one.sae, found, f"Neuronpedia {one.source}")]
 
     return Plan(list(shards), compute, [EXPLANATIONS.name], "SAEs")
 
@@ -191,7 +191,7 @@ def _ensure_own(
     by_sae = read_own(file, saes)
     sha256 = hash_input(file, "explanations")
     spec = RunSpec(STAGE, recipe.name, {"code": CODE_VERSION, "from": "file", "sha256": sha256}, ingested)
-    rows = [_rows(sae, found, f"{file.name}@sha256:{sha256[:12]}") for sae, found in by_sae.items()]
+    rows = [explanation_rows(sae, found, f"{file.name}@sha256:{sha256[:12]}") for sae, found in by_sae.items()]
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         for name in missing:
@@ -230,7 +230,7 @@ def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explan
     return found
 
 
-def _rows(sae: KnownSae, found: Sequence[Explanation], source: str) -> Rows:
+def explanation_rows(sae: KnownSae, found: Sequence[Explanation], source: str) -> Rows:
     """Rows of one SAE; raises UserError for a feature that it does not have."""
     counts: dict[int, int] = {}
     numbers = []

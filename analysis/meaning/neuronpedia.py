@@ -122,7 +122,7 @@ def of_feature(
             f"{url} is of {place.repository}/{place.folder}, not of {sae.repository}/{sae.folder}: its labels would be wrong"
         )
     found = answer.get("explanations") or []
-    return [one for row in found if isinstance(row, dict) and (one := _explanation(row, feature_id)) is not None]
+    return [one for row in found if isinstance(row, dict) and (one := explanation_of(row, feature_id)) is not None]
 
 
 def batches(client: Client, bulk_url: str, source: str) -> list[str]:
@@ -149,18 +149,24 @@ def of_batch(client: Client, bulk_url: str, source: str, key: str) -> list[Expla
     """The explanations in one bulk file; raises UserError for a row about another source."""
     model, layer = source.split("/", 1)
     url = f"{bulk_url}/{quote(key)}"
-    rows = client.get(url, lambda body: list(_rows(body)))
+    rows = client.get(url, lambda body: list(rows_of_batch(body)))
     if rows is None:
         raise UserError(f"{url} is listed but not there: try again later")
     found = []
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not str(row.get("index")).isdecimal():
-            raise UserError(f"{url}, row {number}: it names no feature")
-        feature_id = int(row["index"])
+        feature_id = feature_of(row, f"{url}, row {number}")
         _check_is(row, f"{url}, row {number},", model, layer, feature_id)
-        if (one := _explanation(row, feature_id)) is not None:
+        if (one := explanation_of(row, feature_id)) is not None:
             found.append(one)
     return found
+
+
+def feature_of(row: Any, where: str) -> int:
+    """The feature that a row of a bulk file is about; raises UserError if it names none."""
+    index = str(row.get("index")) if isinstance(row, dict) else ""
+    if not (index.isascii() and index.isdecimal()):
+        raise UserError(f"{where}: it names no feature")
+    return int(index)
 
 
 def _listing(body: bytes) -> str:
@@ -170,7 +176,8 @@ def _listing(body: bytes) -> str:
     return page
 
 
-def _rows(body: bytes) -> Iterator[Any]:
+def rows_of_batch(body: bytes) -> Iterator[Any]:
+    """The rows of a .jsonl.gz file; raises what INCOMPLETE lists for a cut or garbled one."""
     with gzip.GzipFile(fileobj=io.BytesIO(body)) as unpacked:
         text = unpacked.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
@@ -185,7 +192,7 @@ def _check_is(row: dict[str, Any], where: str, model: str, layer: str, feature_i
         raise UserError(f"{where} is about {'/'.join(named)}, not about {model}/{layer}/{feature_id}: its labels would be wrong")
 
 
-def _explanation(row: dict[str, Any], feature_id: int) -> Explanation | None:
+def explanation_of(row: dict[str, Any], feature_id: int) -> Explanation | None:
     """A row's explanation; None if it is blank."""
     description = _text(row.get("description"))
     if description is None:

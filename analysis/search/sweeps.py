@@ -3,7 +3,6 @@
 Every strength answers all prompts that the analysis ablates on, the strength 0 (of a clamp: nothing) among them.
 """
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,10 @@ from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, read_positions
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.inputs import open_input
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.sites import Site
 from saelake.warehouse.durable import sha256_text
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DOSES
 
@@ -43,7 +41,7 @@ class Sweep:
     direction: str | None = None
     """chosen, or the layer whose direction it is."""
     vector: Path | None = None
-    """A file that holds one vector: .npy or .safetensors."""
+    """A file that holds one vector: .npy, .safetensors or .pt."""
     site: str | None = None
     """The hook, or layer, at which a vector is added."""
     positions: str | None = None
@@ -79,28 +77,6 @@ def check_sweep(sweep: Sweep, n_sources: int) -> None:
     if (sweep.site is None) != (sweep.vector is None):
         raise UserError("a vector needs a site, and only a vector does: features and directions have theirs")
     read_positions(sweep.positions)
-
-
-def read_vector(file: Path) -> np.ndarray:
-    """(d,) float32: the one vector that a .npy or .safetensors file holds; raises UserError for anything else."""
-    with open_input(file, "vector") as stream:
-        content = stream.read()
-    try:
-        if file.suffix == ".npy":
-            found = [np.load(io.BytesIO(content), allow_pickle=False)]
-        elif file.suffix == ".safetensors":
-            import safetensors.torch
-
-            found = [one.float().numpy() for one in safetensors.torch.load(content).values()]
-        else:
-            raise UserError(f"vector: {file.name} is neither .npy nor .safetensors")
-    except UserError:
-        raise
-    except Exception as error:  # whatever the readers make of a stranger's file
-        raise UserError(f"vector: {file.name} cannot be read ({first_line(error)})") from error
-    if len(found) != 1 or found[0].squeeze().ndim != 1 or found[0].dtype.kind not in "fiu":
-        raise UserError(f"vector: {file.name} does not hold one vector of numbers")
-    return np.ascontiguousarray(found[0].squeeze(), dtype=np.float32)
 
 
 def doses(sweep: Sweep) -> list[float | None]:

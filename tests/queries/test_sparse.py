@@ -92,3 +92,28 @@ def test_what_a_set_left_out_is_said(tmp_path: Path) -> None:
     told = CliRunner().invoke(cli.main, ["query", "sparse", "--bos", "false", "--lake", str(mine.root)])
     assert told.exit_code == 1
     assert "tokens is not here" in told.output
+
+
+@pytest.mark.parametrize("order", ["feature_id, prompt_id, pos", "activation, pos", "pos, prompt_id, feature_id desc"])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_rows_of_any_order_and_batch_give_the_same_matrix(
+    order: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they lie in a run's files nothing is sorted; rows that lie otherwise are. A prompt's tokens may end a batch."""
+    monkeypatch.setattr("saelake.queries.matrix.BATCH_ROWS", batch)
+    lake = build_lake(tmp_path / "lake")
+    with connect(lake) as con:
+        con.execute(f"create temp view activations as from memory.main.activations order by layer, {order}")
+        for by_token in (False, True):
+            found = sparse(con, rows="token" if by_token else "prompt").matrix
+            assert np.array_equal(found.toarray(), dense(by_token))
+            assert found.has_canonical_format
+
+
+def test_runs_of_prompts_are_rows_one_below_the_other(tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    lake = build_lake(tmp_path / "lake", "again", variant=1)
+    with connect(lake) as con:
+        matrix, rows, _ = sparse(con, rows="token")
+    assert (np.diff(rows["prompt_id"]) >= 0).all()
+    assert np.array_equal(matrix.toarray(), np.concatenate([dense(True)] * 2))

@@ -17,6 +17,7 @@ from saelake.warehouse.schema.captured import (
     TOKENS,
 )
 from saelake.warehouse.schema.columns import SCHEMA_VERSION, Column, Table
+from saelake.warehouse.schema.imported import EXAMPLES, FEATURE_REPORTS, GRAPH_EDGES, REPORTED_LOGITS
 from saelake.warehouse.schema.interactions import (
     BACKUP_TESTS,
     BACKUPS,
@@ -79,13 +80,16 @@ __all__ = [
     "DECODER_COSINES",
     "DIRECTIONS",
     "DOSES",
+    "EXAMPLES",
     "EXPLANATIONS",
     "FEATURES",
     "FEATURE_LOGITS",
+    "FEATURE_REPORTS",
     "FEATURE_SETS",
     "FM_EMBEDDINGS",
     "FM_METRICS",
     "FM_PAIRS",
+    "GRAPH_EDGES",
     "JOINT_EFFECTS",
     "LAYER_COSINES",
     "LOGIT_MOMENTS",
@@ -103,6 +107,7 @@ __all__ = [
     "READOUT_SETS",
     "RECOVERIES",
     "RECOVERY_RATES",
+    "REPORTED_LOGITS",
     "RUNS_STRUCTURE",
     "SAES",
     "SCHEMA_VERSION",
@@ -166,6 +171,10 @@ TABLES = {
         FEATURE_LOGITS,
         LOGIT_MOMENTS,
         EXPLANATIONS,
+        EXAMPLES,
+        REPORTED_LOGITS,
+        FEATURE_REPORTS,
+        GRAPH_EDGES,
         CONCEPTS,
         ANNOTATIONS,
         SINGLE_EFFECTS,

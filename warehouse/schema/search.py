@@ -18,6 +18,8 @@ from saelake.warehouse.schema.columns import (
     Table,
 )
 
+MADE_ELSEWHERE = "made elsewhere: not measured here"
+
 DIRECTIONS = Table(
     "directions",
     "the refusal direction of one layer (R3)",
@@ -30,18 +32,44 @@ DIRECTIONS = Table(
             "unit vector: mean resid_post at the last token, target minus control",
         ),
         Column("norm", pa.float32(), "length of the difference before it was scaled to 1"),
-        Column("n_prompts", pa.int32(), "selection prompts: target and refused by the unmodified model", at_least=0),
         Column(
-            "n_flipped", pa.int32(), "selection prompts that flip when the direction is projected out of every layer", at_least=0
+            "n_prompts",
+            pa.int32(),
+            "selection prompts: target and refused by the unmodified model",
+            null=MADE_ELSEWHERE,
+            null_since=2,
+            at_least=0,
         ),
         Column(
-            "p_refusal_token", pa.float32(), "mean probability of a refusal token on them, projected out", at_least=0, at_most=1
+            "n_flipped",
+            pa.int32(),
+            "selection prompts that flip when the direction is projected out of every layer",
+            null=MADE_ELSEWHERE,
+            null_since=2,
+            at_least=0,
         ),
-        Column("kl", pa.float32(), "mean KL divergence of the next token on control prompts, projected out (nats)"),
+        Column(
+            "p_refusal_token",
+            pa.float32(),
+            "mean probability of a refusal token on them, projected out",
+            null=MADE_ELSEWHERE,
+            null_since=2,
+            at_least=0,
+            at_most=1,
+        ),
+        Column(
+            "kl",
+            pa.float32(),
+            "mean KL divergence of the next token on control prompts, projected out (nats)",
+            null=MADE_ELSEWHERE,
+            null_since=2,
+        ),
         Column(
             "induced",
             pa.float32(),
             "share of control prompts that are refused when the direction is added at its layer",
+            null=MADE_ELSEWHERE,
+            null_since=2,
             at_least=0,
             at_most=1,
         ),
@@ -50,7 +78,7 @@ DIRECTIONS = Table(
         Column(
             "left_out",
             pa.string(),
-            "which filters leave the layer out: late, kl, induced, joined by a comma; unknown in older files",
+            "which filters leave the layer out: late, kl, induced, joined by a comma; unknown in older files; imported",
             null="it passes",
             since=2,
             elsewhere="case when admitted then null else 'unknown' end",
@@ -167,7 +195,20 @@ ABLATIONS = Table(
             since=2,
         ),
         Column(
-            "p_refusal_token", pa.float32(), "probability that the answer's first token is a refusal token", at_least=0, at_most=1
+            "p_refusal_token",
+            pa.float32(),
+            "probability that the answer's first token is a refusal token",
+            null=MADE_ELSEWHERE,
+            null_since=2,
+            at_least=0,
+            at_most=1,
+        ),
+        Column(
+            "first_token",
+            pa.string(),
+            "the most probable first token of the answer, as text",
+            null=MADE_ELSEWHERE,
+            null_since=2,
         ),
         Column(
             "margin",
@@ -177,7 +218,6 @@ ABLATIONS = Table(
             null="not measured",
             since=2,
         ),
-        Column("first_token", pa.string(), "the most probable first token of the answer, as text"),
         Column(
             "completion",
             pa.string(),

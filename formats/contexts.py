@@ -1,0 +1,154 @@
+"""Token rows of another tool as prompts of the lake, with what fires on them, and the SAE that they are about.
+
+The lake's own tokens say how a token id reads. A run of them holds its SAE and its features too, as every ingest of a prompt set
+does, so that what plain table names show of a feature covers the new prompts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from saelake.analysis.meaning.explanations import KnownSae
+from saelake.formats.joined import Joined
+from saelake.ingest.prompts import hash_prompt
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import ACTIVATIONS, FEATURES, PROMPTS, SAES, TOKENS
+
+LONGEST = 2**15 - 1
+"""Tokens of a row: positions are 16 bits."""
+TABLES = ("prompts", "tokens", "saes", "features", "activations")
+
+
+@dataclass(frozen=True)
+class Firings:
+    """What fires, one entry a non-zero."""
+
+    row: np.ndarray
+    pos: np.ndarray
+    feature_id: np.ndarray
+    activation: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def check_firings(firings: Firings, tokens: np.ndarray, sae: KnownSae, where: str) -> None:
+    """Raises UserError unless all of it lies within the token rows and the SAE, is above 0, and comes once."""
+    if not len(firings):
+        raise UserError(f"{where}: it holds no activations")
+    for name, values, limit in (
+        ("row", firings.row, tokens.shape[0]),
+        ("position", firings.pos, tokens.shape[1]),
+        ("feature", firings.feature_id, sae.width),
+    ):
+        if values.min() < 0 or values.max() >= limit:
+            wrong = int(values.max() if values.max() >= limit else values.min())
+            raise UserError(
+                f"{where}: there is no {name} {wrong}: {sae.sae_id} has {sae.width} features, the tokens {tokens.shape}"
+            )
+    if not np.isfinite(firings.activation).all():
+        raise UserError(f"{where}: it has activations that are not finite numbers")
+    if firings.activation.min() <= 0:
+        raise UserError(f"{where}: it has activations that are not above 0, which the tables of a lake do not hold")
+    place = (firings.row.astype(np.int64) * tokens.shape[1] + firings.pos) * sae.width + firings.feature_id
+    place.sort()
+    if (np.diff(place) == 0).any():
+        raise UserError(f"{where}: an activation comes twice")
+
+
+def check_tokens(tokens: np.ndarray, where: str) -> np.ndarray:
+    """(rows, positions) int64 token ids; raises UserError for anything else."""
+    if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
+        raise UserError(f"{where}: its tokens are no rows of token ids")
+    if tokens.shape[1] > LONGEST:
+        raise UserError(f"{where}: its rows have {tokens.shape[1]:,} tokens, of which a lake holds {LONGEST:,}")
+    found = tokens.astype(np.int64)
+    if found.min() < 0 or found.max() >= 2**31:
+        raise UserError(f"{where}: its tokens are no token ids")
+    return found
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How the lake's study spells token ids."""
+
+    text: Mapping[int, str]
+    piece: Mapping[int, str | None]
+    bos: frozenset[int]
+
+    @classmethod
+    def of(cls, joined: Joined) -> "Spelling":
+        """What the tokens of the study's prompts show."""
+        with connect(joined.lake, joined.name) as con:
+            rows = con.execute(
+                "select token_id, min(token), min(piece), bool_or(role = 'bos') from tokens where token <> '' group by token_id"
+            ).fetchall()
+        return cls({row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}, frozenset(r[0] for r in rows if r[3]))
+
+
+def context_rows(
+    first_id: int, tokens: np.ndarray, firings: Firings, sae: KnownSae, joined: Joined, set_name: str, spelling: Spelling
+) -> list[Rows]:
+    """Rows of a whole run: prompts, their tokens, the SAE with its features, and what fires."""
+    n, length = tokens.shape
+    ids, inverse = np.unique(tokens, return_inverse=True)
+    spelt = [spelling.text.get(int(one), f"<{one}>") for one in ids]
+    named = pa.DictionaryArray.from_arrays(inverse.ravel().astype(np.int32), pa.array(spelt))
+    pieces = pa.array([spelling.piece.get(int(one)) for one in ids], pa.string()).take(pa.array(inverse.ravel()))
+    is_bos = np.isin(tokens, list(spelling.bos)) & (np.arange(length) == 0)
+    texts = [
+        "".join(spelt[i] for i, bos in zip(row, first, strict=True) if not bos)
+        for row, first in zip(inverse.reshape(n, length), is_bos, strict=True)
+    ]
+    prompts: dict[str, Any] = {
+        "prompt_id": first_id + np.arange(n),
+        "prompt_hash": [hash_prompt(text) for text in texts],
+        "set": [set_name] * n,
+        "split": ["imported"] * n,
+        "label": ["other"] * n,
+        "label_role": ["other"] * n,
+        "category": [None] * n,
+        "text": texts,
+        "n_tokens": [length] * n,
+        "template_hash": [""] * n,
+        "family": [None] * n,
+    }
+    token_rows = {
+        "prompt_id": first_id + np.repeat(np.arange(n), length),
+        "pos": np.tile(np.arange(length), n),
+        "token_id": tokens.ravel(),
+        "token": named.cast(pa.string()),
+        "piece": pieces,
+        "role": np.where(is_bos.ravel(), "bos", "user"),
+    }
+    fired = {
+        "sae_id": pa.DictionaryArray.from_arrays(np.zeros(len(firings), dtype=np.int32), [sae.sae_id]).cast(pa.string()),
+        "layer": np.full(len(firings), sae.layer),
+        "feature_id": firings.feature_id,
+        "prompt_id": first_id + firings.row.astype(np.int64),
+        "pos": firings.pos,
+        "activation": firings.activation,
+    }
+    return [
+        Rows.of(PROMPTS, prompts),
+        Rows.of(TOKENS, token_rows),
+        *_sae_rows(joined, sae),
+        Rows.of(ACTIVATIONS, fired, sae.layer),
+    ]
+
+
+def _sae_rows(joined: Joined, sae: KnownSae) -> list[Rows]:
+    """The SAE and its features, as the study describes them."""
+    with connect(joined.lake, joined.name) as con:
+        columns = "sae_id, name, layer, width, hook, hook_out, norm, declared_l0"
+        one = con.execute(f"select {columns} from saes where sae_id = $1", [sae.sae_id]).to_arrow_table()
+        columns = "sae_id, layer, feature_id, decoder_norm, threshold"
+        features = con.execute(
+            f"select {columns} from features where sae_id = $1 order by feature_id", [sae.sae_id]
+        ).to_arrow_table()
+    return [Rows.of(SAES, one), Rows.of(FEATURES, features, sae.layer)]

@@ -1,0 +1,77 @@
+"""The study that an import joins, as its lake has it: its SAEs, its prompts, and the runs that they stand in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from saelake.analysis.meaning.explanations import KnownSae
+from saelake.warehouse.catalog import connect, one_study
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+
+SAES = """
+select s.sae_id, s.name, s.layer, s.width, min(s.run_id)
+from all_runs.saes as s
+where s.run_id in (select run_id from runs)
+group by s.sae_id, s.name, s.layer, s.width
+order by s.layer, s.sae_id
+"""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A study of a lake."""
+
+    lake: Lake
+    name: str
+    is_there: bool
+    """The lake has it already."""
+    saes: tuple[KnownSae, ...] = ()
+    runs: tuple[str, ...] = ()
+    """Of each SAE a run that describes it."""
+
+    def sae(self, asked: str | None, what: str) -> KnownSae:
+        """The SAE that is asked for by its sae_id, name or layer, else the only one; raises UserError if that is not clear."""
+        known = ", ".join(sae.sae_id for sae in self.saes) or "none"
+        if asked is None:
+            if len(self.saes) != 1:
+                raise UserError(f"{what} does not say which SAE it is about: name it with --sae (the study has {known})")
+            return self.saes[0]
+        return self.named(asked, "--sae")
+
+    def named(self, asked: str, where: str) -> KnownSae:
+        """The SAE that a text names: its sae_id, its name, or its layer, if that has one only."""
+        found = [sae for sae in self.saes if asked in (sae.sae_id, sae.name)]
+        found = found or [sae for sae in self.saes if asked.isdecimal() and sae.layer == int(asked)]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(sae.sae_id for sae in found or self.saes) or "none"
+        problem = f"layer {asked} has several SAEs" if found else f"the study {self.name} has no SAE {asked!r}"
+        raise UserError(f"{where}: {problem}: name one of {known}")
+
+    def run_of(self, saes: Sequence[KnownSae]) -> tuple[str, ...]:
+        """The runs that describe these SAEs."""
+        return tuple(sorted({self.runs[self.saes.index(sae)] for sae in saes}))
+
+
+def join(lake: Lake, name: str | None, *, needs_study: bool) -> Joined:
+    """The study that is named, else the lake's only one.
+
+    Raises UserError where it is not there and must be, or is not said and could be several.
+    """
+    studies = {study for study, _ in lake.current()} if lake.published.exists("saelake.json") else set()
+    if name is None or needs_study:
+        if not studies and name is None and not needs_study:
+            raise UserError("say which study it is to be: --recipe NAME")
+        name = one_study(Lake.existing(lake.remote or lake.root), name)
+    if name not in studies:
+        return Joined(lake, name, is_there=False)
+    with connect(lake, name) as con:
+        rows = con.execute(SAES).fetchall()
+    return Joined(lake, name, True, tuple(KnownSae(*row[:4]) for row in rows), tuple(row[4] for row in rows))
+
+
+def check_feature(sae: KnownSae, feature_id: int, where: str) -> int:
+    """The feature; raises UserError if the SAE does not have it."""
+    if not 0 <= feature_id < sae.width:
+        raise UserError(f"{where}: there is no feature {feature_id} in {sae.sae_id}, its features are 0 to {sae.width - 1}")
+    return feature_id

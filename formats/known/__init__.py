@@ -1,0 +1,1 @@
+"""One module a format: a new one is found here by its file's name."""

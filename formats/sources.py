@@ -1,0 +1,51 @@
+"""Which SAE of a study a Neuronpedia source is about, such as gemma-2-2b/5-gemmascope-res-65k.
+
+SAELens' directory says so, or a person does.
+"""
+
+from importlib.util import find_spec
+
+from saelake.analysis.meaning.explanations import KnownSae
+from saelake.formats.joined import Joined
+from saelake.ingest.saes.labels import Directory, read_directory
+from saelake.warehouse.errors import UserError
+
+
+def directory() -> Directory:
+    """SAELens' directory; an empty one where sae-lens is not installed."""
+    return read_directory() if find_spec("sae_lens") else Directory({}, {})
+
+
+def sae_of(joined: Joined, model: str, layer: str, asked: str | None, where: str) -> KnownSae:
+    """The SAE that a source is about.
+
+    Args:
+        asked: the SAE that a person says it is about, where the directory does not know.
+    Raises UserError where it is not known, or known to be another.
+    """
+    named = [sae for sae in joined.saes if sae.sae_id == layer]
+    if named and asked in (None, layer):
+        return named[0]  # as saelake itself writes it
+    source, known = f"{model}/{layer}", directory()
+    described = known.sources.get(source)
+    if asked is not None:
+        sae = joined.named(asked, "--sae")
+        place = known.place(sae.name)
+        if described is not None and described != place:
+            raise UserError(
+                f"{where}: {source} is of {described.repository}/{described.folder}, not of {sae.name}: it is another SAE"
+            )
+        return sae
+    if described is not None and (found := [sae for sae in joined.saes if known.place(sae.name) == described]):
+        return found[0]
+    saes = ", ".join(sae.sae_id for sae in joined.saes)
+    raise UserError(f"{where}: {source} is not known to be an SAE of {joined.name} ({saes}): say which it is with --sae")
+
+
+def source_of(sae: KnownSae, model: str) -> tuple[str, str]:
+    """Model and layer by which Neuronpedia calls an SAE; where it has none, the model's name and the sae_id."""
+    named = directory().source(sae.name)
+    if named is None:
+        return model, sae.sae_id
+    first, _, rest = named.partition("/")
+    return first, rest

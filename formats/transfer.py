@@ -1,0 +1,112 @@
+"""Takes a source of another tool into a lake as a run, and writes what a lake holds as files of another tool."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from saelake.formats.joined import join
+from saelake.formats.registry import Asked, Format, check_options, load
+from saelake.ingest.inputs import hash_input
+from saelake.lake import open as open_lake
+from saelake.warehouse.durable import folder_atomic
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.progress import Quiet
+from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.rules import broken_values
+from saelake.warehouse.runs import Plan, Rows, ensure_run
+from saelake.warehouse.schema import TABLES
+
+CODE_VERSION = 1
+STAGE_PREFIX = "imported_"
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
+MOST_FILES = 100_000
+
+
+def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Quiet | None = None) -> RunRecord:
+    """Publishes what a source holds as a run of a study; the same source, read in the same way, is the same run.
+
+    Raises UserError, with the lake as it was, for what is damaged, of another kind, or about another model, tokenizer or SAE.
+    """
+    known, owner = load(name), f"import {name}"
+    if known.read is None:
+        raise UserError(f"{name} is written only: `saelake export {name}`")
+    check_options(name, known.reads, asked)
+    if asked.recipe is not None and not NAME.fullmatch(asked.recipe):
+        raise UserError(f"{asked.recipe!r} is no name for a study: use letters, digits, ., - and _, a letter first")
+    files = source_files(known, Path(source), owner)
+    sha256 = _hash(files, Path(source), owner)
+    joined = join(Lake.at(lake), asked.recipe, needs_study=known.needs_study)
+    found = known.read(files, joined, asked)
+    stage = f"{STAGE_PREFIX}{name.replace('-', '_')}_{sha256[:8]}"
+    config = {"code": CODE_VERSION, "format": name, "sha256": sha256, **asked.given, **found.config}
+    about = {"source": Path(source).name, "format": name, "n_files": len(files), **found.about}
+    spec = RunSpec(stage, joined.name, config, found.parents, about=about)
+    rows = [one for one in found.rows(spec.tag << 32) if one.rows.num_rows]
+    if not rows:
+        raise UserError(f"{owner}: {Path(source).name} holds nothing that a lake keeps")
+    for one in rows:
+        _check(one, owner)
+
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        for shard in missing:
+            yield shard, rows
+
+    tables = list(dict.fromkeys(one.table for one in rows))
+    return ensure_run(Lake.create(lake), spec, Plan(["all"], compute, tables, completion=found.completion), progress=progress)
+
+
+def write_out(lake: str | Path, name: str, folder: Path, asked: Asked) -> Mapping[str, int]:
+    """Fills a new or empty folder with what a lake holds, in a format; gives the files' names and their rows.
+
+    Raises UserError for a folder that holds something, and where there is nothing to write. It appears whole or not at all.
+    """
+    known = load(name)
+    if known.write is None:
+        raise UserError(f"{name} is read only: `saelake import {name}`")
+    check_options(name, known.writes, asked)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: give a new or empty folder")
+    with open_lake(lake, asked.recipe) as opened:
+        if folder.is_dir():
+            folder.rmdir()
+        with folder_atomic(folder) as draft:
+            written = known.write(opened, draft, asked)
+            if not any(written.values()):
+                raise UserError(f"the lake {opened.lake} holds nothing that {name} takes")
+    return written
+
+
+def source_files(known: Format, source: Path, owner: str) -> list[Path]:
+    """The files of a source, which is one or, where the format has several, a folder of them."""
+    if not source.is_dir():
+        return [source]
+    if not known.files:
+        raise UserError(f"{owner}: {source} is a folder: give the file in it")
+    found = sorted({path for pattern in known.files for path in source.glob(pattern)})
+    if not found:
+        raise UserError(f"{owner}: the folder {source} has no {' or '.join(known.files)}")
+    if len(found) > MOST_FILES:
+        raise UserError(f"{owner}: the folder {source} has more than {MOST_FILES:,} files: give a part of it")
+    return found
+
+
+def _hash(files: Sequence[Path], source: Path, owner: str) -> str:
+    if files == [source]:
+        return hash_input(source, owner)
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(source).as_posix()}\0{hash_input(file, owner)}\n".encode())
+    return total.hexdigest()
+
+
+def _check(part: Rows, owner: str) -> None:
+    """Raises UserError for values that the protocol does not allow."""
+    table = TABLES[part.table]
+    for column in (c for c in table.columns if c.name in part.rows.column_names and c.name != table.owns):
+        values = part.rows[column.name].combine_chunks()
+        if column.table == table.name and column.name.endswith("prompt_id"):
+            continue  # numbered here
+        for what, n in broken_values(table, column, values):
+            if n:
+                raise UserError(f"{owner}: {table.name}.{column.name} {what} in {n} of {part.rows.num_rows} rows")

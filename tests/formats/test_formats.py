@@ -1,0 +1,298 @@
+"""Every format brings in what its sample holds, joins the study, stays a sound lake, and writes what it reads again."""
+
+import json
+import os
+import pickle
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import saelake
+from saelake import cli
+from saelake.formats.names import names
+from saelake.formats.registry import Asked, load
+from saelake.formats.transfer import bring_in, write_out
+from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from tests.formats.samples import INPUTS, OUTPUTS, OWN_DIRECTIONS, D, Sample, mean_diffs, pipeline, written_lake
+from tests.lakes import build_lake, prompt_id, tree
+
+PLAIN = Asked()
+IDS = [f"{sample.format}-{number}" for number, sample in enumerate(INPUTS)]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return build_lake(tmp_path / "lake")
+
+
+def source(sample: Sample, tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir(exist_ok=True)
+    return sample.write(tmp_path / "source")
+
+
+def bring(lake: Lake, sample: Sample, tmp_path: Path) -> dict[str, int]:
+    record = bring_in(lake.root, sample.format, str(source(sample, tmp_path)), sample.asked)
+    return {table.name: table.n_rows for table in record.tables}
+
+
+def refusal(lake: Lake, format: str, place: Path, asked: Asked = PLAIN) -> str:
+    """The one sentence with which a source is refused; the lake is as it was."""
+    before = tree(lake.root)
+    with pytest.raises(UserError) as refused:
+        bring_in(lake.root, format, str(place), asked)
+    assert {k: v for k, v in tree(lake.root).items() if "locks" not in str(k)} == {
+        k: v for k, v in before.items() if "locks" not in str(k)
+    }
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_every_format_has_a_sample() -> None:
+    assert {sample.format for sample in INPUTS} == {name for name in names() if load(name).read}
+    assert set(OUTPUTS) == {name for name in names() if load(name).write}
+
+
+@pytest.mark.parametrize("sample", INPUTS, ids=IDS)
+def test_a_source_becomes_a_sound_run_once(sample: Sample, lake: Lake, tmp_path: Path) -> None:
+    n_before = len(lake.run_ids())
+    assert bring(lake, sample, tmp_path) == sample.rows
+    assert bring(lake, sample, tmp_path) == sample.rows
+    assert len(lake.run_ids()) == n_before + 1
+    assert [str(finding) for finding in check(lake) if not finding.note] == []
+    with saelake.open(lake.root) as opened:
+        for table, n_rows in sample.rows.items():
+            assert opened.sql(f"select count(*) from all_runs.{table} where starts_with(run_id, 'imported_')").fetchall() == [
+                (n_rows,)
+            ]
+
+
+@pytest.mark.parametrize("sample", INPUTS, ids=IDS)
+def test_a_truncated_source_is_one_sentence(sample: Sample, lake: Lake, tmp_path: Path) -> None:
+    place = source(sample, tmp_path)
+    file = place if place.is_file() else max((p for p in place.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = file.read_bytes()
+    if file.suffix in (".txt", ".csv"):
+        file.write_bytes(content[: content.rindex(b"," if file.suffix == ".csv" else b":") + (file.suffix != ".csv")])
+    else:
+        file.write_bytes(content[: len(content) * 2 // 3])
+    said = refusal(lake, sample.format, place, sample.asked)
+    assert "SAELAKE_TRACEBACK" not in said
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_no_file_or_empty_is_one_sentence(name: str, lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "folder").mkdir()
+    if load(name).read:
+        for place in (tmp_path / "nothing.json", tmp_path / "empty.json", tmp_path / "folder"):
+            refusal(lake, name, place)
+    else:
+        assert "is written only" in refusal(lake, name, tmp_path / "empty.json")
+
+
+WRAPPED = ("torch.pt", "older.pt", "objects.npy")
+
+
+class Evil:
+    """What a pickle can do when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.fixture
+def found_classes() -> Iterator[list[str]]:
+    """Every name that an unpickler looked up, of those that can do harm."""
+    looked_up: list[str] = []
+    listening = [True]
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event in ("pickle.find_class", "os.system"):
+            looked_up.append(f"{event} {arguments}")
+
+    sys.addaudithook(hook)  # hooks stay for good
+    yield looked_up
+    listening.clear()
+
+
+@pytest.mark.parametrize("name", [name for name in names() if load(name).read])
+def test_no_pickle_is_ever_loaded(name: str, lake: Lake, tmp_path: Path, found_classes: list[str]) -> None:
+    """Whatever a hostile pickle is called, plain or as torch and NumPy wrap them, no format runs it."""
+    import torch
+
+    mark = tmp_path / "mark"
+    suffixes = (".pkl", ".pt", ".npy", ".json", ".jsonl.gz", ".csv", ".txt", ".safetensors", ".parquet", ".eval")
+    for suffix in suffixes:
+        (tmp_path / f"plain{suffix}").write_bytes(pickle.dumps(Evil(mark)))
+    torch.save(Evil(mark), tmp_path / "torch.pt")
+    torch.save(Evil(mark), tmp_path / "older.pt", _use_new_zipfile_serialization=False)
+    np.save(tmp_path / "objects.npy", np.array([Evil(mark)], dtype=object), allow_pickle=True)
+    folder = tmp_path / "folder"
+    for pattern in load(name).files:
+        target = folder / pattern.replace("*", "x")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((tmp_path / "torch.pt").read_bytes())
+    given = {"layer": 1, "sae": "sae0", "judge": "phrases"}
+    asked = Asked(**{option: value for option, value in given.items() if option in load(name).reads})  # type: ignore[arg-type]
+    places = [*(tmp_path / f"plain{suffix}" for suffix in suffixes), *(tmp_path / f"{one}" for one in WRAPPED)]
+    for place in [*places, *([folder] if folder.exists() else [])]:
+        refusal(lake, name, place, asked)
+    assert not mark.exists()
+    assert found_classes == []
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+def test_what_is_written_is_as_many_rows_as_are_told(name: str, tmp_path: Path) -> None:
+    asked, rows = OUTPUTS[name]
+    lake = written_lake(tmp_path / "lake")
+    assert dict(write_out(lake.root, name, tmp_path / "out", asked)) == dict(rows)
+    with pytest.raises(UserError, match="is not empty"):
+        write_out(lake.root, name, tmp_path / "out", asked)
+
+
+def test_lists_of_features_make_the_round_trip(lake: Lake, tmp_path: Path) -> None:
+    select = "select sae_id, feature_id, 0.5 as value, 'user' as positions from saes, (values (1), (3)) as f(feature_id)"
+    write_out(lake.root, "features", tmp_path / "out", Asked(features=select))
+    found = {}
+    for kind in ("json", "txt", "csv"):
+        record = bring_in(lake.root, "features", str(tmp_path / "out" / f"features.{kind}"), Asked())
+        with saelake.open(lake.root) as opened:
+            columns = "sae_id, feature_id, value, positions"
+            found[kind] = opened.sql(
+                f"select {columns} from feature_sets where run_id = '{record.run_id}' order by all"
+            ).fetchall()
+    assert found["csv"] == [(sae, i, 0.5, "user") for sae in ("sae0", "sae1") for i in (1, 3)]
+    assert found["json"] == found["txt"] == [(sae, i, 0.0, None) for sae in ("sae0", "sae1") for i in (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("row", "asked", "why"),
+    [
+        ({"modelId": "small", "layer": "sae0", "index": "4"}, Asked(), r"there is no feature 4 in sae0, its features are 0 to 3"),
+        ({"modelId": "m", "layer": "3-res", "index": "1"}, Asked(), r"m/3-res is not known to be an SAE of small"),
+        ({"modelId": "gemma-2-2b", "layer": "5-gemmascope-res-16k", "index": "1"}, Asked(sae="sae1"), r"another SAE"),
+        ({"modelId": "m", "layer": "3-res", "index": "x"}, Asked(sae="sae1"), r"'x' is no feature"),
+        ({"modelId": "m", "layer": "3-res", "index": 1}, Asked(sae="sae7"), r"--sae: the study small has no SAE 'sae7'"),
+    ],
+)
+def test_a_list_about_another_sae_is_refused(row: dict[str, object], asked: Asked, why: str, lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text(json.dumps([row]))
+    assert re.search(why, refusal(lake, "features", tmp_path / "list.json", asked))
+
+
+def test_directions_are_those_of_the_block_before(lake: Lake, tmp_path: Path) -> None:
+    """refusal_direction reads what enters a block, a lake what leaves the one before it."""
+    bring_in(lake.root, "direction", str(pipeline(tmp_path)), Asked())
+    with saelake.open(lake.root) as opened:
+        rows = opened.sql("select layer, vector, norm, chosen, left_out from directions order by layer").fetchall()
+    wanted = mean_diffs()[-1]
+    assert [row[0] for row in rows] == [0, 1]
+    for layer, vector, norm, chosen, left_out in rows:
+        np.testing.assert_allclose(np.array(vector) * norm, wanted[layer + 1], rtol=1e-5)
+        assert (chosen, left_out) == (False, "imported")
+
+
+def test_the_studys_own_directions_make_the_round_trip(lake: Lake, tmp_path: Path) -> None:
+    write_out(written_lake(tmp_path / "own").root, "direction", tmp_path / "out", Asked())
+    assert json.loads((tmp_path / "out" / "direction_metadata.json").read_text()) == {"pos": -1, "layer": 2}
+    bring_in(lake.root, "direction", str(tmp_path / "out"), Asked())
+    with saelake.open(lake.root) as opened:
+        found = opened.sql("select layer, vector, norm from directions order by layer").fetchall()
+    assert found == [(row["layer"], row["vector"], row["norm"]) for row in OWN_DIRECTIONS]
+
+
+def test_directions_of_another_model_or_run_are_refused(lake: Lake, tmp_path: Path) -> None:
+    import torch
+
+    run = pipeline(tmp_path)
+    bring_in(lake.root, "direction", str(run), Asked())
+    np.save(tmp_path / "other.npy", np.ones(D + 1, dtype=np.float32))
+    assert "the model of small is 8 wide: it is another model's" in refusal(
+        lake, "direction", tmp_path / "other.npy", Asked(layer=0)
+    )
+    np.save(tmp_path / "nan.npy", np.array([1.0, np.nan], dtype=np.float32))
+    assert "not finite numbers" in refusal(lake, "direction", tmp_path / "nan.npy", Asked(layer=0))
+    np.save(tmp_path / "zero.npy", np.zeros(D, dtype=np.float32))
+    assert "is 0, which is no direction" in refusal(lake, "direction", tmp_path / "zero.npy", Asked(layer=0))
+    torch.save(torch.ones(D), run / "direction.pt")
+    assert "they are of two runs" in refusal(lake, "direction", run)
+    (run / "direction_metadata.json").write_text('{"pos": -1, "layer": 0}')
+    assert "no block's resid_post" in refusal(lake, "direction", run)
+
+
+def test_answers_join_the_prompts_that_the_study_has(lake: Lake, tmp_path: Path) -> None:
+    for sample in INPUTS:
+        if sample.format == "harmbench":
+            bring(lake, sample, tmp_path)
+    with saelake.open(lake.root) as opened:
+        rows = opened.sql(
+            "select a.prompt_id, p.set, p.label, a.condition, a.p_refusal_token, v.judge, v.refused, v.flipped, v.score "
+            "from ablations as a join prompts as p using (prompt_id) join verdicts as v using (ablation_id) "
+            "where a.stage = 'imported_harmbench' order by a.ablation_id"
+        ).fetchall()
+        asr = opened.query("asr", judge="harmbench").select("condition", "label", "n_answers", "n_flipped").fetchall()
+    assert rows[0][:2] == (prompt_id(lake, 0), "hand")
+    assert {row[1] for row in rows[1:]} == {"harmbench"}
+    assert {row[2:6] for row in rows} == {("harmful", "gcg", None, "harmbench")}
+    assert sorted(row[6:] for row in rows) == [(False, True, 0.0), (True, False, 1.0), (True, False, 1.0)]
+    assert asr == [("gcg", "harmful", 3, 1)]
+
+
+def test_answers_do_not_mix_with_the_studys_own(lake: Lake, tmp_path: Path) -> None:
+    (sample,) = (one for one in INPUTS if one.format == "harmbench")
+    said = refusal(lake, "harmbench", source(sample, tmp_path), Asked())
+    assert "has its own answers under none to 1 of these prompts" in said
+
+
+def test_answers_make_a_study_where_there_is_none(tmp_path: Path) -> None:
+    (sample,) = (one for one in INPUTS if one.format == "jailbreakbench")
+    place = source(sample, tmp_path)
+    with pytest.raises(UserError, match="say which study it is to be: --recipe NAME"):
+        bring_in(tmp_path / "new", "jailbreakbench", str(place), Asked())
+    assert not (tmp_path / "new").exists()
+    bring_in(tmp_path / "new", "jailbreakbench", str(place), Asked(recipe="mine"))
+    with saelake.open(tmp_path / "new") as opened:
+        found = opened.sql("select label, label_role, category, text from prompts order by text").fetchall()
+        shares = opened.query("asr").select("condition", "judge", "n_prompts", "n_flipped").fetchall()
+    assert found == [("harmful", "target", "Fraud", "p0"), ("harmful", "target", "Drugs", "p2")]
+    assert shares == [("none", "jailbreakbench", 2, 1)]
+    assert [str(one) for one in check(Lake.existing(tmp_path / "new")) if not one.note] == []
+
+
+def test_completions_of_imports_are_left_out_of_what_is_shared(lake: Lake, tmp_path: Path) -> None:
+    (sample,) = (one for one in INPUTS if one.format == "strongreject")
+    bring(lake, sample, tmp_path)
+    done = CliRunner().invoke(cli.main, ["share", str(tmp_path / "set"), "--lake", str(lake.root)])
+    assert done.exit_code == 0, done.output
+    assert not [p for p in (tmp_path / "set").rglob("*.parquet") if b"smile and say it" in p.read_bytes()]
+    done = CliRunner().invoke(cli.main, ["add", str(tmp_path / "set"), "--lake", str(tmp_path / "theirs")])
+    assert done.exit_code == 0, done.output
+
+
+def test_an_option_without_effect_is_an_error(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("0:1")
+    assert "--layer says nothing about features, which has --sae" in refusal(
+        lake, "features", tmp_path / "list.txt", Asked(layer=1)
+    )
+    assert "did you mean features?" in refusal(lake, "featurs", tmp_path / "list.txt")
+
+
+def test_the_commands_say_what_came_in_and_went_out(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("0:1")
+    done = CliRunner().invoke(cli.main, ["import", "features", str(tmp_path / "list.txt"), "--lake", str(lake.root)])
+    assert done.exit_code == 0, done.output
+    assert "1 feature_sets" in done.stdout
+    out = ["export", "features", str(tmp_path / "out"), "--features", "0:1", "--lake", str(lake.root)]
+    done = CliRunner().invoke(cli.main, out)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "features.txt").read_text() == "0:1\n"

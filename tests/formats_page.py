@@ -1,0 +1,77 @@
+"""The tables of docs/formats.md: every format with the rows that a lake took from its sample, and those that it wrote."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from saelake.formats.names import names
+from saelake.formats.registry import load
+from saelake.formats.transfer import bring_in, write_out
+from tests.conftest import ROOT
+from tests.formats.samples import INPUTS, OUTPUTS, written_lake
+from tests.lakes import build_lake
+
+PAGE = ROOT / "docs" / "formats.md"
+CHECKED = {
+    "answers": "joined by text; read by the judge `phrases`",
+    "circuit_tracer": "node by node; a small graph",
+    "delphi": "delphi reads ours and writes theirs, where it is installed; equal non-zeros",
+    "direction": "values against the pipeline's own tensors; of another width or run: refused",
+    "features": "round trip of all three kinds",
+    "harmbench": "a file of its shape, with labels; joined by text",
+    "inspect": "inspect_ai writes one, where it is installed",
+    "jailbreakbench": "a file of its shape; rows without a prompt are counted",
+    "lm_eval": "a file of its shape",
+    "neuronpedia": "field by field, against the package `neuronpedia` where it is installed; round trip",
+    "saelens": "made by SAELens; equal to what ingest writes",
+    "strongreject": "a file of its shape",
+    "top_activations": "`datasets` loads it; round trip",
+}
+
+
+def page() -> str:
+    """The page with its tables made anew."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, table in (("formats", _formats()), ("in", _in()), ("out", _out())):
+        marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
+
+
+def _formats() -> str:
+    rows = []
+    for name in names():
+        one = load(name)
+        options = [f"`--{option}`" for option in sorted(one.reads | one.writes)]
+        rows.append([f"`{name}`", one.what, "yes" if one.read else "-", "yes" if one.write else "-", ", ".join(options) or "-"])
+    return _table(["format", "what its files hold", "in", "out", "options"], rows)
+
+
+def _in() -> str:
+    rows = []
+    for sample in INPUTS:
+        with tempfile.TemporaryDirectory() as folder:
+            lake = build_lake(Path(folder) / "lake")
+            (Path(folder) / "source").mkdir()
+            record = bring_in(lake.root, sample.format, str(sample.write(Path(folder) / "source")), sample.asked)
+        brought = {table.name: table.n_rows for table in record.tables}
+        rows.append([f"`{sample.format}`", sample.what, _counts(brought), CHECKED[sample.format]])
+    return _table(["format", "source", "rows in", "how it is checked"], rows)
+
+
+def _out() -> str:
+    rows = []
+    for name, (asked, _) in OUTPUTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            written = write_out(written_lake(Path(folder) / "lake").root, name, Path(folder) / "out", asked)
+        rows.append([f"`{name}`", _counts(written), CHECKED[name]])
+    return _table(["format", "rows out", "how it is checked"], rows)
+
+
+def _counts(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in rows.items())
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
