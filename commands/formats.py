@@ -18,7 +18,7 @@ LISTED = ", ".join(names())
     it has. Nothing is computed again, and nothing of the lake changes: the run is dropped like any other.
     """,
 )
-@click.argument("name", metavar="FORMAT")
+@click.argument("format")
 @click.argument("source")
 @lake_option
 @click.option("--recipe", metavar="NAME", help="The study that it joins, where the lake holds several; or a new one's name.")
@@ -31,7 +31,7 @@ LISTED = ", ".join(names())
     "--label", type=click.Choice(["target", "control", "other"]), help="What its prompts are taken for. [default: target]"
 )
 def import_(
-    name: str,
+    format: str,
     source: str,
     lake: str,
     recipe: str | None,
@@ -49,7 +49,7 @@ def import_(
 
     asked = Asked(recipe, sae, layer, judge, refused, condition, label)
     with Bar() as progress:
-        record = bring_in(lake, name, source, asked, progress)
+        record = bring_in(lake, format, source, asked, progress)
     click.echo(f"{record.run_id}: " + ", ".join(f"{table.n_rows:,} {table.name}" for table in record.tables))
     for what, value in record.about.items():
         click.echo(printable(f"  {what}: {value}"))
@@ -61,8 +61,8 @@ def import_(
     FORMAT is one of {LISTED}; docs/formats.md says which are written, and what with.
     """
 )
-@click.argument("name", metavar="FORMAT")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("format")
+@click.argument("dir", type=click.Path(path_type=Path))
 @lake_option
 @click.option("--recipe", metavar="NAME", help="Only this study, where the lake holds several.")
 @click.option("--sae", metavar="SAE_ID", help="Only this SAE.")
@@ -71,13 +71,13 @@ def import_(
     metavar="LIST",
     help="These features: LAYER:ID,..., or a file or a select of rows with the columns sae and feature.",
 )
-def export(name: str, folder: Path, lake: str, recipe: str | None, sae: str | None, features: str | None) -> None:
+def export(format: str, dir: Path, lake: str, recipe: str | None, sae: str | None, features: str | None) -> None:
     from saelake.formats.registry import Asked
     from saelake.formats.transfer import write_out
 
-    written = write_out(lake, name, folder, Asked(recipe, sae, features=features))
+    written = write_out(lake, format, dir, Asked(recipe, sae, features=features))
     for file, n_rows in written.items():
-        click.echo(f"{folder / file}: {n_rows:,} rows")
+        click.echo(f"{dir / file}: {n_rows:,} rows")
 
 
 COMMANDS = (import_, export)

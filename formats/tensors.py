@@ -18,6 +18,8 @@ def read_tensors(file: Path, owner: str) -> dict[str, np.ndarray]:
         content = stream.read()
     try:
         found: dict[str, np.ndarray] = load(content)
+    except UserError:
+        raise
     except Exception as error:  # whatever the reader makes of a stranger's file
         raise UserError(f"{owner}: {file.name} cannot be read ({first_line(error)})") from error
     return found
