@@ -60,6 +60,7 @@ test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end
 docs: analyze  ## run the commands in README.md and docs/ and write their output there
 	$(BIN)/saelake analyze planted --lake $(PLANTED)
 	$(BIN)/saelake atlas planted --lake $(PLANTED)
+	$(BIN)/saelake audit planted --lake $(PLANTED)
 	$(BIN)/python -m tests.documents $(LAKE) $(PLANTED)
 
 atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (half an hour)

@@ -8,8 +8,12 @@
 -- makes it.
 --
 -- $source minimal|top_k|common|none? = null: only this source of sets
+-- $budget number? = null: only this budget
 -- $by_layer boolean = false: by the changed site's layer; false: at any of the sites
 select label_role, source, control, layer, kind, budget, n_prompts, n_recovered, rate, low, high
 from recovery_rates
-where ($source is null or source = $source) and (layer is not null) = $by_layer
+where
+    ($source is null or source = $source)
+    and ($budget is null or abs(budget - $budget) < 1e-6)
+    and (layer is not null) = $by_layer
 order by label_role desc, source, control nulls first, layer, kind, budget

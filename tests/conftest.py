@@ -48,8 +48,8 @@ def organism_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
 
 @pytest.fixture(scope="session")
 def planted_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The lake that `saelake analyze planted` and `saelake atlas planted` make, in the same way."""
-    return made_once("planted", ("analyze", "atlas"), tmp_path_factory, worker_id)
+    """The lake that `saelake analyze planted`, `saelake atlas planted` and `saelake audit planted` make, in the same way."""
+    return made_once("planted", ("analyze", "atlas", "audit"), tmp_path_factory, worker_id)
 
 
 def made_once(study: str, commands: tuple[str, ...], factory: pytest.TempPathFactory, worker_id: str) -> Path:

@@ -4,7 +4,7 @@
     ```sql              a statement; a ```text block right after it shows its answer
     ```python           a program; a ```text block right after it shows what it prints
 
-Every document is run in a folder that holds `lake` (the embedded study) and `planted` (the planted one, with its atlas).
+Every document is run in a folder that holds `lake` (the embedded study) and `planted` (the planted one, with atlas and audit).
 
 python -m tests.documents LAKE PLANTED        # runs everything on these lakes and writes the output into the documents
 """

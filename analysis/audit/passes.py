@@ -81,8 +81,12 @@ class Passes:
         features = sorted({n for _, held in asked for n in held.saes if saes[n].reads.depth >= site.depth})
         self._watched = {n: _watched(saes[n], [held for _, held in asked], n, subject.device) for n in features}
         self._reads = {n: saes[n].reads for n in features}
-        self.left_btd, self._largest_b = self._left()
+        self.left_btd = self._left()
         self.before = self.said(None)
+        with torch.no_grad():
+            unmodified_bm = self._pass(None, held=False).readings_bm
+        both_bm = torch.cat([self.before.readings_bm, unmodified_bm], dim=1).abs()
+        self._largest_b = both_bm.amax(1).clamp(min=LEAST) if features else None
 
     @property
     def bends(self) -> bool:
@@ -114,15 +118,17 @@ class Passes:
         return _detached(found), gradient_btd, torch.stack(rows, dim=1)
 
     def drift(self, said: Said) -> Tensor:
-        """(b,) how far readings are from those without a change, relative to the largest; NaN where nothing is watched."""
-        if not said.readings_bm.shape[1]:
+        """(b,) how far readings are from those without a change, as a share of the largest without it and in the clean pass.
+
+        NaN where nothing is watched.
+        """
+        if self._largest_b is None:
             return torch.full_like(said.gap_b, torch.nan)
-        largest_b = torch.maximum(self.before.readings_bm.abs().amax(1), self._largest_b)
         moved_b = (said.readings_bm - self.before.readings_bm).abs().amax(1)
         used_b = torch.cat([one.where_bu for one in self._watched.values()], dim=1).any(1)
-        return torch.where(used_b, moved_b / largest_b.clamp(min=LEAST), torch.nan)
+        return torch.where(used_b, moved_b / self._largest_b, torch.nan)
 
-    def _pass(self, change_btd: Tensor | None) -> Said:
+    def _pass(self, change_btd: Tensor | None, held: bool = True) -> Said:
         readings: list[Tensor] = []
         with ExitStack() as hooks:
             hooks.enter_context(resumed(self._subject, self._start, self._clean))
@@ -130,7 +136,8 @@ class Passes:
             for n, site in self._reads.items():
                 if site != self._site:
                     hooks.enter_context(self._at(site, partial(self._see, readings, n)))
-            hooks.enter_context(self._held.at_work(self._batch))
+            if held:
+                hooks.enter_context(self._held.at_work(self._batch))
             if change_btd is not None:
                 hooks.enter_context(self._at(self._site, partial(self._changed, change_btd)))
             for n, site in self._reads.items():
@@ -154,8 +161,8 @@ class Passes:
             return torch.empty(0)
         return self._subject.read_resid_post(self._batch, [self._start])[self._start]
 
-    def _left(self) -> tuple[Tensor, Tensor]:
-        """What is at the site behind what the set does there, (b, t, d) float32, and the largest reading there before (b,)."""
+    def _left(self) -> Tensor:
+        """(b, t, d) float32: what is at the site behind what the set does there."""
         found: list[Tensor] = []
 
         def keep(x_btd: Tensor) -> None:
@@ -163,13 +170,10 @@ class Passes:
 
         with torch.no_grad(), ExitStack() as hooks:
             hooks.enter_context(resumed(self._subject, self._start, self._clean))
-            hooks.enter_context(self._at(self._site, keep))
             hooks.enter_context(self._held.at_work(self._batch))
             hooks.enter_context(self._at(self._site, keep))
             self._subject.forward(self._batch)
-        met_btd, left_btd = found
-        here = [self._watched[n].read(met_btd).abs().amax(1) for n, site in self._reads.items() if site == self._site]
-        return left_btd, torch.stack(here).amax(0) if here else left_btd.new_zeros(len(left_btd))
+        return found[0]
 
 
 def _below(first: Site, saes: Mapping[int, Sae]) -> int:

@@ -28,7 +28,7 @@ SHARE = 0.25
 SURE = 0.05
 """A gap of logits that rounding does not close."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
-"""How far an orthogonal change may move a reading, relative to the largest: what rounding leaves."""
+"""How far an orthogonal change may move a reading, relative to the largest: a little more than what rounding leaves."""
 WITHIN = 0.98
 """Of the budget, so that the corrections of readings fit into it."""
 CORRECTIONS = 3
@@ -70,10 +70,12 @@ class _Best(NamedTuple):
     change_btd: Tensor
     gap_b: Tensor
 
-    def or_better(self, change_btd: Tensor, said: Said, admitted_b: Tensor) -> "_Best":
-        better_b = admitted_b & (said.gap_b > self.gap_b)
+    def or_this(self, other: "_Best") -> "_Best":
+        """The better of both, row by row."""
+        better_b = other.gap_b > self.gap_b
         return _Best(
-            torch.where(better_b[:, None, None], change_btd, self.change_btd), torch.where(better_b, said.gap_b, self.gap_b)
+            torch.where(better_b[:, None, None], other.change_btd, self.change_btd),
+            torch.where(better_b, other.gap_b, self.gap_b),
         )
 
     def put(self, rows: Tensor, some: "_Best") -> "_Best":
@@ -103,6 +105,25 @@ class _Climb:
             return torch.ones_like(said.gap_b, dtype=torch.bool)
         return ~(self.passes.drift(said) > self.tolerance)
 
+    def climbed(self, best: _Best, starts: Sequence[Tensor], n_steps: int) -> _Best:
+        """The best that is found uphill from the best of some changes."""
+        for start in (stretched(best.change_btd, self.radius_b), *starts):
+            if start.any():
+                best = self._better(best, *self.put_right(start))
+        change_btd = best.change_btd
+        for at in range(n_steps):
+            moved_btd, said = self.moved(change_btd, again=at % RELINED == 0)
+            best = self._better(best, change_btd, said)
+            moved_btd = torch.where((best.gap_b <= SURE)[:, None, None], moved_btd, change_btd)
+            if torch.equal(moved_btd, change_btd):  # nothing leads uphill, or all is found
+                return best
+            change_btd = moved_btd
+        return self._better(best, *self.put_right(change_btd))
+
+    def _better(self, best: _Best, change_btd: Tensor, said: Said) -> _Best:
+        better_b = self.admits(said) & (said.gap_b > best.gap_b)
+        return best.or_this(_Best(change_btd, torch.where(better_b, said.gap_b, -torch.inf)))
+
     def moved(self, change_btd: Tensor, again: bool, share: float = SHARE) -> tuple[Tensor, Said]:
         """The change after a step, and what the model says before it; with share 0 only readings are put right.
 
@@ -122,12 +143,12 @@ class _Climb:
 
     def put_right(self, change_btd: Tensor) -> tuple[Tensor, Said]:
         """A change with its readings put right, as far as some of Newton's steps go, and what the model says then."""
-        for _ in range(CORRECTIONS if self.keeps_readings and self.passes.bends else 0):
+        for at in range(CORRECTIONS if self.keeps_readings and self.passes.bends else 0):
             said = self.passes.said(change_btd)
             self.n_evaluations += 1
             if self.admits(said).all():
                 return change_btd, said
-            change_btd, _ = self.moved(change_btd, again=True, share=0.0)
+            change_btd, _ = self.moved(change_btd, again=at == 0, share=0.0)
         self.n_evaluations += 1
         return change_btd, self.passes.said(change_btd)
 
@@ -161,68 +182,31 @@ class Searched:
         spent = {kind: np.zeros(len(self.rows), dtype=np.int64) for kind in KINDS}
         probe_btd = self._probe(passes, acts_btf, spent)
         chance_btd = self._chance(passes)
-        nothing = _Best(torch.zeros_like(passes.left_btd), passes.before.gap_b)
-        best, found = dict.fromkeys(KINDS, nothing), []
+        best = dict.fromkeys(KINDS, _Best(torch.zeros_like(passes.left_btd), passes.before.gap_b))
+        found = []
         for budget in sorted(self.settings.budgets):
             for kind in KINDS:
                 if kind == "random":
-                    changes = stretched(rooms["free"].project(chance_btd), budget * size_b)
-                    best[kind] = _Best(changes, passes.said(changes).gap_b)
+                    change_btd = stretched(chance_btd, budget * size_b)
+                    best[kind] = _Best(change_btd, passes.said(change_btd).gap_b)
                     spent[kind] += 1
-                else:
-                    if kind == "free":
-                        for other in ("features", "error", "orthogonal"):
-                            said = Said(best[other].gap_b, passes.before.readings_bm)
-                            best[kind] = best[kind].or_better(best[other].change_btd, said, said.gap_b > -torch.inf)
-                    open_rows = every[best[kind].gap_b <= SURE]
-                    if len(open_rows):
-                        starts = [probe_btd[open_rows]] + ([chance_btd[open_rows]] if kind != "orthogonal" else [])
-                        some = self._climbed(
-                            kind,
-                            rooms[kind].of(open_rows),
-                            open_rows,
-                            best[kind].of(open_rows),
-                            starts,
-                            budget * size_b,
-                            spent[kind],
-                        )
-                        best[kind] = best[kind].put(open_rows, some)
+                elif kind == "free":
+                    for other in ("features", "error", "orthogonal"):
+                        best[kind] = best[kind].or_this(best[other])
+                open_rows = every[best[kind].gap_b <= SURE]
+                if kind != "random" and len(open_rows):
+                    room, radius_b = rooms[kind].of(open_rows), WITHIN * budget * size_b[open_rows]
+                    starts = [shortened(room.project(probe_btd[open_rows]), radius_b)]
+                    if kind != "orthogonal":  # whose readings a draw by chance would move beyond repair
+                        starts.append(stretched(room.project(chance_btd[open_rows]), radius_b))
+                    climb = _Climb(
+                        self._passes_of(open_rows), room, radius_b, kind == "orthogonal", TOLERANCE[self.subject.dtype]
+                    )
+                    some = climb.climbed(best[kind].of(open_rows), starts, self.settings.steps)
+                    best[kind] = best[kind].put(open_rows, some)
+                    spent[kind][open_rows.cpu().numpy()] += climb.n_evaluations
                 found.append(self._described(kind, budget, best[kind].change_btd, passes, rooms, size_b, spent[kind]))
         return found
-
-    def _climbed(
-        self,
-        kind: str,
-        room: Room,
-        rows: Tensor,
-        best: _Best,
-        starts: Sequence[Tensor],
-        radius_b: Tensor,
-        spent: np.ndarray,
-    ) -> _Best:
-        """The best changes of some rows within a radius, which every row spends the same on."""
-        climb = _Climb(self._passes_of(rows), room, WITHIN * radius_b[rows], kind == "orthogonal", TOLERANCE[self.subject.dtype])
-        change_btd, gap_b = best.change_btd, best.gap_b
-        for start in (best.change_btd, *map(room.project, starts)):
-            if not start.any():
-                continue
-            begun, said = climb.put_right(stretched(start, climb.radius_b))
-            best = best.or_better(begun, said, climb.admits(said))
-            likelier_b = climb.admits(said) & (said.gap_b > gap_b)
-            change_btd = torch.where(likelier_b[:, None, None], begun, change_btd)
-            gap_b = torch.where(likelier_b, said.gap_b, gap_b)
-        for at in range(self.settings.steps):
-            moved_btd, said = climb.moved(change_btd, again=at % RELINED == 0)
-            best = best.or_better(change_btd, said, climb.admits(said))
-            open_b = best.gap_b <= SURE
-            moved_btd = torch.where(open_b[:, None, None], moved_btd, change_btd)
-            if torch.equal(moved_btd, change_btd):  # nothing leads uphill, or all is found
-                break
-            change_btd = moved_btd
-        change_btd, said = climb.put_right(change_btd)
-        best = best.or_better(change_btd, said, climb.admits(said))
-        spent[rows.cpu().numpy()] += climb.n_evaluations
-        return best
 
     def _passes_of(self, rows: Tensor) -> Passes:
         key = tuple(rows.tolist())
@@ -277,8 +261,7 @@ class Searched:
             rows_bd = self.sae.decoder_rows(ids_b.cpu(), self.subject.device).float()
             acts_bt = acts_btf.gather(-1, ids_b[:, None, None].expand(-1, acts_btf.shape[1], -1))[..., 0]
             removed_btd = -acts_bt[..., None] * rows_bd[:, None]
-            said = passes.said(removed_btd)
-            best = best.or_better(removed_btd, said, said.gap_b > -torch.inf)
+            best = best.or_this(_Best(removed_btd, passes.said(removed_btd).gap_b))
             spent["features"] += 1
         return best.change_btd
 

@@ -1,5 +1,6 @@
 """The recovery audit on the planted network, where it is known what can bring a refusal back, and against literal passes."""
 
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -237,8 +238,7 @@ def test_a_step_is_the_literal_projected_step(bench: Bench) -> None:
     torch.testing.assert_close(stepped_td.flatten().double(), literal, rtol=1e-3, atol=1e-4 * float(radius_b[0]))
 
 
-AUDIT = """
-[audit]
+AUDIT = """[audit]
 prompts = 3
 controls = 2
 layers = [3, 5]
@@ -252,7 +252,8 @@ def audited(study: Analysed, tmp_path_factory: pytest.TempPathFactory) -> Analys
     folder = tmp_path_factory.mktemp("audit")
     shutil.copytree(study.lake.root, folder / "lake")
     recipe = study.planted.folder / "audit.toml"
-    recipe.write_text(study.planted.recipe.read_text() + AUDIT)
+    shipped = study.planted.recipe.read_text()
+    recipe.write_text(re.sub(r"\[audit\]\n[^[]*\n.*\n\n", f"{AUDIT}\n", shipped))
     lake = Lake.existing(str(folder / "lake"))
     stages.audit_study(stages.open_analysis(load_recipe(recipe)), lake)
     return study._replace(lake=lake)

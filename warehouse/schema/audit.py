@@ -72,7 +72,7 @@ RECOVERIES = Table(
         Column(
             "drift",
             pa.float32(),
-            "largest change of what a feature of the set reads before its gate, relative to the largest such reading",
+            "largest change of what a feature of the set reads before its gate, relative to the largest without the change",
             null="no feature of the set reads at the site or behind it",
             at_least=0,
             since=2,

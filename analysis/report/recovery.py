@@ -1,0 +1,106 @@
+"""The section about recoveries: what brings the behaviour back while a set that flips is held ablated."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from saelake.analysis.report import charts
+from saelake.analysis.report.answers import Answer, Studied
+from saelake.analysis.report.blocks import Block, Cell, Figure, Note, Section, Table, percent
+
+KINDS = {
+    "free": "anything",
+    "orthogonal": "the set left as it is",
+    "features": "other features",
+    "error": "the SAE's error",
+    "random": "by chance",
+}
+
+
+def _recoveries(study: Studied) -> Sequence[Block]:
+    answer = study.ask("recoveries", by_layer=False)
+    sites = study.ask("recovery_sites", source="minimal")
+    cells = [
+        Cell("label_role", "prompts"),
+        Cell("source", "held set"),
+        Cell("control", "in its place"),
+        Cell("kind", "change"),
+        Cell("budget", "budget", "share"),
+        Cell("n_prompts", "prompts without the behaviour"),
+        Cell("n_recovered", "of these recovered"),
+        Cell("rate", "rate", "share"),
+        Cell("low", "from", "share"),
+        Cell("high", "to", "share"),
+    ]
+    where = [
+        Cell("layer", "layer"),
+        Cell("kind", "change"),
+        Cell("n_prompts", "prompts"),
+        Cell("n_recovered", "recovered"),
+        Cell("budget", "at budget", "share"),
+        Cell("norm", "length", "share"),
+        Cell("drift", "drift of the set", "share"),
+        Cell("cosine", "cosine with the direction"),
+        Cell("in_features", "in other features", "share"),
+        Cell("in_error", "in the error", "share"),
+        Cell("behind", "behind the set", "share"),
+    ]
+    rows = [_drawn(row) for row in answer.rows if row["control"] is None and row["source"] in ("minimal", "none")]
+    kinds = [KINDS[kind] for kind in KINDS]
+    chart = charts.bars(
+        alt.Y("what:N", title=None, sort=None),
+        alt.X("rate:Q", title="prompts recovered", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+        ("what:N", "change:N", alt.Tooltip("rate:Q", format=".1%")),
+        charts.colour("change", kinds),
+    )
+    title = "Recovered by minimal sets' prompts, and by control prompts, by budget"
+    words = "Share of prompts that a change brings back, by what is held, budget and kind of change"
+    return [
+        *_said(answer),
+        Figure(title, charts.spec(chart, 40 + 12 * len(rows)), answer, words, rows),
+        Table("Recovery by kind and budget, at any of the sites", answer, cells, shown=20),
+        Table("Where changes lie that recover, under minimal sets (medians)", sites, where, shown=30),
+    ]
+
+
+def _drawn(row: Mapping[str, Any]) -> dict[str, Any]:
+    held = "nothing held" if row["source"] == "none" else "minimal sets"
+    return {
+        "what": f"{held}, {row['label_role']} prompts, {percent(row['budget'])}, {row['kind']}",
+        "rate": row["rate"],
+        "change": KINDS[row["kind"]],
+    }
+
+
+def _said(answer: Answer) -> list[Block]:
+    """What the audit shows of minimal sets, in a sentence: the rate at the largest budget beside what control prompts do."""
+    mine = [row for row in answer.rows if row["source"] == "minimal" and row["control"] is None]
+    if not mine:
+        return []
+    largest = max(row["budget"] for row in mine)
+    at = {(row["label_role"], row["kind"]): row for row in mine if row["budget"] == largest}
+    found = [f"{KINDS[kind]} {percent(row['rate'])}" for kind in KINDS if (row := at.get(("target", kind))) is not None]
+    n = next(row["n_prompts"] for row in mine)
+    sentence = (
+        f"With minimal sets held ablated, changes of at most {percent(largest)} of the residual stream bring the behaviour back "
+        f"on so many of {n:,} prompts: {', '.join(found)}."
+    )
+    never = at.get(("control", "free"))
+    if never is not None:
+        sentence += f" On control prompts, which never showed it, any change of that length does on {percent(never['rate'])}."
+    return [Note(sentence)]
+
+
+SECTION = Section(
+    "recovery",
+    "The cause, or one route to it?",
+    "Sets that flip {target} prompts are held ablated, while a small change of the residual stream is searched that brings the "
+    "behaviour back: anything; what leaves the readings of the set as the ablation left them; a sum of the decoder rows of other "
+    "features that fire; what the SAE leaves in its error. What such changes find more often than on {control} prompts, and than "
+    "changes by chance do, is a route that the set has left.",
+    _recoveries,
+    "R13",
+    ("audit", "audit_rates"),
+    command="saelake audit {recipe}",
+)
