@@ -13,9 +13,11 @@ from benchmarks.harness import Clock, Report, alternated
 from benchmarks.published import algorithm1_loop, decode_plus_error, greedy
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import Request
+from saelake.analysis.search import ranking
 from saelake.analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
 from saelake.analysis.search.critical import Pool
 from saelake.analysis.search.directions import difference_of_means
+from saelake.analysis.search.minimal import Oracle, minimal_set, ranked_set, run_together
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import open_study
 from saelake.ingest.recipe import load_recipe
@@ -108,7 +110,40 @@ def measure(report: Report, rounds: int, clock: Clock) -> None:
     )
     for name, pools in (("first_flip", organism.pools), ("cap", organism.capped)):
         _algorithm1(report, organism, name, pools, rounds, clock)
+    _minimal(report, organism)
     _greedy(report, organism, rounds, clock)
+
+
+def _minimal(report: Report, organism: Organism) -> None:
+    """Evaluations of both searches for minimal sets, from the same pools and as many starts; the backward pass is counted."""
+    context, starts = organism.context, organism.context.recipe.minimal.starts
+    engine = ranking.engine_of(context)
+    falls = {pool.prompt: ranking.falls_of(context, engine, pool) for pool in organism.pools}
+    by_prompt = {pool.prompt: pool for pool in organism.pools}
+
+    def order(prompt: int, start: int) -> list[int]:
+        rng = np.random.default_rng([start, prompt])
+        drawn = ranking.drawn_order(falls[prompt], rng) if start else np.argsort(-falls[prompt], kind="stable")
+        return list(drawn.tolist())
+
+    keys = [(prompt, start) for prompt in by_prompt for start in range(starts)]
+    searches = {
+        "drawn": {key: minimal_set(len(by_prompt[key[0]]), np.random.default_rng(key)) for key in keys},
+        "ranked": {key: ranked_set(order(*key)) for key in keys},
+    }
+    asked, sizes = {}, {}
+    for name, some in searches.items():
+        found = run_together(some, Oracle(context, by_prompt).flips)
+        passes = ranking.PASSES_OF_A_GRADIENT * len(by_prompt) if name == "ranked" else 0
+        asked[name] = sum(one.n_evaluations for one in found.values()) + passes
+        sizes[name] = float(np.mean([len(one.members) for one in found.values()]))
+    report.line(
+        f"\nminimal sets of {len(by_prompt)} prompts, {starts} starts each: {asked['drawn']:,} evaluations in drawn orders, sets "
+        f"of {sizes['drawn']:.2f} features; {asked['ranked']:,} along attribution, its passes included, sets of "
+        f"{sizes['ranked']:.2f}"
+    )
+    report.ratio("organism_minimal_ranked", asked["ranked"] / asked["drawn"], "<= 0.5")
+    report.ratio("organism_minimal_ranked_size", sizes["ranked"] / sizes["drawn"], "<= 1.0")
 
 
 def _algorithm1(report: Report, organism: Organism, name: str, pools: Sequence[Pool], rounds: int, clock: Clock) -> None:

@@ -6,7 +6,7 @@
 -- feature was found for.
 --
 -- $judge judge = oracle: who decides what flips
--- $direction own|chosen = chosen: whose candidates
+-- $direction own|chosen|attribution = chosen: whose candidates
 -- $method method = minimal: whose critical sets
 with flips as (
     select a.condition, a.method, a.part, a.k, a.prompt_id, a.set_id

@@ -18,12 +18,11 @@ from saelake import queries
 from saelake.analysis.interactions.comparisons import Prompts
 from saelake.analysis.interactions.statistics import Families, tied_places
 from saelake.analysis.search.alignments import to_residual
+from saelake.analysis.search.ranking import PASSES_OF_A_GRADIENT
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
 
-PASSES_OF_A_GRADIENT = 3
-"""A backward pass costs about two forward ones."""
 NOT_NAMED = -np.inf
 
 

@@ -20,10 +20,10 @@ from saelake.analysis.engine.memory import Batches, Size
 from saelake.analysis.engine.requests import NO_FEATURES, DirectionEdit, FeatureSet, Intervention, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.answers import Shown, shown
-from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.stage import Stage, Work, searched_split
+from saelake.analysis.stage import Stage, Work, prompt_shards, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import RECOVERIES
@@ -40,12 +40,19 @@ class Set(NamedTuple):
 
 
 NOTHING = Set("none", None, None, NO_FEATURES)
+SHARD_PROMPTS = 16
+"""That a shard takes at most: each costs thousands of passes."""
 Prompted = tuple[int, Set]
 """A prompt's number, and what is held on it."""
 
 
+def _shards(study: Study) -> dict[str, Sequence[int]]:
+    recipe = study.recipe
+    return prompt_shards(study.prompts_of(recipe.candidates.split), min(recipe.capture.shard_prompts, SHARD_PROMPTS))
+
+
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-    context, shards = work.context, shards_of_split(work.context.study)
+    context, shards = work.context, _shards(work.context.study)
     with work.sql() as con:
         asked = _asked(work, con)
         chosen = con.execute("select layer, vector from directions where chosen").fetchall()
@@ -249,6 +256,6 @@ STAGE = Stage(
     splits=searched_split,
     sections=("audit", "candidates", "minimal", "generation", "verdicts", "capture"),
     tables=("recoveries",),
-    shards=lambda study: list(shards_of_split(study)),
+    shards=lambda study: list(_shards(study)),
     compute=_compute,
 )

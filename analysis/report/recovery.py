@@ -57,7 +57,7 @@ def _recoveries(study: Studied) -> Sequence[Block]:
     title = "Recovered by minimal sets' prompts, and by control prompts, by budget"
     words = "Share of prompts that a change brings back, by what is held, budget and kind of change"
     return [
-        *_said(answer),
+        *_said(study, answer),
         Figure(title, charts.spec(chart, 40 + 12 * len(rows)), answer, words, rows),
         Table("Recovery by kind and budget, at any of the sites", answer, cells, shown=20),
         Table("Where changes lie that recover, under minimal sets (medians)", sites, where, shown=30),
@@ -73,7 +73,7 @@ def _drawn(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _said(answer: Answer) -> list[Block]:
+def _said(study: Studied, answer: Answer) -> list[Block]:
     """What the audit shows of minimal sets, in a sentence: the rate at the largest budget beside what control prompts do."""
     mine = [row for row in answer.rows if row["source"] == "minimal" and row["control"] is None]
     if not mine:
@@ -88,7 +88,9 @@ def _said(answer: Answer) -> list[Block]:
     )
     never = at.get(("control", "free"))
     if never is not None:
-        sentence += f" On control prompts, which never showed it, any change of that length does on {percent(never['rate'])}."
+        sentence += study.say(
+            f" On {{control}} prompts, which never showed it, any change of that length does on {percent(never['rate'])}."
+        )
     return [Note(sentence)]
 
 

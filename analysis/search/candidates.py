@@ -1,4 +1,7 @@
-"""Stage 1 (R5): the top K features a layer by cosine with a refusal direction, ablated together, for growing K."""
+"""Stage 1 (R5): the top K features a layer by cosine with a refusal direction, ablated together, for growing K.
+
+And where the recipe asks for it each prompt's own top K by attribution.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,9 +9,12 @@ import duckdb
 import numpy as np
 
 from saelake import queries
+from saelake.analysis.engine.library import Engine
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.ranking import engine_of, ranked
 from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.plan.work import passes_a_prompt
 from saelake.ingest.recipe import Candidates
 from saelake.ingest.study import Study
@@ -17,7 +23,7 @@ from saelake.warehouse.runs import Rows
 SHARD_PASSES = 1 << 16
 """That a shard takes at most, as far as the recipe tells: at the paper's sizes some minutes of a GPU, and eight prompts of the
 search for minimal sets. A kill loses no more: what has landed is the journal of what the oracle has answered."""
-OWN, CHOSEN = (Condition("top_k", direction) for direction in ("own", "chosen"))
+OWN, CHOSEN, ATTRIBUTED = (Condition("top_k", by) for by in ("own", "chosen", "attribution"))
 
 
 def pool(con: duckdb.DuckDBPyConnection, settings: Candidates, direction: str) -> dict[str, np.ndarray]:
@@ -54,13 +60,30 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
                 chosen = found["rank"] <= k
                 sets[direction, k] = context.feature_set(found, chosen)
     shards = shards_of_split(context.study, "candidates")
+    engine = engine_of(context) if settings.attribution else None
     for name in missing:
         asked = [
             Ablation(Request(prompt, features), Condition("top_k", direction), k=k)
             for (direction, k), features in sets.items()
             for prompt in shards[name]
         ]
+        asked += [one for prompt in shards[name] for one in (_attributed(context, engine, prompt) if engine else ())]
         yield name, ablation_rows(context, work.spec.stage, asked)
+
+
+def _attributed(context: StudyContext, engine: Engine, prompt: int) -> Iterator[Ablation]:
+    """What fires on a prompt and holds its target tokens up, to first order: the first K features of each SAE, for growing K."""
+    settings = context.recipe.candidates
+    saes, ids, falls = ranked(context, engine, prompt)
+    layers = np.array([context.study.numbered_saes[n].layer for n in saes.tolist()], dtype=np.int64)
+    searched = ~np.isin(layers, settings.exclude_layers) & (falls > 0)
+    saes, ids, falls = saes[searched], ids[searched], falls[searched]
+    order = np.lexsort((ids, -falls, saes))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order)) - np.searchsorted(saes[order], saes[order])
+    for k in ks(settings):
+        features = FeatureSet.of(saes[rank < k], ids[rank < k])
+        yield Ablation(Request(prompt, features), ATTRIBUTED, k=k)
 
 
 STAGE = Stage(

@@ -7,13 +7,24 @@ from itertools import cycle
 import numpy as np
 
 from saelake import queries
+from saelake.analysis.engine.library import Engine
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation
-from saelake.analysis.search.candidates import pool
+from saelake.analysis.search.candidates import ATTRIBUTED, pool
+from saelake.analysis.search.ranking import engine_of, ranked
 from saelake.analysis.stage import Work
 from saelake.analysis.study_context import StudyContext
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCHES
+
+OWN = """
+select a.prompt_id, a.k, s.sae_id, s.feature_id
+from ablations as a
+join feature_sets as s on s.set_id = a.set_id
+where a.method = 'top_k' and a.part = $part and a.control is null
+order by a.prompt_id, a.k, s.layer, s.sae_id, s.feature_id
+"""
+"""Candidates that each prompt has of its own."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,42 @@ class Pool:
 
 def pools(work: Work, direction: str) -> dict[int, Pool]:
     """Prompt number -> pool, for the prompts that refuse unmodified and flip at some K, by the recipe's oracle."""
-    recipe = work.context.recipe
+    recipe, context = work.context.recipe, work.context
     with work.sql("prompts", "alignments", "baseline", "candidates") as con:
-        candidates = pool(con, recipe.candidates, direction)
+        candidates = pool(con, recipe.candidates, direction) if direction != ATTRIBUTED.part else None
         flips = queries.run(con, "first_flip", condition=f"top_k_{direction}", judge=recipe.verdicts.oracle)
         first = flips.filter("refused_at_baseline and first_k is not null").fetchnumpy()
+        own = con.execute(OWN, {"part": direction}).fetchnumpy() if candidates is None else {}
     found = {}
     for prompt_id, k in zip(first["prompt_id"], first["first_k"], strict=True):
-        prompt = work.context.number_of[int(prompt_id)]
-        if work.context.study.role(prompt) != "target":
+        prompt = context.number_of[int(prompt_id)]
+        if context.study.role(prompt) != "target":
             continue
-        top = candidates["rank"] <= k
-        found[prompt] = Pool(prompt, int(k), work.context.sae_numbers(candidates["sae_id"][top]), candidates["feature_id"][top])
+        rows = own if candidates is None else candidates
+        top = candidates["rank"] <= k if candidates is not None else (own["prompt_id"] == prompt_id) & (own["k"] == k)
+        found[prompt] = Pool(prompt, int(k), context.sae_numbers(rows["sae_id"][top]), rows["feature_id"][top])
+    return found
+
+
+def falls_of(context: StudyContext, engine: Engine, pool: Pool) -> np.ndarray:
+    """(n,) what the log-odds fall by without each candidate of a pool; 0 for those that do not fire."""
+    saes, ids, falls = ranked(context, engine, pool.prompt)
+    known = dict(zip(zip(saes.tolist(), ids.tolist(), strict=True), falls.tolist(), strict=True))
+    return np.array([known.get(one, 0.0) for one in zip(pool.saes.tolist(), pool.feature_ids.tolist(), strict=True)])
+
+
+def active_pools(work: Work) -> dict[int, Pool]:
+    """Prompt number -> all features of the searched layers that fire on it, for the prompts that refuse unmodified."""
+    context, recipe = work.context, work.context.recipe
+    with work.sql("prompts", "baseline") as con:
+        refused = queries.run(con, "atlas_prompts", judge=recipe.verdicts.oracle, split=recipe.candidates.split).fetchnumpy()
+    engine, found = engine_of(context), {}
+    for prompt in sorted(context.number_of[prompt_id] for prompt_id in refused["prompt_id"].tolist()):
+        saes, ids, _ = ranked(context, engine, prompt)
+        layers = np.array([context.study.numbered_saes[n].layer for n in saes.tolist()])
+        kept = ~np.isin(layers, recipe.candidates.exclude_layers)
+        if kept.any():
+            found[prompt] = Pool(prompt, 0, saes[kept], ids[kept])
     return found
 
 

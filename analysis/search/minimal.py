@@ -1,10 +1,12 @@
-"""A 1-minimal flipping set by delta debugging: ablating it flips the prompt, and none of its features can be left out.
+"""A 1-minimal flipping set: ablating it flips the prompt, and none of its features can be left out.
+
+By delta debugging from an order that is drawn, or along an order that says what matters most (attribution), which asks less.
 
 Algorithm 1 (algorithm1.py) guarantees neither. A search is a generator that yields trials (sets to ablate) and is sent back
 which of them flip; many searches advance together, so that the engine sees all pending trials as one batch.
 """
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +15,8 @@ import numpy as np
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search.answers import Ablation, ablation_rows, flipped
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.critical import Pool, controls_by_donor, on_controls, pools, search_rows
+from saelake.analysis.search.critical import Pool, active_pools, controls_by_donor, falls_of, on_controls, pools, search_rows
+from saelake.analysis.search.ranking import PASSES_OF_A_GRADIENT, drawn_order, engine_of
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.warehouse.runs import Rows
@@ -23,6 +26,8 @@ Members = tuple[int, ...]
 """A set of candidates, as sorted places in the candidate pool."""
 Search = Generator[list[Members], list[bool], Members]
 Key = TypeVar("Key", bound=Hashable)
+ALONE = 64
+"""Candidates that are tried one by one where no beginning of a ranking flips."""
 
 
 def minimal_set(n_candidates: int, rng: np.random.Generator) -> Search:
@@ -51,6 +56,55 @@ def minimal_set(n_candidates: int, rng: np.random.Generator) -> Search:
         else:
             n_blocks *= 2
     return tuple(sorted(int(i) for i in kept))
+
+
+def ranked_set(order: Sequence[int]) -> Search:
+    """Searches a 1-minimal flipping subset along an order of the candidates, what matters most first; empty if nothing flips.
+
+    The shortest beginning of the order that flips is found by doubling and halving, and its last candidate is kept; then the
+    shortest one that flips together with what is kept, until that flips by itself (QuickXplain, Junker 2004). Flipping is not
+    monotone, so that is not relied on: of what is kept, one after another is left out as long as one can be. The whole pool need
+    not flip; where no beginning does, the first ones are tried alone.
+    """
+    tried: dict[Members, bool] = {}
+
+    def trials(sets: Sequence[Members]) -> Generator[list[Members], list[bool], list[bool]]:
+        new = [one for one in dict.fromkeys(sets) if one not in tried]
+        if new:
+            tried.update(zip(new, (yield new), strict=True))
+        return [tried[one] for one in sets]
+
+    kept: list[int] = []
+    bound = len(order)
+    while bound:
+        shortest, longest = (0, 0) if kept else (0, 1)
+        while True:
+            (flips,) = yield from trials([_sorted([*kept, *order[:longest]])])
+            if flips or longest == bound:
+                break
+            shortest, longest = longest, min(max(2 * longest, 1), bound)
+        if not flips:  # what one of them does, others may wake up to undo
+            alone = yield from trials([(one,) for one in order[:ALONE]])
+            return (order[alone.index(True)],) if any(alone) else ()
+        while longest - shortest > 1:
+            middle = (shortest + longest) // 2
+            (flips,) = yield from trials([_sorted([*kept, *order[:middle]])])
+            shortest, longest = (shortest, middle) if flips else (middle, longest)
+        if not longest:
+            break
+        kept.append(order[longest - 1])
+        bound = longest - 1
+    while len(kept) > 1:
+        without = [_sorted(one for one in kept if one != left_out) for left_out in kept]
+        flips_without = yield from trials(without)
+        if not any(flips_without):
+            break
+        kept = list(without[flips_without.index(True)])
+    return _sorted(kept)
+
+
+def _sorted(members: Iterable[int]) -> Members:
+    return tuple(sorted(members))
 
 
 def _members(blocks: Sequence[np.ndarray], leave_out: set[int]) -> Members:
@@ -93,7 +147,7 @@ def run_together(
     return found
 
 
-class _Oracle:
+class Oracle:
     """Answers trials of (prompt, start) searches, and never asks the engine about one state twice."""
 
     def __init__(self, context: StudyContext, by_prompt: Mapping[int, Pool]) -> None:
@@ -112,24 +166,36 @@ class _Oracle:
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     context, settings = work.context, work.context.recipe.minimal
     shards = shards_of_split(context.study, "minimal")
-    by_prompt = pools(work, settings.direction)
+    by_prompt = pools(work, settings.direction) if settings.pool == "candidates" else active_pools(work)
     controls = controls_by_donor(context, by_prompt)
     for name in missing:
+        mine = [p for p in shards[name] if p in by_prompt]
+        engine = engine_of(context) if settings.order == "attribution" else None
+        falls = {p: falls_of(context, engine, by_prompt[p]) for p in mine} if engine else {}
         searches = {
-            (p, start): minimal_set(len(by_prompt[p]), np.random.default_rng([work.spec.seed, start, context.places[p]]))
-            for p in shards[name]
-            if p in by_prompt
-            for start in range(settings.starts)
+            (p, start): _search(work, by_prompt[p], start, falls.get(p)) for p in mine for start in range(settings.starts)
         }
-        oracle = _Oracle(context, by_prompt)
+        oracle = Oracle(context, by_prompt)
         found = run_together(searches, oracle.flips)
         asked = [
             Ablation(Request(p, by_prompt[p].at(end.members)), FOUND, draw=start, seed=work.spec.seed)
             for (p, start), end in found.items()
+            if end.members
         ]
         asked += list(on_controls(asked, controls))
-        evaluations = {key: (by_prompt[key[0]], end.n_evaluations) for key, end in found.items()}
+        ranked = PASSES_OF_A_GRADIENT if falls else 0
+        evaluations = {
+            (p, start): (by_prompt[p], end.n_evaluations + (ranked if start == 0 else 0)) for (p, start), end in found.items()
+        }
         yield name, [*ablation_rows(context, work.spec.stage, asked), search_rows(context, "minimal", evaluations)]
+
+
+def _search(work: Work, pool: Pool, start: int, falls: np.ndarray | None) -> Search:
+    """The search of a prompt's pool from one start: of a ranked pool the first goes by it, and the others are drawn by it."""
+    rng = np.random.default_rng([work.spec.seed, start, work.context.places[pool.prompt]])
+    if falls is None:
+        return minimal_set(len(pool), rng)
+    return ranked_set((drawn_order(falls, rng) if start else np.argsort(-falls, kind="stable")).tolist())
 
 
 STAGE = Stage(

@@ -10,8 +10,9 @@ from saelake.analysis.engine.asked import Ablate, Key
 from saelake.analysis.engine.attribution import attribution
 from saelake.analysis.engine.library import Engine, check_engine
 from saelake.analysis.engine.prompts import Prompt
-from saelake.analysis.search.minimal import Members, run_together
+from saelake.analysis.search.minimal import Members, ranked_set, run_together
 from saelake.analysis.search.minimal import minimal_set as searched
+from saelake.analysis.search.ranking import log_odds
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
@@ -31,7 +32,7 @@ class MinimalSet:
 def minimal_set(
     engine: Engine,
     prompt: Prompt,
-    pool: Iterable[tuple[Key, int]],
+    pool: Iterable[tuple[Key, int]] | None,
     flips: Callable[[str], bool],
     *,
     max_new_tokens: int = 32,
@@ -39,19 +40,20 @@ def minimal_set(
 ) -> MinimalSet:
     """A 1-minimal subset of a pool of features: ablating it flips the prompt, and without any one of its features it does not.
 
-    Where the whole pool does not flip (ablating too much can leave no sensible answer), the search begins with the features that
-    the target tokens' probability hangs on most, by `attribution`, as many as flip together.
+    Without a pool, all features that fire on the prompt are searched, those first that the target tokens hang on most, by
+    `attribution`. Where a given pool does not flip as a whole (ablating too much can leave no sensible answer), the search begins
+    with the features that these hang on most, as many as flip together.
 
     Args:
-        pool: pairs of which SAE (sae_id, hook, Site, or layer) and feature_id.
+        pool: pairs of which SAE (sae_id, hook, Site, or layer) and feature_id, or None.
         flips: whether an answer's text counts.
-        seed: of the order in which features are tried; other orders may find other sets.
+        seed: of the order in which features of a pool are tried; other orders may find other sets.
     Raises UserError for an empty pool, and for features that there are not.
     """
     check_engine(engine)
     arguments.function("flips", flips, "a function of an answer's text")
     max_new_tokens, seed = arguments.whole("max_new_tokens", max_new_tokens, 1), arguments.whole("seed", seed, 0)
-    named = [_feature(engine, one) for one in _pairs(pool)]
+    named = _active(engine, prompt) if pool is None else [_feature(engine, one) for one in _pairs(pool)]
     features = list(dict.fromkeys(named))
     if not features:
         raise UserError("the pool has no feature")
@@ -65,6 +67,11 @@ def minimal_set(
             known.update(zip(new, (bool(flips(text)) for text in texts), strict=True))
         return [known[members] for members in sets]
 
+    if pool is None:
+        if asked([()])[0]:
+            return MinimalSet((), True, len(known))
+        along = run_together({0: ranked_set(range(len(features)))}, lambda trials: asked([members for _, members in trials]))[0]
+        return MinimalSet(tuple(features[i] for i in along.members), bool(along.members), len(known))
     whole: Members = tuple(range(len(features)))
     by_itself, together = asked([(), whole])
     start = whole if together else None
@@ -76,6 +83,14 @@ def minimal_set(
     search = searched(len(start), np.random.default_rng(seed))
     found = run_together({0: search}, lambda trials: asked([tuple(start[i] for i in members) for _, members in trials]))[0]
     return MinimalSet(tuple(features[start[i]] for i in found.members), True, len(known))
+
+
+def _active(engine: Engine, prompt: Prompt) -> list[tuple[str, int]]:
+    """The features that fire on a prompt, those first without which the target tokens' log-odds fall most."""
+    table = attribution(engine, [prompt], log_odds(engine.subject)).group_by(["sae_id", "feature_id"], use_threads=False)
+    rows = table.aggregate([("effect", "sum")]).to_pylist()
+    rows.sort(key=lambda row: (row["effect_sum"], row["sae_id"], row["feature_id"]))
+    return [(row["sae_id"], row["feature_id"]) for row in rows]
 
 
 def _pairs(pool: Any) -> list[Any]:

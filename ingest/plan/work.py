@@ -158,7 +158,13 @@ def _stage_work(recipe: Recipe, found: Corpus, n_layers: int) -> list[StageWork]
             f"{n_layers} layers tried",
         ),
         StageWork("baseline", 0, 2 * both, 1.0),
-        StageWork("candidates", 0, both * n_ks * n_directions, above, f"K = {candidates.step} .. {candidates.cap}"),
+        StageWork(
+            "candidates",
+            0,
+            both * n_ks * (n_directions + candidates.attribution),
+            above,
+            f"K = {candidates.step} .. {candidates.cap}",
+        ),
         StageWork(
             "algorithm1",
             target * greedy.seeds * (n_blocks + 1),

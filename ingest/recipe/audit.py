@@ -18,7 +18,7 @@ class Audit(Section):
     """The layers at whose SAEs' sites the stream is changed, at one at a time; by default those that give candidates."""
     last_tokens: Count = 5
     """The change is of so many last tokens of the prompt, BOS never."""
-    budgets: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.05, 0.1, 0.2, 0.5)
+    budgets: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.02, 0.05, 0.1, 0.2)
     """How long a change may be, relative to the residual stream at these tokens."""
     steps: Count = 10
     """Gradient steps a budget."""

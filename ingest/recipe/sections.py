@@ -304,6 +304,9 @@ class Candidates(Section):
     """The largest K that is tried."""
     directions: Annotated[tuple[Literal["own", "chosen"], ...], Field(min_length=1)] = ("own", "chosen")
     """Rank by the cosine with each layer's own direction, with the chosen one, or both."""
+    attribution: Annotated[bool, LATER] = False
+    """Ablate each prompt's own top K a layer by attribution too: of what fires on it, those without which the log-odds of its
+    target tokens would fall most, to first order (the condition top_k_attribution)."""
     split: str = "test"
     """The split whose prompts are ablated, here and in the stages that follow."""
 
@@ -344,10 +347,24 @@ class Algorithm1(Section):
 class Minimal(Section):
     """The search for 1-minimal flipping sets."""
 
-    direction: Literal["own", "chosen"] = "own"
-    """Whose candidates are searched: ranked by each layer's own direction or by the chosen one."""
+    direction: Literal["own", "chosen", "attribution"] = "own"
+    """Whose candidates are searched: ranked by each layer's own direction, by the chosen one, or by attribution."""
     starts: Count = 4
     """Searches a prompt, each with its own order of the candidates, to find alternative sets."""
+    order: Annotated[Literal["random", "attribution"], LATER] = "random"
+    """Whether candidates are tried in an order that is drawn, or those first that the target tokens hang on most, to first order
+    (one backward pass), which asks for fewer evaluations; later starts then draw by that."""
+    pool: Annotated[Literal["candidates", "active"], LATER] = "candidates"
+    """What is searched: the candidates of the prompt's first flip, or all features of the searched layers that fire on it (with
+    order = "attribution": so many need not flip together)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.pool == "active" and self.order == "random":
+            raise ValueError('pool = "active" goes by order = "attribution": all active features together need not flip a prompt')
+        if self.pool == "active" and self.is_given("direction"):
+            raise ValueError('direction changes nothing: pool = "active" has no candidates; leave it out')
+        return self
 
 
 class Controls(Section):

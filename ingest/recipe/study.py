@@ -137,6 +137,10 @@ class Recipe(Section):
         if self.verdicts.control_oracle is not None:
             asked["verdicts.control_oracle"] = self.verdicts.control_oracle
         check_names(self.judges, asked)
+        if self.minimal.direction == "attribution" and not self.candidates.attribution:
+            raise ValueError(
+                "minimal.direction is attribution, by which there are no candidates: set candidates.attribution = true"
+            )
         if self.stage3.size not in self.fm.sizes:
             raise ValueError(f"stage3.size is {self.stage3.size}, but fm.sizes has no such machine")
         return self

@@ -4,7 +4,7 @@
 -- the smallest tau that flips. control random: the first draw of random features that the study has for such a set.
 --
 -- $judge judge: whose verdict counts
--- $direction own|chosen = own: whose candidates
+-- $direction own|chosen|attribution = own: whose candidates
 -- $split text: the prompts of the analysis
 with refused as (
     select a.prompt_id
