@@ -15,7 +15,7 @@ from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.search import ranking
 from saelake.analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
-from saelake.analysis.search.critical import Pool
+from saelake.analysis.search.critical import Pool, falls_of
 from saelake.analysis.search.directions import difference_of_means
 from saelake.analysis.search.minimal import Oracle, minimal_set, ranked_set, run_together
 from saelake.analysis.study_context import StudyContext
@@ -118,7 +118,7 @@ def _minimal(report: Report, organism: Organism) -> None:
     """Evaluations of both searches for minimal sets, from the same pools and as many starts; the backward pass is counted."""
     context, starts = organism.context, organism.context.recipe.minimal.starts
     engine = ranking.engine_of(context)
-    falls = {pool.prompt: ranking.falls_of(context, engine, pool) for pool in organism.pools}
+    falls = {pool.prompt: falls_of(context, engine, pool) for pool in organism.pools}
     by_prompt = {pool.prompt: pool for pool in organism.pools}
 
     def order(prompt: int, start: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The search along a ranking: its guarantee whatever flips, its evaluations, and what it finds on the planted network."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_ends_one_minimal_or_empty_even_where_flipping_is_not_monotone(n: int, s
     def flips(members: Members) -> bool:
         return bool(table[sum(1 << i for i in members)])
 
-    def answer(trials: list[tuple[int, Members]]) -> list[bool]:
+    def answer(trials: Sequence[tuple[int, Members]]) -> list[bool]:
         asked.extend(members for _, members in trials)
         return [flips(members) for _, members in trials]
 
@@ -162,5 +163,5 @@ def test_a_drawn_search_asks_more() -> None:
     assert asked["ranked"] * 2 <= asked["drawn"]
 
 
-def _both(trials: list[tuple[int, Members]]) -> list[bool]:
+def _both(trials: Sequence[tuple[int, Members]]) -> list[bool]:
     return [{0, 3} <= set(members) for _, members in trials]
