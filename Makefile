@@ -42,8 +42,8 @@ lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Another DuckDB than that of constraints.txt, in front of it: make test DUCKDB=2.0.1. Its extension for S3 has the same number; where
-# there is none, the tests of buckets skip.
+# CI runs the DuckDB of constraints.txt, 1.5.5. Another one in front of it: make test DUCKDB=2.0.1, to be run by hand before what changes
+# SQL, or how rows are read and written. Its extension for S3 has the same number; where there is none, the tests of buckets skip.
 OTHER := $(BENCH)/duckdb-$(DUCKDB)
 
 $(OTHER): $(INSTALLED)
