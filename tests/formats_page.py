@@ -24,7 +24,6 @@ CHECKED = {
     "jailbreakbench": "a file of its shape; rows without a prompt are counted",
     "lm_eval": "a file of its shape",
     "neuronpedia": "field by field, against the package `neuronpedia` where it is installed; round trip",
-    "saelens": "made by SAELens; equal to what ingest writes",
     "strongreject": "a file of its shape",
     "top_activations": "`datasets` loads it; round trip",
 }
