@@ -48,3 +48,22 @@ def test_long_answers_are_read_quickly(unit: str) -> None:
     start = time.perf_counter()
     degenerate_rule(unit * (6_000 // len(unit)))
     assert time.perf_counter() - start < 2
+
+
+def test_limits_are_those_that_the_rules_say() -> None:
+    """One step on either side of each number in the rules' description."""
+    plain = "we go on to the end of the street and"
+    assert degenerate_rule(f"{plain} {'stop ' * 5}") == "loop"
+    assert degenerate_rule(f"{plain} {'stop ' * 4}") is None
+    assert degenerate_rule(f"3 3 {plain} {'stop ' * 5}") == "loop", "the word that loops is the last one"
+    assert degenerate_rule("ha " * 12) == "loop"
+    assert degenerate_rule("ha " * 11) is None
+    assert degenerate_rule(f"{plain} {'read the book ' * 3}") == "loop"
+    assert degenerate_rule(f"go {'stop ' * 5}and then we walk") == "loop", "half of ten words"
+    assert degenerate_rule(f"go {'stop ' * 5}and then we walk home") is None, "less than half of eleven, and not at the end"
+    four = ["one", "two", "three", "four"]
+    shuffled = [0, 1, 2, 3, 1, 0, 3, 2, 0, 2, 1, 3, 2, 0, 3, 1, 1, 2, 0, 3]
+    twenty = " ".join(four[i] for i in shuffled)
+    assert degenerate_rule(twenty) == "few words", "four of twenty are fewer than a quarter"
+    assert degenerate_rule(twenty.rpartition(" ")[0]) is None, "a text of nineteen is too short to tell"
+    assert degenerate_rule(twenty.replace("four", "five", 1)) is None, "five of twenty are a quarter"

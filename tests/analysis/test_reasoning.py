@@ -90,3 +90,8 @@ def test_the_marks_are_the_recipes_and_part_of_what_a_judge_is() -> None:
     assert Reasoning(other.generation.reasoning).answer("[[no]]yes") == "yes"
     with pytest.raises(ValueError, match="the two must differ"):
         Generation(reasoning=(("|", "|"),))
+
+
+def test_a_second_end_mark_without_a_start_is_a_word_of_the_answer() -> None:
+    reasoning = Reasoning((("<think>", "</think>"),), False)
+    assert reasoning.answer("so it goes</think>this mark, </think>, closes reasoning") == "this mark, </think>, closes reasoning"
