@@ -29,10 +29,7 @@ N_BARE = 100
 LAST_TOKENS = 5
 SAME = 1e-3
 """Difference of logits up to which two contenders have done the same."""
-RUNS = """
-    select stage, tables[1].n_rows as passes, epoch(finished - started) as seconds, round(passes / seconds) as a_second
-    from runs where stage in ('atlas', 'atlas_joint') order by stage
-"""
+RUNS = "select stage, tables[1].n_rows as n_passes from runs where stage in ('atlas', 'atlas_joint') order by stage"
 
 
 def pairs(organism: Organism, prompt: int) -> list[FeatureSet]:
