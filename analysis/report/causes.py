@@ -144,8 +144,9 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
         opposite = (
             f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
         )
-        return f"{found}{opposite} What wakes is no backup here, and is not called redundant."
-    return f"{found} What wakes there stands in for the source: it is a backup."
+        return f"{found}{opposite} What wakes there is no backup, and is not called redundant."
+    beyond = row["n_backed_up"] - row["n_random"]
+    return f"{found} What wakes there stands in for its source, for {beyond:,} more than chance: it is a backup."
 
 
 READOUTS = Section(

@@ -264,8 +264,11 @@ def probe(study: Studied) -> str:
 def hydra(study: Studied) -> str:
     row = study.ask("self_repair", judge=study.judge).one(reading="default", method="minimal")
     first = f"{row['n_kept']:,} of {row['n_sets']:,} sets flip only with their silent features." if row else ""
-    backed = study.ask("backups", judge=study.judge).one(source="one") if "backups" in study.records else None
-    return f"{first} {backup_sentence(backed) if backed else ''}".strip()
+    backed = study.ask("backups", judge=study.judge) if "backups" in study.records else None
+    rows = [row for source in ("minimal", "one") if backed and (row := backed.one(source=source))]
+    # Of sets and single features, those of which something can be said; else what cannot.
+    said = [row for row in rows if row["n_tested"]] or rows[-1:]
+    return " ".join(part for part in (first, *map(backup_sentence, said)) if part)
 
 
 def clamping(study: Studied) -> str:

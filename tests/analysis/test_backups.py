@@ -70,7 +70,7 @@ def test_the_question_counts_what_restores_and_what_does_not(study: Analysed) ->
         )
         one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
     assert (one["n_tested"], one["n_backed_up"], one["n_flip"]) == (12, 0, 12)
-    assert "is no backup here" in backup_sentence(one)
+    assert "is no backup" in backup_sentence(one)
 
 
 def _dicts(con: Any, question: str) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def _dicts(con: Any, question: str) -> list[dict[str, Any]]:
 def test_the_sentence_calls_nothing_a_backup_that_random_features_do_as_well(study: Analysed) -> None:
     with study.connect() as con:
         one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
-    assert backup_sentence(one).endswith("stands in for the source: it is a backup.")
-    assert "is no backup here" in backup_sentence(one | {"n_random": 12})
+    assert backup_sentence(one).endswith("stands in for its source, for 12 more than chance: it is a backup.")
+    assert "is no backup" in backup_sentence(one | {"n_random": 12})
     assert "nothing can be said" in backup_sentence(one | {"n_tested": 0})
     assert backup_sentence(one | {"n_sources": 0}) == ""
