@@ -21,6 +21,7 @@ from saelake.formats.json_files import read_json
 from saelake.formats.models import check_model, model_of
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.tensors import read_tensors
+from saelake.formats.tops import restricted_sets
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.statistics import FeatureStatistics
 
@@ -31,6 +32,8 @@ OWNER = "import delphi"
 RANGE = re.compile(r"(\d{1,9})_(\d{1,9})")
 LAYER = re.compile(r"(?<!\d)\d+(?!\d)")
 CONFIG = "config.json"
+SHOWN = 'semi join (from prompts where not list_contains($restricted, "set")) using (prompt_id)'
+"""Prompts of sets that their recipe calls restricted are left out, as in what is shared."""
 N_SPLITS = 5
 """delphi's own default."""
 
@@ -125,9 +128,10 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
 
 def _token_rows(opened: "OpenLake") -> tuple[np.ndarray, np.ndarray]:
     """(n,) prompt_ids, and (n, longest) int64 token ids, padded with 0."""
-    found = opened.sql("select prompt_id, pos, token_id from tokens order by prompt_id, pos").fetchnumpy()
+    asked = {"restricted": restricted_sets(opened)}
+    found = opened.sql(f"select prompt_id, pos, token_id from tokens {SHOWN} order by prompt_id, pos", asked).fetchnumpy()
     if not len(found["pos"]):
-        raise UserError("export delphi: the study has no tokens")
+        raise UserError("export delphi: the study has no tokens, or none but those of restricted prompt sets")
     ids, row = np.unique(np.asarray(found["prompt_id"]), return_inverse=True)
     tokens = np.zeros((len(ids), int(found["pos"].max()) + 1), dtype=np.int64)
     tokens[row, np.asarray(found["pos"])] = np.asarray(found["token_id"])
@@ -138,13 +142,13 @@ def _write_module(opened: "OpenLake", folder: Path, sae: KnownSae, ids: np.ndarr
     from safetensors.numpy import save_file
 
     folder.mkdir()
-    n_splits, n_rows = min(N_SPLITS, sae.width), 0
+    n_splits, n_rows, restricted = min(N_SPLITS, sae.width), 0, {"restricted": restricted_sets(opened)}
     bounds = [sae.width * i // n_splits for i in range(n_splits + 1)]
     for first, after in pairwise(bounds):
         found = opened.sql(
-            "select prompt_id, pos, feature_id, activation from activations where layer = $1 and sae_id = $2 "
-            "and feature_id between $3 and $4 order by prompt_id, pos, feature_id",
-            [sae.layer, sae.sae_id, first, after - 1],
+            f"select prompt_id, pos, feature_id, activation from activations {SHOWN} where layer = $layer and sae_id = $sae_id "
+            "and feature_id between $first and $last order by prompt_id, pos, feature_id",
+            {**restricted, "layer": sae.layer, "sae_id": sae.sae_id, "first": first, "last": after - 1},
         ).fetchnumpy()
         row = np.searchsorted(ids, np.asarray(found["prompt_id"]))
         place = np.stack([row, np.asarray(found["pos"]), np.asarray(found["feature_id"]) - first], 1)

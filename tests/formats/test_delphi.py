@@ -1,6 +1,7 @@
 """delphi's latent cache: its own package reads ours and writes theirs, and the non-zeros are the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,28 @@ def test_a_cache_of_another_sae_or_model_is_refused(lake: Lake, tmp_path: Path) 
     assert "no file has feature 0" in refusal(lake, "delphi", module)
     (module / "config.json").write_text(json.dumps([1]))
     assert "config.json is no object" in refusal(lake, "delphi", module)
+
+
+@pytest.mark.parametrize("name", ["delphi", "neuronpedia", "top_activations"])
+def test_restricted_sets_are_not_passed_on(name: str, lake: Lake, tmp_path: Path) -> None:
+    imported = bring_in(lake.root, "delphi", str(cache(tmp_path)), Asked())
+    with saelake.open(lake.root) as opened:
+        rows = opened.sql('select distinct run_id, "set" from prompts where run_id <> $1', [imported.run_id]).fetchall()
+    for run_id, prompt_set in rows:
+        record = lake.record(run_id)
+        assert record is not None
+        told = replace(record, about={**record.about, "prompts": [{"set": prompt_set, "restricted": True}]})
+        (lake.root / "runs" / f"{run_id}.json").write_text(told.to_json())
+    with saelake.open(lake.root) as opened:
+        of_imported = opened.sql("select distinct token_id from tokens where run_id = $1", [imported.run_id]).fetchnumpy()
+        (kept,) = opened.sql("select list(distinct text) from prompts where run_id = $1", [imported.run_id]).fetchall()[0]
+        hidden = [text for (text,) in opened.sql("select text from prompts").fetchall() if text not in kept]
+    assert hidden
+    write_out(lake.root, name, tmp_path / "out", Asked())
+    written = [file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert written
+    if name == "delphi":
+        (tokens, *_) = [safetensors_numpy.load(one)["tokens"] for one in written if not one.startswith(b"{")]
+        assert len(tokens) == 2
+        assert set(np.unique(tokens)) <= {0, *of_imported["token_id"].tolist()}
+    assert not [text for text in hidden for one in written if text.encode() in one]
