@@ -58,8 +58,8 @@ largest = 4
 triples = 10
 """
 NOT_COMPUTED = {"activations_by_prompt", "explanations", "annotations", "study_features", "concepts", "doses"}
-NOT_COMPUTED |= {"readings", "recoveries", "recovery_rates"}
-"""What neither an analysis of the planted study nor its atlas writes."""
+NOT_COMPUTED |= {"readings", "recoveries", "recovery_rates", "examples", "reported_logits", "feature_reports", "graph_edges"}
+"""What neither an analysis of the planted study nor its atlas writes: other commands, or an import, do."""
 Content = Mapping[str, Mapping[tuple[Any, ...], list[tuple[float, ...]]]]
 """table -> what is discrete in a row -> the floating-point numbers of the rows that are alike in that"""
 

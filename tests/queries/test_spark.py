@@ -63,6 +63,7 @@ WITH_ROWS: dict[str, dict[str, Any]] = {
     "neighbours": {"layer": 4, "feature_id": 256, "max_q": 1.0},
     "steering_features": {"features_are": "critical"},
     "features_on_token": {"token": "beach"},
+    "promoting": {"token": "I"},
     "atlas_prompts": {"split": "test"},
     "audit_sets": {"split": "test"},
     "find_prompts": {"words": "how to"},
