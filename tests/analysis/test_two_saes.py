@@ -66,6 +66,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "random_active": {"pool": 2, "draws": 2},
     "matched_active": {"pool": 2, "min_overlap": 0.05},
     "features_on_token": {"token": "bomb"},
+    "promoting": {"token": "I", "limit": None},
     "find_prompts": {"words": "how to"},
     "study_sample": {"n_random": 10_000, "n_silent": 10_000, "per_group": 10_000},
 }
