@@ -106,9 +106,9 @@ def test_marks_of_the_template_inside_a_prompt_are_still_the_users() -> None:
     assert roles[tokens.index("<end_of_turn>")] == "user"
 
 
-def test_system_prompt_is_template() -> None:
+def test_a_system_prompt_has_a_role_of_its_own() -> None:
     _, tokens, roles = template_of("llama", system="Sure the model").encode("I")
-    assert roles[tokens.index("Sure")] == "template"
+    assert roles[tokens.index("Sure")] == "system"
     assert roles.count("user") == 1
     with pytest.raises(UserError, match=r"model\.system: the chat template cannot be rendered \(System role not supported\)"):
         template_of("gemma2", system="x")
