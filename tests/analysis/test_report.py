@@ -174,8 +174,10 @@ def test_accuracies_losses_and_seconds(html: str, lake: saelake.OpenLake) -> Non
     right = lake.sql("select avg(correct::int) from predictions where model = 'fm_20' and split = 'test'").fetchall()[0][0]
     assert machine["test_accuracy"] == pytest.approx(right)
     for condition in ("none", "direction", "minimal"):
-        mean = lake.sql(f"select avg(loss) from losses where condition = '{condition}'").fetchall()[0][0]
-        assert one(answers(html, "losses")[0], condition=condition)["loss"] == pytest.approx(mean, rel=1e-6)
+        for texts, mean in lake.sql(
+            f"select texts, avg(loss) from losses where condition = '{condition}' group by texts"
+        ).fetchall():
+            assert one(answers(html, "losses")[0], texts=texts, condition=condition)["loss"] == pytest.approx(mean, rel=1e-6)
     for stage in ("prompts", "candidates", "fm"):
         seconds = lake.sql(f"select epoch(finished - started) from runs where stage = '{stage}'").fetchall()[0][0]
         assert one(answers(html, "runs")[0], stage=stage)["seconds"] == pytest.approx(seconds, abs=2e-3)

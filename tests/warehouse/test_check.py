@@ -143,7 +143,7 @@ def _repeat(rows: pa.Table) -> pa.Table:
         ("activations", lambda rows: rows.drop_columns("pos"), "its columns are not those of activations"),
         ("prompts", _set("prompt_id", 5), "prompt_id does not carry the run's tag"),
         ("prompts", _set("label_role", "odd"), "label_role is neither target nor control nor other"),
-        ("tokens", _set("role", "odd"), "role is neither bos nor template nor user"),
+        ("tokens", _set("role", "odd"), "role is neither bos nor template nor system nor user nor assistant nor answer"),
         ("ablations", _set("set_id", 5, -1), "set_id is not in feature_sets"),
         ("ablations", _set("p_refusal_token", 1.5), "p_refusal_token is above 1"),
         ("verdicts", _set("ablation_id", 5), "ablation_id is not in ablations"),
