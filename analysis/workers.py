@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from saelake.extras import require
-from saelake.ingest.job import Piece, pieces
+from saelake.ingest.pieces import Piece, pieces
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import SetRuns, ingest_key
 from saelake.ingest.study import Study

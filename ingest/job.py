@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from saelake.ingest.pieces import PROMPTS_SHARD, SAE_SHARD, Piece, pieces
 from saelake.ingest.prompt_major import copy_by_prompt
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import STAGES, Ingested, SetRuns, ingest_runs
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Ingested", "Study", "ingest", "ingest_study", "open_study"]
 
-PROMPTS_SHARD, SAE_SHARD = "prompts", "sae"
 STATISTICS_READ = {"prompts": ["prompt_id", "label"], "tokens": ["prompt_id", "role"]}
 """The columns that the statistics of activations need of their prompts."""
 Item = TypeVar("Item")
@@ -97,30 +97,6 @@ def _of_prompts(study: Study, lake: Lake, one: SetRuns, table: str) -> pa.Table:
         return rows
     roles = [study.recipe.labels.role(label) for label in rows["label"].to_pylist()]  # version 1 did not write them
     return rows.append_column("label_role", pa.array(roles, pa.string()))
-
-
-class Piece(NamedTuple):
-    """What is computed at once, as it is asked of a worker: rows for shards of some runs of one prompt set."""
-
-    set: str
-    shard: str
-    saes: tuple[int, ...]
-    """Numbers of the SAEs; none for the prompts themselves."""
-
-
-def pieces(study: Study, sets: Sequence[SetRuns], missing: Mapping[str, Sequence[str]]) -> Iterator[tuple[Piece, list[str]]]:
-    """What is to be computed for the missing shards of runs (run_id -> shards), with the runs that each piece is for.
-
-    Activations first: their shards show whether the SAEs are the right ones.
-    """
-    slices = [(one, shard) for one in sets for shard in one.shards(study.recipe.capture.shard_prompts)]
-    for one, shard in [*slices, *((one, SAE_SHARD) for one in sets)]:
-        saes = tuple(number for number, spec in one.activations.items() if shard in missing.get(spec.run_id, ()))
-        if saes:
-            yield Piece(one.name, shard, saes), [one.activations[number].run_id for number in saes]
-    for one in sets:
-        if one.prompts.run_id in missing:
-            yield Piece(one.name, PROMPTS_SHARD, ()), [one.prompts.run_id]
 
 
 def computed_here(study: Study, sets: Sequence[SetRuns], loaded: "Loaded | None" = None) -> JointCompute:

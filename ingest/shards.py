@@ -14,8 +14,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from saelake.ingest.capture import Captured, capture, nonzeros
-from saelake.ingest.job import PROMPTS_SHARD, SAE_SHARD, Piece
 from saelake.ingest.loaded import Loaded
+from saelake.ingest.pieces import PROMPTS_SHARD, SAE_SHARD, Piece
 from saelake.ingest.runs import SetRuns, prompt_ids
 from saelake.ingest.saes.loader import HOST_SHARE, host_bytes
 from saelake.ingest.saes.sae import Sae

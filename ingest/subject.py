@@ -29,7 +29,7 @@ from saelake.ingest.recipe.errors import sentence
 from saelake.ingest.site_map import find_sites
 from saelake.ingest.sites import Site
 from saelake.ingest.spelling import Spelling
-from saelake.ingest.targets import find_targets, targets_of
+from saelake.ingest.targets import Target, find_targets, targets_of
 from saelake.ingest.template import ChatTemplate, Tokenized
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError, first_line
@@ -424,6 +424,11 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
         )
     except Exception as error:  # the tokenizers library raises nothing more specific for a damaged file
         raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({first_line(error)})") from error
+
+
+def read_targets(model: ModelSpec) -> tuple[Target, ...]:
+    """The target tokens of a recipe's model, from its tokenizer alone; raises UserError as `targets_of` does."""
+    return targets_of(ChatTemplate.of(load_tokenizer(model), model), model)
 
 
 def load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:

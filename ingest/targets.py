@@ -66,13 +66,6 @@ def targets_of(template: ChatTemplate, model: ModelSpec) -> tuple[Target, ...]:
         raise UserError(f"model.refusal_tokens (or target_tokens): {error}") from error
 
 
-def read_targets(model: ModelSpec) -> tuple[Target, ...]:
-    """The same without loading the model, from its tokenizer."""
-    from saelake.ingest.subject import load_tokenizer
-
-    return targets_of(ChatTemplate.of(load_tokenizer(model), model), model)
-
-
 def _behind(tokenizer: PreTrainedTokenizerBase, context: str, word: str) -> list[int]:
     """The tokens of a word behind some text, which is read already: the model cannot merge the word with it."""
     head, joined, alone = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + word, word))

@@ -138,7 +138,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
 
 
 def _targets(recipe: Recipe) -> "list[Target]":
-    from saelake.ingest.targets import read_targets
+    from saelake.ingest.subject import read_targets
 
     return list(read_targets(recipe.model)) if tokenizer_is_here(recipe.model) else []
 

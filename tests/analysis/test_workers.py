@@ -17,7 +17,8 @@ from saelake.analysis.stages import SEARCH, ensure_stage, open_analysis, specs
 from saelake.analysis.study_context import StudyContext
 from saelake.analysis.workers import MOST_DEATHS, RayWorkers
 from saelake.cli import main
-from saelake.ingest.job import PROMPTS_SHARD, Study, ingest_study
+from saelake.ingest.job import Study, ingest_study
+from saelake.ingest.pieces import PROMPTS_SHARD
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.runs import SetRuns, ingest_runs
 from saelake.warehouse.check import check

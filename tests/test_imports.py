@@ -1,0 +1,33 @@
+"""No module imports itself by way of others: not while it is loaded, nor later, in a function or for its types."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of the package and of the folders that it links to."""
+    folders = [path.resolve() for path in (ROOT / "saelake").iterdir() if path.is_dir()]
+    files = [ROOT / "cli.py", *(ROOT / "saelake").glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
+    parts = {file: file.relative_to(ROOT).with_suffix("").parts for file in files if not file.is_symlink()}
+    return {".".join(("saelake", *(p for p in name if p not in ("saelake", "__init__")))): file for file, name in parts.items()}
+
+
+def imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules of the package that a file imports anywhere."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            yield from (name if (name := f"{node.module}.{alias.name}") in known else node.module for alias in node.names)
+
+
+def test_imports_run_one_way() -> None:
+    known = modules()
+    assert {"saelake", "saelake.cli", "saelake.ingest.job", "saelake.queries", "saelake.analysis.engine.engine"} <= known.keys()
+    graph = {name: set(imported(file, known)) - {name} for name, file in known.items()}
+    assert graph["saelake.ingest.job"] >= {"saelake.ingest.shards", "saelake.ingest.runs"}
+    list(TopologicalSorter(graph).static_order())  # raises graphlib.CycleError, which names the circle
