@@ -21,7 +21,7 @@ from saelake.warehouse.damage import HINT, file_damage, pointer_damage, pointer_
 from saelake.warehouse.durable import aside, locked, sync_file, try_locked
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile, file_layer
-from saelake.warehouse.literals import ESCAPED_LAKE, literal, literals, parquet
+from saelake.warehouse.literals import ESCAPED_LAKE, exactly, literal, literals, parquet
 from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
 
@@ -382,11 +382,13 @@ def connect(
 def lock(con: duckdb.DuckDBPyConnection, lake: Lake, files: Sequence[Path] = ()) -> None:
     """Leaves a connection that `connect` made nothing but the lake's data and the named local files and folders to read.
 
-    Nothing else of the machine, no network, no extensions; and no way to change that.
+    Nothing else of the machine, no network, no extensions; and no way to change that. DuckDB holds a path against these as it is
+    written, so that they stand there as patterns too.
     """
-    folders = [f"{path.resolve()}/" for path in files if path.is_dir()]
-    con.execute(f"set allowed_directories = {literals([f'{lake.published.url}/data/', *folders])}")
-    con.execute(f"set allowed_paths = {literals(p for f in files if not f.is_dir() for p in {str(f), str(f.resolve())})}")
+    folders = [f"{lake.published.url}/data/", *(f"{path.resolve()}/" for path in files if path.is_dir())]
+    single = [name for file in files if not file.is_dir() for name in (str(file), str(file.resolve()))]
+    for setting, names in (("allowed_directories", folders), ("allowed_paths", single)):
+        con.execute(f"set {setting} = {literals(dict.fromkeys([*names, *map(exactly, names)]))}")
     con.execute("set enable_external_access = false")
     con.execute("set python_enable_replacements = false")
     con.execute("set lock_configuration = true")

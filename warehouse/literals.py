@@ -31,9 +31,14 @@ def literals(texts: Iterable[str]) -> str:
     return "[" + ", ".join(map(literal, texts)) + "]::varchar[]"
 
 
+def exactly(path: str | Path) -> str:
+    """The pattern that only this path fits, whatever characters it holds."""
+    return GLOB.sub(lambda found: f"[{found[0]}]", str(path))
+
+
 def paths(files: Iterable[str | Path]) -> str:
-    """A SQL list of exactly these files, whatever characters their names hold."""
-    return literals(GLOB.sub(lambda found: f"[{found[0]}]", str(file)) for file in files)
+    """A SQL list of exactly these files."""
+    return literals(map(exactly, files))
 
 
 def parquet(files: str) -> str:

@@ -10,9 +10,10 @@ import duckdb
 import pytest
 
 from saelake.warehouse import storage
-from saelake.warehouse.catalog import _statements, connect, current_runs
+from saelake.warehouse.catalog import _statements, connect, current_runs, lock
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
+from saelake.warehouse.literals import paths
 from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
 from tests.warehouse import toys
@@ -39,6 +40,19 @@ def test_it_answers_after_a_move_from_another_folder(lake: Lake, tmp_path: Path)
     moved = lake.root.rename(tmp_path / "it's elsewhere")
     output = subprocess.run([sys.executable, "-c", ELSEWHERE, moved], cwd="/", capture_output=True, text=True, check=True)
     assert output.stdout.split() == [str(n_rows), "24", "2"]
+
+
+def test_a_connection_that_reads_the_lake_alone_reads_it_wherever_it_lies(lake: Lake, tmp_path: Path) -> None:
+    n_rows = lake.records()[0].n_rows("activations")
+    beside, moved = tmp_path / "set [2].csv", Lake.existing(lake.root.rename(tmp_path / "study [v2] *what?*"))
+    beside.write_text("n\n7\n")
+    with connect(moved) as con:
+        lock(con, moved, [beside])
+        assert con.execute("select count(*) from activations").fetchall() == [(n_rows,)]
+        assert con.execute(f"from read_csv({paths([beside])})").fetchall() == [(7,)]
+        for other in (moved.root / "saelake.json", moved.root / "data" / ".." / "saelake.json", Path(__file__)):
+            with pytest.raises(duckdb.PermissionException):
+                con.execute(f"from read_text({paths([other])})").fetchall()
 
 
 def test_it_answers_from_the_lakes_own_folder_without_a_variable(lake: Lake) -> None:
