@@ -15,7 +15,7 @@ from saelake.warehouse.errors import UserError
 
 MOST_SHOWN = 60
 """Characters of a value that a sentence carries."""
-FIELD = re.compile(r"\b(?:model|saes|compute)\.(?P<name>[a-z_]+)(?:\.(?P<key>[a-z_]+))?")
+FIELD = re.compile(r"\b(?P<table>model|saes|compute)\.(?P<name>[a-z_]+)(?:\.(?P<key>[a-z_]+))?")
 ARGUMENTS = {
     "chat_template": "chat_template",
     "template": "chat_template",
@@ -140,6 +140,6 @@ def without_recipe() -> Iterator[None]:
 
 def _argument(field: re.Match[str]) -> str:
     name = ARGUMENTS.get(field["name"])
-    if name is None:  # model.layers, say: a place in a network
+    if name is None or field.group("table", "name") == ("model", "layers"):  # model.layers, say: a place in a network
         return field[0]
     return f"{name}[{field['key']!r}]" if field["key"] else name

@@ -4,7 +4,7 @@ Edits are a closed algebra: any may be asked for together, and features of one S
 out of the same reading, whichever edits name them. At a site features come first, SAE by SAE, then directions in their order.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,17 @@ generated tokens. None: all of these."""
 ANSWER = "answer"
 
 
+class _Asked:
+    """What all edits share: an iterator in one is read once, since the edit may be of several prompts and calls."""
+
+    def __post_init__(self) -> None:
+        for name, given in vars(self).items():
+            if isinstance(given, Iterator):
+                object.__setattr__(self, name, list(given))
+
+
 @dataclass(frozen=True, eq=False)
-class Ablate:
+class Ablate(_Asked):
     """Takes features out: h' = h - sum of z_i d_i."""
 
     sae: Key
@@ -38,7 +47,7 @@ class Ablate:
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp:
+class Clamp(_Asked):
     """Holds features at values, one for all or one each: h' = h + sum of (v_i - z_i) d_i."""
 
     sae: Key
@@ -49,7 +58,7 @@ class Clamp:
 
 
 @dataclass(frozen=True, eq=False)
-class MeanAblate:
+class MeanAblate(_Asked):
     """Holds features at their mean activation over the tokens of some prompts, BOS left out."""
 
     sae: Key
@@ -60,7 +69,7 @@ class MeanAblate:
 
 
 @dataclass(frozen=True, eq=False)
-class Add:
+class Add(_Asked):
     """Adds a vector, as long as it is, times a scale: h' = h + scale v."""
 
     site: Key
@@ -71,7 +80,7 @@ class Add:
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectOut:
+class ProjectOut(_Asked):
     """Takes the part along a vector out: h' = h - (h.r) r with r = v / |v|. "all": of the residual stream after every block."""
 
     site: Key
@@ -230,7 +239,10 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     assert isinstance(edit, Add | ProjectOut), "no edit by a vector"
     everywhere = isinstance(edit, ProjectOut) and edit.site == "all"
     sites = tuple(map(Site, range(subject.n_layers))) if everywhere else (table.site(edit.site, subject),)
-    given = edit.vector.detach().float().cpu().numpy() if hasattr(edit.vector, "detach") else edit.vector
+    given = edit.vector
+    if hasattr(given, "detach"):
+        dense = given.detach().to_dense().cpu()
+        given = (dense if dense.is_complex() else dense.float()).numpy()
     try:
         vector = np.asarray(given)
     except (TypeError, ValueError):  # lists of different lengths, say

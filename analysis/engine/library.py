@@ -234,7 +234,8 @@ class Engine:
             return direction_of(edit, self._table, self.subject)
         means = {}
         if isinstance(edit, MeanAblate):
-            means[id(edit)] = self.means(edit.over, edit.sae)[np.asarray(edit.ids, dtype=np.int64)]
+            ids = feature_ids(edit.ids, self._table.saes[self._table.number(edit.sae)])
+            means[id(edit)] = self.means(edit.over, edit.sae)[ids]
         return features_of(edit, self._table, means)
 
     def _number(self, token_ids: Sequence[int]) -> int:

@@ -38,12 +38,16 @@ class OwnJudge:
             refused = list(self._made(list(answers)))
         except Exception as error:
             raise UserError(f"{self._field}: {self._class_name} failed ({type(error).__name__}: {first_line(error)})") from error
-        if len(refused) != len(answers) or any(one not in (True, False, None) for one in refused):
+        if len(refused) != len(answers) or not all(map(_is_answer, refused)):
             raise UserError(f"{self._field}: {self._class_name} must give True, False or None for each of {len(answers)} answers")
         return [
             Verdict.of(None if one is None else bool(one), a.completion, None if one is None else float(one))
             for one, a in zip(refused, answers, strict=True)
         ]
+
+
+def _is_answer(one: Any) -> bool:
+    return one is None or (getattr(one, "shape", ()) == () and one in (True, False))  # rows of an array have no truth value
 
 
 def load(name: str, recipe: Recipe) -> OwnJudge:

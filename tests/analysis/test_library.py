@@ -30,8 +30,9 @@ from torch import Tensor
 
 import saelake
 from saelake.analysis.engine.attribution import gradients
+from saelake.analysis.engine.prompts import read_prompts
 from saelake.ingest.template import ChatTemplate
-from tests.ingest.tiny import D_MODEL, make_model, save_model, save_sae
+from tests.ingest.tiny import D_MODEL, LLAMA3_TEMPLATE, make_model, save_model, save_sae
 from tests.ingest.tiny import llama3_tokenizer as tokenizer_of
 from tests.lakes import build_lake
 from tests.planted import load, minimal_sets, write_planted
@@ -213,6 +214,31 @@ def test_chats_and_token_ids_are_prompts_too() -> None:
     assert by_role != pytest.approx(engine().next_token([longer]).p_target[0], abs=1e-6)
 
 
+def test_a_model_without_its_head_is_told_where_blocks_were_looked_for() -> None:
+    with pytest.raises(saelake.UserError, match=r"blocks of a LlamaModel were not found; looked for model\.layers, "):
+        saelake.Subject(subject().model.model, subject().tokenizer)
+
+
+@pytest.mark.parametrize("text", ["a", "user", "assistant", "id", "  I \n"])
+def test_a_message_that_says_what_the_template_says_has_its_role_where_it_stands(text: str) -> None:
+    (by_chat,) = read_prompts(subject(), [[{"role": "user", "content": text}]])
+    assert by_chat == subject().encode(text)
+    chat = [{"role": "user", "content": text}, {"role": "assistant", "content": text}, {"role": "user", "content": "I"}]
+    (longer,) = read_prompts(subject(), [chat])
+    ids, n = subject().encode(text).token_ids, subject().encode(text).roles.count("user")
+    assert longer.token_ids[: len(ids)] == ids
+    assert longer.roles[: len(ids) + n] == [*subject().encode(text).roles, *["assistant"] * n]
+
+
+def test_messages_that_the_template_changes_are_found_by_their_texts() -> None:
+    tokenizer = tokenizer_of()
+    shows = LLAMA3_TEMPLATE.replace("message['content'] | trim", "message['content'].split('</think>')[-1]")
+    shy = saelake.Subject(make_model("llama", tokenizer), tokenizer, chat_template=shows)
+    chat = [{"role": "assistant", "content": "x</think>Sure"}, {"role": "user", "content": "cannot"}]
+    (read,) = read_prompts(shy, [chat])
+    assert "".join(token for token, role in zip(read.tokens, read.roles, strict=True) if role == "user") == "cannot"
+
+
 @pytest.mark.parametrize(
     ("prompts", "expected"),
     [
@@ -250,12 +276,32 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"ablate": {1: 3}}, "are a list of numbers"),
         ({"edits": [saelake.Clamp(1, [3, 4], [1.0])]}, "2 features of .* are to be held at 1 values"),
         ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
+        ({"edits": [saelake.MeanAblate(1, [WIDTH], over=TEXTS)]}, f"has no feature {WIDTH}"),
+        ({"add": {1: torch.ones(D_MODEL, dtype=torch.complex64)}}, "a vector is an array of numbers"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give a whole number from 1 up"),
     ],
 )
 def test_an_edit_that_means_nothing_is_told(edits: dict[str, Any], expected: str) -> None:
     with pytest.raises(saelake.UserError, match=expected):
         engine().answer(TEXTS, **edits)
+
+
+def test_iterators_in_edits_are_read_once_for_all_prompts_and_calls() -> None:
+    lists: list[Any] = [
+        saelake.Ablate(1, [0, 3, 6], positions=[1, -1], answering=True),
+        saelake.Clamp(0, [4, 9], [3.0, 1.0]),
+        saelake.MeanAblate(2, [1, 2], over=TEXTS),
+    ]
+    each: Any = iter
+    iterators: list[Any] = [
+        saelake.Ablate(1, each([0, 3, 6]), positions=each([1, -1]), answering=True),
+        saelake.Clamp(0, each([4, 9]), each([3.0, 1.0])),
+        saelake.MeanAblate(2, each([1, 2]), over=each(TEXTS)),
+    ]
+    for _ in range(2):
+        expected, found = (engine().answer(TEXTS, edits=edits, max_new_tokens=4) for edits in (lists, iterators))
+        assert found.token_ids == expected.token_ids
+        np.testing.assert_array_equal(found.p_target, expected.p_target)
 
 
 def test_several_saes_of_one_layer_are_told_apart() -> None:

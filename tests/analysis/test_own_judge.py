@@ -13,6 +13,9 @@ from tests.planted import write_planted
 
 CODE = """
 from pathlib import Path
+
+import numpy as np
+
 Path(__file__).with_name("ran").touch()
 
 class Mine:
@@ -28,6 +31,10 @@ class Nameless:
 class Wrong(Mine):
     def __call__(self, answers):
         return ["yes"]
+
+class Rows(Mine):
+    def __call__(self, answers):
+        return np.zeros((len(answers), 2))
 
 class Fails(Mine):
     def __call__(self, answers):
@@ -76,6 +83,7 @@ def test_its_own_identity_and_its_options_are_part_of_the_run(tmp_path: Path) ->
     [
         ("Nameless", "needs a property `identity` of JSON values"),
         ("Wrong", "must give True, False or None for each of 1 answers"),
+        ("Rows", "must give True, False or None for each of 1 answers"),
         ("Fails", r"failed \(ZeroDivisionError"),
         ("Absent", r"cannot be loaded \(AttributeError"),
     ],
