@@ -79,7 +79,7 @@ def _new_sets(missing: Sequence[RunSpec], before: Sequence[RunRecord]) -> str:
 
 
 def _which_changed(name: str, config: Mapping[str, Any], previous: Mapping[str, Any]) -> str:
-    fields = [field for field in ("model", "model_hash") if config[field] != previous.get(field)]
+    fields = [field for field in ("model", "model_hash", "labels") if config.get(field) != previous.get(field)]
     return f"{name} ({', '.join(fields) or 'its prompts'})"
 
 
@@ -104,7 +104,11 @@ def _settings(missing: Sequence[RunSpec], before: Sequence[RunRecord]) -> list[s
     """What has changed of what all activations depend on."""
     old = [record.config for record in before if record.stage == ACTIVATIONS]
     fields = ("device", "dtype", "model_hash", "code", "round")
-    return [field for field in fields if not any(config.get(field) == missing[0].config[field] for config in old)]
+    found = [field for field in fields if not any(config.get(field) == missing[0].config[field] for config in old)]
+    there = {(one.config["set"], one.config["sae"]["name"]): one for one in before if one.stage == ACTIVATIONS}
+    same = [(spec, there[key]) for spec in missing if (key := (spec.config["set"], spec.config["sae"]["name"])) in there]
+    found += ["declared L0"] if any(spec.config["sae"] != one.config["sae"] for spec, one in same) else []
+    return found + (["run of prompts"] if any(set(spec.parents) != set(one.parents) for spec, one in same) else [])
 
 
 def _counted(names: Iterable[str], what: str) -> str:

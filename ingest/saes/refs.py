@@ -54,9 +54,13 @@ def list_saes(recipe: Recipe) -> list[SaeRef]:
     that cannot be reached or is at another commit than the recipe asserts.
     """
     refs = [ref for spec in recipe.sae_groups for ref in (_local(spec) if spec.path is not None else _released(spec))]
-    ids = [ref.sae_id for ref in refs]
-    if twice := next((ref for ref in refs if ids.count(ref.sae_id) > 1), None):
-        raise UserError(f"saes: {twice.location} is named twice for layer {twice.layer}")
+    known: dict[str, SaeRef] = {}
+    for ref in refs:
+        first = known.setdefault(ref.sae_id, ref)
+        if first is not ref and first.location == ref.location:
+            raise UserError(f"saes: {ref.location} is named twice for layer {ref.layer}")
+        if first is not ref:
+            raise UserError(f"saes: {first.location} and {ref.location} are one SAE, and both are named for layer {ref.layer}")
     return refs
 
 

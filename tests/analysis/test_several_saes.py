@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -163,6 +164,7 @@ def test_one_group_is_the_study_that_it_was_before_there_were_groups(tmp_path: P
     ("old", "new", "expected"),
     [
         ('path = "twins/layer_{layer}"', 'path = "saes/layer_{layer}"', "saes: .*layer_2 is named twice for layer 2"),
+        ('path = "twins/layer_{layer}"', 'path = "copies/layer_{layer}"', "saes: .*layer_2 and .*copies/layer_2 are one SAE"),
         (
             'path = "twins/layer_{layer}"',
             'pth = "twins/layer_{layer}"',
@@ -172,6 +174,7 @@ def test_one_group_is_the_study_that_it_was_before_there_were_groups(tmp_path: P
 )
 def test_mistakes_in_groups_are_named_as_the_file_has_them(tmp_path: Path, old: str, new: str, expected: str) -> None:
     planted = write_twins(tmp_path)
+    copytree(tmp_path / "saes", tmp_path / "copies")
     planted.recipe.write_text(planted.recipe.read_text().replace(old, new))
     with pytest.raises(UserError, match=expected):
         open_study(_read(planted))

@@ -244,6 +244,11 @@ def test_a_changed_setting_is_told(recipe: Recipe, tmp_path: Path) -> None:
     found = states(change(recipe, "capture", round="bfloat16"), lake)
     assert found["prompts"].state == "done"
     assert found["activations"].why == "3 of 3 are missing: 3 SAEs on prompt set small; changed: round"
+    declared = states(change(recipe, "saes", l0=3.0), lake)
+    assert declared["activations"].why == "3 of 3 are missing: 3 SAEs on prompt set small; changed: declared L0"
+    labelled = states(change(recipe, "labels", target="benign", control="harmful"), lake)
+    assert labelled["prompts"].why == "changed: small (labels)"
+    assert labelled["activations"].why == "3 of 3 are missing: 3 SAEs on prompt set small; changed: run of prompts"
     file = Path(str(recipe.prompts[0].file))
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
     assert states(recipe, lake)["prompts"].why == "changed: small (its prompts)"
