@@ -37,6 +37,7 @@ FORMAT = "saelake"
 MARKER = "saelake.json"
 FOLDERS = ("runs", "data", "current", "landing", "locks")
 REMOTE = "s3://"
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 FOLDER = "/"
 """What stands for a pointer that is a folder; no run is called so."""
 WORK_VARIABLE = "SAELAKE_WORK"
@@ -160,8 +161,10 @@ class Lake:
 
     @classmethod
     def at(cls, where: Path | str) -> "Lake":
-        """The lake in a folder or, for the text s3://bucket/prefix, on S3."""
+        """The lake in a folder or, for the text s3://bucket/prefix, on S3; raises UserError for an address of another kind."""
         if not str(where).startswith(REMOTE):
+            if ADDRESS.match(str(where)):
+                raise UserError(f"the lake is {str(where)!r}: give a folder or s3://bucket/prefix")
             return cls(Path(where))
         work = Path(os.environ.get(WORK_VARIABLE) or Path.home() / ".cache" / "saelake")
         remote = str(where).rstrip("/")

@@ -9,6 +9,7 @@ import pytest
 import saelake
 from saelake.queries.sparse import sparse_of_files
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import literal, literals, parquet, paths
 from saelake.warehouse.records import Lake
 from tests.warehouse import toys
@@ -71,3 +72,12 @@ def test_texts_are_written_as_themselves(tmp_path: Path) -> None:
         file = tmp_path / f"{text}[*]"
         duckdb.sql(f"select {number} as n").write_parquet(str(file))
         assert duckdb.sql(f"select n from {parquet(paths([file]))}").fetchall() == [(number,)]
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/lake", "az://container/lake", "S3://bucket/lake", "https://example.org/lake"])
+def test_an_address_that_is_no_lakes_is_no_folder(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for opened in (Lake.create, Lake.existing):
+        with pytest.raises(UserError, match=f"the lake is '{address}': give a folder or s3://bucket/prefix"):
+            opened(address)
+    assert not list(tmp_path.iterdir())
