@@ -169,7 +169,7 @@ class Engine:
     ) -> pa.Table:
         """What fires, without the zeros: columns prompt (its place), pos, sae_id, feature_id and activation, in this order.
 
-        Under edits it is what SAEs read in the edited pass; a feature that is itself held shows what it was before.
+        Under edits it is what SAEs read in the edited pass, each before the edits at its own site: held features as they were.
 
         Args:
             saes: only these, or only these features of them; None: all.
