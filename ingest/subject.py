@@ -71,7 +71,7 @@ class Subject:
         target_tokens: first tokens that count as the behaviour under study: what `p_target` sums the probabilities of.
         chat_template: Jinja text in place of the tokenizer's own template; "none" for prompts as they are, without a template.
         without_bos: the model was trained without the BOS token that its tokenizer has.
-        system: a system message before every prompt.
+        system: a system message before every prompt that is a text; a chat is read as it is.
         template_variables: further variables of the template, e.g. date_string.
         max_prompt_tokens: longer prompts are refused, never cut.
     Raises UserError: an architecture without a known list of blocks, or that keeps other states than keys and values; no chat

@@ -22,6 +22,20 @@ Where = Tensor | None
 NOTHING = Intervention()
 
 
+class _Apart:
+    """The edit of a transcoder, which reads at one site of a pass what it takes out at another."""
+
+    def __init__(self, edit: FeatureEdit) -> None:
+        self._edit = edit
+        self._taken: list[Tensor] = []
+
+    def read(self, where_bt: Where, read_btd: Tensor) -> None:
+        self._taken[:] = [self._edit.taken(read_btd, where_bt)]
+
+    def __call__(self, written_btd: Tensor, _where_bt: Where) -> Tensor:
+        return self._edit.without(written_btd, self._taken.pop())
+
+
 class Interventions:
     """The edits of a batch, at every site that one of its rows touches.
 
@@ -34,8 +48,8 @@ class Interventions:
         self._subject = subject
         self._n_rows = len(requests)
         self._layered: list[list[Intervention]] = []
-        self._edits: dict[Site, list[tuple[int, Edit]]] = {}
-        self._apart: list[tuple[int, FeatureEdit, Site, Site]] = []
+        self._edits: dict[Site, list[tuple[int, Edit | _Apart]]] = {}
+        self._apart: list[tuple[int, _Apart, Site]] = []
         for place in range(max(len(r.interventions) for r in requests)):
             here = [r.interventions[place] if place < len(r.interventions) else NOTHING for r in requests]
             self._layered.append(here)
@@ -45,7 +59,9 @@ class Interventions:
                 if sae.reads == sae.writes:
                     self._edits.setdefault(sae.reads, []).append((place, edit))
                 else:
-                    self._apart.append((place, edit, sae.reads, sae.writes))
+                    apart = _Apart(edit)
+                    self._apart.append((place, apart, sae.reads))
+                    self._edits.setdefault(sae.writes, []).append((place, apart))
             directions = [one.direction for one in here]
             for site in sorted({site for d in directions if d for site in d.sites}, key=lambda site: site.depth):
                 along = [d if d is not None and site in d.sites else None for d in directions]
@@ -62,10 +78,8 @@ class Interventions:
                 stack.enter_context(self._subject.at(site, fn, self._n_rows))
 
             # A transcoder's reading is hooked first: at a site that is edited too, hooks run in the order of opening.
-            for place, edit, reads, writes in self._apart:
-                taken: list[Tensor] = []
-                open_at(reads, partial(_taken, edit, where[place], taken))
-                open_at(writes, partial(_without, edit, taken))
+            for place, apart, reads in self._apart:
+                open_at(reads, partial(apart.read, where[place]))
             for site, edits in self._edits.items():
                 open_at(site, partial(_edited, [(edit, where[place]) for place, edit in edits]))
             yield
@@ -85,15 +99,7 @@ def _where(here: Sequence[Intervention], batch: Batch, generated: bool) -> Where
     return where_bt
 
 
-def _edited(edits: Sequence[tuple[Edit, Where]], x_btd: Tensor) -> Tensor:
+def _edited(edits: Sequence[tuple[Edit | _Apart, Where]], x_btd: Tensor) -> Tensor:
     for edit, where_bt in edits:
         x_btd = edit(x_btd, where_bt)
     return x_btd
-
-
-def _taken(edit: FeatureEdit, where_bt: Where, taken: list[Tensor], read_btd: Tensor) -> None:
-    taken[:] = [edit.taken(read_btd, where_bt)]
-
-
-def _without(edit: FeatureEdit, taken: list[Tensor], written_btd: Tensor) -> Tensor:
-    return edit.without(written_btd, taken.pop())

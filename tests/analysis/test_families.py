@@ -158,6 +158,36 @@ def test_a_transcoder_reads_at_one_site_and_writes_at_another(family: str, archi
     assert len(seen.pos) == int((acts_tf != 0).sum())
 
 
+@pytest.mark.parametrize("transcoder_first", [False, True])
+def test_saes_that_write_at_one_site_act_in_the_order_of_their_numbers(transcoder_first: bool) -> None:
+    """What the other SAE reads there is what the transcoder has left, or the other way round."""
+    subject, layer = subject_of("Llama"), 1
+    transcoder = sae_at(Site(layer, "mlp_in"), Site(layer, "mlp_out"), "transcoder")
+    other, ids = sae_at(Site(layer, "mlp_out")), subject.encode(PROMPTS[1]).token_ids
+    read: list[Tensor] = []
+
+    def one(y: Tensor) -> Tensor:
+        return without(transcoder, FEATURES, read[-1], y)
+
+    def two(y: Tensor) -> Tensor:
+        return without(other, FEATURES, y, y)
+
+    def literal_of(first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Tensor:
+        with (
+            hooked(subject, "Llama", "mlp_in", layer, lambda x: read.append(x) or x),
+            hooked(subject, "Llama", "mlp_out", layer, lambda y: then(first(y))),
+        ):
+            return literal(subject, ids)
+
+    expected, reverse = (
+        (literal_of(one, two), literal_of(two, one)) if transcoder_first else (literal_of(two, one), literal_of(one, two))
+    )
+    assert not torch.allclose(expected, reverse, atol=1e-3), "the order does nothing"
+    engine = AblationEngine(subject, dict(enumerate([transcoder, other] if transcoder_first else [other, transcoder])), [ids])
+    held = FeatureSet.of([0] * len(FEATURES) + [1] * len(FEATURES), [*FEATURES, *FEATURES])
+    torch.testing.assert_close(engine.log_probabilities([Request(0, held)])[0], expected, atol=2e-4, rtol=2e-4)
+
+
 def test_the_inside_of_a_norm_is_what_it_gives_without_its_gain() -> None:
     for family, name in {"Llama": "post_attention_layernorm", "GPT-2": "ln_2", "Gemma 2": "pre_feedforward_layernorm"}.items():
         subject = subject_of(family)
