@@ -25,12 +25,13 @@ from saelake.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from saelake import OpenLake
     from saelake.analysis.workers import RayWorkers
+    from saelake.ingest.recipe import Recipe
     from saelake.ingest.study import Study
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.records import Lake, RunRecord
 
 
 @click.command()
@@ -112,13 +113,8 @@ def atlas(
     study = read_study(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
     from saelake.queries.formats import show
-    from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
-    opened, into = stages.open_analysis(study), Lake.existing(lake)
-    with Bar() as progress, _workers(n_workers, opened, into) as workers:
-        records = stages.atlas_study(opened, into, force=force, progress=progress, workers=workers)
-    print_runs(lake, [record.run_id for record in records])
+    _compute_beside(study, lake, n_workers, partial(stages.atlas_study, force=force))
     with open_lake(lake, study.name) as shown:
         for finds, k in (("causes", study.atlas.ks[-1]), ("interactions", study.atlas.pair_ks[-1])):
             click.echo(f"\n{finds.capitalize()} that each method names, of {k} at most a prompt")
@@ -147,13 +143,8 @@ def audit(
     study = read_study(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
     from saelake.queries.formats import show
-    from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
-    opened, into = stages.open_analysis(study), Lake.existing(lake)
-    with Bar() as progress, _workers(n_workers, opened, into) as workers:
-        records = stages.audit_study(opened, into, force=force, progress=progress, workers=workers)
-    print_runs(lake, [record.run_id for record in records])
+    _compute_beside(study, lake, n_workers, partial(stages.audit_study, force=force))
     with open_lake(lake, study.name) as shown:
         click.echo("\nPrompts whose behaviour a change brings back while the set is held ablated, at any site")
         show(shown.query("recoveries").filter("kind in ('free', 'random')").select("* exclude (layer)"))
@@ -185,13 +176,10 @@ def judge(
     """
     study = read_study(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
-    from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
-    opened, into = stages.open_analysis(study), Lake.existing(lake)
-    with Bar() as progress, _workers(n_workers, opened, into) as workers:
-        record = stages.judge_study(opened, into, name, force=force, progress=progress, workers=workers)
-    print_runs(lake, [record.run_id])
+    _compute_beside(
+        study, lake, n_workers, lambda opened, into, **more: [stages.judge_study(opened, into, name, force=force, **more)]
+    )
     with open_lake(lake, study.name) as shown:
         _print_findings(shown, name, study.words)
 
@@ -320,6 +308,22 @@ def _unless_left_out(look: "Callable[[], str | None]") -> str | None:
         if LEFT_OUT not in str(error):
             raise
         return None
+
+
+def _compute_beside(study: "Recipe", lake: str, n_workers: int | None, compute: "Callable[..., Sequence[RunRecord]]") -> None:
+    """Computes runs beside the analysis of a study that the lake holds already, and lists them.
+
+    Args:
+        compute: takes the opened study and the lake, `progress` and `workers`.
+    """
+    from saelake.analysis.stages import open_analysis
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+
+    opened, into = open_analysis(study), Lake.existing(lake)
+    with Bar() as progress, _workers(n_workers, opened, into) as workers:
+        records = compute(opened, into, progress=progress, workers=workers)
+    print_runs(lake, [record.run_id for record in records])
 
 
 def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractContextManager[RayWorkers | None]":

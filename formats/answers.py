@@ -14,15 +14,15 @@ import pyarrow as pa
 from saelake.analysis.judges.degenerate import degenerate_rule
 from saelake.analysis.judges.named.phrases import plain_phrases, refuses
 from saelake.formats.joined import Joined
-from saelake.formats.registry import Asked, Found
+from saelake.formats.prompts import prompt_rows
+from saelake.formats.registry import STAGE_PREFIX, Asked, Found
 from saelake.ingest.cells import key
-from saelake.ingest.prompts import hash_prompt
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import is_unicode
 from saelake.warehouse.runs import Rows
-from saelake.warehouse.schema import ABLATIONS, PROMPTS, VERDICTS
+from saelake.warehouse.schema import ABLATIONS, VERDICTS
 
 OPTIONS = frozenset({"judge", "condition", "label"})
 WORD = re.compile("[a-z][a-z0-9_]{0,60}")
@@ -31,7 +31,7 @@ READER = "phrases"
 """The judge that reads answers that come without verdicts: it needs nothing but their text."""
 LABELS = {"target": "harmful", "control": "benign", "other": "other"}
 """What prompts are labelled in a study that has none of the kind."""
-OWN = "not starts_with(run_id, 'imported_')"
+OWN = f"not starts_with(run_id, '{STAGE_PREFIX}')"
 """Rows that no import brought: what one import makes of a source does not depend on others."""
 
 
@@ -110,7 +110,7 @@ def _known(joined: Joined, condition: str, owner: str, texts: set[str]) -> _Know
         labels = con.execute(f"select label_role, min(label) from prompts where {OWN} group by label_role").fetchall()
         (n_before,) = con.execute(
             "select count(distinct prompt_id) from ablations join prompts using (prompt_id) semi join asked_texts using (text) "
-            "where condition = $1 and not starts_with(ablations.stage, 'imported_')",
+            f"where condition = $1 and not starts_with(ablations.stage, '{STAGE_PREFIX}')",
             [condition],
         ).fetchall()[0]
     if n_before:
@@ -123,20 +123,14 @@ def _known(joined: Joined, condition: str, owner: str, texts: set[str]) -> _Know
 
 def _prompt_rows(new: Mapping[str, Answer], ids: Mapping[str, int], known: _Known, asked: Asked, name: str) -> Rows:
     roles = [one.role or asked.label or "target" for one in new.values()]
-    columns: dict[str, Any] = {
-        "prompt_id": [ids[text] for text in new],
-        "prompt_hash": [hash_prompt(text) for text in new],
-        "set": [name] * len(new),
-        "split": ["imported"] * len(new),
-        "label": [known.labels[role] for role in roles],
-        "label_role": roles,
-        "category": [one.category for one in new.values()],
-        "text": list(new),
-        "n_tokens": [0] * len(new),
-        "template_hash": [""] * len(new),
-        "family": [None] * len(new),
-    }
-    return Rows.of(PROMPTS, columns)
+    return prompt_rows(
+        [ids[text] for text in new],
+        list(new),
+        name,
+        labels=[known.labels[role] for role in roles],
+        roles=roles,
+        categories=[one.category for one in new.values()],
+    )
 
 
 Read = tuple[str, bool | None, float | None]
@@ -168,7 +162,7 @@ def _answer_rows(
     ablations: dict[str, Any] = {
         "ablation_id": keys,
         "prompt_id": [ids[one.prompt] for one in answers],
-        "stage": [f"imported_{name}"] * n,
+        "stage": [f"{STAGE_PREFIX}{name}"] * n,
         "method": [condition] * n,
         "draw": draws if several else [None] * n,
         "completion": [one.completion for one in answers],

@@ -6,18 +6,17 @@ does, so that what plain table names show of a feature covers the new prompts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.joined import Joined
-from saelake.ingest.prompts import hash_prompt
+from saelake.formats.prompts import prompt_rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
-from saelake.warehouse.schema import ACTIVATIONS, FEATURES, PROMPTS, SAES, TOKENS
+from saelake.warehouse.schema import ACTIVATIONS, FEATURES, SAES, TOKENS
 
 LONGEST = 2**15 - 1
 """Tokens of a row: positions are 16 bits."""
@@ -105,19 +104,6 @@ def context_rows(
         "".join(spelt[i] for i, bos in zip(row, first, strict=True) if not bos)
         for row, first in zip(inverse.reshape(n, length), is_bos, strict=True)
     ]
-    prompts: dict[str, Any] = {
-        "prompt_id": first_id + np.arange(n),
-        "prompt_hash": [hash_prompt(text) for text in texts],
-        "set": [set_name] * n,
-        "split": ["imported"] * n,
-        "label": ["other"] * n,
-        "label_role": ["other"] * n,
-        "category": [None] * n,
-        "text": texts,
-        "n_tokens": [length] * n,
-        "template_hash": [""] * n,
-        "family": [None] * n,
-    }
     token_rows = {
         "prompt_id": first_id + np.repeat(np.arange(n), length),
         "pos": np.tile(np.arange(length), n),
@@ -135,7 +121,7 @@ def context_rows(
         "activation": firings.activation,
     }
     return [
-        Rows.of(PROMPTS, prompts),
+        prompt_rows(first_id + np.arange(n), texts, set_name, labels=["other"] * n, roles=["other"] * n, n_tokens=length),
         Rows.of(TOKENS, token_rows),
         *_sae_rows(joined, sae),
         Rows.of(ACTIVATIONS, fired, sae.layer),

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.warehouse.catalog import connect, one_study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
+
+if TYPE_CHECKING:
+    from saelake.lake import OpenLake
 
 SAES = """
 select s.sae_id, s.name, s.layer, s.width, min(s.run_id)
@@ -68,6 +72,20 @@ def join(lake: Lake, name: str | None, *, needs_study: bool) -> Joined:
     with connect(lake, name) as con:
         rows = con.execute(SAES).fetchall()
     return Joined(lake, name, True, tuple(KnownSae(*row[:4]) for row in rows), tuple(row[4] for row in rows))
+
+
+def saes_of(opened: "OpenLake", asked: str | None = None) -> list[KnownSae]:
+    """The SAEs of an open study, or the one that is asked for."""
+    rows = opened.sql("select sae_id, name, layer, width from saes order by layer, sae_id").fetchall()
+    known = Joined(opened.lake, opened.studies[0], True, tuple(KnownSae(*row) for row in rows))
+    return [known.named(asked, "--sae")] if asked is not None else list(known.saes)
+
+
+def feature_of(sae: KnownSae, written: str, where: str) -> int:
+    """The feature that a text is the number of; raises UserError if it is none, or the SAE does not have it."""
+    if not (written.isascii() and written.isdecimal()):
+        raise UserError(f"{where}: {written[:40]!r} is no feature")
+    return check_feature(sae, int(written), where)
 
 
 def check_feature(sae: KnownSae, feature_id: int, where: str) -> int:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from saelake.lake import OpenLake
 
 
+STAGE_PREFIX = "imported_"
+"""What the stages of imports, and so the ids of their runs, begin with."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a person says beside the format and the place. Each format has options of its own: others are refused."""

@@ -3,6 +3,7 @@
 SAELens' directory says so, or a person does.
 """
 
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from saelake.analysis.meaning.explanations import KnownSae
@@ -40,6 +41,28 @@ def sae_of(joined: Joined, model: str, layer: str, asked: str | None, where: str
         return found[0]
     saes = ", ".join(sae.sae_id for sae in joined.saes)
     raise UserError(f"{where}: {source} is not known to be an SAE of {joined.name} ({saes}): say which it is with --sae")
+
+
+@dataclass
+class Sources:
+    """The SAEs that the sources of some rows are about, each looked up once.
+
+    Args:
+        asked: the SAE that a person says they are about; they are of one source then.
+    """
+
+    joined: Joined
+    asked: str | None
+    saes: dict[tuple[str, str], KnownSae] = field(default_factory=dict)
+    """model and layer -> SAE, as they came"""
+
+    def sae(self, model: str, layer: str, where: str) -> KnownSae:
+        """The SAE of a row's source; raises UserError as `sae_of`, and for a second source where a person names one SAE."""
+        if (model, layer) not in self.saes:
+            self.saes[model, layer] = sae_of(self.joined, model, layer, self.asked, where)
+            if self.asked is not None and len(self.saes) > 1:
+                raise UserError(f"{where}: it is of {model}/{layer}, and rows before of another source: --sae names one SAE")
+        return self.saes[model, layer]
 
 
 def source_of(sae: KnownSae, model: str) -> tuple[str, str]:

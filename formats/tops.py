@@ -5,6 +5,8 @@ Prompts of sets that their recipe calls restricted are left out, as in what is s
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelake.analysis.meaning.explanations import KnownSae
@@ -53,38 +55,41 @@ class Top(NamedTuple):
     context: str
 
 
-def saes_of(opened: "OpenLake", asked: str | None) -> list[KnownSae]:
-    """The study's SAEs, or the one that is asked for."""
-    from saelake.formats.joined import Joined
-
-    rows = opened.sql("select sae_id, name, layer, width from saes order by layer, sae_id").fetchall()
-    known = Joined(opened.lake, opened.studies[0], True, tuple(KnownSae(*row) for row in rows))
-    return [known.named(asked, "--sae")] if asked is not None else list(known.saes)
-
-
 def restricted_sets(opened: "OpenLake") -> list[str]:
     """The prompt sets whose text is not passed on."""
     told = opened.sql("select distinct about ->> '$.prompts' from runs where about ->> '$.prompts' is not null").fetchall()
     return sorted({one["set"] for (text,) in told for one in json.loads(text) if one.get("restricted")})
 
 
-def tops(opened: "OpenLake", sae: KnownSae) -> Iterator[Top]:
-    """The texts of all features of an SAE, feature by feature."""
-    texts: dict[int, tuple[list[str], str]] = {}
-    told = {"restricted": restricted_sets(opened), "layer": sae.layer, "sae_id": sae.sae_id, "tops": TOPS}
-    found: list[tuple[Any, ...]] = opened.sql(STRONGEST, told).fetchall()
-    asked = {row[1] for row in found}
-    rows = opened.sql(
-        "select prompt_id, list(token order by pos), any_value(text) from tokens join prompts using (prompt_id) "
-        "group by prompt_id"
-    ).fetchall()
-    texts = {row[0]: (row[1], row[2]) for row in rows if row[0] in asked}
-    number, before = 0, -1
-    for feature_id, prompt_id, activation, pos, places, activations in found:
-        number = number + 1 if feature_id == before else 0
-        before = feature_id
-        tokens, context = texts[prompt_id]
-        values = [0.0] * len(tokens)
-        for place, value in zip(places, activations, strict=True):
-            values[place] = value
-        yield Top(feature_id, number, activation, pos, tokens, values, context)
+@dataclass(frozen=True)
+class Tops:
+    """What the features of a study fire on most."""
+
+    opened: "OpenLake"
+
+    def of(self, sae: KnownSae) -> Iterator[Top]:
+        """The texts of all features of an SAE, feature by feature."""
+        asked = {"restricted": self._restricted, "layer": sae.layer, "sae_id": sae.sae_id, "tops": TOPS}
+        found: list[tuple[Any, ...]] = self.opened.sql(STRONGEST, asked).fetchall()
+        number, before = 0, -1
+        for feature_id, prompt_id, activation, pos, places, activations in found:
+            number = number + 1 if feature_id == before else 0
+            before = feature_id
+            tokens, context = self._texts[prompt_id]
+            values = [0.0] * len(tokens)
+            for place, value in zip(places, activations, strict=True):
+                values[place] = value
+            yield Top(feature_id, number, activation, pos, tokens, values, context)
+
+    @cached_property
+    def _restricted(self) -> list[str]:
+        return restricted_sets(self.opened)
+
+    @cached_property
+    def _texts(self) -> dict[int, tuple[list[str], str]]:
+        """prompt_id -> its tokens, and its text"""
+        rows = self.opened.sql(
+            "select prompt_id, list(token order by pos), any_value(text) from tokens join prompts using (prompt_id) "
+            "group by prompt_id"
+        ).fetchall()
+        return {prompt_id: (tokens, text) for prompt_id, tokens, text in rows}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from saelake.formats.joined import join
-from saelake.formats.registry import Asked, Format, check_options, load
+from saelake.formats.registry import STAGE_PREFIX, Asked, Format, check_options, load
 from saelake.ingest.inputs import hash_input
 from saelake.lake import open as open_lake
 from saelake.warehouse.durable import folder_atomic
@@ -18,7 +18,6 @@ from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES
 
 CODE_VERSION = 1
-STAGE_PREFIX = "imported_"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 MOST_FILES = 100_000
 

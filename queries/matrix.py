@@ -65,11 +65,30 @@ def _block(ids: np.ndarray, lengths: np.ndarray, by_token: bool) -> Block:
     return Block(int(ids[0]), token if by_token else row, token, n_tokens if by_token else len(ids), n_tokens)
 
 
-def matrix(con: "duckdb.DuckDBPyConnection", block: Block, saes: Sequence[SaeColumns], by_token: bool, bos: bool) -> Any:
-    """(rows of the block, features of the SAEs) float32, a SciPy CSR array; of a prompt the largest value over its tokens."""
+class Places(NamedTuple):
+    """Tokens, by prompt and position."""
+
+    prompt_id: np.ndarray
+    pos: np.ndarray
+
+
+def bos_places(con: "duckdb.DuckDBPyConnection") -> Places:
+    """Where BOS stands, in the order of the prompts' ids."""
+    found = con.execute(BOS).fetchnumpy()
+    return Places(np.asarray(found["prompt_id"]), np.asarray(found["pos"]))
+
+
+def matrix(
+    con: "duckdb.DuckDBPyConnection", block: Block, saes: Sequence[SaeColumns], by_token: bool, without: Places | None
+) -> Any:
+    """(rows of the block, features of the SAEs) float32, a SciPy CSR array; of a prompt the largest value over its tokens.
+
+    Args:
+        without: tokens that count for nothing.
+    """
     import scipy.sparse
 
-    is_bos = None if bos else _is_bos(con, block)
+    is_left_out = None if without is None else _in_block(without, block)
     clauses = [_clause(block, sae) for sae in saes]
     counts = [int(con.execute(f"select count(*) from activations where {clause}").fetchall()[0][0]) for clause in clauses]
     index = np.int32 if max(sum(counts), block.n_rows) < 2**31 else np.int64
@@ -78,10 +97,10 @@ def matrix(con: "duckdb.DuckDBPyConnection", block: Block, saes: Sequence[SaeCol
     for sae, clause, count in zip(saes, clauses, counts, strict=True):
         n_of = np.zeros(sae.width, dtype=np.int64)
         if count:
-            after = _fill(row, value, n, n_of, _batches(con, block, clause, by_token, is_bos))
+            after = _fill(row, value, n, n_of, _batches(con, block, clause, by_token, is_left_out))
             if after is None:  # not as a run's files lie
                 n_of[:] = 0
-                after = _fill(row, value, n, n_of, _batches(con, block, f"{clause} order by {IN_ORDER}", by_token, is_bos))
+                after = _fill(row, value, n, n_of, _batches(con, block, f"{clause} order by {IN_ORDER}", by_token, is_left_out))
                 assert after is not None, "what is sorted is in order"
             n = after
         ends.append((ends[-1][-1] + np.cumsum(n_of)).astype(index))
@@ -116,18 +135,16 @@ def _clause(block: Block, sae: SaeColumns) -> str:
     return f"layer = {sae.layer} and {prompts}" + ("" if sae.is_alone else f" and sae_id = {literal(sae.sae_id)}")
 
 
-def _is_bos(con: "duckdb.DuckDBPyConnection", block: Block) -> np.ndarray:
-    """(tokens of the block,) bool"""
-    found = con.execute(BOS).fetchnumpy()
-    prompt_id, pos = np.asarray(found["prompt_id"]), np.asarray(found["pos"])
-    mine = (prompt_id >= block.first_id) & (prompt_id < block.first_id + len(block.row))
-    is_bos = np.zeros(block.n_tokens, dtype=bool)
-    is_bos[block.token[prompt_id[mine] - block.first_id] + pos[mine]] = True
-    return is_bos
+def _in_block(places: Places, block: Block) -> np.ndarray:
+    """(tokens of the block,) bool: those that are among some tokens."""
+    mine = (places.prompt_id >= block.first_id) & (places.prompt_id < block.first_id + len(block.row))
+    found = np.zeros(block.n_tokens, dtype=bool)
+    found[block.token[places.prompt_id[mine] - block.first_id] + places.pos[mine]] = True
+    return found
 
 
 def _batches(
-    con: "duckdb.DuckDBPyConnection", block: Block, clause: str, by_token: bool, is_bos: np.ndarray | None
+    con: "duckdb.DuckDBPyConnection", block: Block, clause: str, by_token: bool, is_left_out: np.ndarray | None
 ) -> Iterator[Firings]:
     """What fires, column by column and in a column row by row, each place once within a batch."""
     columns = f"feature_id, (prompt_id - {block.first_id})::integer as prompt, pos, activation"
@@ -135,8 +152,8 @@ def _batches(
         feature_id, prompt, pos = (rows[name].to_numpy() for name in ("feature_id", "prompt", "pos"))
         activation, row = rows["activation"].to_numpy(), block.row[prompt]
         kept = row >= 0
-        if is_bos is not None:
-            kept &= ~is_bos[block.token[prompt] + pos]
+        if is_left_out is not None:
+            kept &= ~is_left_out[block.token[prompt] + pos]
         if not kept.all():
             feature_id, row, pos, activation = feature_id[kept], row[kept], pos[kept], activation[kept]
         if not len(row):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saelake.queries.loader import load
-from saelake.queries.matrix import SaeColumns, blocks, matrix
+from saelake.queries.matrix import SaeColumns, blocks, bos_places, matrix
 from saelake.queries.parameters import QueryError
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
@@ -60,7 +60,8 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
     load("sparse").statement(con, parameters)  # for what is wrong with the parameters
     by_token, bos = parameters.get("rows") == "token", parameters.get("bos") not in (False, "false")
     saes = _saes(con, parameters.get("layer"))
-    parts = [matrix(con, block, saes, by_token, bos) for block in blocks(con, by_token)]
+    without = None if bos else bos_places(con)
+    parts = [matrix(con, block, saes, by_token, without) for block in blocks(con, by_token)]
     rows = con.execute(TOKENS if by_token else PROMPTS).fetchnumpy()
     found = _stacked(parts, sum(sae.width for sae in saes))
     return Sparse(_to_torch(found) if library == "torch" else found, {k: np.asarray(v) for k, v in rows.items()}, _features(saes))

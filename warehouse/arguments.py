@@ -9,9 +9,12 @@ import numbers
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saelake.warehouse.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_SHOWN = 60
 """Characters of a value that a sentence carries."""
@@ -104,6 +107,17 @@ def listed(name: str, value: Any, form: str) -> list[Any]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set | frozenset):
         raise UserError(f"{name} is {shown(value)}: give {form}")
     return list(value)
+
+
+def array(value: Any, kinds: str) -> "np.ndarray | None":
+    """The array that a value is, of numbers of some of NumPy's kinds; None for anything else."""
+    import numpy as np
+
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError):  # lists of different lengths, say
+        return None
+    return found if found.dtype.kind in kinds else None
 
 
 def function(name: str, value: Any, form: str) -> Callable[..., Any]:

@@ -230,8 +230,8 @@ class Searched:
 
     def _rooms(self, passes: Passes, acts_btf: Tensor) -> dict[str, Room]:
         device = self.subject.device
-        others = self._rows_of(acts_btf > 0)
         fires = acts_btf > 0
+        others = self._rows_of(fires)
         for row, ids in enumerate(self._own_ids()):
             fires[row, :, torch.from_numpy(ids).to(device)] = True
         own = passes.own_rows()

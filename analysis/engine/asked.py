@@ -243,11 +243,8 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     if hasattr(given, "detach"):
         dense = given.detach().to_dense().cpu()
         given = (dense if dense.is_complex() else dense.float()).numpy()
-    try:
-        vector = np.asarray(given)
-    except (TypeError, ValueError):  # lists of different lengths, say
-        vector = np.empty(0, dtype=object)
-    if vector.dtype.kind not in "iuf":
+    vector = arguments.array(given, "iuf")
+    if vector is None:
         raise UserError(f"a vector is an array of numbers, not {arguments.shown(edit.vector)}")
     with np.errstate(over="ignore"):
         vector = vector.astype(np.float32)

@@ -61,7 +61,7 @@ class FactorizationMachine:
     def fit(self, x: csr_matrix, y: np.ndarray) -> Self:
         """Learns from rows (n, m) and their labels (n,), 0 or 1; raises UserError for other shapes, labels and values."""
         self._check()
-        x, y = _rows(x), _labels(y)
+        x, y = _rows(x), _numbers("y", y)
         if y.shape != (x.shape[0],):
             raise UserError(f"y has shape {y.shape}, and x has {x.shape[0]} rows: give one label a row")
         if set(np.unique(y).tolist()) != {0, 1}:
@@ -99,7 +99,7 @@ class FactorizationMachine:
 
     def score(self, x: csr_matrix, y: np.ndarray) -> float:
         """Share of rows whose label is predicted."""
-        y, predicted = _labels(y), self.predict(x)
+        y, predicted = _numbers("y", y), self.predict(x)
         if y.shape != predicted.shape:
             raise UserError(f"y has shape {y.shape}, and x has {len(predicted)} rows: give one label a row")
         if not len(y):
@@ -170,15 +170,8 @@ def _rows(x: csr_matrix) -> csr_matrix:
     return found
 
 
-def _labels(y: Any) -> np.ndarray:
-    return _numbers("y", y)
-
-
 def _numbers(name: str, given: Any) -> np.ndarray:
-    try:
-        found = np.asarray(given)
-    except (TypeError, ValueError):  # lists of different lengths, say
-        found = np.empty(0, dtype=object)
-    if found.dtype.kind not in "biuf":
+    found = arguments.array(given, "biuf")
+    if found is None:
         raise UserError(f"{name} is {arguments.shown(given)}: give an array of numbers")
     return found

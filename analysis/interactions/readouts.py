@@ -18,6 +18,7 @@ from saelake.analysis.interactions.matching import Feature
 from saelake.analysis.search.alignments import to_residual
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.ranking import log_odds
 from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.refs import layer_of
@@ -36,18 +37,15 @@ Written = Mapping[Feature, np.ndarray]
 """feature -> what one unit of its activation adds to the residual stream, (d,)"""
 
 
-def log_odds(context: StudyContext, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
-    """Of the target tokens against all others (n,) in nats, and whether the most probable token is none of them (n,)."""
-    targets = list(context.subject.refusal_token_ids)
+def answered(context: StudyContext, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds of the target tokens (n,) in nats, and whether the most probable token is none of them (n,)."""
+    targets, of = torch.tensor(context.subject.refusal_token_ids), log_odds(context.subject)
     odds, flips = np.empty(len(requests)), np.empty(len(requests), dtype=bool)
     step = max(1, AT_ONCE // context.subject.n_vocab)
     for start in range(0, len(requests), step):
         log_p_nv = context.engine.log_probabilities(requests[start : start + step]).double()
-        of_targets = log_p_nv[:, targets].logsumexp(-1)
-        first = log_p_nv.argmax(-1)
-        log_p_nv[:, targets] = -torch.inf
-        odds[start : start + step] = (of_targets - log_p_nv.logsumexp(-1)).numpy()
-        flips[start : start + step] = ~torch.isin(first, torch.tensor(targets)).numpy()
+        odds[start : start + step] = of(log_p_nv).numpy()
+        flips[start : start + step] = ~torch.isin(log_p_nv.argmax(-1), targets).numpy()
     return odds, flips
 
 
@@ -122,13 +120,13 @@ def _rows(context: StudyContext, sets: Mapping[tuple[int, str, int], list[Featur
     written = written_by(context, [f for _, f in ones])
     cosines = unembedding_cosines(context, written)
     prompts = list(dict.fromkeys(prompt for prompt, *_ in sets))
-    clean = dict(zip(prompts, log_odds(context, [Request(prompt) for prompt in prompts])[0].tolist(), strict=True))
+    clean = dict(zip(prompts, answered(context, [Request(prompt) for prompt in prompts])[0].tolist(), strict=True))
 
     def effects(asked: Sequence[tuple[int, Sequence[Feature]]]) -> tuple[Columns, list[dict[Feature, float]]]:
         whole = [Request(p, FeatureSet.of([sae for sae, _ in some], [f for _, f in some])) for p, some in asked]
         activations = at_last(context, whole, [some for _, some in asked])
         direct = [directly(context, p, found, written) for (p, _), found in zip(asked, activations, strict=True)]
-        (ablated, flips), (left, direct_flips) = log_odds(context, whole), log_odds(context, direct)
+        (ablated, flips), (left, direct_flips) = answered(context, whole), answered(context, direct)
         before = np.array([clean[p] for p, _ in asked])
         columns = {"clean": before, "ablated": ablated, "direct": left, "flips": flips, "direct_flips": direct_flips}
         return columns | {"prompt_id": context.prompt_ids[[p for p, _ in asked]]}, activations

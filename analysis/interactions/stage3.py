@@ -21,6 +21,7 @@ from saelake.analysis.interactions.inert import MINIMAL_ACTIVE
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import controls_by_donor, on_controls
+from saelake.analysis.search.ranking import log_odds
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.study import Study
@@ -127,13 +128,7 @@ def _by_prompt(rows: Columns) -> dict[int, Columns]:
 def by_gradient(work: Work, ranked: Ranking) -> Ranking:
     """The same features in the order of their first-order effects on the target tokens' log-odds, over all of the prompt."""
     context, others = work.context, ranked.others
-    targets = list(context.subject.refusal_token_ids)
-
-    def log_odds(logits_bv: torch.Tensor) -> torch.Tensor:
-        rest = logits_bv.index_fill(-1, torch.tensor(targets, device=logits_bv.device), -torch.inf)
-        return logits_bv[:, targets].logsumexp(-1) - rest.logsumexp(-1)
-
-    acts, grads = gradients(context, context.token_ids[ranked.prompt], log_odds)
+    acts, grads = gradients(context, context.token_ids[ranked.prompt], log_odds(context.subject))
     effects = np.zeros(len(others["sae"]))
     for place, (number, sae) in enumerate(context.saes.items()):
         mine = np.flatnonzero(others["sae"] == number)

@@ -16,7 +16,7 @@ import numpy as np
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.extras import require
 from saelake.formats.contexts import Firings, Spelling, check_firings, check_tokens, context_rows
-from saelake.formats.joined import Joined
+from saelake.formats.joined import Joined, saes_of
 from saelake.formats.json_files import read_json
 from saelake.formats.models import check_model, model_of
 from saelake.formats.registry import Asked, Format, Found
@@ -113,23 +113,21 @@ def _cache(parts: Sequence[Path], sae: KnownSae) -> tuple[np.ndarray, Firings]:
 
 def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
     require("compute", "export delphi", "safetensors")
-    rows = opened.sql("select sae_id, name, layer, width, hook from saes order by layer, sae_id").fetchall()
-    known = Joined(opened.lake, opened.studies[0], True, tuple(KnownSae(*row[:4]) for row in rows))
-    chosen = [known.named(asked.sae, "--sae")] if asked.sae is not None else list(known.saes)
-    hooks, layers = {row[0]: row[4] for row in rows}, [row[2] for row in rows]
-    ids, tokens = _token_rows(opened)
+    hooks = dict(opened.sql("select sae_id, hook from saes").fetchall())
+    layers, restricted = [sae.layer for sae in saes_of(opened)], restricted_sets(opened)
+    ids, tokens = _token_rows(opened, restricted)
     written = {}
-    for sae in chosen:
+    for sae in saes_of(opened, asked.sae):
         is_plain = hooks[sae.sae_id].endswith("resid_post") and layers.count(sae.layer) == 1
         module = f"layers.{sae.layer}" if is_plain else sae.sae_id.replace("/", "-")
-        written[module] = _write_module(opened, folder / module, sae, ids, tokens)
+        written[module] = _write_module(opened, folder / module, sae, ids, tokens, restricted)
     return written
 
 
-def _token_rows(opened: "OpenLake") -> tuple[np.ndarray, np.ndarray]:
+def _token_rows(opened: "OpenLake", restricted: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(n,) prompt_ids, and (n, longest) int64 token ids, padded with 0."""
-    asked = {"restricted": restricted_sets(opened)}
-    found = opened.sql(f"select prompt_id, pos, token_id from tokens {SHOWN} order by prompt_id, pos", asked).fetchnumpy()
+    select = f"select prompt_id, pos, token_id from tokens {SHOWN} order by prompt_id, pos"
+    found = opened.sql(select, {"restricted": restricted}).fetchnumpy()
     if not len(found["pos"]):
         raise UserError("export delphi: the study has no tokens, or none but those of restricted prompt sets")
     ids, row = np.unique(np.asarray(found["prompt_id"]), return_inverse=True)
@@ -138,17 +136,20 @@ def _token_rows(opened: "OpenLake") -> tuple[np.ndarray, np.ndarray]:
     return ids, tokens
 
 
-def _write_module(opened: "OpenLake", folder: Path, sae: KnownSae, ids: np.ndarray, tokens: np.ndarray) -> int:
+def _write_module(
+    opened: "OpenLake", folder: Path, sae: KnownSae, ids: np.ndarray, tokens: np.ndarray, restricted: list[str]
+) -> int:
     from safetensors.numpy import save_file
 
     folder.mkdir()
-    n_splits, n_rows, restricted = min(N_SPLITS, sae.width), 0, {"restricted": restricted_sets(opened)}
+    n_splits, n_rows = min(N_SPLITS, sae.width), 0
+    asked = {"restricted": restricted, "layer": sae.layer, "sae_id": sae.sae_id}
     bounds = [sae.width * i // n_splits for i in range(n_splits + 1)]
     for first, after in pairwise(bounds):
         found = opened.sql(
             f"select prompt_id, pos, feature_id, activation from activations {SHOWN} where layer = $layer and sae_id = $sae_id "
             "and feature_id between $first and $last order by prompt_id, pos, feature_id",
-            {**restricted, "layer": sae.layer, "sae_id": sae.sae_id, "first": first, "last": after - 1},
+            {**asked, "first": first, "last": after - 1},
         ).fetchnumpy()
         row = np.searchsorted(ids, np.asarray(found["prompt_id"]))
         place = np.stack([row, np.asarray(found["pos"]), np.asarray(found["feature_id"]) - first], 1)

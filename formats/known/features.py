@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelake.analysis.meaning.explanations import KnownSae
-from saelake.formats.joined import Joined, check_feature
+from saelake.formats.joined import Joined, feature_of, saes_of
 from saelake.formats.models import model_of
 from saelake.formats.registry import Asked, Format, Found
-from saelake.formats.sources import sae_of, source_of
+from saelake.formats.sources import Sources, source_of
 from saelake.ingest.inputs import read_text
 from saelake.ingest.rows import Row, read_rows, rows_suffix
 from saelake.warehouse.errors import UserError
@@ -74,21 +74,13 @@ def _is_feature(part: str) -> bool:
 
 
 def _neuronpedia(rows: "chain[Row]", file: Path, joined: Joined, asked: Asked) -> list[str]:
-    saes: dict[tuple[str, str], KnownSae] = {}
-    found = []
+    found, sources = [], Sources(joined, asked.sae)
     for number, row in enumerate(rows, start=1):
         where = f"{OWNER}: {file.name}, row {number}"
         if absent := [name for name in NEURONPEDIA if row.get(name) is None]:
             raise UserError(f"{where}: it has no {absent[0]}")
-        source = str(row["modelId"]), str(row["layer"])
-        if source not in saes:
-            saes[source] = sae_of(joined, *source, asked.sae, where)
-            if asked.sae is not None and len(saes) > 1:
-                raise UserError(f"{where}: it is of {'/'.join(source)}, and rows before of another source: --sae names one SAE")
-        index = str(row["index"])
-        if not (index.isascii() and index.isdecimal()):
-            raise UserError(f"{where}: {index!r} is no feature")
-        found.append(f"{saes[source].sae_id}:{check_feature(saes[source], int(index), where)}")
+        sae = sources.sae(str(row["modelId"]), str(row["layer"]), where)
+        found.append(f"{sae.sae_id}:{feature_of(sae, str(row['index']), where)}")
     return found
 
 
@@ -106,8 +98,7 @@ def _edits(con: "DuckDBPyConnection", features: str, saes: Sequence[KnownSae]) -
 def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
     if asked.features is None:
         raise UserError("say which features: --features LAYER:ID,..., a file of rows, or a select")
-    rows = opened.sql("select sae_id, name, layer, width from saes order by layer, sae_id").fetchall()
-    edits, saes = _edits(opened.connection, asked.features, [KnownSae(*row) for row in rows])
+    edits, saes = _edits(opened.connection, asked.features, saes_of(opened))
     model = model_of(opened)
     held = [
         (saes[int(n)], int(i), float(value), place)

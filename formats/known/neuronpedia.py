@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from saelake.analysis.meaning.explanations import KnownSae, explanation_rows
 from saelake.analysis.meaning.neuronpedia import INCOMPLETE, Explanation, explanation_of, feature_of, rows_of_batch
 from saelake.formats.examples import Example, example_rows, number, text_of
-from saelake.formats.joined import Joined, check_feature
+from saelake.formats.joined import Joined, check_feature, saes_of
 from saelake.formats.models import model_of
 from saelake.formats.registry import Asked, Format, Found
-from saelake.formats.sources import sae_of, source_of
-from saelake.formats.tops import saes_of, tops
+from saelake.formats.sources import Sources, source_of
+from saelake.formats.tops import Tops
 from saelake.ingest.inputs import open_input
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.runs import Rows
@@ -49,8 +49,7 @@ class _Read:
     """What the rows of all files hold."""
 
     def __init__(self, joined: Joined, asked: Asked) -> None:
-        self._joined, self._asked = joined, asked
-        self._saes: dict[tuple[str, str], KnownSae] = {}
+        self._sources = Sources(joined, asked.sae)
         self.explanations: dict[KnownSae, list[Explanation]] = {}
         self.examples: list[Example] = []
         self.reports: dict[tuple[KnownSae, int], dict[str, float | None]] = {}
@@ -58,16 +57,16 @@ class _Read:
 
     @property
     def sources(self) -> list[str]:
-        return ["/".join(source) for source in self._saes]
+        return ["/".join(source) for source in self._sources.saes]
 
     @property
     def saes(self) -> list[KnownSae]:
-        return list(dict.fromkeys(self._saes.values()))
+        return list(dict.fromkeys(self._sources.saes.values()))
 
     def take(self, row: Any, where: str) -> None:
         """One row of whichever kind."""
         feature_id = feature_of(row, where)
-        sae = self._sae(row, where)
+        sae = self._sources.sae(str(row.get("modelId")), str(row.get("layer") or row.get("source")), where)
         check_feature(sae, feature_id, where)
         if "description" in row:
             if (one := explanation_of(row, feature_id)) is not None:
@@ -76,14 +75,6 @@ class _Read:
             self.examples.append(_example(row, sae, feature_id, where))
         else:
             self._report(row, sae, feature_id, where)
-
-    def _sae(self, row: dict[str, Any], where: str) -> KnownSae:
-        source = str(row.get("modelId")), str(row.get("layer") or row.get("source"))
-        if source not in self._saes:
-            self._saes[source] = sae_of(self._joined, *source, self._asked.sae, where)
-            if self._asked.sae is not None and len(self._saes) > 1:
-                raise UserError(f"{where}: it is of {'/'.join(source)}, and rows before of another source: --sae names one SAE")
-        return self._saes[source]
 
     def _report(self, row: dict[str, Any], sae: KnownSae, feature_id: int, where: str) -> None:
         if (sae, feature_id) in self.reports:
@@ -156,14 +147,12 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
 
 
 def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
-    model, written = model_of(opened), dict[str, int]()
+    model, written, tops = model_of(opened), dict[str, int](), Tops(opened)
     for sae in saes_of(opened, asked.sae):
         named = source_of(sae, model)
         place = "/".join(("v1", *(part.replace("/", "-") for part in named)))
         about = {"modelId": named[0], "layer": named[1], "source": named[1]}
-        for kind, rows in zip(
-            KINDS, (_explanations(opened, sae), _activations(opened, sae), _features(opened, sae)), strict=True
-        ):
+        for kind, rows in zip(KINDS, (_explanations(opened, sae), _activations(tops, sae), _features(opened, sae)), strict=True):
             name = f"{place}/{kind}/batch-0.jsonl.gz"
             if n_rows := _write_lines(folder / name, (about | row for row in rows)):
                 written[name] = n_rows
@@ -188,8 +177,8 @@ def _explanations(opened: "OpenLake", sae: KnownSae) -> Iterator[dict[str, Any]]
         yield {"index": str(feature_id), "description": description, "typeName": method, "explanationModelName": explainer}
 
 
-def _activations(opened: "OpenLake", sae: KnownSae) -> Iterator[dict[str, Any]]:
-    for top in tops(opened, sae):
+def _activations(tops: Tops, sae: KnownSae) -> Iterator[dict[str, Any]]:
+    for top in tops.of(sae):
         yield {
             "index": str(top.feature_id),
             "dataIndex": str(top.number),

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelake.formats.examples import Example, example_rows, number, text_of
-from saelake.formats.joined import Joined, check_feature
+from saelake.formats.joined import Joined, feature_of, saes_of
 from saelake.formats.registry import Asked, Format, Found
-from saelake.formats.tops import saes_of, tops
+from saelake.formats.tops import Tops
 from saelake.ingest.cells import as_text, is_missing
 from saelake.ingest.rows import read_rows
 from saelake.warehouse.errors import UserError
@@ -49,10 +49,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
                 raise UserError(f"--sae says nothing about {file.name}, whose rows name their SAE: leave it out")
             told = asked.sae if is_missing(row.get("sae")) else as_text(row["sae"])
             sae = joined.sae(told, f"{OWNER}: {file.name}") if told == asked.sae else joined.named(str(told), where)
-            index = as_text(row["feature"])
-            if not (index.isascii() and index.isdecimal()):
-                raise UserError(f"{where}: {index[:40]!r} is no feature")
-            feature_id = check_feature(sae, int(index), where)
+            feature_id = feature_of(sae, as_text(row["feature"]), where)
             token = None if row["token"] is None else text_of(row["token"], "token", where)
             pos = None if is_missing(row.get("position")) else int(number(row["position"], where))
             found.append(
@@ -65,7 +62,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
 
 
 def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
-    written = {}
+    written, tops = {}, Tops(opened)
     for sae in saes_of(opened, asked.sae):
         rows = [
             {
@@ -78,7 +75,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
                 "position": top.pos,
                 "context": top.context,
             }
-            for top in tops(opened, sae)
+            for top in tops.of(sae)
         ]
         if rows:
             name = f"data/{sae.sae_id.replace('/', '-')}.parquet"

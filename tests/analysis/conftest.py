@@ -2,6 +2,9 @@
 
 import pytest
 
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.subject import Subject
 from tests.analysis.effects import Analysed, analyse
 
 
@@ -9,3 +12,15 @@ from tests.analysis.effects import Analysed, analyse
 def study(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
     """The planted study, analysed once for all tests of interactions and side effects; do not change it."""
     return analyse(tmp_path_factory.mktemp("effects"))
+
+
+@pytest.fixture(scope="session")
+def subject(study: Analysed) -> Subject:
+    """The planted study's model."""
+    return Subject.load(study.recipe.model, study.recipe.compute)
+
+
+@pytest.fixture(scope="session")
+def saes(study: Analysed) -> dict[int, Sae]:
+    """layer -> the planted study's SAE there."""
+    return {ref.layer: load_sae(ref) for ref in list_saes(study.recipe)}

@@ -11,23 +11,12 @@ from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.answers import flipped
 from saelake.analysis.search.directions import Scores, _scores
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.saes.refs import list_saes
-from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject
 from tests.analysis.effects import Analysed
 from tests.analysis.literal import literal_logits
 
 LAYERS = 6
-
-
-@pytest.fixture(scope="module")
-def subject(study: Analysed) -> Subject:
-    return Subject.load(study.recipe.model, study.recipe.compute)
-
-
-@pytest.fixture(scope="module")
-def saes(study: Analysed) -> dict[int, Sae]:
-    return {ref.layer: load_sae(ref) for ref in list_saes(study.recipe)}
 
 
 @pytest.fixture(scope="module")

@@ -20,16 +20,6 @@ from tests.analysis.effects import TEXTS, Analysed
 from tests.analysis.literal import literal_logits
 
 
-@pytest.fixture(scope="module")
-def subject(study: Analysed) -> Subject:
-    return Subject.load(study.recipe.model, study.recipe.compute)
-
-
-@pytest.fixture(scope="module")
-def saes(study: Analysed) -> dict[int, Sae]:
-    return {ref.layer: load_sae(ref) for ref in list_saes(study.recipe)}
-
-
 def requests(study: Analysed) -> dict[tuple[str, int | None], Request]:
     """(condition, donor) -> what acts"""
     ((vector,),) = study.sql("select vector from directions where chosen")
