@@ -114,7 +114,7 @@ def _column_rules(table: Table, column: Column, values: pa.Array, run_id: str) -
     if column.at_most is not None:
         yield f"is above {column.at_most:g}", pc.greater(values, column.at_most + slack)
     if column.choices:
-        yield f"is neither {' nor '.join(column.choices)}", pc.invert(pc.is_in(values, pa.array(column.choices)))
+        yield f"is neither {' nor '.join(column.choices)}", pc.invert(pc.is_in(values.drop_null(), pa.array(column.choices)))
     if column.table == table.name and values.type == pa.int64():
         yield "does not carry the run's tag", pa.array(values.to_numpy() >> 32 != run_tag(run_id))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from saelake.warehouse.rules import POINTED, Known, broken_rules
+from saelake.warehouse.rules import POINTED, Known, broken_rules, broken_values
 from saelake.warehouse.schema import TABLES
 
 SAES = {"saes": Known(np.array(["a", "b"]), {"layer": np.array([1, 2]), "width": np.array([4, 8])})}
@@ -46,3 +46,14 @@ def test_what_is_missing_points_nowhere() -> None:
     names = [c.name for c in table.stored() if c.name.startswith("source_")]
     rows = pa.record_batch({name: pa.array([None, None], table.schema.field(name).type) for name in names})
     assert not any(n for _, n in broken_rules(table, rows, "run", SAES))
+
+
+def test_what_is_missing_breaks_no_rule_of_its_column() -> None:
+    """Of a choice of words too: null is none of them, and has a meaning of its own."""
+    for table in TABLES.values():
+        for column in (c for c in table.columns if c.null is not None):
+            missing = pa.nulls(2, column.type)
+            assert not any(n for _, n in broken_values(table, column, missing)), f"{table.name}.{column.name}"
+    audited = TABLES["recoveries"]
+    control = pa.array(["random", None, "chance"])
+    assert [n for _, n in broken_values(audited, audited.column("control"), control)] == [1]
