@@ -169,6 +169,7 @@ def _article(kind: str) -> str:
         "judge": "the name of a judge, or oracle for the recipe's own",
         "conditions": "a list of conditions, such as none,random",
         "prompt_sets": "a list of prompt sets, such as a,b",
+        "feature": "the number of a feature",
         "layer": "the number of a layer",
         "layers": "a list of layers, such as 0,1",
         "prompt": "the prompt_id of a prompt",

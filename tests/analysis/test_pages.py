@@ -197,6 +197,12 @@ def test_only_the_secret_opens_a_page_and_only_its_own_pages_may_post(lake: Lake
         assert status(f"{links[0]}/undo", b"", **own) == 409
 
 
+def test_the_list_of_features_is_served_with_its_columns(lake: Lake) -> None:
+    with server("browse", "--port", "0", "--lake", str(lake.root)) as (links, _), urlopen(links[0]) as response:
+        rows = response.read().decode().count('<th scope="row">')
+    assert rows == 8
+
+
 def test_a_feature_s_card_tells_what_the_lake_knows(lake: Lake, browser: Browser) -> None:
     with server("browse", "--port", "0", "--lake", str(lake.root)) as (links, _):
         page = browser.new_page()
@@ -214,7 +220,7 @@ def test_a_feature_s_card_tells_what_the_lake_knows(lake: Lake, browser: Browser
         assert status(f"{links[0]}/0/4") == 404
         assert status(f"{links[0]}/7/1") == 404
         page.goto(f"{links[0]}?feature_id=x")
-        assert "feature_id is an integer" in page.get_by_role("alert").inner_text()
+        assert "feature_id is the number of a feature, not 'x'" in page.get_by_role("alert").inner_text()
 
 
 def test_cards_of_the_organism_link_what_wakes_and_what_is_woken(organism_lake: Path, browser: Browser) -> None:
