@@ -1,10 +1,15 @@
 """The commands that come before there is a lake: what a study needs, and SAEs where there are none."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from saelake.commands.options import limit_option, read_recipe, read_study
+
+if TYPE_CHECKING:
+    from saelake.analysis.trial import Trial
+    from saelake.ingest.recipe import Recipe
 
 
 @click.command()
@@ -13,8 +18,15 @@ from saelake.commands.options import limit_option, read_recipe, read_study
 @click.option(
     "--measure/--no-measure", default=None, help="Capture a sample to estimate rows and bytes; by default where it is quick."
 )
+@click.option(
+    "--trial",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Analyse N, then 2 N prompts of each set, label and split, and say from that what the whole study takes: right within "
+    "tens of per cent, where everything is here.",
+)
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
-def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> None:
+def plan(recipe: str, limit: int | None, measure: bool | None, trial: int | None, kind: str) -> None:
     """Show what RECIPE needs before it downloads anything: access, sizes, memory, rows and bytes, passes and hours.
 
     RECIPE is a .toml file or the name of a shipped one. Ends with exit code 1 where a licence or memory is missing.
@@ -27,9 +39,35 @@ def plan(recipe: str, limit: int | None, measure: bool | None, kind: str) -> Non
     from saelake.ingest.plan.table import render
 
     found = make_plan(study, measure=measure)
-    text = json.dumps(found.to_json(), indent=1) if kind == "json" else render(found, shutil.get_terminal_size((120, 24)).columns)
-    click.echo(text)
+    tried = _trial(study, trial) if trial is not None and not found.problems else None
+    if kind == "json":
+        click.echo(json.dumps(found.to_json() | ({"trial": tried.to_json()} if tried else {}), indent=1))
+    else:
+        click.echo(render(found, shutil.get_terminal_size((120, 24)).columns))
+        if tried:
+            _show(tried)
     sys.exit(1 if found.problems else 0)
+
+
+def _trial(study: "Recipe", few: int) -> "Trial":
+    from saelake.analysis.trial import try_study
+    from saelake.warehouse.progress import Bar
+
+    with Bar() as progress:
+        return try_study(study, few, progress=progress)
+
+
+def _show(trial: "Trial") -> None:
+    from saelake.ingest.plan.table import size, time
+    from saelake.queries.formats import Rows, show_table
+
+    few, more = trial.limits
+    click.echo(f"\ntrial · seconds of {few} and {more} prompts of each set, label and split, and what all of them will take")
+    names = ("stage", f"first_{few}", f"first_{more}", "n_prompts", "seconds")
+    shown = [[one.stage, round(one.few, 1), round(one.more, 1), one.n_prompts, round(one.seconds, 1)] for one in trial.stages]
+    show_table(Rows(names, ["VARCHAR", "DOUBLE", "DOUBLE", "BIGINT", "DOUBLE"], iter(shown)), sys.stdout)
+    whole = f"{time(trial.seconds / 3600)}, {size(trial.n_bytes)} on disk, {size(trial.memory)} of memory in the larger trial"
+    click.echo(f"all: {whole}")
 
 
 @click.command("train-saes")
