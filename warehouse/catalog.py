@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +60,9 @@ class Shown(NamedTuple):
     """Why they can show nothing."""
 
 
-def create_views(con: duckdb.DuckDBPyConnection, shown: Shown, is_saved: bool = False) -> None:
+def create_views(
+    con: duckdb.DuckDBPyConnection, shown: Shown, is_saved: bool = False, there: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Creates `all_runs` over every published run, and plain names over those that are `shown`.
 
     Sets the connection's session variable `lake`, which the views are built on. What is damaged or was left out becomes a view
@@ -68,10 +70,13 @@ def create_views(con: duckdb.DuckDBPyConnection, shown: Shown, is_saved: bool = 
 
     Args:
         is_saved: for later readers: views of local files look, whenever they are asked, whether these have kept their size.
+        there: what an earlier call has created in this database and returned: of it only what differs now is replaced.
+    Returns what is created -> the statement that did; nothing if one of them failed.
     """
     _point_at(con, shown.lake)
     damage = file_damage(shown.lake, (f for r in shown.published for f in r.files))
-    statements = list(_statements(shown, damage, guarded=is_saved and shown.lake.remote is None, is_saved=is_saved))
+    made = {_head(one): one for one in _statements(shown, damage, is_saved and shown.lake.remote is None, is_saved)}
+    statements = [one for head, one in made.items() if (there or {}).get(head) != one]
     con.execute(f"set variable {MAKING} = true")
     con.begin()
     try:
@@ -81,24 +86,31 @@ def create_views(con: duckdb.DuckDBPyConnection, shown: Shown, is_saved: bool = 
         con.rollback()
         for statement in statements:
             _create_if_readable(con, statement)
+        made = {}
     else:
         con.commit()
     con.execute(f"reset variable {MAKING}")
+    return made
+
+
+def _head(statement: str) -> str:
+    """What a statement of `_statements` creates: its kind and name."""
+    return statement.partition(" as ")[0]
 
 
 def _statements(shown: Shown, damage: Mapping[str, str], guarded: bool, is_saved: bool) -> Iterator[str]:
     is_far = shown.lake.remote is not None
-    yield "create schema all_runs"
+    yield "create schema if not exists all_runs"
     yield _runs(shown.published, as_table=is_saved)
     listed = literals(r.run_id for r in shown.records)
     failing = f", {_failing(shown.damage)} as never" if shown.damage else ""
-    yield f"create view main.runs as select runs.* from all_runs.runs{failing} where list_contains({listed}, run_id)"
+    yield f"create or replace view main.runs as select runs.* from all_runs.runs{failing} where list_contains({listed}, run_id)"
     published, records = _files_by_table(shown.published), _files_by_table(shown.records)
     for table in TABLES.values():
         of_all, of_shown = published.get(table.name, ()), records.get(table.name, ())
         yield _table_view(table, shown.published, of_all, damage, "all_runs", guarded, is_far)
         if shown.damage:
-            yield f"create view main.{table.name} as {_unreadable(table, shown.damage)}"
+            yield f"create or replace view main.{table.name} as {_unreadable(table, shown.damage)}"
         else:
             yield _table_view(table, shown.records, of_shown, damage, "main", guarded, is_far)
         if table.by_layer:
@@ -143,7 +155,7 @@ def _table_view(
         rows = _over_runs(table, rows) if schema == "main" and _is_of_several_runs(table, files) else rows
         rows = f"select * from ({rows}){_guard(table, files)}" if guarded else rows
         rows = _when_asked(_no_rows(table), rows) if is_far else rows
-    return f"create view {schema}.{table.name} as {rows}"
+    return f"create or replace view {schema}.{table.name} as {rows}"
 
 
 def _sentence(table: str, what: str) -> str:
@@ -179,7 +191,7 @@ def _layer_macro(table: Table, shown: Shown, held: Versioned, damage: Mapping[st
     rows = " union all ".join(parts) or _no_rows(table)
     rows = _over_runs(table, rows) if _is_of_several_runs(table, files) else rows
     rows = _unreadable(table, failing) if failing else rows
-    return f"create macro main.{table.name}_of(layer_read) as table {rows}"
+    return f"create or replace macro main.{table.name}_of(layer_read) as table {rows}"
 
 
 def _rows_of_layer(table: Table, held: frozenset[str], paths: Sequence[str], damage: Mapping[str, str]) -> str:
@@ -241,10 +253,10 @@ def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
     try:
         con.execute(statement)
     except duckdb.Error as error:
-        kind, name = statement.split("(")[0].split()[1:3]
+        *_, kind, name = _head(statement).partition("(")[0].split()
         table = name.partition(".")[2]
         if kind == "view" and table in TABLES:
-            con.execute(f"create view {name} as {_unreadable(TABLES[table], _sentence(table, first_line(error)))}")
+            con.execute(f"create or replace view {name} as {_unreadable(TABLES[table], _sentence(table, first_line(error)))}")
         elif kind != "macro":
             raise
 
@@ -255,9 +267,9 @@ def _runs(records: Sequence[RunRecord], as_table: bool) -> str:
     structure = literal(json.dumps([RUNS_STRUCTURE]))
     read = f"select unnest(from_json({rows}, {structure}), max_depth := 2)"
     if as_table:
-        return f"create table all_runs.runs as {read}"
+        return f"create or replace table all_runs.runs as {read}"
     none = f"select unnest(from_json('[]', {structure}), max_depth := 2)"
-    return f"create view all_runs.runs as {_when_asked(none, read)}"
+    return f"create or replace view all_runs.runs as {_when_asked(none, read)}"
 
 
 def _sql_type(arrow: pa.DataType) -> str:
@@ -457,16 +469,37 @@ def is_catalog_current(lake: Lake) -> bool:
 
 
 def _build_catalog(lake: Lake) -> None:
-    """Builds catalog.duckdb aside and renames it, so that an open shell keeps the old one whole."""
+    """Builds catalog.duckdb aside and renames it, so that an open shell keeps the old one whole.
+
+    Binding all views takes as long as publishing a small run: of a catalog that this process built, and nobody since, a copy is
+    changed.
+    """
     draft = aside(lake.catalog)
+    there = {} if lake.built.pop(FILE, None) != _which(lake.catalog) else dict(lake.built)
     try:
         # In a folder of a plain name: DuckDB takes a ? in a database's path for options, and a backslash for a slash.
         with tempfile.TemporaryDirectory(prefix="saelake-catalog-") as folder:
             built = Path(folder) / lake.catalog.name
+            if there:
+                shutil.copyfile(lake.catalog, built)
             with duckdb.connect(built, config={"storage_compatibility_version": STORAGE_VERSION}) as con:
-                create_views(con, current_runs(lake), is_saved=True)
+                made = create_views(con, current_runs(lake), is_saved=True, there=there)
             shutil.copyfile(built, draft)
         sync_file(draft)
         draft.replace(lake.catalog)
     finally:
         draft.unlink(missing_ok=True)
+    lake.built.clear()
+    lake.built.update(made and made | {FILE: _which(lake.catalog)})
+
+
+FILE = "the file"
+"""In `Lake.built`, beside what it was built of."""
+
+
+def _which(file: Path) -> str:
+    """Tells a file from any that takes its place."""
+    with suppress(FileNotFoundError):
+        found = file.stat()
+        return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}"
+    return "none"

@@ -272,6 +272,11 @@ class Lake:
     def catalog(self) -> Path:
         return self.root / "catalog.duckdb"
 
+    @cached_property
+    def built(self) -> dict[str, str]:
+        """What the catalog was last built of through this object, and which file that gave: what differs alone is changed."""
+        return {}
+
     @property
     def stale(self) -> Path:
         """There while runs or pointers change: a catalog that a killed process left behind is then built again."""

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
@@ -220,7 +220,7 @@ def _record(
         recipe=spec.recipe,
         parents=spec.parents,
         config=spec.config,
-        code_version=metadata.version("saelake"),
+        code_version=_versions()["saelake"],
         schema_version=SCHEMA_VERSION,
         seed=spec.seed,
         hardware={
@@ -228,7 +228,7 @@ def _record(
             "system": platform.system(),
             "device": spec.config.get("device", "cpu"),
         },
-        versions=_versions() | {"python": platform.python_version()},
+        versions=dict(_versions()),
         started=started,
         finished=utc_now(),
         tables=tuple(contents),
@@ -280,9 +280,11 @@ def refuse_tag_collision(lake: Lake, run_id: str) -> None:
             )
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> Mapping[str, str]:
+    """Looked up once: it takes as long as publishing a small run does."""
     found = {}
     for name in RECORDED_PACKAGES:
         with suppress(metadata.PackageNotFoundError):  # SQL and storage work without the GPU packages
             found[name] = metadata.version(name)
-    return found
+    return found | {"python": platform.python_version()}

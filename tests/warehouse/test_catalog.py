@@ -15,6 +15,7 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
 from saelake.warehouse.literals import paths
 from saelake.warehouse.records import Lake
+from saelake.warehouse.runs import make_current
 from saelake.warehouse.schema import TABLES
 from tests.warehouse import toys
 
@@ -142,6 +143,25 @@ def test_views_are_saved_in_words_of_every_duckdb(lake: Lake) -> None:
     columns = [c.elsewhere for table in TABLES.values() for c in table.columns if c.elsewhere]
     for statement in [*_statements(current_runs(lake), {}, guarded=True, is_saved=True), *columns]:
         assert not re.search(r"\bif\s*\(", statement, re.IGNORECASE), statement
+
+
+def test_a_catalog_that_was_changed_run_by_run_is_one_that_was_built_whole(lake: Lake) -> None:
+    other = Lake.existing(lake.root)
+    toys.ingest(other, seed=1)
+    toys.ingest(lake, seed=2)
+    toys.answers(lake, seed=2)
+    drop(lake, toys.answers_spec().run_id)
+    toys.answers(other, seed=1)
+    made = ("sql from duckdb_views()", "macro_definition from duckdb_functions()", "run_id from all_runs.runs")
+    found = []
+    for _ in range(2):
+        with duckdb.connect(lake.catalog, read_only=True) as con:
+            con.execute("set variable lake = $1", [str(lake.root)])
+            found.append([con.execute(f"select {what} order by all").fetchall() for what in made])
+        lake.catalog.unlink()
+        make_current(lake, "toy1", {"candidates": [record for record in lake.records() if record.recipe == "toy1"][1:]})
+    assert found[0] == found[1]
+    assert len(found[0][2]) == 5
 
 
 def test_a_missing_catalog_is_built_again(lake: Lake) -> None:
