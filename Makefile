@@ -9,10 +9,10 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu release-check
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 venv: $(INSTALLED)  ## the virtual environment, with the exact versions of constraints.txt
 
@@ -62,6 +62,9 @@ docs: analyze  ## run the commands in README.md and docs/ and write their output
 	$(BIN)/saelake atlas planted --lake $(PLANTED)
 	$(BIN)/saelake audit planted --lake $(PLANTED)
 	$(BIN)/python -m tests.documents $(LAKE) $(PLANTED)
+
+pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, recipe, formats, library
+	$(BIN)/python -m tests.documents
 
 atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (half an hour)
 	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE)
@@ -151,6 +154,9 @@ $(BENCH)/lake: $(INSTALLED) benchmarks/lake/peers.txt $(BENCH)/search
 
 bench-lake: $(BENCH)/lake  ## bytes, speed and questions of a lake, beside delphi, SciPy, Polars, DuckDB and naive Parquet (20 minutes)
 	PYTHONPATH=$(BENCH)/lake:$(BENCH)/search $(BIN)/python -m benchmarks.lake --work $(BENCH)/lake-work --cache $(BENCH)
+
+release-check: $(INSTALLED)  ## before a release: build, install on every Python found with both DuckDBs, licences, no path, no secret
+	$(BIN)/python -m tests.release
 
 clean:  ## remove what tools leave behind, but neither .venv nor a lake
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache dist

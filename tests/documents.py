@@ -7,6 +7,7 @@
 Every document is run in a folder that holds `lake` (the embedded study) and `planted` (the planted one, with atlas and audit).
 
 python -m tests.documents LAKE PLANTED        # runs everything on these lakes and writes the output into the documents
+python -m tests.documents                     # the pages that are made from code alone
 """
 
 import contextlib
@@ -103,17 +104,24 @@ def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool
     return all(abs(a - b) <= tolerance * max(abs(a), abs(b)) for a, b in numbers)
 
 
-def main(lake: Path, planted: Path) -> None:
-    """Brings all documents up to date."""
-    from tests import formats_page, library_page, recipe_page, replication_page
+def pages() -> None:
+    """Writes the pages that are made from code alone."""
+    from tests import cards_page, formats_page, library_page, recipe_page
     from tests.protocol import PROTOCOL, protocol
 
     PROTOCOL.write_text(protocol(), encoding="utf-8")
-    recipe_page.PAGE.write_text(recipe_page.page(), encoding="utf-8")
-    library_page.PAGE.write_text(library_page.page(), encoding="utf-8")
+    for made in (recipe_page, library_page, formats_page, cards_page):
+        made.PAGE.write_text(made.page(), encoding="utf-8")
+
+
+def main(lake: Path, planted: Path) -> None:
+    """Brings all documents up to date."""
+    from tests import replication_page, test_contributing
+
+    pages()
     found = replication_page.page(replication_page.PAGE.read_text(encoding="utf-8"), lake)
     replication_page.PAGE.write_text(found, encoding="utf-8")
-    formats_page.PAGE.write_text(formats_page.page(), encoding="utf-8")
+    test_contributing.main(planted)
     for document in documents():
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), lake, planted)
@@ -123,4 +131,4 @@ def main(lake: Path, planted: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:])) if sys.argv[1:] else pages()

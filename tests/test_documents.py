@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
-from tests import formats_page, library_page, recipe_page, replication_page
+from tests import cards_page, formats_page, library_page, recipe_page, replication_page
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
@@ -52,6 +52,10 @@ def test_the_tables_of_the_formats_are_what_their_samples_brought_in_and_out() -
     assert formats_page.PAGE.read_text(encoding="utf-8") == formats_page.page(), "make docs"
 
 
+def test_the_cards_tell_what_lies_in_the_files() -> None:
+    assert cards_page.PAGE.read_text(encoding="utf-8") == cards_page.page(), "make pages"
+
+
 def test_a_changed_word_or_number_is_noticed() -> None:
     assert same_but_for_rounding("a 1.000 b", "a 1.004  b")
     assert not same_but_for_rounding("a 1.0 b", "a 1.2 b")
@@ -59,7 +63,8 @@ def test_a_changed_word_or_number_is_noticed() -> None:
 
 
 def test_links_of_documents_lead_somewhere() -> None:
-    for document in documents():
+    beside = [*ROOT.glob("*.md"), *(ROOT / "ingest").rglob("*.md")]
+    for document in (*documents(), *beside):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} links to {target}"
 

@@ -1,7 +1,12 @@
-"""Makes the golden lake of today's version of the schema again, beside its recipe: python -m tests.golden"""
+"""Makes the golden lake of today's version of the schema again, beside its recipe.
+
+python -m tests.golden            # the lake and its answers
+python -m tests.golden answers    # the answers alone, for a question that is new
+"""
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,18 +34,27 @@ def make(golden: Path) -> None:
         stages.atlas_study(stages.open_analysis(recipe), lake)
         stages.ablate(recipe, lake, "mine", [(2, 0), (4, 1)])
         assert not check(lake)
-        with saelake.open(lake.root) as opened:
-            found = answers(opened)
         for name in OWN_FILES:
             path = lake.root / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(golden / "lake", ignore_errors=True)
         shutil.copytree(lake.root, golden / "lake")
+
+
+def record(golden: Path) -> None:
+    """Asks the lake in a folder all questions, and writes down what it answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(golden / "lake", Path(folder, "lake"))
+        with saelake.open(Path(folder, "lake")) as opened:
+            found = answers(opened)
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(answer)}" for name, answer in found.items())
     (golden / "answers.json").write_text(f"{{\n{lines}\n}}\n", "utf-8")
 
 
 if __name__ == "__main__":
-    make(FOLDER / f"v{SCHEMA_VERSION}")
-    sizes = [file.stat().st_size for file in (FOLDER / f"v{SCHEMA_VERSION}").rglob("*") if file.is_file()]
+    today = FOLDER / f"v{SCHEMA_VERSION}"
+    if sys.argv[1:] != ["answers"]:
+        make(today)
+    record(today)
+    sizes = [file.stat().st_size for file in today.rglob("*") if file.is_file()]
     print(f"tests/golden/v{SCHEMA_VERSION}: {len(sizes)} files, {sum(sizes):,} bytes")
