@@ -9,7 +9,7 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site organism hydra planted bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu release-check
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,14 @@ pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, re
 atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (half an hour)
 	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE)
 	$(BIN)/saelake share atlas --lake $(LAKE) --tables $(ATLAS)
+
+# What builds the site, which nothing else uses.
+$(BENCH)/site: $(INSTALLED) docs/site/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r docs/site/requirements.txt
+	@touch $@
+
+site: $(BENCH)/site  ## the documents as a site in ./site: search, questions, commands, Python API; view it with python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:$(BENCH)/site $(BIN)/python -m mkdocs build --quiet
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m saelake.ingest.organism.build
