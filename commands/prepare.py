@@ -73,20 +73,27 @@ def _show(trial: "Trial") -> None:
 @click.command("train-saes")
 @click.argument("recipe")
 @click.option("--force", is_flag=True, help="Train new SAEs in the place of those that are there.")
-def train_saes(recipe: str, force: bool) -> None:
+@click.option("--update", is_flag=True, help="Train only what is missing or was made from something else than RECIPE names now.")
+def train_saes(recipe: str, force: bool, update: bool) -> None:
     """Train SAEs on RECIPE's model, where there are no public ones, into the folders that its saes.path names.
 
     RECIPE is a .toml file or the name of a shipped one; its [train_saes] says how. They must explain enough of the variance with
     about as many active latents as asked for, on texts that they have not seen, or none is kept. Of several [[saes]] those are
-    trained whose folders are missing; SAEs of one layer differ by their seed.
+    trained whose folders are missing; SAEs of one layer differ by their seed. A training that was killed goes on from the SAEs
+    that were finished.
     """
+    if force and update:
+        raise click.UsageError("--force trains all SAEs, --update only some: give one of them")
     study = read_study(recipe)
     from saelake.ingest.saes.train import train_saes as train
     from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.progress import Bar
 
     with Bar() as progress:
-        trained = train(study, force=force, progress=progress)
+        trained = train(study, force=force, update=update, progress=progress)
+    if not trained:
+        click.echo("all SAEs are there, made from what the recipe names")
+        return
     names = ("layer", "explained_variance", "l0", "dead", "folder")
     shown = [[one.layer, *(round(value, 4) for value in one.fit), str(one.folder)] for one in trained]
     show_table(Rows(names, ["INTEGER", "DOUBLE", "DOUBLE", "DOUBLE", "VARCHAR"], iter(shown)), sys.stdout)

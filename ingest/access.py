@@ -36,9 +36,9 @@ class Access(NamedTuple):
 
 def access_to(model: ModelSpec) -> Access:
     """Access to a recipe's model, as far as the cache, the token and, where it answers, the hub show."""
-    if model.path is not None:
-        return Access(str(model.path), None, "here")
-    assert model.id is not None, "a ModelSpec has a path or an id"
+    if model.folder is not None:
+        return Access(model.name, None, "here")
+    assert model.id is not None, "a ModelSpec has a folder or an id"
     licence = next((name for start, name in GATED.items() if model.id.startswith(start)), None)
     if cached_file(model.id, "config.json", model.revision) is not None:
         return Access(model.id, licence, "here")

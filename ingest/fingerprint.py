@@ -19,18 +19,20 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "v
 WEIGHTS = {".safetensors", ".npz", ".gguf"}
 MAX_BYTES = 2**28
 """Of a file without weights; the largest tokenizers take a fifth."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SAE_FILES = ("*.json", "*.safetensors", "*.npz")
 
 
 def fingerprint(model: "ModelSpec") -> str:
-    """What identifies the model of a recipe: `sha256:...` of its folder's files, or `id@commit` on the hub.
+    """What identifies the model of a recipe: `sha256:...` of its folder's files, or `id@commit` on the hub; then its adapter.
 
     Raises UserError when the folder has no model in it, or the hub's id or revision cannot be found.
     """
-    if model.path is not None:
-        return "sha256:" + hash_folder(model.path, (*MODEL_FILES, model.gguf) if model.gguf else MODEL_FILES, "model.path")
-    assert model.id is not None, "a ModelSpec has a path or an id"
-    return f"{model.id}@{hub_commit(model.id, model.revision, 'model.id')}"
+    adapter = "" if model.adapter is None else f"+sha256:{hash_folder(model.adapter, ADAPTER_FILES, 'model.adapter')}"
+    if (folder := model.folder) is not None:
+        return f"sha256:{hash_folder(folder, (*MODEL_FILES, model.gguf) if model.gguf else MODEL_FILES, 'model.path')}{adapter}"
+    assert model.id is not None, "a ModelSpec has a folder or an id"
+    return f"{model.id}@{hub_commit(model.id, model.revision, 'model.id')}{adapter}"
 
 
 def hash_folder(folder: Path, patterns: Iterable[str], field: str) -> str:

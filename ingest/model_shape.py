@@ -47,22 +47,22 @@ def read_shape(model: ModelSpec) -> ModelShape | None:
             raise
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
             raise UserError(f"model: {file} describes no model's shape ({first_line(error)})") from error
-    if model.gguf is not None and model.path is not None:
+    if model.gguf is not None and (folder := model.folder) is not None:
         require("gguf", "model.gguf")
         from transformers import AutoConfig
 
-        return shape_of(AutoConfig.from_pretrained(model.path, gguf_file=model.gguf).to_dict())
+        return shape_of(AutoConfig.from_pretrained(folder, gguf_file=model.gguf).to_dict())
     return KNOWN.get(model.id or "")
 
 
 def local_file(model: ModelSpec, name: str) -> Path | None:
     """A file of the model in its folder or in the hub cache; None where it is in neither."""
-    if model.path is not None:
-        file = model.path / name
+    if (folder := model.folder) is not None:
+        file = folder / name
         if file.exists() and not file.is_file():
             raise UserError(f"model.path: {file} is no regular file: give a folder with the files themselves")
         return file if file.is_file() else None
-    assert model.id is not None, "a ModelSpec has a path or an id"
+    assert model.id is not None, "a ModelSpec has a folder or an id"
     return cached_file(model.id, name, model.revision)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedM
 from transformers.utils import logging
 
 from saelake.extras import require
+from saelake.ingest.adapter import merge
 from saelake.ingest.fingerprint import MODEL_FILES, check_files
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.recipe.errors import sentence
@@ -411,17 +413,16 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def _field(model: ModelSpec) -> str:
-    return f"model.path {model.path}" if model.path else f"model.id {model.id}"
+    kind = "path" if model.path else "package" if model.package else "id"
+    return f"model.{kind} {model.name}"
 
 
 def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     """The tokenizer of a recipe's model; raises UserError when it cannot be loaded."""
-    if model.path is not None:
-        check_files(model.path, MODEL_FILES, "model.path")
+    if (folder := model.folder) is not None:
+        check_files(folder, MODEL_FILES, "model.path")
     try:
-        return AutoTokenizer.from_pretrained(
-            model.path or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model)
-        )
+        return AutoTokenizer.from_pretrained(folder or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model))
     except Exception as error:  # the tokenizers library raises nothing more specific for a damaged file
         raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({first_line(error)})") from error
 
@@ -432,24 +433,27 @@ def read_targets(model: ModelSpec) -> tuple[Target, ...]:
 
 
 def load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
-    """The weights, safetensors only; attention is sdpa where the architecture allows it (Gemma 2 does not)."""
+    """The weights with the adapter in them, never pickled; attention is sdpa where the architecture allows it (not Gemma 2)."""
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
         network, info = AutoModelForCausalLM.from_pretrained(
-            model.path or model.id,
+            model.folder or model.id,
             revision=model.revision,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             **_gguf(model),
+            **_unpacked(model),
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{_field(model)}: the model cannot be loaded ({first_line(error)})") from error
     if absent := sorted(info["missing_keys"]):
         # transformers would go on with random numbers in their place.
         raise UserError(f"{_field(model)}: the files lack {len(absent)} of the model's weights, for example {absent[0]}")
+    if model.adapter is not None:
+        merge(network, model.adapter)
     return network
 
 
@@ -458,3 +462,9 @@ def _gguf(model: ModelSpec) -> dict[str, Any]:
         return {}
     require("gguf", "model.gguf")
     return {"gguf_file": model.gguf}
+
+
+def _unpacked(model: ModelSpec) -> dict[str, Any]:
+    """That a GGUF's weights are unpacked once: newer versions of transformers would unpack them in every pass, which is slow."""
+    config = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": config(dequantize=True)} if model.gguf is not None and config is not None else {}

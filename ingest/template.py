@@ -253,7 +253,7 @@ def _check_bos(tokenizer: PreTrainedTokenizerBase, rendered: str, without: bool)
 def _owner(model: ModelSpec) -> str:
     if model.chat_template_file is not None:
         return f"model.chat_template_file {model.chat_template_file}"
-    return "model.chat_template" if model.chat_template is not None else f"model {model.path or model.id}"
+    return "model.chat_template" if model.chat_template is not None else f"model {model.name}"
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:

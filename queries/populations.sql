@@ -6,7 +6,7 @@
 -- feature was found for.
 --
 -- $judge judge = oracle: who decides what flips
--- $direction own|chosen|attribution = chosen: whose candidates
+-- $direction own|chosen|attribution|first = chosen: whose candidates; first: of the ranking that flips a prompt at the smallest K
 -- $method method = minimal: whose critical sets
 with flips as (
     select a.condition, a.method, a.part, a.k, a.prompt_id, a.set_id
@@ -19,8 +19,8 @@ with flips as (
 first_flips as (
     select prompt_id, set_id
     from flips
-    where method = 'top_k' and part = $direction
-    qualify row_number() over (partition by prompt_id order by k, set_id) = 1
+    where method = 'top_k' and ($direction = 'first' or part = $direction)
+    qualify row_number() over (partition by prompt_id order by k, list_position(['own', 'chosen', 'attribution'], part), set_id) = 1
 ),
 
 found as (

@@ -205,11 +205,14 @@ def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
         )
     flips = {direction: (n_flipped, k) for direction, n_flipped, k in study.con.execute(FLIPPED, judge).fetchall()}
     direction = str(study.setting(stage, stage, "direction"))
-    _, largest_k = flips.get(direction, (0, 0))
+    if direction == "first":
+        ranked, largest_k = "by any ranking", max((k for _, k in flips.values()), default=0)
+    else:
+        ranked, (_, largest_k) = f"by the {direction} direction", flips.get(direction, (0, 0))
     others = [f'{stage}.direction = "{name}", by which {n_flipped} flip' for name, (n_flipped, _) in flips.items() if n_flipped]
     return (
-        f"none of the {n_refused} {words['target']} prompts that are {words['shown']} flips while the top K features a layer by "
-        f"the {direction} direction are ablated, up to K = {largest_k}, so there is no pool to search: raise candidates.cap, "
+        f"none of the {n_refused} {words['target']} prompts that are {words['shown']} flips while the top K features a layer "
+        f"{ranked} are ablated, up to K = {largest_k}, so there is no pool to search: raise candidates.cap, "
         f"search more layers (saes.layers, candidates.exclude_layers){f', or set {others[0]}' if others else ''}"
     )
 

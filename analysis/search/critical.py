@@ -27,6 +27,10 @@ order by a.prompt_id, a.k, s.layer, s.sae_id, s.feature_id
 """Candidates that each prompt has of its own."""
 
 
+RANKINGS = ("own", "chosen", "attribution")
+"""What candidates may be ranked by, in the order in which those of equal K are taken (as in populations and audit_sets)."""
+
+
 @dataclass(frozen=True)
 class Pool:
     """The candidates of one prompt: the top K of every SAE at its first flip."""
@@ -36,6 +40,8 @@ class Pool:
     saes: np.ndarray
     """Numbers of the SAEs."""
     feature_ids: np.ndarray
+    ranking: str | None = None
+    """What ranked them: own, chosen or attribution; None where all that fires is in it."""
 
     def __len__(self) -> int:
         return len(self.saes)
@@ -47,7 +53,23 @@ class Pool:
 
 
 def pools(work: Work, direction: str) -> dict[int, Pool]:
-    """Prompt number -> pool, for the prompts that refuse unmodified and flip at some K, by the recipe's oracle."""
+    """Prompt number -> pool, for the prompts that refuse unmodified and flip at some K, by the recipe's oracle.
+
+    Args:
+        direction: whose candidates; "first": of the ranking by which a prompt flips at the smallest K, the first of RANKINGS.
+    """
+    if direction != "first":
+        return _pools(work, direction)
+    candidates = work.context.recipe.candidates
+    tried = {*candidates.directions, *((ATTRIBUTED.part,) if candidates.attribution else ())}
+    found = [one for ranking in RANKINGS if ranking in tried for one in _pools(work, ranking).values()]
+    first: dict[int, Pool] = {}
+    for one in sorted(found, key=lambda one: (one.prompt, one.k)):  # stable: of equal K the first ranking's
+        first.setdefault(one.prompt, one)
+    return first
+
+
+def _pools(work: Work, direction: str) -> dict[int, Pool]:
     recipe, context = work.context.recipe, work.context
     with work.sql("prompts", "alignments", "baseline", "candidates") as con:
         candidates = pool(con, recipe.candidates, direction) if direction != ATTRIBUTED.part else None
@@ -61,7 +83,7 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
             continue
         rows = own if candidates is None else candidates
         top = candidates["rank"] <= k if candidates is not None else (own["prompt_id"] == prompt_id) & (own["k"] == k)
-        found[prompt] = Pool(prompt, int(k), context.sae_numbers(rows["sae_id"][top]), rows["feature_id"][top])
+        found[prompt] = Pool(prompt, int(k), context.sae_numbers(rows["sae_id"][top]), rows["feature_id"][top], direction)
     return found
 
 
@@ -114,6 +136,7 @@ def search_rows(context: StudyContext, method: str, searches: Mapping[tuple[int,
         "method": [method] * len(searches),
         "start": [start for _, start in searches],
         "k": [pool.k for pool, _ in searches.values()],
+        "ranking": [pool.ranking for pool, _ in searches.values()],
         "n_candidates": [len(pool) for pool, _ in searches.values()],
         "n_evaluations": [n for _, n in searches.values()],
     }

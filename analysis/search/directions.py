@@ -1,7 +1,8 @@
 """The refusal direction (R3): difference of means at every layer, and the choice of one layer on held-out prompts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil, floor
 
 import duckdb
@@ -22,15 +23,19 @@ FILTERS = {"late": "drop_last_layers", "kl": "kl_max", "induced": "induce_min"}
 """What the column left_out calls a filter -> the field of [direction] that sets it."""
 
 
+OUTDONE = "outdone"
+"""What left_out says of a layer that another one flips more than, by the first token already: the rest was not asked."""
+
+
 @dataclass(frozen=True)
 class Scores:
-    """How one layer's direction does on the selection prompts; the columns of `directions`."""
+    """How one layer's direction does on the selection prompts; the columns of `directions`, None where it was not asked."""
 
     n_prompts: int
-    n_flipped: int
-    p_refusal_token: float
-    kl: float
-    induced: float
+    n_flipped: int | None = None
+    p_refusal_token: float | None = None
+    kl: float | None = None
+    induced: float | None = None
 
 
 def chosen_everywhere(context: StudyContext, con: duckdb.DuckDBPyConnection) -> DirectionEdit | None:
@@ -64,12 +69,22 @@ def share(refused: Sequence[bool | None]) -> float:
 
 def left_out(scores: Sequence[Scores], settings: Direction) -> list[str | None]:
     """Which of the recipe's filters leave each layer out, as the column left_out names them; None where none does."""
-    n_open = round(len(scores) * (1 - settings.drop_last_layers))
+    n_open = _n_open(len(scores), settings)
     found = []
     for layer, one in enumerate(scores):
-        filters = {"late": layer >= n_open, "kl": not one.kl <= settings.kl_max, "induced": one.induced < settings.induce_min}
-        found.append(", ".join(name for name, is_out in filters.items() if is_out) or None)
+        filters = {
+            "late": layer >= n_open,
+            "kl": one.kl is not None and not one.kl <= settings.kl_max,
+            "induced": one.induced is not None and one.induced < settings.induce_min,
+        }
+        out = [name for name, is_out in filters.items() if is_out]
+        found.append(", ".join(out or ([OUTDONE] if one.n_flipped is None else [])) or None)
     return found
+
+
+def _n_open(n_layers: int, settings: Direction) -> int:
+    """Layers that may be chosen: the last ones may not."""
+    return round(n_layers * (1 - settings.drop_last_layers))
 
 
 def choose(scores: Sequence[Scores], admitted: Sequence[bool]) -> int | None:
@@ -77,8 +92,15 @@ def choose(scores: Sequence[Scores], admitted: Sequence[bool]) -> int | None:
 
     None if no layer is admitted.
     """
-    candidates = [layer for layer, ok in enumerate(admitted) if ok]
-    return min(candidates, key=lambda layer: (-scores[layer].n_flipped, scores[layer].p_refusal_token, layer), default=None)
+    return min((layer for layer, ok in enumerate(admitted) if ok), key=lambda layer: _standing(scores, layer), default=None)
+
+
+def _standing(scores: Sequence[Scores], layer: int) -> tuple[int, float, int]:
+    """By what layers that were asked for whole answers are ordered, the best first."""
+    n_flipped, p = scores[layer].n_flipped, scores[layer].p_refusal_token
+    assert n_flipped is not None, f"layer {layer} has no whole answers"
+    assert p is not None, f"layer {layer} has no first tokens"
+    return -n_flipped, p, layer
 
 
 class NoDirection(UserError):
@@ -102,6 +124,7 @@ def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
         return
     found = con.execute(LAYERS)
     names, rows = [column[0] for column in found.description], found.fetchall()
+    # Here every layer was measured in full, whatever direction.selection says.
     *_, best = sorted(rows, key=lambda row: (bool(row[2]) and "late" not in str(row[5]), row[2], -round(row[3], 3), -row[0]))
     layer, n_prompts, n_flipped, kl, induced, out = best
     filters = str(out).split(", ")
@@ -121,38 +144,98 @@ def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _scores(context: StudyContext, vectors: np.ndarray, norms: np.ndarray) -> list[Scores]:
-    split = context.recipe.direction.select_split
-    everywhere = tuple(range(context.subject.n_layers))
-    targets, controls = (context.study.prompts_of(split, role) for role in ("target", "control"))
-    clean = judged(context, [Request(p) for p in targets])
-    refused = [p for p, answer in zip(targets, clean, strict=True) if answer.verdict.refused]
-    if not refused:
-        raise not_shown(context.recipe, clean)
-    if not controls:
-        raise UserError(
-            f"direction.select_split is {split!r}, but the study has no {context.recipe.labels.control} prompt in that split "
-            f"to choose a layer on"
-        )
-    clean_log_p = context.engine.log_probabilities([Request(p) for p in controls])
-    scores = []
-    for layer, vector in enumerate(vectors):
-        out = DirectionEdit(vector, everywhere)
-        added = DirectionEdit(vector, (layer,), project_out=False, add=float(norms[layer]))
-        ablated = judged(context, [Request(p, direction=out) for p in refused])
-        steered = judged(context, [Request(p, direction=added) for p in controls])
-        edited_log_p = context.engine.log_probabilities([Request(p, direction=out) for p in controls])
-        kl = (clean_log_p.exp() * (clean_log_p - edited_log_p)).sum(-1).mean()
-        scores.append(
-            Scores(
-                n_prompts=len(refused),
-                n_flipped=sum(a.verdict.flipped is True for a in ablated),
-                p_refusal_token=float(np.mean([a.p_refusal_token for a in ablated])),
-                kl=float(kl),
-                induced=share([a.verdict.refused for a in steered]),
+class Selection:
+    """What the layers' directions do to the selection prompts, each asked for when it is wanted and never twice."""
+
+    def __init__(self, context: StudyContext, vectors: np.ndarray, norms: np.ndarray) -> None:
+        split = context.recipe.direction.select_split
+        targets, controls = (context.study.prompts_of(split, role) for role in ("target", "control"))
+        clean = judged(context, [Request(p) for p in targets])
+        self._refused = [p for p, answer in zip(targets, clean, strict=True) if answer.verdict.refused]
+        if not self._refused:
+            raise not_shown(context.recipe, clean)
+        if not controls:
+            raise UserError(
+                f"direction.select_split is {split!r}, but the study has no {context.recipe.labels.control} prompt in that split "
+                f"to choose a layer on"
             )
-        )
-    return scores
+        self._context, self._controls = context, controls
+        everywhere = tuple(range(context.subject.n_layers))
+        self._out = [DirectionEdit(vector, everywhere) for vector in vectors]
+        self._added = [
+            DirectionEdit(vector, (layer,), project_out=False, add=float(norms[layer])) for layer, vector in enumerate(vectors)
+        ]
+        self._clean_log_p = context.engine.log_probabilities([Request(p) for p in controls])
+        self.whole = cache(self._whole)
+        self.kl = cache(self._kl)
+        self.induced = cache(self._induced)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self._out)
+
+    @property
+    def nothing(self) -> Scores:
+        """Of a layer of which nothing was asked."""
+        return Scores(len(self._refused))
+
+    def first_tokens(self, layers: Sequence[int]) -> list[tuple[int, float]]:
+        """For each layer, with its direction projected out: answers whose first token is no target token, and mean P(target)."""
+        requests = [Request(p, direction=self._out[layer]) for layer in layers for p in self._refused]
+        said = self._context.engine.next_token(requests)
+        passes = ~np.isin(said.token_id, self._context.subject.refusal_token_ids).reshape(len(layers), -1)
+        p_target = said.p_refusal.reshape(len(layers), -1)
+        return [(int(n), float(p)) for n, p in zip(passes.sum(1), p_target.mean(1), strict=True)]
+
+    def _whole(self, layer: int) -> tuple[int, float]:
+        """Answers that flip, by the oracle, and mean P(target)."""
+        ablated = judged(self._context, [Request(p, direction=self._out[layer]) for p in self._refused])
+        return sum(a.verdict.flipped is True for a in ablated), float(np.mean([a.p_refusal_token for a in ablated]))
+
+    def _kl(self, layer: int) -> float:
+        edited_log_p = self._context.engine.log_probabilities([Request(p, direction=self._out[layer]) for p in self._controls])
+        return float((self._clean_log_p.exp() * (self._clean_log_p - edited_log_p)).sum(-1).mean())
+
+    def _induced(self, layer: int) -> float:
+        steered = judged(self._context, [Request(p, direction=self._added[layer]) for p in self._controls])
+        return share([a.verdict.refused for a in steered])
+
+    def in_full(self, layer: int) -> Scores:
+        """Everything about one layer."""
+        return replace(self.answered(layer), kl=self.kl(layer), induced=self.induced(layer))
+
+    def answered(self, layer: int) -> Scores:
+        """A layer's whole answers."""
+        n_flipped, p_target = self.whole(layer)
+        return replace(self.nothing, n_flipped=n_flipped, p_refusal_token=p_target)
+
+
+def best_scores(asked: Selection, settings: Direction) -> list[Scores]:
+    """The layers' scores as far as they decide which one is chosen; all of them where none can be.
+
+    First tokens of all layers that may be chosen come first: an answer that begins with a target token seldom flips. From the
+    layer that passes most by them on, each is asked for what may leave it out, the cheapest first, until no other can be better.
+    """
+    layers = range(_n_open(asked.n_layers, settings))
+    first = dict(zip(layers, asked.first_tokens(layers), strict=True)) if layers else {}
+    found = [asked.nothing for _ in range(asked.n_layers)]
+    for layer, (_, p_target) in first.items():
+        found[layer] = replace(found[layer], p_refusal_token=p_target)
+    best: tuple[int, float, int] | None = None
+    for layer in sorted(layers, key=lambda layer: (-first[layer][0], first[layer][1], layer)):
+        n_passing, p_target = first[layer]
+        if best is not None and best < (-n_passing, p_target, layer):
+            break
+        found[layer] = replace(found[layer], kl=asked.kl(layer))
+        if not asked.kl(layer) <= settings.kl_max:
+            continue
+        found[layer] = replace(asked.answered(layer), kl=asked.kl(layer))
+        if best is not None and best < _standing(found, layer):
+            continue
+        found[layer] = asked.in_full(layer)
+        if asked.induced(layer) >= settings.induce_min:
+            best = _standing(found, layer)
+    return [asked.in_full(layer) for layer in range(asked.n_layers)] if best is None else found
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -160,7 +243,9 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     differences = difference_of_means(context, settings.split)
     norms = np.linalg.norm(differences, axis=1)
     vectors = differences / norms[:, None]
-    scores = _scores(context, vectors, norms)
+    asked = Selection(context, vectors, norms)
+    is_full = settings.selection == "all"
+    scores = [asked.in_full(layer) for layer in range(len(vectors))] if is_full else best_scores(asked, settings)
     out = left_out(scores, settings)
     admitted = [one is None for one in out]
     chosen = choose(scores, admitted)

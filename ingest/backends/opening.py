@@ -61,6 +61,8 @@ def open_backend(name: str, model: ModelSpec, subject: Subject) -> Backend:
         return Padded(subject)
     if model.gguf is not None:
         raise UserError(f"the backend {name} reads no model.gguf: compare a model in safetensors")
+    if model.adapter is not None and name != "nnsight":
+        raise UserError(f"the backend {name} reads no model.adapter: compare a model whose weights hold it")
     dtype = torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
     if name == "nnsight":
         from importlib import import_module
@@ -72,7 +74,7 @@ def open_backend(name: str, model: ModelSpec, subject: Subject) -> Backend:
     tokenizer = load_tokenizer(model)
     try:
         bridge = TransformerBridge.boot_transformers(
-            str(model.path or model.id),
+            str(model.folder or model.id),
             revision=model.revision,
             tokenizer=tokenizer,
             device=subject.device,

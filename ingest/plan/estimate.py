@@ -100,7 +100,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
     shape = read_shape(recipe.model)
     if shape is None:
         raise UserError(
-            f"model: the size of {recipe.model.id or recipe.model.path} is not known here: "
+            f"model: the size of {recipe.model.name} is not known here: "
             f"download its config.json first, for example with `hf download {recipe.model.id or 'ID'} config.json`"
         )
     access, saes, found = access_to(recipe.model), sae_sizes(recipe, shape), corpus(recipe)

@@ -129,10 +129,10 @@ def downloads(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list[Do
 
 def _model(model: ModelSpec, shape: ModelShape) -> Download:
     estimate = shape.n_parameters * HUB_BYTES_PER_WEIGHT
-    if model.path is not None:
-        weights = [model.path / model.gguf] if model.gguf else list(model.path.glob("*.safetensors"))
-        return Download("model", str(model.path), sum(file.stat().st_size for file in weights), True, "files")
-    assert model.id is not None, "a ModelSpec has a path or an id"
+    if (folder := model.folder) is not None:
+        weights = [folder / model.gguf] if model.gguf else list(folder.glob("*.safetensors"))
+        return Download("model", model.name, sum(file.stat().st_size for file in weights), True, "files")
+    assert model.id is not None, "a ModelSpec has a folder or an id"
     here = any(cached_file(model.id, name, model.revision) for name in WEIGHT_FILES)
     n_bytes = None if here else hub_bytes(model.id, r"^[^/]*\.safetensors$")
     return Download("model", model.id, n_bytes or estimate, here, "hub" if n_bytes else "estimate")

@@ -20,6 +20,8 @@ CLASSIFIER_PARAMETERS, CLASSIFIER_TEMPLATE_TOKENS = 13_000_000_000, 150
 """Of the HarmBench classifier, and of the instruction around an answer, by rule of thumb."""
 ANSWER_PASSES = 32
 """What a whole answer and its judging cost, in passes for one next token: thirty tokens, or the reading of a larger model."""
+IN_FULL = 3
+"""Layers that direction.selection = "best" measures in full, for the estimate."""
 MINIMAL_SIZE = 16
 """Features of a minimal set, for the estimate of what its search asks for."""
 
@@ -69,7 +71,7 @@ def corpus(recipe: Recipe) -> Corpus:
 
 
 def tokenizer_is_here(model: ModelSpec) -> bool:
-    return (model.gguf is not None and model.path is not None) or local_file(model, "tokenizer.json") is not None
+    return (model.gguf is not None and model.folder is not None) or local_file(model, "tokenizer.json") is not None
 
 
 def _counted(recipe: Recipe) -> Corpus:
@@ -150,13 +152,7 @@ def _stage_work(recipe: Recipe, found: Corpus, n_layers: int) -> list[StageWork]
     published = 2 * n_blocks * n_taus * greedy.seeds * target
     return [
         StageWork("ingest", found.n_prompts, 0, (max(recipe.sae_layers) + 1) / n_layers, "and every SAE on every token"),
-        StageWork(
-            "direction",
-            train + (1 + n_layers) * select_control,
-            select_target + n_layers * (select_target + select_control),
-            1.0,
-            f"{n_layers} layers tried",
-        ),
+        _direction_work(recipe, train, select_target, select_control, n_layers),
         StageWork("baseline", 0, 2 * both, 1.0),
         StageWork(
             "candidates",
@@ -182,6 +178,19 @@ def _stage_work(recipe: Recipe, found: Corpus, n_layers: int) -> list[StageWork]
         StageWork("controls", 0, n_controls, above, "at most, if Algorithm 1 finds a set at every threshold"),
         *_interaction_work(recipe, found, above),
     ]
+
+
+def _direction_work(recipe: Recipe, train: int, target: int, control: int, n_layers: int) -> StageWork:
+    """The choice of a layer: of all of them in full, or by first tokens and of some in full."""
+    direction = recipe.direction
+    if direction.selection == "all":
+        n_open, n_full, note = 0, n_layers, f"{n_layers} layers tried"
+    else:
+        n_open = round(n_layers * (1 - direction.drop_last_layers))
+        n_full = min(IN_FULL, n_layers)
+        note = f"first tokens of {n_open} layers, if {n_full} are tried in full"
+    passes = train + n_open * target + (1 + n_full) * control
+    return StageWork("direction", passes, target + n_full * (target + control), 1.0, note)
 
 
 def judge_work(recipe: Recipe, found: Corpus, work: Sequence[StageWork]) -> list[StageWork]:

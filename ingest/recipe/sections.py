@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Hashable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from saelake.ingest.inputs import is_there, read_text, short
+from saelake.warehouse.errors import UserError
 
 Scalar = str | int | float | bool
 Dtype = Literal["float32", "bfloat16"]
@@ -105,7 +107,7 @@ TEMPLATE_FIELDS = ("chat_template", "chat_template_file", "template_sha256", "te
 
 
 class ModelSpec(Section):
-    """The language model under study: a local folder, or a hub id with its revision."""
+    """The language model under study: a local folder, a hub id with its revision, or an installed package that holds one."""
 
     path: ExistingPath | None = None
     """The model's folder, in the layout of transformers."""
@@ -113,8 +115,12 @@ class ModelSpec(Section):
     """The model's name on the hub; needs access where it is gated."""
     revision: str | None = None
     """The commit of the hub's repository; by default the newest."""
+    package: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), LATER] = None
+    """The name by which a Python package is imported that holds the model's files; it is found, not imported."""
     gguf: str | None = None
     """The name of a .gguf file there, which is read instead of safetensors (needs the package gguf); its weights are unpacked."""
+    adapter: Annotated[ExistingPath | None, LATER] = None
+    """The folder of a LoRA adapter in PEFT's layout, which is merged into the weights when they are loaded."""
     dtype: Dtype = "float32"
     """What weights and activations are computed in."""
     refusal_tokens: Annotated[Names, Field(validation_alias=AliasChoices("refusal_tokens", "target_tokens"))] = ("I",)
@@ -141,7 +147,7 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.one_of("path", "id")
+        self.one_of("path", "id", "package")
         self.only_with("id", "revision")
         if not all(self.target_words):
             raise ValueError("refusal_tokens names a token of white space: give the first word of such an answer")
@@ -154,6 +160,25 @@ class ModelSpec(Section):
             if given:
                 raise ValueError(f'with template = "none" there is no template, so that {given[0]} has no effect: leave it out')
         return self
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the model's files lie; None for a model of the hub.
+
+        Raises UserError where the package that holds them is not installed.
+        """
+        if self.package is None:
+            return self.path
+        found = find_spec(self.package)  # a name without dots: nothing is imported
+        where = None if found is None else next(iter(found.submodule_search_locations or ()), None)
+        if where is None:
+            raise UserError(f"model.package: {self.package} is not installed here, or is no package: install it with pip")
+        return Path(where)
+
+    @property
+    def name(self) -> str:
+        """The hub's id or the package's name, else the folder."""
+        return str(self.id or self.package or self.path)
 
     @property
     def target_words(self) -> tuple[str, ...]:
@@ -291,6 +316,9 @@ class Direction(Section):
     that refusal be the likelier answer)."""
     drop_last_layers: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the last layers that cannot be chosen, since they hold what is about to be said (Arditi et al.: 0.2)."""
+    selection: Annotated[Literal["all", "best"], LATER] = "all"
+    """all: every layer is measured in full. best: only as far as it takes to find the same one, by the first tokens of answers
+    before whole ones, which costs a small part of it where there are many layers; the others are then outdone."""
 
 
 class Candidates(Section):
@@ -320,8 +348,9 @@ class Candidates(Section):
 class Algorithm1(Section):
     """Greedy pruning as published (R6)."""
 
-    direction: Literal["own", "chosen"] = "own"
-    """Whose candidates are pruned: ranked by each layer's own direction or by the chosen one."""
+    direction: Literal["own", "chosen", "first"] = "own"
+    """Whose candidates are pruned: ranked by each layer's own direction or by the chosen one; first: of all rankings of
+    [candidates] the one by which the prompt flips at the smallest K, prompt by prompt."""
     block_size: Count | Literal["auto"] = 5
     """N: features a block. auto: as many as cut a prompt's candidates into ten blocks, from 1 to 5 (the paper's); with a number,
     nothing is tested on prompts that have fewer candidates."""
@@ -347,8 +376,9 @@ class Algorithm1(Section):
 class Minimal(Section):
     """The search for 1-minimal flipping sets."""
 
-    direction: Literal["own", "chosen", "attribution"] = "own"
-    """Whose candidates are searched: ranked by each layer's own direction, by the chosen one, or by attribution."""
+    direction: Literal["own", "chosen", "attribution", "first"] = "own"
+    """Whose candidates are searched: ranked by each layer's own direction, by the chosen one, or by attribution; first: of all
+    rankings of [candidates] the one by which the prompt flips at the smallest K, prompt by prompt."""
     starts: Count = 4
     """Searches a prompt, each with its own order of the candidates, to find alternative sets."""
     order: Annotated[Literal["random", "attribution"], LATER] = "random"

@@ -42,7 +42,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # prompts stand for it), how many prompts a shard or a batch takes, and whether rows are stored a second time.
 _NO_CONTENT: dict[str, Any] = {
     "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True},
-    "model": {"path": True, "chat_template_file": True, "licence": True, "without_bos": True},
+    "model": dict.fromkeys(("path", "package", "adapter", "chat_template_file", "licence", "without_bos"), True),
     "saes": {"path": True, "licence": True},
     "prompts": {
         **dict.fromkeys(("file", "url", "licence", "restricted", "overlap"), True),

@@ -6,11 +6,10 @@ passes and all are moved to where saes.path says, or nothing is.
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +28,16 @@ from saelake.ingest.saes.training import Fit, Settings, fit, metadata_of, train_
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.ingest.texts import read_texts, source_hash
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
+
+MADE_FROM = "training.json"
+"""Beside every SAE: what it was made from, and how it reads what was held out."""
+
+
+GATES = ("min_explained_variance", "max_l0_factor")
+"""Fields of [train_saes] that make no SAE another one."""
 
 
 class Trained(NamedTuple):
@@ -49,38 +56,46 @@ class Residuals(NamedTuple):
     held_out_td: Tensor
 
 
-def train_saes(recipe: Recipe, *, force: bool = False, progress: Quiet | None = None) -> list[Trained]:
+def train_saes(recipe: Recipe, *, force: bool = False, update: bool = False, progress: Quiet | None = None) -> list[Trained]:
     """Trains, judges and places the SAEs of a recipe, which then reads them; deterministic for a seed and device.
 
-    A killed training starts again from nothing: only finished sets of SAEs are kept.
+    A killed training goes on from the SAEs that were finished; they are placed when all are.
 
-    Raises UserError, before anything is computed, where saes names a release, where SAEs are there already (unless `force`), for
-    an unknown layer and for too few or too many tokens; and, with nothing written, when a layer misses a gate.
+    Args:
+        update: keep the SAEs that are there and were made from what the recipe names now, and train the others in their place.
+    Raises UserError, before anything is computed, where saes names a release, where SAEs are there already (unless `force` or
+    `update`), for an unknown layer and for too few or too many tokens; and, with nothing written, when a layer misses a gate.
     """
     progress = progress or Quiet()
-    targets = _targets(recipe, force)
+    targets = _targets(recipe, force or update)
     require_access(recipe.model)
+    if update and not (targets := _stale(recipe, targets)):
+        return []
     subject = Subject.load(recipe.model, recipe.compute)
     check_layer(max(target.layer for target in targets), subject)
     sequences = _sequences(recipe, subject)
     held_out = _held_out(sequences, recipe.train_saes, recipe.compute.seed)
-    known = _provenance(recipe)
-    parent = _existing_parent(targets[0].folder)
-    progress.start(f"{recipe.name} · train-saes", len(targets) * recipe.train_saes.steps, "steps")
-    with tempfile.TemporaryDirectory(prefix=".train-saes-", dir=parent) as drafts:
-        trained: dict[Trained, Path] = {}
-        layers = list(dict.fromkeys(target.layer for target in targets))
-        for resid in _residuals(recipe, subject, sequences, held_out, layers):
-            for target in (target for target in targets if target.layer == resid.layer):
-                folder = Path(drafts, str(len(trained)))
-                found = _train(recipe, subject, resid, target.seed, folder, progress)
-                _check_gates(resid.layer, found, recipe.train_saes)
-                judged = {"held_out": {name: round(value, 4) for name, value in found._asdict().items()}}
-                _write_json(folder / "training.json", known | {"seed": target.seed} | judged)
-                trained[Trained(resid.layer, target.folder, found)] = folder
-        for one, draft in trained.items():
-            _replace(draft, one.folder)
-    return sorted(trained)
+    known = _provenance(recipe) | {"versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")}}
+    drafts = _existing_parent(targets[0].folder) / f".train-saes-{sha256_text(json.dumps(known, default=str))[:16]}"
+    found = {target: _read_fit(drafts / target.draft) for target in targets}
+    missing = [target for target, fit in found.items() if fit is None]
+    progress.start(f"{recipe.name} · train-saes", len(missing) * recipe.train_saes.steps, "steps")
+    try:
+        for resid in _residuals(recipe, subject, sequences, held_out, list(dict.fromkeys(target.layer for target in missing))):
+            for target in (target for target in missing if target.layer == resid.layer):
+                unfinished = drafts / f"unfinished-{target.draft}"
+                found[target] = fit = _train(recipe, subject, resid, target.seed, unfinished, progress)
+                _check_gates(resid.layer, fit, recipe.train_saes)
+                judged = {"held_out": {name: round(value, 4) for name, value in fit._asdict().items()}}
+                _write_json(unfinished / MADE_FROM, known | {"seed": target.seed} | judged)
+                unfinished.replace(drafts / target.draft)
+    except UserError:
+        shutil.rmtree(drafts, ignore_errors=True)
+        raise
+    for target in targets:
+        _replace(drafts / target.draft, target.folder)
+    shutil.rmtree(drafts)
+    return sorted(Trained(target.layer, target.folder, fit) for target, fit in found.items() if fit is not None)
 
 
 class Target(NamedTuple):
@@ -90,6 +105,17 @@ class Target(NamedTuple):
     folder: Path
     seed: int
     """The study's, and one more for each group before: SAEs of one layer differ by it alone."""
+
+    @property
+    def draft(self) -> str:
+        """The name of its folder until all SAEs are finished."""
+        return f"{self.layer}-{self.seed}"
+
+
+def _stale(recipe: Recipe, targets: Sequence[Target]) -> list[Target]:
+    """Those that are not there, or were made from something else than the recipe names now."""
+    wanted = _as_json(_provenance(recipe))
+    return [t for t in targets if not (wanted | {"seed": t.seed}).items() <= _read_json(t.folder / MADE_FROM).items()]
 
 
 def _targets(recipe: Recipe, force: bool) -> list[Target]:
@@ -190,14 +216,36 @@ def _check_gates(layer: int, found: Fit, training: TrainSaes) -> None:
 
 
 def _provenance(recipe: Recipe) -> dict[str, object]:
-    """What an SAE was made from, for the file beside it."""
+    """What an SAE is made from, for the file beside it."""
+    prompts = [prompt.text for prompt in load_prompts(recipe) if prompt.split == recipe.direction.split]
     return {
         "model": fingerprint(recipe.model),
         "prompts": recipe.direction.split,
-        "train_saes": recipe.section("train_saes"),
+        "prompts_sha256": sha256_text(json.dumps(prompts)),
+        "train_saes": {name: value for name, value in recipe.section("train_saes").items() if name not in GATES},
         "texts": [source_hash(spec) for spec in recipe.train_saes.texts],
-        "versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")},
     }
+
+
+def _read_fit(draft: Path) -> Fit | None:
+    """How a finished SAE of a training that was killed reads what was held out; None where there is none."""
+    held_out = _read_json(draft / MADE_FROM).get("held_out")
+    return Fit(**held_out) if isinstance(held_out, dict) else None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """What a file says, nothing where it is not there or damaged."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _as_json(content: Mapping[str, object]) -> dict[str, Any]:
+    """As it reads once it was written."""
+    read: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return read
 
 
 def _existing_parent(target: Path) -> Path:

@@ -4,7 +4,7 @@
 -- the smallest tau that flips. control random: the first draw of random features that the study has for such a set.
 --
 -- $judge judge: whose verdict counts
--- $direction own|chosen|attribution = own: whose candidates
+-- $direction own|chosen|attribution|first = own: whose candidates; first: of the ranking that flips a prompt at the smallest K
 -- $split text: the prompts of the analysis
 with refused as (
     select a.prompt_id
@@ -30,8 +30,8 @@ found as (
     union all
     select 'top_k' as source, prompt_id, set_id, k, null as tau
     from flips
-    where method = 'top_k' and part = $direction
-    qualify row_number() over (partition by prompt_id order by k) = 1
+    where method = 'top_k' and ($direction = 'first' or part = $direction)
+    qualify row_number() over (partition by prompt_id order by k, list_position(['own', 'chosen', 'attribution'], part)) = 1
     union all
     select 'common' as source, prompt_id, set_id, null as k, tau
     from flips

@@ -9,10 +9,12 @@ import torch
 from saelake.analysis import stages
 from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.answers import flipped
-from saelake.analysis.search.directions import Scores, _scores
+from saelake.analysis.search.directions import Scores, Selection, best_scores, choose, difference_of_means, left_out
 from saelake.analysis.study_context import StudyContext
+from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject
+from saelake.warehouse.records import Lake
 from tests.analysis.effects import Analysed
 from tests.analysis.literal import literal_logits
 
@@ -66,7 +68,8 @@ def test_what_a_direction_does_is_what_plain_passes_do(
     norms = np.array([row["norm"] for row in rows])
     context = StudyContext(stages.open_analysis(study.recipe), study.lake)
     stored = [Scores(*(row[name] for name in Scores.__dataclass_fields__)) for row in rows]
-    others = _scores(context, turned, norms)
+    asked = Selection(context, turned, norms)
+    others = [asked.in_full(layer) for layer in range(LAYERS)]
     both = zip([*range(LAYERS)] * 2, [*vectors, *turned], [*norms] * 2, [*stored, *others], strict=True)
     for layer, vector, norm, scores in both:
         out = DirectionEdit(vector, tuple(range(LAYERS)))
@@ -79,9 +82,9 @@ def test_what_a_direction_does_is_what_plain_passes_do(
         kl = [float((log_p(ids).exp() * (log_p(ids) - log_p(ids, out))).sum()) for ids in benign]
         assert scores.kl == pytest.approx(np.mean(kl), rel=1e-2, abs=1e-5)
         assert scores.induced == np.mean([int(log_p(ids, toward).argmax()) == refusal for ids in benign])
-    assert max(one.kl for one in others) > 0.05, "the planted direction moves no benign prompt, another one does"
+    assert max(one.kl or 0.0 for one in others) > 0.05, "the planted direction moves no benign prompt, another one does"
     assert {one.induced for one in stored} == {1.0}
-    assert min(one.induced for one in others) < 1
+    assert min(1.0 if one.induced is None else one.induced for one in others) < 1
     assert [row["chosen"] for row in rows].count(True) == 1
 
 
@@ -117,3 +120,34 @@ def test_whole_answers_are_asked_of_the_prompts_alone_whose_first_token_passes(
     monkeypatch.setattr(context.engine, "answer", counting)
     assert flipped(context, asked) == [False] * len(targets) + [True] * 2
     assert sum(counted) == 2, "the refusals end with their first token"
+
+
+@pytest.mark.parametrize("filters", [{}, {"kl_max": 0.1, "drop_last_layers": 0.2}, {"kl_max": 1.0, "induce_min": 0.5}])
+def test_the_best_direction_is_found_without_measuring_every_layer(
+    filters: dict[str, float], study: Analysed, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """On the embedded model, with its recipe's filters and with stricter ones: the layer that all measures choose."""
+    recipe = load_recipe("organism").limit(30)
+    settings = recipe.direction.model_copy(update=filters)
+    context = StudyContext(stages.open_analysis(recipe), Lake.create(tmp_path_factory.mktemp("best") / "lake"))
+    differences = difference_of_means(context, settings.split)
+    norms = np.linalg.norm(differences, axis=1)
+    asked = Selection(context, differences / norms[:, None], norms)
+    n_layers = len(norms)
+    few = best_scores(asked, settings)
+    n_whole = asked.whole.cache_info().currsize
+    full = [asked.in_full(layer) for layer in range(n_layers)]
+
+    def chosen(scores: list[Scores]) -> int | None:
+        return choose(scores, [one is None for one in left_out(scores, settings)])
+
+    assert chosen(few) == chosen(full)
+    if chosen(full) is None:
+        assert few == full, "so that the sentence can say what would have to change"
+        return
+    assert n_whole < n_layers
+    for layer, (one, whole) in enumerate(zip(few, full, strict=True)):
+        known = {name: value for name, value in vars(one).items() if value is not None}
+        assert known == {name: pytest.approx(vars(whole)[name], abs=1e-6) for name in known}, layer
+    assert left_out(few, settings)[chosen(few) or 0] is None
+    assert all(out is not None for layer, out in enumerate(left_out(few, settings)) if few[layer].n_flipped is None)

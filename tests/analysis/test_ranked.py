@@ -9,8 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from saelake import queries
 from saelake.analysis import stages
 from saelake.analysis.search import minimal
+from saelake.analysis.search.critical import RANKINGS
 from saelake.analysis.search.minimal import Members, minimal_set, ranked_set, run_together
 from saelake.analysis.search.ranking import drawn_order
 from saelake.analysis.study_context import StudyContext
@@ -133,6 +135,25 @@ def test_each_prompt_has_candidates_of_its_own_by_attribution(study: Analysed, t
         found.sql("select prompt_id from searches where method = 'minimal' group by 1")
     )
     assert all(frozenset(features) in study.planted.minimal_sets for *_, features in sets)
+
+
+def test_a_pool_is_that_of_the_ranking_that_flips_the_prompt_first(study: Analysed, tmp_path: Path) -> None:
+    found = searched(study, tmp_path, 'starts = 2\ndirection = "first"', candidates_too=True)
+    tried = found.sql(
+        "select prompt_id, k, part, set_id from ablations join verdicts using (ablation_id) join prompts using (prompt_id) "
+        "where method = 'top_k' and flipped and judge = 'first_token' and label = 'harmful'"
+    )
+    first: dict[int, tuple[int, str, int]] = {}
+    for prompt, k, part, set_id in sorted(tried, key=lambda row: (row[0], row[1], RANKINGS.index(row[2]))):
+        first.setdefault(prompt, (k, part, set_id))
+    ended = found.sql("select distinct prompt_id, k, ranking, n_candidates from searches where method = 'minimal'")
+    assert {prompt: (k, ranking) for prompt, k, ranking, _ in ended} == {p: (k, part) for p, (k, part, _) in first.items()}
+    for prompt, _, _, n_candidates in ended:
+        assert found.sql(f"select count(*) from feature_sets where set_id = {first[prompt][2]}") == [(n_candidates,)]
+    with found.connect() as con:
+        audited = queries.run(con, "audit_sets", judge="first_token", direction="first", split="test").fetchall()
+    assert {row[0]: row[3] for row in audited if row[1] == "top_k" and row[2] is None} == {p: one[2] for p, one in first.items()}
+    assert frozenset(found.sql(SETS)[0][2]) in study.planted.minimal_sets
 
 
 def test_candidates_by_attribution_are_asked_for_before_they_are_searched(study: Analysed) -> None:

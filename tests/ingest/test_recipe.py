@@ -134,8 +134,8 @@ def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> 
         ('name = "small"', "", "the field name is missing"),
         ('name = "small"', 'name = "3 small"', "name: String should match pattern"),
         ("[saes]", 'dtype = "float16"\n[saes]', "model.dtype: Input should be 'float32' or 'bfloat16', not 'float16'"),
-        ("[saes]", 'path = "."\n[saes]', "model: give exactly one of path, id, not path and id"),
-        ('id = "google/gemma-2-2b-it"', "", "model: give exactly one of path, id, not none"),
+        ("[saes]", 'path = "."\n[saes]', "model: give exactly one of path, id, package, not path and id"),
+        ('id = "google/gemma-2-2b-it"', "", "model: give exactly one of path, id, package, not none"),
         ('id = "google/gemma-2-2b-it"', 'path = "nowhere"', "model.path: there is no nowhere in"),
         ('id = "google/gemma-2-2b-it"', 'path = "."\nrevision = "x"', "revision only makes sense together with id"),
         (

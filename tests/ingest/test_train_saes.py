@@ -1,6 +1,7 @@
 """SAEs that saelake trains itself: good enough by a measure of their own, or not there at all."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sae_lens import SAE
 from saelake import cli
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes import train as training
 from saelake.ingest.saes.train import Trained, train_saes
 from saelake.ingest.saes.training import fit
 from saelake.ingest.subject import Subject
@@ -100,6 +102,45 @@ def test_a_seed_gives_the_same_saes(recipe: Recipe, trained: list[Trained], tmp_
     changed = recipe.saes.model_copy(update={"path": tmp_path / "layer_{layer}", "layers": (2,)})
     (again,) = train_saes(recipe.model_copy(update={"saes": changed}))
     assert again.fit == trained[1].fit
+
+
+def test_a_training_that_is_killed_goes_on_from_the_finished_saes(
+    recipe: Recipe, trained: list[Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = recipe.model_copy(update={"saes": recipe.saes.model_copy(update={"path": tmp_path / "layer_{layer}"})})
+    real, begun = training._train, list[int]()
+
+    def killed_at_second(*arguments: Any) -> Any:
+        begun.append(arguments[2].layer)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "_train", killed_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        train_saes(again)
+    assert not (tmp_path / "layer_0").exists(), "placed when all are finished"
+    for one, before in zip(train_saes(again), trained, strict=True):
+        assert one.fit == pytest.approx(before.fit, abs=1e-4)
+    assert begun == [0, 2, 2]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["layer_0", "layer_2"]
+
+
+def test_update_trains_what_is_missing_or_was_made_from_something_else(
+    recipe: Recipe, trained: list[Trained], tmp_path: Path
+) -> None:
+    saes = recipe.saes.model_copy(update={"path": tmp_path / "layer_{layer}"})
+    mine = recipe.model_copy(update={"saes": saes})
+    for one in trained:
+        shutil.copytree(one.folder, tmp_path / one.folder.name)
+    assert train_saes(mine, update=True) == []
+    looser = mine.train_saes.model_copy(update={"min_explained_variance": 0.5})
+    assert train_saes(mine.model_copy(update={"train_saes": looser}), update=True) == [], "a gate changes no SAE"
+    shutil.rmtree(tmp_path / "layer_2")
+    assert [one.layer for one in train_saes(mine, update=True)] == [2]
+    longer = mine.train_saes.model_copy(update={"steps": 151})
+    assert [one.layer for one in train_saes(mine.model_copy(update={"train_saes": longer}), update=True)] == [0, 2]
+    assert json.loads((tmp_path / "layer_0" / "training.json").read_text())["train_saes"]["steps"] == 151
 
 
 def test_saes_that_are_there_are_kept(recipe: Recipe, trained: list[Trained]) -> None:

@@ -19,6 +19,7 @@ from saelake.warehouse.schema.columns import (
 )
 
 MADE_ELSEWHERE = "made elsewhere: not measured here"
+NOT_ASKED = "made elsewhere, or not asked (direction.selection): not measured here"
 
 DIRECTIONS = Table(
     "directions",
@@ -44,7 +45,7 @@ DIRECTIONS = Table(
             "n_flipped",
             pa.int32(),
             "selection prompts that flip when the direction is projected out of every layer",
-            null=MADE_ELSEWHERE,
+            null=NOT_ASKED,
             null_since=2,
             at_least=0,
         ),
@@ -52,7 +53,7 @@ DIRECTIONS = Table(
             "p_refusal_token",
             pa.float32(),
             "mean probability of a refusal token on them, projected out",
-            null=MADE_ELSEWHERE,
+            null=NOT_ASKED,
             null_since=2,
             at_least=0,
             at_most=1,
@@ -61,14 +62,14 @@ DIRECTIONS = Table(
             "kl",
             pa.float32(),
             "mean KL divergence of the next token on control prompts, projected out (nats)",
-            null=MADE_ELSEWHERE,
+            null=NOT_ASKED,
             null_since=2,
         ),
         Column(
             "induced",
             pa.float32(),
             "share of control prompts that are refused when the direction is added at its layer",
-            null=MADE_ELSEWHERE,
+            null=NOT_ASKED,
             null_since=2,
             at_least=0,
             at_most=1,
@@ -78,7 +79,8 @@ DIRECTIONS = Table(
         Column(
             "left_out",
             pa.string(),
-            "which filters leave the layer out: late, kl, induced, joined by a comma; unknown in older files; imported",
+            "which filters leave the layer out: late, kl, induced, joined by a comma; outdone: another layer flips more by "
+            "first tokens, and the rest was not asked; unknown in older files; imported",
             null="it passes",
             since=2,
             elsewhere="case when admitted then null else 'unknown' end",
@@ -337,6 +339,13 @@ SEARCHES = Table(
         Column("method", pa.string(), "algorithm1 (algorithm1_nN for a further block size) or minimal"),
         Column("start", pa.int32(), "number of the random start or sequence, from 0", at_least=0),
         Column("k", pa.int32(), "candidates a layer that it began with: the prompt's first flip", at_least=0),
+        Column(
+            "ranking",
+            pa.string(),
+            "what ranked these candidates: own, chosen, attribution",
+            null="all that fires was searched; unknown in older files",
+            since=2,
+        ),
         Column("n_candidates", pa.int32(), "features that it began with", at_least=0),
         Column("n_evaluations", pa.int32(), "ablated passes that it asked for", at_least=0),
     ),
