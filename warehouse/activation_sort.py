@@ -6,7 +6,7 @@ reads the landed files again, so nothing is spilled. Where a layer has several S
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,8 @@ from saelake.warehouse.layout import BATCH_ROWS
 from saelake.warehouse.records import INDEX_MASK
 
 RANGE_ROWS = 1 << 24
-"""Rows that are sorted at once, in about 400 MB."""
+"""Rows that are sorted at once, in about 400 MB; 300 MB more hold the landed rows where these are all of a table's file."""
+COLUMNS = ("feature_id", "prompt_id", "pos", "activation")
 LARGEST_WIDTH = 1 << 24
 """Feature ids from here on are not counted: an array of counts would be too large."""
 
@@ -39,11 +40,18 @@ class Part:
     """Smallest and largest index of its prompts."""
     pos_bits: int
     """Bits that hold every pos."""
+    width: int
+    """Its largest feature id and one."""
+    n_rows: int
     alone: bool
     """Whether the file has no other SAE's rows."""
+    kept: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
+    """Its columns, if they need not be read again."""
 
     def read(self, *names: str) -> list[np.ndarray]:
         """Columns of its rows."""
+        if self.kept is not None:
+            return [self.kept[name] for name in names]
         columns = pq.ParquetFile(self.path, memory_map=True).read(
             [*names, *(() if self.alone else ("sae_id",))], use_threads=False
         )
@@ -87,28 +95,39 @@ class _Rows(NamedTuple):
     activation: np.ndarray
 
 
-def find_parts(files: Mapping[int, Sequence[Path]]) -> list[Part] | None:
+def find_parts(files: Mapping[int, Sequence[Path]], range_rows: int = RANGE_ROWS) -> list[Part] | None:
     """What the landed files (layer -> paths) have of each SAE; None if these rows cannot be sorted by counting.
 
-    They can if the SAEs are of a width that fits in memory, and one run has numbered all prompts.
+    They can if the SAEs are of a width that fits in memory, and one run has numbered all prompts. Rows that are sorted at once
+    are kept, so that they are read once.
     """
-    parts = [part for layer, paths in files.items() for path in paths for part in _parts_of(path, layer)]
+    n_rows = sum(pq.read_metadata(path, memory_map=True).num_rows for paths in files.values() for path in paths)
+    kept = n_rows <= range_rows
+    parts = [part for layer, paths in files.items() for path in paths for part in _parts_of(path, layer, kept)]
     return parts if all(p.sae_id and p.tag == parts[0].tag for p in parts) else None
 
 
-def _parts_of(path: Path, layer: int) -> Iterator[Part]:
+def _parts_of(path: Path, layer: int, kept: bool) -> Iterator[Part]:
     """The parts of a landed file, one with sae_id empty if it cannot be sorted by counting; none if it has no rows."""
+    names = COLUMNS if kept else COLUMNS[:3]
     with pq.ParquetFile(path, memory_map=True, read_dictionary=["sae_id"]) as parquet:
-        columns = parquet.read(["sae_id", "feature_id", "prompt_id", "pos"], use_threads=False)
-    if not len(columns):
+        rows = parquet.read(["sae_id", *names], use_threads=False)
+    if not len(rows):
         return
-    sae_ids = columns["sae_id"].unique().to_pylist()
-    feature_id, prompt_id, pos = (columns[name].to_numpy() for name in ("feature_id", "prompt_id", "pos"))
+    sae_ids = rows["sae_id"].unique().to_pylist()
+    columns = {name: rows[name].to_numpy() for name in names}
+    feature_id, prompt_id, pos = (columns[name] for name in COLUMNS[:3])
     first, last = int(prompt_id.min()), int(prompt_id.max())
-    countable = first >> 32 == last >> 32 and min(feature_id.min(), pos.min()) >= 0 and bool(feature_id.max() < LARGEST_WIDTH)
-    numbers = (first & ~INDEX_MASK, first & INDEX_MASK, last & INDEX_MASK, int(pos.max()).bit_length())
-    for sae_id in sae_ids if countable else [""]:
-        yield Part(path, layer, sae_id, *numbers, alone=len(sae_ids) == 1)
+    width = int(feature_id.max()) + 1
+    countable = first >> 32 == last >> 32 and min(feature_id.min(), pos.min()) >= 0 and width <= LARGEST_WIDTH
+    numbers = (first & ~INDEX_MASK, first & INDEX_MASK, last & INDEX_MASK, int(pos.max()).bit_length(), width)
+    if not countable or len(sae_ids) == 1:
+        yield Part(path, layer, sae_ids[0] if countable else "", *numbers, len(rows), alone=True, kept=columns if kept else None)
+        return
+    for sae_id in sae_ids:
+        mine = pc.equal(rows["sae_id"], sae_id).to_numpy()
+        of_sae = {name: values[mine] for name, values in columns.items()} if kept else None
+        yield Part(path, layer, sae_id, *numbers, int(mine.sum()), alone=False, kept=of_sae)
 
 
 def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[pa.RecordBatch]:
@@ -117,9 +136,10 @@ def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[
     Raises AssertionError if a row comes twice.
     """
     packing = _Packing.of(parts, max(p.pos_bits for p in parts))
-    counts = _counts(parts, "feature_id", 0)
-    for first, last in _ranges(counts, range_rows):
-        rows = _read(parts, packing, "feature_id", (first, last))
+    is_one_range = sum(part.n_rows for part in parts) <= range_rows
+    ranges = [(0, max(p.width for p in parts))] if is_one_range else _ranges(_counts(parts, "feature_id", 0), range_rows)
+    for first, last in ranges:
+        rows = _read(parts, packing, "feature_id", None if is_one_range else (first, last))
         indptr, token, activation = _grouped(rows.feature_id - first, rows.token, rows.activation, last - first)
         feature_id = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(indptr))
         for start in range(0, len(token), BATCH_ROWS):
@@ -191,17 +211,19 @@ def _ranges(counts: np.ndarray, range_rows: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _read(parts: Sequence[Part], packing: _Packing, column: str, values: tuple[int, int]) -> _Rows:
-    """The landed rows whose `column` (or index) is in the range `values`."""
+def _read(parts: Sequence[Part], packing: _Packing, column: str, values: tuple[int, int] | None) -> _Rows:
+    """The landed rows whose `column` (or index) is in the range `values`, or all."""
     found = []
     for part in parts:
-        feature_id, prompt_id, pos, activation = part.read("feature_id", "prompt_id", "pos", "activation")
+        feature_id, prompt_id, pos, activation = part.read(*COLUMNS)
         index = prompt_id - part.tag
         token = _widened(index, packing.bits) << packing.bits | packing.packed(pos, part.sae_id)
         rows = _Rows(feature_id, token, activation)
-        chosen = feature_id if column == "feature_id" else index
-        inside = (chosen >= values[0]) & (chosen < values[1])
-        found.append(rows if inside.all() else _Rows(*(a[inside] for a in rows)))
+        if values is not None:
+            chosen = feature_id if column == "feature_id" else index
+            inside = (chosen >= values[0]) & (chosen < values[1])
+            rows = rows if inside.all() else _Rows(*(a[inside] for a in rows))
+        found.append(rows)
     if not found:
         return _Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
     return _Rows(*(np.concatenate(columns) for columns in zip(*found, strict=True)))

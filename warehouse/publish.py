@@ -5,6 +5,7 @@ DuckDB sorts every table but the activations, which can be counted into order (a
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ def _with_constants(table: Table, columns: dict[str, pa.Array], constants: Mappi
     return pa.RecordBatch.from_pydict({name: columns[name] for name in table.schema.names if name in columns})
 
 
+@lru_cache(maxsize=16)  # batches are nearly all of one length
 def _constant(value: Any, kind: pa.DataType, n_rows: int) -> pa.Array:
     if pa.types.is_string(kind):
         return pa.DictionaryArray.from_arrays(np.zeros(n_rows, dtype=np.int32), pa.array([value], kind))

@@ -54,8 +54,9 @@ class FeatureStatistics:
         for name, number in (("target", TARGET), ("control", CONTROL)):
             self._role[index[prompts["label_role"].to_numpy() == name]] = number
         is_bos = tokens["role"].to_numpy() == "bos"
-        # BOS tokens open a prompt, so "pos below their number" finds them without a lookup a row.
+        # BOS tokens open a prompt, so "pos below their number" finds them, and few rows have to be looked up.
         self._n_bos = np.bincount(_index(tokens["prompt_id"])[is_bos], minlength=size)
+        self._most_bos = int(self._n_bos.max(initial=0))
         self._n_tokens = int((~is_bos).sum())
         self._sums = {
             sae_id: _Sums(int(width)) for sae_id, width in zip(saes["sae_id"].to_pylist(), saes["width"].to_pylist(), strict=True)
@@ -68,28 +69,37 @@ class FeatureStatistics:
             self._observe(self._sums[sae_id], layer, rows if mine is None else rows.filter(pa.array(mine)))
 
     def _observe(self, sums: _Sums, layer: int, rows: pa.RecordBatch) -> None:
-        assert rows["feature_id"][-1].as_py() < sums.width, f"layer {layer}: a feature_id is past its SAE's width"
-        feature, prompt = rows["feature_id"].to_numpy(), _index(rows["prompt_id"])
-        activation = rows["activation"].to_numpy()
-        bos = rows["pos"].to_numpy() < self._n_bos[prompt]
-        if bos.any():
-            sums.n_bos += np.bincount(feature[bos], minlength=sums.width)
-            feature, prompt, activation = feature[~bos], prompt[~bos], activation[~bos]
-        if not len(feature):
-            return
-        new_feature = np.flatnonzero(np.diff(feature, prepend=-1))
-        ids = feature[new_feature]
-        sums.n_tokens[ids] += np.diff(new_feature, append=len(feature))
-        sums.total[ids] += np.add.reduceat(activation, new_feature, dtype=np.float64)
-        sums.largest[ids] = np.maximum(sums.largest[ids], np.maximum.reduceat(activation, new_feature))
+        feature, prompt_id, pos = (rows[name].to_numpy() for name in ("feature_id", "prompt_id", "pos"))
+        activation, n_rows = rows["activation"].to_numpy(), len(feature)
+        assert feature[-1] < sums.width, f"layer {layer}: a feature_id is past its SAE's width"
+        is_new = np.empty(n_rows, dtype=bool)
+        is_new[0], is_new[1:] = True, feature[1:] != feature[:-1]
+        starts = np.flatnonzero(is_new)
+        ids = feature[starts]
+        bos = np.flatnonzero(pos < self._most_bos)
+        bos = bos[pos[bos] < self._n_bos[prompt_id[bos] & INDEX_MASK]]
 
-        changed = np.diff(feature, prepend=sums.last[0]) != 0
-        changed |= np.diff(prompt, prepend=sums.last[1]) != 0
-        fired, role = feature[changed], self._role[prompt[changed]]
-        sums.n_prompts += np.bincount(fired, minlength=sums.width)
-        sums.n_target += np.bincount(fired[role == TARGET], minlength=sums.width)
-        sums.n_control += np.bincount(fired[role == CONTROL], minlength=sums.width)
-        sums.last = (int(feature[-1]), int(prompt[-1]))
+        # From here on it is new where a feature fires on another prompt: of what it fires on there, BOS tokens come first.
+        is_new[1:] |= prompt_id[1:] != prompt_id[:-1]
+        is_new[0] = (int(feature[0]), int(prompt_id[0])) != sums.last
+        is_new[bos[bos < n_rows - 1] + 1] = True
+        is_new[bos] = False
+        sums.last = (-1, -1) if len(bos) and bos[-1] == n_rows - 1 else (int(feature[-1]), int(prompt_id[-1]))
+        fired = np.flatnonzero(is_new)
+        bounds = np.append(np.searchsorted(fired, starts), len(fired))
+        role = self._role[prompt_id[fired] & INDEX_MASK]
+        sums.n_prompts[ids] += np.diff(bounds)
+        for counts, wanted in ((sums.n_target, TARGET), (sums.n_control, CONTROL)):
+            counts[ids] += np.diff(np.append(0, np.cumsum(role == wanted))[bounds])
+
+        if len(bos):
+            activation = activation.copy()
+            activation[bos] = 0  # all others are above it
+        n_bos = np.bincount(np.searchsorted(starts, bos, "right") - 1, minlength=len(starts))
+        sums.n_bos[ids] += n_bos
+        sums.n_tokens[ids] += np.diff(starts, append=n_rows) - n_bos
+        sums.total[ids] += np.add.reduceat(activation, starts, dtype=np.float64)
+        sums.largest[ids] = np.maximum(sums.largest[ids], np.maximum.reduceat(activation, starts))
 
     def complete(self, table: str, landed: pa.Table) -> pa.Table:
         """The landed rows of `features` (one layer, sorted by feature_id) or `saes`, with their statistics."""

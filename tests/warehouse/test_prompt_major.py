@@ -124,14 +124,16 @@ def _found(
 
 @pytest.mark.parametrize("n_saes", [1, 3])
 @settings(max_examples=40)
-@given(st.data(), st.integers(1, 3), st.integers(1, 50))
-def test_counting_sorts_as_comparing_does(n_saes: int, data: st.DataObject, n_shards: int, range_rows: int) -> None:
+@given(st.data(), st.integers(1, 3), st.integers(1, 50), st.sampled_from([0, 50]))
+def test_counting_sorts_as_comparing_does(
+    n_saes: int, data: st.DataObject, n_shards: int, range_rows: int, kept_rows: int
+) -> None:
     """Whatever the order in which rows were landed, however few fit in memory at once, and however many SAEs a layer has."""
     rows = data.draw(rows_of_a_run(n_saes))
     expected = [(*row, float(_activation(row))) for row in rows]
     with tempfile.TemporaryDirectory() as folder:
         files = _land(Path(folder), [rows[i::n_shards] for i in range(n_shards)])
-        parts = find_parts(files)
+        parts = find_parts(files, kept_rows)
         assert parts is not None
         for layer in {row[0] for row in rows}:
             mine = [part for part in parts if part.layer == layer]

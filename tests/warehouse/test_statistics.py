@@ -2,8 +2,10 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.records import Lake
+from saelake.warehouse.statistics import FeatureStatistics
 from saelake.warehouse.synth import Shape, synthesize
 from tests.warehouse.toys import ingest_with_two_saes
 
+TAG = 7 << 32
 IN_SQL = """
 with firing as (
     select a.*, t.role = 'bos' as is_bos, p.label
@@ -107,3 +111,48 @@ def test_a_synthetic_lake_has_the_shape_that_was_asked_for(tmp_path: Path) -> No
     other = Lake.create(tmp_path.parent / "other")
     assert synthesize(other, shape).content_hash == record.content_hash
     assert Shape.of_rows(10_000_000).n_prompts == pytest.approx(288, abs=1)
+
+
+@settings(max_examples=60)
+@given(data=st.data(), n_bos=st.lists(st.integers(0, 2), min_size=4, max_size=4), batch=st.integers(1, 9))
+def test_statistics_do_not_depend_on_where_batches_end(data: st.DataObject, n_bos: list[int], batch: int) -> None:
+    """Also where a batch ends between the tokens of one prompt, or within its BOS tokens."""
+    places = st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3))
+    rows = sorted(data.draw(st.lists(places, min_size=1, max_size=40, unique=True)))
+    columns = {
+        "sae_id": pa.array(["one"] * len(rows)),
+        "feature_id": pa.array([feature for feature, _, _ in rows], pa.int32()),
+        "prompt_id": pa.array([TAG + prompt for _, prompt, _ in rows], pa.int64()),
+        "pos": pa.array([pos for _, _, pos in rows], pa.int16()),
+        "activation": pa.array([1 + feature + prompt / 4 + pos / 16 for feature, prompt, pos in rows], pa.float32()),
+    }
+    counted = FeatureStatistics(lambda name: _landed(name, n_bos))
+    for start in range(0, len(rows), batch):
+        counted.observe(0, pa.RecordBatch.from_pydict(columns).slice(start, batch))
+    found = counted.complete("features", _landed("features", n_bos)).to_pylist()
+    for feature, row in enumerate(found):
+        fires = [(p, pos) for f, p, pos in rows if f == feature and pos >= n_bos[p]]
+        prompts = {prompt for prompt, _ in fires}
+        values = [1 + feature + prompt / 4 + pos / 16 for prompt, pos in fires]
+        assert row["n_tokens"] == len(fires)
+        assert row["n_bos"] == sum(f == feature for f, _, _ in rows) - len(fires)
+        assert row["n_prompts"] == len(prompts)
+        assert (row["n_target"], row["n_control"]) == (len(prompts & {0, 1}), len(prompts & {2}))
+        assert row["max_activation"] == max(values, default=None)
+        assert row["mean_activation"] == (pytest.approx(sum(values) / len(values)) if values else None)
+
+
+def _landed(name: str, n_bos: list[int]) -> pa.Table:
+    """Four prompts of so many BOS tokens, two of them target and one control, and an SAE of three features."""
+    prompt_id = [TAG + prompt for prompt in range(4)]
+    tables: dict[str, dict[str, Any]] = {
+        "prompts": {"prompt_id": prompt_id, "label_role": ["target", "target", "control", "other"]},
+        "tokens": {
+            "prompt_id": [i for i in prompt_id for _ in range(4)],
+            "role": ["bos" if pos < n else "user" for n in n_bos for pos in range(4)],
+        },
+        "saes": {"sae_id": ["one"], "width": [3]},
+        "features": {"run_id": ["run"] * 3, "sae_id": ["one"] * 3, "layer": [0] * 3, "feature_id": [0, 1, 2]},
+    }
+    weights = {"decoder_norm": [1.0] * 3, "threshold": [0.0] * 3} if name == "features" else {}
+    return pa.table(tables[name] | weights)

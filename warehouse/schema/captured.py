@@ -9,6 +9,7 @@ from saelake.warehouse.schema.columns import (
     BYTE_STREAM,
     FEATURE_ID,
     LAYER,
+    PLAIN,
     POS,
     PROMPT_ID,
     RUN_ID,
@@ -119,8 +120,8 @@ FEATURES = Table(
         SAE_ID,
         LAYER,
         FEATURE_ID,
-        Column("decoder_norm", pa.float32(), "L2 norm of its decoder row", at_least=0),
-        Column("threshold", pa.float32(), "pre-activation above which it fires"),
+        Column("decoder_norm", pa.float32(), "L2 norm of its decoder row", at_least=0, encoding=BYTE_STREAM),
+        Column("threshold", pa.float32(), "pre-activation above which it fires", encoding=BYTE_STREAM),
         Column("n_tokens", pa.int64(), "tokens on which it fires", at_least=0, over_runs="sum(n_tokens)"),
         Column("n_bos", pa.int64(), "BOS tokens on which it fires", at_least=0, over_runs="sum(n_bos)"),
         Column("n_prompts", pa.int32(), "prompts on which it fires", at_least=0, over_runs="sum(n_prompts)"),
@@ -164,8 +165,8 @@ ACTIVATIONS = Table(
     "one non-zero activation: the fact table",
     (
         replace(RUN_ID, is_ranged=False),
-        SAE_ID,
-        LAYER,
+        replace(SAE_ID, is_ranged=False),
+        replace(LAYER, encoding=PLAIN),
         FEATURE_ID,
         PROMPT_ID,
         replace(POS, is_ranged=False),
@@ -179,7 +180,10 @@ ACTIVATIONS = Table(
 ACTIVATIONS_BY_PROMPT = Table(
     "activations_by_prompt",
     "one non-zero activation, again: all that fires on a prompt lies together, where the recipe asks for it",
-    tuple(replace(column, is_ranged=False) if column == FEATURE_ID else column for column in ACTIVATIONS.columns),
+    tuple(
+        {"feature_id": replace(FEATURE_ID, is_ranged=False), "layer": LAYER}.get(column.name, column)
+        for column in ACTIVATIONS.columns
+    ),
     key=ACTIVATIONS.key,
     order=("prompt_id", "layer", "feature_id", "pos"),
     copies="activations",
