@@ -1,6 +1,8 @@
 """Looks through a whole lake for damage: what is missing, changed, or does not fit together, and what to repeat."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +24,8 @@ from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
 
 UNREADABLE = (OSError, pa.ArrowException)
+MOST_AT_ONCE = 8
+"""Runs that are read at once, each in some 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,21 @@ def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
 
 
 def check_records(lake: Lake, records: Sequence[RunRecord], known: Mapping[str, RunRecord], progress: Quiet) -> Iterator[Finding]:
-    """What is wrong with some runs, in themselves and with what they point to in the runs that are `known`."""
+    """What is wrong with some runs, in themselves and with what they point to in the runs that are `known`.
+
+    Several are read at once: reading, hashing and decoding leave Python to the others.
+    """
     sizes = _sizes(lake)
-    for record in records:
-        yield from _check_record(record, known)
-        yield from _RunCheck(lake, record, known, sizes).findings(progress)
+
+    def findings(record: RunRecord) -> list[Finding]:
+        return [*_check_record(record, known), *_RunCheck(lake, record, known, sizes).findings(progress)]
+
+    workers = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE))
+    try:
+        for found in workers.map(findings, records):
+            yield from found
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def _sizes(lake: Lake) -> dict[str, int]:

@@ -2,9 +2,11 @@
 
 import difflib
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from saelake.warehouse.catalog import LEFT_BEHIND, changing_catalog, recover_catalog
 from saelake.warehouse.durable import is_dead_draft, is_draft, try_locked
@@ -72,10 +74,10 @@ def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float | None = 
     spared = lake.published.grace_seconds if older_than_seconds is None else older_than_seconds
     deleted: list[Garbage] = []
     with storage_errors(lake):
-        for run_id in sorted(_run_ids(lake)):
+        for run_id, folders in sorted(_folders(lake).items()):
             with try_locked(lake.lock(run_id)) as is_free:
                 if is_free:  # no living process of this machine computes or publishes it
-                    for storage, key, why in _garbage_of_run(lake, run_id, time.time() - spared, landings):
+                    for storage, key, why in _garbage_of_run(lake, run_id, folders, time.time() - spared, landings):
                         deleted.append(_delete(storage, key, why, dry_run))
         with try_locked(lake.lock("catalog")) as is_free:
             if is_free:
@@ -87,19 +89,39 @@ def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float | None = 
     return deleted
 
 
-def _run_ids(lake: Lake) -> set[str]:
-    names = {*lake.published.names("data"), *lake.work.names("data"), *lake.work.names("landing")}
-    return {run_of_folder(name) for name in names if is_draft(Path(name)) or name[0] != "."}
+class _Folders(NamedTuple):
+    """What `data/` has of a run, each time listed once for all runs; what goes or comes since is looked for again."""
+
+    published: list[str]
+    drafts: list[str]
 
 
-def _garbage_of_run(lake: Lake, run_id: str, before: float, landings: bool) -> Iterator[tuple[Storage, str, str]]:
+def _folders(lake: Lake) -> dict[str, _Folders]:
+    """run -> its folders, for every run that anything is left of, published or not."""
+    found: dict[str, _Folders] = defaultdict(lambda: _Folders([], []))
+    for name in lake.published.names("data"):
+        if name[0] != ".":
+            found[run_of_folder(name)].published.append(data_key(name))
+    for name in lake.work.names("data"):
+        if is_draft(Path(name)):
+            found[run_of_folder(name)].drafts.append(data_key(name))
+    for name in lake.work.names("landing"):
+        if is_draft(Path(name)) or name[0] != ".":
+            found[run_of_folder(name)]  # nothing in `data/` yet
+    return found
+
+
+def _garbage_of_run(
+    lake: Lake, run_id: str, folders: _Folders, before: float, landings: bool
+) -> Iterator[tuple[Storage, str, str]]:
     """Where, what and why can go, for a run whose lock is held."""
     record = lake.record(run_id)
     listed = {f.path for f in record.files} if record else set()
-    drafts = [name for name in lake.work.names("data") if is_draft(Path(name)) and run_of_folder(name) == run_id]
-    yield from ((lake.work, data_key(name), "a draft of a killed process") for name in drafts)
-    for folder in lake.data_folders(run_id):
+    yield from ((lake.work, key, "a draft of a killed process") for key in folders.drafts if (lake.root / key).exists())
+    for folder in folders.published:
         entries = lake.published.entries(folder)
+        if not entries and not lake.published.exists(folder):
+            continue
         if not any(entry.key in listed for entry in entries):
             if max((entry.modified for entry in entries), default=0.0) <= before:
                 yield lake.published, folder, "no run lists it"
