@@ -72,8 +72,9 @@ def recall(true: np.ndarray, scores: np.ndarray, k: int) -> float:
     """
     named = np.flatnonzero(scores > NOT_NAMED)
     if len(named) > k:
-        bound = np.partition(scores[named], -k)[-k]
-        above, tied = scores > bound, scores == bound
+        places = _places(scores)
+        bound = np.partition(places[named], -k)[-k]
+        above, tied = places > bound, places == bound
         hits = true[above].sum() + true[tied].sum() * (k - above.sum()) / tied.sum()
     else:
         hits = true[named].sum()
@@ -81,14 +82,18 @@ def recall(true: np.ndarray, scores: np.ndarray, k: int) -> float:
 
 
 def rank_correlation(effects: np.ndarray, scores: np.ndarray) -> float:
-    """Spearman's, what is not named being ranked last; 0 where either is the same everywhere. Equal up to rounding is equal."""
-    named = scores[scores > NOT_NAMED]
-    # Divided by the largest: scores of methods have units of their own, and rounding is relative to these.
-    finite = np.where(scores > NOT_NAMED, scores / max(np.abs(named).max(initial=0.0), np.finfo(float).tiny), -2.0)
-    a, b = tied_places(effects), tied_places(finite)
+    """Spearman's, what is not named being ranked last; 0 where either is the same everywhere."""
+    a, b = tied_places(effects), _places(scores)
     if not a.any() or not b.any():
         return 0.0
     return float(stats.spearmanr(a, b).statistic)
+
+
+def _places(scores: np.ndarray) -> np.ndarray:
+    """(n,) which of the distinct scores each is, from what is not named upwards. Equal up to rounding is equal."""
+    named = scores[scores > NOT_NAMED]
+    # Divided by the largest: scores of methods have units of their own, and rounding is relative to these.
+    return tied_places(np.where(scores > NOT_NAMED, scores / max(np.abs(named).max(initial=0.0), np.finfo(float).tiny), -2.0))
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

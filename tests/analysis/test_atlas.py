@@ -149,6 +149,13 @@ def test_recall_is_what_picking_among_equals_by_chance_gives(rows: list[tuple[bo
     assert recall(true, scores, k) == pytest.approx(np.mean(hits) / min(k, true.sum()))
 
 
+def test_scores_that_differ_by_rounding_are_equal() -> None:
+    """One feature in several layers has one cosine, whose last bits are the batch's."""
+    true, scores = np.array([True, False, False]), np.array([0.7, 0.7 + 1e-8, -1.0])
+    assert recall(true, scores, 1) == recall(true[[1, 0, 2]], scores, 1) == 0.5
+    assert rank_correlation(np.array([1.0, 1.0, 0.0]), scores) == pytest.approx(1)
+
+
 def test_a_ranking_is_correlated_with_itself_and_what_is_not_named_comes_last() -> None:
     effects = np.array([0.1, 0.5, 0.3, 0.0])
     assert rank_correlation(effects, effects) == pytest.approx(1)
