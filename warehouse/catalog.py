@@ -314,7 +314,8 @@ def _given_runs(lake: Lake, run_ids: Sequence[str]) -> Shown:
     unknown = [run_id for run_id in run_ids if run_id not in published]
     if unknown:
         raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
-    return Shown([published[run_id] for run_id in run_ids], list(published.values()), now)
+    given = [published[run_id] for run_id in run_ids]
+    return Shown(given, given, now)  # every stage asks, and binding views of all other runs takes longer than its question
 
 
 def one_study(lake: Lake, recipe: str | None = None) -> str:
@@ -375,6 +376,8 @@ def connect(
     shown: Shown | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory connection on which the plain table names show one study, given runs, or all that is current.
+
+    On one of given runs `all_runs` shows these alone, too.
 
     Args:
         alone: it can read nothing but this lake (see `lock`).

@@ -69,7 +69,8 @@ def test_plain_names_show_current_runs_and_all_runs_the_rest(lake: Lake) -> None
         assert con.execute("select count(*) from runs").fetchall() == [(2,)]
         assert con.execute("select count(*) from all_runs.runs").fetchall() == [(3,)]
         assert one.execute("select distinct run_id from prompts").fetchall() == [(toys.ingest_spec(0).run_id,)]
-        assert given.execute("select distinct run_id from prompts").fetchall() == [(toys.ingest_spec(1).run_id,)]
+        for prompts in ("prompts", "all_runs.prompts"):
+            assert given.execute(f"select distinct run_id from {prompts}").fetchall() == [(toys.ingest_spec(1).run_id,)]
     with pytest.raises(UserError, match="no study named 'toy9'; it has toy0"):
         connect(lake, "toy9")
     with pytest.raises(UserError, match="no run ingest_0"):
