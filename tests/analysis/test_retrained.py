@@ -81,7 +81,9 @@ def test_the_same_saes_in_another_order_find_the_same_sets(tmp_path: Path, monke
 
     monkeypatch.setattr(retrained, "load_sae", load)
     lake = Lake.create(tmp_path / "lake")
-    recipe = analysed(load_recipe("organism").limit(6), lake)
+    recipe = load_recipe("organism").limit(3)
+    pruned = recipe.algorithm1.model_copy(update={"taus": (0.2,), "seeds": 1})  # is computed before, and not compared
+    recipe = analysed(recipe.model_copy(update={"algorithm1": pruned}), lake)
     other = analysed(shuffled(recipe, tmp_path / "saes"), lake)
     found = compare_trainings(lake, recipe, other)
     assert found.n_features == found.n_matched == 6 * 512

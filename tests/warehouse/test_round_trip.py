@@ -80,7 +80,7 @@ def _repr(rows: list[dict[str, Any]], leave_out: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_rows_come_back_unchanged(names: list[str], data: st.DataObject) -> None:
     rows = {name: data.draw(_rows(TABLES[name]), name) for name in names}
