@@ -116,9 +116,10 @@ def pages() -> None:
 
 def main(lake: Path, planted: Path) -> None:
     """Brings all documents up to date."""
-    from tests import replication_page, test_contributing
+    from tests import picture, replication_page, test_contributing
 
     pages()
+    picture.PICTURE.write_text(picture.picture(lake), encoding="utf-8")
     found = replication_page.page(replication_page.PAGE.read_text(encoding="utf-8"), lake)
     replication_page.PAGE.write_text(found, encoding="utf-8")
     test_contributing.main(planted)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
-from tests import cards_page, formats_page, library_page, recipe_page, replication_page
+from tests import cards_page, formats_page, library_page, picture, recipe_page, replication_page
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
@@ -46,6 +46,14 @@ def test_what_the_embedded_study_shows_of_the_paper_is_made_from_its_lake(organi
     now = replication_page.page(shown, organism_lake)
     assert same_but_for_rounding(shown, now), f"docs/replication.md is out of date (make docs):\n{now}"
     assert [f"**R{n}. " in now for n in range(1, 22)] == [True] * 21
+
+
+def test_the_picture_in_the_readme_is_drawn_from_the_lake(organism_lake: Path) -> None:
+    assert same_but_for_rounding(picture.PICTURE.read_text(encoding="utf-8"), picture.picture(organism_lake)), "make docs"
+
+
+def test_the_readme_can_be_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
 
 def test_the_tables_of_the_formats_are_what_their_samples_brought_in_and_out() -> None:
