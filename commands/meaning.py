@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saelake.commands.options import Command, Listing, force_option, lake_option, study_option
+from saelake.commands.options import Command, Listing, force_option, lake_option, read_study, study_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,27 +142,45 @@ def annotate(name: str, host: str, port: int, lake: str) -> None:
 @server_options
 @lake_option
 @study_option
-def browse(host: str, port: int, lake: str, recipe: str | None) -> None:
-    """Serve a browser of the lake's features as a local page, until it is interrupted.
+@click.option(
+    "--live", metavar="RECIPE", help="Load the subject and SAEs of RECIPE, whose study is shown, and let edits be tried."
+)
+def browse(host: str, port: int, lake: str, recipe: str | None, live: str | None) -> None:
+    """Serve the explorer of a study as local pages, until it is interrupted.
 
-    Search by layer, number, explanation or category; each feature has a card. Only the printed link opens it. It shows what
-    features fire on: do not give it to the annotators of an annotation study.
+    Features by what tells something of them, with a card each; prompts, conditions, runs; SQL; with --live prompts of your own
+    under edits, answered beside the unmodified model. Only the printed link opens it. It shows what features fire on: do not give
+    it to the annotators of an annotation study.
     """
     _check_installed()
     import secrets
     from contextlib import closing
 
-    from saelake.analysis.meaning.browsing import add_browser
+    from saelake.analysis.explorer.explorer import add_explorer
+    from saelake.analysis.explorer.study import Shown
     from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
     from saelake.warehouse.catalog import one_study
+    from saelake.warehouse.errors import UserError
     from saelake.warehouse.records import Lake
 
+    subject = None if live is None else read_study(live)
+    if subject is not None and recipe not in (None, subject.name):
+        raise UserError(f"--live {live} is the study {subject.name}, not {recipe}: name one of them")
     opened = Lake.existing(lake)
-    shown, secret = one_study(opened, recipe), secrets.token_urlsafe(16)
-    with listen(host, port) as listening:
+    study = one_study(opened, recipe if subject is None else subject.name)
+    with (
+        listen(host, port) as listening,
+        closing(Shown.open(opened, study, secrets.token_urlsafe(16), live is not None)) as shown,
+    ):
         app = new_app(LOOPBACK if host in LOOPBACK else ())
-        with closing(add_browser(app, opened, shown, secret)), suppress(KeyboardInterrupt):
-            _print_links(host, listening.getsockname()[1], {shown: f"/b/{secret}"})
+        with suppress(KeyboardInterrupt):
+            if subject is None:
+                add_explorer(app, shown)
+            else:
+                from saelake.analysis.explorer.live import Live
+
+                add_explorer(app, shown, Live(subject))
+            _print_links(host, listening.getsockname()[1], {study: shown.base})
             serve(app, listening)
 
 

@@ -101,8 +101,8 @@ def show_table(rows: Rows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None
         elif (n_more := n_more + 1) > MAX_COUNTED:
             break
     console = Console(file=out, highlight=False, markup=False, emoji=False)
-    cells = [[_cell(value) for value in row] for row in body]
-    numeric = [re.match(r"(U?(TINY|SMALL|BIG|HUGE)?INT)|FLOAT|DOUBLE|DECIMAL", kind) is not None for kind in rows.types]
+    cells = [[cell(value) for value in row] for row in body]
+    numeric = [is_numeric(kind) for kind in rows.types]
     widths = _widths(rows.names, cells, numeric, console.width if console.is_terminal else None)
     # Numbers and names are never cut: a table that is too wide for the terminal is wrapped by it.
     console.width = max(console.width, sum(widths) + 2 * len(widths) + 2)
@@ -119,12 +119,18 @@ def show_table(rows: Rows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None
         console.print(f"… {shown} more rows: use a limit, or --format csv for all", soft_wrap=True)
 
 
+def is_numeric(kind: str) -> bool:
+    """Whether a DuckDB type is one of numbers."""
+    return re.match(r"(U?(TINY|SMALL|BIG|HUGE)?INT)|FLOAT|DOUBLE|DECIMAL", kind) is not None
+
+
 def printable(text: str) -> str:
     """Text in which control characters, ANSI escapes and changes of writing direction are spelt out, not obeyed."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _rows(relation: duckdb.DuckDBPyRelation) -> Rows:
+def rows_of(relation: duckdb.DuckDBPyRelation) -> Rows:
+    """The rows of a relation as Python's values, read as they are asked for; raises duckdb.Error."""
     names, types = relation.columns, [str(kind) for kind in relation.types]
     read = relation.project(", ".join(_as_read(place, kind) for place, kind in enumerate(types, 1)))
 
@@ -165,7 +171,7 @@ def _batches(relation: duckdb.DuckDBPyRelation, n_rows: int) -> Iterator["pa.Rec
 
 
 def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None, on_empty: Callable[[], None]) -> None:
-    rows = _rows(relation)
+    rows = rows_of(relation)
     rows = rows._replace(rows=_noting(rows.rows, on_empty))
     if kind == "table":
         show_table(rows, out, max_rows)
@@ -291,7 +297,7 @@ def _json(rows: Rows, out: TextIO) -> None:
 
 def json_objects(relation: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
     """Rows as JSON objects; int64 ids are strings, for readers whose numbers end at 2^53."""
-    return _json_objects(_rows(relation))
+    return _json_objects(rows_of(relation))
 
 
 def _json_objects(rows: Rows) -> Iterator[dict[str, Any]]:
@@ -327,7 +333,8 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _cell(value: Any) -> str | None:
+def cell(value: Any) -> str | None:
+    """A value as a table shows it; None for null."""
     if value is None:
         return None
     if isinstance(value, float | Decimal):

@@ -1,4 +1,4 @@
-"""Loads the questions beside this file and in stages/, and asks them."""
+"""Loads the questions beside this file, in stages/ and in pages/, and asks them."""
 
 import difflib
 import re
@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # documentation is printed without DuckDB
 FOLDER = Path(__file__).parent
 STAGES = FOLDER / "stages"
 """Questions that stages and pages ask: anyone may, but they are not listed."""
+PAGES = FOLDER / "pages"
+"""Those that the pages of the explorer ask and nothing else does."""
 RENAMED = {
     "layer_diagnostic": "direction_by_layer",
     "methods": "search_methods",
@@ -102,11 +104,16 @@ def names_of_stages() -> list[str]:
     return sorted(file.stem for file in STAGES.glob("*.sql"))
 
 
+def names_of_pages() -> list[str]:
+    """The names of those that the pages of the explorer ask."""
+    return sorted(file.stem for file in PAGES.glob("*.sql"))
+
+
 @cache
 def load(name: str) -> Query:
     """One question, of those that are listed or not; raises QueryError for an unknown name."""
     name = RENAMED.get(name, name)
-    for folder, known in ((FOLDER, names()), (STAGES, names_of_stages())):
+    for folder, known in ((FOLDER, names()), (STAGES, names_of_stages()), (PAGES, names_of_pages())):
         if name in known:
             return _parse(name, (folder / f"{name}.sql").read_text(encoding="utf-8"))
     raise QueryError(f"there is no query {name}{_nearest(name, names()) or ': `saelake queries` lists them'}")

@@ -86,7 +86,7 @@ def test_every_command_and_option_is_documented() -> None:
 def test_parameters_of_queries_do_not_hide_options_of_the_command() -> None:
     from saelake import queries
 
-    for name in (*queries.names(), *queries.names_of_stages()):
+    for name in (*queries.names(), *queries.names_of_stages(), *queries.names_of_pages()):
         assert not RESERVED & {p.name for p in queries.load(name).parameters}, name
 
 

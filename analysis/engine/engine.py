@@ -32,6 +32,8 @@ from saelake.ingest.subject import Batch, Subject
 from saelake.warehouse.errors import UserError
 
 Part = TypeVar("Part")
+Heard = Callable[[Request, Sequence[int]], None]
+"""Is told a request and the tokens of its answer so far."""
 
 
 class NotFinite(UserError):
@@ -103,16 +105,18 @@ class AblationEngine:
             out[rows] = log_probabilities_bv
         return out[torch.from_numpy(place)]
 
-    def answer(self, requests: Sequence[Request], max_new_tokens: int) -> Answers:
+    def answer(self, requests: Sequence[Request], max_new_tokens: int, heard: Heard = lambda *_: None) -> Answers:
         """Greedy continuations; interventions at all positions stay on for every generated token.
 
+        Args:
+            heard: is told a request and its tokens so far, after each of them.
         Raises UserError where a model's learned positions run out.
         """
         self._check_positions(requests, max_new_tokens)
         requests, place = _distinct(requests)
         said = _blank(len(requests))
         token_ids: list[list[int]] = [[] for _ in requests]
-        answer = partial(self._answer, max_new_tokens)
+        answer = partial(self._answer, max_new_tokens, heard)
         for rows, (first, generated) in self._run(requests, answer, n_new=max_new_tokens):
             for whole, part in zip(said, first, strict=True):
                 whole[rows] = part
@@ -193,7 +197,9 @@ class AblationEngine:
         read = [sae.reads for sae in self._saes.values() if sae.writes == first]
         return min([first.below, *(site.below for site in read)])
 
-    def _answer(self, max_new_tokens: int, start: int, requests: Sequence[Request]) -> tuple[NextToken, list[list[int]]]:
+    def _answer(
+        self, max_new_tokens: int, heard: Heard, start: int, requests: Sequence[Request]
+    ) -> tuple[NextToken, list[list[int]]]:
         batch = self._batch(requests)
         resid_btd, clean = below(self._subject, start, [r.prompt for r in requests], self._prompts)
         cache = DynamicCache(config=self._subject.model.config)
@@ -204,7 +210,11 @@ class AblationEngine:
         def interventions(rows: Sequence[int]) -> Interventions:
             return Interventions(self._subject, self._slices, [requests[row] for row in rows], n_tokens=1)
 
-        return self._said(logits_bv), continued(self._subject, batch, cache, logits_bv, interventions, max_new_tokens)
+        def of_row(row: int, tokens: Sequence[int]) -> None:
+            heard(requests[row], tokens)
+
+        said = self._said(logits_bv)
+        return said, continued(self._subject, batch, cache, logits_bv, interventions, max_new_tokens, of_row)
 
     def _activations(self, watched: Watched, start: int, requests: Sequence[Request]) -> list[Activations]:
         batch = self._batch(requests)

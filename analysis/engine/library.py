@@ -7,7 +7,7 @@
 It is a front to the one engine that a recipe's stages use (engine.py): prompts become numbers, edits become requests.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,13 +125,27 @@ class Engine:
         positions: Positions = None,
         answering: bool | None = None,
         edits: Sequence[Any] = (),
+        heard: Callable[[int, str], None] | None = None,
     ) -> Answers:
-        """Greedy answers to the prompts, in their order."""
+        """Greedy answers to the prompts, in their order.
+
+        Args:
+            heard: is told the place of a prompt and its answer so far, after each token.
+        """
         max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
         named = _named(ablate, clamp, add, project_out, positions, answering)
         _, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens - 1)  # the last one is not read again
+        places: dict[Hashable, list[int]] = {}
+        for place, one in enumerate(requests):
+            places.setdefault(one.state, []).append(place)
+
+        def tell(request: Request, tokens: Sequence[int]) -> None:
+            if heard is not None:
+                for place in places[request.state]:
+                    heard(place, self._text(tokens))
+
         with arguments.without_recipe():
-            found = self._engine.answer(requests, max_new_tokens)
+            found = self._engine.answer(requests, max_new_tokens, tell)
         said = self._said(found.first)
         return Answers([self._text(ids) for ids in found.token_ids], found.token_ids, *said)
 

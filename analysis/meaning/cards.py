@@ -22,7 +22,7 @@ class Token:
     is_top: bool
     is_template: bool
     strength: int
-    """0 to 4: its activation beside the sample's strongest; 0 does not fire"""
+    """0 to 4: its activation beside the strongest of the tokens shown; 0 does not fire"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Sample:
     tokens: Sequence[Token]
     label: str
     category: str | None
+    prompt_id: int
 
 
 def samples_of(con: duckdb.DuckDBPyConnection, features: Iterable[tuple[int | str, int]]) -> dict[FeatureKey, list[Sample]]:
@@ -46,18 +47,30 @@ def samples_of(con: duckdb.DuckDBPyConnection, features: Iterable[tuple[int | st
     return {key: [_sample(tokens) for tokens in by_rank.values()] for key, by_rank in grouped.items()}
 
 
+def quantiles_of(con: duckdb.DuckDBPyConnection, feature: tuple[int | str, int]) -> list[tuple[int, Sample]]:
+    """Samples of one feature from weak to strong, each with the part of its activations that it stands for, 1 the weakest."""
+    rows = queries.run(con, "quantile_tokens", features=[feature]).fetchall()
+    grouped: dict[int, list[tuple[object, ...]]] = defaultdict(list)
+    for _, _, quantile, *row in rows:
+        grouped[quantile].append(tuple(row))
+    return [(quantile, _sample(tokens)) for quantile, tokens in grouped.items()]
+
+
 def _sample(rows: Sequence[tuple[object, ...]]) -> Sample:
-    activation, label, category = rows[0][:3]
+    activation, label, category, prompt_id = rows[0][:4]
     tokens = []
+    strongest_here = max(float(row[-1]) for row in rows if row[-1] is not None)  # type: ignore[arg-type]
     for *_, text, role, is_top, here in rows:
-        strength = _strength(float(here), float(activation)) if here else 0  # type: ignore[arg-type]
-        tokens.append(Token(visible(str(text)), bool(is_top), role == "template", strength))
+        how = strength(float(here), strongest_here) if here else 0  # type: ignore[arg-type]
+        tokens.append(Token(visible(str(text)), bool(is_top), role == "template", how))
     strongest = next(token.text for token in tokens if token.is_top)
-    return Sample(float(activation), strongest, tokens, str(label), None if category is None else str(category))  # type: ignore[arg-type]
+    named = None if category is None else str(category)
+    return Sample(float(activation), strongest, tokens, str(label), named, int(prompt_id))  # type: ignore[arg-type, call-overload]
 
 
-def _strength(here: float, strongest: float) -> int:
-    return min(4, 1 + int(4 * here / strongest)) if strongest else 0
+def strength(here: float, strongest: float) -> int:
+    """0 to 4: an activation beside the strongest that is shown with it; 0 does not fire."""
+    return min(4, 1 + int(4 * here / strongest)) if here > 0 and strongest > 0 else 0
 
 
 def visible(text: str) -> str:

@@ -6,9 +6,9 @@ anything that is not a file of `pages/`, and templates escape all text that they
 
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
@@ -18,12 +18,12 @@ from starlette.exceptions import HTTPException as NotServed
 from saelake.warehouse.errors import UserError
 
 PAGES = Path(__file__).parent / "pages"
-STATIC = {"page.css": "text/css", "study.js": "text/javascript"}
+STATIC = {"page.css": "text/css"} | dict.fromkeys(("study.js", "explorer.js", "live.js"), "text/javascript")
 MAX_POST = 16 * 2**10
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     # not no-referrer: browsers would then post without saying from where
@@ -40,8 +40,27 @@ def as_sentence(text: str) -> str:
     return (text if is_name else text[:1].upper() + text[1:]) + ("" if text.endswith((".", "?")) else ".")
 
 
+def linked(asked: Mapping[str, object], **changes: object) -> str:
+    """The query string of an address: what was asked for, with changes; what says nothing is left out."""
+    told = {name: value for name, value in {**asked, **changes}.items() if value not in ("", None)}
+    return f"?{urlencode(told)}" if told else ""
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:z.{digits}f}"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
+def _whole(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
 _environment = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-_environment.filters["sentence"] = as_sentence
+_environment.filters |= {"sentence": as_sentence, "figure": _figure, "short": _short, "whole": _whole}
+_environment.globals["linked"] = linked
 
 
 def render(template: str, status: int = 200, **values: object) -> HTMLResponse:

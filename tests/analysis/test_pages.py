@@ -147,7 +147,14 @@ def test_what_people_and_models_wrote_is_inert_and_nothing_sticks_out(lake: Lake
     create(lake)
     with annotate(lake) as (links, _), server("browse", "--port", "0", "--lake", str(lake.root)) as (found, _):
         features = [f"{found[0]}/{layer}/{feature}" for layer in (0, 1) for feature in range(4)]
-        searches = [found[0], f"{found[0]}?words=%3Cscript%3E", f"{found[0]}?layer=%3Cscript%3E"]
+        searches = [found[0], f"{found[0]}?words=%3Cscript%3E", f"{found[0]}?layer=%3Cscript%3E", f"{found[0]}?order=auroc"]
+        with saelake.open(lake.root) as opened:
+            ids = [prompt_id for (prompt_id,) in opened.sql("select prompt_id from prompts").fetchall()]
+            runs = [run_id for (run_id,) in opened.sql("select run_id from runs").fetchall()]
+            conditions = [name for (name,) in opened.sql("select distinct condition from ablations").fetchall()]
+        searches += [f"{found[0]}/{part}" for part in ("prompts", "prompts?words=%3Cscript%3E", "conditions", "runs")]
+        searches += [f"{found[0]}/prompts/{prompt_id}?pos=1&feature=0:1" for prompt_id in ids]
+        searches += [f"{found[0]}/conditions/{name}" for name in conditions] + [f"{found[0]}/runs/{run_id}" for run_id in runs]
         requested: list[str] = []
         for width in (1280, 390):
             page = browser.new_context(viewport={"width": width, "height": 800}).new_page()

@@ -20,7 +20,7 @@ BY_ORDER = {"wakings", "causal_link"}
 """They ask which of two layers lies above the other."""
 OF_LAYERS = {"directions", "direction_by_layer", "waking_controls"}
 """They are about whole layers, and no SAE."""
-ABOUT_RUNS = {"runs", "causal_roles", "compare_runs", "study_scores"}
+ABOUT_RUNS = {"run", "runs", "causal_roles", "compare_runs", "study_scores"}
 OF_OTHER_COMMANDS = {
     "atlas_pairs",
     "atlas_prompts",
@@ -68,6 +68,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "features_on_token": {"token": "bomb"},
     "promoting": {"token": "I", "limit": None},
     "find_prompts": {"words": "how to"},
+    "condition_answers": {"condition": "top_k_own"},
     "study_sample": {"n_random": 10_000, "n_silent": 10_000, "per_group": 10_000},
 }
 """Values with which no tie is cut off, and with which there is something to answer."""
@@ -117,7 +118,10 @@ def test_a_question_answers_alike(name: str, apart: duckdb.DuckDBPyConnection, t
     assert one or name in WITHOUT_ROWS
 
 
-@pytest.mark.parametrize("name", sorted({*queries.names(), *queries.names_of_stages()} - ABOUT_RUNS - OF_OTHER_COMMANDS))
+@pytest.mark.parametrize(
+    "name",
+    sorted({*queries.names(), *queries.names_of_stages(), *queries.names_of_pages()} - ABOUT_RUNS - OF_OTHER_COMMANDS),
+)
 def test_a_question_answers_in_one_order(
     name: str, apart: duckdb.DuckDBPyConnection, shuffled: duckdb.DuckDBPyConnection
 ) -> None:
@@ -153,7 +157,8 @@ def _values(con: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
                 "where source_sae_id is not null order by q_value, source_sae_id, source_feature_id limit 1"
             ).fetchall()[0]
             values |= {"layer": layer, "feature_id": feature, "sae_id": sae_id, "max_q": 1.0}
-    return values
+    declared = {parameter.name for parameter in queries.load(name).parameters}
+    return {parameter: value for parameter, value in values.items() if parameter in declared}
 
 
 def _plain(value: Any) -> Any:

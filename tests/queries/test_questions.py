@@ -292,8 +292,9 @@ def test_every_question_is_in_one_order_only(con: duckdb.DuckDBPyConnection, lak
     needed |= {"layer": 0, "feature_id": 1, "study": "pilot", "sae_id": "sae0", "token": "a0", "words": "text"}
     needed |= {"judge": "first_token", "split": "test"}
     needed |= {name: lake.current()["small", "candidates"][0] for name in "ab"}
+    needed |= {"condition": "top_k_own", "run_id": needed["a"]}
     others = {"compare_runs": {"differing": False}}
-    for name in (*queries.names(), *queries.names_of_stages()):
+    for name in (*queries.names(), *queries.names_of_stages(), *queries.names_of_pages()):
         asked = queries.load(name)
         values = {p.name: needed[p.name] for p in asked.parameters if p.required} | others.get(name, {})
         rows = queries.run(con, name, **values).fetchall()

@@ -1,0 +1,52 @@
+"""The explorer's conditions: what share of prompts each flips, and its answers beside the unmodified model's."""
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from saelake import queries
+from saelake.analysis.explorer.study import Shown, found, given, rows
+from saelake.queries import QueryError
+
+
+def add_conditions(app: FastAPI, shown: Shown) -> None:
+    """Adds the list of conditions and a page for each."""
+    limit = int(next(p.default or 0 for p in queries.load("condition_answers").parameters if p.name == "limit"))
+    labels = shown.choices("label", "prompts")
+
+    @app.get("/b/{token}/conditions")
+    def conditions(token: str) -> Response:
+        shown.check(token)
+        with shown.cursor() as con:
+            listed = rows(con, "condition_list")
+        return shown.page("conditions.html", "conditions", found=listed)
+
+    @app.get("/b/{token}/conditions/{condition}")
+    def condition(token: str, condition: str, k: str = "", label: str = "", page: int = 1) -> Response:
+        shown.check(token)
+        asked = {"k": k, "label": label}
+        problem, listed = "", []
+        with shown.cursor() as con:
+            about = next((one for one in rows(con, "condition_list") if one["condition"] == condition), None)
+            if about is None:
+                found(con, "condition_answers", condition=condition)
+            try:
+                wanted = given(asked) | {"skip": str(limit * max(page - 1, 0))}
+                listed = rows(con, "condition_answers", condition=condition, **wanted)
+            except QueryError as error:
+                problem = str(error)
+            asked_k = "select distinct k from ablations where condition = ? and k is not null order by k"
+            levels = [k for (k,) in con.execute(asked_k, [condition]).fetchall()]
+        return shown.page(
+            "condition.html",
+            "conditions",
+            422 if problem else 200,
+            condition=condition,
+            about=about,
+            asked=asked,
+            page=max(page, 1),
+            limit=limit,
+            levels=levels,
+            known_labels=labels,
+            found=listed,
+            problem=problem,
+        )

@@ -1,0 +1,145 @@
+"""What all pages of the explorer share: the study that they show, and how they ask it."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any, Self
+
+import duckdb
+from fastapi import HTTPException
+from fastapi.responses import Response
+
+from saelake import queries
+from saelake.analysis.meaning.server import check_secret, render
+from saelake.queries import QueryError
+from saelake.warehouse.catalog import connect, cursor_of
+from saelake.warehouse.records import Lake
+
+Row = dict[str, Any]
+SOURCE = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass
+class Shown:
+    """One study of a lake, on a connection that can read nothing else; its pages lie below the secret."""
+
+    lake: Lake
+    recipe: str
+    secret: str
+    con: duckdb.DuckDBPyConnection
+    is_live: bool = False
+    """Whether edits can be tried."""
+    _opening: Lock = field(default_factory=Lock)
+
+    @classmethod
+    def open(cls, lake: Lake, recipe: str, secret: str, is_live: bool = False) -> Self:
+        return cls(lake, recipe, secret, connect(lake, recipe, alone=True), is_live)
+
+    def show_again(self) -> None:
+        """Shows runs that came since; requests that are being answered go on with what there was."""
+        con = connect(self.lake, self.recipe, alone=True)
+        with self._opening:
+            self.con = con
+
+    def close(self) -> None:
+        self.con.close()
+
+    @property
+    def base(self) -> str:
+        """What the paths of all pages begin with."""
+        return f"/b/{self.secret}"
+
+    @contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for one request: requests are answered side by side."""
+        with self._opening:
+            own = cursor_of(self.con, self.lake)
+        try:
+            yield own
+        finally:
+            own.close()
+
+    @cached_property
+    def saes(self) -> Sequence[tuple[int, str]]:
+        """(layer, sae_id) of every SAE"""
+        return self.con.execute("select layer, sae_id from saes order by layer, sae_id").fetchall()
+
+    @cached_property
+    def layers(self) -> list[int]:
+        return list(dict.fromkeys(layer for layer, _ in self.saes))
+
+    @cached_property
+    def shared(self) -> set[int]:
+        """Layers of several SAEs, whose features are told apart by their SAE."""
+        return {layer for layer in self.layers if sum(layer == other for other, _ in self.saes) > 1}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Role of a label -> the label, as the study calls it."""
+        asked = "select label_role, min(label) from prompts where label_role in ('target', 'control') group by label_role"
+        return {"target": "target", "control": "control"} | dict(self.con.execute(asked).fetchall())
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """sae_id -> model/source by which Neuronpedia calls this very SAE, for those that it has, by SAELens' directory."""
+        named = [(sae_id, name) for sae_id, name in self.con.execute("select sae_id, name from saes").fetchall() if "/" in name]
+        if not named or not find_spec("sae_lens"):
+            return {}
+        from saelake.ingest.saes.labels import read_directory
+
+        directory = read_directory()
+        sources = {sae_id: directory.source(name) for sae_id, name in named}
+        return {sae_id: source for sae_id, source in sources.items() if source and SOURCE.fullmatch(source)}
+
+    def choices(self, column: str, table: str) -> list[str]:
+        """What a column of a table holds, for a list to choose from."""
+        asked = f"select distinct {column} from {table} where {column} is not null order by all"
+        return [one for (one,) in self.con.execute(asked).fetchall()]
+
+    def page(self, template: str, here: str, status: int = 200, **values: Any) -> Response:
+        """A page; `here` is its part of the explorer, which the navigation marks."""
+        return render(
+            template,
+            status,
+            base=self.base,
+            recipe=self.recipe,
+            shared=self.shared,
+            labels=self.labels,
+            is_live=self.is_live,
+            here=here,
+            **values,
+        )
+
+    def check(self, token: str) -> None:
+        """404 unless the secret of a link is right."""
+        check_secret(self.secret, token)
+
+
+def rows(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]:
+    """The rows of a question; raises QueryError."""
+    relation = queries.run(con, name, **values)
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def selected(con: duckdb.DuckDBPyConnection, statement: str, *values: Any) -> list[Row]:
+    """The rows of a statement with prepared values."""
+    names = [column[0] for column in con.execute(statement, values).description or ()]
+    return [dict(zip(names, row, strict=True)) for row in con.fetchall()]
+
+
+def found(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]:
+    """`rows`, of something that an address names: 404 where there is no such thing."""
+    try:
+        queries.check_choices(con, name, values)
+        return rows(con, name, **values)
+    except QueryError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def given(asked: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a form that say something."""
+    return {name: " ".join(value.split()) for name, value in asked.items() if value.strip()}
