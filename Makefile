@@ -40,7 +40,7 @@ plan: $(INSTALLED)  ## what RECIPE needs: access, downloads, memory, rows and by
 lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 # CI runs the DuckDB of constraints.txt, 1.5.5. Another one in front of it: make test DUCKDB=2.0.1, to be run by hand before what changes
 # SQL, or how rows are read and written. Its extension for S3 has the same number; where there is none, the tests of buckets skip.

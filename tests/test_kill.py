@@ -15,13 +15,16 @@ import pytest
 from saelake import cli
 from saelake.analysis import stages
 from saelake.ingest.recipe import load_recipe
+from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.records import Lake
 from tests.planted import write_planted
 
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 2\n"
 N_SAES = 6
-N_INGEST = 1 + N_SAES * (12 + 1)
-"""Shards of the ingest: the prompts; for each SAE twelve slices of the prompts, and what it is."""
+PROMPTS = 3
+"""Of each label and split: as many shards as the whole study has, of half as many prompts."""
+N_INGEST = 1 + N_SAES * (9 + 1)
+"""Shards of the ingest: the prompts; for each SAE nine slices of the prompts, and what it is."""
 N_RUNS = 1 + N_SAES
 """Its runs."""
 PATIENCE = 300
@@ -34,7 +37,7 @@ PROCESSES.set_forkserver_preload([__name__])
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = write_planted(tmp_path_factory.mktemp("kill")).recipe
-    text = file.read_text().replace("shard_prompts = 16", "shard_prompts = 4").replace("random_draws = 3", "random_draws = 1")
+    text = file.read_text().replace("shard_prompts = 16", "shard_prompts = 2").replace("random_draws = 3", "random_draws = 1")
     file.write_text(text.replace("cap = 4", "cap = 2") + FEW)
     return file
 
@@ -42,7 +45,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     lake = Lake.create(tmp_path_factory.mktemp("undisturbed") / "lake")
-    stages.analyze(load_recipe(recipe), lake)
+    stages.analyze(load_recipe(recipe).limit(PROMPTS), lake)
     return contents(lake)
 
 
@@ -53,7 +56,7 @@ def contents(lake: Lake) -> dict[str, str]:
 
 def start(command: str, recipe: Path, lake: Lake) -> BaseProcess:
     """A command in a process of its own."""
-    process = PROCESSES.Process(target=saelake, args=(command, str(recipe), "--lake", str(lake.root)))
+    process = PROCESSES.Process(target=saelake, args=(command, str(recipe), "--limit", str(PROMPTS), "--lake", str(lake.root)))
     process.start()
     return process
 
@@ -114,6 +117,7 @@ def test_killed_at_random_moments_ends_in_the_same_content(
     assert contents(watched.lake) == undisturbed
     repeated = {shard: seen for shard, seen in watched.landed.items() if len(seen) > 1}
     assert not repeated, "a finished shard was computed again"
+    gc(watched.lake)  # of a process that was killed between publishing a run and clearing up
     assert not list(watched.lake.root.glob("landing/*"))
 
 
