@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes test as there are cores
 os.fsync = lambda fd: None  # no test cuts the power, which is all that writing through is for
 
 FIRST = (
@@ -21,21 +22,27 @@ FIRST = (
     "tests/analysis/test_workers.py",
     "tests/analysis/test_shards.py",
     "tests/test_kill.py",
-    "tests/warehouse/test_torture.py",
-    "tests/warehouse/test_round_trip.py",
+    "tests/test_documents.py",
     "tests/test_real_formats.py",
     "tests/warehouse/test_hostile_sets.py",
+    "tests/analysis/test_labels.py",
+    "tests/warehouse/test_torture.py",
+    "tests/warehouse/test_round_trip.py",
 )
-"""The files that take longest begin first, so that no process is left alone with one of them at the end."""
+"""The files that take longest begin first, so that no process is left alone with one of them at the end.
+
+How the suite stays quick: a module analyses one study, once, on the fewest prompts that can show the fault (a stage takes most of
+its time however few they are), and a command runs in this process unless the test is of processes.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the embedded study come last, but for the first file: while one process makes it, others have other work."""
+    """Tests of the embedded study follow the longest: the first file makes it, and by then it is there."""
     with_lake = {item.path for item in items if "organism_lake" in getattr(item, "fixturenames", ())}
 
     def turn(item: pytest.Item) -> int:
         name = item.path.relative_to(ROOT).as_posix()
-        return FIRST.index(name) if name in FIRST else len(FIRST) + (item.path in with_lake)
+        return FIRST.index(name) if name in FIRST else len(FIRST) + (item.path not in with_lake)
 
     items.sort(key=turn)
 
@@ -56,10 +63,19 @@ def made_once(study: str, commands: tuple[str, ...], factory: pytest.TempPathFac
     """Processes that test side by side share the folder above theirs; of two that ask for a run, one computes and one waits."""
     base = factory.getbasetemp()
     lake = (base if worker_id == "master" else base.parent) / study / "lake"
-    for command in commands:
-        words = [sys.executable, "-m", "saelake.cli", command, study, "--lake", str(lake)]
-        subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    words = [sys.executable, "-c", IN_TURN, *commands, study, "--lake", str(lake)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
     return lake
+
+
+IN_TURN = """
+import sys
+from saelake.cli import main
+*commands, study, option, lake = sys.argv[1:]
+for command in commands:
+    assert not main([command, study, option, lake], standalone_mode=False)
+"""
+"""Commands one after the other: what all of them import takes as long as some of them."""
 
 
 @pytest.fixture(scope="session")
