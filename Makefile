@@ -63,7 +63,7 @@ docs: analyze  ## run the commands in README.md and docs/ and write their output
 	$(BIN)/saelake audit planted --lake $(PLANTED)
 	$(BIN)/python -m tests.documents $(LAKE) $(PLANTED)
 
-pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, recipe, formats, library
+pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, recipe, formats, library, cards, comparison
 	$(BIN)/python -m tests.documents
 
 atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (half an hour)

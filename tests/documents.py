@@ -106,11 +106,11 @@ def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool
 
 def pages() -> None:
     """Writes the pages that are made from code alone."""
-    from tests import cards_page, formats_page, library_page, recipe_page
+    from tests import cards_page, comparison_page, formats_page, library_page, recipe_page
     from tests.protocol import PROTOCOL, protocol
 
     PROTOCOL.write_text(protocol(), encoding="utf-8")
-    for made in (recipe_page, library_page, formats_page, cards_page):
+    for made in (recipe_page, library_page, formats_page, cards_page, comparison_page):
         made.PAGE.write_text(made.page(), encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
-from tests import cards_page, formats_page, library_page, picture, recipe_page, replication_page
+from tests import cards_page, comparison_page, formats_page, library_page, picture, recipe_page, replication_page
 from tests.conftest import ROOT
 from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
 from tests.protocol import PROTOCOL, protocol
@@ -62,6 +62,10 @@ def test_the_tables_of_the_formats_are_what_their_samples_brought_in_and_out() -
 
 def test_the_cards_tell_what_lies_in_the_files() -> None:
     assert cards_page.PAGE.read_text(encoding="utf-8") == cards_page.page(), "make pages"
+
+
+def test_what_is_compared_is_what_the_benchmarks_say() -> None:
+    assert comparison_page.PAGE.read_text(encoding="utf-8") == comparison_page.page(), "make pages"
 
 
 def test_a_changed_word_or_number_is_noticed() -> None:
