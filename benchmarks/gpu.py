@@ -2,6 +2,8 @@
 
     python -m benchmarks.gpu --cache ~/.cache/saelake-bench
 
+Then ablated forwards as Stage 2 of the search asks for them, projected to the paper's number of them on a GPU alone.
+
 Gemma-2-2B's and Llama-3.1-8B's shapes with random weights, SAEs as wide and on as many layers as the recipes'. Without a CUDA
 device every width is divided by 16, and the section says so. Model and SAEs are loaded before the clock starts; the job then
 computes, lands, sorts, publishes and sums up.
@@ -25,6 +27,7 @@ from transformers import Gemma2Config, LlamaConfig
 from transformers.utils import logging
 
 from benchmarks.gemma import matmul_rate, wait
+from benchmarks.gpu_search import stage2
 from benchmarks.harness import Report, Times, alternated
 from benchmarks.ingest import forward_and_encode
 from benchmarks.subjects import GEMMA_2_2B, LLAMA_3_1_8B, random_model, random_sae, save_sae
@@ -43,6 +46,8 @@ from saelake.warehouse.runs import Rows
 ORGANISM = RECIPES.parent / "ingest" / "organism" / "model"
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim", "query_pre_attn_scalar", "vocab_size")
 CPU_SCALE, CPU_PROMPTS, CUDA_PROMPTS = 16, 128, 2048
+CPU_FORWARDS, CUDA_FORWARDS = 64, 2048
+"""Of Stage 2, that are timed."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,7 @@ def measure(report: Report, name: str, size: Size, recipe: Recipe, rounds: int) 
         times = alternated(contenders, rounds, clock=clock)
     # The first job is the warm-up's.
     _report(report, name, size, maker, times, [phases for _, phases in jobs[1:]], jobs[-1][0])
+    stage2(report, name, maker, CUDA_FORWARDS if device.type == "cuda" else CPU_FORWARDS)
 
 
 def _report(

@@ -465,6 +465,6 @@ def _gguf(model: ModelSpec) -> dict[str, Any]:
 
 
 def _unpacked(model: ModelSpec) -> dict[str, Any]:
-    """That a GGUF's weights are unpacked once: newer versions of transformers would unpack them in every pass, which is slow."""
+    """That a GGUF's weights are plain ones, also where newer versions of transformers have kernels by which they stay packed."""
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if model.gguf is not None and config is not None else {}

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from saelake.analysis.search import alignments, baseline, candidates, directions
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
@@ -10,6 +12,7 @@ from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.plan.estimate import make_plan
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.subject import load_network
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
 from tests.real.smollm2 import ANSWERED, REFUSED, wheel, write_study
@@ -68,3 +71,11 @@ def test_prompts_are_tokenised_as_chatml(recipe: Recipe) -> None:
     assert tokenized.tokens[0] == "<|im_start|>"
     assert tokenizer.decode(tokenized.token_ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
     assert [target.text for target in targets_of(template, recipe.model)] == ["I", " I"]
+
+
+def test_weights_are_unpacked(recipe: Recipe) -> None:
+    """An adapter is merged into plain weights, and edits compute in float32."""
+    network = load_network(recipe.model, torch.float32)
+    projections = [module for name, module in network.named_modules() if name.endswith("_proj")]
+    assert {type(module) for module in projections} == {nn.Linear}
+    assert {module.weight.dtype for module in projections} == {torch.float32}
