@@ -4,12 +4,12 @@
     print(queries.load("candidates").help)
     queries.run(con, "candidates", k=5, exclude_layers=[0, 1]).fetchall()
 
-Those that only stages and pages ask stand in stages/ and pages/: `names` leaves them out.
+Those that only stages and pages ask stand in stages/ and pages/: `names` leaves them out. `step` gives a statement of steps/.
 Nothing here knows how a lake is stored.
 """
 
 from saelake.queries.judges import oracle
-from saelake.queries.loader import Query, check_choices, load, names, names_of_pages, names_of_stages, run
+from saelake.queries.loader import Query, check_choices, load, names, names_of_pages, names_of_stages, run, step
 from saelake.queries.parameters import Parameter, QueryError
 from saelake.queries.reasons import LEFT_OUT, reasons, why_empty
 from saelake.queries.silent import why_no_rows
@@ -27,6 +27,7 @@ __all__ = [
     "oracle",
     "reasons",
     "run",
+    "step",
     "why_empty",
     "why_no_rows",
 ]

@@ -19,6 +19,8 @@ STAGES = FOLDER / "stages"
 """Questions that stages and pages ask: anyone may, but they are not listed."""
 PAGES = FOLDER / "pages"
 """Those that the pages of the explorer ask and nothing else does."""
+STEPS = FOLDER / "steps"
+"""Statements that are no questions: each is one stage's."""
 RENAMED = {
     "layer_diagnostic": "direction_by_layer",
     "methods": "search_methods",
@@ -107,6 +109,13 @@ def names_of_stages() -> list[str]:
 def names_of_pages() -> list[str]:
     """The names of those that the pages of the explorer ask."""
     return sorted(file.stem for file in PAGES.glob("*.sql"))
+
+
+@cache
+def step(name: str) -> str:
+    """A statement of steps/, which one stage executes with prepared parameters of its own; nobody else asks it."""
+    lines = (STEPS / f"{name}.sql").read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("--"))
 
 
 @cache

@@ -4,29 +4,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from saelake import queries
 from saelake.analysis.interactions.comparisons import Prompts
 from saelake.analysis.interactions.statistics import Families
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import RECOVERY_RATES
 
-BY_PROMPT = """
-select p.label_role, r.source, r.control, r.layer, r.kind, r.budget, r.prompt_id, bool_or(r.shown) as recovered
-from recoveries as r
-join prompts as p on p.prompt_id = r.prompt_id
-where not r.shown_before
-group by grouping sets (
-    (p.label_role, r.source, r.control, r.layer, r.kind, r.budget, r.prompt_id),
-    (p.label_role, r.source, r.control, r.kind, r.budget, r.prompt_id)
-)
-order by all
-"""
-"""Whether a change of a kind and budget brings the behaviour back on a prompt: at a layer's site, and (null) at any."""
-
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     with work.sql() as con:
-        found = con.execute(BY_PROMPT).fetchall()
+        found = con.execute(queries.step("audited_prompts")).fetchall()
         prompts = Prompts.of(con, ())
     by_group: dict[tuple[object, ...], list[tuple[int, bool]]] = {}
     for *group, prompt_id, recovered in found:

@@ -27,23 +27,6 @@ from saelake.warehouse.schema import BACKUP_TESTS, BACKUPS
 
 ALONE, WITH_WOKEN = Condition("woken", "without"), Condition("woken", "with")
 WITH_OTHERS = Condition("woken", "with", "matched")
-SOURCES = """
-select
-    w.prompt_id, w.method, w.start, w.source_sae_id, w.source_feature_id,
-    list((s.sae_id, s.feature_id) order by s.layer, s.feature_id, s.sae_id) as source,
-    (
-        select list((k.sae_id, k.feature_id) order by k.layer, k.feature_id, k.sae_id)
-        from wakings as k
-        where k.ablation_id = w.ablation_id
-    ) as woken
-from waking_passes as w
-join ablations as a on a.ablation_id = w.ablation_id
-join feature_sets as s on s.set_id = a.set_id
-where w.control is null and list_contains($prompts, w.prompt_id)
-group by all
-order by w.prompt_id, w.method nulls first, w.start, w.source_sae_id, w.source_feature_id
-"""
-"""What was ablated in each waking pass, matched controls left out, and what woke in it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +62,9 @@ def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int
     for prompt_id, _, _, sae_id, feature_id, _ in drawn:  # in the order of their ranks
         active.setdefault((prompt_id, context.sae_number[sae_id]), []).append(feature_id)
     found = []
-    for prompt_id, method, start, _, _, source, woken in con.execute(SOURCES, {"prompts": list(prompt_ids)}).fetchall():
+    for prompt_id, method, start, _, _, source, woken in con.execute(
+        queries.step("waking_sources"), {"prompts": list(prompt_ids)}
+    ).fetchall():
         mine, awake = (tuple((context.sae_number[sae_id], f) for sae_id, f in members or ()) for members in (source, woken))
         others: list[Feature] = []
         for sae, group in groupby(awake, key=lambda feature: feature[0]):

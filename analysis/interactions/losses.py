@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from saelake import queries
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.engine.slices import SliceCache
@@ -25,23 +26,6 @@ from saelake.warehouse.schema import LOSSES
 LOGITS = 1 << 26
 """Numbers of logits that exist at a time: a quarter of a GiB in float32, and four times as much again for logarithms and the
 unmodified model's."""
-# md5, not hash(): DuckDB may change its hash from one version to the next
-DONORS = """
-with donors as (
-    select prompt_id
-    from critical_features
-    where method = 'minimal' and start = 0
-    group by prompt_id
-    order by md5(concat_ws('/', $seed, prompt_id & 4294967295)), prompt_id
-    limit $n
-)
-
-select c.prompt_id, c.layer, c.sae_id, c.feature_id
-from critical_features as c
-semi join donors as d on d.prompt_id = c.prompt_id
-where c.method = 'minimal' and c.start = 0
-order by all
-"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +79,7 @@ def interventions(work: Work) -> list[Intervention]:
     context = work.context
     with work.sql("inert", "direction") as con:
         direction = chosen_everywhere(context, con)
-        rows = con.execute(DONORS, {"seed": work.spec.seed, "n": context.recipe.losses.sets}).fetchnumpy()
+        rows = con.execute(queries.step("loss_donors"), {"seed": work.spec.seed, "n": context.recipe.losses.sets}).fetchnumpy()
     found = [Intervention("none", Request(0)), Intervention("direction", Request(0, direction=direction))]
     for donor in np.unique(rows["prompt_id"]):
         mine = rows["prompt_id"] == donor

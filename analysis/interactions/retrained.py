@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from saelake import queries
 from saelake.analysis.interactions.statistics import bootstrap_mean
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.refs import SaeRef, list_saes
@@ -24,54 +25,6 @@ CHUNK_ROWS = 4096
 SMALLEST = 1e-12
 MIN_COSINE = 0.7
 """Below this, the nearest feature of another training is held to be another feature."""
-SETS = """
-with critical as (
-    select distinct p.prompt_hash, s.sae_id, s.feature_id
-    from ablations as a
-    join prompts as p on p.prompt_id = a.prompt_id
-    join feature_sets as s on s.set_id = a.set_id
-    where a.method = 'minimal' and a.part is null and a.control is null and p.label_role = 'target'
-)
-
-select prompt_hash, sae_id, feature_id
-from critical
-order by all
-"""
-JACCARD = """
-with matched as (
-    select t.prompt_hash, coalesce(m.sae_id, t.sae_id) as sae_id, coalesce(m.mine, -1 - t.feature_id) as feature_id
-    from theirs as t
-    left join matches as m on m.their_sae_id = t.sae_id and m.theirs = t.feature_id
-),
-
-both_sides as (
-    select prompt_hash, sae_id, feature_id, 1 as mine, 0 as theirs from mine
-    union all
-    select prompt_hash, sae_id, feature_id, 0 as mine, 1 as theirs from matched
-),
-
-features as (
-    select prompt_hash, sae_id, feature_id, sum(mine) as mine, sum(theirs) as theirs
-    from both_sides
-    where prompt_hash in (select prompt_hash from mine) and prompt_hash in (select prompt_hash from theirs)
-    group by all
-),
-
-distinct_features as (
-    select sae_id, feature_id, max(mine) as mine, max(theirs) as theirs
-    from features
-    group by all
-)
-
-select prompt_hash, avg((mine + theirs = 2)::integer) as jaccard
-from features
-group by prompt_hash
-union all
-select null as prompt_hash, avg((mine + theirs = 2)::integer) as jaccard
-from distinct_features
-order by prompt_hash nulls first
-"""
-"""The first row is the whole study's: distinct features of all prompts."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +91,7 @@ def compare_trainings(lake: Lake, recipe: Recipe, other: Recipe, min_cosine: flo
     with connect(lake) as con:
         for name, rows in (("mine", mine), ("theirs", theirs), ("matches", matches)):
             con.register(name, rows)
-        (_, of_study), *prompts = con.execute(JACCARD).fetchall()
+        (_, of_study), *prompts = con.execute(queries.step("trainings_overlap")).fetchall()
     if not prompts:
         raise UserError(f"{recipe.name} and {other.name} have no target prompt in common for which both found a minimal set")
     values = np.array([jaccard for _, jaccard in prompts])
@@ -148,7 +101,7 @@ def compare_trainings(lake: Lake, recipe: Recipe, other: Recipe, min_cosine: flo
 
 def _sets(lake: Lake, recipe: Recipe) -> pa.Table:
     with connect(lake, recipe.name) as con:
-        rows = con.sql(SETS).to_arrow_table()
+        rows = con.sql(queries.step("minimal_members")).to_arrow_table()
     if not len(rows):
         raise UserError(f"the lake {lake} has no minimal sets of {recipe.name}: `saelake analyze {recipe.name}` first")
     return rows

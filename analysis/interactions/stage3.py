@@ -28,12 +28,6 @@ from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CAUSAL_LINKS
 
-CRITICAL = """
-select prompt_id, sae_id, feature_id, max_activation
-from critical_features
-where method = $method and start = 0 and n_tokens > 0
-order by prompt_id, layer, sae_id, feature_id
-"""
 METHOD = "stage3"
 RANKED_BESIDE = {"stage3_probe": "weight", "stage3_signed": "signed_weight", "stage3_alignment": "alignment"}
 """What else ranks the new features, in the place of the machine's embeddings: method -> `new_features --by`."""
@@ -107,7 +101,9 @@ def rankings(work: Work, con: duckdb.DuckDBPyConnection, by: str, model: str | N
         tokens=tokens if settings.active == "last_tokens" else None,
     )
     others = _by_prompt(_numbered(work, found.select("prompt_id", "sae_id", "feature_id").fetchnumpy()))
-    critical = _by_prompt(_numbered(work, con.execute(CRITICAL, {"method": settings.critical}).fetchnumpy()))
+    critical = _by_prompt(
+        _numbered(work, con.execute(queries.step("critical_firing"), {"method": settings.critical}).fetchnumpy())
+    )
     none = {name: np.empty(0, dtype=np.int64) for name in ("sae", "feature_id", "max_activation")}
     number, place = work.context.number_of, work.context.places
     return {number[p]: Ranking(number[p], critical.get(p, none), rows, int(place[number[p]])) for p, rows in others.items()}

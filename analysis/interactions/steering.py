@@ -23,40 +23,6 @@ FIRST_TOKEN = (0,)
 VALUES, LEVELS = "clamp", "clamp_scaled"
 FULL = "phrases"
 """Who reads answers whole where the oracle does not."""
-OWN = """
-with chosen as (
-    select unnest($sae_ids) as sae_id, unnest($feature_ids) as feature_id
-),
-
-clean as (
-    select c.sae_id, c.feature_id, a.activation
-    from chosen as c
-    join activations as a on a.sae_id = c.sae_id and a.feature_id = c.feature_id
-    join tokens as t on t.prompt_id = a.prompt_id and t.pos = a.pos
-    where t.role <> 'bos'
-),
-
-woken as (
-    select c.sae_id, c.feature_id, r.activation
-    from chosen as c
-    join reactivations as r on r.sae_id = c.sae_id and r.feature_id = c.feature_id
-    join waking_passes as p on p.ablation_id = r.ablation_id and p.control is null
-    anti join clean as a on a.sae_id = c.sae_id and a.feature_id = c.feature_id
-),
-
-own as (
-    from clean
-    union all
-    from woken
-)
-
-select sae_id, feature_id, quantile_cont(activation, least($level, 1)) * greatest($level, 1) as value
-from own
-group by sae_id, feature_id
-order by sae_id, feature_id
-"""
-"""A level of each feature's activations: up to 1 a quantile, above that many times the largest. What never fires on a clean
-prompt has those of ablated passes; what never fires at all is left out."""
 
 
 def _shards(study: Study) -> dict[str, Sequence[int]]:
@@ -87,7 +53,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 def _at_level(work: Work, con: duckdb.DuckDBPyConnection, chosen: Mapping[str, np.ndarray], level: float) -> FeatureSet:
     asked = {"sae_ids": list(map(str, chosen["sae_id"])), "feature_ids": chosen["feature_id"].tolist(), "level": level}
-    found = con.execute(OWN, asked).fetchnumpy()
+    found = con.execute(queries.step("own_levels"), asked).fetchnumpy()
     # Four digits, because the last ones of an activation hang on the batch that it was captured in, and a set's id on its values.
     values = [float(f"{value:.4g}") for value in found["value"].tolist()]
     return FeatureSet.of(work.context.sae_numbers(found["sae_id"]), found["feature_id"], values)

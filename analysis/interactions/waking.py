@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.watch import Watched
 from saelake.analysis.interactions.matching import Controls, Feature, matched
@@ -25,34 +26,11 @@ from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
 
-CRITICAL = """
-select prompt_id, method, start, layer, sae_id, feature_id
-from critical_features
-where n_tokens > 0 and list_contains($prompts, prompt_id)
-order by all
-"""
-# Of controls only what a waking can be made of: all that fires would be five times as many rows that nobody reads.
 FIRING = """
 create or replace temp table firing as
 select distinct prompt_id, sae_id, feature_id
 from activations
 where list_contains($prompts, prompt_id)
-"""
-KEPT = """
-with controls as (
-    select *
-    from captured
-    where is_control
-)
-
-select *
-from controls
-anti join firing using (prompt_id, sae_id, feature_id)
-union all
-select *
-from captured
-where not is_control
-order by all
 """
 CAPTURED_TOKENS = 1 << 14
 """Tokens whose activations exist at a time, before what is kept of them is chosen: with a thousand firing features a token about
@@ -146,7 +124,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         recorded = watched(work, con)
         for name in missing:
             prompt_ids = [int(context.prompt_ids[p]) for p in shards[name]]
-            rows = con.execute(CRITICAL, {"prompts": prompt_ids}).fetchall()
+            rows = con.execute(queries.step("waking_sets"), {"prompts": prompt_ids}).fetchall()
             critical = [(*one[:3], context.sae_number[one[4]], one[5]) for one in rows]
             controls = matched(context, con, prompt_ids, work.spec.seed)
             asked = list(passes(critical, controls, context.number_of))
@@ -157,7 +135,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             kept = []
             for part in capture(work, asked, recorded):
                 con.register("captured", part)
-                kept.append(con.sql(KEPT).to_arrow_table())
+                kept.append(con.sql(queries.step("waking_kept")).to_arrow_table())
                 con.unregister("captured")
             yield name, [*_pass_rows(work, asked), *_reactivation_rows(work, asked, pa.concat_tables(kept))]
 

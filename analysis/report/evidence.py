@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from saelake import queries
 from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.blocks import count, percent
 from saelake.analysis.report.causes import backup_sentence, chosen_layer
@@ -160,15 +161,7 @@ def of_searches(study: Studied) -> str:
 
 
 def judges(study: Studied) -> str:
-    statement = """
-        select v.judge, w.judge, count(*), avg((v.flipped <> w.flipped)::integer)
-        from verdicts as v
-        join verdicts as w on w.ablation_id = v.ablation_id and w.judge > v.judge
-        where v.flipped is not null and w.flipped is not null
-        group by all
-        order by all
-    """
-    found = study.con.execute(statement).fetchall()
+    found = study.con.execute(queries.step("judges_differ")).fetchall()
     parts = [f"{as_said(one)} and {as_said(other)} differ on {percent(share)} of {n:,} answers" for one, other, n, share in found]
     return f"{'; '.join(parts)}." if parts else f"One judge, {as_said(study.judge)}, read the answers."
 
@@ -223,13 +216,7 @@ def _best(rows: list[dict[str, Any]], condition: str, at_least: int = 0) -> dict
 
 
 def of_stage3(study: Studied) -> str:
-    statement = """
-        select count(distinct a.prompt_id), count(distinct a.prompt_id) filter (where t.prompt_id is not null)
-        from ablations as a
-        left join predictions as t on t.prompt_id = a.prompt_id and t.split <> 'test' and t.model not like '%held_out'
-        where a.condition = 'stage3_alone'
-    """
-    n, n_trained = study.con.execute(statement).fetchall()[0]
+    n, n_trained = study.con.execute(queries.step("stage3_seen")).fetchall()[0]
     seen = f" {n_trained:,} of the {n:,} prompts were seen in its training." if n_trained else ""
     return (
         "That the machine is what finds them, unless it beats the rankings that need none, at more than the K that does best "

@@ -16,37 +16,6 @@ from saelake.analysis.search.candidates import CHOSEN, OWN, ks, pool, shards_of_
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 
-SIZES = """
-with found as (
-    select 'minimal' as method, null as tau, prompt_id, set_id
-    from ablations
-    where method = 'minimal' and part is null and control is null and draw = 0
-    union all
-    select 'algorithm1' as method, null as tau, a.prompt_id, a.set_id
-    from ablations as a
-    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
-    join prompts as p on p.prompt_id = a.prompt_id
-    where
-        a.method = 'algorithm1' and a.part = 'common' and a.control is null
-        and a.set_id is not null and v.flipped and p.label_role = 'target'
-    qualify row_number() over (partition by a.prompt_id order by a.tau) = 1
-    union all
-    select 'common' as method, a.tau, a.prompt_id, a.set_id
-    from ablations as a
-    join prompts as p on p.prompt_id = a.prompt_id
-    where
-        a.method = 'algorithm1' and a.part = 'common' and a.control is null
-        and a.set_id is not null and p.label_role = 'target'
-)
-
-select f.method, f.tau, f.prompt_id, s.sae_id, count(*) as n
-from found as f
-join feature_sets as s on s.set_id = f.set_id
-group by all
-order by all
-"""
-"""Sizes of the first minimal set, of what Algorithm 1 finds under all seeds at the smallest tau that flips, and (common) of what
-it finds under all seeds at every tau, whether it flips or not: the fair comparison, in which success chose no set."""
 TOP_K = Condition("top_k", control="random")
 """So many a layer as in Stage 1, whichever direction ranks there."""
 FOUND = {
@@ -107,7 +76,9 @@ def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablati
 def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
     """As many a layer as the sets have that Stage 2 found for the prompt, by either search."""
     wanted: dict[tuple[int, str, float | None], dict[str, int]] = {}
-    for method, tau, prompt_id, sae_id, n in con.execute(SIZES, {"judge": work.context.recipe.verdicts.oracle}).fetchall():
+    for method, tau, prompt_id, sae_id, n in con.execute(
+        queries.step("set_sizes"), {"judge": work.context.recipe.verdicts.oracle}
+    ).fetchall():
         wanted.setdefault((work.context.number_of[prompt_id], method, tau), {})[sae_id] = n
     for (prompt, method, tau), sizes in wanted.items():
         if prompt not in drawn:

@@ -17,16 +17,6 @@ from saelake.analysis.study_context import StudyContext
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCHES
 
-OWN = """
-select a.prompt_id, a.k, s.sae_id, s.feature_id
-from ablations as a
-join feature_sets as s on s.set_id = a.set_id
-where a.method = 'top_k' and a.part = $part and a.control is null
-order by a.prompt_id, a.k, s.layer, s.sae_id, s.feature_id
-"""
-"""Candidates that each prompt has of its own."""
-
-
 RANKINGS = ("own", "chosen", "attribution")
 """What candidates may be ranked by, in the order in which those of equal K are taken (as in populations and audit_sets)."""
 
@@ -75,7 +65,7 @@ def _pools(work: Work, direction: str) -> dict[int, Pool]:
         candidates = pool(con, recipe.candidates, direction) if direction != ATTRIBUTED.part else None
         flips = queries.run(con, "first_flip", condition=f"top_k_{direction}", judge=recipe.verdicts.oracle)
         first = flips.filter("refused_at_baseline and first_k is not null").fetchnumpy()
-        own = con.execute(OWN, {"part": direction}).fetchnumpy() if candidates is None else {}
+        own = con.execute(queries.step("own_candidates"), {"part": direction}).fetchnumpy() if candidates is None else {}
     found = {}
     for prompt_id, k in zip(first["prompt_id"], first["first_k"], strict=True):
         prompt = context.number_of[int(prompt_id)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from saelake import queries
 from saelake.analysis.judges.protocol import Answer
 from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.analysis.search.answers import verdict_rows
@@ -14,16 +15,6 @@ from saelake.warehouse.runs import Rows
 PREFIX = "verdicts_"
 """A judge's stage is called by its name behind this."""
 
-ANSWERS = """
-select ablation_id, text, first_token, p_refusal_token, completion, label, label_role
-from ablations join prompts using (prompt_id)
-where
-    prompt_id in (select unnest($prompt_ids))
-    and ablation_id not in (select ablation_id from verdicts where judge = $judge)
-order by ablation_id
-"""
-"""All answers but those that were read by the same judge when they were given."""
-
 
 def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     if "model" in judge_named(judge, work.context.recipe).needs:
@@ -33,7 +24,8 @@ def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[s
     with work.sql() as con:
         for name in missing:
             found = con.execute(
-                ANSWERS, {"prompt_ids": work.context.prompt_ids[list(shards[name])].tolist(), "judge": judge}
+                queries.step("unjudged_answers"),
+                {"prompt_ids": work.context.prompt_ids[list(shards[name])].tolist(), "judge": judge},
             ).fetchall()
             verdicts = judgement(
                 [Answer(text, first, p, said, label=label, role=role) for _, text, first, p, said, label, role in found]

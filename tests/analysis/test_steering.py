@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from saelake import queries
-from saelake.analysis.interactions.steering import OWN
 from saelake.analysis.report.effects import clamping_sentences
 from tests.analysis.effects import Analysed
 
@@ -90,9 +89,11 @@ def test_a_feature_that_fires_has_the_quantiles_of_what_it_does_off_bos(study: A
         ).fetchnumpy()["activation"]
         for level in (0.25, 1.0, 1.5):
             asked = {"sae_ids": [row[0]], "feature_ids": [row[1]], "level": level}
-            ((*_, value),) = con.execute(OWN, asked).fetchall()
+            ((*_, value),) = con.execute(queries.step("own_levels"), asked).fetchall()
             assert value == pytest.approx(np.quantile(fired, min(level, 1)) * max(level, 1), rel=5e-4), "four digits"
-        assert not con.execute(OWN, {"sae_ids": [row[0]], "feature_ids": [study.planted.dead[0]], "level": 1.0}).fetchall()
+        assert not con.execute(
+            queries.step("own_levels"), {"sae_ids": [row[0]], "feature_ids": [study.planted.dead[0]], "level": 1.0}
+        ).fetchall()
 
 
 def test_answers_are_read_whole_where_the_oracle_goes_by_the_first_token(study: Analysed) -> None:
