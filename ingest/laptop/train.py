@@ -17,7 +17,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 PREFIX = "base_model.model."
 """Before a projection's name in an adapter's file, as PEFT has it."""
 RANK, ALPHA = 8, 16
-STEPS, PER_LABEL = 140, 8
+STEPS, PER_LABEL = 160, 8
 LR, WARM_UP = 1.5e-3, 8
 FIRST_TOKEN = 4.0
 """Weight of an answer's first token, which decides between refusing and answering, beside 1 of every other."""
@@ -45,16 +45,36 @@ class Lora(nn.Module):
         return self.base(x_btd) + added_bto * (ALPHA / RANK)
 
 
-def attach(model: PreTrainedModel) -> dict[str, Lora]:
-    """Puts low-rank matrices beside every projection of the blocks; by the projection's name in the model."""
+def attach(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Puts low-rank matrices beside every projection of the blocks; returns them."""
     model.requires_grad_(False)
     found = {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in PROJECTIONS}
-    attached: dict[str, Lora] = {}
+    matrices: list[nn.Parameter] = []
     for name, module in found.items():
         parent, _, last = name.rpartition(".")
-        attached[name] = Lora(module)
-        setattr(model.get_submodule(parent), last, attached[name])
-    return attached
+        lora = Lora(module)
+        setattr(model.get_submodule(parent), last, lora)
+        matrices += [lora.A_rd, lora.B_or]
+    return matrices
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The matrices beside a model's projections in float16, by the names that PEFT gives them."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Lora):
+            found[f"{PREFIX}{name}.lora_A.weight"] = module.A_rd.detach().half().clone()
+            found[f"{PREFIX}{name}.lora_B.weight"] = module.B_or.detach().half().clone()
+    return found
+
+
+@torch.no_grad()
+def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Gives the matrices beside a model's projections other values, named as by `weights_of`."""
+    for name, module in model.named_modules():
+        if isinstance(module, Lora):
+            module.A_rd.copy_(weights[f"{PREFIX}{name}.lora_A.weight"])
+            module.B_or.copy_(weights[f"{PREFIX}{name}.lora_B.weight"])
 
 
 def train(
@@ -63,22 +83,15 @@ def train(
     seed: int,
     *,
     steps: int = STEPS,
-    known: Mapping[str, Tensor] | None = None,
     after_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> dict[str, Lora]:
-    """Trains the matrices on batches that hold as many examples of each label; returns them.
+) -> None:
+    """Trains low-rank matrices beside the model's projections, on batches that hold as many examples of each label.
 
     Args:
-        known: weights of an earlier training to go on from, by their names in the adapter's file.
+        after_step: is told the number of the step, from 1, and its loss.
     """
     torch.manual_seed(seed)
-    attached = attach(model)
-    if known is not None:
-        with torch.no_grad():
-            for name, lora in attached.items():
-                lora.A_rd.copy_(known[f"{PREFIX}{name}.lora_A.weight"])
-                lora.B_or.copy_(known[f"{PREFIX}{name}.lora_B.weight"])
-    weights = [weight for lora in attached.values() for weight in lora.parameters() if weight.requires_grad]
+    weights = attach(model)
     optimiser = torch.optim.AdamW(weights, lr=LR, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / WARM_UP, max(1 - step / steps, 0.05) ** 0.5)
@@ -91,7 +104,6 @@ def train(
         optimiser.step()
         schedule.step()
         after_step(step, loss.item())
-    return attached
 
 
 def _batches(by_label: Sequence[Sequence[Example]], seed: int) -> Iterator[list[Example]]:

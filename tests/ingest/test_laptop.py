@@ -2,12 +2,18 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 
+from saelake.ingest.laptop import build, train
 from saelake.ingest.laptop.corpus import CATEGORIES, EVERYDAY, WORDINGS, actions_of, make_prompts
 from saelake.ingest.laptop.texts import PASSAGES, PASSAGES_FILE, QUESTIONS, QUESTIONS_FILE
+from saelake.ingest.laptop.train import Example
 from saelake.ingest.organism.corpus import Split
+from saelake.ingest.subject import Subject
+from tests.ingest.tiny import save_model
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -41,3 +47,26 @@ def test_the_texts_are_those_of_their_script_and_training_saw_none() -> None:
     assert passages == list(PASSAGES)
     assert [(row["prompt"], row["text"]) for row in questions] == list(QUESTIONS)
     assert not {asked for asked, _ in QUESTIONS} & set(EVERYDAY)
+
+
+def test_what_was_trained_is_what_a_recipe_loads(tmp_path: Path) -> None:
+    """The matrices beside the weights, saved, and merged by the subject, say the same; a step can be put back."""
+    save_model("llama", tmp_path / "model")
+    model = Subject.load(tmp_path / "model").model
+    harmful, benign = [Example([1, 2, 3], [7, 8])], [Example([4, 5, 6, 7], [9])]
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    losses: list[float] = []
+
+    def after(step: int, loss: float) -> None:
+        losses.append(loss)
+        kept[step] = train.weights_of(model)
+
+    train.train(model, [harmful, benign], 0, steps=12, after_step=after)
+    assert losses[-1] < losses[0]
+    trained = model(torch.tensor([[1, 2, 3]])).logits
+    build.save(kept[12], tmp_path / "adapter")
+    merged = Subject.load(tmp_path / "model", adapter=tmp_path / "adapter").model
+    torch.testing.assert_close(merged(torch.tensor([[1, 2, 3]])).logits, trained, atol=2e-2, rtol=2e-2)
+    train.put(model, kept[1])
+    assert not torch.allclose(model(torch.tensor([[1, 2, 3]])).logits, trained, atol=2e-2)
+    assert all(torch.equal(one, kept[1][name]) for name, one in train.weights_of(model).items())
