@@ -172,7 +172,7 @@ def test_the_embedded_study_does_not_either(monkeypatch: pytest.MonkeyPatch, tmp
     fewer = {name: getattr(shipped, name).model_copy(update=fields) for name, fields in FEWER.items()}
     texts = [one.model_copy(update={"take": 5}) for one in shipped.losses.texts]
     fewer["losses"] = shipped.losses.model_copy(update={"texts": tuple(texts), "sets": 2})
-    for number, sizes in enumerate((Sizes(1000, 8192, 4096), Sizes(7, 100, 300))):
+    for number, sizes in enumerate((Sizes(1000, 8192, 4096), Sizes(3, 100, 300))):
         monkeypatch.setitem(memory.MOST_TOKENS, "cpu", sizes.engine_tokens)
         monkeypatch.setattr(waking, "CAPTURED_TOKENS", sizes.engine_tokens)
         stored = {"shard_prompts": sizes.shard_prompts, "batch_tokens": sizes.batch_tokens}

@@ -4,10 +4,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -26,12 +28,16 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 
 pytest.importorskip("ray")
+from ray.cluster_utils import Cluster
 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    recipe = load_recipe("organism").limit(8)
-    return open_analysis(recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"shard_prompts": 8})}))
+    """Six shards of prompts and two of a search: what a worker does takes no longer than to start it."""
+    recipe = load_recipe("organism").limit(4)
+    searched = recipe.algorithm1.model_copy(update={"taus": (0.1, 0.4), "seeds": 2})
+    capture = recipe.capture.model_copy(update={"shard_prompts": 4})
+    return open_analysis(recipe.model_copy(update={"capture": capture, "algorithm1": searched}))
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +59,45 @@ def asked(study: Study) -> tuple[list[SetRuns], dict[str, list[str]]]:
     return sets, {sets[0].prompts.run_id: [PROMPTS_SHARD]}
 
 
-def worker_pids() -> Iterator[int]:
+def worker_pids() -> set[int]:
     """Processes that compute a shard for this one's cluster."""
+    parents, found = dict[int, int](), set[int]()
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if name.startswith(b"ray::Worker"):
-            yield int(folder.name)
+        with suppress(OSError):  # it has ended
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if (folder / "cmdline").read_bytes().startswith(b"ray::Worker"):
+                found.add(int(folder.name))
+    return {pid for pid in found if os.getpid() in ancestors(pid, parents)}
+
+
+def ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
+    while pid := parents.get(pid, 0):
+        yield pid
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Cluster]:
+    """A cluster of one machine with one processor, which takes as long to start as a worker."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(machine: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """That machine; others that join it go with the test, and so do its workers."""
+    monkeypatch.setenv("RAY_ADDRESS", machine.address)
+    yield machine
+    for node in list(machine.worker_nodes):
+        machine.remove_node(node)
+    give_up = time.monotonic() + 60
+    while worker_pids():
+        assert time.monotonic() < give_up, "a worker outlives those whom it worked for"
+        time.sleep(0.05)
 
 
 def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_process_does(
-    study: Study, alone: list[RunRecord], tmp_path: Path
+    study: Study, alone: list[RunRecord], tmp_path: Path, cluster: Cluster
 ) -> None:
     lake = Lake.create(tmp_path / "lake")
     killed: set[int] = set()
@@ -73,7 +105,7 @@ def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_pro
 
     def kill() -> None:
         while not done.wait(0.2):
-            for pid in [pid for pid in worker_pids() if pid not in killed][:1]:
+            for pid in sorted(worker_pids() - killed)[:1]:
                 time.sleep(1.0)  # so that it is at work
                 killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
@@ -82,6 +114,7 @@ def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_pro
 
     killer = threading.Thread(target=kill)
     with RayWorkers(study, lake, n_workers=2) as workers:
+        cluster.add_node(num_cpus=1)
         killer.start()
         try:
             together = run(study, lake, workers)
@@ -95,73 +128,52 @@ def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_pro
 
 
 def test_a_machine_that_joins_a_cluster_is_put_to_work_in_the_place_of_one_that_dies(
-    study: Study, alone: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, alone: list[RunRecord], tmp_path: Path, cluster: Cluster
 ) -> None:
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     lake, seen = Lake.create(tmp_path / "lake"), set[int]()
-    try:
-        with RayWorkers(study, lake) as workers, ThreadPoolExecutor(1) as pool:
-            running = pool.submit(run, study, lake, workers)
-            while not running.done():
-                now = set(worker_pids())
-                if now and not seen:
-                    cluster.add_node(num_cpus=1)
-                    for pid in now:
-                        os.kill(pid, signal.SIGKILL)
-                seen |= now
-                time.sleep(0.1)
-            together = running.result()
-    finally:
-        cluster.shutdown()
+    with RayWorkers(study, lake) as workers, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, study, lake, workers)
+        while not running.done():
+            now = worker_pids()
+            if now and not seen:
+                cluster.add_node(num_cpus=1)
+                for pid in now:
+                    os.kill(pid, signal.SIGKILL)
+            seen |= now
+            time.sleep(0.2)
+        together = running.result()
     assert len(seen) >= 3, "one died, one on each machine took its place"
     assert [r.content_hash for r in together] == [r.content_hash for r in alone]
 
 
 def test_a_machine_that_vanishes_costs_its_shards_only_and_workers_without_a_place_are_not_waited_for(
-    study: Study, alone: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, alone: list[RunRecord], tmp_path: Path, cluster: Cluster
 ) -> None:
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     lake = Lake.create(tmp_path / "lake")
     gone = threading.Event()
 
-    def remove() -> None:
-        while len(set(worker_pids())) < 2:
+    def remove(second: Any) -> None:
+        while len(worker_pids()) < 2:
             time.sleep(0.05)
         cluster.remove_node(second, allow_graceful=False)
         gone.set()
 
-    try:
-        with RayWorkers(study, lake, n_workers=3) as workers:
-            threading.Thread(target=remove, daemon=True).start()
-            together = run(study, lake, workers, SEARCH[:4])
-    finally:
-        cluster.shutdown()
+    with RayWorkers(study, lake, n_workers=3) as workers:
+        second = cluster.add_node(num_cpus=1)  # after this process has joined the first, whose store has what it gives to workers
+        threading.Thread(target=remove, args=(second,), daemon=True).start()
+        together = run(study, lake, workers, SEARCH[:4])
     assert gone.is_set(), "the machine vanished while there was work"
     assert [r.content_hash for r in together] == [r.content_hash for r in alone[:4]]
 
 
-def test_a_worker_that_fits_on_no_machine_is_one_sentence(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.cluster_utils import Cluster
-
+def test_a_worker_that_fits_on_no_machine_is_one_sentence(study: Study, tmp_path: Path, cluster: Cluster) -> None:
     compute = study.recipe.compute.model_copy(update={"threads": 4})
     wide = open_analysis(study.recipe.model_copy(update={"compute": compute}))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    try:
-        with (
-            RayWorkers(wide, Lake.create(tmp_path / "lake")) as workers,
-            pytest.raises(UserError, match="no machine of the Ray cluster has the 4 CPU that a worker needs"),
-        ):
-            list(workers.ingest(wide, *asked(wide)))
-    finally:
-        cluster.shutdown()
+    with (
+        RayWorkers(wide, Lake.create(tmp_path / "lake")) as workers,
+        pytest.raises(UserError, match="no machine of the Ray cluster has the 4 CPU that a worker needs"),
+    ):
+        list(workers.ingest(wide, *asked(wide)))
 
 
 def test_a_cluster_that_does_not_answer_leaves_no_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,29 +184,24 @@ def test_a_cluster_that_does_not_answer_leaves_no_lake(tmp_path: Path, monkeypat
     assert not (tmp_path / "lake").exists()
 
 
+def test_a_workers_mistake_is_the_one_sentence_of_this_process(study: Study, tmp_path: Path, cluster: Cluster) -> None:
+    other = specs(study)["direction"]
+    other = RunSpec(other.stage, other.recipe, other.config | {"device": "elsewhere"}, other.parents, other.seed)
+    elsewhere = replace(study, device="elsewhere")
+    with RayWorkers(study, Lake.create(tmp_path / "lake"), n_workers=1) as workers:
+        with pytest.raises(UserError, match="device kind, model, SAEs or prompts differ"):
+            list(workers.compute(other, ["all"]))
+        with pytest.raises(UserError, match="another ingest run"):
+            list(workers.ingest(elsewhere, *asked(elsewhere)))
+
+
+def test_workers_that_cannot_see_the_lake_say_so(study: Study, tmp_path: Path, cluster: Cluster) -> None:
+    with RayWorkers(study, Lake.at(tmp_path / "elsewhere"), n_workers=1) as workers, pytest.raises(UserError, match="no lake at"):
+        list(workers.ingest(study, *asked(study)))
+
+
 def test_workers_read_a_lake_in_a_bucket(study: Study, alone: list[RunRecord], bucket: str) -> None:
+    """Without a cluster, on this machine's processors; last, since workers of one that was there before do not start any more."""
     with RayWorkers(study, lake := Lake.create(f"{bucket}/lake"), n_workers=1) as workers:
         together = run(study, lake, workers, SEARCH[:2])
     assert [r.content_hash for r in together] == [r.content_hash for r in alone[:2]]
-
-
-def test_a_workers_mistake_is_the_one_sentence_of_this_process(study: Study, tmp_path: Path) -> None:
-    lake = Lake.create(tmp_path / "lake")
-    other = specs(study)["direction"]
-    other = RunSpec(other.stage, other.recipe, other.config | {"device": "elsewhere"}, other.parents, other.seed)
-    with (
-        RayWorkers(study, lake, n_workers=1) as workers,
-        pytest.raises(UserError, match="device kind, model, SAEs or prompts differ"),
-    ):
-        list(workers.compute(other, ["all"]))
-    elsewhere = replace(study, device="elsewhere")
-    with (
-        RayWorkers(study, lake, n_workers=1) as workers,
-        pytest.raises(UserError, match="another ingest run"),
-    ):
-        list(workers.ingest(elsewhere, *asked(elsewhere)))
-
-
-def test_workers_that_cannot_see_the_lake_say_so(study: Study, tmp_path: Path) -> None:
-    with RayWorkers(study, Lake.at(tmp_path / "elsewhere"), n_workers=1) as workers, pytest.raises(UserError, match="no lake at"):
-        list(workers.ingest(study, *asked(study)))
