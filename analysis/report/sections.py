@@ -1,6 +1,6 @@
 """The sections of the report in their order: the place to add one."""
 
-from saelake.analysis.report import causes, claims, effects, interactions, meaning, provenance, recovery, search
+from saelake.analysis.report import causes, claims, effects, interactions, meaning, provenance, recovery, search, waking
 from saelake.analysis.report.blocks import Section
 
 SECTIONS: tuple[Section, ...] = (
@@ -9,6 +9,7 @@ SECTIONS: tuple[Section, ...] = (
     causes.READOUTS,
     recovery.SECTION,
     *interactions.SECTIONS,
+    *waking.SECTIONS,
     *effects.SECTIONS,
     *meaning.SECTIONS,
     *provenance.SECTIONS,

@@ -18,28 +18,6 @@ from saelake.warehouse.schema.captured import (
 )
 from saelake.warehouse.schema.columns import SCHEMA_VERSION, Column, Table
 from saelake.warehouse.schema.imported import EXAMPLES, FEATURE_REPORTS, GRAPH_EDGES, REPORTED_LOGITS
-from saelake.warehouse.schema.interactions import (
-    BACKUP_TESTS,
-    BACKUPS,
-    CAUSAL_LINKS,
-    CLAMPS,
-    COMPARISONS,
-    DECODER_COSINES,
-    FM_EMBEDDINGS,
-    FM_METRICS,
-    FM_PAIRS,
-    LAYER_COSINES,
-    LOSSES,
-    MODELS,
-    PREDICTIONS,
-    PROBE_WEIGHTS,
-    REACTIVATIONS,
-    READOUT_SETS,
-    READOUTS,
-    WAKING_EDGES,
-    WAKING_PASSES,
-    WAKINGS,
-)
 from saelake.warehouse.schema.meaning import (
     ANNOTATIONS,
     CONCEPTS,
@@ -49,6 +27,16 @@ from saelake.warehouse.schema.meaning import (
     POPULATIONS,
     SEPARATIONS,
     TAXONOMY,
+)
+from saelake.warehouse.schema.models import (
+    CAUSAL_LINKS,
+    COMPARISONS,
+    FM_EMBEDDINGS,
+    FM_METRICS,
+    FM_PAIRS,
+    MODELS,
+    PREDICTIONS,
+    PROBE_WEIGHTS,
 )
 from saelake.warehouse.schema.search import (
     ABLATIONS,
@@ -61,6 +49,20 @@ from saelake.warehouse.schema.search import (
     SEARCH_TRACE,
     SEARCHES,
     VERDICTS,
+)
+from saelake.warehouse.schema.waking import (
+    BACKUP_TESTS,
+    BACKUPS,
+    CLAMPS,
+    DECODER_COSINES,
+    LAYER_COSINES,
+    LOSSES,
+    REACTIVATIONS,
+    READOUT_SETS,
+    READOUTS,
+    WAKING_EDGES,
+    WAKING_PASSES,
+    WAKINGS,
 )
 
 __all__ = [
