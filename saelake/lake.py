@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ENGINES = ("duckdb", "spark")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class OpenLake:
     """A lake's tables on an in-memory DuckDB connection; plain names show the current runs of one study, or of all."""
 
@@ -120,7 +120,7 @@ class OpenLake:
 
     def _show_again(self) -> None:
         """Another connection with the views as they are now; relations of the one before stay what they were."""
-        object.__setattr__(self, "connection", connect(self.lake, self.recipe))
+        self.connection = connect(self.lake, self.recipe)
 
     def tables(self) -> list[str]:
         """The names of the lake's tables."""

@@ -24,7 +24,7 @@ from saelake.analysis.search.critical import Pool, controls_by_donor, on_control
 from saelake.analysis.search.noise import SEQUENCES, Noise, changes, measured, noise_rows
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.recipe.sections import Algorithm1
+from saelake.ingest.recipe.search import Algorithm1
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCH_TRACE
 

@@ -14,7 +14,7 @@ from saelake.analysis.search.shown import not_shown
 from saelake.analysis.stage import Stage, Work, direction_splits, single_shard
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.capture import last_residuals
-from saelake.ingest.recipe.sections import Direction
+from saelake.ingest.recipe.search import Direction
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DIRECTIONS

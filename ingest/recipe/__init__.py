@@ -8,7 +8,8 @@ relative to the recipe's folder. This package knows the format only: no torch, n
 """
 
 from saelake.ingest.recipe.prompts import Column, Fractions, PromptSet
-from saelake.ingest.recipe.sections import Candidates, Compute, ModelSpec, SaesSpec
+from saelake.ingest.recipe.search import Candidates
+from saelake.ingest.recipe.sections import Compute, ModelSpec, SaesSpec
 from saelake.ingest.recipe.study import RECIPES, Recipe, load_recipe
 
 __all__ = [

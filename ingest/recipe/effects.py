@@ -62,6 +62,7 @@ class Steering(Section):
 class TextSet(RowSet):
     """Texts whose cross-entropy is measured, or that SAEs are trained on."""
 
+    CALLED = "texts"
     text: str = "text"
     """The column of the texts."""
     prompt: str | None = None
@@ -76,10 +77,6 @@ class TextSet(RowSet):
         if self.origin() == "hub" and self.revision is None:
             raise ValueError("hub needs revision, a commit, so that everyone reads the same rows")
         return self
-
-    @property
-    def owner(self) -> str:
-        return f"texts {self.set!r}"
 
 
 class Losses(Section):

@@ -76,6 +76,7 @@ Split = Annotated[
 class PromptSet(RowSet):
     """One set of prompts: where its rows come from, and which columns mean what. `take` is after `where` and `deduplicate`."""
 
+    CALLED = "prompt set"
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
     """Several files instead of one: their rows one after another, counted on from file to file."""
     text: str = "instruction"
@@ -111,7 +112,3 @@ class PromptSet(RowSet):
     @property
     def files(self) -> tuple[Source, ...]:
         return self.sources or super().files
-
-    @property
-    def owner(self) -> str:
-        return f"prompt set {self.set!r}"

@@ -1,6 +1,6 @@
 """Where rows come from, of prompts and of texts alike: a file, a URL pinned by its hash, or a data set on the hub."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class Source(Section):
 class RowSet(Section):
     """A named set of rows: the base of prompt sets and of sets of texts."""
 
+    CALLED: ClassVar[str]
+    """What sentences call it."""
     set: Annotated[str, Field(min_length=1)]
     """The set's name."""
     file: ExistingPath | None = None
@@ -66,7 +68,7 @@ class RowSet(Section):
     @property
     def owner(self) -> str:
         """How a sentence about one of its rows begins."""
-        raise NotImplementedError
+        return f"{self.CALLED} {self.set!r}"
 
 
 def require_pin(origin: str, sha256: str | None) -> None:

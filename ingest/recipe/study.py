@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from saelake.ingest.inputs import is_there, read_text, short
+from saelake.ingest.recipe.answers import Generation, Verdicts
 from saelake.ingest.recipe.atlas import Atlas
 from saelake.ingest.recipe.audit import Audit
 from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
@@ -16,23 +17,8 @@ from saelake.ingest.recipe.interactions import FactorisationMachine, Interaction
 from saelake.ingest.recipe.judges import Judges, check_names, names
 from saelake.ingest.recipe.meaning import Concepts, Explanations, Taxonomy
 from saelake.ingest.recipe.prompts import PromptSet
-from saelake.ingest.recipe.sections import (
-    Algorithm1,
-    Behaviour,
-    Candidates,
-    Capture,
-    Compute,
-    Controls,
-    Count,
-    Direction,
-    Generation,
-    Labels,
-    Minimal,
-    ModelSpec,
-    SaesSpec,
-    Section,
-    Verdicts,
-)
+from saelake.ingest.recipe.search import Algorithm1, Candidates, Controls, Direction, Minimal
+from saelake.ingest.recipe.sections import Behaviour, Capture, Compute, Count, Labels, ModelSpec, SaesSpec, Section
 from saelake.ingest.recipe.training import TrainSaes
 from saelake.warehouse.errors import UserError
 

@@ -10,7 +10,7 @@ from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.verdicts import UNANSWERED, after_reasoning, judge_identity, judge_named
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
-from saelake.ingest.recipe.sections import REASONING, Generation
+from saelake.ingest.recipe.answers import REASONING, Generation
 from tests.ingest.tiny import qwen_tokenizer
 
 RECIPE = load_recipe("organism")

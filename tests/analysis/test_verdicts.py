@@ -15,7 +15,7 @@ from saelake.analysis.judges.named.phrases import REFUSAL_PHRASES
 from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.ingest.recipe import Compute, Recipe, load_recipe
-from saelake.ingest.recipe.sections import Harmbench, Verdicts
+from saelake.ingest.recipe.answers import Harmbench, Verdicts
 from saelake.warehouse.errors import UserError
 from tests.analysis.tiny_judge import CARD, COMMIT, REPOSITORY, TEMPLATE, lay_out_judge, plant
 

@@ -14,7 +14,7 @@ from saelake.analysis import stages
 from saelake.analysis.report.page import write_report
 from saelake.analysis.search.directions import NoDirection, Scores, left_out
 from saelake.ingest.recipe import load_recipe
-from saelake.ingest.recipe.sections import Direction
+from saelake.ingest.recipe.search import Direction
 from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.add import add
