@@ -30,6 +30,13 @@ LISTED = ", ".join(names())
 @click.option(
     "--label", type=click.Choice(["target", "control", "other"]), help="What its prompts are taken for. [default: target]"
 )
+@click.option(
+    "--weights", metavar="FOLDER", help="Where the weights of SAEs are that encode what it holds; {layer} is filled in."
+)
+@click.option(
+    "--tokenizer", metavar="PLACE", help="The tokenizer of its token ids, a folder or hub id: compared with the study's."
+)
+@click.option("--model", metavar="NAME", help="What it calls the study's model, where that is another name.")
 def import_(
     format: str,
     source: str,
@@ -41,13 +48,16 @@ def import_(
     refused: str | None,
     condition: str | None,
     label: str | None,
+    weights: str | None,
+    tokenizer: str | None,
+    model: str | None,
 ) -> None:
     from saelake.formats.registry import Asked
     from saelake.formats.transfer import bring_in
     from saelake.queries.formats import printable
     from saelake.warehouse.progress import Bar
 
-    asked = Asked(recipe, sae, layer, judge, refused, condition, label)
+    asked = Asked(recipe, sae, layer, judge, refused, condition, label, weights=weights, tokenizer=tokenizer, model=model)
     with Bar() as progress:
         record = bring_in(lake, format, source, asked, progress)
     click.echo(f"{record.run_id}: " + ", ".join(f"{table.n_rows:,} {table.name}" for table in record.tables))

@@ -14,6 +14,7 @@ import pyarrow as pa
 from saelake.analysis.judges.degenerate import degenerate_rule
 from saelake.analysis.judges.named.phrases import plain_phrases, refuses
 from saelake.formats.joined import Joined
+from saelake.formats.models import check_model
 from saelake.formats.prompts import prompt_rows
 from saelake.formats.registry import STAGE_PREFIX, Asked, Found
 from saelake.ingest.cells import key
@@ -50,6 +51,8 @@ class Answer:
     category: str | None = None
     role: str | None = None
     """target, control or other, where the source says so."""
+    model: str | None = None
+    """Whose answer it is, where the source says so."""
 
 
 def found_answers(
@@ -60,7 +63,8 @@ def found_answers(
     Args:
         name: the format's.
         judge: what the judge is called whose verdicts the source holds.
-    Raises UserError for no answers, text that is none, and answers under a condition that the study has answers under.
+    Raises UserError for no answers, text that is none, answers of another model than the study's, and answers under a condition
+    that the study has answers under.
     """
     owner, condition = f"import {name}", asked.condition or CLEAN
     if not answers:
@@ -68,6 +72,8 @@ def found_answers(
     for one in answers:
         if not one.prompt.strip() or not is_unicode(one.prompt) or not is_unicode(one.completion):
             raise UserError(f"{one.where}: its prompt is empty or half of a character")
+    for model in {one.model: None for one in answers}:
+        check_model(model or "", joined, asked, owner)
     for what, word in (("condition", condition), ("judge", asked.judge or judge)):
         if not WORD.fullmatch(word):
             raise UserError(f"the {what} {word!r} is no name: use lower-case letters, digits and _, a letter first")

@@ -1,11 +1,11 @@
-"""Token rows of another tool as prompts of the lake, with what fires on them, and the SAE that they are about.
+"""Token rows of another tool as prompts of the lake, with what fires on them, and the SAEs that they are about.
 
-The lake's own tokens say how a token id reads. A run of them holds its SAE and its features too, as every ingest of a prompt set
-does, so that what plain table names show of a feature covers the new prompts.
+A run of them holds its SAEs and their features too, as every ingest of a prompt set does, so that what plain table names show of
+a feature covers the new prompts.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow as pa
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.joined import Joined
 from saelake.formats.prompts import prompt_rows
+from saelake.formats.spelling import Spelling
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -34,6 +35,11 @@ class Firings:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Firings"]) -> "Firings":
+        """One of several, one behind another."""
+        return cls(*(np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(cls)))
 
 
 def check_firings(firings: Firings, tokens: np.ndarray, sae: KnownSae, where: str) -> None:
@@ -72,28 +78,10 @@ def check_tokens(tokens: np.ndarray, where: str) -> np.ndarray:
     return found
 
 
-@dataclass(frozen=True)
-class Spelling:
-    """How the lake's study spells token ids."""
-
-    text: Mapping[int, str]
-    piece: Mapping[int, str | None]
-    bos: frozenset[int]
-
-    @classmethod
-    def of(cls, joined: Joined) -> "Spelling":
-        """What the tokens of the study's prompts show."""
-        with connect(joined.lake, joined.name) as con:
-            rows = con.execute(
-                "select token_id, min(token), min(piece), bool_or(role = 'bos') from tokens where token <> '' group by token_id"
-            ).fetchall()
-        return cls({row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}, frozenset(r[0] for r in rows if r[3]))
-
-
 def context_rows(
-    first_id: int, tokens: np.ndarray, firings: Firings, sae: KnownSae, joined: Joined, set_name: str, spelling: Spelling
+    first_id: int, tokens: np.ndarray, fired: Mapping[KnownSae, Firings], joined: Joined, set_name: str, spelling: Spelling
 ) -> list[Rows]:
-    """Rows of a whole run: prompts, their tokens, the SAE with its features, and what fires."""
+    """Rows of a whole run: prompts, their tokens, the SAEs with their features, and what fires."""
     n, length = tokens.shape
     ids, inverse = np.unique(tokens, return_inverse=True)
     spelt = [spelling.text.get(int(one), f"<{one}>") for one in ids]
@@ -112,7 +100,16 @@ def context_rows(
         "piece": pieces,
         "role": np.where(is_bos.ravel(), "bos", "user"),
     }
-    fired = {
+    return [
+        prompt_rows(first_id + np.arange(n), texts, set_name, labels=["other"] * n, roles=["other"] * n, n_tokens=length),
+        Rows.of(TOKENS, token_rows),
+        *(part for sae in fired for part in _sae_rows(joined, sae)),
+        *(_activation_rows(first_id, firings, sae) for sae, firings in fired.items()),
+    ]
+
+
+def _activation_rows(first_id: int, firings: Firings, sae: KnownSae) -> Rows:
+    columns = {
         "sae_id": pa.DictionaryArray.from_arrays(np.zeros(len(firings), dtype=np.int32), [sae.sae_id]).cast(pa.string()),
         "layer": np.full(len(firings), sae.layer),
         "feature_id": firings.feature_id,
@@ -120,12 +117,7 @@ def context_rows(
         "pos": firings.pos,
         "activation": firings.activation,
     }
-    return [
-        prompt_rows(first_id + np.arange(n), texts, set_name, labels=["other"] * n, roles=["other"] * n, n_tokens=length),
-        Rows.of(TOKENS, token_rows),
-        *_sae_rows(joined, sae),
-        Rows.of(ACTIVATIONS, fired, sae.layer),
-    ]
+    return Rows.of(ACTIVATIONS, columns, sae.layer)
 
 
 def _sae_rows(joined: Joined, sae: KnownSae) -> list[Rows]:

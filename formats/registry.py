@@ -34,6 +34,9 @@ class Asked:
     condition: str | None = None
     label: str | None = None
     features: str | None = None
+    weights: str | None = None
+    tokenizer: str | None = None
+    model: str | None = None
 
     @property
     def given(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.joined import Joined
+from saelake.formats.models import check_model
+from saelake.formats.registry import Asked
 from saelake.ingest.saes.labels import Directory, read_directory
 from saelake.warehouse.errors import UserError
 
@@ -17,13 +19,17 @@ def directory() -> Directory:
     return read_directory() if find_spec("sae_lens") else Directory({}, {})
 
 
-def sae_of(joined: Joined, model: str, layer: str, asked: str | None, where: str) -> KnownSae:
-    """The SAE that a source is about.
+def is_model(name: str) -> bool:
+    """Whether Neuronpedia has a model of this name, as far as the directory knows."""
+    return any(source.startswith(f"{name}/") for source in directory().sources)
 
-    Args:
-        asked: the SAE that a person says it is about, where the directory does not know.
-    Raises UserError where it is not known, or known to be another.
+
+def sae_of(joined: Joined, model: str, layer: str, said: Asked, where: str) -> KnownSae:
+    """The SAE that a source is about: where the directory does not know, the one that a person says.
+
+    Raises UserError where it is not known, or known to be another, or of another model.
     """
+    asked = said.sae
     named = [sae for sae in joined.saes if sae.sae_id == layer]
     if named and asked in (None, layer):
         return named[0]  # as saelake itself writes it
@@ -36,6 +42,8 @@ def sae_of(joined: Joined, model: str, layer: str, asked: str | None, where: str
             raise UserError(
                 f"{where}: {source} is of {described.repository}/{described.folder}, not of {sae.name}: it is another SAE"
             )
+        if described is None:
+            check_model(model, joined, said, where)
         return sae
     if described is not None and (found := [sae for sae in joined.saes if known.place(sae.name) == described]):
         return found[0]
@@ -45,14 +53,10 @@ def sae_of(joined: Joined, model: str, layer: str, asked: str | None, where: str
 
 @dataclass
 class Sources:
-    """The SAEs that the sources of some rows are about, each looked up once.
-
-    Args:
-        asked: the SAE that a person says they are about; they are of one source then.
-    """
+    """The SAEs that the sources of some rows are about, each looked up once; they are of one source where a person says which."""
 
     joined: Joined
-    asked: str | None
+    asked: Asked
     saes: dict[tuple[str, str], KnownSae] = field(default_factory=dict)
     """model and layer -> SAE, as they came"""
 
@@ -60,7 +64,7 @@ class Sources:
         """The SAE of a row's source; raises UserError as `sae_of`, and for a second source where a person names one SAE."""
         if (model, layer) not in self.saes:
             self.saes[model, layer] = sae_of(self.joined, model, layer, self.asked, where)
-            if self.asked is not None and len(self.saes) > 1:
+            if self.asked.sae is not None and len(self.saes) > 1:
                 raise UserError(f"{where}: it is of {model}/{layer}, and rows before of another source: --sae names one SAE")
         return self.saes[model, layer]
 

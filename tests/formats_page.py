@@ -10,7 +10,6 @@ from saelake.formats.registry import load
 from saelake.formats.transfer import bring_in, write_out
 from tests.conftest import ROOT
 from tests.formats.samples import INPUTS, OUTPUTS, written_lake
-from tests.lakes import build_lake
 
 PAGE = ROOT / "docs" / "formats.md"
 CHECKED = {
@@ -24,6 +23,8 @@ CHECKED = {
     "jailbreakbench": "a file of its shape; rows without a prompt are counted",
     "lm_eval": "a file of its shape",
     "neuronpedia": "field by field, against the package `neuronpedia` where it is installed; round trip",
+    "saedashboard": "sae_dashboard's own classes read it, where it is installed; the bundle table by table",
+    "saelens": "SAELens itself makes one; what fires is what the engine finds on the same tokens",
     "strongreject": "a file of its shape",
     "top_activations": "`datasets` loads it; round trip",
 }
@@ -51,7 +52,7 @@ def _in() -> str:
     rows = []
     for sample in INPUTS:
         with tempfile.TemporaryDirectory() as folder:
-            lake = build_lake(Path(folder) / "lake")
+            lake = sample.lake(Path(folder) / "lake")
             (Path(folder) / "source").mkdir()
             record = bring_in(lake.root, sample.format, str(sample.write(Path(folder) / "source")), sample.asked)
         brought = {table.name: table.n_rows for table in record.tables}

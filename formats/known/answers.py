@@ -1,7 +1,7 @@
-"""Answers of one's own, from wherever a model ran: rows with prompt and completion, and maybe refused, category and label.
+"""Answers of one's own, from wherever a model ran: rows with prompt and completion, and maybe refused, category, label, model.
 
-`label` is target, control or other. `refused` is a judge's verdict, whose name --judge gives; without that column
-`--judge phrases` has saelake read the answers.
+`label` is target, control or other; `model` is compared with the study's. `refused` is a judge's verdict, whose name --judge
+gives; without that column `--judge phrases` has saelake read the answers.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     (file,) = files
     column = asked.refused or "refused"
     answers = []
-    for number, row in enumerate(read_rows(file, OWNER, ("prompt", "completion", "category", "label", column)), start=1):
+    for number, row in enumerate(read_rows(file, OWNER, ("prompt", "completion", "category", "label", "model", column)), start=1):
         where = f"{OWNER}: {file.name}, row {number}"
         wanted = ("prompt", "completion", *([column] if asked.refused else []))
         if absent := [name for name in wanted if name not in row]:
@@ -33,7 +33,8 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
         refused = as_bool(row.get(column), where)
         category = None if is_missing(row.get("category")) else str(row["category"])
         prompt, said = as_text(row["prompt"], "prompt", where), as_text(row["completion"], "completion", where)
-        answers.append(Answer(prompt, said, where, refused, None if refused is None else float(refused), category, role))
+        model = None if is_missing(row.get("model")) else str(row["model"])
+        answers.append(Answer(prompt, said, where, refused, None if refused is None else float(refused), category, role, model))
     if asked.judge is None and any(one.refused is not None for one in answers):
         raise UserError(f"{OWNER}: {file.name} has verdicts: say with --judge what their judge is called")
     return found_answers(answers, joined, asked, "answers", "none", {})
@@ -42,6 +43,6 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
 FORMAT = Format(
     what="answers from elsewhere (CSV, JSON lines, Parquet) with the columns prompt and completion, and maybe verdicts",
     read=_read,
-    reads=OPTIONS | {"refused"},
+    reads=OPTIONS | {"refused", "model"},
     needs_study=False,
 )

@@ -16,7 +16,9 @@ from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.examples import number
 from saelake.formats.joined import Joined, check_feature
 from saelake.formats.json_files import read_json
+from saelake.formats.models import check_model
 from saelake.formats.registry import Asked, Format, Found
+from saelake.formats.sources import is_model
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import GRAPH_EDGES
@@ -42,6 +44,9 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
         graph = str(metadata.get("slug") or file.stem)
         if graph in columns["graph"]:
             raise UserError(f"{OWNER}: two files hold the graph {graph!r}")
+        scan = str(metadata.get("scan") or "")
+        if is_model(scan):  # else it is what a set of transcoders is called
+            check_model(scan, joined, asked, f"{OWNER}: {file.name}")
         prompts.append(str(metadata.get("prompt") or ""))
         tokens = metadata.get("prompt_tokens")
         n_tokens = len(tokens) if isinstance(tokens, list) else None
@@ -107,4 +112,5 @@ FORMAT = Format(
     what="circuit-tracer's attribution graphs (JSON): edges between features",
     read=_read,
     files=("*.json",),
+    reads=frozenset({"model"}),
 )

@@ -15,14 +15,16 @@ import numpy as np
 
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.extras import require
-from saelake.formats.contexts import Firings, Spelling, check_firings, check_tokens, context_rows
+from saelake.formats.contexts import Firings, check_firings, check_tokens, context_rows
 from saelake.formats.joined import Joined, saes_of
 from saelake.formats.json_files import read_json
-from saelake.formats.models import check_model, model_of
+from saelake.formats.models import check_model, hashes_of, model_hashes, model_of
 from saelake.formats.registry import Asked, Format, Found
+from saelake.formats.spelling import spelling_of
 from saelake.formats.tensors import read_tensors
 from saelake.formats.tops import restricted_sets
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.literals import is_unicode
 from saelake.warehouse.statistics import FeatureStatistics
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 OWNER = "import delphi"
 RANGE = re.compile(r"(\d{1,9})_(\d{1,9})")
 LAYER = re.compile(r"(?<!\d)\d+(?!\d)")
-CONFIG = "config.json"
+CONFIG, PIECES = "config.json", "tokens.json"
+IDENTITY = "saelake"
+"""Where in config.json saelake says which model and SAE its cache is of, by their hashes; PIECES has its tokens' spelling."""
 SHOWN = 'semi join (from prompts where not list_contains($restricted, "set")) using (prompt_id)'
 """Prompts of sets that their recipe calls restricted are left out, as in what is shared."""
 N_SPLITS = 5
@@ -44,19 +48,43 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
         raise UserError(f"{OWNER}: {files[0].parent} has no START_END.safetensors: give the folder of one SAE of a cache")
     sae = _sae(parts[0].parent.name, joined, asked)
     about: dict[str, Any] = {"module": parts[0].parent.name, "sae": sae.sae_id}
-    for config in (file for file in files if file.name == CONFIG):
+    pieces: dict[int, str] | None = None
+    for config in (file for file in files if file.suffix == ".json"):
         told = read_json(config, OWNER)
         if not isinstance(told, dict):
-            raise UserError(f"{OWNER}: {CONFIG} is no object")
-        check_model(str(told.get("model_name") or ""), joined, OWNER)
+            raise UserError(f"{OWNER}: {config.name} is no object")
+        if config.name == PIECES:
+            pieces = _pieces(told)
+            continue
+        _check_identity(told.get(IDENTITY), sae, joined)
+        check_model(str(told.get("model_name") or ""), joined, asked, OWNER)
         about |= {name: told[name] for name in ("model_name", "dataset_repo", "dataset_split", "ctx_len") if name in told}
     tokens, firings = _cache(parts, sae)
-    spelling = Spelling.of(joined)
+    spelling = spelling_of(joined, asked.tokenizer, tokens, OWNER, pieces)
     return Found(
-        lambda first_id: context_rows(first_id, tokens, firings, sae, joined, "delphi", spelling),
+        lambda first_id: context_rows(first_id, tokens, {sae: firings}, joined, "delphi", spelling),
         about=about | {"n_token_rows": len(tokens), "n_nonzeros": len(firings)},
         completion=FeatureStatistics,
     )
+
+
+def _pieces(told: Mapping[str, Any]) -> dict[int, str]:
+    """Token id -> piece, as saelake has written them."""
+    for key, piece in told.items():
+        if not (key.isascii() and key.isdecimal() and len(key) < 11 and isinstance(piece, str) and is_unicode(piece)):
+            raise UserError(f"{OWNER}: {PIECES} is not {{token id: piece}}")
+    return {int(key): piece for key, piece in told.items()}
+
+
+def _check_identity(told: Any, sae: KnownSae, joined: Joined) -> None:
+    """Raises UserError where saelake has written the cache from another model or SAE than the study's, by their hashes."""
+    if not isinstance(told, dict):
+        return
+    if told.get("sae") not in (None, sae.name):
+        raise UserError(f"{OWNER}: it is of the SAE {str(told['sae'])[:80]}, and {sae.sae_id} is {sae.name[:80]}: it is another")
+    hashes = model_hashes(joined)
+    if hashes and told.get("model_hash") and not set(told["model_hash"]) & set(hashes):
+        raise UserError(f"{OWNER}: it is of a model of another hash than that of {joined.name}: it is another model's")
 
 
 def _sae(module: str, joined: Joined, asked: Asked) -> KnownSae:
@@ -105,8 +133,7 @@ def _cache(parts: Sequence[Path], sae: KnownSae) -> tuple[np.ndarray, Firings]:
         reached = last + 1
     if reached != sae.width:
         raise UserError(f"{OWNER}: the cache is of an SAE of {reached} features, and {sae.sae_id} has {sae.width}: it is another")
-    columns = ("row", "pos", "feature_id", "activation")
-    firings = Firings(*(np.concatenate([getattr(one, name) for one in found]) for name in columns))
+    firings = Firings.joined(found)
     check_firings(firings, tokens, sae, OWNER)
     return tokens, firings
 
@@ -171,8 +198,14 @@ def _write_module(
         "n_tokens": tokens.size,
         "n_splits": n_splits,
         "model_name": model_of(opened),
+        IDENTITY: {"sae": sae.name, "model_hash": hashes_of(opened)},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+    pieces = opened.sql(
+        f"select token_id, min(piece) from tokens {SHOWN} where piece is not null group by token_id order by token_id",
+        {"restricted": restricted},
+    ).fetchall()
+    (folder / PIECES).write_text(json.dumps({str(i): piece for i, piece in pieces}, ensure_ascii=False) + "\n", encoding="utf-8")
     return n_rows
 
 
@@ -180,7 +213,7 @@ FORMAT = Format(
     what="delphi's latent cache: the folder of one SAE, START_END.safetensors and config.json",
     read=_read,
     write=_write,
-    files=("*.safetensors", CONFIG),
-    reads=frozenset({"sae"}),
+    files=("*.safetensors", CONFIG, PIECES),
+    reads=frozenset({"sae", "tokenizer", "model"}),
     writes=frozenset({"sae"}),
 )

@@ -74,7 +74,7 @@ def _is_feature(part: str) -> bool:
 
 
 def _neuronpedia(rows: "chain[Row]", file: Path, joined: Joined, asked: Asked) -> list[str]:
-    found, sources = [], Sources(joined, asked.sae)
+    found, sources = [], Sources(joined, asked)
     for number, row in enumerate(rows, start=1):
         where = f"{OWNER}: {file.name}, row {number}"
         if absent := [name for name in NEURONPEDIA if row.get(name) is None]:
@@ -123,6 +123,6 @@ FORMAT = Format(
     what="lists of features: Neuronpedia's [{modelId, layer, index}], layer:feature as text, rows with value and positions",
     read=_read,
     write=_write,
-    reads=frozenset({"sae"}),
+    reads=frozenset({"sae", "model"}),
     writes=frozenset({"features"}),
 )

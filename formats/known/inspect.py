@@ -11,6 +11,7 @@ from typing import Any
 
 from saelake.formats.answers import OPTIONS, Answer, as_share, found_answers
 from saelake.formats.joined import Joined
+from saelake.formats.models import check_model
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.zip_files import members
 from saelake.warehouse.errors import UserError, first_line
@@ -34,7 +35,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
                 has_header = True
                 spec = told.get("eval") if isinstance(told.get("eval"), dict) else {}
                 assert isinstance(spec, dict)
-                about["models"].append(str(spec.get("model")))
+                about["models"].append(str(spec.get("model") or ""))
                 about["tasks"].append(str(spec.get("task")))
                 continue
             one = _answer(told, asked, about["scorers"], f"{OWNER}: {file.name}, {name.removeprefix(SAMPLES)}")
@@ -45,6 +46,8 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
         if not has_header:
             raise UserError(f"{OWNER}: {file.name} has no {HEADER}: it is no finished log of Inspect")
     about["scorers"] = sorted(about["scorers"])
+    for model in about["models"]:
+        check_model(model, joined, asked, OWNER)
     return found_answers(answers, joined, asked, "inspect", asked.refused or "none", about)
 
 
@@ -114,6 +117,6 @@ FORMAT = Format(
     what="Inspect's logs (.eval): prompts, answers and scores",
     read=_read,
     files=("*.eval",),
-    reads=OPTIONS | {"refused"},
+    reads=OPTIONS | {"refused", "model"},
     needs_study=False,
 )

@@ -23,6 +23,9 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     rows = content.get("jailbreaks") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{OWNER}: {file.name} has no list of jailbreaks: give an artifact of JailbreakBench")
+    told = content.get("parameters")
+    parameters = {k: v for k, v in told.items() if isinstance(v, str | int | float)} if isinstance(told, dict) else {}
+    model = str(parameters["model"]) if "model" in parameters else None
     answers = []
     for number, row in enumerate(rows, start=1):
         where = f"{OWNER}: {file.name}, jailbreak {number}"
@@ -33,9 +36,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
         category = row.get("category")
         prompt, said = as_text(row["prompt"], "prompt", where), as_text(row["response"], "response", where)
         score = None if refused is None else float(refused)
-        answers.append(Answer(prompt, said, where, refused, score, None if category is None else str(category)))
-    told = content.get("parameters")
-    parameters = {k: v for k, v in told.items() if isinstance(v, str | int | float)} if isinstance(told, dict) else {}
+        answers.append(Answer(prompt, said, where, refused, score, None if category is None else str(category), model=model))
     about = {"parameters": parameters, "n_without_prompt": len(rows) - len(answers)}
     return found_answers(answers, joined, asked, "jailbreakbench", "jailbreakbench", about)
 
@@ -43,6 +44,6 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
 FORMAT = Format(
     what="JailbreakBench's artifacts (JSON): prompts of an attack, answers, and its judge's verdicts",
     read=_read,
-    reads=OPTIONS,
+    reads=OPTIONS | {"model"},
     needs_study=False,
 )

@@ -9,16 +9,26 @@ from typing import Any
 
 from saelake.formats.answers import OPTIONS, Answer, as_bool, as_text, found_answers
 from saelake.formats.joined import Joined
+from saelake.formats.json_files import read_json
+from saelake.formats.models import check_model
 from saelake.formats.registry import Asked, Format, Found
 from saelake.ingest.rows import Row, read_rows
 from saelake.warehouse.errors import UserError
 
 OWNER = "import lm_eval"
+RESULTS = "results_"
+"""How the file begins that the harness writes beside the samples."""
 
 
 def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     answers = []
-    for file in files:
+    samples = [file for file in files if not file.name.startswith(RESULTS)]
+    if not samples:
+        raise UserError(f"{OWNER}: the folder {files[0].parent} has results, and no samples: run the harness with --log_samples")
+    models = [model for file in files if file not in samples for model in [_model(file)] if model]
+    for model in models:
+        check_model(model, joined, asked, OWNER)
+    for file in samples:
         for number, row in enumerate(read_rows(file, OWNER), start=1):
             where = f"{OWNER}: {file.name}, sample {number}"
             if absent := [name for name in ("arguments", "resps") if name not in row]:
@@ -31,7 +41,14 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
             answers += [Answer(prompt, said, where, refused, score) for said in _answers(row, where)]
     if asked.judge is None and asked.refused is not None:
         raise UserError(f"{OWNER}: say with --judge what the judge is called whose verdict {asked.refused} is")
-    return found_answers(answers, joined, asked, "lm_eval", "none", {"tasks": [file.stem for file in files]})
+    return found_answers(answers, joined, asked, "lm_eval", "none", {"tasks": [file.stem for file in samples], "models": models})
+
+
+def _model(results: Path) -> str:
+    """The model that the harness's results name."""
+    told = read_json(results, OWNER)
+    name = told.get("model_name") if isinstance(told, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _prompt(row: Row, where: str) -> str:
@@ -57,7 +74,7 @@ def _answers(row: Row, where: str) -> list[str]:
 FORMAT = Format(
     what="samples of lm-evaluation-harness (JSON lines) of tasks that generate text",
     read=_read,
-    files=("samples_*.jsonl", "samples_*.json"),
-    reads=OPTIONS | {"refused"},
+    files=("samples_*.jsonl", "samples_*.json", f"{RESULTS}*.json"),
+    reads=OPTIONS | {"refused", "model"},
     needs_study=False,
 )

@@ -16,6 +16,7 @@ from saelake.analysis.meaning.neuronpedia import INCOMPLETE, Explanation, explan
 from saelake.formats.examples import Example, example_rows, number, text_of
 from saelake.formats.joined import Joined, check_feature, saes_of
 from saelake.formats.models import model_of
+from saelake.formats.moved import NOTHING, moved_logits
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.sources import Sources, source_of
 from saelake.formats.tops import Tops
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
 
 OWNER = "import neuronpedia"
 SIDES = {"promoted": "pos", "suppressed": "neg"}
-LOGITS = """
-with own as (
-    select feature_id, if(promotes, 'promoted', 'suppressed') as side, rank, token, logit, 0 as turn, run_id
-    from feature_logits where sae_id = $1
-    union all
-    select feature_id, side, rank, token, logit, 1, run_id from reported_logits where sae_id = $1
-)
-select feature_id, side, list(token order by rank), list(logit order by rank)
-from own
-group by feature_id, side, turn, run_id
-qualify row_number() over (partition by feature_id, side order by turn, run_id) = 1
-"""
-"""Those that this lake has computed, else those that another tool has told."""
 KINDS = ("explanations", "activations", "features")
 
 
@@ -49,7 +37,7 @@ class _Read:
     """What the rows of all files hold."""
 
     def __init__(self, joined: Joined, asked: Asked) -> None:
-        self._sources = Sources(joined, asked.sae)
+        self._sources = Sources(joined, asked)
         self.explanations: dict[KnownSae, list[Explanation]] = {}
         self.examples: list[Example] = []
         self.reports: dict[tuple[KnownSae, int], dict[str, float | None]] = {}
@@ -199,12 +187,11 @@ def _features(opened: "OpenLake", sae: KnownSae) -> Iterator[dict[str, Any]]:
         "from features as f join saes as s using (sae_id) where f.sae_id = $1 order by f.feature_id",
         [sae.sae_id],
     ).fetchall()
-    rows = opened.sql(LOGITS, [sae.sae_id]).fetchall()
-    logits: dict[tuple[int, str], tuple[list[str], list[float]]] = {(row[0], row[1]): (row[2], row[3]) for row in rows}
+    logits = moved_logits(opened, sae)
     for feature_id, density, largest, hook in found:
         row = {"index": str(feature_id), "frac_nonzero": density, "maxActApprox": largest or 0.0, "hookName": hook}
         for side, short in SIDES.items():
-            row[f"{short}_str"], row[f"{short}_values"] = logits.get((feature_id, side), ([], []))
+            row[f"{short}_str"], row[f"{short}_values"] = logits.get((feature_id, side), NOTHING)[:2]
         yield row
 
 
@@ -213,6 +200,6 @@ FORMAT = Format(
     read=_read,
     write=_write,
     files=("batch-*.jsonl.gz", "*/batch-*.jsonl.gz", "v1/*/*/*/batch-*.jsonl.gz"),
-    reads=frozenset({"sae"}),
+    reads=frozenset({"sae", "model"}),
     writes=frozenset({"sae"}),
 )

@@ -15,7 +15,7 @@ from saelake.ingest.rows import read_rows
 from saelake.warehouse.errors import UserError
 
 OWNER = "import strongreject"
-COLUMNS = ("forbidden_prompt", "jailbroken_prompt", "response", "score", "refusal", "category")
+COLUMNS = ("forbidden_prompt", "jailbroken_prompt", "response", "score", "refusal", "category", "model")
 HALF = 0.5
 
 
@@ -33,13 +33,14 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
             refused = score < HALF
         category = None if is_missing(row.get("category")) else str(row["category"])
         prompt, said = as_text(asked_for, "forbidden_prompt", where), as_text(row["response"], "response", where)
-        answers.append(Answer(prompt, said, where, refused, None if score is None else 1 - score, category))
+        model = None if is_missing(row.get("model")) else str(row["model"])
+        answers.append(Answer(prompt, said, where, refused, None if score is None else 1 - score, category, model=model))
     return found_answers(answers, joined, asked, "strongreject", "strongreject", {})
 
 
 FORMAT = Format(
     what="StrongREJECT's results (CSV, JSON lines, Parquet): prompts, answers and scores",
     read=_read,
-    reads=OPTIONS,
+    reads=OPTIONS | {"model"},
     needs_study=False,
 )

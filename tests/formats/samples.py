@@ -14,8 +14,12 @@ import pyarrow.parquet as pq
 
 import saelake
 from saelake.formats.registry import Asked
-from saelake.warehouse.records import Lake
-from tests.lakes import TEXTS, build_lake
+from saelake.ingest.fingerprint import SAE_FILES, hash_folder
+from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import FEATURES, SAES
+from tests.conftest import ROOT
+from tests.lakes import TEXTS, build_lake, publish
 
 D = 8
 """Width of the directions."""
@@ -33,6 +37,8 @@ class Sample:
     rows: Mapping[str, int]
     """table -> rows"""
     asked: Asked = field(default_factory=Asked)
+    lake: Callable[[Path], Lake] = build_lake
+    """Makes the lake that it joins."""
 
 
 def as_json(name: str, content: object) -> Callable[[Path], Path]:
@@ -125,6 +131,40 @@ def cache(folder: Path) -> Path:
         safetensors.numpy.save_file(split, module / f"{first}_{last}.safetensors")
     (module / "config.json").write_text(json.dumps({"dataset_repo": "toy", "ctx_len": 4, "model_name": "small"}))
     return module
+
+
+PLANTED_SAE = ROOT / "ingest" / "planted" / "saes" / "layer_1"
+HOOK = "blocks.1.hook_resid_post"
+ROWS, LENGTH = 3, 5
+
+
+def lake_with_weights(root: Path) -> Lake:
+    """The hand-made lake with one more SAE, whose weights are here: that of the planted study's layer 1."""
+    lake = build_lake(root)
+    config = json.loads((PLANTED_SAE / "cfg.json").read_text())
+    name, width = f"layer_1@sha256:{hash_folder(PLANTED_SAE, SAE_FILES, 'saes')}", config["d_sae"]
+    one = {"sae_id": ["weighed"], "name": [name], "layer": [1], "width": [width], "hook": [HOOK], "norm": ["none"]}
+    features = {"sae_id": ["weighed"] * width, "layer": [1] * width, "feature_id": range(width)}
+    features |= dict.fromkeys(("decoder_norm", "threshold"), [1.0] * width)
+    features |= dict.fromkeys(("mean_activation", "max_activation"), [None] * width)
+    features |= dict.fromkeys(("n_tokens", "n_bos", "n_prompts", "n_target", "n_control"), [0] * width)
+    counted = {"measured_l0": [0.0], "n_tokens": [0], "n_target_prompts": [0], "n_control_prompts": [0]}
+    rows = [Rows.of(SAES, one | {"declared_l0": [None]} | counted), Rows.of(FEATURES, features, 1)]
+    ingest = lake.current()["small", "ingest"][0]
+    publish(lake, RunSpec("activations", "small", {"device": "cpu", "sae": name}, (ingest,)), rows)
+    return lake
+
+
+def dense(folder: Path) -> Path:
+    """A data set as SAELens' CacheActivationsRunner saves it, of random numbers."""
+    from datasets import Array2D, Dataset, Features, Sequence, Value
+
+    d_in = json.loads((PLANTED_SAE / "cfg.json").read_text())["d_in"]
+    kinds = {HOOK: Array2D((LENGTH, d_in), "float32"), "token_ids": Sequence(Value("int32"), length=LENGTH)}
+    values = np.random.default_rng(0).normal(size=(ROWS, LENGTH, d_in)).astype(np.float32)
+    tokens = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
+    Dataset.from_dict({HOOK: list(values), "token_ids": tokens}, features=Features(kinds)).save_to_disk(str(folder / "acts"))
+    return folder / "acts"
 
 
 LABELS = {"modelId": "small", "layer": "sae1", "source": "sae1"}
@@ -303,6 +343,14 @@ INPUTS = [
     Sample(
         "inspect", "a log, `.eval`", log, {"prompts": 2, "ablations": 2, "verdicts": 2}, Asked(refused="refusal", judge="grader")
     ),
+    Sample(
+        "saelens",
+        "a data set of the runner, one hook",
+        dense,
+        {"prompts": 3, "tokens": 15, "saes": 1, "features": 0, "activations": 0},
+        Asked(weights=str(PLANTED_SAE)),
+        lake_with_weights,
+    ),
     Sample("circuit_tracer", "a graph", as_json("theft.json", GRAPH), {"graph_edges": 1}),
 ]
 OWN_DIRECTIONS = [
@@ -321,6 +369,7 @@ OWN_DIRECTIONS = [
     for layer in (0, 1)
 ]
 """The study's own; layer 1's is the chosen one."""
+DASHBOARD_TABLES = ("feature_statistics", "feature_tables", "activation_histograms", "logits_histograms", "logits_tables")
 OUTPUTS: dict[str, tuple[Asked, Mapping[str, int]]] = {
     "features": (Asked(features="0:2,1:3"), {"features.json": 2, "features.txt": 2, "features.csv": 2}),
     "direction": (Asked(), {"generate_directions/mean_diffs.pt": 2, "direction.pt": 1, "layer_NN.npy": 2}),
@@ -331,6 +380,18 @@ OUTPUTS: dict[str, tuple[Asked, Mapping[str, int]]] = {
             f"v1/small/sae{n}/{kind}/batch-0.jsonl.gz": rows
             for n in (0, 1)
             for kind, rows in (("activations", 4), ("features", 4))
+        },
+    ),
+    "saedashboard": (
+        Asked(),
+        {
+            f"sae{n}/{file}": rows
+            for n, n_texts in ((0, 4), (1, 4))
+            for file, rows in (
+                ("batch-0.json", 2),
+                *((f"columnar/feature_batch_0/{table}.parquet", 2) for table in DASHBOARD_TABLES),
+                ("columnar/feature_batch_0/activation_rows.parquet", n_texts),
+            )
         },
     ),
     "top_activations": (Asked(), {"data/sae0.parquet": 4, "data/sae1.parquet": 4}),

@@ -60,7 +60,8 @@ def test_every_format_has_a_sample() -> None:
 
 
 @pytest.mark.parametrize("sample", INPUTS, ids=IDS)
-def test_a_source_becomes_a_sound_run_once(sample: Sample, lake: Lake, tmp_path: Path) -> None:
+def test_a_source_becomes_a_sound_run_once(sample: Sample, tmp_path: Path) -> None:
+    lake = sample.lake(tmp_path / "lake")
     n_before = len(lake.run_ids())
     assert bring(lake, sample, tmp_path) == sample.rows
     assert bring(lake, sample, tmp_path) == sample.rows
@@ -74,7 +75,8 @@ def test_a_source_becomes_a_sound_run_once(sample: Sample, lake: Lake, tmp_path:
 
 
 @pytest.mark.parametrize("sample", INPUTS, ids=IDS)
-def test_a_truncated_source_is_one_sentence(sample: Sample, lake: Lake, tmp_path: Path) -> None:
+def test_a_truncated_source_is_one_sentence(sample: Sample, tmp_path: Path) -> None:
+    lake = sample.lake(tmp_path / "lake")
     place = source(sample, tmp_path)
     file = place if place.is_file() else max((p for p in place.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = file.read_bytes()
