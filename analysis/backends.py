@@ -145,10 +145,14 @@ def _noise(
 
 
 def compared_prompts(study: Study, n: int = N_PROMPTS) -> list[int]:
-    """Prompts of the analysis, by their numbers: of lengths from the shortest to the longest, evenly."""
+    """Prompts of the analysis, by their numbers: of lengths from the shortest to the longest, evenly. Chats are left out, which
+    each library would template in its own way."""
     prompts = sorted(study.prompts_of(study.recipe.candidates.split), key=lambda i: (len(study.prompts[i].text), i))
+    prompts = [i for i in prompts if study.prompts[i].messages is None]
     if not prompts:
-        raise UserError(f"candidates.split: no prompt is in the split {study.recipe.candidates.split}, so there is none to read")
+        raise UserError(
+            f"candidates.split: no prompt but chats is in the split {study.recipe.candidates.split}, so there is none to read"
+        )
     places = np.unique(np.linspace(0, len(prompts) - 1, min(n, len(prompts))).round().astype(int))
     return sorted(prompts[place] for place in places)
 

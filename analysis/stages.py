@@ -32,6 +32,7 @@ from saelake.analysis.meaning import concepts, logits, populations, separation, 
 from saelake.analysis.search import (
     algorithm1,
     alignments,
+    answered,
     baseline,
     candidates,
     controls,
@@ -89,7 +90,8 @@ TAKEN = tuple(name for stage in COMPUTED for name in stage.names)
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a recipe's analysis, each after the ones that it needs."""
     judges = [judging_stage(name) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
-    return [*COMPUTED, comparisons.stage(ANSWERING), *judges]
+    on_answers = [answered.STAGE] if recipe.capture.answer_tokens else []
+    return [*COMPUTED, *on_answers, comparisons.stage(ANSWERING), *judges]
 
 
 def stage_named(recipe: Recipe, name: str) -> Stage:
@@ -308,7 +310,7 @@ def ablate_study(
     with connect(lake, study.recipe.name) as con:
         edits = listed_edits(con, study.numbered_saes, features, value, positions)
     user_ablation.check_edits(study, edits)
-    stage = user_ablation.stage(condition, edits)
+    stage = user_ablation.stage(condition, edits, study.recipe)
     return ensure_stage(stage, specs(study, [stage], lake), context, force=force, progress=progress)
 
 

@@ -19,7 +19,8 @@ from saelake.ingest.recipe.sections import ROLES
 from saelake.ingest.runs import SetRuns, ingest_runs, prompt_ids
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.study import Study
-from saelake.ingest.subject import Subject, Tokenized
+from saelake.ingest.subject import Subject
+from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import INDEX_MASK, Lake
 
@@ -59,7 +60,7 @@ class StudyContext:
 
     def encoded(self, prompt: int) -> Tokenized:
         """A prompt, by its number, as the model reads it."""
-        return self.subject.encode(self.study.prompts[prompt].text)
+        return self.subject.encode(self.study.prompts[prompt].asked)
 
     @cached_property
     def engine(self) -> AblationEngine:

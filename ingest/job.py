@@ -70,7 +70,9 @@ def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
     found: list[Planned] = []
     for one in sets:
         if one.prompts.known_as is None:
-            found.append((one.prompts, Plan([PROMPTS_SHARD], with_others, ("prompts", "tokens"))))
+            has_chats = any(study.prompts[i].messages for i in one.prompt_numbers)
+            kept = ("prompts", "tokens", *(("messages",) if has_chats else ()))
+            found.append((one.prompts, Plan([PROMPTS_SHARD], with_others, kept)))
         shards = [*one.shards(study.recipe.capture.shard_prompts), SAE_SHARD]
         of_prompts = cache(partial(_of_prompts, study, lake, one))
         for spec in one.activations.values():

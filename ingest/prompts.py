@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from saelake.ingest.cells import as_text, entry, is_missing, is_value, key, matches, same
+from saelake.ingest.messages import Asked, Chat, chat_json, read_chat
 from saelake.ingest.recipe import Column, Fractions, PromptSet, Recipe
 from saelake.ingest.recipe.sections import Scalar
 from saelake.ingest.rows import Row
@@ -25,7 +26,7 @@ CHUNK = 256
 LETTERS_A_TOKEN = 100
 """No text has so many letters a token, so that one which is far too long is found without being tokenised."""
 
-Read = Callable[[Sequence[str]], Sequence[Hashable]]
+Read = Callable[[Sequence[Asked]], Sequence[Hashable]]
 """What the model reads of each of some prompts: their token ids."""
 
 
@@ -40,9 +41,16 @@ class Prompt:
     category: str | None
     text: str
     prompt_hash: str
-    """First 16 hex digits of the sha256 of the text: equal texts share it across sets and runs."""
+    """First 16 hex digits of the sha256 of the text, or of the messages: equal prompts share it across sets and runs."""
     family: str | None = None
     """What it shares with prompts like it, such as a wording; None: it is alone."""
+    messages: Chat | None = None
+    """The chat that it is, whose last message is the text; None: it is the text alone."""
+
+    @property
+    def asked(self) -> Asked:
+        """What the template is given."""
+        return self.text if self.messages is None else self.messages
 
 
 def hash_prompt(text: str) -> str:
@@ -57,7 +65,10 @@ def content_hash(prompts: Iterable[Prompt]) -> str:
         for value in (prompt.set, prompt.split, prompt.label, prompt.category, prompt.text):
             encoded = b"" if value is None else value.encode()
             total.update(f"{'-' if value is None else len(encoded)}:".encode() + encoded)
-        if prompt.family is not None:  # studies without families keep the hashes that they had
+        if prompt.messages is not None:  # studies without chats keep the hashes that they had, as do those without families
+            chat = chat_json(prompt.messages).encode()
+            total.update(f"messages {len(chat)}:".encode() + chat)
+        if prompt.family is not None:
             total.update(f"family {len(prompt.family.encode())}:{prompt.family}".encode())
     return total.hexdigest()
 
@@ -79,8 +90,8 @@ def load_prompts(recipe: Recipe, read: Read | None = None) -> list[Prompt]:
     return prompts if recipe.prompts_per_group is None else _first_of_each_group(prompts, recipe.prompts_per_group)
 
 
-def _texts(texts: Sequence[str]) -> Sequence[str]:
-    return texts
+def _texts(prompts: Sequence[Asked]) -> Sequence[Asked]:
+    return prompts
 
 
 class Placed(NamedTuple):
@@ -164,9 +175,7 @@ def _kept_rows(spec: PromptSet, max_tokens: int) -> Iterator[tuple[int, Row]]:
         for column, keys in seen.items():
             keys.add(key(row[column]))
         if all(any(matches(row[column], value) for value in _several(values)) for column, values in spec.where.items()):
-            text = row[spec.text]
-            if not isinstance(text, str) or is_missing(text):
-                raise UserError(f"{spec.owner}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text")
+            text = _said(spec, number, row)
             if len(text) > LETTERS_A_TOKEN * max_tokens:
                 raise UserError(
                     f"{spec.owner}, row {number}: the prompt has {len(text):,} letters, more than model.max_prompt_tokens = "
@@ -175,6 +184,32 @@ def _kept_rows(spec: PromptSet, max_tokens: int) -> Iterator[tuple[int, Row]]:
             n_kept += 1
             yield number, row
     _check_all_occur(spec, seen, n_kept)
+
+
+def _said(spec: PromptSet, number: int, row: Row) -> str:
+    """All that a row asks, to see that it is text and how long it is."""
+    if spec.messages is not None:
+        return "".join(content for _, content in _chat(spec, number, row) or ())
+    text = row[spec.text]
+    if not isinstance(text, str) or is_missing(text):
+        raise UserError(f"{spec.owner}, row {number}: column {spec.text!r} holds {_shown(text)} instead of a text")
+    return text
+
+
+def _chat(spec: PromptSet, number: int, row: Row) -> Chat | None:
+    """The messages of a row; None where it is a text alone."""
+    chat: Chat = () if spec.messages is not None else (("user", row[spec.text]),)
+    if spec.messages is not None:
+        try:
+            chat = read_chat(row[spec.messages])
+        except ValueError as error:
+            raise UserError(f"{spec.owner}, row {number}: column {spec.messages!r} holds no chat: {error}") from error
+    blank = spec.system is None or (isinstance(spec.system, Column) and is_missing(row[spec.system.column]))
+    if spec.system is None or blank:
+        return chat if spec.messages is not None else None
+    if chat[0][0] == "system":
+        raise UserError(f"{spec.owner}, row {number}: the chat has a system message, and system gives it another")
+    return (("system", _value(spec, "system", spec.system, number, row)), *chat)
 
 
 def _empty(spec: PromptSet) -> str:
@@ -186,7 +221,7 @@ def _check_cell(spec: PromptSet, number: int, column: str, cell: object) -> None
         raise UserError(
             f"{spec.owner}, row {number}: column {column!r} holds half of a character instead of a text: {_shown(cell)}"
         )
-    if column != spec.text and not is_missing(cell) and not is_value(cell):
+    if column not in (spec.text, spec.messages) and not is_missing(cell) and not is_value(cell):
         raise UserError(f"{spec.owner}, row {number}: column {column!r} holds {_shown(cell)} instead of one value")
 
 
@@ -208,13 +243,13 @@ def _several(values: Scalar | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
 
 def _mapped(spec: PromptSet) -> dict[str, Column]:
     """The fields of a set that are read from a column."""
-    fields = {"label": spec.label, "category": spec.category, "family": spec.family, "split": spec.split}
+    fields = {"label": spec.label, "category": spec.category, "family": spec.family, "split": spec.split, "system": spec.system}
     return {name: value for name, value in fields.items() if isinstance(value, Column)}
 
 
 def _columns(spec: PromptSet) -> list[str]:
     """The columns that are read, each once."""
-    return list(dict.fromkeys([spec.text, *(one.column for one in _mapped(spec).values()), *spec.where]))
+    return list(dict.fromkeys([spec.messages or spec.text, *(one.column for one in _mapped(spec).values()), *spec.where]))
 
 
 def _deduplicated(spec: PromptSet, rows: Iterator[tuple[int, Row]], read: Read) -> Iterator[Placed]:
@@ -222,10 +257,11 @@ def _deduplicated(spec: PromptSet, rows: Iterator[tuple[int, Row]], read: Read) 
     seen: dict[Hashable, Placed] = {}
     # No more rows are looked at than may be taken: those behind them need not be sound.
     while chunk := list(islice(rows, CHUNK if spec.take is None else min(CHUNK, spec.take - len(seen)))):
-        texts = list(dict.fromkeys(row[spec.text] for _, row in chunk))
-        identities = dict(zip(texts, read(texts), strict=True))
-        for number, row in chunk:
-            one = Placed(_prompt(spec, number, row), number, identity := identities[row[spec.text]])
+        prompts = [_prompt(spec, number, row) for number, row in chunk]
+        asked = list(dict.fromkeys(prompt.asked for prompt in prompts))
+        identities = dict(zip(asked, read(asked), strict=True))
+        for (number, _), prompt in zip(chunk, prompts, strict=True):
+            one = Placed(prompt, number, identity := identities[prompt.asked])
             first = seen.setdefault(identity, one)
             if first is one:
                 yield one
@@ -249,8 +285,9 @@ def _prompt(spec: PromptSet, number: int, row: Row) -> Prompt:
     family = None
     if spec.family is not None and not is_missing(row[spec.family.column]):
         family = _value(spec, "family", spec.family, number, row)
-    text = row[spec.text]
-    return Prompt(spec.set, split, label, category, text, hash_prompt(text), family)
+    chat = _chat(spec, number, row)
+    text = row[spec.text] if chat is None else chat[-1][1]
+    return Prompt(spec.set, split, label, category, text, hash_prompt(text if chat is None else chat_json(chat)), family, chat)
 
 
 def _value(spec: PromptSet, field: str, source: str | Column, number: int, row: Row) -> str:
@@ -273,12 +310,16 @@ def _draw_splits(prompts: list[Prompt], fractions: Fractions) -> list[Prompt]:
     groups: dict[tuple[str, str | None], list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault((prompt.label, prompt.category), []).append(prompt)
-    split_of: dict[str, str] = {}
+    split_of: dict[Asked, str] = {}
     for group in groups.values():
-        drawn = sorted(group, key=lambda prompt: hashlib.sha256(f"{fractions.seed}\0{prompt.text}".encode()).digest())
+        drawn = sorted(group, key=lambda prompt: hashlib.sha256(f"{fractions.seed}\0{_content(prompt)}".encode()).digest())
         for rank, prompt in enumerate(drawn):
-            split_of[prompt.text] = _share_at((rank + 0.5) / len(drawn), fractions.shares)
-    return [replace(prompt, split=split_of[prompt.text]) for prompt in prompts]
+            split_of[prompt.asked] = _share_at((rank + 0.5) / len(drawn), fractions.shares)
+    return [replace(prompt, split=split_of[prompt.asked]) for prompt in prompts]
+
+
+def _content(prompt: Prompt) -> str:
+    return prompt.text if prompt.messages is None else chat_json(prompt.messages)
 
 
 def _share_at(quantile: float, shares: Mapping[str, float]) -> str:
@@ -318,7 +359,7 @@ def _check_agree(first: Placed, second: Placed, *, may_overlap: bool) -> None:
 
 
 def _variants(first: Placed, second: Placed) -> str:
-    same_text = first.prompt.text == second.prompt.text
+    same_text = first.prompt.asked == second.prompt.asked
     return "" if same_text else ", whose texts differ but give the same tokens"
 
 

@@ -21,9 +21,10 @@ from saelake.ingest.saes.loader import HOST_SHARE, host_bytes
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
 from saelake.ingest.study import Study
-from saelake.ingest.subject import Tokenized
+from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
+from saelake.warehouse.schema import MESSAGES
 
 L0_PROMPTS = 32
 """The study's first prompts, on which the L0 of its SAEs is measured before much is computed."""
@@ -58,7 +59,7 @@ class ShardMaker:
         self.tokenized: dict[int, Tokenized] = {}
         """Place of a prompt in the study -> its tokens, of the sets that are needed."""
         for name in dict.fromkeys(piece.set for piece in pieces):
-            self.tokenized |= {i: self.subject.encode(study.prompts[i].text) for i in self._sets[name].prompt_numbers}
+            self.tokenized |= {i: self.subject.encode(study.prompts[i].asked) for i in self._sets[name].prompt_numbers}
         if self.sae_loader.all_fit:  # they stay loaded: a damaged one is found before any forward pass
             for number in self.sae_numbers:
                 self.sae_loader[number].load()
@@ -105,7 +106,8 @@ class ShardMaker:
     def _prompts(self, one: SetRuns) -> list[Rows]:
         """`prompts` and `tokens` of a set."""
         tokenized, prompt_id = [self.tokenized[i] for i in one.prompt_numbers], self._prompt_ids[one.prompt_numbers]
-        return [self._prompt_table(one.prompt_numbers, prompt_id, tokenized), self._token_table(prompt_id, tokenized)]
+        found = [self._prompt_table(one.prompt_numbers, prompt_id, tokenized), self._token_table(prompt_id, tokenized)]
+        return [*found, *self._message_tables(one.prompt_numbers, prompt_id)]
 
     def _slices(self, pieces: Sequence[Piece]) -> Iterator[list[list[Rows]]]:
         """`activations` of slices of the study's prompts, slice by slice, for each of the SAEs that are asked for."""
@@ -164,6 +166,20 @@ class ShardMaker:
             "family": pa.array([p.family for p in prompts], pa.string()),
         }
         return Rows("prompts", pa.table(columns))
+
+    def _message_tables(self, rows: range, prompt_id: np.ndarray) -> Iterator[Rows]:
+        """`messages` of a set, if it has chats."""
+        chats = [
+            (i, p.messages) for i, p in zip(prompt_id, self._study.prompts[rows.start : rows.stop], strict=True) if p.messages
+        ]
+        if chats:
+            columns = {
+                "prompt_id": [i for i, chat in chats for _ in chat],
+                "number": [number for _, chat in chats for number in range(len(chat))],
+                "role": [role for _, chat in chats for role, _ in chat],
+                "content": [content for _, chat in chats for _, content in chat],
+            }
+            yield Rows.of(MESSAGES, columns)
 
     def _token_table(self, prompt_id: np.ndarray, tokenized: Sequence[Tokenized]) -> Rows:
         lengths = [len(t.token_ids) for t in tokenized]

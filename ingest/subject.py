@@ -26,13 +26,15 @@ from transformers.utils import logging
 from saelake.extras import require
 from saelake.ingest.adapter import merge
 from saelake.ingest.fingerprint import MODEL_FILES, check_files
+from saelake.ingest.messages import Asked
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.recipe.errors import sentence
 from saelake.ingest.site_map import find_sites
 from saelake.ingest.sites import Site
 from saelake.ingest.spelling import Spelling
 from saelake.ingest.targets import Target, find_targets, targets_of
-from saelake.ingest.template import ChatTemplate, Tokenized
+from saelake.ingest.template import ChatTemplate
+from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError, first_line
 
@@ -200,13 +202,13 @@ class Subject:
         """sha256 of the chat template's text, in hex."""
         return self.template.sha256
 
-    def encode(self, text: str) -> Tokenized:
+    def encode(self, prompt: Asked) -> Tokenized:
         """A prompt through the chat template, ready for the answer's first token.
 
         Raises UserError when it has more tokens than max_prompt_tokens: prompts are never cut.
         """
-        tokenized = self.template.encode(text)
-        self.check_length(tokenized, f"the prompt {text[:60]!r}")
+        tokenized = self.template.encode(prompt)
+        self.check_length(tokenized, f"the prompt {(prompt if isinstance(prompt, str) else prompt[-1][1])[:60]!r}")
         return tokenized
 
     def check_length(self, prompt: Tokenized, name: str) -> None:

@@ -11,29 +11,21 @@ BOS token where it puts one by itself, and all of it is the user's.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from saelake.ingest.chats import marked_chat, spans_of, with_roles
+from saelake.ingest.messages import Asked, Chat, as_messages
 from saelake.ingest.recipe import ModelSpec
 from saelake.ingest.rendering import render
+from saelake.ingest.tokenized import SENTINEL, Tokenized
 from saelake.warehouse.errors import UserError
 
-SENTINEL = "saelake\ue000sentinel"
 CLOCKS = ("2001-01-31T01:02:03", "2034-12-25T23:49:58")
 """Two times that differ in every part: what is rendered may not depend on which of them a template is given."""
 GIVEN = {"messages", "add_generation_prompt", "clock", "strftime_now", "raise_exception"}
 """Names that are no variables of a recipe's."""
-
-
-class Tokenized(NamedTuple):
-    """A prompt as the model reads it."""
-
-    token_ids: list[int]
-    tokens: list[str]
-    """The vocabulary's own spelling (with its marks for spaces), so that a token can be looked up again."""
-    roles: list[str]
-    """bos | template | system | user; of a chat with answers assistant too"""
 
 
 @dataclass(frozen=True)
@@ -120,15 +112,15 @@ class ChatTemplate:
             texts.append(one.text)
         return texts
 
-    def encode(self, prompt: str) -> Tokenized:
+    def encode(self, prompt: Asked) -> Tokenized:
         """A prompt through the template. Raises UserError when the template changes the prompt by more than trimming it."""
         return self.encode_all([prompt])[0]
 
-    def identities(self, prompts: Sequence[str]) -> list[tuple[int | str, ...]]:
+    def identities(self, prompts: Sequence[Asked]) -> list[tuple[int | str, ...]]:
         """What tells prompts apart: the token ids that the model reads, with the text of a token that the vocabulary has not."""
         if not prompts:
             return []
-        rendered = list(prompts) if self.is_plain else self.render_all(prompts)
+        rendered = self._rendered(prompts)
         encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         unknown = self.tokenizer.unk_token_id
         found = zip(rendered, encoding["input_ids"], encoding["offset_mapping"], strict=True)
@@ -137,8 +129,46 @@ class ChatTemplate:
             for text, token_ids, spans in found
         ]
 
-    def encode_all(self, prompts: Sequence[str]) -> list[Tokenized]:
+    def _rendered(self, prompts: Sequence[Asked]) -> list[str]:
+        """What the model reads of each; of plain text without BOS."""
+        if self.is_plain:
+            return [one if isinstance(one, str) else "".join(content for _, content in one) for one in prompts]
+        texts = iter(self.render_all([one for one in prompts if isinstance(one, str)]))
+        chats = iter(self._render_chats([one for one in prompts if not isinstance(one, str)]))
+        return [next(texts) if isinstance(one, str) else next(chats) for one in prompts]
+
+    def _render_chats(self, chats: Sequence[Chat]) -> list[str]:
+        found = render(self.text, [self.context("", messages=as_messages(chat)) for chat in chats]) if chats else []
+        wrong = next((i for i, one in enumerate(found) if one.text is None), None)
+        if wrong is not None:
+            raise self._unrendered(chats[wrong], found[wrong].error)
+        return [one.text or "" for one in found]
+
+    def _unrendered(self, chat: Chat, error: str | None) -> UserError:
+        roles = ", ".join(role for role, _ in chat)
+        return UserError(
+            f"{self.owner}: the chat template cannot render the messages ({roles}) that end in {chat[-1][1][:60]!r} ({error})"
+        )
+
+    def encode_chat(self, chat: Chat) -> Tokenized:
+        """A chat up to the next answer; a token that holds some of a message has the message's role."""
+        if self.is_plain:
+            text = "".join(content for _, content in chat)
+            plain = with_roles(self.tokenizer, text, spans_of(chat, text))
+            return self.behind_bos(plain.token_ids, plain.roles)
+        rendered, marked = render(
+            self.text, [self.context("", messages=some) for some in (as_messages(chat), as_messages(marked_chat(chat)))]
+        )
+        if rendered.text is None:
+            raise self._unrendered(chat, rendered.error)
+        return with_roles(self.tokenizer, rendered.text, spans_of(chat, rendered.text, marked.text))
+
+    def encode_all(self, prompts: Sequence[Asked]) -> list[Tokenized]:
         """Many prompts at once, as `encode` does one."""
+        texts = iter(self._encode_texts([one for one in prompts if isinstance(one, str)]))
+        return [next(texts) if isinstance(one, str) else self.encode_chat(one) for one in prompts]
+
+    def _encode_texts(self, prompts: Sequence[str]) -> list[Tokenized]:
         if not prompts:
             return []
         if self.is_plain:

@@ -9,7 +9,7 @@ from saelake.ingest.prompts import hash_prompt
 from saelake.ingest.recipe.effects import TextSet
 from saelake.ingest.rows import Row
 from saelake.ingest.sources import rows_of
-from saelake.ingest.template import Tokenized
+from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import is_unicode
 

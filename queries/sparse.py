@@ -59,15 +59,17 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
         raise UserError(f"library is scipy or torch, not {arguments.shown(library)}")
     load("sparse").statement(con, parameters)  # for what is wrong with the parameters
     by_token, bos = parameters.get("rows") == "token", parameters.get("bos") not in (False, "false")
-    saes = _saes(con, parameters.get("layer"))
+    saes = sae_columns(con, parameters.get("layer"))
     without = None if bos else bos_places(con)
     parts = [matrix(con, block, saes, by_token, without) for block in blocks(con, by_token)]
     rows = con.execute(TOKENS if by_token else PROMPTS).fetchnumpy()
     found = _stacked(parts, sum(sae.width for sae in saes))
-    return Sparse(_to_torch(found) if library == "torch" else found, {k: np.asarray(v) for k, v in rows.items()}, _features(saes))
+    return Sparse(
+        to_torch(found) if library == "torch" else found, {k: np.asarray(v) for k, v in rows.items()}, features_of(saes)
+    )
 
 
-def _saes(con: "duckdb.DuckDBPyConnection", layer: Any) -> list[SaeColumns]:
+def sae_columns(con: "duckdb.DuckDBPyConnection", layer: Any) -> list[SaeColumns]:
     """The SAEs whose features are columns: all, or those of one layer."""
     rows = con.execute("select layer, sae_id, width from saes order by layer, sae_id").fetchall()
     layers = [of for of, *_ in rows]
@@ -75,7 +77,7 @@ def _saes(con: "duckdb.DuckDBPyConnection", layer: Any) -> list[SaeColumns]:
     return [SaeColumns(int(of), str(sae_id), int(width), layers.count(of) == 1) for of, sae_id, width in asked]
 
 
-def _features(saes: Sequence[SaeColumns]) -> dict[str, np.ndarray]:
+def features_of(saes: Sequence[SaeColumns]) -> dict[str, np.ndarray]:
     """What the columns are: every feature of every SAE."""
     widths = [sae.width for sae in saes]
     return {
@@ -121,7 +123,8 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
         return sparse(con, **options)
 
 
-def _to_torch(matrix: Any) -> Any:
+def to_torch(matrix: Any) -> Any:
+    """A SciPy CSR array as a torch tensor in CSR layout, in the same memory."""
     from importlib import import_module
 
     from saelake.extras import require

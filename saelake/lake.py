@@ -24,6 +24,7 @@ from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.records import Lake, RunRecord
 
 if TYPE_CHECKING:
+    from saelake.analysis.rows_dataset import LakeRows
     from saelake.queries.sparse import Sparse
 
 
@@ -91,6 +92,25 @@ class OpenLake:
         self._check("sparse", {name: value for name, value in options.items() if name != "library"})
         with view_errors(self.connection):
             return sparse(self.connection, **options)
+
+    def dataset(self, **options: Any) -> "LakeRows":
+        """A PyTorch IterableDataset of batches, for those who train on activations; needs the extra compute.
+
+        Options are layer, rows ("token" or "prompt"), bos, batch_rows, dense, shuffle and seed. Raises UserError for a wrong one,
+        and where the lake shows several studies.
+        """
+        from saelake.extras import require
+
+        require("compute", "dataset", "torch")
+        from saelake.analysis.rows_dataset import LakeRows
+
+        known = ("layer", "rows", "bos", "batch_rows", "dense", "shuffle", "seed")
+        if unknown := [name for name in options if name not in known]:
+            raise UserError(f"a data set has no option {arguments.shown(unknown[0])}: its options are {', '.join(known)}")
+        if len(self.studies) != 1:
+            raise several_studies(self.lake, self.studies)
+        with view_errors(self.connection):
+            return LakeRows(self.lake, self.studies[0], **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
         """Stores rows of a table of the protocol as a run, with where they come from; the tables of this connection show it.

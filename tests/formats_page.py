@@ -8,12 +8,14 @@ from pathlib import Path
 from saelake.formats.names import names
 from saelake.formats.registry import load
 from saelake.formats.transfer import bring_in, write_out
+from tests.attach import LINES
 from tests.conftest import ROOT
 from tests.formats.samples import INPUTS, OUTPUTS, written_lake
 
 PAGE = ROOT / "docs" / "formats.md"
 CHECKED = {
     "answers": "joined by text; read by the judge `phrases`",
+    "catalog": "DuckDB runs the script, and shows every table and comment; `datasets` reads the card",
     "circuit_tracer": "node by node; a small graph",
     "delphi": "delphi reads ours and writes theirs, where it is installed; equal non-zeros",
     "direction": "values against the pipeline's own tensors; of another width or run: refused",
@@ -33,7 +35,7 @@ CHECKED = {
 def page() -> str:
     """The page with its tables made anew."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("formats", _formats()), ("in", _in()), ("out", _out())):
+    for name, table in (("formats", _formats()), ("in", _in()), ("out", _out()), ("attach", _attach())):
         marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", text, flags=re.DOTALL)  # type: ignore[misc]
     return text
@@ -67,6 +69,13 @@ def _out() -> str:
             written = write_out(written_lake(Path(folder) / "lake").root, name, Path(folder) / "out", asked)
         rows.append([f"`{name}`", _counts(written), CHECKED[name]])
     return _table(["format", "rows out", "how it is checked"], rows)
+
+
+def _attach() -> str:
+    rows = [
+        [one.tool, f"`{one.line}`", f"`{one.package}`" if one.package else "not executed: no package has it"] for one in LINES
+    ]
+    return _table(["tool", "line", "executed where installed"], rows)
 
 
 def _counts(rows: Mapping[str, int]) -> str:

@@ -98,6 +98,12 @@ def _head(statement: str) -> str:
     return statement.partition(" as ")[0]
 
 
+def view_statements(shown: Shown) -> list[str]:
+    """What makes the views in a database of somebody's own, in which the variables `lake` and MAKING are set."""
+    damage = file_damage(shown.lake, (f for r in shown.published for f in r.files))
+    return list(_statements(shown, damage, guarded=False, is_saved=True))
+
+
 def _statements(shown: Shown, damage: Mapping[str, str], guarded: bool, is_saved: bool) -> Iterator[str]:
     is_far = shown.lake.remote is not None
     yield "create schema if not exists all_runs"

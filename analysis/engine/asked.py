@@ -14,7 +14,8 @@ from saelake.analysis.engine.prompts import Prompt
 from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Intervention
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
-from saelake.ingest.subject import Subject, Tokenized
+from saelake.ingest.subject import Subject
+from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 

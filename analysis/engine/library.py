@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from saelake.analysis.engine.answered import request_of, with_answer
 from saelake.analysis.engine.asked import (
     EDITS,
     Ablate,
@@ -31,11 +32,12 @@ from saelake.analysis.engine.asked import (
 )
 from saelake.analysis.engine.engine import AblationEngine, NextToken
 from saelake.analysis.engine.prompts import Prompt, read_prompts
-from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Intervention, Request
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from saelake.analysis.engine.watch import Activations
 from saelake.ingest.saes.given import saes_of
 from saelake.ingest.saes.sae import Sae, check_fits
-from saelake.ingest.subject import Subject, Tokenized
+from saelake.ingest.subject import Subject
+from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
@@ -195,7 +197,10 @@ class Engine:
         read, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens)
         if max_new_tokens:
             answers = self._engine.answer(requests, max_new_tokens).token_ids
-            requests = [self._with_answer(*one) for one in zip(read, requests, answers, strict=True)]
+            requests = [
+                with_answer(request, self._number([*prompt.token_ids, *answer]), len(prompt.token_ids), answer)
+                for prompt, request, answer in zip(read, requests, answers, strict=True)
+            ]
         with arguments.without_recipe():
             return self._rows(self._engine.activations(requests, watched))
 
@@ -240,7 +245,7 @@ class Engine:
                 raise UserError(
                     f"an edit of prompt {place} is of its answer alone, of which no token is read: it would act nowhere"
                 )
-            requests.append(_request(self._number(prompt.token_ids), acting))
+            requests.append(request_of(self._number(prompt.token_ids), acting))
         return read, requests
 
     def _compiled(self, edit: Edit) -> FeatureSet | DirectionEdit:
@@ -259,17 +264,6 @@ class Engine:
             self._numbers[key] = len(self._prompts)
             self._prompts.append(list(key))
         return self._numbers[key]
-
-    def _with_answer(self, prompt: Tokenized, request: Request, answer: Sequence[int]) -> Request:
-        """The same request of the prompt with its answer, whose tokens are then positions like others."""
-        n, m = len(prompt.token_ids), len(answer)
-        acting = []
-        for one in request.interventions:
-            positions = range(n) if one.positions is None else one.positions
-            whole = (*positions, *(range(n, n + m) if one.on_answers else ()))
-            everywhere = len(whole) == n + m
-            acting.append(Intervention(one.features, one.direction, None if everywhere else whole, answering=False))
-        return _request(self._number([*prompt.token_ids, *answer]), tuple(acting))
 
     def _rows(self, found: Activations) -> pa.Table:
         # By prompt and position first, as one reads.
@@ -290,14 +284,6 @@ def check_engine(engine: object) -> None:
     """Raises UserError for what is no Engine."""
     if not isinstance(engine, Engine):
         raise UserError(f"a {type(engine).__name__} is no Engine: give saelake.Engine(subject, saes)")
-
-
-def _request(number: int, acting: tuple[Intervention, ...]) -> Request:
-    """The request of a prompt: in the plain form where it is of one, since equal requests are asked once."""
-    first = acting[0] if acting else None
-    if first is not None and first.answering == (first.positions is None):
-        return Request(number, first.features, first.direction, first.positions, acting[1:])
-    return Request(number, then=acting)
 
 
 def _named(

@@ -21,8 +21,9 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.ingest.rows import read_rows, rows_suffix
 from saelake.ingest.saes.refs import SaeRef, layer_of
 from saelake.ingest.study import Study
-from saelake.ingest.subject import Tokenized, load_tokenizer
+from saelake.ingest.subject import load_tokenizer
 from saelake.ingest.template import ChatTemplate
+from saelake.ingest.tokenized import Tokenized
 from saelake.queries import QueryError
 from saelake.queries.features import LISTED, NAME, resolve
 from saelake.queries.parameters import Parameter
@@ -159,7 +160,7 @@ def check_positions(places: Iterable[str | None], study: Study, prompts: Sequenc
     if not wanted:
         return
     template = ChatTemplate.of(load_tokenizer(study.recipe.model), study.recipe.model)
-    for number, prompt in zip(prompts, template.encode_all([study.prompts[p].text for p in prompts]), strict=True):
+    for number, prompt in zip(prompts, template.encode_all([study.prompts[p].asked for p in prompts]), strict=True):
         for place in wanted:
             resolved(read_positions(place), None, prompt, number)
 

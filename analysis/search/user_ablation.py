@@ -6,11 +6,13 @@ from functools import partial
 
 import duckdb
 
-from saelake.analysis.search.answers import Ablation, ablation_rows
+from saelake.analysis.search.answered import answer_rows, tables_of
+from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, Features, NoFeature, check_positions, is_select, listed_edits
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.preflight import check_saes
+from saelake.ingest.recipe import Recipe
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -56,18 +58,25 @@ def _compute(condition: str, edits: EditSet, work: Work, missing: Sequence[str])
     context, shards = work.context, shards_of_split(work.context.study)
     for name in missing:
         asked = [Ablation(edits.request(p, context.encoded), Condition(condition), edits=edits) for p in shards[name]]
-        yield name, ablation_rows(context, work.spec.stage, asked)
+        ids = [ablation_id(context, work.spec.stage, one) for one in asked]
+        rows = ablation_rows(context, work.spec.stage, asked)
+        yield name, [*rows, *answer_rows(context, [one.request for one in asked], ids)]
 
 
-def stage(condition: str, edits: EditSet) -> Stage:
+def stage(condition: str, edits: EditSet, recipe: Recipe) -> Stage:
     """The stage that holds a set on the prompts of the analysis; each condition is a stage of its own."""
     return Stage(
         name=f"chosen_{condition}",
         parents=("prompts", "activations"),
         splits=searched_split,
         sections=("generation", "verdicts", "capture"),
-        tables=("feature_sets", "ablations", "verdicts"),
+        tables=("feature_sets", "ablations", "verdicts", *tables_of(recipe)),
         shards=lambda study: list(shards_of_split(study)),
         compute=partial(_compute, condition, edits),
-        identity=lambda study: {"condition": condition, "features": edits.content, "split": study.recipe.candidates.split},
+        identity=lambda study: {
+            "condition": condition,
+            "features": edits.content,
+            "split": study.recipe.candidates.split,
+            **({"answer_tokens": study.recipe.capture.answer_tokens} if study.recipe.capture.answer_tokens else {}),
+        },
     )

@@ -79,7 +79,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
             part = f"feature_batch_{number}"
             counted = _write_tables(folder / name / "columnar" / part, some)
             manifest.append({"artifact_dir": part, "row_counts": counted})
-            written |= {f"{name}/columnar/{part}/{table}.parquet": n for table, n in counted.items()}
+            written[f"{name}/columnar/{part}"] = sum(counted.values())
         (folder / name / "columnar" / "manifest.json").write_text(json.dumps({"batches": manifest}, indent=1) + "\n")
     return written
 

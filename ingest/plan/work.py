@@ -80,7 +80,7 @@ def _counted(recipe: Recipe) -> Corpus:
 
     template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
     prompts = load_prompts(recipe, template.identities)
-    token_ids = [one.token_ids for one in template.encode_all([prompt.text for prompt in prompts])]
+    token_ids = [one.token_ids for one in template.encode_all([prompt.asked for prompt in prompts])]
     groups: dict[tuple[str, str, str], list[int]] = {}
     for prompt, ids in zip(prompts, token_ids, strict=True):
         groups.setdefault((prompt.set, prompt.split, prompt.label), []).append(len(ids))

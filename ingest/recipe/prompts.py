@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from saelake.ingest.cells import is_missing, key
-from saelake.ingest.recipe.sections import Count, Scalar, Section, Share
+from saelake.ingest.recipe.sections import LATER, Count, Scalar, Section, Share
 from saelake.ingest.recipe.sources import RowSet, Source
 
 
@@ -73,6 +73,12 @@ Split = Annotated[
 ]
 
 
+System = Annotated[
+    Annotated[Name, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
+    Discriminator(_kind),
+]
+
+
 class PromptSet(RowSet):
     """One set of prompts: where its rows come from, and which columns mean what. `take` is after `where` and `deduplicate`."""
 
@@ -81,6 +87,12 @@ class PromptSet(RowSet):
     """Several files instead of one: their rows one after another, counted on from file to file."""
     text: str = "instruction"
     """The column of the prompts' texts."""
+    messages: Annotated[str | None, LATER] = None
+    """The column of chats, in place of `text`: lists of {role, content}, of roles system, user and assistant, of which the last
+    is what the user says. In CSV they are JSON."""
+    system: Annotated[System | None, LATER] = None
+    """A system message before the prompts, instead of model.system, or the column that it is read from: blank cells have none of
+    their own."""
     label: Label
     """The label of all rows, any text, or the column that it is read from; [labels] says which are target and control."""
     category: Category | None = None
@@ -107,6 +119,8 @@ class PromptSet(RowSet):
     def _check(self) -> Self:
         if self.origin("sources") == "sources" and self.sha256 is not None:
             raise ValueError("sha256 belongs to each of the sources")
+        if self.messages is not None and self.is_given("text"):
+            raise ValueError("give text, or messages, which hold the prompts' texts, not both")
         return self
 
     @property

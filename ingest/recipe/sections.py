@@ -298,6 +298,9 @@ class Capture(Section):
     """Padded tokens a forward pass."""
     round: Literal["none", "bfloat16"] = "none"
     """Whether activations are rounded to bfloat16 before they are stored."""
+    answer_tokens: Annotated[int, Field(ge=0), LATER] = 0
+    """Cover so many tokens of the model's own answers too, as judges read them: unmodified, with the direction projected out, and
+    under every `saelake ablate`; 0: none. They stand in the tables answer_tokens and answer_activations."""
     prompt_major: bool = False
     """Store every activation a second time, prompt by prompt: twice the bytes, and all of one prompt is read at once."""
 

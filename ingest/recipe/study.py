@@ -27,7 +27,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # What determines no content is no part of a run's id: where content lies and who may pass it on (hashes of models, SAEs and
 # prompts stand for it), how many prompts a shard or a batch takes, and whether rows are stored a second time.
 _NO_CONTENT: dict[str, Any] = {
-    "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True},
+    "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True, "answer_tokens": True},
     "model": dict.fromkeys(("path", "package", "adapter", "chat_template_file", "licence", "without_bos"), True),
     "saes": {"path": True, "licence": True},
     "prompts": {
@@ -123,6 +123,13 @@ class Recipe(Section):
         if self.verdicts.control_oracle is not None:
             asked["verdicts.control_oracle"] = self.verdicts.control_oracle
         check_names(self.judges, asked)
+        if self.capture.answer_tokens > self.generation.max_new_tokens:
+            raise ValueError(
+                f"capture.answer_tokens is {self.capture.answer_tokens}, but answers end after generation.max_new_tokens = "
+                f"{self.generation.max_new_tokens}"
+            )
+        if self.model.system is not None and all(one.messages or isinstance(one.system, str) for one in self.prompts):
+            raise ValueError("model.system changes nothing: all [[prompts]] are chats, or have a system message of their own")
         if self.minimal.direction == "attribution" and not self.candidates.attribution:
             raise ValueError(
                 "minimal.direction is attribution, by which there are no candidates: set candidates.attribution = true"

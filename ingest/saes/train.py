@@ -144,7 +144,7 @@ def _targets(recipe: Recipe, force: bool) -> list[Target]:
 def _sequences(recipe: Recipe, subject: Subject) -> list[list[int]]:
     """Token ids of the prompts in the direction's split and of all texts; the splits that are ablated stay unseen."""
     known = load_prompts(recipe, subject.template.identities)
-    prompts = [subject.encode(p.text).token_ids for p in known if p.split == recipe.direction.split]
+    prompts = [subject.encode(p.asked).token_ids for p in known if p.split == recipe.direction.split]
     texts = [text.token_ids for spec in recipe.train_saes.texts for text in read_texts(spec, subject)]
     return [ids for ids in prompts + texts if len(ids) > 1]
 

@@ -17,7 +17,7 @@ from saelake.formats.registry import Asked
 from saelake.ingest.fingerprint import SAE_FILES, hash_folder
 from saelake.warehouse.records import Lake, RunSpec
 from saelake.warehouse.runs import Rows
-from saelake.warehouse.schema import FEATURES, SAES
+from saelake.warehouse.schema import FEATURES, SAES, TABLES
 from tests.conftest import ROOT
 from tests.lakes import TEXTS, build_lake, publish
 
@@ -347,7 +347,7 @@ INPUTS = [
         "saelens",
         "a data set of the runner, one hook",
         dense,
-        {"prompts": 3, "tokens": 15, "saes": 1, "features": 0, "activations": 0},
+        {"prompts": 3, "tokens": 15, "saes": 1, "features": 24, "activations": 100},
         Asked(weights=str(PLANTED_SAE)),
         lake_with_weights,
     ),
@@ -369,7 +369,6 @@ OWN_DIRECTIONS = [
     for layer in (0, 1)
 ]
 """The study's own; layer 1's is the chosen one."""
-DASHBOARD_TABLES = ("feature_statistics", "feature_tables", "activation_histograms", "logits_histograms", "logits_tables")
 OUTPUTS: dict[str, tuple[Asked, Mapping[str, int]]] = {
     "features": (Asked(features="0:2,1:3"), {"features.json": 2, "features.txt": 2, "features.csv": 2}),
     "direction": (Asked(), {"generate_directions/mean_diffs.pt": 2, "direction.pt": 1, "layer_NN.npy": 2}),
@@ -382,17 +381,10 @@ OUTPUTS: dict[str, tuple[Asked, Mapping[str, int]]] = {
             for kind, rows in (("activations", 4), ("features", 4))
         },
     ),
+    "catalog": (Asked(), {"catalog.sql": len(TABLES), "dataset_info.json": 9}),
     "saedashboard": (
         Asked(),
-        {
-            f"sae{n}/{file}": rows
-            for n, n_texts in ((0, 4), (1, 4))
-            for file, rows in (
-                ("batch-0.json", 2),
-                *((f"columnar/feature_batch_0/{table}.parquet", 2) for table in DASHBOARD_TABLES),
-                ("columnar/feature_batch_0/activation_rows.parquet", n_texts),
-            )
-        },
+        {f"sae{n}/{file}": rows for n in (0, 1) for file, rows in (("batch-0.json", 2), ("columnar/feature_batch_0", 5 * 2 + 4))},
     ),
     "top_activations": (Asked(), {"data/sae0.parquet": 4, "data/sae1.parquet": 4}),
 }

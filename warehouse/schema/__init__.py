@@ -5,12 +5,14 @@ dense 32-bit index. They are unique across runs, so a join needs one column. The
 A feature is `(sae_id, feature_id)`. `layer` is the block after which resid_post is read, counted from 0.
 """
 
+from saelake.warehouse.schema.answered import ANSWER_ACTIVATIONS, ANSWER_TOKENS
 from saelake.warehouse.schema.atlas import ATTRIBUTIONS, JOINT_EFFECTS, METHOD_SCORES, SINGLE_EFFECTS
 from saelake.warehouse.schema.audit import RECOVERIES, RECOVERY_RATES
 from saelake.warehouse.schema.captured import (
     ACTIVATIONS,
     ACTIVATIONS_BY_PROMPT,
     FEATURES,
+    MESSAGES,
     PROMPTS,
     READINGS,
     SAES,
@@ -71,6 +73,8 @@ __all__ = [
     "ACTIVATIONS_BY_PROMPT",
     "ALIGNMENTS",
     "ANNOTATIONS",
+    "ANSWER_ACTIVATIONS",
+    "ANSWER_TOKENS",
     "ATTRIBUTIONS",
     "BACKUPS",
     "BACKUP_TESTS",
@@ -96,6 +100,7 @@ __all__ = [
     "LAYER_COSINES",
     "LOGIT_MOMENTS",
     "LOSSES",
+    "MESSAGES",
     "METHOD_SCORES",
     "MODELS",
     "NOISE",
@@ -132,6 +137,7 @@ TABLES = {
     t.name: t
     for t in (
         PROMPTS,
+        MESSAGES,
         TOKENS,
         SAES,
         FEATURES,
@@ -143,6 +149,8 @@ TABLES = {
         ABLATIONS,
         VERDICTS,
         DOSES,
+        ANSWER_TOKENS,
+        ANSWER_ACTIVATIONS,
         NOISE,
         SEARCH_TRACE,
         SEARCHES,

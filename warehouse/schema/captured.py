@@ -25,12 +25,12 @@ PROMPTS = Table(
     (
         RUN_ID,
         PROMPT_ID,
-        Column("prompt_hash", pa.string(), "hash of the text; the same text in two runs shares it"),
+        Column("prompt_hash", pa.string(), "hash of the text, or of the messages; the same in two runs share it"),
         Column("set", pa.string(), "the recipe's prompt set"),
         Column("split", pa.string(), "train, val or test"),
         Column("label", pa.string(), "what the prompt is labelled: any text"),
         Column("category", pa.string(), "category within the set", null="the set has none"),
-        Column("text", pa.string(), "the user's text, before the chat template"),
+        Column("text", pa.string(), "the user's text, before the chat template; of a chat the last message"),
         Column("n_tokens", pa.int32(), "tokens of the templated prompt", at_least=0),
         Column("template_hash", pa.string(), "hash of the chat template"),
         Column(
@@ -47,6 +47,20 @@ PROMPTS = Table(
     ),
     key=("prompt_id",),
     order=("prompt_id",),
+)
+
+MESSAGES = Table(
+    "messages",
+    "one message of a prompt that is a chat, or has a system message of its own; other prompts are their text alone",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("number", pa.int16(), "its place in the chat, from 0; the last one is the prompt's text", at_least=0, since=2),
+        Column("role", pa.string(), "whose message it is", choices=("system", "user", "assistant"), since=2),
+        Column("content", pa.string(), "what it says", since=2),
+    ),
+    key=("prompt_id", "number"),
+    order=("prompt_id", "number"),
 )
 
 TOKENS = Table(

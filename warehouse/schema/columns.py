@@ -73,6 +73,16 @@ class Column:
         """The id that it holds."""
         return self.refers.partition(".")[2] if self.refers else self.name
 
+    @property
+    def described(self) -> str:
+        """What it holds, in a line: its meaning, what a missing value means, and all that a text may be."""
+        parts = [
+            self.meaning,
+            f"null: {self.null}" if self.null else "",
+            f"one of {', '.join(self.choices)}" if self.choices else "",
+        ]
+        return "; ".join(part for part in parts if part)
+
     def is_in(self, version: int) -> bool:
         """Whether files of that version of the schema hold it."""
         return self.since <= version <= (self.until or version)

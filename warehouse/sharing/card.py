@@ -35,7 +35,7 @@ def write_card(path: Path, records: Sequence[RunRecord], withheld: Withheld) -> 
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
     )
     environment.filters["md"] = markdown_text
-    every = list(_parts(records))
+    every = list(parts_of(records))
     parts = [part for part in every if part.n_rows] or every  # `datasets` cannot load a configuration without rows
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         front_matter=_front_matter(records, parts),
@@ -57,7 +57,8 @@ def markdown_text(value: object) -> str:
     return "".join(f"&#{ord(c)};" if c in "&<>\"'`*_{}[]()#+!|\\~$" else c for c in text)
 
 
-def _parts(records: Sequence[RunRecord]) -> Iterator[Part]:
+def parts_of(records: Sequence[RunRecord]) -> Iterator[Part]:
+    """The tables of a set with these records."""
     for table in TABLES.values():
         files = [f for r in records for f in r.files if f.table == table.name]
         if files:
@@ -67,18 +68,23 @@ def _parts(records: Sequence[RunRecord]) -> Iterator[Part]:
             yield Part(table, columns, sum(f.n_rows for f in files), sum(f.n_bytes for f in files), tuple(sorted(left_out)))
 
 
+def licence_of(records: Sequence[RunRecord]) -> str:
+    """The one licence of all that a set was made from; other, where there are several, or none is told."""
+    licences = {licence for study in _studies(records) for licence in study["licences"]}
+    return licences.pop() if len(licences) == 1 else "other"
+
+
 def _front_matter(records: Sequence[RunRecord], parts: Sequence[Part]) -> str:
     """YAML: what the hub's index and `datasets` read."""
     import yaml  # type: ignore[import-untyped]
 
     largest = max(part.n_rows for part in parts)
     size = next((name for limit, name in (*SIZES, *LARGER) if largest < limit), "n>1T" if largest >= 10**12 else "10B<n<100B")
-    licences = {licence for study in _studies(records) for licence in study["licences"]}
     configs = [{"config_name": p.table.name, "data_files": f"data/{p.table.name}/*.parquet"} for p in parts]
     default = next((c for c in configs if c["config_name"] == "activations"), configs[0])
     content = {
         "pretty_name": "saelake: " + ", ".join(sorted({r.recipe for r in records})),
-        "license": licences.pop() if len(licences) == 1 else "other",
+        "license": licence_of(records),
         "tags": ["interpretability", "sparse-autoencoder", "saelake"],
         "size_categories": [size],
         "configs": [c | {"default": True} if c is default else c for c in configs],

@@ -2,6 +2,7 @@
 
 set/
   README.md                            the card: what it is, where it comes from, how to load it
+  croissant.json                       the same for machines, in MLCommons' words
   SHA256SUMS                           hashes of all other files, for `sha256sum -c`
   runs/<run_id>.json                   the record of each run, with the hashes of its files
   data/<table>/<run_id>.parquet        a table's rows; one file a layer where the table lies by layer:
@@ -21,10 +22,11 @@ RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,120}_[0-9a-f]{12}")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 """What a recipe or a stage may be called."""
 CARD = "README.md"
+CROISSANT = "croissant.json"
 SUMS = "SHA256SUMS"
 STUDIES = "studies"
 """In what a set's record says about its run: the studies that show it."""
-SET_NAMES = (CARD, SUMS, "runs", "data")
+SET_NAMES = (CARD, CROISSANT, SUMS, "runs", "data")
 """All that lies directly in a set."""
 
 

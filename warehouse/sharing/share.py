@@ -27,7 +27,8 @@ from saelake.warehouse.records import Lake, RunRecord, TableContent
 from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.card import write_card
-from saelake.warehouse.sharing.names import CARD, SET_NAMES, STUDIES, SUMS, data_name, record_name
+from saelake.warehouse.sharing.croissant import write_croissant
+from saelake.warehouse.sharing.names import CARD, CROISSANT, SET_NAMES, STUDIES, SUMS, data_name, record_name
 from saelake.warehouse.sharing.withheld import Withheld, find_withheld
 
 LARGEST_GROUP = 100 << 20
@@ -84,6 +85,7 @@ def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet |
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(record.to_json(), encoding="utf-8")
             write_card(draft / CARD, shared, withheld)
+            write_croissant(draft / CROISSANT, shared)
             _write_sums(draft)
     return shared
 

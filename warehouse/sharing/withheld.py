@@ -20,6 +20,11 @@ from all_runs.prompts
 order by prompt_id
 """
 
+SPELT = ("token_id", "token", "piece")
+"""What a token is."""
+SAID = ("user", "system", "assistant")
+"""Roles of tokens that hold what a prompt set says."""
+
 
 @dataclass(frozen=True)
 class Withheld:
@@ -36,8 +41,8 @@ class Withheld:
 
     def columns(self, table: str) -> list[str]:
         """The columns of a table that are left out on some rows."""
-        texts = {"prompts": ["text"], "tokens": ["token_id", "token", "piece"]} if len(self.hidden) else {}
-        return (texts | {"ablations": ["completion"]}).get(table, [])
+        texts = {"prompts": ["text"], "messages": ["content"], "tokens": list(SPELT)} if len(self.hidden) else {}
+        return (texts | {"ablations": ["completion"], "answer_tokens": list(SPELT)}).get(table, [])
 
     def apply(self, table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The rows as they are shared."""
@@ -45,13 +50,16 @@ class Withheld:
             is_out = pc.invert(_is_in(rows["prompt_id"], self.answered))
             digests = [_digest(*pair) for pair in _pairs(rows.filter(is_out))]
             return _with(rows, "completion", pc.replace_with_mask(rows["completion"], is_out, pa.array(digests, pa.string())))
-        is_out = _is_in(rows["prompt_id"], self.hidden)
+        is_out = pc.invert(_is_in(rows["prompt_id"], self.answered)) if table == "answer_tokens" else self._is_hidden(rows)
         if table == "tokens":
-            is_out = pc.and_(is_out, pc.equal(rows["role"], "user"))
+            is_out = pc.and_(is_out, pc.is_in(rows["role"], pa.array(SAID)))
         for name in set(self.columns(table)) & set(rows.schema.names):
             blank = pa.scalar("" if pa.types.is_string(rows[name].type) else 0, rows[name].type)
             rows = _with(rows, name, pc.if_else(is_out, blank, rows[name]))
         return rows
+
+    def _is_hidden(self, rows: pa.RecordBatch) -> pa.Array:
+        return _is_in(rows["prompt_id"], self.hidden)
 
 
 def find_withheld(

@@ -1,0 +1,33 @@
+"""The views of a lake as a script for any DuckDB client, with what every table and column means as its comment."""
+
+import re
+from collections.abc import Iterator
+
+from saelake.warehouse.catalog import MAKING, current_runs, view_statements
+from saelake.warehouse.literals import literal
+from saelake.warehouse.records import Lake
+from saelake.warehouse.schema import TABLES
+
+MADE = re.compile(r"create (view|table|macro) ")
+HEAD = """-- The tables of the lake {name}, as `saelake export catalog` wrote them.
+-- Read this in any DuckDB, and again after the lake has grown:
+--     duckdb mine.duckdb < catalog.sql
+"""
+
+
+def catalog_script(lake: Lake, recipe: str | None = None) -> str:
+    """The script; running it again replaces what it made."""
+    return HEAD.format(name=lake.published.url.replace("\n", " ")) + "".join(f"{one};\n" for one in _statements(lake, recipe))
+
+
+def _statements(lake: Lake, recipe: str | None) -> Iterator[str]:
+    yield f"set variable lake = {literal(lake.published.url)}"
+    yield f"set variable {MAKING} = true"
+    for statement in view_statements(current_runs(lake, recipe)):
+        yield MADE.sub(r"create or replace \1 ", statement, count=1).replace("create schema ", "create schema if not exists ", 1)
+    yield f"reset variable {MAKING}"
+    for table in TABLES.values():
+        for schema in ("main", "all_runs"):
+            yield f"comment on view {schema}.{table.name} is {literal(table.row)}"
+            for column in table.columns:
+                yield f'comment on column {schema}.{table.name}."{column.name}" is {literal(column.described)}'
