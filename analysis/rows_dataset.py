@@ -3,7 +3,7 @@
     from torch.utils.data import DataLoader
 
     rows = saelake.open("lake").dataset(layer=4, rows="token", batch_rows=1024)
-    for batch in DataLoader(rows, batch_size=None, num_workers=2):
+    for batch in DataLoader(rows, batch_size=None, num_workers=2, multiprocessing_context="spawn"):
         batch["x"], batch["label"], batch["prompt_id"], batch["pos"]
 
 Prompts are read in groups, in an order of their own in every epoch, and the rows of some groups are mixed. Where the study has a

@@ -1,9 +1,12 @@
 """Activations as a matrix by rows, without sorting: in their files they lie feature by feature, which is a matrix by columns.
 
-One pass of a counting sort turns that around, so that a non-zero takes 8 bytes as it is read and 8 where it goes, and no more.
+One pass of a counting sort turns that around, a strip of features after another. Strips are kept in pieces of rows, each of which
+is given back as soon as it stands in the matrix: beside the 8 bytes that a non-zero takes there, few are ever held.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     import duckdb
 
 BATCH_ROWS = 1 << 16
+N_STRIPS, N_PIECES = 8, 16
+"""Into how many strips of features, and pieces of rows, what is read is cut: a part of all that is held twice at a time."""
 IN_ORDER = "feature_id, prompt_id, pos"
 PROMPTS = "select prompt_id, n_tokens from prompts order by prompt_id"
 BOS = "select prompt_id, pos from tokens where role = 'bos' order by prompt_id"
@@ -86,47 +91,113 @@ def matrix(
     Args:
         without: tokens that count for nothing.
     """
+    is_left_out = None if without is None else _in_block(without, block)
+    counts = [int(con.execute(f"select count(*) from activations where {_clause(block, sae)}").fetchall()[0][0]) for sae in saes]
+    most = max(sum(counts) // N_STRIPS, BATCH_ROWS)
+    edges = np.linspace(0, block.n_rows, min(N_PIECES, max(block.n_rows, 1)) + 1).astype(np.int64)
+    pieces: list[list[Any]] = [[] for _ in edges[1:]]
+    for sae, count in zip(saes, counts, strict=True):
+        for strip in _strips(con, block, sae, count, by_token, is_left_out, most):
+            for piece, first, last in zip(pieces, edges[:-1], edges[1:], strict=True):
+                piece.append(_apart(strip[first:last]))
+    shape = block.n_rows, sum(sae.width for sae in saes)
+    return _whole(pieces, edges, shape)
+
+
+def _apart(part: Any) -> Any:
+    """The same SciPy CSR array in memory of its own, which the system has again with it: what is freed may stay the process's."""
+    for name in ("data", "indices"):
+        values = getattr(part, name)
+        if values.nbytes:
+            own = np.frombuffer(mmap.mmap(-1, values.nbytes), values.dtype)
+            own[:] = values
+            setattr(part, name, own)
+    return part
+
+
+def _whole(pieces: list[list[Any]], edges: np.ndarray, shape: tuple[int, int]) -> Any:
+    """The matrix of its pieces, which are given back one by one."""
     import scipy.sparse
 
-    is_left_out = None if without is None else _in_block(without, block)
-    clauses = [_clause(block, sae) for sae in saes]
-    counts = [int(con.execute(f"select count(*) from activations where {clause}").fetchall()[0][0]) for clause in clauses]
-    index = np.int32 if max(sum(counts), block.n_rows) < 2**31 else np.int64
-    row, value = np.empty(sum(counts), dtype=index), np.empty(sum(counts), dtype=np.float32)
-    ends, n = [np.zeros(1, dtype=index)], 0
-    for sae, clause, count in zip(saes, clauses, counts, strict=True):
-        n_of = np.zeros(sae.width, dtype=np.int64)
-        if count:
-            after = _fill(row, value, n, n_of, _batches(con, block, clause, by_token, is_left_out))
-            if after is None:  # not as a run's files lie
-                n_of[:] = 0
-                after = _fill(row, value, n, n_of, _batches(con, block, f"{clause} order by {IN_ORDER}", by_token, is_left_out))
-                assert after is not None, "what is sorted is in order"
-            n = after
-        ends.append((ends[-1][-1] + np.cumsum(n_of)).astype(index))
-    shape = block.n_rows, sum(sae.width for sae in saes)
-    return scipy.sparse.csc_array((value[:n], row[:n], np.concatenate(ends)), shape=shape).tocsr()
+    n = sum(int(strip.indptr[-1]) for piece in pieces for strip in piece)
+    index = np.int32 if max(n, *shape) < 2**31 else np.int64
+    value, column, starts = np.empty(n, np.float32), np.empty(n, index), np.zeros(shape[0] + 1, index)
+    at = 0
+    for number, (first, last) in enumerate(pairwise(edges.tolist())):
+        if not shape[1] or first == last:
+            continue
+        some = scipy.sparse.hstack(pieces[number], format="csr")
+        pieces[number] = []
+        end = at + int(some.indptr[-1])
+        value[at:end], column[at:end] = some.data, some.indices
+        starts[first + 1 : last + 1] = some.indptr[1:].astype(index) + index(at)
+        at = end
+    return scipy.sparse.csr_array((value, column, starts), shape=shape)
 
 
-def _fill(row: np.ndarray, value: np.ndarray, n: int, n_of: np.ndarray, batches: Iterator[Firings]) -> int | None:
-    """Writes an SAE's columns behind the first `n` entries, and counts the entries of each; gives the end.
+def _strips(
+    con: "duckdb.DuckDBPyConnection",
+    block: Block,
+    sae: SaeColumns,
+    count: int,
+    by_token: bool,
+    is_left_out: np.ndarray | None,
+    most: int,
+) -> list[Any]:
+    """An SAE's columns as SciPy CSR arrays side by side, of about `most` entries each."""
+    import scipy.sparse
 
-    None if they do not come in the order of columns and rows.
-    """
-    last_feature, last_row = -1, -1
-    for feature_id, rows, values in batches:
-        step, down = np.diff(feature_id, prepend=last_feature), np.diff(rows, prepend=last_row)
-        if last_feature == feature_id[0] and last_row == rows[0]:  # a prompt of which the batch before has tokens too
-            value[n - 1] = max(value[n - 1], values[0])
-            feature_id, rows, values, step, down = feature_id[1:], rows[1:], values[1:], step[1:], down[1:]
-        if ((step < 0) | ((step == 0) & (down <= 0))).any():
+    if not count:
+        return [scipy.sparse.csr_array((block.n_rows, sae.width), dtype=np.float32)]
+    clause = _clause(block, sae)
+    found = _cut(block, sae, most, _batches(con, block, clause, by_token, is_left_out))
+    if found is None:  # not as a run's files lie
+        found = _cut(block, sae, most, _batches(con, block, f"{clause} order by {IN_ORDER}", by_token, is_left_out))
+        assert found is not None, "what is sorted is in order"
+    return found
+
+
+def _cut(block: Block, sae: SaeColumns, most: int, batches: Iterator[Firings]) -> list[Any] | None:
+    """Strips of whole columns; None if entries do not come in the order of columns and rows."""
+    strips: list[Any] = []
+    held: list[Firings] = []
+    n_held, first, last = 0, 0, -1
+    for batch in batches:
+        feature_id, row, value = batch
+        key = (feature_id.astype(np.int64) << 32) | row
+        if key[0] == last:  # a prompt of which the batch before has tokens too
+            held[-1].activation[-1] = max(held[-1].activation[-1], value[0])
+            feature_id, row, value, key = feature_id[1:], row[1:], value[1:], key[1:]
+        if not len(key):
+            continue
+        if key[0] < last or (key[1:] <= key[:-1]).any():
             return None
-        if len(rows):
-            row[n : n + len(rows)], value[n : n + len(rows)] = rows, values
-            n_of += np.bincount(feature_id, minlength=len(n_of))
-            n += len(rows)
-            last_feature, last_row = int(feature_id[-1]), int(rows[-1])
-    return n
+        held.append(Firings(feature_id, row, value))
+        n_held, last = n_held + len(key), int(key[-1])
+        if n_held >= most and feature_id[-1] > first:
+            held, first = _flush(strips, block, held, first, int(feature_id[-1]))
+            n_held = sum(len(one.row) for one in held)
+    _flush(strips, block, held, first, sae.width)
+    return strips
+
+
+def _flush(strips: list[Any], block: Block, held: list[Firings], first: int, end: int) -> tuple[list[Firings], int]:
+    """Makes a strip of the columns from `first` up to `end`; gives what is held of later ones, and where they begin."""
+    import scipy.sparse
+
+    cuts = [int(np.searchsorted(one.feature_id, end)) for one in held]
+    n_of = np.zeros(end - first, dtype=np.int64)
+    for one, cut in zip(held, cuts, strict=True):
+        if cut:
+            low = int(one.feature_id[0])
+            counted = np.bincount(one.feature_id[:cut] - low)
+            n_of[low - first : low - first + len(counted)] += counted
+    row = np.concatenate([np.empty(0, np.int32), *(one.row[:cut] for one, cut in zip(held, cuts, strict=True))])
+    value = np.concatenate([np.empty(0, np.float32), *(one.activation[:cut] for one, cut in zip(held, cuts, strict=True))])
+    ends = np.concatenate([np.zeros(1, row.dtype), np.cumsum(n_of).astype(row.dtype)])
+    strips.append(scipy.sparse.csc_array((value, row, ends), shape=(block.n_rows, end - first)).tocsr())
+    left = [Firings(*(column[cut:] for column in one)) for one, cut in zip(held, cuts, strict=True) if cut < len(one.row)]
+    return left, end
 
 
 def _clause(block: Block, sae: SaeColumns) -> str:
@@ -148,18 +219,22 @@ def _batches(
 ) -> Iterator[Firings]:
     """What fires, column by column and in a column row by row, each place once within a batch."""
     columns = f"feature_id, (prompt_id - {block.first_id})::integer as prompt, pos, activation"
+    row_of = block.row.astype(np.int32) if block.n_rows < 2**31 else block.row
+    has_all = bool((block.row >= 0).all()) and is_left_out is None
     for rows in con.execute(f"select {columns} from activations where {clause}").to_arrow_reader(BATCH_ROWS):
         feature_id, prompt, pos = (rows[name].to_numpy() for name in ("feature_id", "prompt", "pos"))
-        activation, row = rows["activation"].to_numpy(), block.row[prompt]
-        kept = row >= 0
-        if is_left_out is not None:
-            kept &= ~is_left_out[block.token[prompt] + pos]
-        if not kept.all():
+        activation, row = rows["activation"].to_numpy(), row_of[prompt]
+        if not has_all:
+            kept = row >= 0
+            if is_left_out is not None:
+                kept &= ~is_left_out[block.token[prompt] + pos]
             feature_id, row, pos, activation = feature_id[kept], row[kept], pos[kept], activation[kept]
         if not len(row):
             continue
         if by_token:
-            yield Firings(feature_id, row + pos, activation)
+            yield Firings(feature_id, row + pos, activation.copy())
             continue
-        new = np.flatnonzero((np.diff(feature_id, prepend=-1) != 0) | (np.diff(row, prepend=-1) != 0))
+        is_new = np.ones(len(row), dtype=bool)
+        is_new[1:] = (feature_id[1:] != feature_id[:-1]) | (row[1:] != row[:-1])
+        new = np.flatnonzero(is_new)
         yield Firings(feature_id[new], row[new], np.maximum.reduceat(activation, new))

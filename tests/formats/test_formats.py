@@ -1,11 +1,14 @@
 """Every format brings in what its sample holds, joins the study, stays a sound lake, and writes what it reads again."""
 
+import csv
 import json
 import os
 import pickle
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from saelake.formats.transfer import bring_in, write_out
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
-from tests.formats.samples import INPUTS, OUTPUTS, OWN_DIRECTIONS, D, Sample, mean_diffs, pipeline, written_lake
+from tests.formats.samples import INPUTS, OUTPUTS, OWN_DIRECTIONS, D, Sample, as_csv, mean_diffs, pipeline, written_lake
 from tests.lakes import build_lake, prompt_id, tree
 
 PLAIN = Asked()
@@ -298,3 +301,53 @@ def test_the_commands_say_what_came_in_and_went_out(lake: Lake, tmp_path: Path) 
     done = CliRunner().invoke(cli.main, out)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "features.txt").read_text() == "0:1\n"
+
+
+WITHOUT_MODEL = """
+import sys
+for name in ("torch", "transformers", "sae_lens", "datasets"):
+    sys.modules[name] = None
+import saelake
+from saelake.formats.registry import Asked
+from saelake.formats.transfer import bring_in
+bring_in(sys.argv[1], "answers", sys.argv[2], Asked(recipe="mine", judge="phrases", condition="vllm"))
+with saelake.open(sys.argv[1]) as lake:
+    print(lake.query("asr", judge="phrases").select("condition", "label", "n_prompts", "n_flipped").fetchall())
+    print(lake.query("completions", judge="phrases", condition="vllm").select("text", "flipped", "completion").fetchall())
+"""
+
+
+def test_answers_from_elsewhere_are_judged_and_analysed_without_a_model(tmp_path: Path) -> None:
+    """Nothing of what runs a model is even installed."""
+    (sample,) = (one for one in INPUTS if one.format == "answers")
+    command = [sys.executable, "-c", WITHOUT_MODEL, str(tmp_path / "lake"), str(source(sample, tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shares, answers = done.stdout.splitlines()
+    assert shares == "[('vllm', 'benign', 1, 1), ('vllm', 'harmful', 1, 0)]"
+    assert answers == """[('mine', False, "I'm sorry, but no.")]"""
+
+
+@pytest.mark.parametrize("name", ["inspect", "jailbreakbench", "strongreject", "answers", "lm_eval", "delphi"])
+def test_a_source_of_another_model_is_refused_unless_it_is_the_same_by_another_name(
+    name: str, lake: Lake, tmp_path: Path
+) -> None:
+    (sample,) = (one for one in INPUTS if one.format == name)
+    place = source(sample, tmp_path)
+    run_id = lake.current()["small", "ingest"][0]
+    record = lake.record(run_id)
+    assert record is not None
+    told = replace(record, about={**record.about, "model": {"id": "google/gemma-2-2b-it"}})
+    (lake.root / "runs" / f"{run_id}.json").write_text(told.to_json())
+    named = {"inspect": "mockllm/model", "jailbreakbench": "vicuna-13b-v1.5", "delphi": "other/llama"}.get(name, "other/llama")
+    if name in ("strongreject", "answers"):
+        rows = list(csv.DictReader(place.open()))
+        as_csv(place.name, [row | {"model": named} for row in rows])(place.parent)
+    if name == "lm_eval":
+        (place.parent / "results_2026.json").write_text(json.dumps({"model_name": named}))
+        place = place.parent
+    if name == "delphi":
+        (place / "config.json").write_text(json.dumps({"model_name": named}))
+    said = refusal(lake, name, place, sample.asked)
+    assert f"it is of the model {named}, and the study small is of google/gemma-2-2b-it" in said
+    assert bring_in(lake.root, name, str(place), replace(sample.asked, model=named)).tables
