@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from saelake import queries
 from saelake.queries.sparse import Sparse, features_of, sae_columns, sparse, to_torch
 from saelake.warehouse import arguments
 from saelake.warehouse.catalog import connect
@@ -32,12 +33,6 @@ MIXED = 8
 LABELS = {"target": 1, "control": 0, "other": -1}
 BOS = "select prompt_id, min(pos) from tokens where role = 'bos' group by prompt_id"
 PROMPTS = "select prompt_id, n_tokens, label_role from prompts where n_tokens > 0 order by prompt_id"
-FIRED = """
-select prompt_id, pos, s.first + feature_id as place, activation
-from activations_by_prompt as a
-join column_of as s on s.layer = a.layer and s.sae_id = a.sae_id
-where prompt_id between $first and $last and a.layer in (select layer from column_of)
-"""
 
 
 class _Part(NamedTuple):
@@ -166,7 +161,7 @@ class LakeRows(IterableDataset[dict[str, torch.Tensor]]):
         """The same from the row groups of the copy by prompt."""
         import scipy.sparse
 
-        found = self._con.execute(FIRED, {"first": int(ids[0]), "last": int(ids[-1])}).fetchnumpy()
+        found = self._con.execute(queries.step("rows_of_prompts"), {"first": int(ids[0]), "last": int(ids[-1])}).fetchnumpy()
         prompt_id, pos, place, value = (np.asarray(found[name]) for name in ("prompt_id", "pos", "place", "activation"))
         of = np.searchsorted(ids, prompt_id)
         kept = np.ones(len(of), dtype=bool) if self._bos else pos != bos_pos[of]

@@ -1,6 +1,5 @@
 """The views of a lake as a script for any DuckDB client, with what every table and column means as its comment."""
 
-import re
 from collections.abc import Iterator
 
 from saelake.warehouse.catalog import MAKING, current_runs, view_statements
@@ -8,7 +7,6 @@ from saelake.warehouse.literals import literal
 from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
 
-MADE = re.compile(r"create (view|table|macro) ")
 HEAD = """-- The tables of the lake {name}, as `saelake export catalog` wrote them.
 -- Read this in any DuckDB, and again after the lake has grown:
 --     duckdb mine.duckdb < catalog.sql
@@ -23,8 +21,7 @@ def catalog_script(lake: Lake, recipe: str | None = None) -> str:
 def _statements(lake: Lake, recipe: str | None) -> Iterator[str]:
     yield f"set variable lake = {literal(lake.published.url)}"
     yield f"set variable {MAKING} = true"
-    for statement in view_statements(current_runs(lake, recipe)):
-        yield MADE.sub(r"create or replace \1 ", statement, count=1).replace("create schema ", "create schema if not exists ", 1)
+    yield from view_statements(current_runs(lake, recipe))
     yield f"reset variable {MAKING}"
     for table in TABLES.values():
         for schema in ("main", "all_runs"):
