@@ -9,7 +9,7 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site organism hydra planted refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site organism hydra planted refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -143,7 +143,11 @@ bench-growth: $(INSTALLED)  ## adding a prompt set and an SAE to a study, beside
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
-bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-sparse bench-growth bench-open bench-workers  ## all benchmarks but bench-gpu, one after the other
+bench-cost: $(INSTALLED)  ## bytes, time and memory of three studies, beside the formula of docs/scale.md (1 minute)
+	$(BIN)/python -m benchmarks.cost
+
+bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-sparse bench-growth bench-open bench-workers bench-cost  ## all benchmarks but bench-gpu, one after the other; then every figure with its target, and whether it is reached
+	$(BIN)/python -m benchmarks.summary
 
 torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
 	$(BIN)/python -m benchmarks.torture --study organism

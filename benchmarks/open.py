@@ -4,7 +4,8 @@
 
 The lakes are copies of one small study under other names, so that runs grow and rows hardly do. The bucket is an S3 server on
 loopback, in this process, which waits before each answer; its own work is in the figures. `first opening` is that of a machine
-which has none of the lake's records yet. The command is a whole process, by its processor time.
+which has none of the lake's records yet. The command is a whole process, by its processor time; so are the looks for garbage
+and for damage.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from urllib.request import Request, urlopen
 import saelake
 from benchmarks.harness import Report, Times, alternated
 from saelake.warehouse.catalog import changing_catalog
+from saelake.warehouse.check import check
+from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.records import Lake
 from tests.lakes import build_lake
 
@@ -136,11 +139,21 @@ def main() -> None:
         commands = Times(seconds)
         report.line("the whole command, processor time")
         report.line(commands.table())
+        looks: dict[str, Callable[[], object]] = {}
+        for n, lake in here.items():
+            looks |= {f"gc, {n} runs": partial(gc, lake, dry_run=True), f"check, {n} runs": partial(check, lake)}
+        kept = alternated(looks, min(3, options.rounds), clock=time.process_time)
+        report.line("looking for garbage and for damage, processor time")
+        report.line(kept.table())
     few, many = min(options.runs), max(options.runs)
     report.ratio(f"bucket_{many}_runs_opening_seconds", times.median(f"bucket, {many} runs: opening"), "<= 1.00")
+    report.ratio(f"folder_{many}_runs_opening_seconds", times.median(f"folder, {many} runs: opening"), "<= 0.30")
     report.ratio(f"bucket_{many}_runs_first_opening_seconds", times.median(f"bucket, {many} runs: first opening"), "none")
     ratio = commands.ratio(f"select 1, {many} runs", f"select 1, {few} runs")
     report.ratio(f"select_1_at_{many}_runs_over_{few}", ratio, "<= 1.30")
+    report.ratio(f"gc_{many}_runs_seconds", kept.median(f"gc, {many} runs"), "<= 0.30")
+    a_run = kept.ratio(f"check, {many} runs", f"check, {few} runs") * few / many
+    report.ratio(f"check_a_run_at_{many}_runs_over_{few}", a_run, "<= 1.00")
     if not options.dry:
         report.keep()
 

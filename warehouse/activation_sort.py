@@ -1,14 +1,17 @@
 """The landed activations of a run in the two orders that they are published in, sorted by counting.
 
 Feature ids and tokens are dense numbers, so rows are put in order by counting them (SciPy's conversion of coordinates to
-compressed rows), many times faster than by comparing them. What would not fit in memory is sorted range by range: each range
-reads the landed files again, so nothing is spilled. Where a layer has several SAEs, their rows lie between one another.
+compressed rows), many times faster than by comparing them. What would not fit in memory is sorted range by range, by feature
+from files without a name beside the landed ones, so that these are read once. Where a layer has several SAEs, their rows lie
+between one another.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -136,10 +139,13 @@ def by_feature(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[
     Raises AssertionError if a row comes twice.
     """
     packing = _Packing.of(parts, max(p.pos_bits for p in parts))
-    is_one_range = sum(part.n_rows for part in parts) <= range_rows
-    ranges = [(0, max(p.width for p in parts))] if is_one_range else _ranges(_counts(parts, "feature_id", 0), range_rows)
-    for first, last in ranges:
-        rows = _read(parts, packing, "feature_id", None if is_one_range else (first, last))
+    if sum(part.n_rows for part in parts) <= range_rows:
+        ranges = [(0, max(part.width for part in parts))]
+        found = iter([_joined([_rows(part, packing) for part in parts])])
+    else:
+        ranges = list(_ranges(_counts(parts, "feature_id", 0), range_rows))
+        found = _split(parts, packing, [first for first, _ in ranges])
+    for (first, last), rows in zip(ranges, found, strict=True):
         indptr, token, activation = _grouped(rows.feature_id - first, rows.token, rows.activation, last - first)
         feature_id = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(indptr))
         for start in range(0, len(token), BATCH_ROWS):
@@ -164,8 +170,7 @@ def by_prompt(parts: Sequence[Part], range_rows: int = RANGE_ROWS) -> Iterator[p
     for first, last in _ranges(_counts(parts, "prompt_id", base), range_rows):
         layers = []
         for layer, packing in packings.items():
-            mine = [p for p in parts if p.layer == layer and p.first < base + last and p.last >= base + first]
-            rows = _read(mine, packing, "prompt_id", (base + first, base + last))
+            rows = _of_prompts([p for p in parts if p.layer == layer], packing, base + first, base + last)
             layers.append(_by_prompt(rows, packing.bits, base + first, last - first))
         for prompt in range(last - first):
             before = 0
@@ -211,22 +216,48 @@ def _ranges(counts: np.ndarray, range_rows: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _read(parts: Sequence[Part], packing: _Packing, column: str, values: tuple[int, int] | None) -> _Rows:
-    """The landed rows whose `column` (or index) is in the range `values`, or all."""
-    found = []
-    for part in parts:
-        feature_id, prompt_id, pos, activation = part.read(*COLUMNS)
-        index = prompt_id - part.tag
-        token = _widened(index, packing.bits) << packing.bits | packing.packed(pos, part.sae_id)
-        rows = _Rows(feature_id, token, activation)
-        if values is not None:
-            chosen = feature_id if column == "feature_id" else index
-            inside = (chosen >= values[0]) & (chosen < values[1])
-            rows = rows if inside.all() else _Rows(*(a[inside] for a in rows))
-        found.append(rows)
+def _rows(part: Part, packing: _Packing) -> _Rows:
+    """The landed rows of a part."""
+    feature_id, prompt_id, pos, activation = part.read(*COLUMNS)
+    token = _widened(prompt_id - part.tag, packing.bits) << packing.bits | packing.packed(pos, part.sae_id)
+    return _Rows(feature_id, token, activation)
+
+
+def _joined(found: Sequence[_Rows]) -> _Rows:
     if not found:
         return _Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
     return _Rows(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+
+
+def _split(parts: Sequence[Part], packing: _Packing, firsts: Sequence[int]) -> Iterator[_Rows]:
+    """The landed rows of each range of feature ids, by the first of each: all parts are read before the first range comes."""
+    is_narrow = max(part.last for part in parts) < 1 << (31 - packing.bits)
+    kinds = (np.dtype(np.int32), np.dtype(np.int32 if is_narrow else np.int64), np.dtype(np.float32))
+    with ExitStack() as stack:
+        files = [[stack.enter_context(TemporaryFile(dir=parts[0].path.parent)) for _ in kinds] for _ in firsts]
+        for part in parts:
+            rows = _rows(part, packing)
+            place = np.searchsorted(firsts, rows.feature_id, side="right") - 1
+            for number, of_range in enumerate(files):
+                mine = place == number
+                for file, column, kind in zip(of_range, rows, kinds, strict=True):
+                    file.write(memoryview(column[mine].astype(kind, copy=False)))
+        for of_range in files:
+            for file in of_range:
+                file.seek(0)
+            yield _Rows(*(np.fromfile(file, kind) for file, kind in zip(of_range, kinds, strict=True)))
+
+
+def _of_prompts(parts: Sequence[Part], packing: _Packing, first: int, last: int) -> _Rows:
+    """The landed rows of the prompts whose index is from `first` to `last`, that one left out."""
+    found = []
+    for part in parts:
+        if part.first < last and part.last >= first:
+            rows = _rows(part, packing)
+            index = rows.token >> packing.bits
+            inside = (index >= first) & (index < last)
+            found.append(rows if inside.all() else _Rows(*(a[inside] for a in rows)))
+    return _joined(found)
 
 
 def _widened(index: np.ndarray, bits: int) -> np.ndarray:
