@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from saelake.warehouse import housekeeping
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.records import Lake, record_key
 from saelake.warehouse.runs import Rows, ensure_run
+from saelake.warehouse.storage import Folder
 from tests.warehouse import processes, toys
 
 
@@ -119,3 +121,23 @@ def test_a_damaged_record_stops_gc_and_can_be_dropped(lake: Lake) -> None:
     gc(lake, older_than_seconds=0)
     toys.answers(lake)
     assert check(lake) == []
+
+
+def test_gc_lists_the_folders_of_all_runs_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing them for every run grows with the square of the runs: ten seconds at 300."""
+    asked: list[str] = []
+    names = Folder.names
+    monkeypatch.setattr(Folder, "names", lambda folder, key: asked.append(key) or names(folder, key))
+    drop(lake, CHILD)
+    (lake.root / "data" / f".{PARENT}.0123abcd").mkdir()
+    asked.clear()
+    garbage = gc(lake, older_than_seconds=0)
+    assert [one.path for one in garbage] == [f"data/{CHILD}", f"data/.{PARENT}.0123abcd"]
+    assert sorted(asked) == ["data", "data", "landing"]
+
+
+def test_gc_says_nothing_of_what_has_gone_since_it_looked(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        housekeeping, "_folders", lambda _: {"run_gone": housekeeping._Folders(["data/run_gone"], ["data/.gone"])}
+    )
+    assert gc(lake, older_than_seconds=0) == []
