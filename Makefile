@@ -9,7 +9,7 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site organism hydra planted refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site pictures organism hydra planted refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ docs: analyze  ## run the commands in README.md and docs/ and write their output
 
 pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, recipe, formats, library, cards, comparison
 	$(BIN)/python -m tests.documents
+
+pictures: analyze  ## a picture of each of the explorer's pages into docs/pictures/; needs Chromium
+	$(BIN)/python -m tests.pictures $(LAKE)
 
 atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (half an hour)
 	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE)
@@ -127,7 +130,7 @@ bench-waking: $(BENCH)/search  ## cost of capturing what wakes, on top of the ab
 bench-atlas: atlas  ## the atlas's passes beside the literal loop on SAELens' hooks, and what each method scores
 	$(BIN)/python -m benchmarks.atlas --lake $(LAKE)
 
-bench-browser: $(INSTALLED)  ## cards of the feature browser on a lake of 60M activations (2 minutes)
+bench-browser: $(INSTALLED)  ## pages of the explorer on a lake of 60M activations (2 minutes)
 	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
 
 bench-open: $(INSTALLED)  ## opening a lake of 10, 100 and 300 runs, in a folder and in a bucket that answers late (2 minutes)

@@ -1,9 +1,9 @@
-"""make bench-browser: how long the feature browser takes to answer, over HTTP, on a large lake.
+"""make bench-browser: how long the explorer takes to answer, over HTTP, on a large lake.
 
     python -m benchmarks.browser --cache ~/.cache/saelake-bench
 
 A synthetic lake of 60M activations, 14 SAEs of 65,536 features; cards of the features that fire most, and of others at random,
-each asked for once, so that nothing of it was read before.
+each asked for once, so that nothing of it was read before; then its lists, and how soon a statement of its console is cancelled.
 """
 
 import argparse
@@ -13,7 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from benchmarks.harness import Report
@@ -24,7 +28,18 @@ from saelake.warehouse.synth import Shape, synthesize
 ROWS = 60_000_000
 FREQUENT = 20
 OTHERS = 200
-SEARCHES = ("", "?layer=3", "?feature_id=17", "?words=weapon", "?population=critical")
+PAGES = (
+    "",
+    "?layer=3",
+    "?feature_id=17",
+    "?words=weapon",
+    "?population=critical",
+    "?order=auroc",
+    "/prompts",
+    "/conditions",
+    "/runs",
+)
+ENDLESS = "select count(*) from range(100000000000) a(i), range(1000) b(j) where hash(i + j) % 7 = 1"
 
 
 def milliseconds(urls: Sequence[str]) -> list[float]:
@@ -36,6 +51,23 @@ def milliseconds(urls: Sequence[str]) -> list[float]:
             response.read()
         taken.append(1e3 * (time.perf_counter() - start))
     return taken
+
+
+def cancelled(url: str) -> float:
+    """How long a statement of the console goes on after it is cancelled, in milliseconds."""
+    ticket = {"statement": ENDLESS, "ticket": "bench"}
+
+    def post(path: str) -> None:
+        with suppress(HTTPError), urlopen(path, urlencode(ticket).encode()) as response:
+            response.read()
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(post, url)
+        time.sleep(2)
+        start = time.perf_counter()
+        post(f"{url}/cancel")
+        asked.result()
+        return 1e3 * (time.perf_counter() - start)
 
 
 def features(lake: Lake) -> dict[str, list[tuple[int, int]]]:
@@ -52,7 +84,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "saelake-bench")
     parser.add_argument("--rows", type=int, default=ROWS)
     given = parser.parse_args()
-    report = Report("browser", "The feature browser", ["duckdb", "fastapi", "uvicorn"])
+    report = Report("browser", "The explorer", ["duckdb", "fastapi", "uvicorn"])
     lake = Lake.create(given.cache / "browser-lake")
     record = synthesize(lake, Shape.of_rows(given.rows))
     report.line(f"{record.n_rows('activations'):,} activations, {record.n_rows('features'):,} features")
@@ -67,8 +99,11 @@ def main() -> None:
                 median = statistics.median(taken)
                 report.line(f"  card, {name:<14} median {median:6.1f} ms, slowest {max(taken):6.1f} ms, {len(taken)} cards")
                 report.ratio(f"slowest_card_{name.replace(' ', '_')}_in_300_ms", max(taken) / 300, "<= 1")
-            taken = milliseconds([printed[0] + asked for asked in SEARCHES])
-            report.line(f"  search               median {statistics.median(taken):6.1f} ms, slowest {max(taken):6.1f} ms")
+            taken = milliseconds([printed[0] + asked for asked in PAGES])
+            report.line(f"  lists                median {statistics.median(taken):6.1f} ms, slowest {max(taken):6.1f} ms")
+            stopped = cancelled(f"{printed[0]}/sql")
+            report.line(f"  a statement without an end is stopped {stopped:.0f} ms after Cancel")
+            report.ratio("cancelled_in_1_s", stopped / 1000, "<= 1")
         finally:
             server.terminate()
     report.keep()

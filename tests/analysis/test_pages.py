@@ -223,7 +223,8 @@ def test_a_feature_s_card_tells_what_the_lake_knows(lake: Lake, browser: Browser
         text = page.locator("main").inner_text()
         for part in ("3 prompts, 4 tokens", "2.250", "3.000", "2 of 2", "critical"):
             assert part in text, part
-        assert page.locator(".chart rect").count() == 20
+        assert page.locator(".chart.values rect").count() == 20
+        assert page.locator(".chart rect.marked").count() == 1
         assert status(f"{links[0]}/0/4") == 404
         assert status(f"{links[0]}/7/1") == 404
         page.goto(f"{links[0]}?feature_id=x")

@@ -1,0 +1,101 @@
+"""The explorer in a real browser: by keyboard, at two widths, in light and dark, without its server."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.analysis.test_pages import server
+from tests.meaning import chromium
+
+WIDTHS = (1200, 390)
+NAMELESS = "one => !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim()"
+ENDLESS = "select count(*) from range(100000000000) a(i), range(1000) b(j) where hash(i + j) % 7 = 1"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def link(browser: Browser, planted_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The explorer of the planted study with its subject loaded; without a browser none is started."""
+    lake = shutil.copytree(planted_lake, tmp_path_factory.mktemp("explorer") / "lake")
+    with server("browse", "--live", "planted", "--port", "0", "--lake", str(lake)) as (links, _):
+        yield links[0]
+
+
+def followed(page: Page, *names: str) -> Page:
+    for name in names:
+        page.get_by_role("link", name=name, exact=True).first.click()
+    return page
+
+
+def told_by(page: Page) -> list[str]:
+    """What a page writes to its console, and the mistakes of its scripts, from now on."""
+    told: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    return told
+
+
+def test_two_features_are_switched_off_in_three_clicks(link: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(link)
+    followed(page, "Live").wait_for_selector("[data-edit='ablate 4:5']", state="attached")
+    assert page.locator("#unmodified [data-part=text]").inner_text() == "I cannot help ."
+    page.locator("section", has_text="tell something").locator("[data-edit='ablate 4:5']").click()
+    page.locator("section", has_text="tell something").locator("[data-edit='ablate 5:5']").click()
+    page.locator("#edited", has_text="Sure , here it is .").wait_for()
+    assert page.locator("#edits").input_value() == "ablate 4:5\nablate 5:5"
+    assert "--features 4:5,5:5" in page.locator("#shell").inner_text()
+    page.locator("[data-at]").last.click()
+    assert page.locator("[id^=at-]:visible").count() == 1
+
+
+def test_the_console_by_keyboard_alone(link: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"{link}/sql")
+    page.keyboard.press("/")
+    page.keyboard.type("select layer, count(*) as n from saes group by layer order by layer")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("table.rows")
+    assert page.locator("table.rows tbody tr").count() == 6
+    assert page.locator("#result .chart rect").count() == 6
+    page.keyboard.press("Control+a")
+    page.keyboard.type(ENDLESS)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#cancel:not([hidden])")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".problem", timeout=3_000)
+    assert "it was cancelled" in page.get_by_role("alert").inner_text()
+
+
+def test_every_page_fits_both_widths_in_light_and_dark(link: str, browser: Browser) -> None:
+    for width in WIDTHS:
+        for scheme in ("light", "dark"):
+            page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+            problems = told_by(page)
+            page.goto(link)
+            for names in ((), ("4:5",), ("Prompts",), ("Conditions",), ("minimal",), ("Runs",), ("SQL",), ("Live",)):
+                followed(page, *names)
+                page.wait_for_load_state("networkidle")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (names, width)
+                assert page.locator("h1").count() == 1, names
+                fields = page.locator("input:visible, select:visible, textarea:visible, button:visible")
+                assert fields.evaluate_all(f"all => all.filter({NAMELESS}).length") == 0, f"{names}: a field without a label"
+            assert problems == []
+
+
+def test_a_page_says_when_its_server_is_gone(browser: Browser, planted_lake: Path) -> None:
+    with server("browse", "--port", "0", "--lake", str(planted_lake)) as (links, process):
+        page = browser.new_page()
+        page.goto(f"{links[0]}/sql")
+        process.kill()
+        process.wait()
+        page.get_by_role("button", name="Ask").click()
+        page.locator("#result", has_text="is it still running?").wait_for()
