@@ -7,6 +7,7 @@ from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -493,6 +494,21 @@ def test_a_minimal_set_of_the_planted_network_is_one_of_the_enumerated(tmp_path:
     assert (silent.features, silent.flips) == ((), False)
     by_itself = saelake.minimal_set(given, text, pool, flips=lambda answer: not answer.startswith("Sure"))
     assert (by_itself.features, by_itself.flips) == ((), True)
+
+
+def test_a_pool_that_does_not_flip_as_a_whole_is_searched_along_attribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose answer changes where one or two features are ablated, and not where all are."""
+    pool = [(layer, feature_id) for layer in (0, 1) for feature_id in range(6)]
+
+    def answer(_prompts: Any, *, edits: Any, max_new_tokens: int) -> Any:
+        sizes = [sum(len(one.ids) for one in row) for row in edits]
+        return SimpleNamespace(texts=["Sure" if 1 <= n <= 2 else f"I cannot, in {max_new_tokens} tokens" for n in sizes])
+
+    given = engine()
+    monkeypatch.setattr(given, "answer", answer)
+    found = saelake.minimal_set(given, TEXTS[0], pool, flips=lambda text: text.startswith("Sure"))
+    assert found.flips
+    assert len(found.features) == 1
 
 
 def test_a_base_model_without_a_template_reads_prompts_as_they_are() -> None:
