@@ -17,10 +17,10 @@ from time import perf_counter
 from typing import Any
 
 from saelake.analysis.stages import analyze_study, open_analysis, stages
+from saelake.ingest.loading import resolve_device
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import STAGES, ingest_runs
 from saelake.ingest.study import Study
-from saelake.ingest.subject import resolve_device
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord

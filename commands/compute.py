@@ -279,7 +279,7 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
     study = read_recipe(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
     from saelake.analysis.notices import reasoning_notice, target_notice
-    from saelake.ingest.subject import read_targets
+    from saelake.ingest.loading import read_targets
     from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.records import Lake
 

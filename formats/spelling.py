@@ -64,9 +64,9 @@ def _by_tokenizer(known: Spelling, tokenizer: str, used: Sequence[int], owner: s
     from saelake.extras import require
 
     require("compute", "--tokenizer", "transformers")
+    from saelake.ingest.loading import load_tokenizer
     from saelake.ingest.recipe import ModelSpec
     from saelake.ingest.spelling import Spelling as Vocabulary
-    from saelake.ingest.subject import load_tokenizer
 
     place = Path(tokenizer)
     found = load_tokenizer(ModelSpec(path=place) if place.is_dir() else ModelSpec(id=tokenizer))

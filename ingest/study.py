@@ -55,7 +55,7 @@ class Study:
 
 def open_study(recipe: Recipe) -> Study:
     """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
-    from saelake.ingest.subject import load_tokenizer, resolve_device
+    from saelake.ingest.loading import load_tokenizer, resolve_device
     from saelake.ingest.template import ChatTemplate
 
     require_access(recipe.model)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from saelake.warehouse.catalog import MAKING, current_runs, view_statements
+from saelake.warehouse.catalog import current_runs
 from saelake.warehouse.literals import literal
 from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
+from saelake.warehouse.views import MAKING, view_statements
 
 HEAD = """-- The tables of the lake {name}, as `saelake export catalog` wrote them.
 -- Read this in any DuckDB, and again after the lake has grown:

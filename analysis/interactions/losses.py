@@ -15,9 +15,10 @@ from saelake.analysis.search.answers import Columns
 from saelake.analysis.search.directions import chosen_everywhere
 from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.ingest.capture import length_batches
+from saelake.ingest.loading import load_tokenizer
 from saelake.ingest.sources import is_here
 from saelake.ingest.study import Study
-from saelake.ingest.subject import Subject, load_tokenizer
+from saelake.ingest.subject import Subject
 from saelake.ingest.template import ChatTemplate
 from saelake.ingest.texts import Text, read_texts, source_hash
 from saelake.warehouse.runs import Rows

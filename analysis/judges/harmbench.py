@@ -24,9 +24,9 @@ from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.ingest.capture import length_batches
 from saelake.ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
 from saelake.ingest.inputs import read_text
+from saelake.ingest.loading import resolve_device
 from saelake.ingest.recipe import Compute
 from saelake.ingest.recipe.answers import Harmbench
-from saelake.ingest.subject import resolve_device
 from saelake.warehouse.errors import UserError, first_line
 
 FIELD = "verdicts.harmbench"

@@ -24,7 +24,7 @@ class Reasoning:
     @classmethod
     def of(cls, recipe: Recipe) -> "Reasoning":
         """That of a study, from its tokenizer and template; nothing else is loaded."""
-        from saelake.ingest.subject import load_tokenizer  # a report reads sentences about answers, and has no GPU stack
+        from saelake.ingest.loading import load_tokenizer  # a report reads sentences about answers, and has no GPU stack
         from saelake.ingest.template import ChatTemplate
 
         template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)

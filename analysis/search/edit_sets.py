@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from saelake.analysis.engine.asked import ANSWER, Clamp, Positions, interventions, resolved
 from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.ingest.loading import load_tokenizer
 from saelake.ingest.rows import read_rows, rows_suffix
 from saelake.ingest.saes.refs import SaeRef, layer_of
 from saelake.ingest.study import Study
-from saelake.ingest.subject import load_tokenizer
 from saelake.ingest.template import ChatTemplate
 from saelake.ingest.tokenized import Tokenized
 from saelake.queries import QueryError

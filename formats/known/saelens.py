@@ -106,8 +106,8 @@ def _encoded(parts: Sequence[Path], places: Sequence[_Place], weights: str | Non
     import torch
 
     from saelake.ingest.capture import nonzeros
+    from saelake.ingest.loading import resolve_device
     from saelake.ingest.shards import check_l0
-    from saelake.ingest.subject import resolve_device
 
     device = resolve_device("auto")
     saes = {sae: weights_of(sae, weights, device, OWNER) for place in places for sae in place.saes}

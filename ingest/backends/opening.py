@@ -13,8 +13,9 @@ from saelake.ingest.backends.hooked import TransformerLens
 from saelake.ingest.backends.ours import Padded, Transformers
 from saelake.ingest.backends.served import Vllm
 from saelake.ingest.backends.traced import NNsight
+from saelake.ingest.loading import load_network, load_tokenizer
 from saelake.ingest.recipe import ModelSpec
-from saelake.ingest.subject import Subject, load_network, load_tokenizer
+from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError, first_line
 
 

@@ -138,7 +138,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
 
 
 def _targets(recipe: Recipe) -> "list[Target]":
-    from saelake.ingest.subject import read_targets
+    from saelake.ingest.loading import read_targets
 
     return list(read_targets(recipe.model)) if tokenizer_is_here(recipe.model) else []
 
@@ -216,8 +216,8 @@ def _timed(
 
 def _device(recipe: Recipe) -> tuple[str, int]:
     """The device that the recipe gets here, and its free memory."""
+    from saelake.ingest.loading import resolve_device
     from saelake.ingest.saes.loader import free_bytes, host_bytes
-    from saelake.ingest.subject import resolve_device
 
     device = resolve_device(recipe.compute.device)
     return device.type, free_bytes(device) if device.type == "cuda" else host_bytes()

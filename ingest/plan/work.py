@@ -75,7 +75,7 @@ def tokenizer_is_here(model: ModelSpec) -> bool:
 
 
 def _counted(recipe: Recipe) -> Corpus:
-    from saelake.ingest.subject import load_tokenizer
+    from saelake.ingest.loading import load_tokenizer
     from saelake.ingest.template import ChatTemplate
 
     template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
+from saelake.ingest.loading import find_blocks, resolve_device
 from saelake.ingest.recipe import Compute, ModelSpec
-from saelake.ingest.subject import Subject, find_blocks, resolve_device
+from saelake.ingest.subject import Subject
 from saelake.ingest.template import ChatTemplate
 from saelake.warehouse.errors import UserError
 from tests.ingest.tiny import (

@@ -10,9 +10,9 @@ from saelake.analysis.search import alignments, baseline, candidates, directions
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
+from saelake.ingest.loading import load_network
 from saelake.ingest.plan.estimate import make_plan
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.subject import load_network
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
 from tests.real.smollm2 import ANSWERED, REFUSED, wheel, write_study
@@ -59,7 +59,7 @@ def test_study_runs_end_to_end_and_the_plan_was_right(recipe: Recipe, tmp_path: 
 
 
 def test_prompts_are_tokenised_as_chatml(recipe: Recipe) -> None:
-    from saelake.ingest.subject import load_tokenizer
+    from saelake.ingest.loading import load_tokenizer
     from saelake.ingest.targets import targets_of
     from saelake.ingest.template import ChatTemplate
 

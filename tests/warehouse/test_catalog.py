@@ -10,13 +10,14 @@ import duckdb
 import pytest
 
 from saelake.warehouse import storage
-from saelake.warehouse.catalog import _statements, connect, current_runs, lock
+from saelake.warehouse.catalog import connect, current_runs, lock
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
 from saelake.warehouse.literals import paths
 from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import make_current
 from saelake.warehouse.schema import TABLES
+from saelake.warehouse.views import _statements
 from tests.warehouse import toys
 
 ELSEWHERE = """
