@@ -54,6 +54,10 @@ COMMANDS_OF = {
     "readings": "no backends are compared here: `saelake compare` reads the prompts through them",
     "doses": "no sweep of strengths is here: `saelake steer` makes one",
     **dict.fromkeys(
+        ("answer_tokens", "answer_activations"),
+        "no answers of the model are covered here: set capture.answer_tokens in the recipe, and run `saelake analyze`",
+    ),
+    **dict.fromkeys(
         ("single_effects", "joint_effects", "attributions", "method_scores"), "there is no atlas here: `saelake atlas` makes it"
     ),
     **dict.fromkeys(("recoveries", "recovery_rates"), "there is no audit here: `saelake audit` makes it"),

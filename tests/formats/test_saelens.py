@@ -44,7 +44,7 @@ def made_by_saelens(folder: Path, tokens: list[list[int]]) -> Path:
         device="cpu",
         prepend_bos=False,
         streaming=False,
-        buffer_size_gb=1e-6,
+        buffer_size_gb=3e-6,
     )
     CacheActivationsRunner(config, override_dataset=datasets.Dataset.from_dict({"input_ids": tokens})).run()
     return folder
