@@ -179,7 +179,7 @@ ACTIVATIONS = Table(
     "one non-zero activation: the fact table",
     (
         replace(RUN_ID, is_ranged=False),
-        replace(SAE_ID, is_ranged=False),
+        SAE_ID,
         replace(LAYER, encoding=PLAIN),
         FEATURE_ID,
         PROMPT_ID,
