@@ -5,8 +5,8 @@
 
 Cosmic Ray makes the mutants. A place is what it can change: an operator, a comparison, a number, a constant, a decorator, a loop.
 Places are drawn by the seed, the same share in each package, and one of the changes of each place. Left out are annotations,
-what decides no result (strict of zip, a stage's code_version), and changes that Python itself refuses (shifts of floats, `is` for
-numbers), which any test would notice.
+what decides no result (strict of zip, frozen, a stage's code_version), and changes that Python itself refuses (shifts of floats,
+`is` for numbers), which any test would notice.
 
 Each mutant is run against the test files that reach its line, as measured first: the one named after its module, then the
 quickest, as long as they take no more than LONGEST seconds together. So the score is a lower bound: a survivor may be known to a
@@ -45,8 +45,8 @@ LIKE |= {"Pow": "Mul", "BitAnd": "BitOr", "BitOr": "BitAnd", "BitXor": "BitOr", 
 LIKE |= {"Lt": "LtE|Gt", "LtE": "Lt|GtE", "Gt": "GtE|Lt", "GtE": "Gt|LtE", "Eq": "NotEq|LtE|GtE", "NotEq": "Eq|Lt|Gt"}
 LIKE |= {"Is": "IsNot", "IsNot": "Is", "In": "NotIn", "NotIn": "In"}
 """An operator -> those that take its place."""
-GUARDS = ("strict", "code_version")
-"""Arguments that decide no result: whether zip checks what holds anyway, and what a stage calls its code."""
+GUARDS = ("strict", "code_version", "frozen")
+"""Arguments that decide no result: a check of what holds anyway, how a stage names its code, whether a value may change."""
 UNARY = ("UnaryOperator_Delete_USub", "UnaryOperator_Delete_Not", "UnaryOperator_Delete_Invert")
 SLOW = ("organism_lake", "test_workers", "test_kill")
 """Test files that hold one of these words, or are named so, take minutes."""

@@ -10,6 +10,7 @@ import saelake
 from saelake import cli
 from saelake.analysis import stages
 from saelake.analysis.search import user_ablation
+from saelake.analysis.search.edit_sets import EditSet
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.sae import list_saes
@@ -170,6 +171,11 @@ def test_the_command_reads_a_file(ingested: Ingested, tmp_path: Path) -> None:
     missing = CliRunner().invoke(cli.main, [*command[:3], "absent.csv", *command[4:], "--lake", str(ingested.lake.root)])
     assert missing.exit_code == 1
     assert "absent.csv" in missing.output
+
+
+def test_a_feature_with_two_values_is_named_with_its_layer() -> None:
+    with pytest.raises(UserError, match="feature 7 of layer 3 is named with two values or positions"):
+        EditSet.of([(3, 7, 0.0, None), (2, 7, 1.0, None), (3, 7, 2.0, None)])
 
 
 def test_a_feature_that_is_named_twice_is_refused_but_rows_of_a_select_are_a_set(ingested: Ingested) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.search.noise import Noise, changes, in_float32, measured
+from saelake.analysis.search.noise import SMALLEST_P, STEPS, Noise, changes, in_float32, measured
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.sae import list_saes, load_sae
 from saelake.ingest.subject import Subject
@@ -77,6 +80,16 @@ def test_in_bfloat16_the_decisions_that_differ_are_flagged_and_few_others(dtypes
     assert flagged <= 0.15 * n
     assert 1e-3 < noise.floor < 0.2
     assert noise.dtype > 0
+    assert noise.n_decisions == sum(min(len(one) - 1, STEPS) for one in dtypes.sequences[::2])
+
+
+@given(arrays(np.float64, 12, elements=st.floats(10 * SMALLEST_P, 1.0)))
+def test_rounding_of_probabilities_to_float32_moves_no_change_further_than_is_said(p_refusal: np.ndarray) -> None:
+    rounded = p_refusal.astype(np.float32).astype(np.float64)
+    moved = np.abs(changes(rounded) - changes(p_refusal))
+    said = Noise(0.0, 0.0, 0).of_changes(rounded)
+    assert (moved <= said + 1e-12).all()
+    assert (said <= 1e-6 * np.maximum(p_refusal[1:] / p_refusal[:-1], 1)).all(), "and no more than a few units in the last place"
 
 
 def test_in_float32_the_floor_is_rounding_and_nothing_is_flagged(dtypes: Dtypes) -> None:
