@@ -286,7 +286,7 @@ def test_completions_of_imports_are_left_out_of_what_is_shared(lake: Lake, tmp_p
 
 def test_an_option_without_effect_is_an_error(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("0:1")
-    assert "--layer says nothing about features, which has --sae" in refusal(
+    assert "--layer says nothing about features, which has --model, --sae" in refusal(
         lake, "features", tmp_path / "list.txt", Asked(layer=1)
     )
     assert "did you mean features?" in refusal(lake, "featurs", tmp_path / "list.txt")
