@@ -20,7 +20,7 @@ first_flips as (
     select prompt_id, set_id
     from flips
     where method = 'top_k' and ($direction = 'first' or part = $direction)
-    qualify row_number() over (partition by prompt_id order by k, list_position(['own', 'chosen', 'attribution'], part), set_id) = 1
+    qualify row_number() over (partition by prompt_id order by k, case part when 'own' then 1 when 'chosen' then 2 else 3 end, set_id) = 1
 ),
 
 found as (

@@ -31,7 +31,7 @@ found as (
     select 'top_k' as source, prompt_id, set_id, k, null as tau
     from flips
     where method = 'top_k' and ($direction = 'first' or part = $direction)
-    qualify row_number() over (partition by prompt_id order by k, list_position(['own', 'chosen', 'attribution'], part)) = 1
+    qualify row_number() over (partition by prompt_id order by k, case part when 'own' then 1 when 'chosen' then 2 else 3 end) = 1
     union all
     select 'common' as source, prompt_id, set_id, null as k, tau
     from flips

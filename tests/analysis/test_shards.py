@@ -71,6 +71,7 @@ PROMPTS = 3
 """Of each label and split: more of them are more shards, and no other way to cut them."""
 NOT_COMPUTED = {"activations_by_prompt", "explanations", "annotations", "study_features", "concepts", "doses"}
 NOT_COMPUTED |= {"readings", "recoveries", "recovery_rates", "examples", "reported_logits", "feature_reports", "graph_edges"}
+NOT_COMPUTED |= {"messages"}
 """What neither an analysis of the planted study nor its atlas writes: other commands, or an import, do."""
 Content = Mapping[str, Mapping[tuple[Any, ...], list[tuple[float, ...]]]]
 """table -> what is discrete in a row -> the floating-point numbers of the rows that are alike in that"""
@@ -86,6 +87,7 @@ class Sizes(NamedTuple):
 def analysed(folder: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Lake]:
     file = write_planted(folder).recipe
     text = file.read_text().replace("random_draws = 3", "").replace("[controls]\n", "")
+    text = text.replace("[capture]\n", "[capture]\nanswer_tokens = 2\n")
     for name in ("shard_prompts = 16", "batch_tokens = 512"):
         text = text.replace(name, f"{name.split(' = ')[0]} = {getattr(sizes, name.split(' = ')[0])}")
     file.write_text(text.replace("cap = 4", "cap = 3") + FEW)

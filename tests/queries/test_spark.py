@@ -52,8 +52,10 @@ ON_SPARK = sorted({*queries.names(), *queries.names_of_stages()} - NOT_ON_SPARK)
 WITHOUT_ROWS = {"word_counts", "backup_features", "atlas_pairs", "atlas_rankings", "atlas_scores", "single_effects", "sweeps"} | {
     "recoveries",
     "recovery_sites",
+    "answer_features",
 }
-"""On the embedded lake: nobody has explained its features, nothing that wakes is a backup, there is no atlas, audit or sweep."""
+"""On the embedded lake: nobody has explained its features, nothing that wakes is a backup, there is no atlas, audit or sweep,
+and no activation on an answer."""
 WITH_ROWS: dict[str, dict[str, Any]] = {
     "dormant": {"features": "select distinct layer, feature_id from wakings order by all limit 40"},
     "near_duplicates": {
