@@ -49,8 +49,8 @@ OF_OTHER_TESTS = OF_OTHER_COMMANDS | {
 """They need values, or tables, that this study does not have."""
 DRAWN = {"matched_active": {"cost"}, "concepts": {"examples"}}
 """Columns that are drawn by the layer's number, or show it."""
-WITHOUT_ROWS = {"word_counts", "dormant", "study_sample"}
-"""Nobody has explained or annotated features here."""
+WITHOUT_ROWS = {"word_counts", "dormant", "study_sample", "answer_features"}
+"""Nobody has explained or annotated features here, nor captured answers (tests/analysis/test_answer_tokens.py)."""
 FEATURES = "select sae_id, feature_id from features where n_tokens > 0"
 VALUES: dict[str, dict[str, Any]] = {
     "features": {"limit": None},
