@@ -31,7 +31,7 @@ def modes(folder: Path) -> dict[str, set[int]]:
 
 
 def test_files_of_answers_are_their_owners_alone(umask: int, tmp_path: Path) -> None:
-    assert {"ablations"} == PRIVATE
+    assert {"ablations", "answer_tokens"} == PRIVATE
     lake, usual = Lake.create(tmp_path / "lake"), 0o666 & ~umask
     toys.ingest(lake)
     landed: list[dict[str, set[int]]] = []
