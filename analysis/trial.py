@@ -8,7 +8,7 @@ the smaller size goes before them, untimed, for what a process loads once. Nothi
 """
 
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -84,9 +84,10 @@ def try_study(recipe: Recipe, few: int, *, progress: Quiet | None = None) -> Tri
         few: prompts of each set, label and split in the first small study; the second has twice as many.
     Raises UserError where model, SAEs or prompts are not here, or where so few prompts show no direction, as `analyze` does.
     """
-    whole = _prompts_read(open_analysis(recipe))
-    if len(open_analysis(recipe.limit(few)).prompts) == whole[INGEST]:
+    study = open_analysis(recipe)
+    if max(Counter((one.set, one.label, one.split) for one in study.prompts).values()) <= few:
         raise UserError(f"a trial of {few}: no set, label and split of {recipe.name} has more prompts: analyse it whole")
+    whole = _prompts_read(study)
     _, first, second = (_run(recipe.limit(n), progress) for n in (few, few, 2 * few))
     measured = [
         Measured(name, took, second.seconds[name], whole[name], _expected(name, first, second, whole))

@@ -9,6 +9,7 @@ from typing import Any
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.weight_files import tensor_shapes
 from tests.conftest import ROOT
+from tests.made_blocks import table, with_blocks
 
 PAGE = ROOT / "docs" / "cards.md"
 MODELS = ("organism", "hydra", "planted")
@@ -26,11 +27,7 @@ MEASURED = {
 
 def page() -> str:
     """The page with its tables made anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("models", _models()), ("measured", _measured()), ("prompts", _prompts())):
-        marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", text, flags=re.DOTALL)  # type: ignore[misc]
-    return text
+    return with_blocks(PAGE.read_text(encoding="utf-8"), {"models": _models(), "measured": _measured(), "prompts": _prompts()})
 
 
 def _models() -> str:
@@ -52,7 +49,7 @@ def _models() -> str:
                 f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB",
             ]
         )
-    return _table(["model", "architecture", "weights", "words", "SAEs", "on disk"], rows)
+    return table(["model", "architecture", "weights", "words", "SAEs", "on disk"], rows)
 
 
 def _measured() -> str:
@@ -60,7 +57,7 @@ def _measured() -> str:
     rows = [[what, *(_share(found[name].get(key)) for name in found)] for key, what in MEASURED.items()]
     for key in ("explained_variance", "l0"):
         rows.append([f"{key.replace('_', ' ')} of the SAEs, lowest to highest layer's", *(_range(found[n][key]) for n in found)])
-    return _table(["on the test split", *(f"`{name}`" for name in found)], rows)
+    return table(["on the test split", *(f"`{name}`" for name in found)], rows)
 
 
 def _flat(measured: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +90,7 @@ def _prompts() -> str:
                     f"{len(words):,}",
                 ]
             )
-    return _table(["study", "file", "prompts", "splits", "labels", "categories", "words"], rows)
+    return table(["study", "file", "prompts", "splits", "labels", "categories", "words"], rows)
 
 
 def _n_weights(file: Path) -> int:
@@ -116,7 +113,3 @@ def _share(value: float | None) -> str:
 
 def _range(values: list[float]) -> str:
     return f"{min(values):.3g} to {max(values):.3g}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))

@@ -3,6 +3,7 @@
 import re
 
 from tests.conftest import ROOT
+from tests.made_blocks import with_blocks
 
 PAGE = ROOT / "docs" / "comparison.md"
 ROWS = (
@@ -46,6 +47,4 @@ def page() -> str:
         assert found, f"docs/benchmarks.md has no ratio {name} in {section}"
         ratio = 1 / float(found[1]) if "_over_delphi_" in name else float(found[1])
         lines.append(f"| {other} | {what} | {ratio:.2g} |")
-    marks = "<!-- measured: begin -->", "<!-- measured: end -->"
-    table = "\n".join([marks[0], *lines, marks[1]])
-    return re.sub(f"{marks[0]}.*?{marks[1]}", lambda _: table, PAGE.read_text("utf-8"), flags=re.DOTALL)
+    return with_blocks(PAGE.read_text("utf-8"), {"measured": "\n".join(lines)})

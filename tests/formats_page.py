@@ -1,6 +1,5 @@
 """The tables of docs/formats.md: every format with the rows that a lake took from its sample, and those that it wrote."""
 
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from saelake.formats.transfer import bring_in, write_out
 from tests.attach import LINES
 from tests.conftest import ROOT
 from tests.formats.samples import INPUTS, OUTPUTS, written_lake
+from tests.made_blocks import table, with_blocks
 
 PAGE = ROOT / "docs" / "formats.md"
 CHECKED = {
@@ -34,11 +34,7 @@ CHECKED = {
 
 def page() -> str:
     """The page with its tables made anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("formats", _formats()), ("in", _in()), ("out", _out()), ("attach", _attach())):
-        marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", text, flags=re.DOTALL)  # type: ignore[misc]
-    return text
+    return with_blocks(PAGE.read_text(encoding="utf-8"), {"formats": _formats(), "in": _in(), "out": _out(), "attach": _attach()})
 
 
 def _formats() -> str:
@@ -47,7 +43,7 @@ def _formats() -> str:
         one = load(name)
         options = [f"`--{option}`" for option in sorted(one.reads | one.writes)]
         rows.append([f"`{name}`", one.what, "yes" if one.read else "-", "yes" if one.write else "-", ", ".join(options) or "-"])
-    return _table(["format", "what its files hold", "in", "out", "options"], rows)
+    return table(["format", "what its files hold", "in", "out", "options"], rows)
 
 
 def _in() -> str:
@@ -59,7 +55,7 @@ def _in() -> str:
             record = bring_in(lake.root, sample.format, str(sample.write(Path(folder) / "source")), sample.asked)
         brought = {table.name: table.n_rows for table in record.tables}
         rows.append([f"`{sample.format}`", sample.what, _counts(brought), CHECKED[sample.format]])
-    return _table(["format", "source", "rows in", "how it is checked"], rows)
+    return table(["format", "source", "rows in", "how it is checked"], rows)
 
 
 def _out() -> str:
@@ -68,19 +64,15 @@ def _out() -> str:
         with tempfile.TemporaryDirectory() as folder:
             written = write_out(written_lake(Path(folder) / "lake").root, name, Path(folder) / "out", asked)
         rows.append([f"`{name}`", _counts(written), CHECKED[name]])
-    return _table(["format", "rows out", "how it is checked"], rows)
+    return table(["format", "rows out", "how it is checked"], rows)
 
 
 def _attach() -> str:
     rows = [
         [one.tool, f"`{one.line}`", f"`{one.package}`" if one.package else "not executed: no package has it"] for one in LINES
     ]
-    return _table(["tool", "line", "executed where installed"], rows)
+    return table(["tool", "line", "executed where installed"], rows)
 
 
 def _counts(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in rows.items())
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])

@@ -1,25 +1,19 @@
 """The tables of docs/library.md: families by what a tiny model of each was found to have, SAEs by what they can do."""
 
-import re
-from collections.abc import Sequence
-
 from saelake.ingest.saes.description import ELEMENTWISE, JOINT, LACKING
 from saelake.ingest.sites import KINDS
 from saelake.ingest.subject import Subject
 from tests.conftest import ROOT
 from tests.ingest.families import FAMILIES, make_family
 from tests.ingest.tiny import word_tokenizer
+from tests.made_blocks import table, with_blocks
 
 PAGE = ROOT / "docs" / "library.md"
 
 
 def page() -> str:
     """The page with its tables made anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("families", _families()), ("saes", _saes())):
-        marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", text, flags=re.DOTALL)  # type: ignore[misc]
-    return text
+    return with_blocks(PAGE.read_text(encoding="utf-8"), {"families": _families(), "saes": _saes()})
 
 
 def _families() -> str:
@@ -28,16 +22,11 @@ def _families() -> str:
         subject = Subject(make_family(name), word_tokenizer())
         refused = {site.kind for site in subject.sites.refusals}
         rows.append([name, type(subject.model).__name__, *("-" if kind in refused else "yes" for kind in KINDS)])
-    return _table(["family", "model", *KINDS], rows)
+    return table(["family", "model", *KINDS], rows)
 
 
 def _saes() -> str:
     rows = [[kind, "yes", "each latent by itself: only the rows in use are read"] for kind in ELEMENTWISE]
     rows += [[kind, "yes", "latents compete within a token: all are encoded for every edit"] for kind in JOINT]
     rows += [[kind, "no", why] for kind, why in LACKING.items()]
-    return _table(["SAELens calls it", "edited", "how, or what is missing"], rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(["SAELens calls it", "edited", "how, or what is missing"], rows)

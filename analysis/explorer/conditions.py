@@ -4,8 +4,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from saelake import queries
-from saelake.analysis.explorer.study import Shown, found, given, rows
-from saelake.queries import QueryError
+from saelake.analysis.explorer.study import Shown, found, listed, rows
 
 
 def add_conditions(app: FastAPI, shown: Shown) -> None:
@@ -17,23 +16,19 @@ def add_conditions(app: FastAPI, shown: Shown) -> None:
     def conditions(token: str) -> Response:
         shown.check(token)
         with shown.cursor() as con:
-            listed = rows(con, "condition_list")
-        return shown.page("conditions.html", "conditions", found=listed)
+            flips = rows(con, "condition_list")
+        return shown.page("conditions.html", "conditions", found=flips)
 
     @app.get("/b/{token}/conditions/{condition}")
     def condition(token: str, condition: str, k: str = "", label: str = "", page: int = 1) -> Response:
         shown.check(token)
         asked = {"k": k, "label": label}
-        problem, listed = "", []
         with shown.cursor() as con:
             about = next((one for one in rows(con, "condition_list") if one["condition"] == condition), None)
             if about is None:
                 found(con, "condition_answers", condition=condition)
-            try:
-                wanted = given(asked) | {"skip": str(limit * max(page - 1, 0))}
-                listed = rows(con, "condition_answers", condition=condition, **wanted)
-            except QueryError as error:
-                problem = str(error)
+            skip = limit * max(page - 1, 0)
+            answers, problem = listed(con, "condition_answers", asked, condition=condition, skip=skip)
             asked_k = "select distinct k from ablations where condition = ? and k is not null order by k"
             levels = [k for (k,) in con.execute(asked_k, [condition]).fetchall()]
         return shown.page(
@@ -47,6 +42,6 @@ def add_conditions(app: FastAPI, shown: Shown) -> None:
             limit=limit,
             levels=levels,
             known_labels=labels,
-            found=listed,
+            found=answers,
             problem=problem,
         )

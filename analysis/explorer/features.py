@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from saelake import queries
 from saelake.analysis.explorer.charts import CHART, SMALL, Bar, histogram
-from saelake.analysis.explorer.study import Row, Shown, given, rows, selected
+from saelake.analysis.explorer.study import Row, Shown, listed, rows, selected
 from saelake.analysis.meaning.cards import quantiles_of, samples_of, visible
 from saelake.queries import QueryError
 
@@ -66,12 +66,8 @@ def add_features(app: FastAPI, shown: Shown) -> None:
             "min_critical": min_critical,
             "order": order,
         }
-        problem, listed = "", []
         with shown.cursor() as con:
-            try:
-                listed = rows(con, "feature_list", **given(asked))
-            except QueryError as error:
-                problem = str(error)
+            those, problem = listed(con, "feature_list", asked)
         return shown.page(
             "features.html",
             "features",
@@ -82,10 +78,8 @@ def add_features(app: FastAPI, shown: Shown) -> None:
             orders=ORDERS,
             categories=categories,
             populations=populations,
-            found=listed,
-            known={
-                name for name in ("auroc", "n_critical", "effect", "recovered", "q", "explanation") if _is_known(listed, name)
-            },
+            found=those,
+            known={name for name in ("auroc", "n_critical", "effect", "recovered", "q", "explanation") if _is_known(those, name)},
             limit=limit,
             problem=problem,
         )

@@ -7,9 +7,8 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from saelake import queries
-from saelake.analysis.explorer.study import Row, Shown, found, given, rows, selected
+from saelake.analysis.explorer.study import Row, Shown, found, listed, rows, selected
 from saelake.analysis.meaning.cards import strength, visible
-from saelake.queries import QueryError
 
 N_TOP = 12
 """Features of a token that are listed."""
@@ -36,19 +35,15 @@ def add_prompts(app: FastAPI, shown: Shown) -> None:
     def prompts(token: str, words: str = "", label: str = "", category: str = "", page: int = 1) -> Response:
         shown.check(token)
         asked = {"words": words, "label": label, "category": category}
-        problem, listed = "", []
         with shown.cursor() as con:
-            try:
-                listed = rows(con, "prompt_list", **given(asked), skip=limit * max(page - 1, 0))
-            except QueryError as error:
-                problem = str(error)
+            those, problem = listed(con, "prompt_list", asked, skip=limit * max(page - 1, 0))
         return shown.page(
             "prompts.html",
             "prompts",
             422 if problem else 200,
             asked=asked,
             page=max(page, 1),
-            found=listed,
+            found=those,
             limit=limit,
             known_labels=labels,
             categories=categories,

@@ -140,6 +140,14 @@ def found(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]
         raise HTTPException(404, str(error)) from error
 
 
+def listed(con: duckdb.DuckDBPyConnection, name: str, asked: Mapping[str, str], **values: Any) -> tuple[list[Row], str]:
+    """The rows of a question under what a form asks, and an empty sentence; or none, and what is wrong with the form."""
+    try:
+        return rows(con, name, **given(asked), **values), ""
+    except QueryError as error:
+        return [], str(error)
+
+
 def given(asked: Mapping[str, str]) -> dict[str, str]:
     """The fields of a form that say something."""
     return {name: " ".join(value.split()) for name, value in asked.items() if value.strip()}

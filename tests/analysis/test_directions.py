@@ -8,7 +8,6 @@ import torch
 
 from saelake.analysis import stages
 from saelake.analysis.engine.requests import DirectionEdit, Request
-from saelake.analysis.search.answers import flipped
 from saelake.analysis.search.directions import Scores, Selection, best_scores, choose, difference_of_means, left_out
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
@@ -101,25 +100,6 @@ def test_control_prompts_take_the_sets_of_the_searched_prompts_in_turn(study: An
     donors = list(found["harmful"].values())
     assert len({repr(sets) for sets in donors}) > 1, "so that it matters whose"
     assert list(found["benign"].values()) == [donors[i % len(donors)] for i in range(len(found["benign"]))]
-
-
-def test_whole_answers_are_asked_of_the_prompts_alone_whose_first_token_passes(
-    study: Analysed, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = StudyContext(stages.open_analysis(study.recipe), study.lake)
-    chosen = next(row for row in rows if row["chosen"])
-    out = DirectionEdit(np.array(chosen["vector"], dtype=np.float32), tuple(range(LAYERS)))
-    targets = context.study.prompts_of("test", "target")
-    asked = [*(Request(p) for p in targets), *(Request(p, direction=out) for p in targets[:2])]
-    answer, counted = context.engine.answer, list[int]()
-
-    def counting(requests: Any, *arguments: Any, **named: Any) -> Any:
-        counted.append(len(requests))
-        return answer(requests, *arguments, **named)
-
-    monkeypatch.setattr(context.engine, "answer", counting)
-    assert flipped(context, asked) == [False] * len(targets) + [True] * 2
-    assert sum(counted) == 2, "the refusals end with their first token"
 
 
 @pytest.mark.parametrize("filters", [{}, {"kl_max": 0.1, "drop_last_layers": 0.2}, {"kl_max": 1.0, "induce_min": 0.5}])
