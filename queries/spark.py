@@ -31,6 +31,14 @@ SETTINGS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 
+MEMORY = "4g"
+"""What a Spark in this process may hold; with Spark's own default, 1g, Java may end in the middle of several joins."""
+
+ENDED = (
+    "the Spark of this process has ended, as it does when it is out of memory: start Python again, with a larger "
+    "SPARK_DRIVER_MEMORY or by asking DuckDB"
+)
+
 
 def session() -> "SparkSession":
     """The Spark of this process; raises QueryError if it cannot be had, UserError if it is not installed."""
@@ -39,6 +47,7 @@ def session() -> "SparkSession":
     if is_local and not shutil.which("java") and "JAVA_HOME" not in os.environ:
         raise QueryError("Spark needs Java 17 or newer: install it, or set JAVA_HOME or SPARK_REMOTE")
     warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -47,10 +56,13 @@ def session() -> "SparkSession":
     if is_local:
         quiet = {"spark.ui.enabled": "false", "spark.log.level": "ERROR"}
         builder = builder.config(map=quiet | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()})
+        os.environ.setdefault("SPARK_DRIVER_MEMORY", MEMORY)  # of all places where Spark looks for it, the last
     try:
         spark = builder.getOrCreate()
     except PySparkException as error:
         raise QueryError(f"Spark does not start: {_reason(error)}; see JAVA_HOME and SPARK_REMOTE") from error
+    except (Py4JError, ConnectionError) as error:
+        raise QueryError(ENDED) from error
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     if str(spark.conf.get("spark.master", "")).startswith("local"):
@@ -73,6 +85,7 @@ def run(
             all other tables that a question reads are taken from `con`.
     Raises QueryError for a wrong name or parameter, and for a question that Spark cannot answer.
     """
+    from py4j.protocol import Py4JError, Py4JJavaError
     from pyspark.errors import PySparkException
 
     statement = load(name).statement(con, parameters, by_layer=False)  # Spark skips files by their statistics
@@ -82,8 +95,10 @@ def run(
             parts = [_frame(spark, *part) for part in files.get(table, ())] or [spark.createDataFrame(_in_memory(con, table))]
             reduce(lambda one, other: one.union(other), parts).createOrReplaceTempView(table)
         rows = spark.sql(translated).toArrow()
-    except PySparkException as error:
+    except (PySparkException, Py4JJavaError) as error:
         raise QueryError(f"Spark cannot answer {name}: {_reason(error)}; ask DuckDB") from error
+    except (Py4JError, ConnectionError) as error:
+        raise QueryError(ENDED) from error
     expected = con.sql(statement)
     typed = ", ".join(f'"{column}"::{kind} as "{column}"' for column, kind in zip(expected.columns, expected.types, strict=True))
     return con.from_arrow(rows).project(typed)

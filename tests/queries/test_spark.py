@@ -4,6 +4,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli, queries
-from saelake.queries.spark import session, translate
+from saelake.queries.spark import ENDED, MEMORY, session, translate
 from saelake.warehouse.records import Lake
 from saelake.warehouse.synth import Shape, synthesize
 from tests.lakes import build_lake
@@ -164,6 +166,32 @@ def test_what_spark_cannot_answer_is_one_sentence(organism_lake: Path, name: str
     assert result.exit_code == 1
     assert re.search(rf"Spark cannot answer {name}: .*\w+.*; ask DuckDB", result.stderr)
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+END_IT = """
+import os, signal, sys
+import pyspark, saelake
+from saelake import queries
+
+with saelake.open(sys.argv[1]) as lake:
+    lake.query("asr", engine="spark")
+    print(pyspark.SparkContext.getOrCreate()._jvm.java.lang.Runtime.getRuntime().maxMemory())
+    os.kill(pyspark.SparkContext._gateway.proc.pid, signal.SIGKILL)
+    for _ in range(2):
+        try:
+            lake.query("asr", engine="spark")
+        except queries.QueryError as error:
+            print(error)
+"""
+
+
+def test_a_spark_that_has_ended_is_one_sentence(organism_lake: Path) -> None:
+    """Java that is out of memory ends; in a process of its own, since nothing asks that Spark again."""
+    done = subprocess.run([sys.executable, "-c", END_IT, str(organism_lake)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    memory, first, second = done.stdout.splitlines()
+    assert 0.8 < int(memory) / (int(MEMORY.rstrip("g")) << 30) <= 1  # one of the spaces of the young ones is not counted
+    assert first == second == ENDED
 
 
 @pytest.mark.parametrize(
