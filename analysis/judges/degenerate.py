@@ -123,19 +123,16 @@ def _is_structured(text: str, lines: Sequence[str]) -> bool:
 
 def _ends_in_lines(lines: Sequence[str]) -> bool:
     """Whether a text ends in one line, or two or three in turn, over and over."""
-    return any(_repeated(lines, length)[1] >= LINE_TIMES * length for length in (1, 2, 3))
+    return any(len(_repeated(lines, length)[1]) >= LINE_TIMES * length for length in (1, 2, 3))
 
 
 def _loops(words: Sequence[str], text: str) -> bool:
     """Whether a text of these words is a loop of one of them or of a phrase."""
     longest, last = _repeated(words, 1)
-    if longest:
-        word = words[-1] if last else ""
+    for stretch, least in ((last, 0.0), (longest, len(words) / 2)):
+        word = stretch[0] if stretch else ""
         times = LAUGH_TIMES if word in LAUGHS else NUMBER_TIMES if word.isnumeric() else WORD_TIMES
-        if last >= times and not (word.isnumeric() and OPEN.search(text)):
-            return True
-        most = max(Counter(words).items(), key=lambda pair: pair[1])[0]
-        if longest >= max(WORD_TIMES, len(words) / 2) and most not in LAUGHS and not most.isnumeric():
+        if len(stretch) >= max(times, least) and not (word.isnumeric() and OPEN.search(text)):
             return True
     return _phrases_loop(words, range(2, LONGEST_PHRASE + 1), PHRASE_TIMES)
 
@@ -148,18 +145,16 @@ def _phrases_loop(words: Sequence[str], lengths: range, times: int) -> bool:
         longest, last = _repeated(words, length)
         whole = length * times
         cut = whole - length // 2 if length >= 3 else whole
-        if last >= cut and _counts(words[-length:], last):
+        if len(last) >= cut and _counts(last):
             return True
-        if longest >= max(whole, len(words) / 2) and _counts(words, longest):
+        if len(longest) >= max(whole, len(words) / 2) and _counts(longest):
             return True
     return False
 
 
-def _counts(phrase: Sequence[str], stretch: int) -> bool:
+def _counts(stretch: Sequence[str]) -> bool:
     """Whether a stretch of a repeated phrase is a loop: numbers and laughter are granted more."""
-    if all(word.isnumeric() or word in LAUGHS for word in phrase):
-        return stretch >= 2 * NUMBER_TIMES
-    return True
+    return len(stretch) >= 2 * NUMBER_TIMES or not all(word.isnumeric() or word in LAUGHS for word in stretch)
 
 
 def _script(letter: str) -> str:
@@ -187,13 +182,14 @@ def _words(text: str, scripts: Sequence[str]) -> list[str]:
     return words
 
 
-def _repeated(words: Sequence[str], length: int) -> tuple[int, int]:
-    """Words of the longest stretch, and of the one at the end, in which every word is the one `length` places before it."""
-    longest = run = 0
+def _repeated(words: Sequence[str], length: int) -> tuple[Sequence[str], Sequence[str]]:
+    """The longest stretch, and the one at the end, in which every word is the one `length` places before it; none is empty."""
+    longest = run = stop = 0
     for i in range(length, len(words)):
         run = run + 1 if words[i] == words[i - length] else 0
-        longest = max(longest, run)
-    return (longest + length if longest else 0), (run + length if run else 0)
+        if run > longest:
+            longest, stop = run, i + 1
+    return words[stop - longest - length : stop] if longest else (), words[-run - length :] if run else ()
 
 
 def _has_too_few_words(words: Sequence[str]) -> bool:

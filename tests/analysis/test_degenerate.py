@@ -67,3 +67,15 @@ def test_limits_are_those_that_the_rules_say() -> None:
     assert degenerate_rule(twenty) == "few words", "four of twenty are fewer than a quarter"
     assert degenerate_rule(twenty.rpartition(" ")[0]) is None, "a text of nineteen is too short to tell"
     assert degenerate_rule(twenty.replace("four", "five", 1)) is None, "five of twenty are a quarter"
+
+
+@pytest.mark.parametrize("around", ["{}", "well {}", "{} sure", "well, {} and 3 of us"])
+@pytest.mark.parametrize("word", ["ha", "haha", "哈", "5", "2024"])
+def test_laughter_and_numbers_are_granted_twelve_wherever_they_stand(around: str, word: str) -> None:
+    """What stands beside a stretch, however little, does not take away what is granted to it."""
+    for n in range(3, 12):
+        assert degenerate_rule(around.format(" ".join([word] * n))) is None, n
+    assert degenerate_rule(around.format(" ".join([word] * 12))) == "loop"
+    assert degenerate_rule(around.format(" ".join(["ha he"] * 9))) is None
+    assert degenerate_rule(around.format(" ".join(["ha he"] * 12))) == "loop", "a phrase of two, twelve times"
+    assert degenerate_rule(around.format(" ".join(["tick"] * 5))) == "loop", "any other word takes five"
