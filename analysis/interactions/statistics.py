@@ -61,7 +61,7 @@ def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:
     rates = float(a.mean()), float(b.mean())
     (low_a, high_a), (low_b, high_b) = (wilson(float(x.sum()), n) for x in (a, b))
     spread = float(a.std() * b.std())
-    phi = float(((a - rates[0]) * (b - rates[1])).mean() / spread) if spread else 0.0
+    phi = (float((a * b).mean()) - rates[0] * rates[1]) / spread if spread else 0.0
     down = _joined(rates[0] - low_a, high_b - rates[1], phi)
     up = _joined(high_a - rates[0], rates[1] - low_b, phi)
     return Interval(rates[0] - rates[1] - down, rates[0] - rates[1] + up)

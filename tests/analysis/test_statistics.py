@@ -194,3 +194,109 @@ def test_rounding_ranks_no_pair() -> None:
     assert statistics.wilcoxon(shaken, b) == statistics.wilcoxon(a.round(12), b)
     difference = (a - b).round(6)
     assert statistics.wilcoxon(a, b).p == pytest.approx(stats.wilcoxon(difference[difference != 0]).pvalue)
+
+
+def test_what_is_drawn_is_scipys_with_as_many_draws() -> None:
+    """9,999 draws, by the seed: intervals and drawn p-values are SciPy's own to the last digit."""
+    a, b = np.random.default_rng(3).random((2, 30))
+    drawn = {"n_resamples": 9_999, "rng": 7}
+    low, high = stats.bootstrap(
+        (a,), np.mean, confidence_level=0.95, method="percentile", batch=1000, **drawn
+    ).confidence_interval
+    assert statistics.bootstrap_mean(a, seed=7) == (low, high)
+    found = stats.permutation_test((a, b), lambda x, y, axis: (x - y).mean(axis), permutation_type="samples", batch=1000, **drawn)
+    assert statistics.permutation(a, b, seed=7).p == found.pvalue
+    assert statistics.bootstrap_mean(np.array([0.0, 1.0]), seed=0) == (0, 1), "two values are enough to draw from"
+    assert statistics.bootstrap_mean(np.array([0.25]), seed=0) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(-0.5, 10), (10.5, 10), (0, 0)])
+def test_a_rate_of_more_than_all_or_of_nobody_is_no_rate(successes: float, n: int) -> None:
+    with pytest.raises(AssertionError):
+        statistics.wilson(successes, n)
+
+
+def test_where_one_side_never_differs_the_pairs_have_no_correlation() -> None:
+    ones, half = np.ones(20), np.array([1.0, 0.0] * 10)
+    (l1, u1), (l2, u2) = (proportion_confint(k, 20, method="wilson") for k in (20, 10))
+    expected = 0.5 - math.hypot(1 - l1, u2 - 0.5), 0.5 + math.hypot(u1 - 1, 0.5 - l2)
+    assert statistics.paired_interval(ones, half) == pytest.approx(expected)
+
+
+def test_shares_are_tested_by_permutation_and_answers_by_mcnemars() -> None:
+    whole, shares = np.array([1.0, 0, 1, 1, 0]), np.array([1.0, 0.5, 1, 0, 0])
+    assert statistics.paired_test(whole, 1 - whole, seed=0).name == "mcnemar_exact"
+    assert statistics.paired_test(whole, shares, seed=0).name == "permutation"
+    assert statistics.paired_test(shares, whole, seed=0).name == "permutation"
+
+
+def test_where_the_exact_test_ends() -> None:
+    """Multiples of 1/60 whatever their number, and twenty differences without a common fraction; beyond that it is drawn."""
+    signs = np.where(np.arange(24) % 3, 1.0, -1.0)
+    irregular = np.sqrt(np.arange(2.0, 26.0))
+    literal = [abs(sum(one)) for one in product((1 / 60, -1 / 60), repeat=12)]
+    few = signs[:12] / 60
+    assert statistics.sign_flip_p(few) == pytest.approx(np.mean([s >= abs(few.sum()) - 1e-9 for s in literal]))
+    assert statistics.sign_flip_p(signs / 60) is not None
+    assert statistics.sign_flip_p(signs / 61) is None
+    assert statistics.sign_flip_p(signs / 3 + 1e-5) is None, "nearly a fraction is none"
+    assert statistics.sign_flip_p((signs / 3).astype(np.float32)) is not None, "but float32 of one is"
+    assert statistics.sign_flip_p(irregular[:20] * signs[:20]) is not None
+    assert statistics.sign_flip_p(irregular[:21] * signs[:21]) is None
+
+
+def test_a_sum_that_takes_too_many_additions_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """25 differences of a half: 25 terms on a lattice of 25 steps to either side."""
+    halves = np.where(np.arange(25) % 4, 0.5, -0.5)
+    monkeypatch.setattr(statistics, "LATTICE_STEPS", 25 * 12.5 * 2)
+    assert statistics.sign_flip_p(halves) is not None
+    monkeypatch.setattr(statistics, "LATTICE_STEPS", 25 * 12.5 * 2 - 1)
+    assert statistics.sign_flip_p(halves) is None
+
+
+def test_differences_up_to_what_float32_holds_are_none() -> None:
+    least = statistics.EQUAL
+    assert statistics.sign_flip_p(np.full(3, least)) == 1
+    assert statistics.sign_flip_p(np.full(3, 2 * least)) == 0.25
+    assert statistics.wilcoxon(np.full(5, least), np.zeros(5)) == ("wilcoxon", 1.0, 0.0, "rank_biserial")
+    assert statistics.tied_places(np.array([3 * least, 0.0, least])).tolist() == [1, 0, 0]
+
+
+def literal_rate(shares: np.ndarray, family: np.ndarray) -> tuple[float, float]:
+    """Wilson's interval of n / deff observations, with every sum written out."""
+    n, mean, groups = len(shares), shares.mean(), np.unique(family)
+    of_families = sum(float((shares[family == g] - mean).sum()) ** 2 for g in groups) / n**2 * len(groups) / (len(groups) - 1)
+    effective = min(max(n / (of_families / (mean * (1 - mean) / n)), len(groups)), n)
+    low, high = proportion_confint(mean * effective, effective, method="wilson")
+    return low, high
+
+
+def test_the_rate_over_families_by_its_formula() -> None:
+    family, sizes, flipped = np.repeat([5, 2, 9, 4], [30, 25, 25, 20]), (30, 25, 25, 20), (9, 16, 12, 10)
+    held = np.concatenate([np.arange(size) < n for size, n in zip(sizes, flipped, strict=True)]).astype(float)
+    families = statistics.Families(family)
+    assert families.rate(held) == pytest.approx(literal_rate(held, family))
+    plain, clustered = statistics.wilson(float(held.sum()), 100), families.rate(held)
+    assert plain[0] - clustered[0] > 1e-3, "the formula decides, not its limits"
+    assert clustered[0] > statistics.wilson(4 * held.mean(), 4)[0]
+    alike = np.tile([1.0, 0.0], 50)  # every family has half: less apart than independent prompts would be
+    assert families.rate(alike) == pytest.approx(statistics.wilson(50, 100)), "deff is 1 at least"
+    one = statistics.Families(np.zeros(100))
+    assert one.rate(held) == pytest.approx(statistics.wilson(float(held.mean()), 1)), "one family is one observation"
+    pair = statistics.Families(np.repeat([0, 1], 50))
+    assert pair.rate(held) == pytest.approx(literal_rate(held, np.repeat([0, 1], 50))), "two are enough for a variance"
+
+
+def test_the_interval_over_families_of_one_is_the_bootstrap_over_prompts() -> None:
+    values = np.random.default_rng(8).normal(1, 1, 60)
+    low, high = statistics.Families(np.arange(60)).interval(values, seed=0)
+    expected = statistics.bootstrap_mean(values, seed=1)
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.05 * (expected.high - expected.low))
+    times = np.random.default_rng(5).multinomial(60, np.full(60, 1 / 60), size=9_999)
+    literal = np.quantile(times @ values / 60, [0.025, 0.975])
+    assert statistics.Families(np.arange(60)).interval(values, seed=5) == pytest.approx(tuple(literal), rel=1e-12)
+    sizes = np.repeat([0, 1, 2], [1, 2, 3])
+    drawn = np.random.default_rng(5).multinomial(3, np.full(3, 1 / 3), size=9_999)
+    means = drawn @ np.array([values[0], values[1:3].sum(), values[3:6].sum()]) / (drawn @ np.array([1, 2, 3]))
+    found = statistics.Families(sizes).interval(values[:6], seed=5)
+    assert found == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), rel=1e-12)
