@@ -87,7 +87,7 @@ def ours(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], size: int)
     """Embeddings, and the predictions for the test prompts, of the best of 20 epochs."""
     from saelake.analysis.interactions.machine import Settings, train
 
-    fitted = train(x, y, splits, Settings(size, epochs=EPOCHS)).machine
+    fitted = train(x, y, splits, Settings(size, learning_rate=1e-3, epochs=EPOCHS, batch_size=64, init_sd=0.001, seed=0)).machine
     return (fitted.embeddings if size else fitted.weights), fitted.logits(x[splits["test"]]) > 0
 
 

@@ -74,7 +74,7 @@ class FactorizationMachine:
             raise UserError(f"validation is {self.validation}, which leaves none of {len(y)} rows to learn from")
         splits = {"val": np.sort(order[:n_val]), "train": np.sort(order[n_val:]), "test": np.empty(0, dtype=np.int64)}
         settings = Settings(self.k, self.learning_rate, self.epochs, self.batch_size, self.init_sd, self.seed)
-        trained = train(self._scaled(x), y.astype(np.float32), splits, settings, keep_last=not n_val)
+        trained = train(self._scaled(x), y.astype(np.float32), splits, settings)
         self.machine_, self.epochs_ = trained.machine, list[Epoch](trained.epochs)
         self.n_features_in_, self.best_epoch_ = x.shape[1], trained.best_epoch
         self.intercept_, self.coef_, self.embeddings_ = trained.machine.bias, trained.machine.weights, trained.machine.embeddings

@@ -33,11 +33,11 @@ class Settings:
     """How a machine is trained."""
 
     n_factors: int
-    learning_rate: float = 1e-3
-    epochs: int = 20
-    batch_size: int = 64
-    init_sd: float = 0.001
-    seed: int = 0
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    init_sd: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,17 @@ class Trained(NamedTuple):
     machine: Machine
     """As it was after the best epoch."""
     best_epoch: int
-    """From 1: the most accurate on validation, then the one with the lowest loss, then the first."""
+    """From 1: the most accurate on validation, then the one with the lowest loss, then the first; the last where none validates."""
     epochs: list[Epoch]
 
 
-def train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings, *, keep_last: bool = False) -> Trained:
-    """Fits a machine to labels y (0 or 1); `splits` gives the places of the prompts of train, val and test.
-
-    Args:
-        keep_last: keep the machine of the last epoch, not that of the one that does best on val.
-    """
+def train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings) -> Trained:
+    """Fits a machine to labels y (0 or 1); `splits` gives the places of the prompts of train, val and test."""
     with _one_thread():
-        return _train(x, y.astype(np.float32), splits, settings, keep_last)
+        return _train(x, y.astype(np.float32), splits, settings)
 
 
-def _train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings, keep_last: bool) -> Trained:
+def _train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings) -> Trained:
     learner = _Learner(x.shape[1], settings)
     rng = np.random.default_rng(settings.seed)
     epochs: list[Epoch] = []
@@ -115,7 +111,7 @@ def _train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings
         now = learner.view()
         val, test = (score(now.logits(x[splits[name]]), y[splits[name]]) for name in ("val", "test"))
         epochs.append(Epoch(score(logits, y[order]), val, test))
-        if keep_last or (val.accuracy, -val.loss) > best_score:
+        if not len(splits["val"]) or (val.accuracy, -val.loss) > best_score:
             best, best_epoch, best_score = learner.machine(), number, (val.accuracy, -val.loss)
     return Trained(best, best_epoch, epochs)
 

@@ -109,6 +109,59 @@ MALFORMED = {
 }
 
 
+STATUSES = {
+    299: r"answers with status 299 \(",
+    300: "redirects elsewhere",
+    399: "redirects elsewhere",
+    400: r'answers with status 400 \("why"\)$',
+    401: "is the key in MY_KEY right",
+    402: r'answers with status 402 \("why"\)$',
+    403: "is the key in MY_KEY right",
+    404: r'answers with status 404 \("why"\)$',
+    428: "answers with status 428",
+    429: "status 429, asked 1 times",
+    430: "answers with status 430",
+    499: "answers with status 499",
+    500: "status 500, asked 1 times",
+}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_status_has_its_sentence(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", SECRET)
+    with serving(planned(Reply(status, b"why"))) as (address, _), pytest.raises(UserError, match=STATUSES[status]):
+        judge_at(address, key_variable="MY_KEY", retries=0)(answers("a"))
+
+
+@pytest.mark.parametrize(
+    ("after", "pause"), [("0", 0.0), ("59", 59.0), ("61", 60.0), ("-5", 1.0), ("soon", 1.0), ("\u0663", 1.0)]
+)
+def test_the_endpoint_says_when_to_ask_again_up_to_a_minute(after: str, pause: float, no_pauses: list[float]) -> None:
+    with serving(planned(Reply(429, headers=(("retry-after", after.encode().decode("latin-1")),)), says("yes"))) as (address, _):
+        judge_at(address, retries=1)(answers("a"))
+    assert no_pauses == [pause]
+
+
+@pytest.mark.parametrize("tokens", [-1, 2**53, True, 1.0])
+def test_what_is_no_number_of_tokens_is_no_reply(tokens: Any) -> None:
+    with serving(planned(says("yes", tokens))) as (address, _), pytest.raises(UserError, match="does not reply as"):
+        judge_at(address)(answers("a"))
+
+
+def test_the_most_that_a_reply_may_be_and_say(tmp_path: Path) -> None:
+    whole = says("yes", 0, 2**53 - 1).body
+    bare = Reply(body=b'{"choices": [{"message": {"content": "no"}}]}')
+    with serving(planned(Reply(body=whole.ljust(1 << 20)), bare)) as (address, _):
+        judge = judge_at(address, tmp_path, concurrency=1)
+        assert [one.refused for one in judge(answers("a", "b"))] == [True, False]
+    assert cost(tmp_path, ("mine",), "run_1")["mine"] == {"replies": 2, "prompt_tokens": 0, "completion_tokens": 2**53 - 1}
+    with serving(planned(Reply(body=whole.ljust((1 << 20) + 1)))) as (address, _), pytest.raises(UserError, match="1,048,576"):
+        judge_at(address)(answers("a"))
+    for n, shown in ((120, "x" * 120), (121, "x" * 120 + "…")):
+        with serving(planned(says("x" * n))) as (address, _), pytest.raises(UserError, match=f'replied "{shown}", and'):
+            judge_at(address)(answers("a"))
+
+
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_what_is_no_verdict_is_one_sentence(kind: str) -> None:
     reply, expected = MALFORMED[kind]

@@ -1,6 +1,8 @@
 """The factorisation machine against literal sums, torch's own optimiser, and data whose interactions are known."""
 
+from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
+from scipy.special import expit
 from torch import nn
 from torchfm.layer import FactorizationMachine
 
@@ -17,6 +20,12 @@ from saelake.analysis.interactions.examples import Examples, examples
 from saelake.analysis.interactions.factorisation import mean_pairwise_cosine, spread, strongest_pairs
 from saelake.analysis.interactions.machine import Machine, Settings, train
 from saelake.warehouse.errors import UserError
+
+
+def fitting(k: int, epochs: int = 20, **others: Any) -> Settings:
+    """The paper's own settings: 20 epochs, learning rate 1e-3; and others in their place."""
+    paper: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "init_sd": 0.001, "seed": 0}
+    return Settings(k, epochs=epochs, **paper | others)
 
 
 def literal_logit(bias: float, rows_mk: np.ndarray, x_m: np.ndarray) -> float:
@@ -61,8 +70,7 @@ def test_training_is_sparse_adam_on_torchfm(chunk: int, monkeypatch: pytest.Monk
     values = rng.random((n, width)).astype(np.float32)
     x = csr_matrix((values.ravel(), (np.repeat(np.arange(n), width), columns.ravel())), shape=(n, m))
     y = rng.integers(0, 2, n).astype(np.float32)
-    fitting = Settings(3, learning_rate=0.05, epochs=1, batch_size=8, init_sd=0.3, seed=5)
-    learner = machine._Learner(m, fitting)
+    learner = machine._Learner(m, fitting(3, learning_rate=0.05, init_sd=0.3, seed=5))
     literal = Literal(learner.machine())
     sparse = torch.optim.SparseAdam([literal.weight.weight, literal.embedding.weight], lr=0.05)
     dense = torch.optim.Adam([literal.bias], lr=0.05)
@@ -82,10 +90,9 @@ def test_training_is_sparse_adam_on_torchfm(chunk: int, monkeypatch: pytest.Monk
 
 
 def test_planted_interactions_are_found_by_the_machine_and_not_by_the_probe() -> None:
-    """The paper's own settings: 20 epochs, learning rate 1e-3, embeddings of length 20."""
     data = interacting(10_000, 20, seed=1)
-    fitted = train(data.x, data.y, data.splits, Settings(20))
-    probe = train(data.x, data.y, data.splits, Settings(0))
+    fitted = train(data.x, data.y, data.splits, fitting(20))
+    probe = train(data.x, data.y, data.splits, fitting(0))
     assert partner_auc(cosines(fitted.machine.embeddings), data.partner) >= 0.95
     sizes = np.abs(probe.machine.weights)
     assert partner_auc(np.tile(sizes, (len(sizes), 1)), data.partner) <= 0.6
@@ -98,7 +105,7 @@ def test_pairs_are_identified_after_thousands_of_prompts_and_not_after_hundreds(
     first, worst = {}, {}
     for n in (480, 5000):
         data = interacting(int(n / 0.8), 20, seed=0)
-        alike = cosines(train(data.x, data.y, data.splits, Settings(20)).machine.embeddings)
+        alike = cosines(train(data.x, data.y, data.splits, fitting(20)).machine.embeddings)
         np.fill_diagonal(alike, -2)
         paired = np.flatnonzero(data.partner >= 0)
         ranks = np.array([1 + (alike[i] > alike[i, data.partner[i]]).sum() for i in paired])
@@ -111,8 +118,8 @@ def test_pairs_are_identified_after_thousands_of_prompts_and_not_after_hundreds(
 
 def test_the_best_epoch_on_validation_is_kept_and_equal_seeds_give_equal_machines() -> None:
     data = interacting(600, 6, seed=2)
-    fitting = Settings(4, learning_rate=0.05, epochs=12, batch_size=16)
-    first, again = (train(data.x, data.y, data.splits, fitting) for _ in range(2))
+    settings = fitting(4, 12, learning_rate=0.05, batch_size=16)
+    first, again = (train(data.x, data.y, data.splits, settings) for _ in range(2))
     np.testing.assert_array_equal(first.machine.rows_mk.numpy(), again.machine.rows_mk.numpy())
     assert first.epochs == again.epochs
     ranked = sorted(range(12), key=lambda i: (-first.epochs[i].val.accuracy, first.epochs[i].val.loss, i))
@@ -120,15 +127,54 @@ def test_the_best_epoch_on_validation_is_kept_and_equal_seeds_give_equal_machine
     test = data.splits["test"]
     kept = machine.score(first.machine.logits(data.x[test]), data.y[test])
     assert kept == pytest.approx(first.epochs[first.best_epoch - 1].test)
-    other = train(data.x, data.y, data.splits, Settings(4, learning_rate=0.05, epochs=12, batch_size=16, seed=1))
+    other = train(data.x, data.y, data.splits, replace(settings, seed=1))
     assert not np.array_equal(first.machine.rows_mk.numpy(), other.machine.rows_mk.numpy())
+
+
+def test_without_validation_the_last_epoch_is_kept() -> None:
+    """As a study of a few prompts has it, whose tenth is none."""
+    data = interacting(60, 4, seed=2)
+    splits = {"train": np.arange(50), "val": np.arange(0), "test": np.arange(50, 60)}
+    trained = train(data.x, data.y, splits, fitting(2, 3))
+    assert trained.best_epoch == 3
+    last = machine.score(trained.machine.logits(data.x[splits["test"]]), data.y[splits["test"]])
+    assert last == pytest.approx(trained.epochs[-1].test)
+    assert np.isnan(trained.epochs[-1].val).all()
+    assert trained.machine.weights.any()
+
+
+def test_scores_are_scipys_and_a_logit_of_zero_says_no() -> None:
+    logits, y = np.random.default_rng(0).normal(0, 3, 50), np.random.default_rng(1).integers(0, 2, 50)
+    p = expit(logits)
+    loss, accuracy = machine.score(logits, y)
+    assert loss == pytest.approx(-np.mean(np.where(y == 1, np.log(p), np.log1p(-p))))
+    assert accuracy == np.mean((p > 0.5) == y)
+    assert machine.score(np.zeros(4), np.array([0, 0, 0, 1])) == pytest.approx((np.log(2), 0.75))
+
+
+def test_training_takes_one_thread_and_gives_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, threads, seen = interacting(60, 4, seed=2), torch.get_num_threads(), list[int]()
+    step = machine._Learner.step
+
+    def counting(learner: Any, *batch: Any) -> np.ndarray:
+        seen.append(torch.get_num_threads())
+        return step(learner, *batch)
+
+    monkeypatch.setattr(machine._Learner, "step", counting)
+    try:
+        torch.set_num_threads(3)
+        train(data.x, data.y, data.splits, fitting(2, 1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert set(seen) == {1}
 
 
 def test_an_untouched_column_keeps_what_it_was_drawn_with() -> None:
     data = interacting(200, 4, seed=3)
     wider = csr_matrix((data.x.data, data.x.indices, data.x.indptr), shape=(200, data.x.shape[1] + 3))
-    before = machine._Learner(wider.shape[1], Settings(2)).machine().rows_mk
-    after = train(wider, data.y, data.splits, Settings(2, epochs=2)).machine.rows_mk
+    before = machine._Learner(wider.shape[1], fitting(2)).machine().rows_mk
+    after = train(wider, data.y, data.splits, fitting(2, 2)).machine.rows_mk
     np.testing.assert_array_equal(after[-3:].numpy(), before[-3:].numpy())
     assert (after[:-3] != before[:-3]).all()
 
