@@ -8,18 +8,18 @@ Places are drawn by the seed, the same share in each package, and one of the cha
 what decides no result (strict of zip, frozen, a stage's code_version), and changes that Python itself refuses (shifts of floats,
 `is` for numbers), which any test would notice.
 
-Each mutant is run against the test files that reach its line, as measured first: the one named after its module, then the
-quickest, as long as they take no more than LONGEST seconds together. So the score is a lower bound: a survivor may be known to a
-test that was left out.
+Each mutant is run against the tests that reach its line, as measured first, the quickest first, as long as they take no more
+than LONGEST seconds together with the fixtures that they ask for. So the score is a lower bound: a survivor may be known to a
+test that was left out. What was measured is kept beside the copy, for test files that are the same next time.
 
 Tests run in forks of a process that has imported torch and its like but nothing of saelake, in a copy of the repository.
 """
 
 import ast
+import hashlib
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -50,7 +50,8 @@ GUARDS = ("strict", "code_version", "frozen")
 UNARY = ("UnaryOperator_Delete_USub", "UnaryOperator_Delete_Not", "UnaryOperator_Delete_Invert")
 SLOW = ("organism_lake", "test_workers", "test_kill")
 """Test files that hold one of these words, or are named so, take minutes."""
-LONGEST = 100.0
+LONGEST = 60.0
+QUIETLY = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
 TARGET = 0.85
 OUTCOMES = ("killed", "survived", "not reached", "equivalent")
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
@@ -59,12 +60,15 @@ are listed and do not count."""
 
 
 class Tested(NamedTuple):
-    """One test file, run alone and undisturbed."""
+    """One test, run undisturbed."""
 
-    file: str
+    name: str
+    """As pytest names it."""
     seconds: float
+    fixtures: Mapping[str, float]
+    """What it asks for and others may share -> the seconds that each takes to make."""
     lines: Mapping[str, set[int]]
-    """The lines that it reaches, of every file of the packages."""
+    """The lines that it and its fixtures reach, of every file of the packages."""
 
 
 class Place(NamedTuple):
@@ -99,9 +103,8 @@ def main(sample: int, seed: int, only: Sequence[str], work: Path, keep: bool) ->
     copy = _copied(work)
     _import_third_party()
     tested = [one for one in _measured(copy, _test_files(copy)) if one.lines]
-    report.line(
-        f"{len(tested)} test files, {sum(one.seconds for one in tested):.0f} s one after the other, with what each asks for"
-    )
+    shared = {name: seconds for one in tested for name, seconds in one.fixtures.items()}
+    report.line(f"{len(tested)} tests, {sum(shared.values()) + sum(one.seconds for one in tested):.0f} s one after the other")
     mutants: dict[str, list[Mutant]] = {}
     for package in PACKAGES:
         places = [place for file in sorted((copy / package).rglob("*.py")) for place in _places(copy, file)]
@@ -183,31 +186,58 @@ def _forked(copy: Path, work: Callable[[], int], seconds: float) -> int | None:
             pass
 
 
-def _pytest(files: Sequence[str]) -> int:
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]))
+def _pytest(tests: Sequence[str]) -> int:
+    return int(pytest.main(["-x", *QUIETLY, *tests]))
 
 
 def _measured(copy: Path, files: Sequence[str]) -> list[Tested]:
-    """Runs the test files as they are, in one process, so that what they share is made once; AssertionError if one fails."""
+    """The tests of these files as they are.
+
+    Those of a file that was measured before and is the same are not run again: of a module that has changed since, each line then
+    counts as reached by what reached any of it.
+    """
+    kept = copy.with_name(f"{copy.name}-measured.json")
+    known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    modules = {str(file.relative_to(copy)): _hash(file) for package in PACKAGES for file in (copy / package).rglob("*.py")}
+    missing = [file for file in files if known.get(file, {}).get("hash") != _hash(copy / file)]
+    if missing:
+        found = _run_and_seen(copy, missing)
+        for file in missing:
+            mine = [one for one in found if one[0].startswith(f"{file}::")]
+            known[file] = {"hash": _hash(copy / file), "modules": modules, "tests": mine}
+        kept.write_text(json.dumps({file: known[file] for file in files}), encoding="utf-8")
+    every = {name: set(range(1, 1 + len((copy / name).read_text(encoding="utf-8").splitlines()))) for name in modules}
+    tested = []
+    for file in files:
+        then = known[file]["modules"]
+        for name, seconds, fixtures, lines in known[file]["tests"]:
+            reached = {m: set(some) if then.get(m) == modules[m] else every[m] for m, some in lines.items() if m in modules}
+            tested.append(Tested(name, seconds, fixtures, reached))
+    return tested
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _run_and_seen(copy: Path, files: Sequence[str]) -> list[Any]:
+    """Runs the test files in one process, so that what they share is made once; AssertionError if one fails."""
 
     def work() -> int:
         seen = _Seen(copy)
-        code = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files], plugins=[seen])
+        code = pytest.main([*QUIETLY, *files], plugins=[seen])
         (copy / ".reached").write_text(json.dumps(seen.reached()))
         return int(code)
 
     code = _forked(copy, work, 3600)
     assert code == 0, f"tests fail without a change: {(copy / '.out').read_text()[-3000:]}"
-    found = json.loads((copy / ".reached").read_text())
-    return [
-        Tested(file, seconds, {name: set(reached) for name, reached in lines.items()}) for file, (seconds, lines) in found.items()
-    ]
+    return list(json.loads((copy / ".reached").read_text()))
 
 
 class _Seen:
-    """A plugin of pytest that keeps which test file reaches which lines, and how long it takes alone.
+    """A plugin of pytest that keeps which test reaches which lines, and how long it takes alone.
 
-    Fixtures that many tests share are made for the first one of them: their lines and seconds are those of every file that asks.
+    Fixtures that many tests share are made for the first one of them: their lines and seconds are those of every test that asks.
     """
 
     def __init__(self, copy: Path) -> None:
@@ -220,31 +250,29 @@ class _Seen:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._asked: dict[str, set[str]] = {}
 
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        for item in items:
-            self._asked.setdefault(item.path.relative_to(self._copy).as_posix(), set()).update(item.fixturenames)
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
-        with self._within(item.path.relative_to(self._copy).as_posix()):
+        made = item._fixtureinfo.name2fixturedefs
+        self._asked[item.nodeid] = {_fixture(made[name][-1]) for name in item.fixturenames if name in made}
+        with self._within(item.nodeid):
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         if fixturedef.scope == "function":
             return (yield)
-        with self._within(f"fixture {fixturedef.argname}"):
+        with self._within(_fixture(fixturedef)):
             return (yield)
 
     @contextmanager
     def _within(self, name: str) -> Iterator[None]:
-        """What runs now belongs to this file or fixture, and not to what is around it."""
+        """What runs now belongs to this test or fixture, and not to what is around it."""
         self._switch(name)
         yield
         self._switch(None)
 
     def _switch(self, name: str | None) -> None:
-        now = time.process_time()
+        now = sum(os.times()[:4])  # of what it has started, too
         if self._now:
             self._seconds[self._now[-1][0]] += now - self._now[-1][1]
         if name is None:
@@ -255,23 +283,32 @@ class _Seen:
             self._now[-1] = (self._now[-1][0], now)
             self._coverage.switch_context(self._now[-1][0])
 
-    def reached(self) -> dict[str, tuple[float, dict[str, list[int]]]]:
-        """Test file -> its seconds, and the lines of each module that it reaches."""
+    def reached(self) -> list[tuple[str, float, dict[str, float], dict[str, list[int]]]]:
+        """Each test, its seconds, those of the fixtures that it shares, and the lines of each module that it reaches."""
         self._coverage.stop()
         data = self._coverage.get_data()
-
-        def lines(contexts: Sequence[str]) -> dict[str, set[int]]:
-            data.set_query_contexts([f"^{re.escape(name)}$" for name in contexts])
-            files = {name: set(data.lines(name) or ()) for name in data.measured_files()}
-            return {Path(name).relative_to(self._copy).as_posix(): reached for name, reached in files.items()}
-
-        imported = lines([""])  # constants and defaults count as reached where anything else of their module is
-        found: dict[str, tuple[float, dict[str, list[int]]]] = {}
-        for file, fixtures in self._asked.items():
-            contexts = [file, *(f"fixture {name}" for name in sorted(fixtures))]
-            mine = {name: sorted(reached | imported[name]) for name, reached in lines(contexts).items() if reached}
-            found[file] = sum(self._seconds[name] for name in contexts), mine
+        lines: dict[str, dict[str, set[int]]] = {}
+        for measured in data.measured_files():
+            file = Path(measured).relative_to(self._copy).as_posix()
+            for line, contexts in data.contexts_by_lineno(measured).items():
+                for context in contexts:
+                    lines.setdefault(context, {}).setdefault(file, set()).add(line)
+        imported = lines.pop("", {})  # constants and defaults count as reached where anything else of their module is
+        found = []
+        for test, asked in self._asked.items():
+            shared = {name: self._seconds[name] for name in sorted(asked) if name in self._seconds}
+            mine: dict[str, set[int]] = {}
+            for name in (test, *shared):
+                for file, reached in lines.get(name, {}).items():
+                    mine.setdefault(file, set()).update(reached)
+            reaches = {file: sorted(reached | imported.get(file, set())) for file, reached in mine.items()}
+            found.append((test, self._seconds[test], shared, reaches))
         return found
+
+
+def _fixture(made: Any) -> str:
+    """A fixture's name, and where it stands: several files may have one of the name."""
+    return f"fixture {made.argname} of {made.baseid}"
 
 
 def _places(copy: Path, file: Path) -> Iterator[Place]:
@@ -327,12 +364,12 @@ def _tried(copy: Path, place: Place, tested: Sequence[Tested], chance: random.Ra
     changed = mutate_code(source, plugins.get_operator(operator)(), occurrence)
     assert changed is not None, f"{operator} has no occurrence {occurrence} in {place.file}"
     before, after = _difference(source, changed, place.start[0])
-    files, seconds = _reaching(place, tested)
+    tests, seconds = _reaching(place, tested)
     is_known = after in _equivalent(place.file)
-    if files and not is_known:
+    if tests and not is_known:
         try:
             file.write_text(changed, encoding="utf-8")
-            code = _forked(copy, lambda: _pytest(files), 5 * seconds + 20)
+            code = _forked(copy, lambda: _pytest(tests), 5 * seconds + 20)
         finally:
             file.write_text(source, encoding="utf-8")
         assert code not in (5, 70), f"the tests did not run: {(copy / '.out').read_text()[-2000:]}"
@@ -358,17 +395,21 @@ def _difference(source: str, changed: str, line: int) -> tuple[str, str]:
 
 
 def _reaching(place: Place, tested: Sequence[Tested]) -> tuple[list[str], float]:
-    """The test files to run, and how long they take."""
-    stem = Path(place.file).stem
-    mine = [one for one in tested if place.start[0] in one.lines.get(place.file, ())]
-    mine.sort(key=lambda one: (stem not in one.file, one.seconds))
-    files: list[str] = []
+    """The tests to run, those first that take least beside what is made already, and how long they take."""
+    left = [one for one in tested if place.start[0] in one.lines.get(place.file, ())]
+    tests: list[str] = []
+    made: set[str] = set()
     seconds = 0.0
-    for one in mine:
-        if not files or seconds + one.seconds <= LONGEST:
-            files.append(one.file)
-            seconds += one.seconds
-    return files, seconds
+    while left:
+        costs = [one.seconds + sum(cost for name, cost in one.fixtures.items() if name not in made) for one in left]
+        cost, next_one = min(zip(costs, range(len(left)), strict=True))
+        if tests and seconds + cost > LONGEST:
+            break
+        one = left.pop(next_one)
+        seconds += cost
+        tests.append(one.name)
+        made |= set(one.fixtures)
+    return tests, seconds
 
 
 def _told(report: Report, package: str, mutants: Sequence[Mutant]) -> None:
