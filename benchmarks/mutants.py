@@ -5,8 +5,8 @@
 
 Cosmic Ray makes the mutants. A place is what it can change: an operator, a comparison, a number, a constant, a decorator, a loop.
 Places are drawn by the seed, the same share in each package, and one of the changes of each place. Left out are annotations,
-what decides no result (strict of zip, frozen, a stage's code_version), and changes that Python itself refuses (shifts of floats,
-`is` for numbers), which any test would notice.
+what decides no result (strict of zip, frozen, the version of code, how much is done at a time), and changes that Python itself
+refuses (shifts of floats, `is` for numbers), which any test would notice.
 
 Each mutant is run against the tests that reach its line, as measured first, the quickest first, as long as they take no more
 than LONGEST seconds together with the fixtures that they ask for. So the score is a lower bound: a survivor may be known to a
@@ -47,6 +47,20 @@ LIKE |= {"Is": "IsNot", "IsNot": "Is", "In": "NotIn", "NotIn": "In"}
 """An operator -> those that take its place."""
 GUARDS = ("strict", "code_version", "frozen")
 """Arguments that decide no result: a check of what holds anyway, how a stage names its code, whether a value may change."""
+PACE = {
+    "AT_ONCE",
+    "CAPTURED_TOKENS",
+    "CHUNK",
+    "CHUNK_ROWS",
+    "COMPACT",
+    "DENSE",
+    "FREE_SHARE",
+    "GATHER_TOKENS",
+    "KEPT",
+    "KEPT_BYTES",
+}
+PACE |= {"LOGITS", "MOST_TOKENS", "PART_BYTES", "ROWS", "SHARD_PASSES", "UNKNOWN", "WHOLE"}
+"""Constants that say how much is done or kept at a time: time and memory hang on them, and no result."""
 UNARY = ("UnaryOperator_Delete_USub", "UnaryOperator_Delete_Not", "UnaryOperator_Delete_Invert")
 SLOW = ("organism_lake", "test_workers", "test_kill")
 """Test files that hold one of these words, or are named so, take minutes."""
@@ -348,9 +362,11 @@ def _left_out(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         for noted in (getattr(node, "annotation", None), getattr(node, "returns", None), guard):
             if isinstance(noted, ast.expr):
                 yield (noted.lineno, noted.col_offset), (noted.end_lineno or 0, noted.end_col_offset or 0)
-    for statement in ast.parse(source).body:  # a name for a type
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.BinOp | ast.Subscript):
-            noted = statement.value
+    for statement in ast.parse(source).body:
+        if not isinstance(statement, ast.Assign):
+            continue
+        names, noted = {getattr(one, "id", "") for one in statement.targets}, statement.value
+        if names & PACE or "CODE_VERSION" in names or isinstance(noted, ast.BinOp | ast.Subscript):  # these name types
             yield (noted.lineno, noted.col_offset), (noted.end_lineno or 0, noted.end_col_offset or 0)
 
 

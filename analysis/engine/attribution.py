@@ -28,6 +28,8 @@ from saelake.warehouse.errors import UserError
 Target = str | int | Sequence[int] | Callable[[Tensor], Tensor]
 """p_target: the target tokens' probability; logit: the mean of their logits less that of all; a token's id, or ids: the logit, or
 the sum; or a function of next-token logits (b, v) that gives (b,)."""
+AT_ONCE = 1 << 14
+"""Rows of a decoder that exist at a time."""
 NO_SHIFTS: Mapping[Site, Tensor] = {}
 ATTRIBUTIONS = ACTIVATIONS.append(pa.field("effect", pa.float32()))
 
@@ -58,8 +60,8 @@ def _of_prompt(engine: Engine, place: int, token_ids: Sequence[int], target: Cal
         pos, feature = acts_tf.nonzero(as_tuple=True)
         value = acts_tf[pos, feature]
         along = torch.empty_like(value)
-        for start in range(0, len(pos), 1 << 14):  # rows of the decoder that exist at a time
-            part = slice(start, start + (1 << 14))
+        for start in range(0, len(pos), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
             along[part] = (sae.decoder_rows(feature[part], value.device) * grad_td[pos[part]]).sum(-1)
         found = (pos.int(), torch.full_like(pos, number).short(), feature.int(), value, -value * along)
         for name, column in zip(columns, found, strict=True):

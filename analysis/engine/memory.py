@@ -12,7 +12,7 @@ from saelake.ingest.model_shape import sizes_of
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 
-SHARE = 0.5
+FREE_SHARE = 0.5
 """Of the memory that is free when the work begins; the rest is for fragments and for what the estimate leaves out."""
 MOST_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 16384}
 """Padded tokens a pass beyond which it gets no faster (CPU: measured with 1 and 135 million parameters; others: an estimate)."""
@@ -50,7 +50,7 @@ class Batches:
         Where memory runs out, the requests concerned are computed again in smaller parts, and so is all that follows. UserError
         where one request does not fit by itself.
         """
-        start, free = 0, SHARE * free_bytes(self._subject.device)
+        start, free = 0, FREE_SHARE * free_bytes(self._subject.device)
         while start < len(sizes):
             part = slice(start, start + self._n_fitting(sizes[start:], min(free, self._most_bytes)))
             try:

@@ -88,7 +88,8 @@ class Trained(NamedTuple):
     machine: Machine
     """As it was after the best epoch."""
     best_epoch: int
-    """From 1: the most accurate on validation, then the one with the lowest loss, then the first; the last where none validates."""
+    """From 1: the most accurate on validation, then the one with the lowest loss, then the first; the last where nothing
+    validates."""
     epochs: list[Epoch]
 
 
