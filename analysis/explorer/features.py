@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from saelake import queries
 from saelake.analysis.explorer.charts import CHART, SMALL, Bar, histogram
+from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.explorer.study import Row, Shown, listed, rows, selected
 from saelake.analysis.meaning.cards import quantiles_of, samples_of, visible
 from saelake.queries import QueryError
@@ -16,17 +17,6 @@ from saelake.queries import QueryError
 Key = tuple[int | str, int]
 """Layer or sae_id, and feature_id."""
 NEURONPEDIA = "https://www.neuronpedia.org"
-ORDERS = {
-    "critical": "Critical for",
-    "auroc": "AUROC",
-    "effect": "Effect",
-    "recovered": "Recovered",
-    "q": "Category q",
-    "prompts": "Prompts",
-    "largest": "Largest",
-    "feature": "Feature",
-}
-"""What the list can be sorted by, and the heading of its column."""
 
 
 def add_features(app: FastAPI, shown: Shown) -> None:

@@ -4,6 +4,7 @@ set/
   README.md                            the card: what it is, where it comes from, how to load it
   croissant.json                       the same for machines, in MLCommons' words
   SHA256SUMS                           hashes of all other files, for `sha256sum -c`
+  index.html, site/                    pages that show it without a server, where they are asked for
   runs/<run_id>.json                   the record of each run, with the hashes of its files
   data/<table>/<run_id>.parquet        a table's rows; one file a layer where the table lies by layer:
   data/<table>/<run_id>-layer-02.parquet
@@ -24,9 +25,13 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 CARD = "README.md"
 CROISSANT = "croissant.json"
 SUMS = "SHA256SUMS"
+PAGE = "index.html"
+SITE = "site"
+AS_IT_IS = ".nojekyll"
+"""An empty file by which GitHub Pages serves all others as they are, README.md too."""
 STUDIES = "studies"
 """In what a set's record says about its run: the studies that show it."""
-SET_NAMES = (CARD, CROISSANT, SUMS, "runs", "data")
+SET_NAMES = (CARD, CROISSANT, SUMS, "runs", "data", PAGE, SITE, AS_IT_IS)
 """All that lies directly in a set."""
 
 

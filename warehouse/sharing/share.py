@@ -9,7 +9,7 @@ would refuse, are written anew. The folder appears complete or not at all.
 import difflib
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,8 @@ from saelake.warehouse.sharing.croissant import write_croissant
 from saelake.warehouse.sharing.names import CARD, CROISSANT, SET_NAMES, STUDIES, SUMS, data_name, record_name
 from saelake.warehouse.sharing.withheld import Withheld, find_withheld
 
+RANGED = {"tokens": 4_096, "feature_logits": 4_096}
+"""Rows of a row group where a set is read by ranges."""
 LARGEST_GROUP = 100 << 20
 """Bytes of a row group in memory; the hub's viewer wants at most 300 MB, and refuses more than 286 MB of some."""
 
@@ -46,11 +48,21 @@ class Choice:
     """Prompt sets whose text is left out, beside those that their recipe marks."""
     with_completions: bool = False
     """Keep the completions to all prompts, not only to those of the control label."""
+    by_ranges: bool = False
+    """Of tables in which little is looked up at once, row groups are small: over HTTP few bytes are read then."""
 
 
-def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet | None = None) -> list[RunRecord]:
+def share(
+    lake: Lake,
+    target: Path,
+    choice: Choice = Choice(),
+    progress: Quiet | None = None,
+    then: Callable[[Path, Sequence[RunRecord]], None] | None = None,
+) -> list[RunRecord]:
     """Writes the set into a new or empty folder; returns its run records, as the set holds them.
 
+    Args:
+        then: writes more into the folder, of which it and the records are given; the sums hold that too.
     Raises UserError for an unknown recipe, run, table or prompt set, where nothing is left to share, for a folder that holds
     something, and for a file of the lake that is damaged.
     """
@@ -76,7 +88,7 @@ def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet |
                 _in_studies(record, studies.get(record.run_id, [record.recipe] if choice.runs else []), choice.recipe)
                 for record in chosen
             ]
-            shared = [_share_run(lake, record, choice.tables, withheld, draft, progress) for record in named]
+            shared = [_share_run(lake, record, choice, withheld, draft, progress) for record in named]
             shared = [record for record in shared if record.tables]
             if not shared:
                 raise UserError(f"none of the chosen runs has rows in {', '.join(choice.tables)}")
@@ -86,6 +98,8 @@ def share(lake: Lake, target: Path, choice: Choice = Choice(), progress: Quiet |
                 path.write_text(record.to_json(), encoding="utf-8")
             write_card(draft / CARD, shared, withheld)
             write_croissant(draft / CROISSANT, shared)
+            if then is not None:
+                then(draft, shared)
             _write_sums(draft)
     return shared
 
@@ -155,18 +169,16 @@ def _require_sets(known: Sequence[str], asked: Sequence[str]) -> None:
             raise UserError(f"there is no prompt set {name!r}; the lake has {', '.join(sorted(known)) or 'none'}")
 
 
-def _share_run(
-    lake: Lake, record: RunRecord, tables: Sequence[str], withheld: Withheld, folder: Path, progress: Quiet
-) -> RunRecord:
+def _share_run(lake: Lake, record: RunRecord, choice: Choice, withheld: Withheld, folder: Path, progress: Quiet) -> RunRecord:
     """Writes the files of one run; returns its record for the set."""
     contents, files, left_out = list[TableContent](), list[DataFile](), set(record.withheld)
     for table in record.tables:
-        if tables and table.name not in tables:
+        if choice.tables and table.name not in choice.tables:
             left_out.add(table.name)
             continue
         content = ContentHash(TABLES[table.name].schema_at(record.schema_version))
         for file in (f for f in record.files if f.table == table.name):
-            files.append(_share_file(lake, record, file, withheld, folder, content))
+            files.append(_share_file(lake, record, file, withheld, folder, content, RANGED if choice.by_ranges else {}))
             progress.advance(1, file.n_rows)
         columns = withheld.columns(table.name)
         shared = replace(table, content_hash=content.hexdigest()) if columns else table
@@ -182,22 +194,36 @@ def _share_run(
 
 
 def _share_file(
-    lake: Lake, record: RunRecord, file: DataFile, withheld: Withheld, folder: Path, content: ContentHash
+    lake: Lake,
+    record: RunRecord,
+    file: DataFile,
+    withheld: Withheld,
+    folder: Path,
+    content: ContentHash,
+    ranged: Mapping[str, int],
 ) -> DataFile:
     name = data_name(file, record.run_id)
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with lake.published.local(file.path) as source:
-        return _share_local(source, file, withheld, target, name, content, record.schema_version)
+        group_rows = ranged.get(file.table)
+        return _share_local(source, file, withheld, target, name, content, record.schema_version, group_rows)
 
 
 def _share_local(
-    source: Path, file: DataFile, withheld: Withheld, target: Path, name: str, content: ContentHash, version: int
+    source: Path,
+    file: DataFile,
+    withheld: Withheld,
+    target: Path,
+    name: str,
+    content: ContentHash,
+    version: int,
+    group_rows: int | None,
 ) -> DataFile:
     if not source.is_file() or sha256_file(source) != file.sha256:
         raise UserError(f"{source} is missing or damaged: `saelake check` says what to do")
     with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
-        group_rows, loses = _group_rows(parquet.metadata), bool(withheld.columns(file.table))
+        group_rows, loses = group_rows or _group_rows(parquet.metadata), bool(withheld.columns(file.table))
         if not loses and group_rows is None:
             shutil.copyfile(source, target)
             return replace(file, path=name)
