@@ -64,7 +64,7 @@ PACE |= {"LOGITS", "MOST_TOKENS", "PART_BYTES", "ROWS", "SHARD_PASSES", "UNKNOWN
 UNARY = ("UnaryOperator_Delete_USub", "UnaryOperator_Delete_Not", "UnaryOperator_Delete_Invert")
 SLOW = ("organism_lake", "test_workers", "test_kill")
 """Test files that hold one of these words, or are named so, take minutes."""
-LONGEST = 60.0
+LONGEST = 100.0
 QUIETLY = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
 TARGET = 0.85
 OUTCOMES = ("killed", "survived", "not reached", "equivalent")

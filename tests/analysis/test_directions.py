@@ -2,15 +2,27 @@
 
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 import torch
 
 from saelake.analysis import stages
 from saelake.analysis.engine.requests import DirectionEdit, Request
-from saelake.analysis.search.directions import Scores, Selection, best_scores, choose, difference_of_means, left_out
+from saelake.analysis.search.directions import (
+    NoDirection,
+    Scores,
+    Selection,
+    best_scores,
+    choose,
+    difference_of_means,
+    left_out,
+    require_chosen,
+    share,
+)
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
+from saelake.ingest.recipe.search import Direction
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject
 from saelake.warehouse.records import Lake
@@ -131,3 +143,62 @@ def test_the_best_direction_is_found_without_measuring_every_layer(
         assert known == {name: pytest.approx(vars(whole)[name], abs=1e-6) for name in known}, layer
     assert left_out(few, settings)[chosen(few) or 0] is None
     assert all(out is not None for layer, out in enumerate(left_out(few, settings)) if few[layer].n_flipped is None)
+
+
+def test_filters_leave_out_what_is_beyond_them_and_not_what_is_at_them() -> None:
+    settings = Direction(drop_last_layers=0.2, kl_max=0.1, induce_min=0.5)
+    at = Scores(9, 5, 0.5, kl=0.1, induced=0.5)
+    nan = float("nan")
+    scores = [at, Scores(9, 5, 0.5, 0.11, 0.5), Scores(9, 5, 0.5, 0.1, 0.49), Scores(9, 5, 0.5, nan, 0.2)]
+    scores += [Scores(9), Scores(9, None, 0.5, 0.2), Scores(9, 5, 0.5, 0.05), Scores(9, 0, 0.0, 0.0, 1.0)]
+    expected = [None, "kl", "induced", "kl, induced", "outdone", "kl", None, None]
+    assert left_out([*scores, at, Scores(9)], settings) == [*expected, "late", "late"], "of ten layers the last two are late"
+    assert left_out([at] * 3, settings) == [None, None, "late"], "the open ones are rounded"
+    assert left_out([at] * 2, settings) == [None, None]
+
+
+def test_most_flips_then_the_lower_probability_then_the_lower_layer() -> None:
+    scores = [Scores(9, 5, 0.4), Scores(9, 6, 0.3), Scores(9, 6, 0.2), Scores(9, 6, 0.2), Scores(9, 7, 0.9)]
+    assert choose(scores, [True] * 5) == 4
+    assert choose(scores, [True] * 4 + [False]) == 2
+    assert choose(scores, [True, True, False, False, False]) == 1
+    assert choose(scores, [False] * 5) is None
+    assert share([]) == share([None]) == 0
+    assert share([True, None, False, False]) == pytest.approx(1 / 3)
+
+
+LEFT = {  # (n_flipped, kl, induced) of four layers, settings -> the layer that is named, and what would admit it
+    "kl": ([(5, 0.504, 0.9), (7, 0.312, 0.9), (7, 0.401, 0.9), (9, 0.2, 0.9)], {"drop_last_layers": 0.25}, 1, ["kl_max = 0.32"]),
+    "induced": ([(5, 0.0, 0.2), (4, 0.0, 0.459), (0, 0.0, 0.0), (0, 0.0, 0.0)], {}, 0, ["induce_min = 0.2"]),
+    "both": ([(0, 0.0, 0.0)] * 2 + [(3, 0.234, 0.116), (2, 0.5, 0.1)], {}, 2, ["kl_max = 0.24", "induce_min = 0.11"]),
+    "late": ([(0, 0.0, 0.0)] * 3 + [(6, 0.01, 0.9)], {"drop_last_layers": 0.3}, 3, ["drop_last_layers = 0"]),
+    "equal": ([(5, 0.3004, 0.9), (5, 0.3001, 0.9), (5, 0.35, 0.9), (0, 0.0, 0.0)], {}, 0, ["kl_max = 0.31"]),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_where_no_layer_is_left_the_sentence_says_what_would_admit_the_best_one(case: str) -> None:
+    measured, fields, layer, changes = LEFT[case]
+    given = {"drop_last_layers": 0.0, "kl_max": 0.1, "induce_min": 0.5} | fields
+    scores = [Scores(9, n, 0.5, kl, induced) for n, kl, induced in measured]
+    out = left_out(scores, Direction(**given))
+    with duckdb.connect() as con:
+        con.execute(
+            "create table directions "
+            "(layer int, n_prompts int, n_flipped int, kl double, induced double, left_out text, chosen bool)"
+        )
+        for i, (one, why) in enumerate(zip(scores, out, strict=True)):
+            values = [i, 9, one.n_flipped, one.kl, one.induced, why, False]
+            con.execute("insert into directions values (?, ?, ?, ?, ?, ?, ?)", values)
+        with pytest.raises(NoDirection, match=f"layer {layer}, which flips {measured[layer][0]} of 9 prompts") as told:
+            require_chosen(con)
+        con.execute("update directions set chosen = true where layer = 1")
+        require_chosen(con)
+    suggested = str(told.value).partition("is admitted with ")[2].split(" and ")
+    assert suggested == [f"direction.{change}" for change in changes]
+    mended = given | {name: float(value) for name, _, value in (change.partition(" = ") for change in changes)}
+    mended = {name.strip(): value for name, value in mended.items()}
+    assert left_out(scores, Direction(**mended))[layer] is None, "which is so"
+    for name, field in (("late", "drop_last_layers"), ("kl", "kl_max"), ("induced", "induce_min")):
+        n = sum(name in str(one).split(", ") for one in out)
+        assert (f"{field} {n}" in str(told.value)) == (n > 0)

@@ -1,9 +1,17 @@
 """What the engine does once, drops, or does in smaller parts, without a change of its answers."""
 
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from saelake.analysis.engine import edits, memory
+from saelake.analysis.engine.edits import GatheredEdit, PooledEdit, RowFeatures, feature_edit
+from saelake.analysis.engine.generation import end_token_ids
 from saelake.analysis.engine.memory import Batches, Size, free_bytes
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.slices import KEPT, SliceCache
@@ -143,3 +151,72 @@ def test_what_a_request_takes_by_hand() -> None:
     most = 2 * batches._bytes(Size(5))
     assert batches._n_fitting([Size(1), Size(5)], most) == 2
     assert batches._n_fitting([Size(1), Size(5)], most - 1) == 1
+
+
+def test_a_pass_in_bfloat16_with_attention_that_is_not_fused_by_hand() -> None:
+    """d = 32, an MLP of 48, 3 layers, 4 heads and 2 key heads of 8, in two bytes; scores in two, their softmax in four."""
+    subject = tiny("llama").subject
+    config = deepcopy(subject.model.config)
+    config._attn_implementation = "eager"
+    fields = {"d_model": 32, "dtype": torch.bfloat16, "n_layers": 3, "n_vocab": 100, "model": SimpleNamespace(config=config)}
+    given: Any = SimpleNamespace(**fields)
+    assert memory._Shape.of(given) == (32, 2 * (8 * 32 + 3 * 48), 2 * 4 * (2 + 4), 2 * 2 * (3 + 1) * 2 * 8, 3 * 4 * 100)
+
+
+def test_parts_that_do_not_fit_are_halved() -> None:
+    batches, size = Batches(tiny("llama").subject, most_tokens=40), Size(5)
+    tried: list[int] = []
+
+    def compute(part: slice) -> int:
+        tried.append(part.stop - part.start)
+        if tried[-1] > 2:
+            raise MemoryError
+        return part.start
+
+    assert [start for _, start in batches.run([size] * 9, compute)] == [0, 2, 4, 6, 8]
+    assert tried == [8, 4, 2, 2, 2, 2, 1]
+
+
+def test_free_memory_is_what_torch_holds_in_reserve_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 20)
+    assert free_bytes(torch.device("cuda")) == 130
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 100)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 30)
+    assert free_bytes(torch.device("mps")) == 70
+
+
+def test_free_memory_of_a_container_is_what_is_left_of_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "Path", lambda name: tmp_path / str(name).lstrip("/"))
+    assert free_bytes(torch.device("cpu")) == memory.UNKNOWN, "neither is known"
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemFree: 8 kB\nMemAvailable:   7 kB\n")
+    assert free_bytes(torch.device("cpu")) == 7 * 1024
+    folder = tmp_path / "sys/fs/cgroup"
+    folder.mkdir(parents=True)
+    (folder / "memory.max").write_text("5000\n")
+    (folder / "memory.current").write_text("2000\n")
+    assert free_bytes(torch.device("cpu")) == 3000
+    (folder / "memory.max").write_text("max\n")
+    assert free_bytes(torch.device("cpu")) == 7 * 1024
+
+
+def test_rows_gather_their_own_features_where_that_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows of two features each, six in all: pooled, six a token; gathered, two a token and themselves."""
+    monkeypatch.setattr(edits, "GATHER_TOKENS", 20)
+    slices = SliceCache(tiny("llama").saes[0])
+    held = RowFeatures.of([FeatureSet.of([0, 0], [i, i + 1]) for i in (0, 2, 4)])
+    assert isinstance(feature_edit(slices, held, 10), PooledEdit), "60 of 60"
+    assert isinstance(feature_edit(slices, held, 11), GatheredEdit), "66 of 62"
+    full = SliceCache(tiny("llama", "topk").saes[0])
+    assert isinstance(feature_edit(full, held, 11), PooledEdit), "no latent of a TopK SAE stands alone"
+
+
+@pytest.mark.parametrize(("declared", "expected"), [(7, [2, 7]), ([9, 7], [2, 7, 9]), (None, [2]), ([2], [2])])
+def test_an_answer_ends_with_the_models_tokens_and_the_tokenizers(declared: Any, expected: list[int]) -> None:
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=declared))
+    subject: Any = SimpleNamespace(model=model, tokenizer=SimpleNamespace(eos_token_id=2))
+    assert end_token_ids(subject) == expected
+    subject.tokenizer.eos_token_id = None
+    assert end_token_ids(subject) == [i for i in expected if i != 2 or declared == [2]]

@@ -1,13 +1,13 @@
 """The guaranteed search: its result flips and is 1-minimal, whatever function decides what flips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from saelake.analysis.search.minimal import Members, minimal_set, run_together
+from saelake.analysis.search.minimal import Members, minimal_set, ranked_set, run_together
 from saelake.analysis.search.one_prompt import _steps
 
 
@@ -114,3 +114,48 @@ def test_beginnings_of_an_order_grow_by_one_and_then_by_a_quarter() -> None:
     steps = _steps(order)
     assert [len(step) for step in steps] == [*range(1, 17), 20, 25, 31, 38]
     assert steps[:3] == [(3,), (1, 3), (1, 2, 3)]
+
+
+def asked_by_rank(order: list[int], flips: Callable[[set[int]], bool]) -> tuple[list[list[Members]], Members]:
+    """What a search along an order asks for in each round, and finds."""
+    rounds: list[list[Members]] = []
+
+    def answer(trials: Sequence[tuple[int, Members]]) -> list[bool]:
+        rounds.append([members for _, members in trials])
+        return [flips(set(members)) for _, members in trials]
+
+    found = run_together({0: ranked_set(order)}, answer)[0]
+    assert found.n_evaluations == sum(map(len, rounds))
+    return rounds, found.members
+
+
+def test_what_a_search_along_an_order_asks_for_by_hand() -> None:
+    """2 and 5 are needed: the shortest beginning is found by doubling and halving, then what it needs before its last one."""
+    rounds, found = asked_by_rank(list(range(8)), {2, 5}.issubset)
+    assert rounds == [
+        [(0,)],
+        [(0, 1)],
+        [(0, 1, 2, 3)],
+        [(0, 1, 2, 3, 4, 5, 6, 7)],
+        [(0, 1, 2, 3, 4, 5)],
+        [(0, 1, 2, 3, 4)],
+        [(5,)],
+        [(0, 5)],
+        [(0, 1, 5)],
+        [(0, 1, 2, 3, 5)],
+        [(0, 1, 2, 5)],
+        [(2, 5)],
+        [(2,)],
+    ]
+    assert found == (2, 5)
+    rounds, found = asked_by_rank([3, 1, 0, 2, 4], {4}.issubset)
+    assert rounds == [[(3,)], [(1, 3)], [(0, 1, 2, 3)], [(0, 1, 2, 3, 4)], [(4,)]]
+    assert found == (4,)
+
+
+def test_the_first_sixty_four_are_tried_alone_in_growing_groups() -> None:
+    for cause, expected in ((63, (63,)), (64, ())):
+        rounds, found = asked_by_rank(list(range(100)), {cause}.__eq__)
+        alone = [[members[0] for members in one] for one in rounds if len(one) > 1]
+        assert alone == [list(range(1, 4)), list(range(4, 12)), list(range(12, 28)), list(range(28, 60)), list(range(60, 64))]
+        assert found == expected

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.search import noise as noise_module
 from saelake.analysis.search.noise import SMALLEST_P, STEPS, Noise, changes, in_float32, measured
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.sae import list_saes, load_sae
@@ -175,3 +176,18 @@ def test_in_bfloat16_the_first_tokens_that_differ_have_margins_within_the_floor(
         turned += [abs(after)] if (before > 0) != (after > 0) else []
     assert all(margin <= 3 * floor for margin in turned), "what turns lies near the floor"
     assert near < len(requests) / 4
+
+
+def test_the_floor_is_what_one_change_in_twenty_exceeds_rounded_up_to_two_digits() -> None:
+    """Every change of one evaluation is moved by a known difference of log-odds."""
+    rng = np.random.default_rng(2)
+    before, after, moved = rng.uniform(0.6, 0.9, 200), rng.uniform(0.2, 0.5, 200), rng.uniform(1e-4, 1e-3, 200)
+    by_odds, held = after / before * ((1 - before) + (1 - after)), after / before * 2 * np.finfo(np.float32).eps
+    p, others = np.stack([before, after], 1), np.stack([before, after - before * (moved * by_odds + held)], 1)
+    literal = float(np.quantile(moved, 0.95))
+    found = noise_module._exceeded_by_few(list(p), list(others))
+    assert literal <= found + 1e-9
+    assert found == pytest.approx(np.ceil(literal * 1e5) / 1e5), "1e-4 to 1e-3: two digits are the fifth place"
+    assert noise_module._exceeded_by_few(list(p), list(p)) == noise_module._exceeded_by_few([], []) == 0
+    few = [np.array([0.5, 0.25]), np.array([0.5, 0.25])]
+    assert noise_module._exceeded_by_few(few, [np.array([0.5, 0.25]), np.array([0.5, 0.2501])]) > 0

@@ -45,6 +45,19 @@ def test_the_penalty_that_does_best_on_validation_is_kept() -> None:
     assert trained.machine.weights[0] > 0 > trained.machine.weights[1]
 
 
+def test_a_probe_is_scored_by_what_is_there_to_validate_on() -> None:
+    """Equal accuracies are told apart by the loss; without validation the strongest penalty is kept."""
+    x, y = rows(2, n=300)
+    places = {"train": np.arange(200), "val": np.arange(0), "test": np.arange(200, 300)}
+    trained = converged(x, y, places, (1e-4, 1e-1))
+    assert trained.best_epoch == 1
+    strongest = fit(x[:200], y[:200], 1e-1, np.zeros(41))
+    assert trained.machine.weights == pytest.approx(strongest[:-1], abs=1e-3)
+    assert trained.machine.bias == pytest.approx(strongest[-1], abs=1e-3)
+    one = places | {"val": np.flatnonzero((x.toarray()[:, 0] - x.toarray()[:, 1] > 0.5) & (y == 1))[:1]}
+    assert converged(x, y, one, (1e-4, 1e-1)).best_epoch == 2, "both are right, the weaker penalty is surer"
+
+
 def literal_gradients(study: Analysed, text: str) -> list[torch.Tensor]:
     """By layer (t, d): how the refusal token's log-odds change with the residual stream after each block."""
     resid: list[torch.Tensor] = []

@@ -32,6 +32,13 @@ def test_decoder_cosines_are_those_of_the_saes(study: Analysed) -> None:
         one, other = study.loaded.saes[layer].W_dec[feature_id].detach(), study.loaded.saes[other_layer].W_dec[other_id].detach()
         assert cosine == pytest.approx(float(torch.cosine_similarity(one, other, dim=0)), abs=1e-5)
         assert cosine >= 0.3 - 1e-6
+    settings, members = study.recipe.candidates, set()
+    for direction in settings.directions:
+        asked = {"k": settings.cap, "exclude_layers": list(settings.exclude_layers), "direction": direction}
+        members |= set(study.ask("candidates", "layer, feature_id", **asked))
+    unit = {one: torch.nn.functional.normalize(study.loaded.saes[one[0]].W_dec[one[1]].detach(), dim=0) for one in members}
+    apart = {(*a, *b): float(unit[a] @ unit[b]) for a, b in combinations(sorted(members), 2)}
+    assert {row[:4] for row in rows} == {pair for pair, cosine in apart.items() if cosine >= 0.3}, "each one, of any two layers"
 
 
 def test_near_duplicates_fire_together_and_dormant_twins_do_not(study: Analysed) -> None:

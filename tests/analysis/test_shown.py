@@ -31,6 +31,19 @@ def test_the_sentence_says_what_the_model_says_instead_in_the_behaviours_words()
     assert "no " in str(not_shown(recipe, []))
 
 
+def test_four_first_tokens_are_quoted_and_eighty_letters_of_an_answer() -> None:
+    recipe = load_recipe("organism")
+
+    def told(n: int, length: int) -> str:
+        said = [Judged(0.0, f"w{i}", f"{i}" * length, Verdict(False, False, 0.0), "first_token") for i in range(n)]
+        return str(not_shown(recipe, said))
+
+    assert '"w0" (1), "w1" (1), "w2" (1), "w3" (1), for example "' in told(4, 80)
+    assert '"w0" (1), "w1" (1), "w2" (1), "w3" (1), ..., for example "' in told(5, 80)
+    assert f'for example "{"0" * 80}". If' in told(1, 80)
+    assert f'for example "{"0" * 80}…". If' in told(1, 81)
+
+
 def test_reasoning_that_has_not_ended_is_not_taken_for_the_answer() -> None:
     recipe = load_recipe("organism")
     thinking = Judged(0.0, "<think>", "<think> Is this harmful?", UNANSWERED, "first_token")

@@ -216,6 +216,11 @@ def test_a_rate_of_more_than_all_or_of_nobody_is_no_rate(successes: float, n: in
         statistics.wilson(successes, n)
 
 
+def test_a_sum_of_shares_may_be_off_by_rounding() -> None:
+    assert statistics.wilson(10 + 5e-10, 10) == statistics.wilson(10, 10)
+    assert statistics.wilson(-5e-10, 10) == statistics.wilson(0, 10)
+
+
 def test_where_one_side_never_differs_the_pairs_have_no_correlation() -> None:
     ones, half = np.ones(20), np.array([1.0, 0.0] * 10)
     (l1, u1), (l2, u2) = (proportion_confint(k, 20, method="wilson") for k in (20, 10))

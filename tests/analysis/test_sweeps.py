@@ -12,7 +12,8 @@ import saelake
 from saelake import cli
 from saelake.analysis import stages
 from saelake.analysis.search import directions
-from saelake.analysis.search.sweeps import Sweep
+from saelake.analysis.search.edit_sets import EditSet
+from saelake.analysis.search.sweeps import Source, Sweep, check_sweep, doses, features_source, stage
 from saelake.analysis.stages import ensure_stage, specs
 from saelake.analysis.steer import steer
 from saelake.analysis.study_context import StudyContext
@@ -152,6 +153,24 @@ def test_what_cannot_be_swept_is_one_sentence(
     with pytest.raises(error, match=words):
         steered.steer("wrong", strengths, features, **more)
     assert steered.lake.run_ids() == before
+
+
+def test_strengths_at_their_limits() -> None:
+    check_sweep(Sweep("a", tuple(range(100))), 1)
+    with pytest.raises(UserError, match="strengths are 1 to 100 finite numbers"):
+        check_sweep(Sweep("a", tuple(range(101))), 1)
+    for n in (0, 2):
+        with pytest.raises(UserError, match="steer needs one of"):
+            check_sweep(Sweep("a", (1.0,)), n)
+    assert doses(Sweep("a", (3.0, -1.0))) == [-1.0, 0.0, 3.0]
+    assert doses(Sweep("a", (3.0, 0.0))) == [0.0, 3.0]
+    assert doses(Sweep("a", (3.0, 0.0), clamp=True)) == [None, 0.0, 3.0]
+    edits = EditSet.of([(2, 5, 0.0, None), (0, 7, 0.0, None)])
+    assert features_source(edits, {0: "a", 2: "b"}).name == "0:7, 2:5"
+    same = [(2, 5, 0.0, None), (0, 7, 0.0, "bos")]
+    contents = {Source("x", edits).content, Source("x", EditSet.of(same)).content, Source("x", vector=np.ones(2)).content}
+    assert len(contents) == 3
+    assert stage(Sweep("a", (1.0,)), Source("x", edits)).name == "steer_a"
 
 
 def test_the_command_shows_the_table_and_draws_it(steered: Steered, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from scipy.stats import binom
 
 from saelake import queries
 from saelake.analysis import stages
+from saelake.analysis.interactions import waking
 from saelake.analysis.interactions.edges import edges, p_value
 from saelake.analysis.interactions.matching import assigned
 from saelake.analysis.interactions.waking import passes
@@ -188,6 +189,13 @@ def test_a_sets_controls_have_as_many_features_as_the_set() -> None:
     sets = [(p.start, p.control, len(p.features)) for p in found if p.source is None]
     assert sets == [(0, None, 2), (0, 0, 2), (1, None, 1)]
     assert sum(p.control is not None for p in found if p.source) == 5
+
+
+def test_passes_are_captured_as_many_at_a_time_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waking, "CAPTURED_TOKENS", 10)
+    assert list(waking._some([7, 3, 5, 1, 9, 2], [4, 6, 1, 9, 30, 2])) == [[7, 3], [5, 1], [9], [2]]
+    assert list(waking._some([7, 3, 5], [4, 7, 9])) == [[7], [3, 5]], "by the sum so far"
+    assert list(waking._some([], [])) == []
 
 
 def test_the_p_value_is_the_exact_tail() -> None:
