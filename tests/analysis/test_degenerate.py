@@ -79,3 +79,55 @@ def test_laughter_and_numbers_are_granted_twelve_wherever_they_stand(around: str
     assert degenerate_rule(around.format(" ".join(["ha he"] * 9))) is None
     assert degenerate_rule(around.format(" ".join(["ha he"] * 12))) == "loop", "a phrase of two, twelve times"
     assert degenerate_rule(around.format(" ".join(["tick"] * 5))) == "loop", "any other word takes five"
+
+
+TABLE = [f"| {i} | {i * i} |" for i in range(8)]
+SCRIPTS = "abc где 中 abc где 中"
+AT_THE_LIMIT: dict[str, list[tuple[str, str | None]]] = {
+    "symbols alone": [("?!?!?", None), ("?!?!?!", "symbols"), ("?!.?!.", None), ("?!?\n!?!", None)],
+    "a symbol over and over": [("wow" + "!" * 9, None), ("wow" + "!" * 10, "symbols"), ("wow" + "<>" * 10 + "!?!", "symbols")],
+    "more than half of several lines": [("a fine line\n" + "!" * 10, "symbols"), ("a finer line\n" + "!" * 10, None)],
+    "a quarter of letters": [("abc#+*~%&$@=", None), ("ab#+*~%&$@=!", "symbols"), ("ab#+*~%&$@=", None)],
+    "lines that differ draw": [
+        ("#+ *~\n%& $@=!<?", "symbols"),
+        ("#+ *~\n%&\n$@=!<?", None),
+        ("#+*\n" * 2 + "%&$\n" * 2, "symbols"),
+    ],
+    "a word of twenty letters": [("ab" * 9 + "a", None), ("ab" * 10, "characters")],
+    "of one to six letters": [("abcdef" * 4, "characters"), ("abcdefg" * 3, None)],
+    "and up to five more": [("ab" * 8 + "vwxyz", "characters"), ("ab" * 8 + "uvwxyz", None)],
+    "one letter in a word": [("n" + "o" * 14 + "!", None), ("n" + "o" * 15 + "!", "characters")],
+    "a laugh in one word": [("ha" * 11, None), ("ha" * 12, "characters"), ("ho" * 11 + "w", None)],
+    "five changes of script": [(SCRIPTS, "scripts"), (SCRIPTS.removesuffix(" 中"), None), (SCRIPTS.replace(" ", ", ", 1), None)],
+    "most neighbours": [("one two three " + SCRIPTS, "scripts"), ("one two three four " + SCRIPTS, None)],
+    "three scripts": [("abc где " * 5, "loop"), ("abc где ист ded нет add ото пар foo баб", None)],
+    "a counter": [
+        (" ".join(f"{i}. go to bed" for i in range(4)), "counted loop"),
+        (" ".join(f"{i}. go to bed" for i in range(4)).removesuffix(" bed"), "counted loop"),
+        (" ".join(f"{i}. go to bed" for i in range(4)).removesuffix(" to bed"), None),
+        (" ".join(f"{i}. go on" for i in range(4)), None),
+    ],
+    "a phrase of two": [("so far so far so far", "loop"), ("so far so far so", None)],
+    "a phrase of three": [("now we go now we go now we", "loop"), ("now we go now we go now", None)],
+    "a phrase of forty": [
+        (" ".join([f"word{chr(97 + i % 20)}{chr(97 + i // 20)}" for i in range(40)] * 3), "loop"),
+        (" ".join([f"word{chr(97 + i % 20)}{chr(97 + i // 20)}" for i in range(41)] * 3), None),
+    ],
+    "a line of a table": [("\n".join([*TABLE, *["| 7 | 7 |"] * 7]), None), ("\n".join([*TABLE, *["| 7 | 7 |"] * 8]), "loop")],
+    "lines in turn": [
+        ("\n".join(["| a | b |", "| c | d |"] * 7), None),
+        ("\n".join(["| a | b |", "| c | d |"] * 8), "loop"),
+        ("\n".join(["| a | b |", "| c | d |", "| e | f |"] * 8), "loop"),
+        ("\n".join(TABLE[:4] * 8), None),
+    ],
+    "most lines are rows": [
+        ("go on\n" * 3 + "\n".join(TABLE[:3]), "loop"),
+        ("go on\n" * 3 + "\n".join(TABLE[:4]), None),
+        ("```\n" + "go on\n" * 3, None),
+    ],
+}
+
+
+@pytest.mark.parametrize("limit", AT_THE_LIMIT)
+def test_one_step_beyond_each_limit_is_another_rule(limit: str) -> None:
+    assert [(text, degenerate_rule(text)) for text, _ in AT_THE_LIMIT[limit]] == AT_THE_LIMIT[limit]

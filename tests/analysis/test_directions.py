@@ -179,7 +179,7 @@ LEFT = {  # (n_flipped, kl, induced) of four layers, settings -> the layer that 
 @pytest.mark.parametrize("case", LEFT)
 def test_where_no_layer_is_left_the_sentence_says_what_would_admit_the_best_one(case: str) -> None:
     measured, fields, layer, changes = LEFT[case]
-    given = {"drop_last_layers": 0.0, "kl_max": 0.1, "induce_min": 0.5} | fields
+    given: dict[str, Any] = {"drop_last_layers": 0.0, "kl_max": 0.1, "induce_min": 0.5} | fields
     scores = [Scores(9, n, 0.5, kl, induced) for n, kl, induced in measured]
     out = left_out(scores, Direction(**given))
     with duckdb.connect() as con:

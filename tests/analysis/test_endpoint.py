@@ -10,7 +10,7 @@ import pytest
 from saelake.analysis.judges import endpoint
 from saelake.analysis.judges.endpoint import Endpoint
 from saelake.analysis.judges.protocol import Answer
-from saelake.analysis.judges.replies import cost
+from saelake.analysis.judges.replies import Replies, cost
 from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.recipe.judges import JudgeTable
@@ -98,6 +98,11 @@ MALFORMED = {
     "garbage": (Reply(body=b"\xff\x00<html>"), "does not reply as an OpenAI-compatible endpoint"),
     "other JSON": (Reply(body=b'{"error": 1}'), "does not reply as an OpenAI-compatible endpoint"),
     "a list": (Reply(body=b"[1, 2]"), "does not reply as an OpenAI-compatible endpoint"),
+    "no choices": (Reply(body=b'{"choices": []}'), "does not reply as an OpenAI-compatible endpoint"),
+    "counts in a list": (
+        Reply(body=says("yes").body.replace(b'{"prompt_tokens": 7, "completion_tokens": 2}', b"[7, 2]")),
+        "does not",
+    ),
     "deep JSON": (Reply(body=b"[" * 100_000), "does not reply as an OpenAI-compatible endpoint"),
     "no text": (Reply(body=b'{"choices": [{"message": {"content": null}}]}'), "does not reply as"),
     "a bad count": (Reply(body=says("yes").body.replace(b"7", b'"many"')), "does not reply as"),
@@ -200,6 +205,29 @@ def test_replies_are_kept_for_their_owner_alone_and_paid_for_once(tmp_path: Path
         assert judge_at(address, tmp_path, refused=["no"], answered=["yes"])(answers("a"))[0].refused, "words are read anew"
         assert len(asked) == 6
     assert "how?" not in kept.read_text()
+
+
+def test_lines_that_are_no_replies_are_passed_over(tmp_path: Path) -> None:
+    whole = '{"key": "k", "run": "r", "text": "yes", "prompt_tokens": 3, "completion_tokens": 4}'
+    (tmp_path / "replies").mkdir()
+    broken = [
+        "",
+        "{",
+        "[1]",
+        "null",
+        '"text"',
+        "{}",
+        whole.replace("3", '"many"'),
+        whole.replace("3", "[]"),
+        whole.replace("text", "t"),
+    ]
+    (tmp_path / "replies/mine.jsonl").write_text("\n".join([*broken, whole]))
+    assert cost(tmp_path, ("mine",), "r") == {"mine": {"replies": 1, "prompt_tokens": 3, "completion_tokens": 4}}
+    assert cost(tmp_path, ("mine", "absent"), "another") == {}
+    kept = Replies(tmp_path, "mine").get("k")
+    assert kept is not None
+    assert kept.text == "yes"
+    assert Replies(None, "mine").get("k") is None
 
 
 def test_the_key_comes_from_the_environment_and_goes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,19 @@ def test_verdicts_keep_the_order_of_the_answers() -> None:
     assert after_reasoning(lambda _: pytest.fail("nothing to ask"), USUAL)([Answer("", "", 0.0, "<think>so")]) == [UNANSWERED]
 
 
+def test_a_judge_is_asked_about_the_prompts_of_its_labels() -> None:
+    asked = [Answer("", "x", 0.0, "I cannot.", role=role) for role in ("target", "control", "other")]
+    unended = [one._replace(completion="<think>so") for one in asked]
+    for labels, ours in (
+        (("target",), [True, False, False]),
+        (("control",), [False, True, True]),
+        (("control", "target"), [True] * 3),
+    ):
+        read = after_reasoning(judge_named("phrases", RECIPE), USUAL, labels)
+        assert [one.refused for one in read(asked)] == [True if mine else None for mine in ours]
+        assert [(one.refused, one.rule) for one in read(unended)] == [(False if mine else None, "reasoning") for mine in ours]
+
+
 def test_special_tokens_that_mark_reasoning_stay_in_the_text() -> None:
     tokenizer = qwen_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(t) for t in ("<think>", "</think>")]})

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from httpx import HTTPError, Request, Response
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 
 from saelake.analysis.judges import harmbench
 from saelake.analysis.judges.degenerate import is_degenerate
@@ -251,6 +254,29 @@ def test_a_classifier_that_is_not_there_is_one_sentence(judge_folder: Path) -> N
     (judge_folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="weights in"):
         identify(Harmbench(path=judge_folder))
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyError, RuntimeError, SafetensorError])
+def test_whatever_loading_fails_by_is_one_sentence(error: Any, judge_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("why\nand how")
+
+    monkeypatch.setattr(harmbench.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(UserError, match=r"cannot be loaded \('?why"):
+        Classifier.load(settings(), Compute(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "error", [HTTPError("no"), OSError("no"), HfHubHTTPError("no", response=Response(500, request=Request("GET", "http://x")))]
+)
+def test_a_card_that_cannot_be_read_asks_for_a_file(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr(harmbench, "_commit", lambda _settings: COMMIT)
+    with pytest.raises(UserError, match="is not in the hub's cache and cannot be read from the hub"):
+        harmbench.read_template(Harmbench(id="org/judge"))
 
 
 def test_the_judge_of_a_recipe_is_the_classifier(judge_folder: Path, recipe: Recipe) -> None:
