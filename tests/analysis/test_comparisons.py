@@ -4,7 +4,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from saelake.analysis.interactions.comparisons import Answers, Prompts, Setting, comparisons, corrected, rates
+from saelake.analysis.interactions.comparisons import Answers, Prompts, Row, Setting, comparisons, corrected, models, rates
 from saelake.analysis.interactions.statistics import wilson
 from saelake.ingest.prompts import content_hash, load_prompts
 from saelake.ingest.recipe import load_recipe
@@ -55,6 +55,53 @@ def test_without_families_and_without_overlap_nothing_is_added(con: duckdb.DuckD
     answers = {Setting("minimal", None, None, label): answered([1.0] * 12) for label in ("harmful", "benign")}
     rows = list(rates(answers, Prompts.of(con, ("train", "val")), "harmful"))
     assert [(row.measure, row.n_families, row.low_families) for row in rows] == [("flipped", None, None)] * 2
+
+
+def test_every_measure_is_a_family_of_tests_and_rates_are_none() -> None:
+    def row(measure: str, p: float | None, p_families: float | None = None) -> Row:
+        return Row("comparison", measure, "harmful", "a", 9, 0.5, 0.1, 0.9, "t", p=p, p_families=p_families)
+
+    rows = [row("x", 0.01, 0.04), row("y", 0.02), row("x", None), row("x", 0.03, 0.01), row("x", 0.02), row("y", 0.5, 0.5)]
+    found = corrected(rows)
+    assert [one.p_holm for one in found] == pytest.approx([0.03, 0.04, None, 0.04, 0.04, 0.5])
+    assert [one.p_families_holm for one in found] == pytest.approx([0.04, None, None, 0.02, None, 0.5])
+    assert [(one.p, one.p_families) for one in found] == [(one.p, one.p_families) for one in rows]
+
+
+def test_machines_are_compared_with_the_probe_on_the_same_prompts_alone(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("create table predictions (model text, prompt_id bigint, split text, correct bool)")
+    right = {"fm_2": [1, 1, 1, 0], "probe": [1, 0, 1, 0], "fm_2_held_out": [1, 1]}
+    for model, answers in right.items():
+        for i, is_right in enumerate(answers):
+            con.execute("insert into predictions values (?, ?, 'test', ?)", [model, i, bool(is_right)])
+        con.execute("insert into predictions values (?, 99, 'train', false)", [model])
+    rows = list(models(con))
+    rates_of = {row.a: (row.kind, row.n, row.estimate) for row in rows if not row.b}
+    assert rates_of == {"fm_2": ("rate", 4, 0.75), "probe": ("rate", 4, 0.5), "fm_2_held_out": ("rate", 2, 1.0)}
+    (compared,) = [row for row in rows if row.b]
+    assert (compared.a, compared.b, compared.n, compared.estimate, compared.p) == ("fm_2", "probe", 4, 0.25, 1.0)
+    assert (compared.measure, compared.label, compared.test) == ("correct", "all", "mcnemar_exact")
+
+
+def test_what_is_compared_has_the_same_k_and_tau_or_none() -> None:
+    answers = {
+        Setting("a", 2, None, "harmful"): answered([1.0] * 6),
+        Setting("a", 4, None, "harmful"): answered([1.0] * 6),
+        Setting("a", 2, None, "benign"): answered([1.0] * 6),
+        Setting("b", 2, None, "harmful"): answered([0.0] * 6),
+        Setting("c", None, None, "harmful"): answered([0.0] * 6),
+    }
+    alone = Prompts(None, frozenset())
+    rows = list(comparisons(answers, [("a", "b"), ("a", "c"), ("b", "absent")], alone, "harmful", seed=0))
+    assert [(row.a, row.k, row.b, row.label) for row in rows if row.measure == "flipped"] == [
+        ("a", 2, "b", "harmful"),
+        ("a", 2, "c", "harmful"),
+        ("a", 4, "c", "harmful"),
+    ]
+    unknown = answered([1.0] * 6)
+    unknown.p_refusal_token[[0, 4]] = np.nan
+    found = list(comparisons(answers | {Setting("a", 2, None, "harmful"): unknown}, [("a", "b")], alone, "harmful", seed=0))
+    assert [(row.measure, row.n) for row in found] == [("flipped", 6), ("p_refusal_token", 4)]
 
 
 def test_the_organisms_prompts_tell_their_wordings() -> None:

@@ -1,5 +1,6 @@
 """The engine against the literal formula: every family, every intervention, whatever shares the batch."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from saelake.analysis.engine.answered import request_of, with_answer
 from saelake.analysis.engine.edits import GatheredEdit, PooledEdit, RowFeatures
-from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from saelake.analysis.engine.requests import NO_FEATURES, DirectionEdit, FeatureSet, Intervention, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
 from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny, tiny_subject
 from tests.analysis.literal import literal_answer, literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS
@@ -185,3 +188,44 @@ def test_a_feature_set_is_known_by_its_content() -> None:
     assert one.saes == (1, 3)
     with pytest.raises(AssertionError, match="twice"):
         FeatureSet.of([1, 1], [2, 2])
+
+
+def test_a_feature_set_by_hand() -> None:
+    held = FeatureSet.of([2, 0, 2, 2], [9, 70_000, 1, 5], [0.0, 1.5, 2.0, 0.0])
+    assert held.rows.tolist() == [(0, 70_000, 1.5), (2, 1, 2.0), (2, 5, 0.0), (2, 9, 0.0)]
+    assert held.saes == (0, 2)
+    assert held.widest == 3
+    assert held.at(2)["feature_id"].tolist() == [1, 5, 9]
+    assert (len(held.at(1)), NO_FEATURES.widest, NO_FEATURES.saes) == (0, 0, ())
+    digest = hashlib.blake2b(held.rows.tobytes(), digest_size=8).digest()
+    assert held.key == int.from_bytes(digest, "little") // 2
+
+
+def test_an_intervention_stays_on_for_answers_if_it_acts_on_all_of_the_prompt_or_is_told_to() -> None:
+    cases = {(None, None): (True, True), (None, False): (False, False), ((0,), None): (False, False), ((0,), True): (True, False)}
+    for (positions, answering), (on_answers, everywhere) in cases.items():
+        one = Intervention(positions=positions, answering=answering)
+        assert (one.on_answers, one.everywhere) == (on_answers, everywhere)
+
+
+def test_a_prompt_with_its_answer_is_asked_what_the_prompt_was() -> None:
+    """Three tokens and two of an answer: where interventions acted on either, they act on these positions now."""
+    some = FeatureSet.of([0], [1])
+    cases = {(None, None): None, (None, False): (0, 1, 2), ((1,), None): (1,), ((0, 2), True): (0, 2, 3, 4), ((), True): (3, 4)}
+    for (positions, answering), expected in cases.items():
+        request = with_answer(Request(5, then=(Intervention(some, None, positions, answering),)), 9, 3, [7, 7])
+        acting = [one for one in request.interventions if len(one.features)]
+        assert [(one.positions, one.on_answers) for one in acting] == [(expected, False)]
+        assert request.prompt == 9
+    plain = request_of(4, (Intervention(some), Intervention(some, positions=(1,))))
+    assert (plain.features, plain.positions, len(plain.then)) == (NO_FEATURES, None, 2), "what is told by nothing stays beside"
+    first = request_of(4, (Intervention(some, None, (0,), False), Intervention(positions=(1,))))
+    assert (first.features, first.positions, len(first.then)) == (some, (0,), 1), "the plain form, where it says the same"
+
+
+def test_a_pass_comes_first_to_the_lowest_site_that_is_touched() -> None:
+    saes = tiny("llama").saes
+    low, high = FeatureSet.of([0], [1]), FeatureSet.of([2], [1])
+    along = DirectionEdit(np.zeros(D_MODEL, np.float32), (1, 2))
+    firsts = [Request(0, high), Request(0, high, along), Request(0, high, then=(Intervention(low),)), Request(0)]
+    assert [one.first_site(saes) for one in firsts] == [Site(2), Site(1), Site(0), None]

@@ -170,6 +170,24 @@ def test_training_takes_one_thread_and_gives_the_others_back(monkeypatch: pytest
     assert set(seen) == {1}
 
 
+def test_rows_are_taken_as_many_at_a_time_as_their_nonzeros_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = np.zeros((5, 6), np.float32)
+    dense[0, :5], dense[1, 2], dense[3, 1:4], dense[4, 0] = 1.5, 2.0, 3.0, 4.0
+    monkeypatch.setattr(machine, "CHUNK", 13)
+    parts = list(machine._chunks(csr_matrix(dense)))
+    assert [tuple(columns.shape) for columns, _ in parts] == [(2, 5), (2, 3), (1, 1)], "13 of 5: two rows"
+    rows = np.concatenate([np.zeros((len(c), 6), np.float32) for c, _ in parts])
+    at = 0
+    for columns, values in parts:
+        for mine, value in zip(columns.numpy(), values.numpy(), strict=True):
+            np.add.at(rows[at], mine, value)
+            at += 1
+    np.testing.assert_array_equal(rows, dense)
+    assert [tuple(c.shape) for c, _ in machine._chunks(csr_matrix((3, 6), dtype=np.float32))] == [(3, 1)]
+    monkeypatch.setattr(machine, "CHUNK", 4)
+    assert [len(c) for c, _ in machine._chunks(csr_matrix(dense))] == [1] * 5, "one at least"
+
+
 def test_an_untouched_column_keeps_what_it_was_drawn_with() -> None:
     data = interacting(200, 4, seed=3)
     wider = csr_matrix((data.x.data, data.x.indices, data.x.indptr), shape=(200, data.x.shape[1] + 3))

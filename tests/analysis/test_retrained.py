@@ -41,6 +41,26 @@ def test_a_shuffled_copy_is_matched_feature_by_feature(seed: int, n: int, n_lost
     assert np.array_equal(kept.numpy()[theirs], mine)
 
 
+def test_features_are_matched_from_the_least_cosine_on_and_ties_go_to_the_lower() -> None:
+    mine = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    theirs = torch.tensor([[0.0, 0.69, 0.7238], [0.71, 0, 0.7042], [1.42, 0, 1.4084]])
+    assert [ids.tolist() for ids in match(mine, theirs)] == [[0, 2], [1, 0]], "0.71 and 0.72; the second, of 0.69, is not near"
+    at = torch.tensor([[0.5, 0.75**0.5, 0]])
+    assert [ids.tolist() for ids in match(mine[:1], at, 0.5)] == [[0], [0]]
+    assert [ids.tolist() for ids in match(mine[:1], at, 0.51)] == [[], []]
+    assert [ids.tolist() for ids in match(mine[3:], at, 0.1)] == [[], []], "a row of zeros is near to nothing"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 8])
+def test_large_decoders_are_compared_some_rows_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrained, "CHUNK_ROWS", rows)
+    decoder = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([3, 6, 0, 2, 5, 1, 4])
+    mine, theirs = match(decoder, decoder[order])
+    assert mine.tolist() == list(range(7))
+    assert order[theirs].tolist() == list(range(7))
+
+
 def shuffled(recipe: Recipe, folder: Path) -> Recipe:
     """The study with the features of its SAEs in another order."""
     layers = recipe.saes.layers

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from saelake.analysis.engine import slices
 from saelake.analysis.engine.slices import FullSlice, Slice, SliceCache
 from tests.ingest.saes import ELEMENTWISE, TOPK, saved
 from tests.ingest.tiny import D_MODEL
@@ -44,3 +45,24 @@ def test_a_latent_at_its_threshold_does_not_fire() -> None:
     resid_nd = torch.tensor([[0.0, 1.0, 2.0], [0.5, 1.5, 2.5], [-1.0, -1.5, 1.5]])
     expected = torch.tensor([[0.0, 0.0, 0.0], [0.5, 1.5, 2.5], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(found.encode(resid_nd), expected)
+
+
+@pytest.mark.parametrize("config", ELEMENTWISE[:1])
+def test_a_union_of_most_features_is_the_whole_sae(config: dict[str, Any], tmp_path: Path) -> None:
+    cache = SliceCache(saved(tmp_path, **config))
+    width = cache.sae.width
+    most = int(0.8 * width)
+    assert cache.union(np.array([5, 3, 5])).tolist() == [3, 5]
+    assert len(cache.union(np.arange(most))) == most, "eight of ten are copied"
+    assert cache.union(np.arange(most + 1)).tolist() == list(range(width))
+
+
+@pytest.mark.parametrize("config", ELEMENTWISE[:1])
+def test_an_sae_is_cut_into_parts_of_as_many_rows_as_there_is_room_for(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = SliceCache(saved(tmp_path, **config))
+    monkeypatch.setattr(slices, "PART_BYTES", 8 * D_MODEL * 15)
+    assert [ids.tolist() for ids, _ in cut.parts()] == [list(range(15)), list(range(15, 30)), list(range(30, 40))]
+    monkeypatch.setattr(slices, "PART_BYTES", 1)
+    assert [len(ids) for ids, _ in cut.parts()] == [1] * 40
