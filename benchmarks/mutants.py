@@ -39,7 +39,7 @@ from benchmarks.harness import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("analysis/search", "analysis/interactions", "analysis/engine", "analysis/judges")
-TESTS = ("tests/analysis", "tests/planted", "tests/test_planted.py")
+TESTS = ("tests/analysis", "tests/planted", "tests/test_arguments.py", "tests/test_planted.py")
 LIKE = {"Add": "Sub|Mul", "Sub": "Add|Mul", "Mul": "Add|Div", "Div": "Mul|FloorDiv", "FloorDiv": "Div|Mod", "Mod": "FloorDiv"}
 LIKE |= {"Pow": "Mul", "BitAnd": "BitOr", "BitOr": "BitAnd", "BitXor": "BitOr", "LShift": "RShift", "RShift": "LShift"}
 LIKE |= {"Lt": "LtE|Gt", "LtE": "Lt|GtE", "Gt": "GtE|Lt", "GtE": "Gt|LtE", "Eq": "NotEq|LtE|GtE", "NotEq": "Eq|Lt|Gt"}

@@ -10,6 +10,8 @@ from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 SETTINGS = ("k", "learning_rate", "epochs", "batch_size", "init_sd", "validation", "scale", "seed")
+AT_ONCE = 1 << 22
+"""Products of embeddings that exist at a time."""
 
 
 class Pair(NamedTuple):
@@ -119,14 +121,17 @@ class FactorizationMachine:
         """The pairs of columns that act together most, the strongest first, whatever the sign; ties go to the lower columns."""
         vectors, n = self._fitted().embeddings_, arguments.whole("n", n, 0)
         best: list[tuple[float, int, int]] = []
-        step = max(1, (1 << 22) // max(1, len(vectors)))
+        step = max(1, AT_ONCE // max(1, len(vectors)))
         for start in range(0, len(vectors), step):
             dots = np.abs(vectors[start : start + step] @ vectors.T)
             dots[np.arange(start, start + len(dots))[:, None] >= np.arange(len(vectors))] = -1
-            flat = np.argpartition(-dots, min(n, dots.size - 1), axis=None)[:n]
-            rows, columns = np.unravel_index(flat, dots.shape)
-            found = zip((-dots[rows, columns]).tolist(), (rows + start).tolist(), columns.tolist(), strict=True)
-            best = sorted(best + [one for one in found if one[0] <= 0])[:n]
+            flat = dots.ravel()
+            least = np.partition(flat, -n)[-n] if n < flat.size else 0
+            chosen = np.flatnonzero(flat >= max(least, 0))  # all that are as strong as the n-th, in their order
+            chosen = chosen[np.argsort(-flat[chosen], kind="stable")[:n]]
+            rows, columns = np.unravel_index(chosen, dots.shape)
+            best += zip((-flat[chosen]).tolist(), (rows + start).tolist(), columns.tolist(), strict=True)
+            best = sorted(best)[:n]
         return [self._pair(i, j) for _, i, j in best]
 
     def _check(self) -> None:
