@@ -8,7 +8,7 @@ Everything heavy is imported by the command that needs it, so that help and SQL 
 
 import click
 
-from saelake.commands import ask, backends, compute, formats, lake, meaning, prepare, sharing, steer
+from saelake.commands import ask, backends, beside, compute, formats, lake, meaning, prepare, sharing, steer
 from saelake.commands.options import OneSentence
 
 
@@ -22,7 +22,9 @@ def main() -> None:
     """
 
 
-for command in (c for part in (compute, steer, backends, ask, prepare, lake, sharing, formats, meaning) for c in part.COMMANDS):
+for command in (
+    c for part in (compute, beside, steer, backends, ask, prepare, lake, sharing, formats, meaning) for c in part.COMMANDS
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -200,6 +200,7 @@ def _import_all() -> None:
 
     import saelake.analysis.report.page
     import saelake.analysis.stages
+    import saelake.commands.beside
     import saelake.commands.compute
     import saelake.ingest.shards
     import saelake.ingest.subject

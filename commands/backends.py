@@ -27,7 +27,7 @@ def compare(recipe: str, backends: str, n_prompts: int, lake: str, limit: int | 
     """
     study = read_study(recipe, limit).sending_nothing()
     from saelake.analysis import backends as side_by_side
-    from saelake.commands.compute import print_runs
+    from saelake.commands.computed import print_runs
     from saelake.ingest.study import open_study
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake

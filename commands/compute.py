@@ -1,15 +1,13 @@
-"""The commands that compute: ingest, analyze, judge, ablate, trainings; and status, which shows what is left to do."""
+"""The commands that compute a study: ingest, analyze, ablate, trainings; and status, which shows what is left to do."""
 
-import json
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from saelake.commands.computed import print_findings, print_runs, workers_of
 from saelake.commands.options import (
     features_option,
     force_option,
@@ -25,13 +23,7 @@ from saelake.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from saelake import OpenLake
-    from saelake.analysis.workers import RayWorkers
-    from saelake.ingest.recipe import Recipe
-    from saelake.ingest.study import Study
-    from saelake.warehouse.records import Lake, RunRecord
+    from collections.abc import Callable
 
 
 @click.command()
@@ -52,7 +44,7 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
     from saelake.warehouse.records import Lake
 
     opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
-    with Bar() as progress, _workers(n_workers, opened, Lake.at(lake)) as workers:
+    with Bar() as progress, workers_of(n_workers, opened, Lake.at(lake)) as workers:
         into = Lake.create(lake)
         compute = partial(workers.ingest, opened, ingest_runs(opened, into)) if workers else None
         found = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
@@ -81,7 +73,7 @@ def analyze(
     from saelake.warehouse.records import Lake
 
     analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
-    with Bar() as progress, _workers(n_workers, analysed, Lake.at(lake)) as workers:
+    with Bar() as progress, workers_of(n_workers, analysed, Lake.at(lake)) as workers:
         into = Lake.create(lake)
         try:
             records = stages.analyze_study(analysed, into, force=force, progress=progress, workers=workers)
@@ -92,96 +84,7 @@ def analyze(
             return
     print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
-        _print_findings(opened, study.verdicts.oracle, study.words)
-
-
-@click.command()
-@click.argument("recipe")
-@lake_option
-@limit_option
-@force_option
-@workers_option
-@judges_options
-def atlas(
-    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
-) -> None:
-    """Ablate every active feature of RECIPE's refused prompts, alone and in pairs, and score each method against what that does.
-
-    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [atlas] says how much
-    is ablated. Finds what is there, resumes what was stopped.
-    """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
-    from saelake.analysis import stages
-    from saelake.queries.formats import show
-
-    _compute_beside(study, lake, n_workers, partial(stages.atlas_study, force=force))
-    with open_lake(lake, study.name) as shown:
-        for finds, k in (("causes", study.atlas.ks[-1]), ("interactions", study.atlas.pair_ks[-1])):
-            click.echo(f"\n{finds.capitalize()} that each method names, of {k} at most a prompt")
-            show(
-                shown.query("atlas_scores", k=k)
-                .filter(f"finds = '{finds}' and k is not null")
-                .select("* exclude (finds, measure, k)")
-            )
-
-
-@click.command()
-@click.argument("recipe")
-@lake_option
-@limit_option
-@force_option
-@workers_option
-@judges_options
-def audit(
-    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
-) -> None:
-    """Search small changes of the residual stream that undo what ablating RECIPE's sets has done: was it the cause, or one route?
-
-    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [audit] says what is
-    searched, where and how far. Finds what is there, resumes what was stopped.
-    """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
-    from saelake.analysis import stages
-    from saelake.queries.formats import show
-
-    _compute_beside(study, lake, n_workers, partial(stages.audit_study, force=force))
-    with open_lake(lake, study.name) as shown:
-        click.echo("\nPrompts whose behaviour a change brings back while the set is held ablated, at any site")
-        show(shown.query("recoveries").filter("kind in ('free', 'random')").select("* exclude (layer)"))
-
-
-@click.command()
-@click.argument("recipe")
-@click.option(
-    "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
-)
-@lake_option
-@limit_option
-@force_option
-@workers_option
-@judges_options
-def judge(
-    recipe: str,
-    name: str,
-    lake: str,
-    limit: int | None,
-    force: bool,
-    n_workers: int | None,
-    allow_code: bool,
-    hosts: tuple[str, ...],
-) -> None:
-    """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
-
-    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
-    """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
-    from saelake.analysis import stages
-
-    _compute_beside(
-        study, lake, n_workers, lambda opened, into, **more: [stages.judge_study(opened, into, name, force=force, **more)]
-    )
-    with open_lake(lake, study.name) as shown:
-        _print_findings(shown, name, study.words)
+        print_findings(opened, study.verdicts.oracle, study.words)
 
 
 @click.command()
@@ -277,14 +180,14 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
     RECIPE is a .toml file or the name of a shipped one.
     """
     study = read_recipe(recipe, limit).allowing(allow_code, hosts)
-    from saelake.analysis import stages
     from saelake.analysis.notices import reasoning_notice, target_notice
+    from saelake.analysis.study_status import study_status
     from saelake.ingest.loading import read_targets
     from saelake.queries.formats import Rows, show_table
     from saelake.warehouse.records import Lake
 
     to_be_made = not Lake.at(lake).published.names("")
-    found = stages.status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
+    found = study_status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
     notices = [reasoning_notice(study)]
     if any(s.stage == "baseline" and s.state == "done" for s in found):
         with open_lake(lake, study.name) as opened:
@@ -310,76 +213,4 @@ def _unless_left_out(look: "Callable[[], str | None]") -> str | None:
         return None
 
 
-def _compute_beside(study: "Recipe", lake: str, n_workers: int | None, compute: "Callable[..., Sequence[RunRecord]]") -> None:
-    """Computes runs beside the analysis of a study that the lake holds already, and lists them.
-
-    Args:
-        compute: takes the opened study and the lake, `progress` and `workers`.
-    """
-    from saelake.analysis.stages import open_analysis
-    from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
-
-    opened, into = open_analysis(study), Lake.existing(lake)
-    with Bar() as progress, _workers(n_workers, opened, into) as workers:
-        records = compute(opened, into, progress=progress, workers=workers)
-    print_runs(lake, [record.run_id for record in records])
-
-
-def _workers(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractContextManager[RayWorkers | None]":
-    """The workers of --workers; 0 stands for as many as the cluster has room for."""
-    if n_workers is None:
-        return nullcontext()
-    from saelake.analysis.workers import RayWorkers
-
-    return RayWorkers(study, lake, n_workers or None)
-
-
-def print_runs(lake: str, run_ids: list[str]) -> None:
-    from saelake.queries.formats import show
-    from saelake.warehouse.literals import literals
-
-    with open_lake(lake, None) as opened:
-        found = opened.query("runs").filter(f"list_contains({literals(run_ids)}, run_id)")
-        show(found.select("run_id", "stage", "seconds", "rows"))
-        paid = opened.sql(f"select run_id, about->'judges' from all_runs.runs where list_contains({literals(run_ids)}, run_id)")
-        for run_id, judges in paid.fetchall():
-            for judge, cost in json.loads(judges or "{}").items():
-                counts = f"{cost['prompt_tokens']:,} prompt and {cost['completion_tokens']:,} completion tokens"
-                click.echo(f"{run_id}: {judge} replied {cost['replies']:,} times, for {counts}")
-
-
-def _print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) -> None:
-    """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1.
-
-    First, which stages had nothing to work on, and why.
-    """
-    from saelake import queries
-    from saelake.analysis.notices import target_notice
-    from saelake.queries.formats import printable, show
-
-    for stage, why in queries.reasons(opened.connection).items():
-        click.echo(f"{stage} had no input: {printable(why)}")
-    own, chosen = (
-        queries.run(opened.connection, "k_choice", condition=name, judge=judge) for name in ("top_k_own", "top_k_chosen")
-    )
-    choice = own.union(chosen)
-    ks = sorted({k for (k,) in choice.select("k").fetchall()})
-    rates = opened.query("asr", judge=judge, k=ks).filter("tau is null")
-    methods = opened.query("search_methods", judge=judge)
-    for title, found in (
-        (
-            f"Top K features a layer ablated: K chosen on half of the {words['target']} prompts that are {words['shown']} (0), "
-            f"reported on the other half (1), by {judge}",
-            choice,
-        ),
-        (f"Prompts that are {words['absent']}, by condition, at K = {', '.join(map(str, ks))}, by {judge}", rates),
-        (f"Critical features by method (Table 1), by {judge}", methods),
-    ):
-        click.echo(f"\n{title}")
-        show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
-    if notice := target_notice(opened.connection, words):
-        click.echo(f"\n! {notice}")
-
-
-COMMANDS = (ingest, analyze, atlas, audit, judge, ablate, trainings, status)
+COMMANDS = (ingest, analyze, ablate, trainings, status)

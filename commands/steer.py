@@ -65,7 +65,7 @@ def steer(
         raise click.UsageError(f"--chart draws {' and '.join(CHARTS)}, not {chart.name}")
     from saelake.analysis import steer as steering
     from saelake.analysis.search.sweeps import Sweep
-    from saelake.commands.compute import print_runs
+    from saelake.commands.computed import print_runs
     from saelake.queries.formats import show
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import saelake
 from saelake.analysis import stages
+from saelake.analysis.study_status import study_status
 from saelake.ingest.job import open_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.refs import layer_of, numbered
@@ -140,7 +141,7 @@ def test_features_are_ablated_by_sae_and_a_layer_with_several_is_refused(twins: 
 
 
 def test_every_stage_has_run(twins: Twins) -> None:
-    assert {status.state for status in stages.status(twins.recipe, twins.lake)} == {"done"}
+    assert {status.state for status in study_status(twins.recipe, twins.lake)} == {"done"}
 
 
 def test_numbers_of_saes_stay_when_saes_of_other_layers_come(twins: Twins) -> None:

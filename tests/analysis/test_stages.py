@@ -15,6 +15,7 @@ from saelake.analysis import stages
 from saelake.analysis.judges.harmbench import Classifier
 from saelake.analysis.stages import ANSWERING
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.study_status import study_status
 from saelake.analysis.workers import Worker
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.runs import ingest_runs
@@ -137,7 +138,7 @@ def test_a_change_reruns_only_what_depends_on_it(recipe: Recipe) -> None:
 
 def test_a_judge_reads_stored_answers_later(recipe: Recipe, own_lake: Lake, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake, study = own_lake, judged_by(recipe, "first_token", "phrases")
-    assert "verdicts_harmbench" not in {s.stage for s in stages.status(study, lake)}
+    assert "verdicts_harmbench" not in {s.stage for s in study_status(study, lake)}
 
     def no_subject(*_: Any) -> None:
         raise AssertionError("the subject is loaded")
@@ -152,13 +153,13 @@ def test_a_judge_reads_stored_answers_later(recipe: Recipe, own_lake: Lake, hub:
         answered = opened.sql("from ablations where stage <> 'waking'").shape[0]  # in its passes nothing is generated
         assert counts == dict.fromkeys(("first_token", "phrases", "harmbench"), answered)
         assert opened.query("asr", judge="harmbench").shape[0] > 5
-    assert {s.stage: s.state for s in stages.status(study, lake)}["verdicts_harmbench"] == "done"
+    assert {s.stage: s.state for s in study_status(study, lake)}["verdicts_harmbench"] == "done"
     monkeypatch.setattr(Classifier, "load", no_subject)
     assert stages.judge(study, lake, "harmbench").run_id == record.run_id, "asked again, it is found"
     (hub / "README.md").write_text("```\nAnother: {behavior} {generation}\n```\n")
-    (state,) = [s for s in stages.status(study, lake) if s.stage == "verdicts_harmbench"]
+    (state,) = [s for s in study_status(study, lake) if s.stage == "verdicts_harmbench"]
     assert (state.state, state.why) == ("to do", "changed: judge.template_sha256")
-    stale = [s.state for s in stages.status(change(study, "cap = 2", "cap = 1"), lake)]
+    stale = [s.state for s in study_status(change(study, "cap = 2", "cap = 1"), lake)]
     assert stale.count("to do") > 3
 
 
@@ -172,7 +173,7 @@ def test_a_judge_that_is_stopped_goes_on_with_the_missing_shards(recipe: Recipe,
 
     with pytest.raises(KeyboardInterrupt):
         stages.judge(study, own_lake, "harmbench", progress=Stopped())
-    (state,) = [s for s in stages.status(study, own_lake) if s.stage == "verdicts_harmbench"]
+    (state,) = [s for s in study_status(study, own_lake) if s.stage == "verdicts_harmbench"]
     assert (state.state, state.why) == ("resumable", "1 shards landed")
     already: list[int] = []
 
@@ -272,27 +273,27 @@ def test_searches_work_with_the_classifier_as_their_oracle(
 @pytest.mark.usefixtures("no_model")
 def test_status_is_quick_and_says_what_has_changed(recipe: Recipe, lake: Lake, tmp_path: Path) -> None:
     started = time.perf_counter()
-    found = {s.stage: s for s in stages.status(recipe, lake)}
+    found = {s.stage: s for s in study_status(recipe, lake)}
     assert time.perf_counter() - started < 2
     assert list(found)[:3] == ["prompts", "activations", "direction"]
     assert {s.state for s in found.values()} == {"done"}
-    changed = {s.stage: s for s in stages.status(change(recipe, "random_draws = 1", "random_draws = 2"), lake)}
+    changed = {s.stage: s for s in study_status(change(recipe, "random_draws = 1", "random_draws = 2"), lake)}
     assert changed["minimal"].state == "done"
     assert (changed["controls"].state, changed["controls"].why) == ("to do", "changed: controls.random_draws")
     assert changed["verdicts_phrases"].why == "changed: run of controls"
-    assert {s.why for s in stages.status(recipe, Lake(tmp_path / "none"))} == {"never computed"}
+    assert {s.why for s in study_status(recipe, Lake(tmp_path / "none"))} == {"never computed"}
     assert not (tmp_path / "none").exists()
 
 
 def test_a_judge_that_is_out_of_reach_by_now_is_told(recipe: Recipe, own_lake: Lake, hub: Path) -> None:
     stages.judge(judged_by(recipe, "first_token", "phrases"), own_lake, "harmbench")
-    (state,) = [s for s in stages.status(recipe, own_lake) if s.stage == "verdicts_harmbench"]
+    (state,) = [s for s in study_status(recipe, own_lake) if s.stage == "verdicts_harmbench"]
     assert state.state == "unknown", "the classifier of this recipe is not in the hub's cache"
     assert "cannot be reached" in state.why
 
 
 def test_a_limited_run_is_another_study_of_the_same_recipe(recipe: Recipe, lake: Lake) -> None:
-    found = stages.status(recipe.limit(1), lake)
+    found = study_status(recipe.limit(1), lake)
     assert {s.stage for s in found if s.state != "to do"} == {"logits"}, "which reads no prompt"
 
 

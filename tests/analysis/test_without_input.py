@@ -13,6 +13,8 @@ from saelake import cli
 from saelake.analysis import stages
 from saelake.analysis.report.page import write_report
 from saelake.analysis.search.directions import NoDirection, Scores, left_out
+from saelake.analysis.status import StageStatus
+from saelake.analysis.study_status import study_status
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.search import Direction
 from saelake.warehouse.records import Lake
@@ -70,8 +72,8 @@ def unflipped(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return analysed(tmp_path_factory.mktemp("unflipped"), ("cap = 4", "cap = 1"))
 
 
-def states(ran: Ran) -> dict[str, stages.StageStatus]:
-    return {one.stage: one for one in stages.status(load_recipe(ran.recipe), Lake.existing(ran.lake))}
+def states(ran: Ran) -> dict[str, StageStatus]:
+    return {one.stage: one for one in study_status(load_recipe(ran.recipe), Lake.existing(ran.lake))}
 
 
 def test_filters_are_named_one_by_one() -> None:

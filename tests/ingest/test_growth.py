@@ -10,6 +10,7 @@ import saelake
 from saelake import queries
 from saelake.analysis import stages
 from saelake.analysis.status import StageStatus
+from saelake.analysis.study_status import study_status
 from saelake.ingest import shards
 from saelake.ingest.capture import capture
 from saelake.ingest.job import ingest
@@ -76,7 +77,7 @@ def shown(lake: Lake, name: str | None = None) -> dict[str, list[Any]]:
 
 
 def states(recipe: Recipe, lake: Lake) -> dict[str, StageStatus]:
-    return {one.stage: one for one in stages.status(recipe, lake)}
+    return {one.stage: one for one in study_status(recipe, lake)}
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -14,6 +14,7 @@ import pytest
 import saelake
 from saelake import queries
 from saelake.analysis import stages
+from saelake.analysis.study_status import study_status
 from saelake.ingest.job import ingest, open_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse import schema
@@ -199,7 +200,7 @@ def planted_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_of_version_1_is_found_and_built_on(golden: Callable[[str], Lake], planted_recipe: Path) -> None:
     lake, recipe = golden("v1"), load_recipe(planted_recipe)
     (ingested,) = lake.current()["golden", "ingest"]
-    found = {one.stage: one for one in stages.status(recipe, lake)}
+    found = {one.stage: one for one in study_status(recipe, lake)}
     for stage in ("prompts", "activations"):
         assert (found[stage].state, found[stage].run_id) == ("done", ingested)
         assert "older version" in found[stage].why
@@ -227,7 +228,7 @@ def test_a_lake_of_version_1_grows_by_a_prompt_set_of_now(golden: Callable[[str]
     content = recipe.model_dump(exclude_unset=True)
     more = {"set": "more", "file": file, "label": "benign", "split": "extra"}
     grown = Recipe.model_validate(content | {"prompts": [*content["prompts"], more]})
-    found = {one.stage: one for one in stages.status(grown, lake)}
+    found = {one.stage: one for one in study_status(grown, lake)}
     assert found["prompts"].why == "new: more"
     assert found["activations"].why == "6 of 12 are missing: 6 SAEs on prompt set more"
     assert "new: prompt set more" in found["taxonomy"].why

@@ -1,0 +1,131 @@
+"""The commands that compute beside an analysis that is there already: atlas, audit, judge."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from saelake.commands.computed import print_findings, print_runs, workers_of
+from saelake.commands.options import (
+    force_option,
+    judges_options,
+    lake_option,
+    limit_option,
+    open_lake,
+    read_study,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from saelake.ingest.recipe import Recipe
+    from saelake.warehouse.records import RunRecord
+
+
+@click.command()
+@click.argument("recipe")
+@lake_option
+@limit_option
+@force_option
+@workers_option
+@judges_options
+def atlas(
+    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
+) -> None:
+    """Ablate every active feature of RECIPE's refused prompts, alone and in pairs, and score each method against what that does.
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [atlas] says how much
+    is ablated. Finds what is there, resumes what was stopped.
+    """
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    from saelake.analysis import stages
+    from saelake.queries.formats import show
+
+    _compute_beside(study, lake, n_workers, partial(stages.atlas_study, force=force))
+    with open_lake(lake, study.name) as shown:
+        for finds, k in (("causes", study.atlas.ks[-1]), ("interactions", study.atlas.pair_ks[-1])):
+            click.echo(f"\n{finds.capitalize()} that each method names, of {k} at most a prompt")
+            show(
+                shown.query("atlas_scores", k=k)
+                .filter(f"finds = '{finds}' and k is not null")
+                .select("* exclude (finds, measure, k)")
+            )
+
+
+@click.command()
+@click.argument("recipe")
+@lake_option
+@limit_option
+@force_option
+@workers_option
+@judges_options
+def audit(
+    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
+) -> None:
+    """Search small changes of the residual stream that undo what ablating RECIPE's sets has done: was it the cause, or one route?
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [audit] says what is
+    searched, where and how far. Finds what is there, resumes what was stopped.
+    """
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    from saelake.analysis import stages
+    from saelake.queries.formats import show
+
+    _compute_beside(study, lake, n_workers, partial(stages.audit_study, force=force))
+    with open_lake(lake, study.name) as shown:
+        click.echo("\nPrompts whose behaviour a change brings back while the set is held ablated, at any site")
+        show(shown.query("recoveries").filter("kind in ('free', 'random')").select("* exclude (layer)"))
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
+)
+@lake_option
+@limit_option
+@force_option
+@workers_option
+@judges_options
+def judge(
+    recipe: str,
+    name: str,
+    lake: str,
+    limit: int | None,
+    force: bool,
+    n_workers: int | None,
+    allow_code: bool,
+    hosts: tuple[str, ...],
+) -> None:
+    """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
+
+    RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
+    """
+    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    from saelake.analysis import stages
+
+    _compute_beside(
+        study, lake, n_workers, lambda opened, into, **more: [stages.judge_study(opened, into, name, force=force, **more)]
+    )
+    with open_lake(lake, study.name) as shown:
+        print_findings(shown, name, study.words)
+
+
+def _compute_beside(study: "Recipe", lake: str, n_workers: int | None, compute: "Callable[..., Sequence[RunRecord]]") -> None:
+    """Computes runs beside the analysis of a study that the lake holds already, and lists them.
+
+    Args:
+        compute: takes the opened study and the lake, `progress` and `workers`.
+    """
+    from saelake.analysis.stages import open_analysis
+    from saelake.warehouse.progress import Bar
+    from saelake.warehouse.records import Lake
+
+    opened, into = open_analysis(study), Lake.existing(lake)
+    with Bar() as progress, workers_of(n_workers, opened, into) as workers:
+        records = compute(opened, into, progress=progress, workers=workers)
+    print_runs(lake, [record.run_id for record in records])
+
+
+COMMANDS = (atlas, audit, judge)
