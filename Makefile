@@ -165,8 +165,9 @@ $(BENCH)/mutants: $(INSTALLED)
 
 SAMPLE ?= 200
 SEED ?= 0
-mutants: $(BENCH)/mutants  ## small changes of searches, engine, interactions and judges that tests must notice; SAMPLE=200 (hours on one core)
-	PYTHONPATH=$(BENCH)/mutants $(BIN)/python -m benchmarks.mutants --sample $(SAMPLE) --seed $(SEED) --work $(BENCH)/mutants-work --keep
+WORKERS ?= 1
+mutants: $(BENCH)/mutants  ## small changes of searches, engine, interactions and judges that tests must notice; SAMPLE=200 SEED=0 WORKERS=1 (hours on one core)
+	PYTHONPATH=$(BENCH)/mutants $(BIN)/python -m benchmarks.mutants --sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS) --work $(BENCH)/mutants-work --keep
 
 # The lake's peers, without what they would pull in: delphi's cache module needs no more than these.
 $(BENCH)/lake: $(INSTALLED) benchmarks/lake/peers.txt $(BENCH)/search

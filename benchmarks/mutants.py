@@ -29,6 +29,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,25 +113,28 @@ class Mutant(NamedTuple):
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", multiple=True, help="Only this package, or file.")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="A folder for the copy; it is emptied first.")
+@click.option("--workers", default=1, show_default=True, help="Mutants that are tried at a time.")
 @click.option("--keep/--no-keep", default=False, help="Write the score into docs/benchmarks.md.")
-def main(sample: int, seed: int, only: Sequence[str], work: Path, keep: bool) -> None:
+def main(sample: int, seed: int, only: Sequence[str], work: Path, workers: int, keep: bool) -> None:
     report = Report("mutants", "Mutants that the tests notice", ("cosmic-ray", "pytest", "torch"), "make mutants")
     copy = _copied(work)
     _import_third_party()
     tested = [one for one in _measured(copy, _test_files(copy)) if one.lines]
     shared = {name: seconds for one in tested for name, seconds in one.fixtures.items()}
     report.line(f"{len(tested)} tests, {sum(shared.values()) + sum(one.seconds for one in tested):.0f} s one after the other")
-    mutants: dict[str, list[Mutant]] = {}
+    drawn: dict[str, list[Place]] = {}
+    n_places: dict[str, int] = {}
     for package in PACKAGES:
         places = [place for file in sorted((copy / package).rglob("*.py")) for place in _places(copy, file)]
         places = [place for place in places if not only or place.file.startswith(tuple(only))]
-        drawn = random.Random(f"{seed} {package}").sample(places, min(len(places), sample // len(PACKAGES)))
-        mutants[package] = [_tried(copy, place, tested, random.Random(f"{seed} {place.file} {place.start}")) for place in drawn]
-        if drawn:
-            report.line(f"{package}: {len(drawn)} of {len(places)} places, seed {seed}")
-            _told(report, package, mutants[package])
-    everything = [one for some in mutants.values() for one in some]
-    report.ratio("mutants_killed", _score(everything), f">= {TARGET}")
+        drawn[package] = random.Random(f"{seed} {package}").sample(places, min(len(places), sample // len(PACKAGES)))
+        n_places[package] = len(places)
+    tried = _all_tried(copy, [place for some in drawn.values() for place in some], tested, seed, workers)
+    report.ratio("mutants_killed", _score(tried), f">= {TARGET}")
+    for package, some in drawn.items():
+        if some:
+            report.line(f"{package}: {len(some)} of {n_places[package]} places, seed {seed}")
+            _told(report, package, [tried.pop(0) for _ in some])
     if keep:
         report.keep()
 
@@ -378,6 +383,41 @@ def _left_out(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         names, noted = {getattr(one, "id", "") for one in statement.targets}, statement.value
         if names & PACE or "CODE_VERSION" in names or isinstance(noted, ast.BinOp | ast.Subscript):  # these name types
             yield (noted.lineno, noted.col_offset), (noted.end_lineno or 0, noted.end_col_offset or 0)
+
+
+def _all_tried(copy: Path, places: Sequence[Place], tested: Sequence[Tested], seed: int, workers: int) -> list[Mutant]:
+    """What becomes of each place's mutant; each worker has a copy of its own."""
+    context = get_context("fork")
+    found: dict[int, Mutant] = {}
+    copies = [copy.with_name(f"{copy.name}-{number}") for number in range(workers)]
+
+    def work(worker: int, end: Connection) -> None:
+        for number in range(worker, len(places), workers):
+            place = places[number]
+            chance = random.Random(f"{seed} {place.file} {place.start}")
+            end.send((number, _tried(copies[worker], place, tested, chance)))
+        end.close()
+
+    ends: list[Any] = []
+    for worker, own in enumerate(copies):
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(copy, own, symlinks=True)
+        mine, theirs = context.Pipe(duplex=False)
+        context.Process(target=work, args=(worker, theirs)).start()
+        theirs.close()
+        ends.append(mine)
+    while ends:
+        ready: list[Any] = wait(ends)
+        for end in ready:
+            try:
+                number, mutant = end.recv()
+                found[number] = mutant
+            except EOFError:
+                ends.remove(end)
+    assert len(found) == len(places), "a worker has ended early"
+    for own in copies:
+        shutil.rmtree(own)
+    return [found[number] for number in range(len(places))]
 
 
 def _tried(copy: Path, place: Place, tested: Sequence[Tested], chance: random.Random) -> Mutant:
