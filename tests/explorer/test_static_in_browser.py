@@ -1,0 +1,258 @@
+"""The static pages of a shared set in a real browser, from a host that counts what it sends: numbers, requests, hostile texts."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import pytest
+from playwright.sync_api import Browser, Page
+
+from saelake.analysis.explorer.study import rows
+from saelake.analysis.meaning.cards import samples_of, visible
+from saelake.analysis.site import tables
+from saelake.analysis.site.site import write_site
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.share import Choice, share
+from tests import lakes
+from tests.explorer.test_in_browser import NAMELESS, WIDTHS, told_by
+from tests.meaning import build_meaning_lake, chromium
+from tests.static_host import Host, serving
+
+SCRIPT = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
+MOST_REQUESTS, MOST_BYTES = 9, (1 << 20) - 1
+"""Of a card, after the page."""
+PLACES = ("#/", "#/?order=auroc", "#/4/5", "#/conditions", "#/about")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+def pages_of(lake: Path, study: str, folder: Path, **chosen: tuple[str, ...]) -> Path:
+    share(Lake.existing(lake), folder, Choice(by_ranges=True, **chosen), then=partial(write_site, study=study))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(browser: Browser, planted_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pages_of(planted_lake, "planted", tmp_path_factory.mktemp("static") / "set")
+
+
+@pytest.fixture(scope="module")
+def host(folder: Path) -> Iterator[Host]:
+    with serving(folder) as host:
+        yield host
+
+
+def shown(page: Page, title: str) -> Page:
+    """The page, when it shows what is called so."""
+    page.wait_for_function("title => document.title.startsWith(title) && !document.querySelector('main[aria-busy]')", arg=title)
+    return page
+
+
+def card(page: Page, layer: int, feature_id: int) -> Page:
+    page.evaluate("hash => { location.hash = hash }", f"#/{layer}/{feature_id}")
+    return shown(page, f"Feature {layer}:{feature_id} of ")
+
+
+def require_equal(page: Page, con: duckdb.DuckDBPyConnection, layer: int, feature_id: int) -> None:
+    """A card shows the numbers and texts that the questions of the explorer answer."""
+    key = (layer, feature_id)
+    bins = [f"{b['low']:.2f} to {b['high']:.2f}: {b['n_tokens']:,} tokens" for b in rows(con, "histogram", features=[key])]
+    assert page.locator("svg.values title").all_text_contents() == bins, key
+    samples = next(iter(samples_of(con, [key]).values()), [])
+    assert page.locator(".samples li .value").all_text_contents() == [f"{sample.activation:.2f}" for sample in samples], key
+    for place, sample in enumerate(samples):
+        spans = page.locator(".samples li").nth(place).locator(".text span")
+        found = spans.evaluate_all("all => all.map(one => [one.textContent, one.className, one.querySelector('mark') !== null])")
+        told = [[t.text, f"t s{t.strength}{' template' if t.is_template else ''}", t.is_top] for t in sample.tokens]
+        assert found == told, (key, place)
+    logits = [(visible(r["promoted"]), f"{r['promoted_logit']:z.2f}") for r in rows(con, "logits", features=[key])]
+    lines = (
+        page.locator("section", has_text="Tokens that it writes")
+        .locator("tbody tr")
+        .evaluate_all("all => all.map(one => [...one.children].slice(0, 2).map(cell => cell.textContent))")
+    )
+    assert [tuple(line) for line in lines] == logits, key
+    (facts,) = rows(con, "feature_facts", layer=layer, feature_id=feature_id)
+    said = page.locator("dl").inner_text()
+    assert f"{facts['n_prompts']:,} prompts, {facts['n_tokens']:,} tokens" in said, key
+    assert "–" in said if facts["auroc"] is None else f"{facts['auroc']:.3f}" in said, key
+
+
+def test_cards_show_what_sql_answers(host: Host, browser: Browser, planted_lake: Path) -> None:
+    page = browser.new_page()
+    problems = told_by(page)
+    page.goto(host.url)
+    shown(page, "Features of planted")
+    with connect(Lake.existing(planted_lake), "planted") as con:
+        for layer, feature_ids in ((2, (5,)), (4, range(24)), (5, (5, 17))):
+            for feature_id in feature_ids:
+                require_equal(card(page, layer, feature_id), con, layer, feature_id)
+    assert problems == []
+
+
+def test_a_card_of_a_real_study_is_few_requests_and_bytes(browser: Browser, organism_lake: Path, tmp_path: Path) -> None:
+    folder = pages_of(organism_lake, "organism", tmp_path / "set")
+    with serving(folder) as host, connect(Lake.existing(organism_lake), "organism") as con:
+        densest = con.sql("select layer, feature_id from features order by n_tokens desc limit 3").fetchall()
+        critical = con.sql(
+            "select layer, feature_id from populations order by n_prompts desc, layer, feature_id limit 4"
+        ).fetchall()
+        for layer, feature_id in dict.fromkeys(densest + critical):
+            page = browser.new_context().new_page()  # with nothing in its cache
+            page.goto(host.url)
+            shown(page, "Features of organism")
+            host.forget()
+            require_equal(card(page, layer, feature_id), con, layer, feature_id)
+            assert len(host.asked) <= MOST_REQUESTS, host.asked
+            assert host.n_bytes <= MOST_BYTES, host.asked
+
+
+def test_what_is_written_for_dense_features_looks_the_same(
+    browser: Browser, planted_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MOST_FIRINGS", 200)
+    folder = pages_of(planted_lake, "planted", tmp_path / "set")
+    with serving(folder) as host, connect(Lake.existing(planted_lake), "planted") as con:
+        page = browser.new_page()
+        page.goto(host.url)
+        for layer, feature_id in con.sql("select layer, feature_id from features where n_tokens > 200 order by all").fetchall():
+            require_equal(card(page, layer, feature_id), con, layer, feature_id)
+
+
+def test_every_page_fits_both_widths_in_light_and_dark_and_asks_no_other_host(host: Host, browser: Browser) -> None:
+    for width in WIDTHS:
+        for scheme in ("light", "dark"):
+            page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()  # type: ignore[arg-type]
+            problems = told_by(page)
+            asked: list[str] = []
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            for place in PLACES:
+                page.goto(host.url + place)
+                page.wait_for_selector("main:not([aria-busy]) h1")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (place, width)
+                assert page.locator("h1").count() == 1, place
+                fields = page.locator("input:visible, select:visible, button:visible")
+                assert fields.evaluate_all(f"all => all.filter({NAMELESS}).length") == 0, f"{place}: a field without a label"
+            assert problems == []
+            assert not [url for url in asked if not url.startswith((host.url, "data:"))]
+
+
+def test_by_keyboard_alone(host: Host, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(host.url)
+    shown(page, "Features of planted")
+    page.keyboard.press("/")
+    page.keyboard.type("5")
+    page.keyboard.press("Enter")
+    shown(page, "Feature 0:5 of planted")
+    page.keyboard.press("ArrowRight")
+    shown(page, "Feature 0:6 of planted")
+    page.keyboard.press("ArrowLeft")
+    shown(page, "Feature 0:5 of planted")
+    page.go_back()
+    shown(page, "Feature 0:6 of planted")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null"), "a new page begins with its own links"
+    page.evaluate("document.querySelector('.skip').click()")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.title() == "Feature 0:6 of planted"
+
+
+def test_the_list_is_sorted_by_its_address_and_leads_to_cards(host: Host, browser: Browser, planted_lake: Path) -> None:
+    page = browser.new_page()
+    page.goto(host.url)
+    with connect(Lake.existing(planted_lake), "planted") as con:
+        for order, heading in (("largest", "Largest"), ("auroc", "AUROC"), ("critical", "Critical for")):
+            page.get_by_role("columnheader").get_by_text(heading, exact=True).click()
+            page.wait_for_selector(f"th[aria-sort]:has-text('{heading}')")
+            listed = page.locator("tbody th").all_inner_texts()
+            theirs = rows(con, "feature_list", order=order, limit=tables.LISTED)
+            assert listed == [f"{one['layer']}:{one['feature_id']}" for one in theirs], order
+            assert order in page.url
+    page.locator(".multiples a").nth(4).click()
+    page.wait_for_selector(".multiples a[aria-current]")
+    shown(page, "Features of planted")
+    assert {one.partition(":")[0] for one in page.locator("tbody th").all_inner_texts()} == {"4"}
+    page.get_by_role("link", name="4:5", exact=True).click()
+    shown(page, "Feature 4:5 of planted")
+
+
+def test_conditions_show_what_sql_answers(host: Host, browser: Browser, planted_lake: Path) -> None:
+    page = browser.new_page()
+    page.goto(f"{host.url}#/conditions")
+    shown(page, "Conditions of planted")
+    lines = page.locator("tbody tr").evaluate_all("all => all.map(one => [...one.children].map(cell => cell.textContent))")
+    with connect(Lake.existing(planted_lake), "planted") as con:
+        told = rows(con, "condition_list")
+    assert [line[0] for line in lines] == [one["condition"] for one in told]
+    for line, one in zip(lines, told, strict=True):
+        share_of = f"{100 * one['n_flipped'] / one['n_refused']:.0f}%" if one["n_refused"] else "–"
+        assert [*line[2:4], line[6]] == [f"{one['n_prompts']:,}", f"{one['n_answers']:,}", share_of]
+
+
+def test_texts_of_others_stay_texts(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lakes, "WORDS", (SCRIPT, "b"))
+    monkeypatch.setattr(lakes, "CATEGORIES", (SCRIPT, SCRIPT, "fraud", None, "food", None))
+    lake = build_meaning_lake(tmp_path / "lake", [(0, 1, f"about {SCRIPT} things"), (1, 0, "periods")])
+    with serving(pages_of(lake.root, "small", tmp_path / "set")) as host:
+        page = browser.new_page()
+        problems = told_by(page)
+        for place, text in (
+            ("#/", "about <script>"),
+            ("#/0/1", "<img src=x"),
+            ("#/conditions", "top_k_own"),
+            ("#/about", "small"),
+        ):
+            page.goto(host.url + place)
+            page.wait_for_selector("main:not([aria-busy]) h1")
+            assert text in page.locator("main").inner_text(), place
+            assert page.locator("main img, main script").count() == 0
+            assert "broken" not in page.title()
+        assert problems == []
+        page.goto(f"{host.url}#/{SCRIPT}")
+        shown(page, "Features of small")
+        page.goto(f"{host.url}#/9/1")
+        shown(page, "Not found")
+
+
+def test_a_card_says_which_tables_are_not_there(browser: Browser, planted_lake: Path, tmp_path: Path) -> None:
+    folder = pages_of(planted_lake, "planted", tmp_path / "set", tables=("prompts", "saes", "features", "separations"))
+    with serving(folder) as host:
+        page = browser.new_page()
+        problems = told_by(page)
+        page.goto(f"{host.url}#/4/5")
+        said = shown(page, "Feature 4:5").locator("main").inner_text()
+        for table in ("activations", "tokens", "feature_logits", "feature_sets", "populations"):
+            assert table in said, table
+        assert "1.000" in said, "the AUROC, which is there"
+        page.goto(f"{host.url}#/conditions")
+        assert "The set has no table ablations." in shown(page, "Conditions").locator("main").inner_text()
+        assert problems == []
+
+
+def test_a_host_that_knows_no_ranges_is_enough_and_named(browser: Browser, folder: Path, planted_lake: Path) -> None:
+    with serving(folder, knows_ranges=False) as host, connect(Lake.existing(planted_lake), "planted") as con:
+        page = browser.new_page()
+        page.goto(host.url)
+        for feature_id in (5, 6):
+            require_equal(card(page, 4, feature_id), con, 4, feature_id)
+        assert "This host sends whole files" in page.locator("main").inner_text()
+
+
+def test_a_file_that_is_gone_is_said(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    (folder / "site" / "saes" / "3.json").rename(tmp_path / "3.json")
+    try:
+        with serving(folder) as host:
+            page = browser.new_page()
+            page.goto(f"{host.url}#/3/5")
+            page.get_by_role("alert").wait_for()
+            assert "site/saes/3.json cannot be read: the host answers 404" in page.get_by_role("alert").inner_text()
+            card(page, 4, 5)
+    finally:
+        (tmp_path / "3.json").rename(folder / "site" / "saes" / "3.json")
