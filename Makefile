@@ -133,7 +133,7 @@ bench-waking: $(BENCH)/search  ## cost of capturing what wakes, on top of the ab
 bench-atlas: atlas  ## the atlas's passes beside the literal loop on SAELens' hooks, and what each method scores
 	$(BIN)/python -m benchmarks.atlas --lake $(LAKE)
 
-bench-browser: $(INSTALLED)  ## pages of the explorer on a lake of 60M activations (2 minutes)
+bench-browser: $(INSTALLED)  ## pages of the explorer, served and static, on a lake of 60M activations (4 minutes)
 	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
 
 bench-open: $(INSTALLED)  ## opening a lake of 10, 100 and 300 runs, in a folder and in a bucket that answers late (2 minutes)

@@ -4,6 +4,7 @@
 
 A synthetic lake of 60M activations, 14 SAEs of 65,536 features; cards of the features that fire most, and of others at random,
 each asked for once, so that nothing of it was read before; then its lists, and how soon a statement of its console is cancelled.
+The same cards as static pages of the shared lake, in Chromium: requests, bytes and time of each, from a host on loopback.
 """
 
 import argparse
@@ -11,23 +12,31 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from benchmarks.harness import Report
+from saelake.analysis.site.site import write_site
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.share import Choice, share
 from saelake.warehouse.synth import Shape, synthesize
+from tests.meaning import CHROMIUM, chromium
+from tests.static_host import serving
 
 ROWS = 60_000_000
 FREQUENT = 20
 OTHERS = 200
+STATIC = 40
+"""Cards of the static pages, of each kind at most."""
 PAGES = (
     "",
     "?layer=3",
@@ -79,6 +88,43 @@ def features(lake: Lake) -> dict[str, list[tuple[int, int]]]:
     return {"most frequent": frequent, "any": others}
 
 
+def static_cards(report: Report, lake: Lake) -> None:
+    """What a card of the static pages asks for after the page, with nothing in the browser's cache."""
+    if CHROMIUM is None:
+        report.line("  static pages: not tried, there is no Chromium here")
+        return
+    with tempfile.TemporaryDirectory() as name, ExitStack() as opened:
+        folder = Path(name) / "set"
+        start = time.perf_counter()
+        share(lake, folder, Choice(by_ranges=True), then=partial(write_site, study="synth"))
+        taken = time.perf_counter() - start
+        sizes = {part: sum(p.stat().st_size for p in (folder / part).rglob("*.*")) for part in ("data", "site")}
+        report.line(f"  shared with pages in {taken:.0f} s: {sizes['data']:,} bytes of tables, {sizes['site']:,} of pages")
+        host, browser = opened.enter_context(serving(folder)), opened.enter_context(chromium())
+        for kind, chosen in features(lake).items():
+            told = []
+            for layer, feature_id in chosen[:STATIC]:
+                page = browser.new_context().new_page()
+                page.goto(host.url)
+                page.wait_for_selector("main:not([aria-busy]) tbody")
+                host.forget()
+                start = time.perf_counter()
+                page.evaluate("hash => { location.hash = hash }", f"#/{layer}/{feature_id}")
+                page.wait_for_function(SHOWN, arg=f"Feature {layer}:{feature_id} ")
+                told.append((len(host.asked), host.n_bytes, 1e3 * (time.perf_counter() - start)))
+                page.context.close()
+            requests, n_bytes, times = zip(*told, strict=True)
+            most = f"{max(requests)} requests and {max(n_bytes):,} bytes at most"
+            median = f"{statistics.median(n_bytes):,.0f} bytes, {statistics.median(times):.0f} ms"
+            report.line(f"  static card, {kind:<14} {most}; median {median}, {len(told)} cards")
+            named = kind.replace(" ", "_")
+            report.ratio(f"static_card_{named}_requests", max(requests), "<= 9")
+            report.ratio(f"static_card_{named}_in_1_MiB", max(n_bytes) / 2**20, "<= 1")
+
+
+SHOWN = "title => document.title.startsWith(title) && !document.querySelector('main[aria-busy]')"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "saelake-bench")
@@ -106,6 +152,7 @@ def main() -> None:
             report.ratio("cancelled_in_1_s", stopped / 1000, "<= 1")
         finally:
             server.terminate()
+    static_cards(report, lake)
     report.keep()
 
 

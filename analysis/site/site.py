@@ -22,6 +22,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelake import queries
 from saelake.analysis import meaning
 from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.site.index import LOOKUPS, file_index
@@ -32,21 +33,16 @@ from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.sharing.names import AS_IT_IS, PAGE, SITE
 
-PAGES = Path(str(meaning.__file__)).parent / "pages"
+EXPLORER = Path(str(meaning.__file__)).parent / "pages"
+PAGES = Path(__file__).parent / "pages"
 VENDORED = Path(__file__).parent / "vendored"
 STATIC = (
-    *(PAGES / name for name in ("page.css", "explorer.js", "site.js", "parquet.js")),
+    *(EXPLORER / name for name in ("page.css", "explorer.js")),
+    *sorted(PAGES.glob("*.js")),
     *(VENDORED / name for name in ("hyparquet.js", "hyparquet.LICENSE", "fzstd.LICENSE")),
 )
 CARD_GROUP = 1_024
 """Features of a row group of what the site tells of each."""
-PROMPTS = """
-select p.prompt_id, p.label, p.category, min(t.pos) filter (where t.role = 'bos') as bos
-from prompts as p
-left join tokens as t on t.prompt_id = p.prompt_id
-group by all
-order by p.prompt_id
-"""
 
 
 def write_site(folder: Path, records: Sequence[RunRecord], study: str) -> None:
@@ -67,14 +63,16 @@ def write_site(folder: Path, records: Sequence[RunRecord], study: str) -> None:
             name = "features.json" if sae_id is None else f"saes/{numbers[sae_id]}-features.json"
             _write_json(site / name, listed)
         _write_json(site / "conditions.json", rows(con, "condition_list"))
-        _write_table(con.sql(PROMPTS).to_arrow_table(), site / "prompts.parquet")
+        _write_table(con.sql(queries.step("site_prompts")).to_arrow_table(), site / "prompts.parquet")
         _write_json(site / "index.json", _index(con, folder, records, study, saes))
 
 
 def _page(study: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader([PAGES, EXPLORER]), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     return environment.get_template("site.html").render(recipe=study)
 
 

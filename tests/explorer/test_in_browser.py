@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.analysis.test_pages import server
-from tests.meaning import chromium
+from tests.meaning import CHROMIUM, FLAGS, chromium
 
 WIDTHS = (1200, 390)
 NAMELESS = "one => !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim()"
@@ -73,6 +73,30 @@ def test_the_console_by_keyboard_alone(link: str, browser: Browser) -> None:
     page.keyboard.press("Escape")
     page.wait_for_selector(".problem", timeout=3_000)
     assert "it was cancelled" in page.get_by_role("alert").inner_text()
+
+
+def test_two_browsers_at_once_do_not_wait_for_each_other(link: str, browser: Browser) -> None:
+    with browser.browser_type.launch(executable_path=CHROMIUM, args=list(FLAGS)) as other:
+        waiting, page = browser.new_page(), other.new_page()
+        for asking in (waiting, page):
+            asking.goto(f"{link}/sql")
+        waiting.locator("#ask textarea").fill(ENDLESS)
+        waiting.keyboard.press("Control+Enter")
+        waiting.wait_for_selector("#cancel:not([hidden])")
+        page.locator("#ask textarea").fill("select count(*) as n from prompts")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("table.rows")
+        followed(page, "Features", "4:5").locator("h1", has_text="Feature 4:5").wait_for()
+        page.goto(f"{link}/sql")
+        page.locator("#ask textarea").fill(ENDLESS)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#cancel:not([hidden])")
+        waiting.locator("#cancel").click()
+        waiting.wait_for_selector(".problem", timeout=3_000)
+        assert "it was cancelled" in waiting.get_by_role("alert").inner_text()
+        assert page.locator("#cancel").is_visible(), "what one cancels goes on in the other"
+        page.locator("#cancel").click()
+        page.wait_for_selector(".problem", timeout=3_000)
 
 
 def test_every_page_fits_both_widths_in_light_and_dark(link: str, browser: Browser) -> None:

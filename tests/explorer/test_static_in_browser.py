@@ -1,5 +1,6 @@
 """The static pages of a shared set in a real browser, from a host that counts what it sends: numbers, requests, hostile texts."""
 
+import random
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from saelake.analysis.explorer.study import rows
 from saelake.analysis.meaning.cards import samples_of, visible
+from saelake.analysis.meaning.server import _figure, _short
 from saelake.analysis.site import tables
 from saelake.analysis.site.site import write_site
 from saelake.warehouse.catalog import connect
@@ -32,8 +34,8 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def pages_of(lake: Path, study: str, folder: Path, **chosen: tuple[str, ...]) -> Path:
-    share(Lake.existing(lake), folder, Choice(by_ranges=True, **chosen), then=partial(write_site, study=study))
+def pages_of(lake: Path, study: str, folder: Path, tables: tuple[str, ...] = ()) -> Path:
+    share(Lake.existing(lake), folder, Choice(by_ranges=True, tables=tables), then=partial(write_site, study=study))
     return folder
 
 
@@ -46,6 +48,13 @@ def folder(browser: Browser, planted_lake: Path, tmp_path_factory: pytest.TempPa
 def host(folder: Path) -> Iterator[Host]:
     with serving(folder) as host:
         yield host
+
+
+def asked_by(page: Page) -> list[str]:
+    """What a page asks for, from now on."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    return asked
 
 
 def shown(page: Page, title: str) -> Page:
@@ -96,6 +105,19 @@ def test_cards_show_what_sql_answers(host: Host, browser: Browser, planted_lake:
     assert problems == []
 
 
+def test_numbers_are_written_as_the_explorer_writes_them(host: Host, browser: Browser) -> None:
+    chance = random.Random(0)
+    values = [0.0, -0.001, 0.5, 1.5, 2.5, 0.125, 0.375, 9.95e-5, 99.5, 0.095, 9.96, 0.0001, 0.00001, 7.25, -0.625, 3.825, 1e6]
+    values += [chance.choice((1, -1)) * chance.random() * 10 ** chance.randint(-8, 5) for _ in range(2000)]
+    values += [chance.randint(-4000, 4000) / 512 for _ in range(2000)] + [chance.randint(0, 10**6) / 1000 for _ in range(2000)]
+    page = browser.new_page()
+    page.goto(host.url)
+    written = "async all => { const { figure, short } = await import('/site/numbers.js'); return all.map(NUMBERS); }"
+    each = "one => [figure(one, 0), figure(one), figure(one, 3), short(one)]"
+    found = page.evaluate(written.replace("NUMBERS", each), values)
+    assert found == [[_figure(value, 0), _figure(value), _figure(value, 3), _short(value)] for value in values]
+
+
 def test_a_card_of_a_real_study_is_few_requests_and_bytes(browser: Browser, organism_lake: Path, tmp_path: Path) -> None:
     folder = pages_of(organism_lake, "organism", tmp_path / "set")
     with serving(folder) as host, connect(Lake.existing(organism_lake), "organism") as con:
@@ -128,10 +150,8 @@ def test_what_is_written_for_dense_features_looks_the_same(
 def test_every_page_fits_both_widths_in_light_and_dark_and_asks_no_other_host(host: Host, browser: Browser) -> None:
     for width in WIDTHS:
         for scheme in ("light", "dark"):
-            page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()  # type: ignore[arg-type]
-            problems = told_by(page)
-            asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+            problems, asked = told_by(page), asked_by(page)
             for place in PLACES:
                 page.goto(host.url + place)
                 page.wait_for_selector("main:not([aria-busy]) h1")

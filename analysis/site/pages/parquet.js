@@ -1,4 +1,4 @@
-// Rows of the set's Parquet files, by HTTP range requests. Where rows lie was written with the set (index.py), so no footer is read.
+// Rows of the set's Parquet files, by HTTP range requests. Where rows lie was written with the set (index.py): no footer is read.
 import { decompress, parquetReadObjects } from "./hyparquet.js";
 
 const SET = new URL("..", import.meta.url);
@@ -17,7 +17,11 @@ const kept = new Map();
 
 // A JSON or text file of the set, fetched once.
 export function json(path) {
-  if (!kept.has(path)) kept.set(path, answered(path).then((response) => response.json()));
+  if (!kept.has(path))
+    kept.set(
+      path,
+      answered(path).then((response) => response.json()),
+    );
   return kept.get(path);
 }
 
@@ -73,7 +77,10 @@ function metadataOf(file, groups) {
 
 // The row groups that may hold a key; ids past 2^53 come as BigInt, and their ranges as texts.
 export const groupsOf = (file, key) =>
-  file.groups.filter(([, low, high]) => low === null || (typeof key === "bigint" ? BigInt(low) <= key && key <= BigInt(high) : low <= key && key <= high));
+  file.groups.filter(
+    ([, low, high]) =>
+      low === null || (typeof key === "bigint" ? BigInt(low) <= key && key <= BigInt(high) : low <= key && key <= high),
+  );
 
 // All rows of some row groups, as objects: 64-bit integers as BigInt. Groups that lie near each other are one request.
 export async function rowsOf(file, groups, columns) {
