@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from saelake import queries
+from saelake.analysis.engine.requests import Request
+from saelake.analysis.interactions import backups
+from saelake.analysis.interactions.backups import Source
 from saelake.analysis.report.causes import backup_sentence
 from tests.analysis.effects import Analysed
 from tests.planted import ablate, prompt_ids
@@ -85,3 +88,27 @@ def test_the_sentence_calls_nothing_a_backup_that_random_features_do_as_well(stu
     assert "is no backup" in backup_sentence(one | {"n_random": 12})
     assert "nothing can be said" in backup_sentence(one | {"n_tested": 0})
     assert backup_sentence(one | {"n_sources": 0}) == ""
+
+
+def test_what_is_asked_of_a_source_by_hand() -> None:
+    def rows(request: Request) -> Any:
+        return request.features.rows.tolist()
+
+    one = Source(7, None, None, ((2, 5),), ((3, 1), (3, 4)), ((3, 8),))
+    found = list(backups.tests(one, 11))
+    assert [(source, what, ablation.condition, ablation.draw, ablation.seed) for source, what, ablation in found] == [
+        (one, "source", ("woken", "without", None), None, None),
+        (one, "woken", ("woken", "with", None), None, None),
+        (one, "random", ("woken", "with", "matched"), 0, 11),
+    ]
+    assert [rows(ablation.request) for *_, ablation in found] == [
+        [(2, 5, 0.0)],
+        [(2, 5, 0.0), (3, 1, 0.0), (3, 4, 0.0)],
+        [(2, 5, 0.0), (3, 8, 0.0)],
+    ]
+    assert {ablation.request.prompt for *_, ablation in found} == {7}
+    assert [what for _, what, _ in backups.tests(Source(7, "minimal", 0, ((2, 5),), (), ()), 11)] == ["source"]
+    names = [Source(7, method, start, ((2, i),), (), ()).name for method, start in ((None, None), ("minimal", 0)) for i in (5, 6)]
+    names.append(Source(7, "minimal", 1, ((2, 5),), (), ()).name)
+    assert len(set(names)) == 4, "a feature by itself, a set by its method and start"
+    assert names[2] == names[3]

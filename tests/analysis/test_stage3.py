@@ -13,7 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 import saelake
 from saelake import queries
 from saelake.analysis import stages
-from saelake.analysis.interactions.stage3 import Ranking
+from saelake.analysis.interactions.stage3 import Ranking, asked
 from saelake.analysis.report.interactions import machine_sentence
 from tests.analysis.effects import Analysed
 from tests.planted import Feature, ablate, prompt_ids
@@ -306,6 +306,30 @@ def test_a_random_set_of_the_same_layers_is_possible_even_when_all_are_taken() -
     assert ranking.like(ranking.top(4), np.random.default_rng(0)).tolist() == [0, 1, 2, 3]
     one = {tuple(ranking.like(np.array([1]), np.random.default_rng(seed)).tolist()) for seed in range(20)}
     assert one == {(1,), (2,)}
+
+
+def test_what_is_asked_of_a_ranking_by_hand() -> None:
+    critical = {"sae": np.array([2]), "feature_id": np.array([50]), "max_activation": np.array([1.0])}
+    others = {"sae": np.array([3, 2, 3, 3]), "feature_id": np.array([7, 1, 2, 9])}
+    ranking = Ranking(4, critical, others, 6)
+    found = list(asked(ranking, "stage3", (2, 9), 2, 5))
+    kinds = [(None, None), ("alone", None), *[(None, "matched"), ("alone", "matched")] * 2]
+    assert [one.condition for one in found] == [("stage3", *kind) for kind in kinds] * 2
+    assert [one.k for one in found] == [2] * 6 + [9] * 6
+    assert [one.draw for one in found] == [None, None, 0, 0, 1, 1] * 2
+    assert [one.seed for one in found] == [None, None, 5, 5, 5, 5] * 2
+    assert {one.request.prompt for one in found} == {4}
+    sets = [[(row[0], row[1]) for row in one.request.features.rows.tolist()] for one in found]
+    assert sets[0] == [(2, 1), (2, 50), (3, 7)]
+    assert sets[1] == [(2, 1), (3, 7)]
+    assert sets[6:8] == [[(2, 1), (2, 50), (3, 2), (3, 7), (3, 9)], [(2, 1), (3, 2), (3, 7), (3, 9)]], "all that there are"
+    for draw in (0, 1):
+        joined, alone = sets[2 + 2 * draw], sets[3 + 2 * draw]
+        assert [sae for sae, _ in alone] == [2, 3], "as many of each SAE"
+        assert joined == sorted([*alone, (2, 50)])
+        rng = np.random.default_rng([5, draw, 6, 2])
+        assert rng.choice([1], size=1, replace=False).tolist() == [1]
+        assert alone[1][1] == others["feature_id"][rng.choice([0, 2, 3], size=1, replace=False)[0]], "by the seed"
 
 
 def test_every_rate_has_wilsons_interval_and_is_that_of_the_answers(study: Analysed) -> None:

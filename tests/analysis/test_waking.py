@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import binom, false_discovery_control
 
 from saelake import queries
 from saelake.analysis import stages
@@ -246,6 +246,22 @@ def test_false_discoveries_stay_at_the_nominal_rate() -> None:
     """Where the null is true, a discovery is a false one: among 100 seeds no more than chance allows at 5%."""
     found = [n_discoveries(con) for seed in range(SEEDS) for con in simulated(seed, planted=False)]
     assert sum(n > 0 for n in found) <= binom.ppf(0.999, SEEDS, ALPHA)
+
+
+def test_single_sources_and_whole_sets_are_corrected_apart() -> None:
+    for con in simulated(3, planted=True):
+        con.execute(
+            "update waking_passes set method = 'minimal', start = 0, source_sae_id = null, source_feature_id = null, "
+            "source_layer = null where source_feature_id = 0"
+        )
+        table = edges(con)
+        p, q = (table[name].to_numpy() for name in ("p_value", "q_value"))
+        is_one = np.array([one is not None for one in table["source_feature_id"].to_pylist()])
+        assert 0 < is_one.sum() < len(is_one)
+        for family in (is_one, ~is_one):
+            np.testing.assert_allclose(q[family], false_discovery_control(p[family], method="bh"))
+        chances = [one["chances"] for one in queries.run(con, "waking_counts").to_arrow_table().select(["chances"]).to_pylist()]
+        np.testing.assert_allclose(table["expected"].to_numpy(), [sum(one) for one in chances], rtol=1e-6)
 
 
 def test_the_test_has_power_where_features_wake_easily_anyway() -> None:
