@@ -87,6 +87,9 @@ class LakeRows(IterableDataset[dict[str, torch.Tensor]]):
         self.batch_rows = arguments.whole("batch_rows", batch_rows, 1)
         self.seed = arguments.whole("seed", seed, 0)
         self.epoch = 0
+        self._told = torch.zeros(2, dtype=torch.int64).share_memory_()
+        """Which epoch was asked for, and how often one was: workers that live on for several epochs see it."""
+        self._heard = 0
         self._place = lake.remote or str(lake.root)
         self._recipe, self._layer, self._by_token = recipe, layer, rows == "token"
         self._bos, self._dense, self._shuffle = bos, dense, shuffle
@@ -112,10 +115,18 @@ class LakeRows(IterableDataset[dict[str, torch.Tensor]]):
         return int(self._lengths.sum()) - (0 if self._bos else int((self._bos_pos >= 0).sum()))
 
     def set_epoch(self, epoch: int) -> None:
-        """Which order the next epoch has; by itself every epoch of a process has the next one."""
+        """Which order the next epoch has; by itself every epoch of a process has the next one.
+
+        Workers are new processes in every epoch, unless they are persistent, so that with them it is said before each.
+        """
         self.epoch = arguments.whole("epoch", epoch, 0)
+        self._heard += 1
+        self._told.copy_(torch.tensor([self.epoch, self._heard]))
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        asked, times = self._told.tolist()
+        if times != self._heard:
+            self.epoch, self._heard = asked, times
         rng = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
         starts = np.arange(0, len(self._ids), GROUP_PROMPTS)

@@ -31,6 +31,8 @@ WRITE_ERRORS = {
     errno.ENAMETOOLONG: "the name is too long at {}: choose a shorter one",
 }
 PLAIN = "saelake_ascii"
+LONGEST = 2_000
+"""Characters of a sentence: what a stranger's file calls something may have millions."""
 LONGEST_PLACE = 200
 """Characters of a path that a sentence shows."""
 
@@ -131,7 +133,8 @@ def sentence(error: Exception, resumes: bool) -> str:
         text = f"{WRITE_ERRORS[error.errno].format(place)} and run the same command again{kept}"
     else:
         text = f"{type(error).__name__}: {error} (set SAELAKE_TRACEBACK=1 to see where, and report it)"
-    return printable(" ".join(text.split("\n")))
+    text = " ".join(text.split("\n"))
+    return printable(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}")
 
 
 def read_recipe(name: str, limit: int | None = None) -> "Recipe":

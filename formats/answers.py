@@ -70,8 +70,10 @@ def found_answers(
     if not answers:
         raise UserError(f"{owner}: it holds no answers")
     for one in answers:
-        if not one.prompt.strip() or not is_unicode(one.prompt) or not is_unicode(one.completion):
-            raise UserError(f"{one.where}: its prompt is empty or half of a character")
+        if not one.prompt.strip():
+            raise UserError(f"{one.where}: its prompt is empty")
+        if not all(map(is_unicode, (one.prompt, one.completion, one.category or ""))):
+            raise UserError(f"{one.where}: it holds half of a character, which is no Unicode text")
     for model in {one.model: None for one in answers}:
         check_model(model or "", joined, asked, owner)
     for what, word in (("condition", condition), ("judge", asked.judge or judge)):
@@ -208,7 +210,7 @@ def as_share(value: Any, where: str) -> float:
     """A score from 0 to 1."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = float("nan")
     if not 0 <= found <= 1:
         raise UserError(f"{where}: the score {str(value)[:40]!r} is no number from 0 to 1")

@@ -1,9 +1,10 @@
 """Texts on which features fire, from another tool, as rows of `examples`: numbered, checked, strongest first."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.warehouse.errors import UserError
@@ -21,19 +22,28 @@ class Example(NamedTuple):
     context: str
     token: str | None = None
     pos: int | None = None
-    tokens: list[str] | None = None
-    values: list[float] | None = None
+    tokens: str | None = None
+    """As a JSON list."""
+    values: np.ndarray | None = None
 
 
 def number(value: Any, where: str) -> float:
     """A finite number; raises UserError for anything else."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found) or isinstance(value, bool):
         raise UserError(f"{where}: {str(value)[:40]!r} is no finite number")
     return found
+
+
+def position(value: Any, where: str) -> int:
+    """A position in a text, from 0 up."""
+    found = number(value, where)
+    if not 0 <= found < 2**31 or found != int(found):
+        raise UserError(f"{where}: {str(value)[:40]!r} is no position")
+    return int(found)
 
 
 def example_rows(examples: Sequence[Example], source: str) -> Rows:
@@ -54,7 +64,7 @@ def example_rows(examples: Sequence[Example], source: str) -> Rows:
         "token": [one.token for one in ordered],
         "pos": [one.pos for one in ordered],
         "context": [one.context for one in ordered],
-        "tokens": [None if one.tokens is None else json.dumps(one.tokens, ensure_ascii=False) for one in ordered],
+        "tokens": [one.tokens for one in ordered],
         "values": [one.values for one in ordered],
         "source": [source] * len(ordered),
     }

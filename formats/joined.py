@@ -1,5 +1,6 @@
 """The study that an import joins, as its lake has it: its SAEs, its prompts, and the runs that they stand in."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.warehouse.catalog import connect, one_study
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.literals import as_id
 from saelake.warehouse.records import Lake
 
 if TYPE_CHECKING:
@@ -45,11 +47,11 @@ class Joined:
     def named(self, asked: str, where: str) -> KnownSae:
         """The SAE that a text names: its sae_id, its name, or its layer, if that has one only."""
         found = [sae for sae in self.saes if asked in (sae.sae_id, sae.name)]
-        found = found or [sae for sae in self.saes if asked.isdecimal() and sae.layer == int(asked)]
+        found = found or [sae for sae in self.saes if sae.layer == as_id(asked)]
         if len(found) == 1:
             return found[0]
         known = ", ".join(sae.sae_id for sae in found or self.saes) or "none"
-        problem = f"layer {asked} has several SAEs" if found else f"the study {self.name} has no SAE {asked!r}"
+        problem = f"layer {asked} has several SAEs" if found else f"the study {self.name} has no SAE {asked[:80]!r}"
         raise UserError(f"{where}: {problem}: name one of {known}")
 
     def run_of(self, saes: Sequence[KnownSae]) -> tuple[str, ...]:
@@ -81,11 +83,18 @@ def saes_of(opened: "OpenLake", asked: str | None = None) -> list[KnownSae]:
     return [known.named(asked, "--sae")] if asked is not None else list(known.saes)
 
 
+def as_name(told: str) -> str:
+    """What the name of an SAE or a model, which a stranger may have chosen, is as that of one file or folder."""
+    name = re.sub(r"[/\\\0]", "-", told)
+    return name if name.strip(".") else name.replace(".", "-") or "-"
+
+
 def feature_of(sae: KnownSae, written: str, where: str) -> int:
     """The feature that a text is the number of; raises UserError if it is none, or the SAE does not have it."""
-    if not (written.isascii() and written.isdecimal()):
+    feature_id = as_id(written)
+    if feature_id is None:
         raise UserError(f"{where}: {written[:40]!r} is no feature")
-    return check_feature(sae, int(written), where)
+    return check_feature(sae, feature_id, where)
 
 
 def check_feature(sae: KnownSae, feature_id: int, where: str) -> int:

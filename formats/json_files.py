@@ -9,6 +9,8 @@ from saelake.ingest.inputs import open_input, open_text, unpacked
 from saelake.warehouse.errors import UserError, first_line
 
 MAX_CHARACTERS = 2**29
+MAX_VALUES = 2**24
+"""Values that a text may hold: each takes some hundred bytes, however few letters it has."""
 
 
 def read_json(file: Path, owner: str) -> Any:
@@ -18,9 +20,17 @@ def read_json(file: Path, owner: str) -> Any:
             text = open_text(unpacked(stream) if file.name.lower().endswith(".gz") else stream).read(MAX_CHARACTERS + 1)
             if len(text) > MAX_CHARACTERS:
                 raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")
+            check_values(text)
             return json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
         except (ValueError, OSError, EOFError, RecursionError, gzip.BadGzipFile) as error:
             raise UserError(f"{owner}: {file.name} is no whole JSON ({first_line(error)})") from error
+
+
+def check_values(text: str) -> None:
+    """Raises ValueError for JSON of so many values that they would fill the memory."""
+    n_values = sum(map(text.count, ",[{"))
+    if n_values > MAX_VALUES:
+        raise ValueError(f"it has {n_values:,} values, and {MAX_VALUES:,} may be read")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Format:
     """Options of `export` that it has."""
     needs_study: bool = True
     """What it brings belongs to a study that is in the lake already."""
+    takes_studies: bool = False
+    """What is written may be of several studies at once."""
 
 
 def load(name: str) -> Format:

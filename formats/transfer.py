@@ -1,16 +1,20 @@
 """Takes a source of another tool into a lake as a run, and writes what a lake holds as files of another tool."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from saelake.formats.joined import join
 from saelake.formats.registry import STAGE_PREFIX, Asked, Format, check_options, load
 from saelake.ingest.inputs import hash_input
 from saelake.lake import open as open_lake
+from saelake.warehouse.catalog import several_studies
 from saelake.warehouse.durable import folder_atomic
-from saelake.warehouse.errors import UserError
+from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.rules import broken_values
@@ -41,7 +45,10 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
     config = {"code": CODE_VERSION, "format": name, "sha256": sha256, **asked.given, **found.config}
     about = {"source": Path(source).name, "format": name, "n_files": len(files), **found.about}
     spec = RunSpec(stage, joined.name, config, found.parents, about=about)
-    rows = [one for one in found.rows(spec.tag << 32) if one.rows.num_rows]
+    try:
+        rows = [one for one in found.rows(spec.tag << 32) if one.rows.num_rows]
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        raise UserError(f"{owner}: {Path(source).name} holds what no column of a lake does ({first_line(error)})") from error
     if not rows:
         raise UserError(f"{owner}: {Path(source).name} holds nothing that a lake keeps")
     for one in rows:
@@ -58,15 +65,26 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
 def write_out(lake: str | Path, name: str, folder: Path, asked: Asked) -> Mapping[str, int]:
     """Fills a new or empty folder with what a lake holds, in a format; gives the files' names and their rows.
 
-    Raises UserError for a folder that holds something, and where there is nothing to write. It appears whole or not at all.
+    Raises UserError for a folder that holds something or lies in the lake, where there is nothing to write, and where it is not
+    said which of several studies is meant. It appears whole or not at all.
     """
     known = load(name)
     if known.write is None:
         raise UserError(f"{name} is read only: `saelake import {name}`")
     check_options(name, known.writes, asked)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty: give a new or empty folder")
+    folder = Path(os.path.realpath(folder))  # what a link leads to is filled, and need not be there
     with open_lake(lake, asked.recipe) as opened:
+        if not opened.studies:
+            raise UserError(f"the lake {opened.lake} holds no study, so that there is nothing to write")
+        if len(opened.studies) > 1 and not known.takes_studies:
+            raise several_studies(opened.lake, opened.studies)
+        if opened.lake.remote is None and folder.is_relative_to(os.path.realpath(opened.lake.root)):
+            raise UserError(f"{folder} lies in the lake {opened.lake}: give a folder outside it")
+        above = next(place for place in folder.parents if place.exists())
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty: give a new or empty folder")
+        if not above.is_dir():
+            raise UserError(f"{above} is a file, so that there can be no folder {folder}")
         if folder.is_dir():
             folder.rmdir()
         with folder_atomic(folder) as draft:

@@ -16,6 +16,8 @@ ZSTANDARD = 93
 MAX_MEMBER, MAX_MEMBERS = 2**28, 1_000_000
 MAX_RATIO, MAX_SMALL = 1_000, 2**20
 """A member may unpack to so many times its size, or to so many bytes: logs repeat themselves."""
+MAX_RATIO_OF_ALL, MAX_SMALL_OF_ALL = 100, 2**26
+"""And all that are wanted, of the archive's size: they may share their bytes, or each be as small as a bomb may be."""
 
 
 def members(file: Path, wanted: Callable[[str], bool], owner: str) -> Iterator[tuple[str, bytes]]:
@@ -27,6 +29,9 @@ def members(file: Path, wanted: Callable[[str], bool], owner: str) -> Iterator[t
             found = [info for info in archive.infolist() if wanted(info.filename)]
             if len(found) > MAX_MEMBERS:
                 raise ValueError(f"it has more than {MAX_MEMBERS:,} members")
+            total = sum(info.file_size for info in found)
+            if total > max(MAX_SMALL_OF_ALL, MAX_RATIO_OF_ALL * len(content)):
+                raise ValueError(f"its members say that they unpack to {total:,} bytes together")
             for info in found:
                 yield info.filename, _unpacked(archive, content, info)
     except UserError:

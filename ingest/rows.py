@@ -199,19 +199,18 @@ class _Json:
 
 def _read_parquet(stream: IO[bytes], wanted: Collection[str] | None) -> Iterator[Any]:
     import pyarrow.parquet
-    from pyarrow import types
 
     with pyarrow.parquet.ParquetFile(stream) as table:
         schema, metadata = table.schema_arrow, table.metadata
     _refuse_repeated("its schema", schema.names)
     read = [name for name in schema.names if wanted is None or name in wanted]
-    _refuse_bombs(metadata, read)
+    refuse_bombs(metadata, read)
     # Repeated texts stay a dictionary: a small file may spell a long one a million times.
-    texts = [name for name in read if types.is_string(schema.field(name).type)]
+    texts = [path for path in _texts(metadata) if _is_of(path, read)]
     blank = dict.fromkeys(schema.names)
     with pyarrow.parquet.ParquetFile(stream, read_dictionary=texts) as table:
         for batch in table.iter_batches(PARQUET_ROWS, columns=read, use_threads=False):
-            if batch.nbytes > MAX_BATCH:
+            if sum(_n_bytes(batch.column(name)) for name in read) > MAX_BATCH:
                 raise ValueError(f"{batch.num_rows} of its rows hold more than {MAX_BATCH:,} bytes")
             columns = [_cells(batch.column(name)) for name in read]
             for cells in zip(*columns, strict=True):
@@ -228,13 +227,41 @@ def _cells(column: Any) -> Iterator[Any]:
     return (None if index is None else texts[index] for index in column.indices.to_pylist())
 
 
-def _refuse_bombs(metadata: Any, read: Collection[str]) -> None:
+def _texts(metadata: Any) -> Iterator[str]:
+    """The columns of texts, by the paths of those in lists and the like."""
+    columns = map(metadata.schema.column, range(metadata.num_columns))
+    return (column.path for column in columns if column.logical_type.type == "STRING")
+
+
+def _is_of(path: str, names: Collection[str]) -> bool:
+    """Whether a path is that of a column, or of what is in it; names may have dots of their own."""
+    parts = path.split(".")
+    return any(".".join(parts[:n]) in names for n in range(1, len(parts) + 1))
+
+
+def _n_bytes(column: Any, is_within: bool = False) -> int:
+    """Bytes of a column's values; a text within a list or the like counts as often as it is there, since it is made anew."""
+    from pyarrow import compute, types
+
+    if types.is_struct(column.type):
+        return sum(_n_bytes(part, is_within) for part in column.flatten())
+    if types.is_map(column.type):
+        return _n_bytes(column.keys, is_within=True) + _n_bytes(column.items, is_within=True)
+    if types.is_nested(column.type):
+        return _n_bytes(column.flatten(), is_within=True)
+    if types.is_dictionary(column.type) and is_within:
+        return int(compute.sum(compute.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
+    return int(column.nbytes)
+
+
+def refuse_bombs(metadata: Any, read: Collection[str]) -> None:
+    """Raises ValueError for a Parquet file with a column to be read that unpacks to far more than its size."""
     for group in range(metadata.num_row_groups):
         for place in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(place)
-            if chunk.path_in_schema.split(".")[0] in read or chunk.path_in_schema in read:
+            chunk, repeats = metadata.row_group(group).column(place), metadata.schema.column(place).max_repetition_level
+            if _is_of(chunk.path_in_schema, read):
                 limit = max(MAX_SMALL, MAX_RATIO * chunk.total_compressed_size)
-                if chunk.total_uncompressed_size > limit:
+                if chunk.total_uncompressed_size > limit or (repeats and chunk.num_values > limit):
                     raise ValueError(f"its column {chunk.path_in_schema} unpacks to more than {MAX_RATIO} times its size")
 
 

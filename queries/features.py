@@ -42,7 +42,7 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
     ).fetchall()
     features: Features = defaultdict(list)
     for layer, sae_id, width, feature_id, *given in found:
-        where = " and ".join(f"{key} {shown}" for key, shown in zip(keys, given, strict=True))
+        where = " and ".join(f"{key} {str(shown)[:80]}" for key, shown in zip(keys, given, strict=True))
         if layer is None or feature_id is None:
             raise QueryError(f"{declared.name}: the study has no SAE with {where}{_layers(con)}")
         if keys == ["layer"] and layer in several:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeGuard
 
+MOST_DIGITS = 18
+"""Of a number of 63 bits."""
 GLOB = re.compile(r"[*?\[]")
 """What DuckDB takes for a pattern in a path; in brackets it stands for itself."""
 ESCAPED_LAKE = r"regexp_replace(getvariable('lake'), '([*?[])', '[\1]', 'g')"
@@ -19,6 +21,11 @@ def is_unicode(value: object) -> TypeGuard[str]:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
+
+
+def as_id(text: str) -> int | None:
+    """The whole number from 0 up that plain digits spell; None for any other text, and for more digits than an id has."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def literal(text: str) -> str:

@@ -19,7 +19,7 @@ from saelake.ingest.runs import ACTIVATIONS, OLDER
 from saelake.ingest.saes.labels import Directory, read_directory
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.literals import is_unicode
+from saelake.warehouse.literals import as_id, is_unicode
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
@@ -216,15 +216,16 @@ def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explan
         if sae is None:
             raise UserError(f"{where}: the study has no SAE {row['sae_id']!r}; it has {', '.join(s.sae_id for s in saes)}")
         index = as_text(row["feature_id"])
-        if not (index.isascii() and index.isdecimal()) or int(index) >= sae.width:
-            raise UserError(f"{where}: {index!r} is no feature of {sae.sae_id}, whose features are 0 to {sae.width - 1}")
+        feature_id = as_id(index)
+        if feature_id is None or feature_id >= sae.width:
+            raise UserError(f"{where}: {index[:40]!r} is no feature of {sae.sae_id}, whose features are 0 to {sae.width - 1}")
         description = row["description"]
         if not isinstance(description, str) or is_missing(description):
             raise UserError(f"{where}: its description is no text")
         more = [None if is_missing(row.get(name)) else as_text(row[name]) for name in MORE_COLUMNS]
         if not all(is_unicode(text) for text in (description, *more) if text is not None):
             raise UserError(f"{where}: it holds half of a character, which is no Unicode text")
-        found.setdefault(sae, []).append(Explanation(int(index), description, *more))
+        found.setdefault(sae, []).append(Explanation(feature_id, description, *more))
     if not found:
         raise UserError(f"{owner}: {file.name} has no rows")
     return found

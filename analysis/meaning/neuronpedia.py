@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 
 from saelake.ingest.saes.labels import Directory, Place
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.literals import as_id
 
 ATTEMPTS = 6
 FIRST_PAUSE = 1.0
@@ -32,6 +33,8 @@ TIMEOUT = 30.0
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_BYTES = 512 * 2**20
 """Of one answer, unpacked: more is no list of explanations."""
+MAX_ROWS, MAX_ROW = 2**20, 2**22
+"""Of one bulk file, and bytes of one of its rows."""
 INCOMPLETE = (OSError, EOFError, HTTPException, zlib.error, ValueError)
 """What a cut or garbled answer raises; a ValueError is JSON's or Unicode's."""
 
@@ -163,10 +166,10 @@ def of_batch(client: Client, bulk_url: str, source: str, key: str) -> list[Expla
 
 def feature_of(row: Any, where: str) -> int:
     """The feature that a row of a bulk file is about; raises UserError if it names none."""
-    index = str(row.get("index")) if isinstance(row, dict) else ""
-    if not (index.isascii() and index.isdecimal()):
+    found = as_id(str(row.get("index"))) if isinstance(row, dict) else None
+    if found is None:
         raise UserError(f"{where}: it names no feature")
-    return int(index)
+    return found
 
 
 def _listing(body: bytes) -> str:
@@ -178,11 +181,14 @@ def _listing(body: bytes) -> str:
 
 def rows_of_batch(body: bytes) -> Iterator[Any]:
     """The rows of a .jsonl.gz file; raises what INCOMPLETE lists for a cut or garbled one."""
+    n_bytes = n_rows = 0
     with gzip.GzipFile(fileobj=io.BytesIO(body)) as unpacked:
-        text = unpacked.read(MAX_BYTES + 1)
-    if len(text) > MAX_BYTES:
-        raise ValueError(f"it unpacks to more than {MAX_BYTES:,} bytes")
-    return (json.loads(line) for line in text.splitlines() if line.strip())
+        while line := unpacked.readline(MAX_ROW):
+            n_bytes, n_rows = n_bytes + len(line), n_rows + 1
+            if n_bytes > MAX_BYTES or n_rows > MAX_ROWS or len(line) == MAX_ROW:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES:,} bytes, {MAX_ROWS:,} rows, or {MAX_ROW:,} bytes a row")
+            if line.strip():
+                yield json.loads(line)
 
 
 def _check_is(row: dict[str, Any], where: str, model: str, layer: str, feature_id: int) -> None:

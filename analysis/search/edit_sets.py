@@ -30,6 +30,7 @@ from saelake.queries.parameters import Parameter
 from saelake.queries.statements import check_reads, check_reads_tables
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.literals import as_id, is_unicode
 
 ASKED = Parameter("features", "features", False, None, "which features")
 Features = str | Sequence[tuple[int, int]]
@@ -145,12 +146,13 @@ def read_positions(text: str | None) -> Positions:
     found: list[int | str] = []
     for part in text.split(","):
         word = part.strip()
-        if word.removeprefix("-").isdecimal():
-            found.append(int(word))
+        number = as_id(word.removeprefix("-"))
+        if number is not None:
+            found.append(-number if word.startswith("-") else number)
         elif word in ROLES:
             found.append(word)
         else:
-            raise UserError(f"positions: {word!r} is neither a position, as 0 or -1, nor one of {', '.join(ROLES)}")
+            raise UserError(f"positions: {word[:40]!r} is neither a position, as 0 or -1, nor one of {', '.join(ROLES)}")
     return found
 
 
@@ -165,6 +167,7 @@ def check_positions(places: Iterable[str | None], study: Study, prompts: Sequenc
             resolved(read_positions(place), None, prompt, number)
 
 
+LARGEST = float(np.finfo(np.float32).max)
 MAY_HAVE = ("value", "positions")
 """Columns of an edit that need not be there, so that nobody would miss one whose name has a slip."""
 
@@ -227,11 +230,10 @@ def _named(row: Row) -> Row:
 
 def _resolved(con: duckdb.DuckDBPyConnection, rows: list[Row]) -> list[Row]:
     """The rows of a file, checked as those of a select are."""
-    try:
-        ids = [int(str(row["feature"])) for row in rows]
-    except ValueError as error:
-        raise UserError(f"edits: feature is a whole number ({error})") from error
-    for key, kind in (("layer", pa.int32()), ("sae_id", pa.string())):
+    ids = [_feature(row["feature"]) for row in rows]
+    if halved := [row["sae"] for row in rows if not is_unicode(str(row["sae"]))]:
+        raise UserError(f"edits: the SAE {halved[0]!r} is half of a character")
+    for key, kind in (("layer", pa.int64()), ("sae_id", pa.string())):
         mine = [i for i, row in enumerate(rows) if _is_layer(row["sae"]) == (key == "layer")]
         saes = [int(rows[i]["sae"]) if key == "layer" else str(rows[i]["sae"]) for i in mine]
         if mine:
@@ -242,17 +244,26 @@ def _resolved(con: duckdb.DuckDBPyConnection, rows: list[Row]) -> list[Row]:
     return [{**row, "feature": i} for row, i in zip(rows, ids, strict=True)]
 
 
+def _feature(given: Any) -> int:
+    """The number of a feature, or one that no feature has, such as -1."""
+    text = str(given).strip()
+    found = as_id(text.removeprefix("-"))
+    if found is None:
+        raise UserError(f"edits: feature is a whole number, not {text[:40]!r}")
+    return -found if text.startswith("-") else found
+
+
 def _is_layer(sae: Any) -> bool:
-    return str(sae).strip().isdecimal()
+    return as_id(str(sae).strip()) is not None
 
 
 def _check_value(value: Any, what: str) -> float:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
-    if not math.isfinite(found):
-        raise UserError(f"edits: {what} is a finite number, not {value!r}")
+    if not abs(found) <= LARGEST:
+        raise UserError(f"edits: {what} is a finite number, not {str(value)[:40]!r}")
     return found
 
 

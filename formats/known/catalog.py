@@ -55,4 +55,5 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
 FORMAT = Format(
     what="the lake's tables for other tools: its views as a DuckDB script, and a dataset_info card of their columns",
     write=_write,
+    takes_studies=True,
 )

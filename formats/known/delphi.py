@@ -16,7 +16,7 @@ import numpy as np
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.extras import require
 from saelake.formats.contexts import Firings, check_firings, check_tokens, context_rows
-from saelake.formats.joined import Joined, saes_of
+from saelake.formats.joined import Joined, as_name, saes_of
 from saelake.formats.json_files import read_json
 from saelake.formats.models import check_model, hashes_of, model_hashes, model_of
 from saelake.formats.registry import Asked, Format, Found
@@ -82,8 +82,10 @@ def _check_identity(told: Any, sae: KnownSae, joined: Joined) -> None:
         return
     if told.get("sae") not in (None, sae.name):
         raise UserError(f"{OWNER}: it is of the SAE {str(told['sae'])[:80]}, and {sae.sae_id} is {sae.name[:80]}: it is another")
-    hashes = model_hashes(joined)
-    if hashes and told.get("model_hash") and not set(told["model_hash"]) & set(hashes):
+    hashes, given = model_hashes(joined), told.get("model_hash") or []
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise UserError(f"{OWNER}: {CONFIG} says no list of hashes of its model")
+    if hashes and given and not set(given) & set(hashes):
         raise UserError(f"{OWNER}: it is of a model of another hash than that of {joined.name}: it is another model's")
 
 
@@ -117,13 +119,22 @@ def _cache(parts: Sequence[Path], sae: KnownSae) -> tuple[np.ndarray, Firings]:
             raise UserError(f"{where}: its tokens are not those of {parts[0].name}: they are of two caches")
         tokens = own
         locations, activations = content["locations"], content["activations"]
-        if locations.shape != (len(activations), 3) or locations.dtype.kind not in "iu" or activations.dtype.kind != "f":
+        if (
+            activations.ndim != 1
+            or locations.shape != (len(activations), 3)
+            or locations.dtype.kind not in "iu"
+            or activations.dtype.kind != "f"
+        ):
             raise UserError(f"{where}: locations and activations do not fit together")
-        feature = locations[:, 2].astype(np.int64) + first
-        if len(feature) and feature.max() > last:
-            raise UserError(f"{where}: it has feature {int(feature.max())}, which is past its range")
-        row, pos = locations[:, 0].astype(np.int32), locations[:, 1].astype(np.int32)
-        found.append(Firings(row, pos, feature.astype(np.int32), activations.astype(np.float32)))
+        for name, values, limit in zip(("row", "position", "feature"), locations.T, (*own.shape, last - first + 1), strict=True):
+            if len(values) and (values.min() < 0 or values.max() >= limit):  # of their own type: casts would wrap
+                wrong = int(values.max() if values.max() >= limit else values.min())
+                if name == "feature":
+                    raise UserError(f"{where}: it has feature {wrong + first}, which is past its range")
+                raise UserError(f"{where}: there is no {name} {wrong}: the tokens are {own.shape}")
+        row, pos, feature = locations.astype(np.int64).T.astype(np.int32)
+        with np.errstate(over="ignore"):
+            found.append(Firings(row, pos, feature + np.int32(first), activations.astype(np.float32)))
     assert tokens is not None, "there is a file"
     ranges.sort()
     reached = 0
@@ -146,7 +157,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
     written = {}
     for sae in saes_of(opened, asked.sae):
         is_plain = hooks[sae.sae_id].endswith("resid_post") and layers.count(sae.layer) == 1
-        module = f"layers.{sae.layer}" if is_plain else sae.sae_id.replace("/", "-")
+        module = f"layers.{sae.layer}" if is_plain else as_name(sae.sae_id)
         written[module] = _write_module(opened, folder / module, sae, ids, tokens, restricted)
     return written
 

@@ -65,11 +65,13 @@ def _of_pipeline(files: Mapping[str, Path]) -> tuple[dict[int, np.ndarray], dict
             raise UserError(f"{OWNER}: {name} is missing: give the folder that holds {DIRECTION} and {METADATA}")
     try:
         told = json.loads(read_text(files[METADATA], OWNER))
-        pos, layer = int(told["pos"]), int(told["layer"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f'{OWNER}: {METADATA} is not {{"pos": ..., "layer": ...}}') from error
+        told = None
+    pos, layer = (told.get("pos"), told.get("layer")) if isinstance(told, dict) else (None, None)
+    if type(pos) is not int or type(layer) is not int:
+        raise UserError(f'{OWNER}: {METADATA} is not {{"pos": ..., "layer": ...}} of whole numbers')
     chosen = read_vector(files[DIRECTION], OWNER)
     about = {"pos": pos, "layer": layer, "chosen": layer - 1}
     if layer < 1:

@@ -15,8 +15,11 @@ from saelake.formats.joined import Joined, feature_of, saes_of
 from saelake.formats.models import model_of
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.sources import Sources, source_of
+from saelake.ingest.cells import as_text
 from saelake.ingest.inputs import read_text
 from saelake.ingest.rows import Row, read_rows, rows_suffix
+from saelake.queries import QueryError
+from saelake.queries.features import LISTED
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import FEATURE_SETS
@@ -36,7 +39,10 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
 
     (file,) = files
     with connect(joined.lake, joined.name) as con:
-        edits, saes = _edits(con, _listed(file, joined, asked), joined.saes)
+        try:
+            edits, saes = _edits(con, _listed(file, joined, asked), joined.saes)
+        except QueryError as error:
+            raise UserError(f"{OWNER}: {file.name}: {error}") from error
     numbers = [int(n) for n in edits.rows["sae"]]
     columns: dict[str, Any] = {
         "set_id": [edits.key] * len(edits),
@@ -54,7 +60,8 @@ def _listed(file: Path, joined: Joined, asked: Asked) -> str:
     """The list as `saelake ablate --features` takes it."""
     if rows_suffix(file.name) is None:
         parts = read_text(file, OWNER).replace(",", " ").split()
-        text = ",".join(part if ":" in part or asked.sae is None else f"{asked.sae}:{part}" for part in parts)
+        said = None if asked.sae is None else joined.named(asked.sae, "--sae").sae_id
+        text = ",".join(part if ":" in part or said is None else f"{said}:{part}" for part in parts)
         if wrong := next((part for part in text.split(",") if not _is_feature(part)), None):
             raise UserError(f"{OWNER}: {file.name} holds {wrong[:60]!r}, which is no LAYER:FEATURE")
         return text
@@ -70,7 +77,7 @@ def _listed(file: Path, joined: Joined, asked: Asked) -> str:
 
 
 def _is_feature(part: str) -> bool:
-    return part.rpartition(":")[0] != "" and part.rpartition(":")[2].isdecimal()
+    return LISTED.fullmatch(part) is not None
 
 
 def _neuronpedia(rows: "chain[Row]", file: Path, joined: Joined, asked: Asked) -> list[str]:
@@ -80,7 +87,7 @@ def _neuronpedia(rows: "chain[Row]", file: Path, joined: Joined, asked: Asked) -
         if absent := [name for name in NEURONPEDIA if row.get(name) is None]:
             raise UserError(f"{where}: it has no {absent[0]}")
         sae = sources.sae(str(row["modelId"]), str(row["layer"]), where)
-        found.append(f"{sae.sae_id}:{feature_of(sae, str(row['index']), where)}")
+        found.append(f"{sae.sae_id}:{feature_of(sae, as_text(row['index']), where)}")
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from saelake.formats.answers import OPTIONS, Answer, as_share, found_answers
 from saelake.formats.joined import Joined
+from saelake.formats.json_files import check_values
 from saelake.formats.models import check_model
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.zip_files import members
@@ -53,7 +54,9 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
 
 def _object(content: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        text = content.decode()
+        check_values(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: it is no JSON ({first_line(error)})") from error
     if not isinstance(found, dict):
@@ -69,7 +72,7 @@ def _answer(sample: dict[str, Any], asked: Asked, scorers: set[str], where: str)
     turns = [given] if isinstance(given, str) else _contents(given, "user", where)
     output = sample.get("output")
     choices = output.get("choices") if isinstance(output, dict) else None
-    messages = [one.get("message") for one in choices or [] if isinstance(one, dict)][:1]
+    messages = [one.get("message") for one in choices if isinstance(one, dict)][:1] if isinstance(choices, list) else []
     said = _contents(messages, "assistant", where)
     scores = sample.get("scores") if isinstance(sample.get("scores"), dict) else {}
     assert isinstance(scores, dict)

@@ -11,17 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from saelake.analysis.meaning.explanations import KnownSae, explanation_rows
-from saelake.analysis.meaning.neuronpedia import INCOMPLETE, Explanation, explanation_of, feature_of, rows_of_batch
+from saelake.analysis.meaning.neuronpedia import Explanation, explanation_of, feature_of
 from saelake.formats.examples import Example, example_rows, number, text_of
-from saelake.formats.joined import Joined, check_feature, saes_of
+from saelake.formats.joined import Joined, as_name, check_feature, saes_of
 from saelake.formats.models import model_of
 from saelake.formats.moved import NOTHING, moved_logits
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.sources import Sources, source_of
 from saelake.formats.tops import Tops
-from saelake.ingest.inputs import open_input
-from saelake.warehouse.errors import UserError, first_line
+from saelake.ingest.rows import read_rows
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import FEATURE_REPORTS, REPORTED_LOGITS
 
@@ -117,19 +119,14 @@ def _example(row: dict[str, Any], sae: KnownSae, feature_id: int, where: str) ->
         raise UserError(f"{where}: its tokens and values do not fit together")
     texts, numbers = [text_of(one, "token", where) for one in tokens], [number(one, where) for one in values]
     pos = max(range(len(numbers)), key=numbers.__getitem__)
-    return Example(sae, feature_id, numbers[pos], "".join(texts), texts[pos], pos, texts, numbers)
+    told, values = json.dumps(texts, ensure_ascii=False), np.array(numbers, dtype=np.float64)
+    return Example(sae, feature_id, numbers[pos], "".join(texts), texts[pos], pos, told, values)
 
 
 def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     read = _Read(joined, asked)
     for file in files:
-        with open_input(file, OWNER) as stream:
-            content = stream.read()
-        try:
-            rows = list(rows_of_batch(content if file.name.endswith(".gz") else gzip.compress(content, 1)))
-        except (*INCOMPLETE, RecursionError) as error:
-            raise UserError(f"{OWNER}: {file.name} is no whole file of JSON lines ({first_line(error)})") from error
-        for place, row in enumerate(rows, start=1):
+        for place, row in enumerate(read_rows(file, OWNER), start=1):
             read.take(row, f"{OWNER}: {file.name}, row {place}")
     return Found(lambda _: read.rows(), joined.run_of(read.saes), {"sources": read.sources})
 
@@ -138,7 +135,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
     model, written, tops = model_of(opened), dict[str, int](), Tops(opened)
     for sae in saes_of(opened, asked.sae):
         named = source_of(sae, model)
-        place = "/".join(("v1", *(part.replace("/", "-") for part in named)))
+        place = "/".join(("v1", *map(as_name, named)))
         about = {"modelId": named[0], "layer": named[1], "source": named[1]}
         for kind, rows in zip(KINDS, (_explanations(opened, sae), _activations(tops, sae), _features(opened, sae)), strict=True):
             name = f"{place}/{kind}/batch-0.jsonl.gz"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelake.analysis.meaning.explanations import KnownSae
-from saelake.formats.joined import saes_of
+from saelake.formats.joined import as_name, saes_of
 from saelake.formats.models import model_of
 from saelake.formats.moved import NOTHING, Moved, moved_logits
 from saelake.formats.registry import Asked, Format
@@ -65,7 +65,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
         rows = list(_features(opened, tops, sae, about))
         if not rows:
             continue
-        name, (model_id, source) = sae.sae_id.replace("/", "-"), source_of(sae, model)
+        name, (model_id, source) = as_name(sae.sae_id), source_of(sae, model)
         said = SOURCE.fullmatch(source)
         whose = {"model_id": model_id, "layer": sae.layer, "sae_set": said[2] if said else source, "sae_id_suffix": None}
         manifest = []

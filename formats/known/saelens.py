@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.extras import require
@@ -127,13 +128,13 @@ def _encoded(parts: Sequence[Path], places: Sequence[_Place], weights: str | Non
                     raise UserError(f"{where}: {place.column} has the shape {dense.shape}, its tokens {own.shape}")
                 if not np.isfinite(dense).all():
                     raise UserError(f"{where}: {place.column} has values that are not finite numbers")
+                if others := [sae for sae in place.saes if saes[sae].d_in != dense.shape[2]]:
+                    raise UserError(
+                        f"{where}: {place.column} is {dense.shape[2]} wide, and {others[0].sae_id} reads {saes[others[0]].d_in}: "
+                        "it is another model's"
+                    )
                 flat = torch.from_numpy(dense.reshape(-1, dense.shape[2]).astype(np.float32))
                 for sae in place.saes:
-                    if saes[sae].d_in != flat.shape[1]:
-                        raise UserError(
-                            f"{where}: {place.column} is {flat.shape[1]} wide, and {sae.sae_id} reads {saes[sae].d_in}: "
-                            "it is another model's"
-                        )
                     fired = nonzeros(saes[sae], flat.to(device))
                     row, pos = np.divmod(fired.token, own.shape[1])
                     found[sae].append(Firings(row + n_rows, pos, fired.feature_id, fired.activation))
@@ -152,11 +153,14 @@ def _array(table: Any, column: str, n_dims: int, where: str) -> np.ndarray:
     values = getattr(values, "storage", values)
     shape = [len(values)]
     for _ in range(n_dims - 1):
-        if not hasattr(values, "flatten") or not hasattr(values, "value_lengths") or values.null_count:
-            raise UserError(f"{where}: {column} is no list of {n_dims - 1} dimensions")
-        lengths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))
+        is_fixed = pa.types.is_fixed_size_list(values.type)
+        if not (is_fixed or pa.types.is_list(values.type) or pa.types.is_large_list(values.type)) or values.null_count:
+            raise UserError(f"{where}: {column} is no list of {n_dims - 1} dimensions")  # views are none: they may overlap
+        lengths = (
+            [values.type.list_size] if is_fixed else np.unique(values.value_lengths().to_numpy(zero_copy_only=False)).tolist()
+        )
         if len(lengths) != 1:
-            raise UserError(f"{where}: {column} has lists of {lengths[:2].tolist()} items: they are to be as long as one another")
+            raise UserError(f"{where}: {column} has lists of {lengths[:2]} items: they are to be as long as one another")
         shape.append(int(lengths[0]))
         values = values.flatten()
     if values.null_count or not hasattr(values, "to_numpy") or str(values.type) in ("string", "bool", "large_string", "binary"):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saelake.formats.examples import Example, example_rows, number, text_of
-from saelake.formats.joined import Joined, feature_of, saes_of
+from saelake.formats.examples import Example, example_rows, number, position, text_of
+from saelake.formats.joined import Joined, as_name, feature_of, saes_of
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.tops import Tops
 from saelake.ingest.cells import as_text, is_missing
@@ -51,7 +51,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
             sae = joined.sae(told, f"{OWNER}: {file.name}") if told == asked.sae else joined.named(str(told), where)
             feature_id = feature_of(sae, as_text(row["feature"]), where)
             token = None if row["token"] is None else text_of(row["token"], "token", where)
-            pos = None if is_missing(row.get("position")) else int(number(row["position"], where))
+            pos = None if is_missing(row.get("position")) else position(row["position"], where)
             found.append(
                 Example(sae, feature_id, number(row["activation"], where), text_of(row["context"], "context", where), token, pos)
             )
@@ -78,7 +78,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
             for top in tops.of(sae)
         ]
         if rows:
-            name = f"data/{sae.sae_id.replace('/', '-')}.parquet"
+            name = f"data/{as_name(sae.sae_id)}.parquet"
             (folder / "data").mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(rows, WRITTEN), folder / name, compression="zstd")
             written[name] = len(rows)

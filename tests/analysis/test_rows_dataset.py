@@ -77,6 +77,21 @@ def test_workers_share_the_rows(lake: Path) -> None:
     assert all((alone[key] == together[key]).all() for key in alone)
 
 
+@pytest.mark.parametrize("is_persistent", [False, True])
+def test_workers_have_the_epoch_that_is_set(lake: Path, is_persistent: bool) -> None:
+    with saelake.open(lake) as opened:
+        rows = opened.dataset(layer=2, batch_rows=40)
+    workers = {"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": is_persistent}
+    loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(rows, batch_size=None, **workers)  # type: ignore[arg-type]
+    orders = []
+    for epoch in (0, 1, 0):
+        rows.set_epoch(epoch)
+        orders.append(torch.cat([batch["prompt_id"] * 16 + batch["pos"] for batch in loader]))
+    assert torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0].sort().values, orders[1].sort().values)
+
+
 def test_labels_are_those_of_the_study(tmp_path: Path) -> None:
     lake = build_lake(tmp_path / "lake")
     with saelake.open(lake.root) as opened:

@@ -294,7 +294,10 @@ OWN = [
     {"prompt": TEXTS[4], "completion": "Bake it for an hour.", "label": "control"},
     {"prompt": "mine", "completion": "I'm sorry, but no.", "label": "target"},
 ]
-LIST = [{"modelId": "small", "layer": "sae0", "index": "2"}, {"modelId": "small", "layer": "sae1", "index": 3}]
+LIST: list[dict[str, object]] = [
+    {"modelId": "small", "layer": "sae0", "index": "2"},
+    {"modelId": "small", "layer": "sae1", "index": 3},
+]
 EDITS = [
     {"sae": "sae0", "feature": 1, "value": "", "positions": ""},
     {"sae": "1", "feature": 2, "value": 1.5, "positions": "-1,user"},

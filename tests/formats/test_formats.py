@@ -165,6 +165,32 @@ def test_what_is_written_is_as_many_rows_as_are_told(name: str, tmp_path: Path) 
         write_out(lake.root, name, tmp_path / "out", asked)
 
 
+def export(lake: Lake, name: str, folder: Path, asked: Asked) -> str:
+    """The sentence with which an export is refused."""
+    with pytest.raises(UserError) as refused:
+        write_out(lake.root, name, folder, asked)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+def test_a_study_is_written_alone_and_outside_its_lake(name: str, tmp_path: Path) -> None:
+    """Prompts and features of several studies would stand in one file as if they were of one."""
+    asked, rows = OUTPUTS[name]
+    empty = Lake.create(tmp_path / "empty")
+    assert "holds no study" in export(empty, name, tmp_path / "out", asked)
+    lake = written_lake(tmp_path / "lake")
+    assert "lies in the lake" in export(lake, name, lake.root / "data" / "out", asked)
+    (tmp_path / "file").touch()
+    assert "is a file" in export(lake, name, tmp_path / "file" / "out", asked)
+    assert "is not empty" in export(lake, name, tmp_path / "file", asked)
+    build_lake(lake.root, "other", variant=1)
+    if name != "catalog":
+        assert "holds several studies (other, small): choose one" in export(lake, name, tmp_path / "out", asked)
+    (tmp_path / "link").symlink_to(tmp_path / "place")
+    assert dict(write_out(lake.root, name, tmp_path / "link", replace(asked, recipe="small"))) == dict(rows)
+    assert any((tmp_path / "place").iterdir())
+
+
 def test_lists_of_features_make_the_round_trip(lake: Lake, tmp_path: Path) -> None:
     select = "select sae_id, feature_id, 0.5 as value, 'user' as positions from saes, (values (1), (3)) as f(feature_id)"
     write_out(lake.root, "features", tmp_path / "out", Asked(features=select))

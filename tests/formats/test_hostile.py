@@ -1,0 +1,367 @@
+"""Sources that would fill the memory, or whose values no column holds: one sentence, soon, and the lake as it was."""
+
+import gzip
+import json
+import random
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from saelake.formats.joined import as_name
+from saelake.formats.registry import Asked
+from saelake.formats.transfer import bring_in
+from saelake.warehouse.errors import UserError
+from tests.formats.samples import (
+    BULK,
+    EDITS,
+    GRAPH,
+    HOOK,
+    LIST,
+    OWN,
+    PLANTED_SAE,
+    STRONG,
+    TOPS,
+    as_json,
+    as_lines,
+    cache,
+    lake_with_weights,
+    pipeline,
+)
+from tests.formats.test_formats import refusal
+from tests.lakes import build_lake, tree
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+from saelake.formats.registry import Asked
+from saelake.formats.transfer import bring_in
+from saelake.warehouse.errors import UserError
+import torch
+(before,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+said = "brought in"
+try:
+    bring_in(sys.argv[1], sys.argv[2], sys.argv[3], Asked(**json.loads(sys.argv[4])))
+except UserError as error:
+    said = str(error)
+(most,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+print(json.dumps([said, (int(most.split()[1]) - int(before.split()[1])) * 1024]))
+"""
+MOST_BYTES = 300_000_000
+"""That an import may take beside what it begins with; each of the sources here would take gigabytes."""
+
+
+def members_by_the_hundred(folder: Path) -> Path:
+    """Each is as large as a small member may be."""
+    with zipfile.ZipFile(folder / "log.eval", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("header.json", json.dumps({"eval": {"model": "m"}}))
+        said = {"choices": [{"message": {"role": "assistant", "content": "no"}}]}
+        for number in range(400):
+            archive.writestr(f"samples/{number}.json", json.dumps({"input": f"{number}{'x' * 1_000_000}", "output": said}))
+    return folder / "log.eval"
+
+
+def values_without_end(folder: Path) -> Path:
+    """A member that unpacks within bounds, to millions of empty lists."""
+    with zipfile.ZipFile(folder / "log.eval", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps({"eval": {"model": "m"}}))
+        noise = random.Random(0).randbytes(100_000).hex().encode()
+        archive.writestr("samples/1.json", b'{"' + noise + b'": [' + b"[]," * (12 * 2**20) + b"[]]}")
+    return folder / "log.eval"
+
+
+def lists_without_end(folder: Path) -> Path:
+    (folder / "model.json").write_bytes(b'{"a": [' + b"[]," * (12 * 2**20) + b"[]]}")
+    return folder / "model.json"
+
+
+def rows_without_end(folder: Path) -> Path:
+    with gzip.open(folder / "batch-0.jsonl.gz", "wb", 9) as file:
+        for _ in range(100):
+            file.write(b"1\n" * 2**21)
+    return folder / "batch-0.jsonl.gz"
+
+
+def long_lists(folder: Path) -> Path:
+    values = pa.array(np.zeros(2**26, dtype=np.int8))
+    lists = pa.ListArray.from_arrays(np.array([0, 2**25, 2**26], dtype=np.int32), values)
+    pq.write_table(pa.table({"sae": ["sae0"] * 2, "feature": [1, 2], "positions": lists}), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def lists_of_long_texts(folder: Path) -> Path:
+    """One text of a megabyte, three thousand times in a list."""
+    coded = pa.DictionaryArray.from_arrays(pa.array(np.zeros(3_000, dtype=np.int32)), pa.array(["x" * 2**20]))
+    lists = pa.ListArray.from_arrays(pa.array([0, 3_000], pa.int32()), coded)
+    table = pa.table({"prompt": lists, "completion": ["no"]})
+    pq.write_table(table, folder / "rows.parquet", dictionary_pagesize_limit=2**30)
+    return folder / "rows.parquet"
+
+
+def dense_batch(n_rows: int, width: int, kind: type) -> pa.RecordBatch:
+    lists: Any = pa.array(np.zeros(n_rows * width, dtype=np.float32))
+    tokens: Any = pa.array(np.zeros(n_rows, dtype=np.int32))
+    if kind is pa.FixedSizeListArray:
+        lists = kind.from_arrays(kind.from_arrays(lists, width), 1)
+        return pa.record_batch({HOOK: lists, "token_ids": kind.from_arrays(tokens, 1)})
+    ones = np.arange(n_rows + 1, dtype=np.int32)
+    lists = pa.ListArray.from_arrays(ones, pa.ListArray.from_arrays(ones * width, lists))
+    return pa.record_batch({HOOK: lists, "token_ids": pa.ListArray.from_arrays(ones, tokens)})
+
+
+def packed_stream(folder: Path, compression: str = "zstd", n_rows: int = 80, width: int = 2**20) -> Path:
+    """Numbers that are all 0, packed ten thousandfold."""
+    batch = dense_batch(n_rows, width, pa.FixedSizeListArray)
+    (folder / "acts").mkdir()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (
+        pa.OSFile(str(folder / "acts" / "data-0.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, batch.schema, options=options) as s,
+    ):
+        s.write_batch(batch)
+    return folder / "acts"
+
+
+def packed_columns(folder: Path) -> Path:
+    """The same as Parquet, in a column whose name has dots."""
+    (folder / "acts").mkdir()
+    pq.write_table(pa.Table.from_batches([dense_batch(64, 2**20, pa.ListArray)]), folder / "acts" / "rows.parquet")
+    return folder / "acts"
+
+
+def views(folder: Path) -> Path:
+    """Very many lists that are all the same twenty thousand items."""
+    n, items = 200_000, 20_000
+    first, sizes = pa.array(np.zeros(n, dtype=np.int32)), pa.array(np.full(n, items, dtype=np.int32))
+    dense = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(items * 32, dtype=np.float32)), 32)
+    tokens = pa.array(np.zeros(items, dtype=np.int32))
+    columns = {HOOK: dense, "token_ids": tokens}
+    batch = pa.record_batch({name: pa.ListViewArray.from_arrays(first, sizes, one) for name, one in columns.items()})
+    (folder / "acts").mkdir()
+    with pa.OSFile(str(folder / "acts" / "data-0.arrow"), "wb") as file, pa.ipc.new_stream(file, batch.schema) as stream:
+        stream.write_batch(batch)
+    return folder / "acts"
+
+
+def repeated_number(folder: Path) -> Path:
+    import torch
+
+    torch.save(torch.ones(1, dtype=torch.float16).expand(2**30), folder / "vector.pt")
+    return folder / "vector.pt"
+
+
+def packed_tensor(folder: Path) -> Path:
+    """torch packs nothing, but reads what is packed."""
+    import torch
+
+    torch.save(torch.zeros(2**27), folder / "plain.pt")
+    with zipfile.ZipFile(folder / "plain.pt") as plain, zipfile.ZipFile(folder / "v.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for one in plain.infolist():
+            packed.writestr(one.filename, plain.read(one))
+    (folder / "plain.pt").unlink()
+    return folder / "v.pt"
+
+
+WEIGHTS = {"weights": str(PLANTED_SAE)}
+HEAVY: dict[str, tuple[str, Callable[[Path], Path], Mapping[str, Any], str]] = {
+    "many members": ("inspect", members_by_the_hundred, {}, "unpack to 400,"),
+    "a member of many values": ("inspect", values_without_end, {}, "it is no JSON"),
+    "JSON of many values": ("harmbench", lists_without_end, {}, "values, and"),
+    "very many rows": ("neuronpedia", rows_without_end, {}, "is no object with named columns"),
+    "long lists in Parquet": ("features", long_lists, {}, "its column positions.list.element unpacks to more than"),
+    "lists of one long text": ("answers", lists_of_long_texts, {"condition": "x"}, "of its rows hold more than"),
+    "a packed stream": ("saelens", packed_stream, WEIGHTS, "a compressed part of it says that it unpacks to 335,544,320"),
+    "packed columns": ("saelens", packed_columns, WEIGHTS, "unpacks to more than 100 times its size"),
+    "lists that overlap": ("saelens", views, WEIGHTS, "is no list of"),
+    "a number that repeats": ("direction", repeated_number, {"layer": 0}, "it has 1,073,741,824 numbers in"),
+    "a tensor that is packed": ("direction", packed_tensor, {"layer": 0}, "say that they unpack to"),
+}
+
+
+@pytest.mark.parametrize("what", HEAVY)
+def test_a_source_that_wants_to_fill_the_memory_is_one_sentence(what: str, tmp_path: Path) -> None:
+    name, write, asked, why = HEAVY[what]
+    (tmp_path / "source").mkdir()
+    lake = lake_with_weights(tmp_path / "lake")
+    before = tree(lake.root)
+    command = [sys.executable, "-c", MEASURED, str(lake.root), name, str(write(tmp_path / "source")), json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said, n_bytes = json.loads(done.stdout)
+    assert why in said
+    assert "\n" not in said
+    assert len(said) < 400
+    assert n_bytes < MOST_BYTES
+    assert tree(lake.root) == before
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_a_stream_that_is_compressed_within_bounds_is_read(compression: str, tmp_path: Path) -> None:
+    lake = lake_with_weights(tmp_path / "lake")
+    place = packed_stream(tmp_path, compression, n_rows=3, width=32)
+    file = place / "data-0.arrow"
+    batch = dense_batch(3, 32, pa.FixedSizeListArray)
+    values = np.random.default_rng(0).normal(size=(3, 1, 32)).astype(np.float32)
+    dense = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 32), 1)
+    batch = batch.set_column(0, HOOK, dense)
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(file), "wb") as out, pa.ipc.new_stream(out, batch.schema, options=options) as stream:
+        stream.write_batch(batch)
+    record = bring_in(lake.root, "saelens", str(place), Asked(weights=str(PLANTED_SAE)))
+    assert {table.name: table.n_rows for table in record.tables}["tokens"] == 3
+
+
+def test_a_compressed_stream_that_is_damaged_anywhere_is_one_sentence(tmp_path: Path) -> None:
+    """Every byte of its messages may be another: what says how much is unpacked is read from them."""
+    lake = lake_with_weights(tmp_path / "lake")
+    file = packed_stream(tmp_path, n_rows=2, width=32) / "data-0.arrow"
+    whole = file.read_bytes()
+    rng = random.Random(0)
+    before = tree(lake.root)
+    for _ in range(60):
+        at = rng.randrange(len(whole))
+        file.write_bytes(whole[:at] + struct.pack("B", rng.randrange(256)) + whole[at + 1 :])
+        with pytest.raises(UserError) as refused:  # if not for its damage: no such SAE reads the hook
+            bring_in(lake.root, "saelens", str(file.parent), Asked(sae="sae0"))
+        assert "\n" not in str(refused.value)
+    assert tree(lake.root) == before
+
+
+LONG = "9" * 5_000
+HALF = "\ud800"
+WRONG: dict[str, tuple[str, Callable[[Path], Path], Asked, str]] = {
+    "a feature of many digits": ("features", as_json("x.json", [{**LIST[0], "index": LONG}]), Asked(), "is no feature"),
+    "a feature of text": ("features", as_lines("x.jsonl", [{**EDITS[0], "feature": LONG}]), Asked(), "feature is a whole number"),
+    "a feature in a list": ("features", lambda f: as_json("x.json", 0)(f).rename(f / "x.txt"), Asked(), "no LAYER:FEATURE"),
+    "an SAE of many digits": ("features", as_lines("x.jsonl", [{**EDITS[0], "sae": LONG}]), Asked(), "no SAE"),
+    "a layer past 32 bits": (
+        "features",
+        as_lines("x.jsonl", [{**EDITS[0], "sae": 2**31}]),
+        Asked(),
+        "no SAE with layer 2147483648",
+    ),
+    "half of an SAE": ("features", as_lines("x.jsonl", [{**EDITS[0], "sae": HALF}]), Asked(), "half of a character"),
+    "a value past float32": ("features", as_lines("x.jsonl", [{**EDITS[0], "value": 1e39}]), Asked(), "is a finite number"),
+    "a value of many digits": ("features", as_lines("x.jsonl", [{**EDITS[0], "value": 10**400}]), Asked(), "is a finite number"),
+    "a position of many digits": (
+        "features",
+        as_lines("x.jsonl", [{**EDITS[0], "positions": LONG}]),
+        Asked(),
+        "neither a position",
+    ),
+    "a row of many digits": (
+        "neuronpedia",
+        as_lines("x.jsonl", [{**BULK["explanations"][0], "index": LONG}]),
+        Asked(),
+        "no feature",
+    ),
+    "a weight of many digits": (
+        "circuit_tracer",
+        as_json("x.json", GRAPH | {"links": [{"source": "0_1_2", "target": "1_3_2", "weight": 10**400}]}),
+        Asked(),
+        "is no finite number",
+    ),
+    "a position that is a part": (
+        "top_activations",
+        as_lines("x.jsonl", [{**TOPS[0], "position": 1.5}]),
+        Asked(sae="sae0"),
+        "no posit",
+    ),
+    "a position past 32 bits": (
+        "top_activations",
+        as_lines("x.jsonl", [{**TOPS[0], "position": 2**31}]),
+        Asked(sae="sae0"),
+        "no posit",
+    ),
+    "a score of many digits": (
+        "strongreject",
+        as_lines("x.jsonl", [{**STRONG[0], "score": 10**400}]),
+        Asked(),
+        "no number from 0 to 1",
+    ),
+    "half of a category": (
+        "strongreject",
+        as_lines("x.jsonl", [{**STRONG[0], "category": HALF}]),
+        Asked(),
+        "half of a character",
+    ),
+    "half of an answer": (
+        "answers",
+        as_lines("x.jsonl", [{**OWN[1], "completion": HALF}]),
+        Asked(condition="x"),
+        "half of a char",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_value_that_no_column_holds_is_one_sentence(what: str, tmp_path: Path) -> None:
+    name, write, asked, why = WRONG[what]
+    said = refusal(build_lake(tmp_path / "lake"), name, write(tmp_path), asked)
+    assert why in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("told", [{"pos": -1, "layer": 1.5}, {"pos": "-1", "layer": 2}, {"pos": True, "layer": 2}, [-1, 2], {}])
+def test_the_place_of_a_direction_is_two_whole_numbers(told: object, tmp_path: Path) -> None:
+    run = pipeline(tmp_path)
+    (run / "direction_metadata.json").write_text(json.dumps(told))
+    assert "of whole numbers" in refusal(build_lake(tmp_path / "lake"), "direction", run)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "bool"])
+def test_a_tensor_of_no_real_numbers_is_no_direction(dtype: str, tmp_path: Path) -> None:
+    import torch
+
+    torch.save(torch.ones(8, dtype=getattr(torch, dtype)), tmp_path / "vector.pt")
+    assert f"it holds torch.{dtype}" in refusal(
+        build_lake(tmp_path / "lake"), "direction", tmp_path / "vector.pt", Asked(layer=0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "dtype", "why"),
+    [
+        ((2**32, 1, 0), np.int64, f"there is no row {2**32}"),
+        ((0, 2**32 + 1, 0), np.int64, f"there is no position {2**32 + 1}"),
+        ((0, 1, -1), np.int64, "it has feature 1, which is past its range"),
+        ((0, 1, 2**64 - 1), np.uint64, "which is past its range"),
+    ],
+)
+def test_places_of_a_cache_do_not_wrap(place: tuple[int, int, int], dtype: type, why: str, tmp_path: Path) -> None:
+    import safetensors.numpy
+
+    module = cache(tmp_path)
+    split = safetensors.numpy.load_file(module / "2_3.safetensors")
+    changed = {"locations": np.array([place], dtype=dtype), "activations": np.array([1.0], dtype=np.float32)}
+    safetensors.numpy.save_file(split | changed, module / "2_3.safetensors")
+    assert why in refusal(build_lake(tmp_path / "lake"), "delphi", module)
+
+
+@pytest.mark.parametrize("told", [5, "x", [{}], [None]])
+def test_hashes_of_a_cache_that_are_none_are_one_sentence(told: object, tmp_path: Path) -> None:
+    module = cache(tmp_path)
+    (module / "config.json").write_text(json.dumps({"saelake": {"model_hash": told}}))
+    assert "no list of hashes" in refusal(build_lake(tmp_path / "lake"), "delphi", module)
+
+
+@pytest.mark.parametrize("told", ["..", ".", "", "../../x", "/etc/x", "a/b", "a\\b", "a\0b", "gemma-2.5", "\u00e9"])
+def test_a_name_is_that_of_one_file(told: str, tmp_path: Path) -> None:
+    place = tmp_path / as_name(told)
+    place.touch()
+    assert list(tmp_path.iterdir()) == [place]
+    assert as_name("gemma-2.5") == "gemma-2.5"
+
+
+def test_an_sae_goes_by_its_name_in_a_list_of_features(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
+    (tmp_path / "list.txt").write_text("1 3")
+    assert bring_in(lake.root, "features", str(tmp_path / "list.txt"), Asked(sae="hand/1")).tables[0].n_rows == 2
