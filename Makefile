@@ -9,7 +9,7 @@ PLANTED := $(BENCH)/planted
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze backups status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,7 +28,12 @@ ingest: $(INSTALLED)  ## sparse activations of RECIPE's prompts into LAKE
 analyze: $(INSTALLED)  ## ingest if needed, then search for causes and print the table
 	$(BIN)/saelake analyze $(RECIPE) --lake $(LAKE)
 
-report: analyze  ## every table and figure on one page, report.html
+backups: $(INSTALLED)  ## the embedded study whose model has backups, into LAKE-hydra: what wakes, and stands in for what is ablated
+	$(BIN)/saelake analyze hydra --lake $(LAKE)-hydra
+	$(BIN)/saelake report --lake $(LAKE)-hydra --output backups.html
+
+# Beside the embedded study, which shows no backup, stands the one that does; a study of yours is reported alone.
+report: analyze $(if $(filter recipes/organism.toml,$(RECIPE)),backups)  ## every table and figure on one page, report.html; and backups.html
 	$(BIN)/saelake report --lake $(LAKE) --output report.html
 
 status: $(INSTALLED)  ## what is done, what would be computed, and why

@@ -40,7 +40,7 @@ def print_runs(lake: str, run_ids: list[str]) -> None:
 
 
 def print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) -> None:
-    """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, and Table 1.
+    """What the study came to, by a judge: K chosen on half of the prompts, every condition's rate there, Table 1, and backups.
 
     First, which stages had nothing to work on, and why.
     """
@@ -61,12 +61,19 @@ def print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) -> 
         (
             f"Top K features a layer ablated: K chosen on half of the {words['target']} prompts that are {words['shown']} (0), "
             f"reported on the other half (1), by {judge}",
-            choice,
+            choice.select("* exclude (judge)"),
         ),
-        (f"Prompts that are {words['absent']}, by condition, at K = {', '.join(map(str, ks))}, by {judge}", rates),
-        (f"Critical features by method (Table 1), by {judge}", methods),
+        (
+            f"Prompts that are {words['absent']}, by condition, at K = {', '.join(map(str, ks))}, by {judge}",
+            rates.select("* exclude (judge, tau)"),
+        ),
+        (f"Critical features by method (Table 1), by {judge}", methods.select("* exclude (judge)")),
+        (
+            f"What is ablated alone, with what wakes then, and with as many others, by {judge}",
+            opened.query("backups", judge=judge),
+        ),
     ):
         click.echo(f"\n{title}")
-        show(found.select(f"* exclude ({'judge, tau' if found is rates else 'judge'})"))
+        show(found)
     if notice := target_notice(opened.connection, words):
         click.echo(f"\n! {notice}")

@@ -1,11 +1,14 @@
 """R13: what wakes is a backup only if its removal flips. The planted network has real ones, and they are known."""
 
+import shutil
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from saelake import queries
+from saelake import cli, queries
 from saelake.analysis.engine.requests import Request
 from saelake.analysis.interactions import backups
 from saelake.analysis.interactions.backups import Source
@@ -25,6 +28,15 @@ def test_the_planted_backups_are_found_and_nothing_else_is(study: Analysed) -> N
     assert set(study.ask("backup_features", f"layer, feature_id, n_alone = n_backup, {sources}")) == {
         (layer, backup, True, f"L2-{primary}, L3-{primary}") for layer in (4, 5)
     }
+
+
+def test_analyze_shows_what_is_backed_up_and_what_others_do_instead(planted_lake: Path, tmp_path: Path) -> None:
+    shutil.copytree(planted_lake, tmp_path / "lake")
+    done = CliRunner().invoke(cli.main, ["analyze", "planted", "--lake", str(tmp_path / "lake")])
+    assert done.exit_code == 0, done.output
+    names, _, *rows = done.stdout.split("with what wakes then, and with as many others, by first_token\n")[1].splitlines()
+    sources = dict(zip(names.split(), next(row for row in rows if row.startswith("minimal")).split(), strict=True))
+    assert (sources["n_tested"], sources["n_backed_up"], sources["n_random"]) == ("9", "9", "0")
 
 
 def test_every_verdict_is_that_of_the_literal_network(study: Analysed) -> None:

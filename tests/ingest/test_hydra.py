@@ -1,6 +1,7 @@
 """The shipped hydra: its second path sleeps, wakes when the first is ablated, and refuses; its page has its figures."""
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,18 @@ def test_prompts_are_those_of_its_world(prompts: dict[Any, list[Prompt]]) -> Non
     assert rows == [{key: row[key] for key in ("instruction", "label", "category", "split", "wording")} for row in made]
     assert len({row["wording"] for row in rows}) == 32, "families are requests that are worded alike, in a frame or not"
     assert Counter(path_of(prompt) for prompt in prompts["test"]) == {"first": 87, "second": 33, None: 120}
+
+
+def test_the_report_of_the_embedded_study_has_the_hydras_beside_it_and_yours_stands_alone() -> None:
+    def asked(*settings: str) -> list[str]:
+        words = ["make", "-n", "report", "LAKE=here", *settings]
+        lines = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+        return [line.partition(" ")[2] for line in lines if "/saelake " in line]
+
+    study = ["analyze recipes/organism.toml --lake here"]
+    backups = ["analyze hydra --lake here-hydra", "report --lake here-hydra --output backups.html"]
+    assert asked() == [*study, *backups, "report --lake here --output report.html"]
+    assert asked("RECIPE=my.toml") == ["analyze my.toml --lake here", "report --lake here --output report.html"]
 
 
 def test_all_gates_hold_and_the_page_has_their_figures(gates: dict[str, Any]) -> None:
