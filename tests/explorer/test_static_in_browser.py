@@ -1,5 +1,6 @@
 """The static pages of a shared set in a real browser, from a host that counts what it sends: numbers, requests, hostile texts."""
 
+import json
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -14,10 +15,13 @@ from saelake.analysis.meaning.cards import samples_of, visible
 from saelake.analysis.meaning.server import _figure, _short
 from saelake.analysis.site import tables
 from saelake.analysis.site.site import write_site
+from saelake.ingest.job import ingest
+from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.share import Choice, share
 from tests import lakes
+from tests.analysis.test_several_saes import write_twins
 from tests.explorer.test_in_browser import NAMELESS, WIDTHS, told_by
 from tests.meaning import build_meaning_lake, chromium
 from tests.static_host import Host, serving
@@ -68,8 +72,8 @@ def card(page: Page, layer: int, feature_id: int) -> Page:
     return shown(page, f"Feature {layer}:{feature_id} of ")
 
 
-def require_equal(page: Page, con: duckdb.DuckDBPyConnection, layer: int, feature_id: int) -> None:
-    """A card shows the numbers and texts that the questions of the explorer answer."""
+def require_equal(page: Page, con: duckdb.DuckDBPyConnection, layer: int | str, feature_id: int) -> None:
+    """A card, of a layer or SAE, shows the numbers and texts that the questions of the explorer answer."""
     key = (layer, feature_id)
     bins = [f"{b['low']:.2f} to {b['high']:.2f}: {b['n_tokens']:,} tokens" for b in rows(con, "histogram", features=[key])]
     assert page.locator("svg.values title").all_text_contents() == bins, key
@@ -87,7 +91,9 @@ def require_equal(page: Page, con: duckdb.DuckDBPyConnection, layer: int, featur
         .evaluate_all("all => all.map(one => [...one.children].slice(0, 2).map(cell => cell.textContent))")
     )
     assert [tuple(line) for line in lines] == logits, key
-    (facts,) = rows(con, "feature_facts", layer=layer, feature_id=feature_id)
+    asked = f"from features where feature_id = {feature_id} and '{layer}' in (layer::varchar, sae_id)"
+    ((in_layer, sae_id),) = con.sql(f"select layer, sae_id {asked}").fetchall()
+    (facts,) = rows(con, "feature_facts", layer=in_layer, feature_id=feature_id, sae_id=sae_id)
     said = page.locator("dl").inner_text()
     assert f"{facts['n_prompts']:,} prompts, {facts['n_tokens']:,} tokens" in said, key
     assert "–" in said if facts["auroc"] is None else f"{facts['auroc']:.3f}" in said, key
@@ -133,6 +139,28 @@ def test_a_card_of_a_real_study_is_few_requests_and_bytes(browser: Browser, orga
             require_equal(card(page, layer, feature_id), con, layer, feature_id)
             assert len(host.asked) <= MOST_REQUESTS, host.asked
             assert host.n_bytes <= MOST_BYTES, host.asked
+
+
+def test_layers_of_several_saes_and_files_of_several_runs(browser: Browser, tmp_path: Path) -> None:
+    """Two SAEs on a layer, and a prompt set that came later: an SAE's rows lie in two files then."""
+    planted = write_twins(tmp_path / "study")
+    lines = (tmp_path / "study" / "prompts.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "study" / "later.jsonl").write_text("".join(lines[::3]), "utf-8")
+    (tmp_path / "study" / "prompts.jsonl").write_text("".join(line for n, line in enumerate(lines) if n % 3), "utf-8")
+    recipe, lake = load_recipe(planted.recipe), Lake.create(tmp_path / "lake")
+    later = recipe.prompts[0].model_copy(update={"set": "later", "file": tmp_path / "study" / "later.jsonl"})
+    ingest(recipe, lake)
+    ingest(recipe.model_copy(update={"prompts": (*recipe.prompts, later)}), lake)
+    folder = pages_of(lake.root, "planted", tmp_path / "set")
+    assert len(json.loads((folder / "site" / "saes" / "0.json").read_text("utf-8"))["activations"]) == 2
+    with serving(folder) as host, connect(lake, "planted") as con:
+        page = browser.new_page()
+        page.goto(host.url)
+        shown(page, "Features of planted")
+        for sae_id in [one for (one,) in con.execute("select sae_id from saes where layer = 2 order by sae_id").fetchall()]:
+            page.evaluate("hash => { location.hash = hash }", f"#/2/5?sae={sae_id}")
+            require_equal(shown(page, f"Feature {sae_id}:5 "), con, sae_id, 5)
+        require_equal(card(page, 3, 5), con, 3, 5)
 
 
 def test_what_is_written_for_dense_features_looks_the_same(

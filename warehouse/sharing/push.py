@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.sharing.names import PAGE, SITE
 
 
 def require_login() -> None:
@@ -31,7 +32,7 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
             repo_id=repository,
             repo_type="dataset",
             commit_message="saelake share",
-            delete_patterns=["data/**", "runs/**"],
+            delete_patterns=["data/**", "runs/**", f"{SITE}/**", PAGE],
         )
     except (HfHubHTTPError, HFValidationError, HTTPError, ValueError) as error:
         raise UserError(
