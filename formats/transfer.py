@@ -1,10 +1,12 @@
 """Takes a source of another tool into a lake as a run, and writes what a lake holds as files of another tool."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,6 +26,8 @@ from saelake.warehouse.schema import TABLES
 CODE_VERSION = 1
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 MOST_FILES = 100_000
+MOST_TOLD = 2**18
+"""Characters of one thing that a run's record says of its source: a set whose records are too large is not read."""
 
 
 def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Quiet | None = None) -> RunRecord:
@@ -43,7 +47,7 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
     found = known.read(files, joined, asked)
     stage = f"{STAGE_PREFIX}{name.replace('-', '_')}_{sha256[:8]}"
     config = {"code": CODE_VERSION, "format": name, "sha256": sha256, **asked.given, **found.config}
-    about = {"source": Path(source).name, "format": name, "n_files": len(files), **found.about}
+    about = {"source": Path(source).name, "format": name, "n_files": len(files), **{k: _told(v) for k, v in found.about.items()}}
     spec = RunSpec(stage, joined.name, config, found.parents, about=about)
     try:
         rows = [one for one in found.rows(spec.tag << 32) if one.rows.num_rows]
@@ -115,6 +119,11 @@ def _hash(files: Sequence[Path], source: Path, owner: str) -> str:
     for file in files:
         total.update(f"{file.relative_to(source).as_posix()}\0{hash_input(file, owner)}\n".encode())
     return total.hexdigest()
+
+
+def _told(value: Any) -> Any:
+    n = len(json.dumps(value))
+    return value if n <= MOST_TOLD else f"{n:,} characters, left out"
 
 
 def _check(part: Rows, owner: str) -> None:

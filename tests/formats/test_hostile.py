@@ -20,11 +20,15 @@ from saelake.formats.joined import as_name
 from saelake.formats.registry import Asked
 from saelake.formats.transfer import bring_in
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.records import Lake
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import share
 from tests.formats.samples import (
     BULK,
     EDITS,
     GRAPH,
     HOOK,
+    JAILBREAKS,
     LIST,
     OWN,
     PLANTED_SAE,
@@ -359,6 +363,16 @@ def test_a_name_is_that_of_one_file(told: str, tmp_path: Path) -> None:
     place.touch()
     assert list(tmp_path.iterdir()) == [place]
     assert as_name("gemma-2.5") == "gemma-2.5"
+
+
+def test_what_a_source_says_of_itself_does_not_fill_the_record(tmp_path: Path) -> None:
+    """Nobody could add a set that holds such a run."""
+    parameters = {"model": "m", "attack": "y" * 5_000_000}
+    (tmp_path / "x.json").write_text(json.dumps(JAILBREAKS | {"parameters": parameters}))
+    record = bring_in(tmp_path / "lake", "jailbreakbench", str(tmp_path / "x.json"), Asked(recipe="mine"))
+    assert record.about["parameters"] == "5,000,028 characters, left out"
+    share(Lake.existing(tmp_path / "lake"), tmp_path / "set")
+    assert add(Lake.create(tmp_path / "theirs"), tmp_path / "set")
 
 
 def test_an_sae_goes_by_its_name_in_a_list_of_features(tmp_path: Path) -> None:
