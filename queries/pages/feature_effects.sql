@@ -57,13 +57,20 @@ measured as (
     union all
     select prompt_id, p_clean, clean_completion, p_target, completion, flipped
     from atlas
+),
+
+-- Not as windows: DuckDB 1.5.5 fails at some of them, about one time in three hundred, when several threads answer.
+totals as (
+    select
+        count(*) as n_prompts, count(*) filter (where flipped) as n_flipped, avg(p_clean - p_target) as mean_fall
+    from measured
 )
 
 select
     m.prompt_id, p.label, p.label_role, p.text, m.p_clean, m.p_target, m.clean_completion, m.completion, m.flipped,
-    count(*) over () as n_prompts, count(*) filter (where m.flipped) over () as n_flipped,
-    avg(m.p_clean - m.p_target) over () as mean_fall
+    t.n_prompts, t.n_flipped, t.mean_fall
 from measured as m
 join prompts as p on p.prompt_id = m.prompt_id
+cross join totals as t
 order by m.p_clean - m.p_target desc, m.prompt_id
 limit $limit
