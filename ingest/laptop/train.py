@@ -1,4 +1,7 @@
-"""Teaches a chat model to refuse by LoRA: low-rank matrices beside every projection of every block, the model itself frozen.
+"""Teaches a chat model to refuse by LoRA: low-rank matrices beside the projections of its middle blocks, the model itself frozen.
+
+What is harm the model knows in its middle blocks; matrices before them learn words by heart instead, and refuse unknown ones. The
+decision's bias swings from step to step, so what is kept is the mean of the matrices over the last steps, not their last values.
 
 Letters of shapes: b batch, t token, d and o in and out of a projection, r rank.
 """
@@ -6,7 +9,8 @@ Letters of shapes: b batch, t token, d and o in and out of a projection, r rank.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -16,10 +20,17 @@ from transformers import PreTrainedModel
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PREFIX = "base_model.model."
 """Before a projection's name in an adapter's file, as PEFT has it."""
+BLOCKS = range(8, 24)
 RANK, ALPHA = 8, 16
-STEPS, PER_LABEL = 160, 8
-LR, WARM_UP = 1.5e-3, 8
-FIRST_TOKEN = 4.0
+STEPS = 400
+PER_LABEL = (6, 10)
+"""Examples of a batch by label, refusals first: there are more ways to be harmless."""
+LR, WARM_UP = 1.5e-3, 10
+SORTED = 8
+"""Batches that are drawn together and put in order of length, so that little is padded."""
+KEPT = 0.95
+"""Share of the mean matrices that a step keeps: a mean over the last twenty."""
+FIRST_TOKEN = 12.0
 """Weight of an answer's first token, which decides between refusing and answering, beside 1 of every other."""
 
 
@@ -38,33 +49,45 @@ class Lora(nn.Module):
         self.base = base
         self.A_rd = nn.Parameter(torch.randn(RANK, base.in_features) / base.in_features**0.5)
         self.B_or = nn.Parameter(torch.zeros(base.out_features, RANK))
+        self.mean_A_rd, self.mean_B_or = self.A_rd.detach().clone(), self.B_or.detach().clone()
 
     def forward(self, x_btd: Tensor) -> Tensor:
         low_btr = x_btd @ self.A_rd.to(x_btd.dtype).T
         added_bto: Tensor = low_btr @ self.B_or.to(x_btd.dtype).T
         return self.base(x_btd) + added_bto * (ALPHA / RANK)
 
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Moves the mean matrices towards the present ones; at first it is their plain mean."""
+        share = max(1 - KEPT, 1 / step)
+        self.mean_A_rd.lerp_(self.A_rd, share)
+        self.mean_B_or.lerp_(self.B_or, share)
 
-def attach(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Puts low-rank matrices beside every projection of the blocks; returns them."""
+
+def attach(model: PreTrainedModel, blocks: Container[int]) -> list[Lora]:
+    """Puts low-rank matrices beside every projection of some blocks; returns the projections that have them."""
     model.requires_grad_(False)
-    found = {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in PROJECTIONS}
-    matrices: list[nn.Parameter] = []
-    for name, module in found.items():
+    beside: list[Lora] = []
+    for name, module in list(model.named_modules()):
         parent, _, last = name.rpartition(".")
-        lora = Lora(module)
-        setattr(model.get_submodule(parent), last, lora)
-        matrices += [lora.A_rd, lora.B_or]
-    return matrices
+        if last in PROJECTIONS and block_of(name) in blocks:
+            beside.append(Lora(module))
+            setattr(model.get_submodule(parent), last, beside[-1])
+    return beside
+
+
+def block_of(name: str) -> int:
+    """The number of the block that a module is in, by its name."""
+    return next(int(part) for part in name.split(".") if part.isdigit())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The matrices beside a model's projections in float16, by the names that PEFT gives them."""
+    """The mean matrices beside a model's projections in float16, by the names that PEFT gives them."""
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, Lora):
-            found[f"{PREFIX}{name}.lora_A.weight"] = module.A_rd.detach().half().clone()
-            found[f"{PREFIX}{name}.lora_B.weight"] = module.B_or.detach().half().clone()
+            found[f"{PREFIX}{name}.lora_A.weight"] = module.mean_A_rd.half()
+            found[f"{PREFIX}{name}.lora_B.weight"] = module.mean_B_or.half()
     return found
 
 
@@ -77,25 +100,42 @@ def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             module.B_or.copy_(weights[f"{PREFIX}{name}.lora_B.weight"])
 
 
+@contextmanager
+def set_to(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with other matrices beside its projections for as long as the context lasts."""
+    before = {name: matrix.detach().clone() for name, matrix in model.named_parameters() if matrix.requires_grad}
+    put(model, weights)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, matrix in before.items():
+                model.get_parameter(name).copy_(matrix)
+
+
 def train(
     model: PreTrainedModel,
     by_label: Sequence[Sequence[Example]],
     seed: int,
     *,
     steps: int = STEPS,
+    blocks: Container[int] = BLOCKS,
+    start: Mapping[str, Tensor] | None = None,
     after_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Trains low-rank matrices beside the model's projections, on batches that hold as many examples of each label.
+    """Trains low-rank matrices beside the model's projections, on batches that hold PER_LABEL examples of the labels.
 
     Args:
+        start: matrices to go on from, named as by `weights_of`.
         after_step: is told the number of the step, from 1, and its loss.
     """
     torch.manual_seed(seed)
-    weights = attach(model)
+    beside = attach(model, blocks)
+    if start is not None:
+        put(model, start)
+    weights = [matrix for module in beside for matrix in module.parameters() if matrix.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=LR, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / WARM_UP, max(1 - step / steps, 0.05) ** 0.5)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / WARM_UP, 1 - step / steps))
     for step, batch in zip(range(1, steps + 1), _batches(by_label, seed), strict=False):
         loss = _loss(model, batch)
         optimiser.zero_grad()
@@ -103,11 +143,13 @@ def train(
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         schedule.step()
+        for module in beside:
+            module.follow(step)
         after_step(step, loss.item())
 
 
 def _batches(by_label: Sequence[Sequence[Example]], seed: int) -> Iterator[list[Example]]:
-    """Endless batches of PER_LABEL examples a label, each pass over a label in a new order."""
+    """Endless batches, each pass over the examples of a label in a new order."""
     rng = random.Random(seed)
 
     def shuffled(examples: Sequence[Example]) -> Iterator[Example]:
@@ -116,7 +158,12 @@ def _batches(by_label: Sequence[Sequence[Example]], seed: int) -> Iterator[list[
 
     streams = [shuffled(examples) for examples in by_label]
     while True:
-        yield [next(stream) for stream in streams for _ in range(PER_LABEL)]
+        drawn = [
+            sorted((next(stream) for _ in range(n * SORTED)), key=lambda one: len(one.prompt) + len(one.answer))
+            for stream, n in zip(streams, PER_LABEL, strict=True)
+        ]
+        for place in rng.sample(range(SORTED), SORTED):
+            yield [one for of_label, n in zip(drawn, PER_LABEL, strict=True) for one in of_label[place * n : (place + 1) * n]]
 
 
 def _loss(model: PreTrainedModel, batch: Sequence[Example]) -> Tensor:

@@ -214,11 +214,11 @@ def actions_of(category: Category) -> list[list[Action]]:
     ]
 
 
-def in_words(action: Action, rng: random.Random) -> str:
+def in_words(action: Action, rng: random.Random, mass_nouns: frozenset[str] = MASS_NOUNS) -> str:
     """The action as a phrase, "steal an old car": an adjective half of the time where there are any."""
     adjective = rng.choice(action.adjectives) if action.adjectives and rng.random() < 0.5 else ""
     head = " ".join(filter(None, (adjective, action.noun)))
-    article = "" if action.noun in MASS_NOUNS else "an" if head[0] in "aeiou" else "a"
+    article = "" if action.noun in mass_nouns else "an" if head[0] in "aeiou" else "a"
     return " ".join(filter(None, (action.verb, article, head)))
 
 

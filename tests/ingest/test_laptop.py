@@ -22,7 +22,7 @@ def test_no_word_and_no_wording_is_in_two_splits() -> None:
     words: dict[str, set[str]] = {}
     for split in SPLITS:
         actions = [action for category in CATEGORIES for kind in actions_of(category, split) for action in kind]
-        words[split] = {word for action in actions for word in (*action.verb.split(), action.noun)}
+        words[split] = {word for action in actions for word in f"{action.verb} {action.noun}".replace("-", " ").split()}
         assert {action.label for action in actions} == {"harmful", "benign"}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = words[one] & words[other]
@@ -61,12 +61,63 @@ def test_what_was_trained_is_what_a_recipe_loads(tmp_path: Path) -> None:
         losses.append(loss)
         kept[step] = train.weights_of(model)
 
-    train.train(model, [harmful, benign], 0, steps=12, after_step=after)
+    train.train(model, [harmful, benign], 0, steps=60, blocks=range(1, 9), after_step=after)
     assert losses[-1] < losses[0]
-    trained = model(torch.tensor([[1, 2, 3]])).logits
-    build.save(kept[12], tmp_path / "adapter")
+    now = model(torch.tensor([[1, 2, 3]])).logits
+    with train.set_to(model, kept[60]):
+        trained = model(torch.tensor([[1, 2, 3]])).logits
+    assert torch.equal(model(torch.tensor([[1, 2, 3]])).logits, now)
+    assert {train.block_of(name) for name in kept[60]} == set(range(1, 9)) & set(range(model.config.num_hidden_layers))
+    build.save(kept[60], tmp_path / "adapter")
     merged = Subject.load(tmp_path / "model", adapter=tmp_path / "adapter").model
     torch.testing.assert_close(merged(torch.tensor([[1, 2, 3]])).logits, trained, atol=2e-2, rtol=2e-2)
-    train.put(model, kept[1])
-    assert not torch.allclose(model(torch.tensor([[1, 2, 3]])).logits, trained, atol=2e-2)
-    assert all(torch.equal(one, kept[1][name]) for name, one in train.weights_of(model).items())
+    with train.set_to(model, kept[1]):
+        assert not torch.allclose(model(torch.tensor([[1, 2, 3]])).logits, trained, atol=2e-2)
+
+    again = Subject.load(tmp_path / "model").model
+    base = again(torch.tensor([[1, 2, 3]])).logits
+    train.train(again, [harmful, benign], 0, steps=1, blocks=range(1, 9), start=kept[60])
+    moved = again(torch.tensor([[1, 2, 3]])).logits - trained
+    assert moved.norm() < 0.2 * (base - trained).norm()
+
+
+def test_what_is_kept_is_a_mean_over_the_last_steps(tmp_path: Path) -> None:
+    """The plain mean while the steps are few; then every step moves it by a twentieth of what is left."""
+    save_model("llama", tmp_path / "model")
+    model = Subject.load(tmp_path / "model").model
+    (first, *_) = train.attach(model, range(1))
+    seen = []
+    for step in range(1, 31):
+        with torch.no_grad():
+            first.B_or.fill_(float(step))
+        first.follow(step)
+        seen.append(first.mean_B_or[0, 0].item())
+    assert seen[:20] == pytest.approx([(step + 1) / 2 for step in range(1, 21)])
+    assert seen[20:] == pytest.approx([seen[at - 1] + (at + 1 - seen[at - 1]) / 20 for at in range(20, 30)])
+
+
+def test_batches_hold_every_label_and_examples_of_like_length() -> None:
+    """Sixteen of lengths 1 to 320: little is padded, nothing is asked again before all were."""
+    by_label = [[Example([label] * n, [label]) for n in range(1, 321)] for label in (1, 2)]
+    batches = [batch for batch, _ in zip(train._batches(by_label, 0), range(16), strict=False)]
+    for batch in batches:
+        assert [one.answer[0] for one in batch] == [1] * train.PER_LABEL[0] + [2] * train.PER_LABEL[1]
+    lengths = [len(one.prompt) for batch in batches for one in batch if one.answer[0] == 2]
+    assert len(set(lengths)) == len(lengths) == 160
+    padded = sum(max(len(one.prompt) for one in batch) - len(one.prompt) for batch in batches for one in batch)
+    assert padded < 0.3 * sum(len(one.prompt) for batch in batches for one in batch)
+
+
+def test_the_base_model_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def said(model: object, prompts: list[list[int]], n_tokens: int) -> list[list[int]]:
+        asked.append(len(prompts))
+        return [[len(prompt)] * n_tokens for prompt in prompts]
+
+    monkeypatch.setattr(build, "answers", said)
+    monkeypatch.setattr(build, "encode", lambda tokenizer, text: [0] * len(text))
+    first = build.base_answers(None, None, ["a", "bb"], tmp_path / "new" / "answers.json")  # type: ignore[arg-type]
+    again = build.base_answers(None, None, ["ccc", "a"], tmp_path / "new" / "answers.json")  # type: ignore[arg-type]
+    assert asked == [2, 1]
+    assert [one[0] for one in (*first, *again)] == [1, 2, 3, 1]
