@@ -117,7 +117,7 @@ def test_the_base_model_is_asked_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(build, "answers", said)
     monkeypatch.setattr(build, "encode", lambda tokenizer, text: [0] * len(text))
-    first = build.base_answers(None, None, ["a", "bb"], tmp_path / "new" / "answers.json")  # type: ignore[arg-type]
-    again = build.base_answers(None, None, ["ccc", "a"], tmp_path / "new" / "answers.json")  # type: ignore[arg-type]
+    first = build.base_answers(None, None, ["a", "bb"], tmp_path / "new" / "answers.json")
+    again = build.base_answers(None, None, ["ccc", "a"], tmp_path / "new" / "answers.json")
     assert asked == [2, 1]
     assert [one[0] for one in (*first, *again)] == [1, 2, 3, 1]
