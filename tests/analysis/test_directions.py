@@ -111,7 +111,8 @@ def test_control_prompts_take_the_sets_of_the_searched_prompts_in_turn(study: An
         found[label].setdefault(prompt, []).append(features)
     donors = list(found["harmful"].values())
     assert len({repr(sets) for sets in donors}) > 1, "so that it matters whose"
-    assert list(found["benign"].values()) == [donors[i % len(donors)] for i in range(len(found["benign"]))]
+    n_controls = len(study.sql("select 1 from prompts where split = 'test' and label = 'benign'"))
+    assert list(found["benign"].values()) == [donors[i % len(donors)] for i in range(n_controls)]
 
 
 @pytest.mark.parametrize("filters", [{}, {"kl_max": 0.1, "drop_last_layers": 0.2}, {"kl_max": 1.0, "induce_min": 0.5}])
