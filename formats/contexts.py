@@ -124,9 +124,9 @@ def _sae_rows(joined: Joined, sae: KnownSae) -> list[Rows]:
     """The SAE and its features, as the study describes them."""
     with connect(joined.lake, joined.name) as con:
         columns = "sae_id, name, layer, width, hook, hook_out, norm, declared_l0"
-        one = con.execute(f"select {columns} from saes where sae_id = $1", [sae.sae_id]).to_arrow_table()
+        one = con.sql(f"select {columns} from saes where sae_id = $1", params=[sae.sae_id]).to_arrow_table()
         columns = "sae_id, layer, feature_id, decoder_norm, threshold"
-        features = con.execute(
-            f"select {columns} from features where sae_id = $1 order by feature_id", [sae.sae_id]
+        features = con.sql(
+            f"select {columns} from features where sae_id = $1 order by feature_id", params=[sae.sae_id]
         ).to_arrow_table()
     return [Rows.of(SAES, one), Rows.of(FEATURES, features, sae.layer)]

@@ -16,8 +16,8 @@ HASHED = "select distinct config ->> '$.model_hash' as hash from runs where conf
 
 def model_of(opened: "OpenLake") -> str:
     """The model's name; the study's, where that is a folder."""
-    told = opened.sql(TOLD).fetchone()
-    return str(told[0]) if told else opened.studies[0]
+    told = opened.sql(TOLD).fetchall()
+    return str(told[0][0]) if told else opened.studies[0]
 
 
 def model_hashes(joined: Joined) -> list[str]:

@@ -27,8 +27,8 @@ def control(con: "duckdb.DuckDBPyConnection") -> str | None:
     found = con.execute(
         "select config->'verdicts'->'control'->>'name' from runs where stage in ('baseline', 'candidates') "
         "order by finished desc limit 1"
-    ).fetchone()
-    return found[0] if found and found[0] else oracle(con)
+    ).fetchall()
+    return found[0][0] if found and found[0][0] else oracle(con)
 
 
 def written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:

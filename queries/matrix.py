@@ -221,7 +221,7 @@ def _batches(
     columns = f"feature_id, (prompt_id - {block.first_id})::integer as prompt, pos, activation"
     row_of = block.row.astype(np.int32) if block.n_rows < 2**31 else block.row
     has_all = bool((block.row >= 0).all()) and is_left_out is None
-    for rows in con.execute(f"select {columns} from activations where {clause}").to_arrow_reader(BATCH_ROWS):
+    for rows in con.sql(f"select {columns} from activations where {clause}").to_arrow_reader(BATCH_ROWS):
         feature_id, prompt, pos = (rows[name].to_numpy() for name in ("feature_id", "prompt", "pos"))
         activation, row = rows["activation"].to_numpy(), row_of[prompt]
         if not has_all:

@@ -198,15 +198,14 @@ def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], 
         "select case when method = 'minimal' then method else 'algorithm1' end as method, "
         "sum(n_evaluations) / count(distinct prompt_id) as n from searches group by 1"
     ).fetchall()
-    n_active = con.execute("select count(*) / count(distinct prompt_id) from single_effects").fetchone()
-    assert n_active is not None
+    ((n_active,),) = con.execute("select count(*) / count(distinct prompt_id) from single_effects").fetchall()
     searched = {("causes", str(method)): float(n) for method, n in rows}
     steps = 1 + len(work.context.study.numbered_saes) * work.context.recipe.atlas.steps
     return searched | {
         ("causes", "gradient"): PASSES_OF_A_GRADIENT,
         ("causes", "integrated_gradients"): PASSES_OF_A_GRADIENT * steps,
         ("interactions", "gradient_product"): PASSES_OF_A_GRADIENT,
-        ("interactions", "single_effects_product"): float(n_active[0] or 0),
+        ("interactions", "single_effects_product"): float(n_active or 0),
     }
 
 

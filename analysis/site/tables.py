@@ -53,7 +53,7 @@ def _sample(sample: Sample) -> Row:
 
 def cards_of(con: duckdb.DuckDBPyConnection, sae_id: str) -> pa.Table:
     """One row for each feature of an SAE, in order."""
-    return con.execute(queries.step("site_cards"), {"sae_id": sae_id}).to_arrow_table()
+    return con.sql(queries.step("site_cards"), params={"sae_id": sae_id}).to_arrow_table()
 
 
 def lists(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str | None, Row]]:
