@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from saelake.commands.computed import print_findings, print_runs, workers_of
-from saelake.commands.options import (
-    force_option,
-    judges_options,
-    lake_option,
-    limit_option,
-    open_lake,
-    read_study,
-    workers_option,
-)
+from saelake.commands.options import computing_options, open_lake, read_study
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,11 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@lake_option
-@limit_option
-@force_option
-@workers_option
-@judges_options
+@computing_options
 def atlas(
     recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
 ) -> None:
@@ -55,11 +43,7 @@ def atlas(
 
 @click.command()
 @click.argument("recipe")
-@lake_option
-@limit_option
-@force_option
-@workers_option
-@judges_options
+@computing_options
 def audit(
     recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
 ) -> None:
@@ -83,11 +67,7 @@ def audit(
 @click.option(
     "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
 )
-@lake_option
-@limit_option
-@force_option
-@workers_option
-@judges_options
+@computing_options
 def judge(
     recipe: str,
     name: str,

@@ -9,6 +9,7 @@ import click
 
 from saelake.commands.computed import print_findings, print_runs, workers_of
 from saelake.commands.options import (
+    computing_options,
     features_option,
     force_option,
     judges_options,
@@ -53,11 +54,7 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
 
 @click.command()
 @click.argument("recipe")
-@lake_option
-@limit_option
-@force_option
-@workers_option
-@judges_options
+@computing_options
 def analyze(
     recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
 ) -> None:

@@ -201,6 +201,11 @@ def judges_options(command: Command) -> Command:
     return code(hosts(command))
 
 
+def computing_options(command: Command) -> Command:
+    """Of the commands that compute a study or beside it, where a judge may read what they ask."""
+    return lake_option(limit_option(force_option(workers_option(judges_options(command)))))
+
+
 def features_option(command: Command) -> Command:
     text = (
         "LAYER:ID,... (SAE_ID:ID where a layer has several); or a file or a select of rows with the columns sae (an sae_id or a "

@@ -1,13 +1,14 @@
 """A static host on loopback that answers range requests, as Pages, S3 and the hub do, and counts what it sends."""
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+
+from tests.local_server import answering
 
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
@@ -62,13 +63,6 @@ class _Handler(SimpleHTTPRequestHandler):
 def serving(folder: Path, knows_ranges: bool = True) -> Iterator[Host]:
     """Serves a folder until the block ends."""
     host = Host(knows_ranges=knows_ranges)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, host=host, directory=str(folder)))
-    host.url = f"http://127.0.0.1:{server.server_port}/"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with answering(partial(_Handler, host=host, directory=str(folder))) as address:
+        host.url = f"{address}/"
         yield host
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -4,7 +4,8 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from saelake import queries
-from saelake.analysis.explorer.study import Shown, found, listed, rows
+from saelake.analysis.explorer.study import Shown, found, listed
+from saelake.queries.rows import rows
 
 
 def add_conditions(app: FastAPI, shown: Shown) -> None:

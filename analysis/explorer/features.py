@@ -10,9 +10,10 @@ from fastapi.responses import Response
 from saelake import queries
 from saelake.analysis.explorer.charts import CHART, SMALL, Bar, histogram
 from saelake.analysis.explorer.orders import ORDERS
-from saelake.analysis.explorer.study import Row, Shown, listed, rows, selected
+from saelake.analysis.explorer.study import Shown, listed
 from saelake.analysis.meaning.cards import quantiles_of, samples_of, visible
 from saelake.queries import QueryError
+from saelake.queries.rows import Row, rows, selected
 
 Key = tuple[int | str, int]
 """Layer or sae_id, and feature_id."""

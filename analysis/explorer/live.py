@@ -18,13 +18,14 @@ from saelake.analysis import stages
 from saelake.analysis.engine.asked import Edit
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.explorer.edits import FORM, Vectors, check_kept, edits_of, in_python, in_shell, read_lines, selected
-from saelake.analysis.explorer.study import Row, Shown, found, rows
+from saelake.analysis.explorer.study import Shown, found
 from saelake.analysis.meaning.cards import visible
 from saelake.analysis.meaning.server import form_of
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.study import open_study
 from saelake.queries import QueryError
+from saelake.queries.rows import Row, rows
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
 

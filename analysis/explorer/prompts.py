@@ -7,8 +7,9 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from saelake import queries
-from saelake.analysis.explorer.study import Row, Shown, found, listed, rows, selected
+from saelake.analysis.explorer.study import Shown, found, listed
 from saelake.analysis.meaning.cards import strength, visible
+from saelake.queries.rows import Row, rows, selected
 
 N_TOP = 12
 """Features of a token that are listed."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from saelake.analysis.explorer.study import Row, Shown, found, rows
+from saelake.analysis.explorer.study import Shown, found
+from saelake.queries.rows import Row, rows
 
 
 class Origin(NamedTuple):

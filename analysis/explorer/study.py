@@ -16,10 +16,10 @@ from fastapi.responses import Response
 from saelake import queries
 from saelake.analysis.meaning.server import check_secret, render
 from saelake.queries import QueryError
+from saelake.queries.rows import Row, rows
 from saelake.warehouse.catalog import connect, cursor_of
 from saelake.warehouse.records import Lake
 
-Row = dict[str, Any]
 SOURCE = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -117,18 +117,6 @@ class Shown:
     def check(self, token: str) -> None:
         """404 unless the secret of a link is right."""
         check_secret(self.secret, token)
-
-
-def rows(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]:
-    """The rows of a question; raises QueryError."""
-    relation = queries.run(con, name, **values)
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-
-
-def selected(con: duckdb.DuckDBPyConnection, statement: str, *values: Any) -> list[Row]:
-    """The rows of a statement with prepared values."""
-    names = [column[0] for column in con.execute(statement, values).description or ()]
-    return [dict(zip(names, row, strict=True)) for row in con.fetchall()]
 
 
 def found(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]:

@@ -27,7 +27,8 @@ from saelake.analysis import meaning
 from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.site.index import LOOKUPS, file_index
 from saelake.analysis.site.linked import absent, as_lake
-from saelake.analysis.site.tables import LISTED, cards_of, lists, make_tables, rows, selected
+from saelake.analysis.site.tables import LISTED, cards_of, lists, make_tables
+from saelake.queries.rows import rows, selected
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import RunRecord

@@ -5,7 +5,6 @@ Every number is the answer of the explorer's own questions, over what is shared 
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -13,8 +12,8 @@ import pyarrow as pa
 from saelake import queries
 from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.meaning.cards import FeatureKey, Sample, samples_of
+from saelake.queries.rows import Row, rows, selected
 
-Row = dict[str, Any]
 MOST_FIRINGS = 131_072
 """Activations of a feature that a browser reads, half a mebibyte; of those with more, histogram and samples are written."""
 LISTED = 100
@@ -72,15 +71,3 @@ def lists(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str | None, Row]]:
         found = selected(con, statement, asked)
         places = {(row["sae_id"], row["feature_id"]): place for place, row in enumerate(found)}
         yield whose, {"rows": found, "orders": {order: [places[key] for key in keys] for order, keys in by_order.items()}}
-
-
-def rows(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]:
-    """The rows of a question."""
-    relation = queries.run(con, name, **values)
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-
-
-def selected(con: duckdb.DuckDBPyConnection, statement: str, *values: Any) -> list[Row]:
-    """The rows of a statement with prepared values."""
-    names = [column[0] for column in con.execute(statement, values).description or ()]
-    return [dict(zip(names, row, strict=True)) for row in con.fetchall()]

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from time import sleep
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.local_server import answering
 
 
 @dataclass
@@ -121,13 +122,5 @@ def serving(neuronpedia: Neuronpedia) -> Iterator[Neuronpedia]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    neuronpedia.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with answering(Handler) as neuronpedia.url:
         yield neuronpedia
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

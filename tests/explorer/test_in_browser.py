@@ -29,6 +29,14 @@ def link(browser: Browser, planted_lake: Path, tmp_path_factory: pytest.TempPath
         yield links[0]
 
 
+def require_form(page: Page, width: int, where: object) -> None:
+    """A page that is no wider than it may be, under one heading, with a label for every field."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, (where, width)
+    assert page.locator("h1").count() == 1, where
+    fields = page.locator("input:visible, select:visible, textarea:visible, button:visible")
+    assert fields.evaluate_all(f"all => all.filter({NAMELESS}).length") == 0, f"{where}: a field without a label"
+
+
 def followed(page: Page, *names: str) -> Page:
     for name in names:
         page.get_by_role("link", name=name, exact=True).first.click()
@@ -108,10 +116,7 @@ def test_every_page_fits_both_widths_in_light_and_dark(link: str, browser: Brows
             for names in ((), ("4:5",), ("Prompts",), ("Conditions",), ("minimal",), ("Runs",), ("SQL",), ("Live",)):
                 followed(page, *names)
                 page.wait_for_load_state("networkidle")
-                assert page.evaluate("document.documentElement.scrollWidth") <= width, (names, width)
-                assert page.locator("h1").count() == 1, names
-                fields = page.locator("input:visible, select:visible, textarea:visible, button:visible")
-                assert fields.evaluate_all(f"all => all.filter({NAMELESS}).length") == 0, f"{names}: a field without a label"
+                require_form(page, width, names)
             assert problems == []
 
 

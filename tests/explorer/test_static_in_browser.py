@@ -10,19 +10,19 @@ import duckdb
 import pytest
 from playwright.sync_api import Browser, Page
 
-from saelake.analysis.explorer.study import rows
 from saelake.analysis.meaning.cards import samples_of, visible
 from saelake.analysis.meaning.server import _figure, _short
 from saelake.analysis.site import tables
 from saelake.analysis.site.site import write_site
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
+from saelake.queries.rows import rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.share import Choice, share
 from tests import lakes
 from tests.analysis.test_several_saes import write_twins
-from tests.explorer.test_in_browser import NAMELESS, WIDTHS, told_by
+from tests.explorer.test_in_browser import WIDTHS, require_form, told_by
 from tests.meaning import build_meaning_lake, chromium
 from tests.static_host import Host, serving
 
@@ -183,10 +183,7 @@ def test_every_page_fits_both_widths_in_light_and_dark_and_asks_no_other_host(ho
             for place in PLACES:
                 page.goto(host.url + place)
                 page.wait_for_selector("main:not([aria-busy]) h1")
-                assert page.evaluate("document.documentElement.scrollWidth") <= width, (place, width)
-                assert page.locator("h1").count() == 1, place
-                fields = page.locator("input:visible, select:visible, button:visible")
-                assert fields.evaluate_all(f"all => all.filter({NAMELESS}).length") == 0, f"{place}: a field without a label"
+                require_form(page, width, place)
             assert problems == []
             assert not [url for url in asked if not url.startswith((host.url, "data:"))]
 

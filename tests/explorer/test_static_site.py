@@ -16,11 +16,11 @@ from click.testing import CliRunner
 
 from saelake import cli
 from saelake.analysis.explorer.orders import ORDERS
-from saelake.analysis.explorer.study import rows
 from saelake.analysis.meaning.cards import samples_of
 from saelake.analysis.site import tables
 from saelake.analysis.site.index import LOOKUPS
 from saelake.analysis.site.site import STATIC, VENDORED, write_site
+from saelake.queries.rows import rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.records import Lake

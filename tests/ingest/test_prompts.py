@@ -5,7 +5,6 @@ import functools
 import hashlib
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from saelake.ingest.prompts import Prompt, content_hash, hash_prompt, load_promp
 from saelake.ingest.recipe import Recipe
 from saelake.warehouse.errors import UserError
 from tests.ingest.tiny import as_hub_cache
+from tests.local_server import answering
 
 Rows = list[dict[str, Any]]
 ROWS: Rows = [
@@ -256,11 +256,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
         def log_message(self, *_: Any) -> None:
             """Says nothing."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", folder
-    server.shutdown()
-    server.server_close()
+    with answering(functools.partial(Quiet, directory=folder)) as address:
+        yield address, folder
 
 
 def from_url(url: str, sha256: str) -> list[Prompt]:
