@@ -28,6 +28,12 @@ def as_id(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
+def as_integer(text: str) -> int | None:
+    """`as_id`, with or without a minus sign."""
+    found = as_id(text.removeprefix("-"))
+    return -found if found is not None and text.startswith("-") else found
+
+
 def literal(text: str) -> str:
     """A safe SQL string literal."""
     return "'" + text.replace("'", "''") + "'"

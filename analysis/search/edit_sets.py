@@ -30,7 +30,7 @@ from saelake.queries.parameters import Parameter
 from saelake.queries.statements import check_reads, check_reads_tables
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.literals import as_id, is_unicode
+from saelake.warehouse.literals import as_id, as_integer, is_unicode
 
 ASKED = Parameter("features", "features", False, None, "which features")
 Features = str | Sequence[tuple[int, int]]
@@ -146,9 +146,8 @@ def read_positions(text: str | None) -> Positions:
     found: list[int | str] = []
     for part in text.split(","):
         word = part.strip()
-        number = as_id(word.removeprefix("-"))
-        if number is not None:
-            found.append(-number if word.startswith("-") else number)
+        if (number := as_integer(word)) is not None:
+            found.append(number)
         elif word in ROLES:
             found.append(word)
         else:
@@ -247,10 +246,9 @@ def _resolved(con: duckdb.DuckDBPyConnection, rows: list[Row]) -> list[Row]:
 def _feature(given: Any) -> int:
     """The number of a feature, or one that no feature has, such as -1."""
     text = str(given).strip()
-    found = as_id(text.removeprefix("-"))
-    if found is None:
+    if (found := as_integer(text)) is None:
         raise UserError(f"edits: feature is a whole number, not {text[:40]!r}")
-    return -found if text.startswith("-") else found
+    return found
 
 
 def _is_layer(sae: Any) -> bool:

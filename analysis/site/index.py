@@ -24,8 +24,6 @@ LOOKUPS = {
     "feature_logits": Lookup("feature_id", ("sae_id", "feature_id", "promotes", "rank", "token", "logit")),
     "tokens": Lookup("prompt_id", ("prompt_id", "pos", "token", "role")),
 }
-CARDS = "feature_id"
-"""What the rows are looked up by that the site has of its own: one for each feature."""
 
 
 def file_index(

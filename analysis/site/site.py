@@ -114,5 +114,5 @@ def _write_table(table: pa.Table, path: Path) -> None:
 
 
 def _write_json(path: Path, told: Any) -> None:
-    """As texts what passes 2^53."""
+    """Raises ValueError for numbers that JSON has none of."""
     path.write_text(json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False), encoding="utf-8")
