@@ -17,7 +17,6 @@ from saelake.queries.rows import Row, rows, selected
 
 Key = tuple[int | str, int]
 """Layer or sae_id, and feature_id."""
-NEURONPEDIA = "https://www.neuronpedia.org"
 
 
 def add_features(app: FastAPI, shown: Shown) -> None:
@@ -83,8 +82,8 @@ def add_features(app: FastAPI, shown: Shown) -> None:
                 told = card_of(con, layer, feature_id, sae_id)
             except QueryError as error:
                 raise HTTPException(404, str(error)) from error
-        source = shown.sources.get(told["feature"]["sae_id"])
-        public = source and f"{NEURONPEDIA}/{source}/{feature_id}"
+        page = shown.public.get(told["feature"]["sae_id"])
+        public = page and f"{page}/{feature_id}"
         return shown.page("card.html", "features", chart=CHART, public=public, **told)
 
 

@@ -1,11 +1,9 @@
 """What all pages of the explorer share: the study that they show, and how they ask it."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from threading import Lock
 from typing import Any, Self
 
@@ -14,13 +12,12 @@ from fastapi import HTTPException
 from fastapi.responses import Response
 
 from saelake import queries
+from saelake.analysis.explorer.public import public_pages
 from saelake.analysis.meaning.server import check_secret, render
 from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows
 from saelake.warehouse.catalog import connect, cursor_of
 from saelake.warehouse.records import Lake
-
-SOURCE = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass
@@ -84,16 +81,9 @@ class Shown:
         return {"target": "target", "control": "control"} | dict(self.con.execute(asked).fetchall())
 
     @cached_property
-    def sources(self) -> dict[str, str]:
-        """sae_id -> model/source by which Neuronpedia calls this very SAE, for those that it has, by SAELens' directory."""
-        named = [(sae_id, name) for sae_id, name in self.con.execute("select sae_id, name from saes").fetchall() if "/" in name]
-        if not named or not find_spec("sae_lens"):
-            return {}
-        from saelake.ingest.saes.labels import read_directory
-
-        directory = read_directory()
-        sources = {sae_id: directory.source(name) for sae_id, name in named}
-        return {sae_id: source for sae_id, source in sources.items() if source and SOURCE.fullmatch(source)}
+    def public(self) -> dict[str, str]:
+        """`public_pages` of the study."""
+        return public_pages(self.con)
 
     def choices(self, column: str, table: str) -> list[str]:
         """What a column of a table holds, for a list to choose from."""

@@ -6,8 +6,8 @@ index.html      the page; all that it shows it fetches from this folder
 site/           its script, its style, and what it needs to know before it reads Parquet:
   index.json    the study, its SAEs, which tables the set has nothing of, and where tokens lie
   prompts.parquet, conditions.json, features.json
-  saes/<n>.json where the rows of an SAE's features lie (see index.py); saes/<n>.parquet: a row for each, of what follows from
-                several tables; saes/<n>-features.json: those that come first
+  saes/<n>.json where the rows of an SAE's features lie (see index.py), and their densities; saes/<n>.parquet: a row for each, of
+                what follows from several tables; saes/<n>-features.json: those that come first
 
 Everything is asked of the set as it was written, so that what it leaves out is left out here.
 """
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from saelake import queries
 from saelake.analysis import meaning
 from saelake.analysis.explorer.orders import ORDERS
+from saelake.analysis.explorer.public import public_pages
 from saelake.analysis.site.index import LOOKUPS, file_index
 from saelake.analysis.site.linked import absent, as_lake
 from saelake.analysis.site.tables import LISTED, cards_of, lists, make_tables
@@ -65,6 +66,8 @@ def write_site(folder: Path, records: Sequence[RunRecord], study: str) -> None:
             _write_json(site / name, listed)
         _write_json(site / "conditions.json", rows(con, "condition_list"))
         _write_table(con.sql(queries.step("site_prompts")).to_arrow_table(), site / "prompts.parquet")
+        public = public_pages(con)
+        saes = [sae | {"public": public.get(sae["sae_id"])} for sae in saes]
         _write_json(site / "index.json", _index(con, folder, records, study, saes))
 
 
@@ -99,7 +102,11 @@ def _write_sae(
     name = f"{SITE}/saes/{number}"
     _write_table(cards_of(con, sae["sae_id"]), folder / f"{name}.parquet")
     told = {table: _files(folder, records, table, sae["sae_id"]) for table in ("activations", "feature_logits")}
-    _write_json(folder / f"{name}.json", told | {"cards": [file_index(folder, f"{name}.parquet", "feature_id")]})
+    densities = [
+        [one["low"], one["high"], one["n_features"]] for one in rows(con, "densities", sae_id=sae["sae_id"], feature_id=-1)
+    ]
+    cards = [file_index(folder, f"{name}.parquet", "feature_id")]
+    _write_json(folder / f"{name}.json", told | {"cards": cards, "densities": densities})
 
 
 def _files(folder: Path, records: Sequence[RunRecord], table: str, sae_id: str | None = None) -> list[dict[str, Any]]:

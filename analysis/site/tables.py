@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from saelake import queries
 from saelake.analysis.explorer.orders import ORDERS
-from saelake.analysis.meaning.cards import FeatureKey, Sample, samples_of
+from saelake.analysis.meaning.cards import FeatureKey, Sample, quantiles_of, samples_of
 from saelake.queries.rows import Row, rows, selected
 
 MOST_FIRINGS = 131_072
@@ -20,6 +20,8 @@ LISTED = 100
 """Features of each order that a list shows, of one SAE and of all."""
 AT_ONCE = 50
 """Features whose samples are asked for at once."""
+EDGES = 10
+"""Features of each kind that a card shows beside its own: what stands in for it, wakes and lies near."""
 
 
 def make_tables(con: duckdb.DuckDBPyConnection) -> None:
@@ -27,6 +29,8 @@ def make_tables(con: duckdb.DuckDBPyConnection) -> None:
     n_features = con.sql("select count(*) from features").fetchall()[0][0]
     queries.run(con, "feature_list", order="feature", limit=max(n_features, 1)).create("site_listed")
     queries.run(con, "feature_sets_held").create("site_held")
+    queries.run(con, "feature_effects_held").create("site_effects")
+    con.sql(queries.step("site_edges"), params={"n": EDGES}).create("site_edges")
     con.execute("create table site_dense (sae_id varchar, feature_id integer, firing varchar)")
     asked = "select sae_id, feature_id from features where n_tokens > ? order by sae_id, feature_id"
     dense = con.execute(asked, [MOST_FIRINGS]).fetchall()
@@ -41,7 +45,10 @@ def _dense(con: duckdb.DuckDBPyConnection, features: Sequence[FeatureKey]) -> di
     for row in rows(con, "histogram", features=list(features)):
         one = told.setdefault((row["sae_id"], row["feature_id"]), {"counts": [], "width": row["high"] - row["low"]})
         one["counts"].append(row["n_tokens"])
-    return {key: one | {"samples": [_sample(sample) for sample in samples.get(key, ())]} for key, one in told.items()}
+    for key, one in told.items():
+        one["samples"] = [_sample(sample) for sample in samples.get(key, ())]
+        one["quantiles"] = [[quantile, _sample(sample)] for quantile, sample in quantiles_of(con, key)]
+    return told
 
 
 def _sample(sample: Sample) -> Row:

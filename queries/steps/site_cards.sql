@@ -1,6 +1,15 @@
 -- One row a feature for the static pages' cards: what the list of features tells of it (the table site_listed), how it fires, and what
--- other tables tell of it as JSON (site_held has the sets that hold it; site_dense what is too much to read in a browser).
-with roles as (
+-- other tables tell of it as JSON (site_held has the sets that hold it, site_effects what ablating it does, site_edges what stands in
+-- for it, wakes and lies near; site_dense what is too much to read in a browser).
+--
+-- density: its bin of those that the question `densities` counts, where it fires on any token but BOS.
+with total as (
+    select count(*) as n_tokens
+    from tokens
+    where role <> 'bos'
+),
+
+roles as (
     select sae_id, feature_id, to_json(list({'population': population, 'n_prompts': n_prompts} order by population)) as roles
     from populations
     group by sae_id, feature_id
@@ -38,9 +47,21 @@ explained as (
 select
     l.layer, l.sae_id, l.feature_id, f.n_prompts, f.n_target, f.n_control, f.n_tokens, f.n_bos, f.mean_activation, f.max_activation,
     f.decoder_norm, l.auroc, l.n_critical, l.effect, l.n_effect, l.recovered, l.q, l.category,
+    if(
+        f.n_tokens > f.n_bos and t.n_tokens > 0,
+        least(floor((greatest(log10((f.n_tokens - f.n_bos) / t.n_tokens), -6) + 6) * 24 / 6), 23)::integer, null
+    ) as density,
+    if(
+        e.sae_id is not null,
+        to_json({'n_prompts': e.n_prompts, 'n_flipped': e.n_flipped, 'mean_fall': e.mean_fall, 'prompts': e.prompts}), null
+    ) as effects,
+    g.backed, g.backs, g.wakes, g.woken, g.nearest,
     m.skewness, m.kurtosis, r.roles, s.sets, c.categories, x.explanations, d.firing
 from site_listed as l
 join features as f on f.sae_id = l.sae_id and f.feature_id = l.feature_id
+cross join total as t
+left join site_effects as e on e.sae_id = l.sae_id and e.feature_id = l.feature_id
+left join site_edges as g on g.sae_id = l.sae_id and g.feature_id = l.feature_id
 left join logit_moments as m on m.sae_id = l.sae_id and m.feature_id = l.feature_id
 left join roles as r on r.sae_id = l.sae_id and r.feature_id = l.feature_id
 left join sets as s on s.sae_id = l.sae_id and s.feature_id = l.feature_id

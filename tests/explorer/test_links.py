@@ -1,16 +1,13 @@
 """A feature's page on Neuronpedia is linked where the SAE is one that it has, and nowhere else."""
 
-from pathlib import Path
-
 import duckdb
 import pytest
 
-from saelake.analysis.explorer.study import Shown
+from saelake.analysis.explorer.public import NEURONPEDIA, public_pages
 from saelake.ingest.saes.labels import read_directory
-from saelake.warehouse.records import Lake
 
 
-def test_only_exactly_these_saes_have_a_page_elsewhere(tmp_path: Path) -> None:
+def test_only_exactly_these_saes_have_a_page_elsewhere() -> None:
     pytest.importorskip("sae_lens")
     directory = read_directory()
     name = next(name for name in sorted(directory.places) if directory.source(name))
@@ -19,5 +16,4 @@ def test_only_exactly_these_saes_have_a_page_elsewhere(tmp_path: Path) -> None:
         con.executemany(
             "insert into saes values (?, ?)", [("a", f"{name}@1234"), ("b", "layer_0@sha256:12"), ("c", "no/such/sae")]
         )
-        shown = Shown(Lake.create(tmp_path / "lake"), "study", "secret", con)
-        assert shown.sources == {"a": directory.source(name)}
+        assert public_pages(con) == {"a": f"{NEURONPEDIA}/{directory.source(name)}"}

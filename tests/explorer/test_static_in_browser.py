@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import duckdb
 import pytest
 from playwright.sync_api import Browser, Page
 
-from saelake.analysis.meaning.cards import samples_of, visible
+from saelake.analysis.meaning.cards import Sample, quantiles_of, samples_of, visible
 from saelake.analysis.meaning.server import _figure, _short
 from saelake.analysis.site import tables
 from saelake.analysis.site.site import write_site
@@ -29,6 +29,14 @@ from tests.static_host import Host, serving
 SCRIPT = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 MOST_REQUESTS, MOST_BYTES = 9, (1 << 20) - 1
 """Of a card, after the page."""
+EDGES = (
+    ("Stands in for it when it is ablated", "feature_backups", "backed"),
+    ("It stands in for", "feature_backups", "backs"),
+    ("Ablating it wakes", "neighbours", "wakes"),
+    ("It is woken by ablating", "neighbours", "woken"),
+    ("Nearest decoder rows", "nearest_rows", None),
+)
+"""Sections of a card that lead to other features, and the rows of which question they show."""
 PLACES = ("#/", "#/?order=auroc", "#/4/5", "#/conditions", "#/about")
 
 
@@ -77,13 +85,8 @@ def require_equal(page: Page, con: duckdb.DuckDBPyConnection, layer: int | str, 
     key = (layer, feature_id)
     bins = [f"{b['low']:.2f} to {b['high']:.2f}: {b['n_tokens']:,} tokens" for b in rows(con, "histogram", features=[key])]
     assert page.locator("svg.values title").all_text_contents() == bins, key
-    samples = next(iter(samples_of(con, [key]).values()), [])
-    assert page.locator(".samples li .value").all_text_contents() == [f"{sample.activation:.2f}" for sample in samples], key
-    for place, sample in enumerate(samples):
-        spans = page.locator(".samples li").nth(place).locator(".text span")
-        found = spans.evaluate_all("all => all.map(one => [one.textContent, one.className, one.querySelector('mark') !== null])")
-        told = [[t.text, f"t s{t.strength}{' template' if t.is_template else ''}", t.is_top] for t in sample.tokens]
-        assert found == told, (key, place)
+    require_samples(page, "Where it fires most", next(iter(samples_of(con, [key]).values()), []))
+    require_samples(page, "From weak to strong", [sample for _, sample in quantiles_of(con, key)])
     logits = [(visible(r["promoted"]), f"{r['promoted_logit']:z.2f}") for r in rows(con, "logits", features=[key])]
     lines = (
         page.locator("section", has_text="Tokens that it writes")
@@ -91,12 +94,37 @@ def require_equal(page: Page, con: duckdb.DuckDBPyConnection, layer: int | str, 
         .evaluate_all("all => all.map(one => [...one.children].slice(0, 2).map(cell => cell.textContent))")
     )
     assert [tuple(line) for line in lines] == logits, key
-    asked = f"from features where feature_id = {feature_id} and '{layer}' in (layer::varchar, sae_id)"
-    ((in_layer, sae_id),) = con.sql(f"select layer, sae_id {asked}").fetchall()
-    (facts,) = rows(con, "feature_facts", layer=in_layer, feature_id=feature_id, sae_id=sae_id)
+    which = f"from features where feature_id = {feature_id} and '{layer}' in (layer::varchar, sae_id)"
+    ((in_layer, sae_id),) = con.sql(f"select layer, sae_id {which}").fetchall()
+    asked = {"layer": in_layer, "feature_id": feature_id, "sae_id": sae_id}
+    (facts,) = rows(con, "feature_facts", **asked)
+    densities = rows(con, "densities", sae_id=sae_id, feature_id=feature_id)
+    bars = [f"10^{b['low']:.2f} to 10^{b['high']:.2f} of the tokens: {b['n_features']:,} features" for b in densities]
+    here = [bar for bar, one in zip(bars, densities, strict=True) if one["is_here"]]
+    assert page.locator("svg.densities title").all_text_contents() == (bars if here else []), key
+    assert page.locator("svg.densities .marked title").all_text_contents() == here, key
+    for title, name, way in EDGES:
+        told = [row for row in rows(con, name, **asked) if row.get("way") == way]
+        links = page.locator("section", has=page.get_by_role("heading", name=title, exact=True)).locator("tbody a")
+        found = [link.rpartition(":")[2] for link in links.all_text_contents()]
+        assert found == [str(row["other_feature_id"]) for row in told], (key, title)
+    effects = rows(con, "feature_effects", **asked)
+    falls = [f"{one['p_clean']:z.3f} → {one['p_target']:z.3f}{' flips' if one['flipped'] else ''}" for one in effects]
+    assert page.locator(".pairs .value").all_text_contents() == falls, key
     said = page.locator("dl").inner_text()
     assert f"{facts['n_prompts']:,} prompts, {facts['n_tokens']:,} tokens" in said, key
     assert "–" in said if facts["auroc"] is None else f"{facts['auroc']:.3f}" in said, key
+
+
+def require_samples(page: Page, title: str, samples: Sequence[Sample]) -> None:
+    """A section of a card shows these samples, and none where there are none."""
+    shown = page.locator("section", has=page.get_by_role("heading", name=title, exact=True)).locator(".samples li")
+    assert shown.locator(".value").all_text_contents() == [f"{sample.activation:.2f}" for sample in samples], title
+    for place, sample in enumerate(samples):
+        spans = shown.nth(place).locator(".text span")
+        found = spans.evaluate_all("all => all.map(one => [one.textContent, one.className, one.querySelector('mark') !== null])")
+        told = [[t.text, f"t s{t.strength}{' template' if t.is_template else ''}", t.is_top] for t in sample.tokens]
+        assert found == told, (title, place)
 
 
 def test_cards_show_what_sql_answers(host: Host, browser: Browser, planted_lake: Path) -> None:

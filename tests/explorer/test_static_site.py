@@ -122,8 +122,37 @@ def test_a_card_says_what_the_explorer_says(folder: Path, con: duckdb.DuckDBPyCo
         assert {(row["population"], row["n_prompts"]) for row in json.loads(one["roles"] or "[]")} == roles
         for row in rows(con, "logits", features=[(layer, feature_id)]):
             assert (one["skewness"], one["kurtosis"]) == (row["skewness"], row["kurtosis"])
-    assert any(card["sets"] for card in cards.values())
-    assert any(card["roles"] for card in cards.values())
+        bins = rows(con, "densities", sae_id=sae_id, feature_id=feature_id)
+        assert one["density"] == next((place for place, row in enumerate(bins) if row["is_here"]), None)
+        require_edges(con, one, asked)
+        require_effects(con, one, asked)
+    for part in ("sets", "roles", "effects", "backed", "backs", "wakes", "woken", "nearest"):
+        assert any(card[part] for card in cards.values()), part
+
+
+def require_edges(con: duckdb.DuckDBPyConnection, card: dict[str, Any], asked: dict[str, Any]) -> None:
+    """What stands in for a feature, wakes and lies near is what the questions about it answer."""
+    told = {way: json.loads(card[way] or "[]") for way in ("backed", "backs", "wakes", "woken", "nearest")}
+    theirs = rows(con, "feature_backups", **asked) + rows(con, "neighbours", **asked)
+    theirs += [row | {"way": "nearest"} for row in rows(con, "nearest_rows", **asked)]
+    for way, mine in told.items():
+        others = [row for row in theirs if row["way"] == way]
+        assert len(mine) == len(others), (asked, way)
+        for one, other in zip(mine, others, strict=True):
+            names = {name: name if name in other else f"other_{name}" for name in one}
+            assert one == {name: other[named] for name, named in names.items()}, (asked, way)
+
+
+def require_effects(con: duckdb.DuckDBPyConnection, card: dict[str, Any], asked: dict[str, Any]) -> None:
+    """What ablating a feature alone does is what the question about it answers, without what the model said."""
+    theirs = rows(con, "feature_effects", **asked)
+    mine = json.loads(card["effects"] or '{"prompts": []}')
+    assert len(mine["prompts"]) == len(theirs)
+    for one, other in zip(mine["prompts"], theirs, strict=True):
+        assert (one["label"], one["text"], one["flipped"]) == (other["label"], other["text"], other["flipped"])
+        assert (one["p_clean"], one["p_target"]) == pytest.approx((other["p_clean"], other["p_target"]), rel=1e-12)
+        assert (mine["n_prompts"], mine["n_flipped"]) == (other["n_prompts"], other["n_flipped"])
+        assert mine["mean_fall"] == pytest.approx(other["mean_fall"], abs=1e-9)
 
 
 def test_lists_come_in_the_explorers_order(folder: Path, con: duckdb.DuckDBPyConnection) -> None:

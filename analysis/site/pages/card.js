@@ -1,6 +1,7 @@
 // The card of a feature: how it fires is counted here, from activations; what several tables tell was written with the set.
 import { bars, element, quiet, section, small, table } from "./elements.js";
 import { figure, short, whole } from "./numbers.js";
+import { md5 } from "./md5.js";
 import { groupsOf, json, rowsOf } from "./parquet.js";
 import { absent, cardOf, index, nameOf, prompts, saeOf } from "./set.js";
 
@@ -8,6 +9,7 @@ const MOST_GROUPS = 9; // row groups of activations that are read before it is k
 const SHOWN = 5; // top samples
 const AROUND = 16; // tokens on either side of a sample's strongest
 const BINS = 20;
+const PARTS = 5; // of its activations, from weak to strong
 const VISIBLE = { "\n": "↵", "\r": "␍", "\t": "⇥" };
 
 async function rowsOfFeature(files, sae, feature_id, columns) {
@@ -37,14 +39,31 @@ function strongest(firings) {
   return ranked.slice(0, SHOWN);
 }
 
+// One token of each part of its activations, as the question `quantile_tokens` draws them.
+function drawn(firings) {
+  const ordered = [...firings].sort(
+    (a, b) => a.activation - b.activation || (a.prompt_id === b.prompt_id ? a.pos - b.pos : a.prompt_id < b.prompt_id ? -1 : 1),
+  );
+  const found = new Map();
+  ordered.forEach((row, place) => {
+    const quantile = 1 + Math.floor((place * PARTS) / ordered.length);
+    const prompt = prompts.get(String(row.prompt_id));
+    if (!prompt?.label) return;
+    const lot = md5(`${prompt.prompt_hash}/${row.pos}`);
+    const other = found.get(quantile);
+    if (!other || lot < other.lot || (lot === other.lot && row.prompt_id < other.row.prompt_id)) found.set(quantile, { lot, row });
+  });
+  return [...found];
+}
+
 function visible(token) {
   if (!token.trim()) return [...token].map((letter) => VISIBLE[letter] ?? "␣").join("") || "∅";
   return token.replace(/^ +| +$/g, "");
 }
 
 // The text around each of some tokens, with what fires there.
-async function samplesOf(top, firings) {
-  const ids = new Set(top.map((row) => row.prompt_id));
+async function samplesOf(chosen, firings) {
+  const ids = new Set(chosen.map((row) => row.prompt_id));
   const here = new Map(
     firings.filter((row) => ids.has(row.prompt_id)).map((row) => [`${row.prompt_id}/${row.pos}`, row.activation]),
   );
@@ -59,7 +78,7 @@ async function samplesOf(top, firings) {
     ),
   );
   const tokens = parts.flat().filter((row) => ids.has(row.prompt_id));
-  return top.map((row) => {
+  return chosen.map((row) => {
     const near = tokens.filter(
       (one) => one.prompt_id === row.prompt_id && Math.abs(one.pos - row.pos) <= AROUND && one.role !== "bos",
     );
@@ -78,8 +97,18 @@ async function samplesOf(top, firings) {
   });
 }
 
-function sampleList(samples) {
-  const one = ({ activation, token, tokens, label, category }) =>
+async function firingOf(outside) {
+  const [top, parts] = [strongest(outside), drawn(outside)];
+  const samples = await samplesOf([...top, ...parts.map(([, { row }]) => row)], outside);
+  return {
+    ...counted(outside),
+    samples: samples.slice(0, top.length),
+    quantiles: parts.map(([quantile], place) => [quantile, samples[top.length + place]]),
+  };
+}
+
+function sampleList(samples, about) {
+  const one = ({ activation, token, tokens, label, category }, place) =>
     element(
       "li",
       {},
@@ -90,7 +119,7 @@ function sampleList(samples) {
         " ",
         element("span", { class: "value" }, figure(activation)),
         " ",
-        element("span", { class: "quiet" }, category ? `${label} · ${category}` : label),
+        element("span", { class: "quiet" }, about(label, category, place)),
       ),
       element(
         "p",
@@ -130,7 +159,90 @@ function logitTable(logits, facts) {
 
 const told = (value) => JSON.parse(value ?? "[]");
 
-function statistics(sae, facts, firing) {
+function effectList(effects) {
+  const one = ({ label, text, p_clean, p_target, flipped }) =>
+    element(
+      "li",
+      {},
+      element(
+        "p",
+        { class: "row" },
+        element("span", {}, text ? shortened(text) : quietly(`a ${label} prompt`)),
+        element(
+          "span",
+          { class: "value" },
+          `${figure(p_clean, 3)} → ${figure(p_target, 3)}`,
+          flipped && [" ", element("span", { class: "badge" }, "flips")],
+        ),
+      ),
+    );
+  return section(
+    "Ablated alone",
+    element(
+      "p",
+      {},
+      "P(target) falls by ",
+      element("b", {}, figure(effects.mean_fall, 3)),
+      ` in the mean over ${whole(effects.n_prompts)} prompts; ${whole(effects.n_flipped)} flip.`,
+    ),
+    element("ul", { class: "pairs" }, effects.prompts.map(one)),
+    small("Answers are not shown here; the table ablations has those that are shared."),
+  );
+}
+
+const shortened = (text) => (text.length > 90 ? `${text.slice(0, 90).replace(/\s+\S*$/, "")}…` : text);
+const quietly = (text) => element("span", { class: "quiet" }, text);
+
+function edges(title, found, headings, cells, ...notes) {
+  if (!found.length) return null;
+  const link = (one) => {
+    const sae = saeOf(one.sae_id);
+    return sae ? element("a", { href: cardOf(sae, one.feature_id) }, `${nameOf(sae)}:${one.feature_id}`) : `${one.sae_id}:${one.feature_id}`;
+  };
+  return section(
+    title,
+    table(
+      [["Feature"], ...headings.map((heading) => [heading, true])],
+      found.map((one) => [link(one), ...cells(one)]),
+    ),
+    ...notes,
+  );
+}
+
+const backups = (title, found) =>
+  edges(title, found, ["Prompts", "Alone"], (one) => [whole(one.n_prompts), whole(one.n_alone)]);
+
+const wakings = (title, found) =>
+  edges(title, found, ["Prompts", "By chance", "q"], (one) => [
+    `${one.n_woken} of ${one.n_prompts}`,
+    figure(one.expected, 1),
+    short(one.q_value),
+  ]);
+
+function density(counted, here) {
+  if (here === null) return [];
+  const titles = counted.map(
+    ([low, high, n]) => `10^${figure(low)} to 10^${figure(high)} of the tokens: ${whole(n)} features`,
+  );
+  const label = "Features of this SAE by the share of tokens on which they fire; this one is marked";
+  const ends = ["1 in 10⁶ tokens", "features of the SAE; this one’s bin is marked", "all"];
+  return [
+    element("h2", {}, "Density"),
+    bars(
+      counted.map(([, , n]) => n),
+      titles,
+      label,
+      { byRoot: true, marked: Number(here), classes: "chart densities" },
+    ),
+    element(
+      "p",
+      { class: "row quiet small" },
+      ends.map((one) => element("span", {}, one)),
+    ),
+  ];
+}
+
+function statistics(sae, facts, firing, densities) {
   const rows = [
     ["SAE", element("span", { class: "id" }, sae.sae_id)],
     ["Fires on", `${whole(facts.n_prompts)} prompts, ${whole(facts.n_tokens)} tokens`],
@@ -151,7 +263,8 @@ function statistics(sae, facts, firing) {
     rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
   );
   const { counts, width } = firing ?? { counts: [], width: 0 };
-  if (!counts.some(Boolean)) return section("Statistics", list);
+  const spread = density(densities, facts.density);
+  if (!counts.some(Boolean)) return section("Statistics", list, spread);
   const titles = counts.map((count, bin) => `${figure(bin * width)} to ${figure((bin + 1) * width)}: ${whole(count)} tokens`);
   const largest = figure(facts.max_activation ?? 0);
   const chart = bars(counts, titles, `Tokens by activation, from 0 to ${largest}`, { classes: "chart values" });
@@ -160,7 +273,7 @@ function statistics(sae, facts, firing) {
     { class: "row quiet small" },
     ["0", "activation", largest].map((one) => element("span", {}, one)),
   );
-  return section("Statistics", list, chart, axis);
+  return section("Statistics", list, chart, axis, spread);
 }
 
 export async function card(layer, feature_id, id) {
@@ -182,12 +295,13 @@ export async function card(layer, feature_id, id) {
   let firing = facts.firing === null ? null : JSON.parse(facts.firing);
   if (!firing) {
     const outside = (await (early ?? firings())).filter((row) => !isBos(row));
-    firing = { ...counted(outside), samples: await samplesOf(strongest(outside), outside) };
+    firing = await firingOf(outside);
   }
   const roles = told(facts.roles);
   const sets = told(facts.sets);
   const categories = told(facts.categories);
   const explanations = told(facts.explanations);
+  const notTold = absent("backups", "waking_edges", "decoder_cosines", "taxonomy", "explanations");
   const title = element(
     "div",
     { class: "row title" },
@@ -195,6 +309,8 @@ export async function card(layer, feature_id, id) {
     element(
       "span",
       { class: "row" },
+      sae.public &&
+        element("a", { class: "button", href: `${sae.public}/${feature_id}`, rel: "noreferrer noopener" }, "Neuronpedia ↗"),
       feature_id > 0 &&
         element(
           "a",
@@ -208,7 +324,10 @@ export async function card(layer, feature_id, id) {
       ),
     ),
   );
-  const samples = firing.samples.length ? sampleList(firing.samples) : quiet("It fires on no token but BOS.");
+  const samples = firing.samples.length
+    ? sampleList(firing.samples, (label, category) => (category ? `${label} · ${category}` : label))
+    : quiet("It fires on no token but BOS.");
+  const effects = facts.effects === null ? null : JSON.parse(facts.effects);
   const left = [
     explanations.length > 0 &&
       section(
@@ -227,10 +346,20 @@ export async function card(layer, feature_id, id) {
           ),
         ),
       ),
+    effects && effectList(effects),
     section("Where it fires most", absent("activations") ?? samples, absent("tokens", "prompts")),
+    firing.quantiles.length > 0 &&
+      section(
+        "From weak to strong",
+        small("One token of each fifth of its activations. Top samples alone make a feature look clearer than it is."),
+        sampleList(
+          firing.quantiles.map(([, sample]) => sample),
+          (label, _, place) => `part ${firing.quantiles[place][0]} of ${PARTS} · ${label}`,
+        ),
+      ),
   ];
   const right = [
-    statistics(sae, facts, firing),
+    statistics(sae, facts, firing, where.densities),
     logitTable(logits, facts) ?? (absent("feature_logits") && section("Tokens that it writes", absent("feature_logits"))),
     section(
       "In the sets of the search",
@@ -256,6 +385,17 @@ export async function card(layer, feature_id, id) {
           )
         : (absent("populations") ?? quiet("No stage of the search found it.")),
     ),
+    backups("Stands in for it when it is ablated", told(facts.backed)),
+    backups("It stands in for", told(facts.backs)),
+    wakings("Ablating it wakes", told(facts.wakes)),
+    wakings("It is woken by ablating", told(facts.woken)),
+    edges(
+      "Nearest decoder rows",
+      told(facts.nearest),
+      ["Cosine"],
+      (one) => [figure(one.cosine, 3)],
+      small("Of the candidates that the study compares."),
+    ),
     categories.length > 0 &&
       section(
         "Categories",
@@ -265,6 +405,7 @@ export async function card(layer, feature_id, id) {
         ),
         small("Those on which it fires more than chance lets expect, at a false discovery rate of 5%."),
       ),
+    notTold && section("Not in this set", notTold),
   ];
   const columns = element(
     "div",

@@ -30,7 +30,7 @@ export function table(headings, rows, attributes = {}) {
   return element("table", attributes, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body));
 }
 
-export function bars(counts, titles, label, { size = [480, 96], byRoot = false, classes = "chart" } = {}) {
+export function bars(counts, titles, label, { size = [480, 96], byRoot = false, marked = null, classes = "chart" } = {}) {
   const heights = counts.map((count) => (byRoot ? Math.sqrt(count) : count));
   const [width, height] = size;
   const step = width / Math.max(counts.length, 1);
@@ -43,6 +43,7 @@ export function bars(counts, titles, label, { size = [480, 96], byRoot = false, 
         y: (height - (height * one) / fullest).toFixed(1),
         width: (step - 1.5).toFixed(1),
         height: ((height * one) / fullest).toFixed(1),
+        class: place === marked && "marked",
       },
       element("title", {}, titles[place]),
     ),
