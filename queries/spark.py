@@ -5,13 +5,15 @@
 Spark runs where its own configuration says (SPARK_REMOTE, spark-defaults.conf), by default in this process. It needs Java.
 """
 
+import atexit
 import logging
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -54,7 +56,7 @@ def session() -> "SparkSession":
     logging.getLogger("SQLQueryContextLogger").disabled = True  # what it logs is raised as well, and reported in one sentence
     builder = SparkSession.builder.appName("saelake")
     if is_local:
-        quiet = {"spark.ui.enabled": "false", "spark.log.level": "ERROR"}
+        quiet = {"spark.ui.enabled": "false", "spark.log.level": "ERROR", "spark.sql.warehouse.dir": _warehouse()}
         builder = builder.config(map=quiet | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()})
         os.environ.setdefault("SPARK_DRIVER_MEMORY", MEMORY)  # of all places where Spark looks for it, the last
     try:
@@ -68,6 +70,14 @@ def session() -> "SparkSession":
     if str(spark.conf.get("spark.master", "")).startswith("local"):
         spark.conf.set("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 1)))  # its default is for a cluster
     return spark
+
+
+@cache
+def _warehouse() -> str:
+    """A folder that goes with this process: else Spark makes one wherever it is started, for tables that nothing here makes."""
+    folder = tempfile.mkdtemp(prefix="saelake-spark-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def run(
