@@ -44,11 +44,11 @@ from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
-from saelake.ingest.prompts import require_splits
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import ACTIVATIONS, PROMPTS, SetRuns, ingest_runs, is_ingested
+from saelake.ingest.splits import require_splits
 from saelake.ingest.study import Study, open_study
-from saelake.warehouse.catalog import connect
+from saelake.warehouse.catalog import connect, recover_catalog
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
@@ -164,6 +164,13 @@ def analyze_study(
     study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
 ) -> list[RunRecord]:
     """`analyze` for a study that is opened already; workers compute the shards elsewhere than in this process."""
+    try:
+        return _analyze(study, lake, force, progress, workers)
+    finally:
+        recover_catalog(lake)
+
+
+def _analyze(study: Study, lake: Lake, force: bool, progress: Quiet | None, workers: Workers | None) -> list[RunRecord]:
     known = specs(study, lake=lake)
     context = StudyContext(study, lake)
     compute = partial(workers.ingest, study, context.sets) if workers else None
@@ -172,14 +179,17 @@ def analyze_study(
         check_shown(context)
     found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=context.loaded)
     records = list(found.records)
+    ensure = partial(
+        ensure_stage, known=known, context=context, force=force, progress=progress, workers=workers, more_follows=True
+    )
     for stage in stages(study.recipe):
-        records.append(ensure_stage(stage, known, context, force=force, progress=progress, workers=workers))
+        records.append(ensure(stage))
         if stage is directions.STAGE:
             with context.sql([records[-1].run_id]) as con:
                 try:
                     directions.require_chosen(con)
                 except directions.NoDirection:  # what the unmodified model answers is worth having all the same
-                    ensure_stage(baseline.STAGE, known, context, force=force, progress=progress, workers=workers)
+                    ensure(baseline.STAGE)
                     raise
     return records
 
@@ -319,12 +329,13 @@ def ensure_stage(
     force: bool = False,
     progress: Quiet | None = None,
     workers: Workers | None = None,
+    more_follows: bool = False,
 ) -> RunRecord:
-    """The published run of a stage whose parents are published: found, resumed or computed."""
+    """The published run of a stage whose parents are published: found, resumed or computed (see `ensure_run`)."""
     compute = partial(workers.compute, known[stage.name]) if workers else partial(stage_rows, stage, context, known)
     paid = partial(_paid, context, known[stage.name].run_id)
     plan = Plan(stage.shards(context.study), compute, stage.tables, stage.unit, about=paid)
-    return ensure_run(context.lake, known[stage.name], plan, force=force, progress=progress)
+    return ensure_run(context.lake, known[stage.name], plan, force=force, progress=progress, more_follows=more_follows)
 
 
 def stage_rows(

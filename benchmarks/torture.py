@@ -25,7 +25,8 @@ from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
-from saelake.warehouse.records import Lake, record_key
+from saelake.warehouse.keys import record_key
+from saelake.warehouse.records import Lake
 from tests.warehouse import toys
 
 GRACE = 5.0

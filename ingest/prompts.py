@@ -103,27 +103,6 @@ class Placed(NamedTuple):
     identity: Hashable
 
 
-def require_splits(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
-    """Raises UserError unless the splits that [direction] and [candidates] name hold the prompts that they need.
-
-    The direction is a difference of means, so its splits need target and control; candidates are ablated on target prompts. So
-    does [diagnostic], which any prompt will do for.
-    """
-    present = {(prompt.split, prompt.label) for prompt in prompts}
-    splits = ", ".join(sorted({split for split, _ in present}))
-    both = (recipe.labels.target, recipe.labels.control)
-    needed = [(recipe.direction.split, "direction.split", label) for label in both]
-    needed += [(recipe.direction.select_split, "direction.select_split", label) for label in both]
-    needed.append((recipe.candidates.split, "candidates.split", recipe.labels.target))
-    for split, field, label in needed:
-        if (split, label) not in present:
-            raise UserError(f"{field} is {split!r}, but no {label} prompt is in that split: the splits are {splits}")
-    if recipe.diagnostic.split not in {split for split, _ in present}:
-        raise UserError(
-            f"diagnostic.split is {recipe.diagnostic.split!r}, but no prompt is in that split: the splits are {splits}"
-        )
-
-
 def _check_labels(recipe: Recipe, present: set[str]) -> None:
     """Labels that no prompt has are misspelt, or those of other prompts."""
     labels, shown = recipe.labels, ", ".join(sorted(map(repr, present)))
@@ -314,22 +293,12 @@ def _draw_splits(prompts: list[Prompt], fractions: Fractions) -> list[Prompt]:
     for group in groups.values():
         drawn = sorted(group, key=lambda prompt: hashlib.sha256(f"{fractions.seed}\0{_content(prompt)}".encode()).digest())
         for rank, prompt in enumerate(drawn):
-            split_of[prompt.asked] = _share_at((rank + 0.5) / len(drawn), fractions.shares)
+            split_of[prompt.asked] = fractions.at((rank + 0.5) / len(drawn))
     return [replace(prompt, split=split_of[prompt.asked]) for prompt in prompts]
 
 
 def _content(prompt: Prompt) -> str:
     return prompt.text if prompt.messages is None else chat_json(prompt.messages)
-
-
-def _share_at(quantile: float, shares: Mapping[str, float]) -> str:
-    """The split whose share of [0, 1) holds the quantile."""
-    bound = 0.0
-    for split, share in shares.items():
-        bound += share
-        if quantile < bound:
-            return split
-    return list(shares)[-1]
 
 
 def _check_places_agree(found: Iterable[Placed], overlapping: Collection[str]) -> None:

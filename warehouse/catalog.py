@@ -8,6 +8,7 @@ lists its files one by one, below the session variable `lake`, so that the folde
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -198,7 +199,7 @@ def changing_catalog(lake: Lake, more_follows: bool = False) -> Iterator[None]:
     """Lets one process at a time change run records and pointers, and brings the catalog up to date with them.
 
     Args:
-        more_follows: whoever asks changes more at once, and the catalog then.
+        more_follows: whoever asks changes more at once, and the catalog then (see `catch_up`).
     """
     with locked(lake.lock("catalog")):
         was_stale = lake.stale.exists()
@@ -214,12 +215,23 @@ def changing_catalog(lake: Lake, more_follows: bool = False) -> Iterator[None]:
             lake.stale.unlink()
 
 
+SOON = 1.0
+"""Seconds within which what follows a change brings the catalog up to date with both."""
+
+
+def catch_up(lake: Lake) -> None:
+    """Builds the catalog again if nothing has followed a change of which it does not know yet."""
+    with suppress(FileNotFoundError):  # it knows of all
+        if time.time() - lake.stale.stat().st_mtime > SOON:
+            recover_catalog(lake)
+
+
 LEFT_BEHIND = "a killed process left it older than the runs"
 """What is said of a catalog that `recover_catalog` builds again."""
 
 
 def recover_catalog(lake: Lake) -> bool:
-    """Builds the catalog again if a killed process left it older than the runs; whether it did."""
+    """Builds the catalog again if it is older than the runs, as a killed process leaves it; whether it did."""
     if not lake.stale.exists():
         return False
     with try_locked(lake.lock("catalog")) as is_free:

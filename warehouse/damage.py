@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.records import FOLDER, Lake, RunRecord, pointer_key
+from saelake.warehouse.keys import pointer_key
+from saelake.warehouse.records import FOLDER, Lake, RunRecord
 
 HINT = "`saelake check` says what to do"
 

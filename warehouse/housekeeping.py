@@ -11,7 +11,8 @@ from typing import NamedTuple
 from saelake.warehouse.catalog import LEFT_BEHIND, changing_catalog, recover_catalog
 from saelake.warehouse.durable import is_dead_draft, is_draft, try_locked
 from saelake.warehouse.errors import UserError, storage_errors
-from saelake.warehouse.records import Lake, data_key, record_key, run_of_folder
+from saelake.warehouse.keys import data_key, record_key, run_of_folder
+from saelake.warehouse.records import Lake
 from saelake.warehouse.storage import Storage
 
 DROPPED = ".dropped"

@@ -1,18 +1,4 @@
-"""What a run is: its identity, and the record that makes it published. A lake's parts, as keys and paths.
-
-lake/
-  saelake.json                    marks the folder as a lake, with the newest schema version of its runs
-  runs/<run_id>.json              the record of a published run: the commit point, written last
-  data/<run_id>/<table>/*.parquet the files that the record lists
-  current/<recipe>/<stage>        which runs of a recipe's stage are current, one a line: most stages have one
-  landing/<run_id>/               shards of a run that is being computed
-  studies/<name>/                 an annotation study and the append log of its answers, until it is closed; its links are secret
-  locks/                          locks of living processes
-  catalog.duckdb                  views for any DuckDB client
-
-A name that starts with a dot is a draft: nobody but its writer reads it. Of a lake on S3 the first four lie below its prefix,
-the others in a working folder of this machine.
-"""
+"""What a run is: its identity, and the record that makes it published. A lake, whose parts `saelake.warehouse.keys` names."""
 
 import hashlib
 import json
@@ -28,6 +14,7 @@ from typing import Any
 from saelake.warehouse.durable import canonical_json, sha256_text
 from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.files import DataFile
+from saelake.warehouse.keys import data_key, pointed, pointer_key, record_key, run_of_folder
 from saelake.warehouse.schema import SCHEMA_VERSION
 from saelake.warehouse.storage import Folder, Storage
 
@@ -356,26 +343,3 @@ def newer(what: str, version: int) -> str:
 
 def _marker(version: int) -> str:
     return canonical_json({"format": FORMAT, "schema_version": version}) + "\n"
-
-
-def record_key(run_id: str) -> str:
-    return f"runs/{run_id}.json"
-
-
-def pointer_key(recipe: str, stage: str) -> str:
-    return f"current/{recipe}/{stage}"
-
-
-def pointed(text: str) -> tuple[str, ...]:
-    """The runs that a pointer's text names."""
-    return tuple(line.strip() for line in text.strip().split("\n"))
-
-
-def data_key(folder: str) -> str:
-    return f"data/{folder}"
-
-
-def run_of_folder(name: str) -> str:
-    """The run that a folder of `data/` or `landing/` belongs to: `run`, `run-2`, `run.again`, or a draft `.run.1a2b3c4d`."""
-    name = name[1:].rsplit(".", 1)[0] if name.startswith(".") else name
-    return re.sub(r"-[0-9a-f]+$", "", name.removesuffix(".again"))

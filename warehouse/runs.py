@@ -13,15 +13,16 @@ from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
-from saelake.warehouse.catalog import changing_catalog, is_catalog_current
+from saelake.warehouse.catalog import catch_up, changing_catalog, is_catalog_current
 from saelake.warehouse.durable import locked, sha256_text, utc_now
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
+from saelake.warehouse.keys import data_key, record_key
 from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
 from saelake.warehouse.parents import require_sound
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.publish import publish_files
-from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, data_key, record_key, run_tag
+from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, run_tag
 from saelake.warehouse.schema import SCHEMA_VERSION
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
@@ -34,11 +35,16 @@ JointCompute = Callable[[Mapping[str, Sequence[str]]], Iterator[tuple[str, str, 
 """Makes the rows of some shards of several runs, in any order: from run_id -> shards, (run_id, shard, rows) one by one."""
 
 
-def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
+def ensure_run(
+    lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, progress: Quiet | None = None, more_follows: bool = False
+) -> RunRecord:
     """The published run of `spec`: found, waited for, resumed or computed; it becomes the current one of its stage.
 
     A run that was added from a shared set which left something out is computed again, whole.
 
+    Args:
+        more_follows: the catalog learns of it when a later run takes its time, or from `recover_catalog`, which whoever asks
+            calls at the end: to build the catalog takes longer than a short stage.
     Raises UserError if `force` recomputes it and the content differs from what is published, and for what the disk refuses.
     """
 
@@ -46,8 +52,8 @@ def ensure_run(lake: Lake, spec: RunSpec, plan: Plan, *, force: bool = False, pr
         for shard, rows in plan.compute(missing[spec.run_id]):
             yield spec.run_id, shard, rows
 
-    (record,) = _ensure(lake, [(spec, plan)], alone, spec.stage, force, progress or Quiet(), is_alone=True)
-    make_current(lake, spec.recipe, {record.stage: [record]})
+    (record,) = _ensure(lake, [(spec, plan)], alone, spec.stage, force, progress or Quiet(), True, more_follows)
+    make_current(lake, spec.recipe, {record.stage: [record]}, more_follows)
     return record
 
 
@@ -65,11 +71,18 @@ def ensure_runs(
     Nothing is published before all is landed; each run then is by itself, and what a killed process published stands. None
     becomes a current one: that is `make_current`'s. Raises as `ensure_run`.
     """
-    return _ensure(lake, planned, compute, what, force, progress or Quiet(), is_alone=False)
+    return _ensure(lake, planned, compute, what, force, progress or Quiet(), is_alone=False, more_follows=True)
 
 
 def _ensure(
-    lake: Lake, planned: Sequence[Planned], compute: JointCompute, what: str, force: bool, progress: Quiet, is_alone: bool
+    lake: Lake,
+    planned: Sequence[Planned],
+    compute: JointCompute,
+    what: str,
+    force: bool,
+    progress: Quiet,
+    is_alone: bool,
+    more_follows: bool,
 ) -> list[RunRecord]:
     asked = [one for one in planned if force or whole_run(lake, one[0].run_id) is None]
     with ExitStack() as stack:
@@ -79,7 +92,7 @@ def _ensure(
                 stack.enter_context(locked(lake.lock(run_id), waiting))
         missing = [one for one in asked if whole_run(lake, one[0].run_id) is None]
         if missing:
-            _compute(lake, missing, compute, what, progress, is_alone)
+            _compute(lake, missing, compute, what, progress, is_alone, more_follows)
         if force and (again := [one for one in asked if one not in missing]):
             _compute_again(lake, again, compute, what, progress)
     return [published(lake, spec.run_id) for spec, _ in planned]
@@ -118,16 +131,17 @@ def published(lake: Lake, run_id: str) -> RunRecord:
     return record
 
 
-def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]]) -> None:
-    """Points stages of a recipe at published runs, in one step, and brings the catalog up to date.
+def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]], more_follows: bool = False) -> None:
+    """Points stages of a recipe at published runs, in one step, and brings the catalog up to date unless more follows.
 
     Of a stage without runs the pointer goes.
     """
     wanted = {(recipe, stage): tuple(r.run_id for r in records) for stage, records in runs.items()}
     current = lake.current()
-    if all(current.get(key, ()) == run_ids for key, run_ids in wanted.items()) and is_catalog_current(lake):
+    is_current = all(current.get(key, ()) == run_ids for key, run_ids in wanted.items())
+    if is_current and (more_follows or is_catalog_current(lake)):
         return
-    with storage_errors(lake), changing_catalog(lake):
+    with storage_errors(lake), changing_catalog(lake, more_follows):
         current = lake.current()  # again: another process may have changed it while this one waited
         for run_id in (run_id for run_ids in wanted.values() for run_id in run_ids):
             if not lake.published.exists(record_key(run_id)):
@@ -137,7 +151,15 @@ def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]
                 lake.point(recipe, stage, run_ids)
 
 
-def _compute(lake: Lake, planned: Sequence[Planned], compute: JointCompute, what: str, progress: Quiet, is_alone: bool) -> None:
+def _compute(
+    lake: Lake,
+    planned: Sequence[Planned],
+    compute: JointCompute,
+    what: str,
+    progress: Quiet,
+    is_alone: bool,
+    more_follows: bool,
+) -> None:
     started = utc_now()
     for spec, _ in planned:
         refuse_tag_collision(lake, spec.run_id)
@@ -154,7 +176,7 @@ def _compute(lake: Lake, planned: Sequence[Planned], compute: JointCompute, what
             with lake.published.new_folder(folder) as draft:
                 contents, files = publish_files(landing, spec, plan, draft, progress)
             record = _record(spec, {**spec.about, **plan.about()}, began, contents, [_below(folder, f) for f in files])
-            committed = _commit(lake, spec, record, is_alone)
+            committed = _commit(lake, spec, record, is_alone, more_follows)
             if committed.files != record.files:
                 lake.published.delete(folder)
             shutil.rmtree(landing)
@@ -206,6 +228,7 @@ def _land_missing(
     for run_id, name, rows in compute(missing):
         with storage_errors(lake):
             land(landings[run_id] / name, rows)
+            catch_up(lake)
         progress.advance(1, sum(r.rows.num_rows for r in rows))
     unlanded = [name for run_id, names in missing.items() for name in names if not (landings[run_id] / name).is_dir()]
     assert not unlanded, f"{what}: shards were not computed: {', '.join(unlanded)}"
@@ -243,13 +266,13 @@ def content_hash(contents: list[TableContent]) -> str:
     return sha256_text("".join(f"{c.name}:{c.content_hash};" for c in contents))
 
 
-def _commit(lake: Lake, spec: RunSpec, record: RunRecord, is_alone: bool) -> RunRecord:
+def _commit(lake: Lake, spec: RunSpec, record: RunRecord, is_alone: bool, more_follows: bool) -> RunRecord:
     """Makes a run visible, in one step: its record is there or not. Returns the record that counts.
 
     That is another one if another machine, whose locks are not seen here, has published the run meanwhile. One that is published
     with others becomes the current one together with them.
     """
-    with changing_catalog(lake, more_follows=not is_alone):
+    with changing_catalog(lake, more_follows):
         refuse_tag_collision(lake, spec.run_id)
         for parent in spec.parents:
             if not lake.published.exists(record_key(parent)):

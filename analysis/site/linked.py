@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from saelake.warehouse.records import Lake, RunRecord, data_key
+from saelake.warehouse.keys import data_key
+from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import STUDIES, lake_names
 

@@ -51,6 +51,15 @@ class Fractions(Section):
             raise ValueError(f"the shares add up to {sum(self.shares.values()):g}, not to 1")
         return self
 
+    def at(self, quantile: float) -> str:
+        """The split whose share of [0, 1) holds the quantile."""
+        bound = 0.0
+        for split, share in self.shares.items():
+            bound += share
+            if quantile < bound:
+                return split
+        return list(self.shares)[-1]
+
 
 def _kind(value: Any) -> Hashable:
     if isinstance(value, str):

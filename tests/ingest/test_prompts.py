@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from saelake.ingest import sources
 from saelake.ingest.cells import is_missing
-from saelake.ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts, require_splits
+from saelake.ingest.prompts import Prompt, content_hash, hash_prompt, load_prompts
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.splits import require_splits
 from saelake.warehouse.errors import UserError
 from tests.ingest.tiny import as_hub_cache
 from tests.local_server import answering

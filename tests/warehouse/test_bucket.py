@@ -19,7 +19,8 @@ from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
-from saelake.warehouse.records import Lake, record_key
+from saelake.warehouse.keys import record_key
+from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import Rows, ensure_run
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share

@@ -13,7 +13,8 @@ from saelake.warehouse.check import check
 from saelake.warehouse.durable import folder_atomic, sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
-from saelake.warehouse.records import Lake, record_key
+from saelake.warehouse.keys import record_key
+from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import ensure_run
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share

@@ -18,7 +18,8 @@ from saelake.warehouse.check import check
 from saelake.warehouse.durable import try_locked
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import gc
-from saelake.warehouse.records import Lake, record_key
+from saelake.warehouse.keys import record_key
+from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import whole_run
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing import share as sharing
