@@ -4,9 +4,13 @@ Six prompts of four tokens (<bos>, a template token, two words), two SAEs of fou
 Prompts 0 to 3 are harmful, 4 and 5 benign; prompts are called by these numbers throughout.
 """
 
+import atexit
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
+from tempfile import mkdtemp
 
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
@@ -66,8 +70,25 @@ BLIND = {"R": "R", "F": "F", "D": "F"}
 
 
 def build_lake(root: Path | str, recipe: str = "small", variant: int = 0) -> Lake:
-    """The hand-made lake at `root`; another recipe with another variant adds a second study of the same content."""
-    lake = Lake.create(root)
+    """The hand-made lake at `root`; another recipe with another variant adds a second study of the same content.
+
+    It is published once: a new folder gets a copy.
+    """
+    if isinstance(root, str) or root.exists():
+        return _published(Lake.create(root), recipe, variant)
+    shutil.copytree(_made_once(recipe, variant), root)
+    return Lake.create(root)
+
+
+@cache
+def _made_once(recipe: str, variant: int) -> Path:
+    folder = Path(mkdtemp(prefix="saelake-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _published(Lake.create(folder / "lake"), recipe, variant)
+    return folder / "lake"
+
+
+def _published(lake: Lake, recipe: str, variant: int) -> Lake:
     config = {"device": "cpu", "variant": variant}
     ingest_spec = RunSpec("ingest", recipe, config)
     first_id = ingest_spec.tag << 32

@@ -1,6 +1,7 @@
 """The planted study with every stage of interactions and side effects, and its literal network beside it."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import duckdb
 from saelake import queries
 from saelake.analysis import stages
 from saelake.ingest.recipe import Recipe, load_recipe
-from saelake.warehouse.catalog import connect
+from saelake.warehouse.catalog import connect, cursor_of
 from saelake.warehouse.records import Lake
 from tests.planted import Loaded, Planted, load, write_planted
 
@@ -56,7 +57,7 @@ class Analysed(NamedTuple):
     lake: Lake
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        return connect(self.lake)
+        return session(self.lake)
 
     def ask(self, name: str, columns: str = "*", **values: Any) -> list[Any]:
         """Rows of a question about the study."""
@@ -66,6 +67,16 @@ class Analysed(NamedTuple):
     def sql(self, statement: str) -> list[Any]:
         with self.connect() as con:
             return con.execute(statement).fetchall()
+
+
+def session(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """A connection to a lake that does not change, temporary tables of its own: to make views takes longer than to ask."""
+    return cursor_of(_with_views(lake), lake)
+
+
+@cache
+def _with_views(lake: Lake) -> duckdb.DuckDBPyConnection:
+    return connect(lake)
 
 
 def analyse(folder: Path) -> Analysed:

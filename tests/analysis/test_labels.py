@@ -19,7 +19,7 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
-from tests.analysis.effects import MORE, TEXTS, Analysed
+from tests.analysis.effects import MORE, TEXTS, Analysed, session
 from tests.planted import write_planted
 
 OTHERS = {"harmful": "rude", "benign": "polite"}
@@ -75,7 +75,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 def rows_of(lake: Lake, table: str) -> list[dict[str, Any]]:
-    with connect(lake) as con:
+    with session(lake) as con:
         return named(con.sql(f"select {TABLES[table]} from {table}"), dict(con.sql(HASHES).fetchall()))
 
 
@@ -114,7 +114,7 @@ def test_every_table_is_that_of_harmful_and_benign(study: Analysed, other: Lake,
 def test_every_question_answers_the_same(study: Analysed, other: Lake, question: str) -> None:
     answers = []
     for lake in (study.lake, other):
-        with connect(lake) as con:
+        with session(lake) as con:
             answers.append(named(queries.run(con, question), dict(con.sql(HASHES).fetchall())))
     assert_alike(*answers)
 

@@ -96,54 +96,28 @@ def cluster(machine: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clust
         time.sleep(0.05)
 
 
-def test_two_workers_one_of_which_is_killed_again_and_again_publish_what_one_process_does(
+def test_workers_that_are_killed_and_a_machine_that_joins_publish_what_one_process_does(
     study: Study, alone: list[RunRecord], tmp_path: Path, cluster: Cluster
 ) -> None:
-    lake = Lake.create(tmp_path / "lake")
-    killed: set[int] = set()
-    done = threading.Event()
-
-    def kill() -> None:
-        while not done.wait(0.2):
-            for pid in sorted(worker_pids() - killed)[:1]:
-                time.sleep(1.0)  # so that it is at work
-                killed.add(pid)
-                os.kill(pid, signal.SIGKILL)
-            if len(killed) == MOST_DEATHS - 1:
-                return
-
-    killer = threading.Thread(target=kill)
-    with RayWorkers(study, lake, n_workers=2) as workers:
-        cluster.add_node(num_cpus=1)
-        killer.start()
-        try:
-            together = run(study, lake, workers)
-        finally:
-            done.set()
-            killer.join()
-    assert killed, "a worker was at work when it was killed"
-    assert [r.run_id for r in together] == [r.run_id for r in alone]
-    assert [r.content_hash for r in together] == [r.content_hash for r in alone]
-    assert not check(lake)
-
-
-def test_a_machine_that_joins_a_cluster_is_put_to_work_in_the_place_of_one_that_dies(
-    study: Study, alone: list[RunRecord], tmp_path: Path, cluster: Cluster
-) -> None:
-    lake, seen = Lake.create(tmp_path / "lake"), set[int]()
+    lake, seen, killed = Lake.create(tmp_path / "lake"), set[int](), set[int]()
     with RayWorkers(study, lake) as workers, ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, study, lake, workers)
         while not running.done():
             now = worker_pids()
             if now and not seen:
                 cluster.add_node(num_cpus=1)
-                for pid in now:
-                    os.kill(pid, signal.SIGKILL)
+            for pid in sorted(now - killed)[: len(killed) < MOST_DEATHS - 1]:
+                time.sleep(1.0)  # so that it is at work
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
             seen |= now
             time.sleep(0.2)
         together = running.result()
-    assert len(seen) >= 3, "one died, one on each machine took its place"
+    assert len(killed) == MOST_DEATHS - 1
+    assert len(seen) >= 4, "two died, and as many took their places, on each machine one"
+    assert [r.run_id for r in together] == [r.run_id for r in alone]
     assert [r.content_hash for r in together] == [r.content_hash for r in alone]
+    assert not check(lake)
 
 
 def test_a_machine_that_vanishes_costs_its_shards_only_and_workers_without_a_place_are_not_waited_for(

@@ -4,8 +4,6 @@ import gzip
 import json
 import random
 import struct
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,23 +40,8 @@ from tests.formats.samples import (
 )
 from tests.formats.test_formats import refusal
 from tests.lakes import build_lake, tree
+from tests.measured import measured
 
-MEASURED = """
-import json, sys
-from pathlib import Path
-from saelake.formats.registry import Asked
-from saelake.formats.transfer import bring_in
-from saelake.warehouse.errors import UserError
-import torch
-(before,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-said = "brought in"
-try:
-    bring_in(sys.argv[1], sys.argv[2], sys.argv[3], Asked(**json.loads(sys.argv[4])))
-except UserError as error:
-    said = str(error)
-(most,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-print(json.dumps([said, (int(most.split()[1]) - int(before.split()[1])) * 1024]))
-"""
 MOST_BYTES = 300_000_000
 """That an import may take beside what it begins with; each of the sources here would take gigabytes."""
 
@@ -196,10 +179,7 @@ def test_a_source_that_wants_to_fill_the_memory_is_one_sentence(what: str, tmp_p
     (tmp_path / "source").mkdir()
     lake = lake_with_weights(tmp_path / "lake")
     before = tree(lake.root)
-    command = [sys.executable, "-c", MEASURED, str(lake.root), name, str(write(tmp_path / "source")), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    said, n_bytes = json.loads(done.stdout)
+    said, _, n_bytes = measured(bring_in, lake.root, name, str(write(tmp_path / "source")), Asked(**asked))
     assert why in said
     assert "\n" not in said
     assert len(said) < 400

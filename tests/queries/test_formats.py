@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from saelake.queries import QueryError
-from saelake.queries.formats import Rows, printable, show, show_table
+from saelake.queries.fetched import Rows
+from saelake.queries.formats import printable, show, show_table
 from tests.lakes import HOSTILE
 
 ROW = f"""
