@@ -65,7 +65,8 @@ def analyze(
     study = read_study(recipe, limit).allowing(allow_code, hosts)  # before the imports: a mistake in it is reported at once
     from saelake.analysis import stages
     from saelake.analysis.search.directions import NoDirection
-    from saelake.queries.formats import Rows, show_table
+    from saelake.queries.fetched import Rows
+    from saelake.queries.formats import show_table
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
@@ -180,7 +181,8 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
     from saelake.analysis.notices import reasoning_notice, target_notice
     from saelake.analysis.study_status import study_status
     from saelake.ingest.loading import read_targets
-    from saelake.queries.formats import Rows, show_table
+    from saelake.queries.fetched import Rows
+    from saelake.queries.formats import show_table
     from saelake.warehouse.records import Lake
 
     to_be_made = not Lake.at(lake).published.names("")

@@ -220,7 +220,8 @@ def score(name: str, mapping: str, seed: int, lake: str) -> None:
 
     from saelake.analysis.meaning import annotation_study as studies
     from saelake.analysis.meaning import scores
-    from saelake.queries.formats import Rows, show_table
+    from saelake.queries.fetched import Rows
+    from saelake.queries.formats import show_table
     from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)

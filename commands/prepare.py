@@ -59,7 +59,8 @@ def _trial(study: "Recipe", few: int) -> "Trial":
 
 def _show(trial: "Trial") -> None:
     from saelake.ingest.plan.table import size, time
-    from saelake.queries.formats import Rows, show_table
+    from saelake.queries.fetched import Rows
+    from saelake.queries.formats import show_table
 
     few, more = trial.limits
     click.echo(f"\ntrial · seconds of {few} and {more} prompts of each set, label and split, and what all of them will take")
@@ -86,7 +87,8 @@ def train_saes(recipe: str, force: bool, update: bool) -> None:
         raise click.UsageError("--force trains all SAEs, --update only some: give one of them")
     study = read_study(recipe)
     from saelake.ingest.saes.train import train_saes as train
-    from saelake.queries.formats import Rows, show_table
+    from saelake.queries.fetched import Rows
+    from saelake.queries.formats import show_table
     from saelake.warehouse.progress import Bar
 
     with Bar() as progress:

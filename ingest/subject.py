@@ -22,6 +22,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from saelake.ingest.loading import find_blocks, load_network, load_tokenizer, resolve_device
 from saelake.ingest.messages import Asked
+from saelake.ingest.model_checks import check_loaded, check_states, learned_positions
 from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.recipe.errors import sentence
 from saelake.ingest.site_map import find_sites
@@ -77,7 +78,7 @@ class Subject:
         template_variables: Mapping[str, str | int | float | bool] | None = None,
         max_prompt_tokens: int | None = None,
     ) -> None:
-        _check_loaded(model, tokenizer)
+        check_loaded(model, tokenizer)
         if max_prompt_tokens is not None:
             max_prompt_tokens = arguments.whole("max_prompt_tokens", max_prompt_tokens, 1)
         words = arguments.listed("target_tokens", target_tokens, "a list of texts, such as ['I']")
@@ -117,7 +118,7 @@ class Subject:
         target_token_ids: Sequence[int],
         max_prompt_tokens: int | None,
     ) -> None:
-        _check_states(model)
+        check_states(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.template = template
@@ -338,39 +339,3 @@ def _is_folder(path: str | Path) -> bool:
         return Path(path).is_dir()
     except (OSError, ValueError):  # a name that no file can have
         return False
-
-
-def _check_loaded(model: Any, tokenizer: Any) -> None:
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(
-            f"a {type(model).__name__} is no model of transformers: give what AutoModelForCausalLM.from_pretrained gives"
-        )
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise UserError(
-            f"a {type(tokenizer).__name__} is no tokenizer of transformers: give what AutoTokenizer.from_pretrained gives"
-        )
-    if any(weight.device.type == "meta" for weight in model.parameters()):
-        raise UserError("the model has weights on no device (meta): load it with its weights")
-
-
-def learned_positions(model: nn.Module) -> int | None:
-    """How many positions a model with learned ones has; None where positions are computed and do not run out."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("wpe", "embed_positions", "position_embeddings"):
-            return module.num_embeddings - int(getattr(module, "offset", 0))
-    return None
-
-
-def _check_states(model: PreTrainedModel) -> None:
-    """Raises UserError for a model that remembers a prompt by other states than keys and values, which rows cannot share."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTIONS
-    if kinds or getattr(model, "_is_stateful", False):
-        named = f" ({', '.join(sorted(kinds))})" if kinds else ""
-        raise UserError(
-            f"model: a {type(model).__name__} has layers that are no attention{named}, whose states cannot be resumed and shared "
-            f"between ablated passes: models of attention and MLP alone are supported"
-        )
-
-
-ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-"""Kinds of layers, by transformers' names, that keep keys and values."""

@@ -13,17 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import duckdb
 
+from saelake.queries.fetched import Rows, distinct, rows_of, write_parquet
 from saelake.queries.parameters import QueryError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 FORMATS = ("table", "csv", "json", "parquet")
-BATCH = 10_000
 MAX_ROWS, MAX_ROWS_PIPED = 50, 1_000
 """Rows of a table on a terminal, and elsewhere."""
 MAX_COUNTED = 1_000_000
@@ -31,24 +28,8 @@ MAX_COUNTED = 1_000_000
 WIDEST_CELL, NARROWEST_CELL = 60, 36
 """Text is cut on a terminal, to the first or down to the second: ids and names of conditions are shorter, and stay whole."""
 SAFE_INTEGER = 2**53
-AS_TEXT = re.compile(
-    r"\b(TIMESTAMP WITH TIME ZONE|TIMESTAMP(_NS|_MS|_S)?|DATE|TIME WITH TIME ZONE|TIME_NS|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY)\b"
-)
-"""Types whose values Python lacks, in part (the year 10000, infinity) or without further packages (time zones)."""
-NOT_IN_PARQUET = re.compile(r"\b(TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY|UNION\(.*\))(?!\w)")
-"""Types that Parquet, or Arrow on the way there, has no like of: they are written as text."""
-PARQUET_ROWS = 122_880
-"""Rows of a row group of what is written as Parquet."""
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """How a text begins that a spreadsheet might run, with the apostrophes that may stand before it."""
-
-
-class Rows(NamedTuple):
-    """Rows to show, with the names and DuckDB types of their columns."""
-
-    names: Sequence[str]
-    types: Sequence[str]
-    rows: Iterator[Sequence[Any]]
 
 
 def show(
@@ -129,47 +110,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def rows_of(relation: duckdb.DuckDBPyRelation) -> Rows:
-    """The rows of a relation as Python's values, read as they are asked for; raises duckdb.Error."""
-    names, types = relation.columns, [str(kind) for kind in relation.types]
-    read = relation.project(", ".join(_as_read(place, kind) for place, kind in enumerate(types, 1)))
-
-    def fetched() -> Iterator[Sequence[Any]]:
-        for batch in _batches(read, BATCH):
-            yield from zip(*map(_values, batch.columns, types), strict=True)
-
-    return Rows(names, types, fetched())
-
-
-def _as_read(place: int, kind: str) -> str:
-    """A column, by its place, as something that Python has a value for."""
-    if kind == "FLOAT":
-        # As a Python float 0.1 would be 0.10000000149011612: DuckDB knows the shortest number that is the same float.
-        return f"#{place}::varchar::double"
-    if kind in ("HUGEINT", "UHUGEINT"):
-        return f"#{place}::varchar"
-    return f"#{place}::{AS_TEXT.sub('VARCHAR', kind)}" if AS_TEXT.search(kind) else f"#{place}"
-
-
-def _values(column: "pa.Array", kind: str) -> list[Any]:
-    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
-    if kind in ("HUGEINT", "UHUGEINT"):
-        return [None if value is None else int(value) for value in values]
-    if kind.startswith("TIMESTAMP") and AS_TEXT.fullmatch(kind):
-        return [value and value.replace(" ", "T", 1) for value in values]
-    return values
-
-
-def _batches(relation: duckdb.DuckDBPyRelation, n_rows: int) -> Iterator["pa.RecordBatch"]:
-    """The rows a batch at a time, which every DuckDB gives as Arrow alone; raises duckdb.Error."""
-    import pyarrow as pa
-
-    try:
-        yield from relation.to_arrow_reader(n_rows)
-    except (OSError, pa.ArrowException) as error:  # what DuckDB says while rows are fetched comes through Arrow
-        raise duckdb.Error(str(error)) from error
-
-
 def _write(relation: duckdb.DuckDBPyRelation, kind: str, out: TextIO, max_rows: int | None, on_empty: Callable[[], None]) -> None:
     rows = rows_of(relation)
     rows = rows._replace(rows=_noting(rows.rows, on_empty))
@@ -204,29 +144,14 @@ def _has_completions(relation: duckdb.DuckDBPyRelation) -> bool:
 
 def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None, private: bool) -> None:
     if output is not None:
-        _whole(output, lambda draft: _write_parquet(relation, draft), private)
+        _whole(output, lambda draft: write_parquet(relation, draft), private)
         return
     if sys.stdout.isatty():
         raise QueryError("parquet is not for a terminal: give --output FILE, or redirect standard output to a file")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.parquet"
-        _write_parquet(relation, file)
+        write_parquet(relation, file)
         sys.stdout.buffer.write(file.read_bytes())
-
-
-def _write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
-    # Not by DuckDB: a connection that answers what others typed may not write files.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names, kinds = _distinct(relation.columns), [str(kind) for kind in relation.types]
-    casts = ", ".join(f"#{place}::{NOT_IN_PARQUET.sub('VARCHAR', kind)}" for place, kind in enumerate(kinds, 1))
-    rows = relation.project(casts)
-    fields = rows.limit(0).to_arrow_table().schema
-    schema = pa.schema([field.with_name(name) for name, field in zip(names, fields, strict=True)])
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in _batches(rows, PARQUET_ROWS):
-            writer.write_batch(batch.rename_columns(names))
 
 
 def _whole(path: Path, write: Callable[[Path], None], private: bool) -> None:
@@ -301,7 +226,7 @@ def json_objects(relation: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
 
 
 def _json_objects(rows: Rows) -> Iterator[dict[str, Any]]:
-    names = _distinct(rows.names)
+    names = distinct(rows.names)
     is_id = [name.endswith("_id") and kind == "BIGINT" for name, kind in zip(rows.names, rows.types, strict=True)]
     for row in rows.rows:
         values = [str(v) if as_id and v is not None else _json_value(v) for v, as_id in zip(row, is_id, strict=True)]
@@ -322,15 +247,6 @@ def _json_value(value: Any) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     return value.isoformat() if isinstance(value, datetime | date | time) else str(value)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Column names, repeated ones numbered: an object cannot hold a name twice."""
-    found: list[str] = []
-    for name in names:
-        candidates = (name if i == 0 else f"{name}_{i}" for i in range(len(names) + 1))
-        found.append(next(c for c in candidates if c not in found))
-    return found
 
 
 def cell(value: Any) -> str | None:

@@ -20,7 +20,8 @@ from saelake.analysis.explorer.charts import Chart, chart_of
 from saelake.analysis.explorer.study import Shown
 from saelake.analysis.meaning.server import form_of
 from saelake.queries import QueryError
-from saelake.queries.formats import cell, is_numeric, rows_of, show
+from saelake.queries.fetched import rows_of
+from saelake.queries.formats import cell, is_numeric, show
 from saelake.queries.statements import check_reads
 from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.schema import TABLES

@@ -19,6 +19,7 @@ from saelake.warehouse.schema.captured import (
     TOKENS,
 )
 from saelake.warehouse.schema.columns import SCHEMA_VERSION, Column, Table
+from saelake.warehouse.schema.directions import ALIGNMENTS, DIRECTIONS
 from saelake.warehouse.schema.imported import EXAMPLES, FEATURE_REPORTS, GRAPH_EDGES, REPORTED_LOGITS
 from saelake.warehouse.schema.meaning import (
     ANNOTATIONS,
@@ -42,9 +43,7 @@ from saelake.warehouse.schema.models import (
 )
 from saelake.warehouse.schema.search import (
     ABLATIONS,
-    ALIGNMENTS,
     CRITICAL_FEATURES,
-    DIRECTIONS,
     DOSES,
     FEATURE_SETS,
     NOISE,

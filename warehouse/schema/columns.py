@@ -8,6 +8,8 @@ import pyarrow as pa
 DELTA, BYTE_STREAM, PLAIN = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT", "PLAIN"
 """Encodings of sorted ids, of measured values, and of a number that a file has once, which is written twice as fast as a
 dictionary of it. DuckDB reads byte streams of floats only: `pos` takes a dictionary, +2%."""
+MADE_ELSEWHERE = "made elsewhere: not measured here"
+"""Why a value of imported rows is missing."""
 ABOVE_0 = 2.0**-149
 """The smallest float32 above 0."""
 SCHEMA_VERSION = 2

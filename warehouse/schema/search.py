@@ -1,4 +1,4 @@
-"""The tables of the protocol that the search for causes writes: directions, ablations, verdicts, searches (R3-R8, R15, R17)."""
+"""The tables of the protocol that the search for causes writes: ablations, verdicts, searches (R6-R8, R15, R17)."""
 
 from dataclasses import replace
 
@@ -6,106 +6,15 @@ import pyarrow as pa
 
 from saelake.warehouse.schema.columns import (
     ABLATION_ID,
-    BYTE_STREAM,
     FEATURE_ID,
     LAYER,
+    MADE_ELSEWHERE,
     PROMPT_ID,
     RUN_ID,
     SAE_ID,
     SET_ID,
-    VECTOR,
     Column,
     Table,
-)
-
-MADE_ELSEWHERE = "made elsewhere: not measured here"
-NOT_ASKED = "made elsewhere, or not asked (direction.selection): not measured here"
-
-DIRECTIONS = Table(
-    "directions",
-    "the refusal direction of one layer (R3)",
-    (
-        RUN_ID,
-        LAYER,
-        Column(
-            "vector",
-            VECTOR,
-            "unit vector: mean resid_post at the last token, target minus control",
-        ),
-        Column("norm", pa.float32(), "length of the difference before it was scaled to 1"),
-        Column(
-            "n_prompts",
-            pa.int32(),
-            "selection prompts: target and refused by the unmodified model",
-            null=MADE_ELSEWHERE,
-            null_since=2,
-            at_least=0,
-        ),
-        Column(
-            "n_flipped",
-            pa.int32(),
-            "selection prompts that flip when the direction is projected out of every layer",
-            null=NOT_ASKED,
-            null_since=2,
-            at_least=0,
-        ),
-        Column(
-            "p_refusal_token",
-            pa.float32(),
-            "mean probability of a refusal token on them, projected out",
-            null=NOT_ASKED,
-            null_since=2,
-            at_least=0,
-            at_most=1,
-        ),
-        Column(
-            "kl",
-            pa.float32(),
-            "mean KL divergence of the next token on control prompts, projected out (nats)",
-            null=NOT_ASKED,
-            null_since=2,
-        ),
-        Column(
-            "induced",
-            pa.float32(),
-            "share of control prompts that are refused when the direction is added at its layer",
-            null=NOT_ASKED,
-            null_since=2,
-            at_least=0,
-            at_most=1,
-        ),
-        Column("admitted", pa.bool_(), "passes the recipe's filters"),
-        Column("chosen", pa.bool_(), "the direction that the study uses; none where no layer passes the filters"),
-        Column(
-            "left_out",
-            pa.string(),
-            "which filters leave the layer out: late, kl, induced, joined by a comma; outdone: another layer flips more by "
-            "first tokens, and the rest was not asked; unknown in older files; imported",
-            null="it passes",
-            since=2,
-            elsewhere="case when admitted then null else 'unknown' end",
-        ),
-    ),
-    key=("run_id", "layer"),
-    order=("layer",),
-)
-
-ALIGNMENTS = Table(
-    "alignments",
-    "how close one decoder row lies to a refusal direction (R5); candidates are a query over it",
-    (
-        RUN_ID,
-        Column("direction", pa.string(), "own: the direction of the feature's layer; chosen: the study's one direction"),
-        SAE_ID,
-        LAYER,
-        FEATURE_ID,
-        Column(
-            "cosine", pa.float32(), "signed cosine of decoder row and direction", at_least=-1, at_most=1, encoding=BYTE_STREAM
-        ),
-    ),
-    key=("run_id", "direction", "sae_id", "feature_id"),
-    order=("direction", "feature_id"),
-    by_layer=True,
 )
 
 FEATURE_SETS = Table(

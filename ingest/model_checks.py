@@ -1,0 +1,43 @@
+"""What a model must be to be studied, and how many positions it has learned."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from saelake.warehouse.errors import UserError
+
+ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+"""Kinds of layers, by transformers' names, that keep keys and values."""
+
+
+def check_loaded(model: Any, tokenizer: Any) -> None:
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"a {type(model).__name__} is no model of transformers: give what AutoModelForCausalLM.from_pretrained gives"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"a {type(tokenizer).__name__} is no tokenizer of transformers: give what AutoTokenizer.from_pretrained gives"
+        )
+    if any(weight.device.type == "meta" for weight in model.parameters()):
+        raise UserError("the model has weights on no device (meta): load it with its weights")
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """How many positions a model with learned ones has; None where positions are computed and do not run out."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("wpe", "embed_positions", "position_embeddings"):
+            return module.num_embeddings - int(getattr(module, "offset", 0))
+    return None
+
+
+def check_states(model: PreTrainedModel) -> None:
+    """Raises UserError for a model that remembers a prompt by other states than keys and values, which rows cannot share."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTIONS
+    if kinds or getattr(model, "_is_stateful", False):
+        named = f" ({', '.join(sorted(kinds))})" if kinds else ""
+        raise UserError(
+            f"model: a {type(model).__name__} has layers that are no attention{named}, whose states cannot be resumed and shared "
+            f"between ablated passes: models of attention and MLP alone are supported"
+        )
