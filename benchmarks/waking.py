@@ -25,7 +25,8 @@ from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject
 
-TARGET = "<= 1.30"
+TARGETS = {"candidates": "<= 1.30", "all": "<= 1.40"}
+"""Of SmolLM2 all latents are out of reach: the matrix products that encode them take as long as the model's own."""
 LAYERS = range(2, 14)
 WIDTH = 16384
 CANDIDATES = 200
@@ -45,10 +46,9 @@ def compare(
     n_rows = ", ".join(f"{what}: {len(engine.activations(requests, w).request)}" for what, w in watched.items())
     report.line(f"\n{name}: {len(requests)} requests; activations captured of {n_rows}\n{times.table()}")
     for what in watched:
-        target = TARGET if what == "candidates" else "none"  # the default; encoding all latents costs what the model costs
-        report.ratio(f"{name}_capture_{what}", times.ratio(f"capturing {what}", "ablated forward"), target)
+        report.ratio(f"{name}_capture_{what}", times.ratio(f"capturing {what}", "ablated forward"), TARGETS[what])
         to_last = times.ratio(f"capturing {what}", "ablated forward, to the last watched layer")
-        report.ratio(f"{name}_capture_{what}_same_depth", to_last, target)
+        report.ratio(f"{name}_capture_{what}_same_depth", to_last, TARGETS[what] if what == "candidates" else "none")
 
 
 def on_organism(report: Report, rounds: int) -> None:

@@ -18,6 +18,7 @@ from saelake.warehouse.errors import UserError
 CHUNK_VALUES = {"cpu": 2**21, "cuda": 2**26}
 """Pre-activations that are held at once, by device kind: a cache's worth, or enough to keep a GPU busy. A part of the plan,
 since how rows share a matrix product can move a value by a rounding."""
+FOREIGN = ': check that the SAE belongs to this model, or set model.dtype = "float32"'
 
 
 class Captured(NamedTuple):
@@ -123,12 +124,13 @@ def _name(site: Site) -> str:
 
 
 @torch.inference_mode()
-def nonzeros(sae: Sae, resid_nd: Tensor, *, to_bfloat16: bool = False) -> Nonzeros:
+def nonzeros(sae: Sae, resid_nd: Tensor, *, to_bfloat16: bool = False, not_finite: str = FOREIGN) -> Nonzeros:
     """What of `sae.encode(resid_nd)` is not zero, found on the SAE's device.
 
     Args:
         to_bfloat16: round the values to bfloat16 (a recorded setting of the recipe; the sparsity pattern is untouched).
-    Raises UserError if an activation is not finite.
+        not_finite: what may be wrong where an activation is no finite number.
+    Raises UserError if an activation or a residual is not finite.
     """
     device = sae.W_enc.device
     n_rows = max(CHUNK_VALUES.get(device.type, CHUNK_VALUES["cpu"]) // sae.width, 1)
@@ -143,11 +145,9 @@ def nonzeros(sae: Sae, resid_nd: Tensor, *, to_bfloat16: bool = False) -> Nonzer
     if not parts:
         return Nonzeros(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
     found = Nonzeros(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
-    if not np.isfinite(found.activation).all():
-        raise UserError(
-            f"layer {sae.layer} gives activations that are not finite numbers: check that the SAE belongs to this model, "
-            f'or set model.dtype = "float32"'
-        )
+    # A residual that is no number is above no threshold.
+    if not (np.isfinite(found.activation).all() and resid_nd.isfinite().all()):
+        raise UserError(f"layer {sae.layer} gives activations that are not finite numbers{not_finite}")
     return found
 
 

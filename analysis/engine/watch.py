@@ -6,10 +6,10 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from saelake.analysis.engine.slices import SliceCache
+from saelake.ingest.capture import nonzeros
 from saelake.ingest.subject import Batch, StopForward, Subject
 from saelake.warehouse.errors import UserError
 
@@ -17,7 +17,8 @@ Watched = Mapping[int, np.ndarray | None]
 """Number of an SAE -> feature_ids; None: all its features."""
 
 DENSE = 1 << 25
-"""Activations that exist at a time as a dense (n, f), in float32 numbers."""
+"""Activations of wanted features that exist at a time as a dense (n, f), in float32 numbers."""
+HELD = " while features are held: check the value that they are held at"
 
 
 class Activations(NamedTuple):
@@ -38,7 +39,9 @@ class Activations(NamedTuple):
     def of(cls, parts: Sequence["Activations"], place: np.ndarray) -> "Activations":
         """The parts together, each request with the rows of the one at its place, in order."""
         columns = [np.concatenate(column) for column in zip(cls.none(), *parts, strict=True)]
-        order = np.lexsort(columns[3::-1])
+        # One number a row is sorted in a quarter of the time that four columns take.
+        number = np.ravel_multi_index(columns[:4], [int(column.max(initial=0)) + 1 for column in columns[:4]])
+        order = np.argsort(number, kind="stable")
         columns = [column[order] for column in columns]
         first, stop = (np.searchsorted(columns[0], place, side=side) for side in ("left", "right"))
         found = np.concatenate([np.empty(0, dtype=np.int64), *map(np.arange, first, stop)])
@@ -76,37 +79,34 @@ class Watch:
 
     def _see(self, number: int, resid_btd: Tensor) -> None:
         slices, wanted = self._slices[number], self._watched[number]
-        resid_nd = resid_btd[self._kept_bt].float()
-        for ids, encode in self._encoders(slices, wanted, resid_btd.device):
-            self._keep(number, ids, encode, resid_nd)
+        sae, resid_nd = slices.sae, resid_btd[self._kept_bt].float()
+        if wanted is None and not (sae.off_device and sae.elementwise):
+            found = nonzeros(sae.on(resid_btd.device), resid_nd, not_finite=HELD)
+            self._keep(number, found.token, found.feature_id, found.activation)
+        else:
+            for ids, encode in self._encoders(slices, wanted):
+                self._encode(number, ids, encode, resid_nd)
         if number == max(self._watched, key=self._depth):
             raise StopForward
 
-    def _encoders(
-        self, slices: SliceCache, wanted: np.ndarray | None, device: torch.device
-    ) -> Iterator[tuple[np.ndarray, Callable[[Tensor], Tensor]]]:
-        """Features and what encodes them: all at once, or the rows of an SAE that is not on the device some at a time."""
-        if wanted is not None:
-            ids = np.unique(wanted)
-            yield from [(ids, slices.of(ids).encode)] if len(ids) else []
-        elif slices.sae.off_device and slices.sae.elementwise:
+    def _encoders(self, slices: SliceCache, wanted: np.ndarray | None) -> Iterator[tuple[np.ndarray, Callable[[Tensor], Tensor]]]:
+        """Features and what encodes them: those that are wanted, or all of an SAE that is not on the device, some at a time."""
+        if wanted is None:
             yield from ((ids, part.encode) for ids, part in slices.parts())
-        else:
-            yield np.arange(slices.sae.width), slices.sae.on(device).encode
+        elif len(ids := np.unique(wanted)):
+            yield ids, slices.of(ids).encode
 
-    def _keep(self, number: int, ids: np.ndarray, encode: Callable[[Tensor], Tensor], resid_nd: Tensor) -> None:
-        slices = self._slices[number]
-        step = max(1, DENSE // slices.sae.width)
+    def _encode(self, number: int, ids: np.ndarray, encode: Callable[[Tensor], Tensor], resid_nd: Tensor) -> None:
+        sae = self._slices[number].sae
+        step = max(1, DENSE // sae.width)
         for start in range(0, len(resid_nd), step):
             acts_nu = encode(resid_nd[start : start + step])
             token, column = acts_nu.nonzero(as_tuple=True)
             activation = acts_nu[token, column].float().cpu().numpy()
             if not np.isfinite(activation).all():
-                raise UserError(
-                    f"layer {slices.sae.layer} gives activations that are not finite numbers while features are held: "
-                    f"check the value that they are held at"
-                )
-            n = (token + start).cpu().numpy()
-            found = ids[column.cpu().numpy()].astype(np.int32)
-            numbers = np.full(len(n), number, dtype=np.int16)
-            self.parts.append(Activations(self._row_n[n], numbers, found, self._pos_n[n], activation))
+                raise UserError(f"layer {sae.layer} gives activations that are not finite numbers{HELD}")
+            self._keep(number, (token + start).cpu().numpy(), ids[column.cpu().numpy()].astype(np.int32), activation)
+
+    def _keep(self, number: int, token: np.ndarray, feature_id: np.ndarray, activation: np.ndarray) -> None:
+        numbers = np.full(len(token), number, dtype=np.int16)
+        self.parts.append(Activations(self._row_n[token], numbers, feature_id, self._pos_n[token], activation))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from saelake.ingest.model_shape import cached_file
@@ -73,7 +74,7 @@ class SaeDescription:
         """Whether it reads at one site and writes at another."""
         return "transcoder" in self.architecture
 
-    @property
+    @cached_property
     def reads(self) -> Site:
         """The site whose values it encodes; resid_post of the recipe's layer where it declares none."""
         if self.hook is None:
@@ -82,7 +83,7 @@ class SaeDescription:
         # The same tensor by its other name: what block l - 1 gives.
         return Site(self.ref.layer) if site == Site(self.ref.layer + 1, "resid_pre") else site
 
-    @property
+    @cached_property
     def writes(self) -> Site:
         """The site that its decoder adds to: for all but transcoders the one that it reads."""
         if not self.is_transcoder:

@@ -15,6 +15,7 @@ from saelake.analysis.engine.requests import NO_FEATURES, DirectionEdit, Feature
 from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
+from saelake.warehouse.errors import UserError
 from tests.analysis.engines import TEXTS, WIDTH, Bench, assert_literal, planted_bench, some_request, some_set, tiny, tiny_subject
 from tests.analysis.literal import literal_answer, literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS
@@ -147,6 +148,13 @@ def test_watched_activations_are_those_of_the_ablated_pass(architecture: str) ->
             assert set(seen.feature_id[mine].tolist()) <= set(ids.tolist())
     order = np.lexsort((seen.pos, seen.feature_id, seen.sae, seen.request))
     np.testing.assert_array_equal(order, np.arange(len(order)))
+
+
+@pytest.mark.parametrize("wanted", [None, np.arange(0, WIDTH, 2)], ids=["all", "some"])
+def test_a_value_that_no_residual_bears_is_said_whatever_is_watched(wanted: np.ndarray | None) -> None:
+    held = Request(0, FeatureSet.of([0] * 8, list(range(8)), 3e38))
+    with pytest.raises(UserError, match="layer 2 gives activations that are not finite numbers while features are held"):
+        tiny("llama").engine().activations([held], {2: wanted})
 
 
 def test_watching_nothing_gives_no_rows() -> None:
