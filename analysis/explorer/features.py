@@ -17,6 +17,13 @@ from saelake.queries.rows import Row, rows, selected
 
 Key = tuple[int | str, int]
 """Layer or sae_id, and feature_id."""
+FIELDS = {
+    "feature_id": "Number",
+    "min_auroc": "AUROC at least",
+    "min_effect": "Effect at least",
+    "min_critical": "Critical for at least",
+}
+"""Parameters of the list whose fields are called otherwise."""
 
 
 def add_features(app: FastAPI, shown: Shown) -> None:
@@ -57,12 +64,13 @@ def add_features(app: FastAPI, shown: Shown) -> None:
             "order": order,
         }
         with shown.cursor() as con:
-            those, problem = listed(con, "feature_list", asked)
+            those, problem = listed(con, "feature_list", asked, FIELDS)
         return shown.page(
             "features.html",
             "features",
             422 if problem else 200,
             asked=asked,
+            fields=FIELDS,
             layers=layers,
             small=SMALL,
             orders=ORDERS,

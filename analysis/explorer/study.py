@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Self
 
 import duckdb
@@ -118,12 +119,23 @@ def found(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]
         raise HTTPException(404, str(error)) from error
 
 
-def listed(con: duckdb.DuckDBPyConnection, name: str, asked: Mapping[str, str], **values: Any) -> tuple[list[Row], str]:
-    """The rows of a question under what a form asks, and an empty sentence; or none, and what is wrong with the form."""
+def listed(
+    con: duckdb.DuckDBPyConnection,
+    name: str,
+    asked: Mapping[str, str],
+    fields: Mapping[str, str] = MappingProxyType({}),
+    **values: Any,
+) -> tuple[list[Row], str]:
+    """The rows of a question under what a form asks, and an empty sentence; or none, and what is wrong with the form.
+
+    Args:
+        fields: parameters of the question -> what the form calls them, where that is another word.
+    """
     try:
         return rows(con, name, **given(asked), **values), ""
     except QueryError as error:
-        return [], str(error)
+        parameter, _, rest = str(error).partition(" ")
+        return [], f"{fields.get(parameter, parameter)} {rest}"
 
 
 def given(asked: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException as NotServed
 
 from saelake.warehouse.errors import UserError
@@ -54,12 +55,17 @@ def _short(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g}"
 
 
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each underscore."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>"))
+
+
 def _whole(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
 _environment = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-_environment.filters |= {"sentence": as_sentence, "figure": _figure, "short": _short, "whole": _whole}
+_environment.filters |= {"sentence": as_sentence, "figure": _figure, "short": _short, "whole": _whole, "breakable": _breakable}
 _environment.globals["linked"] = linked
 
 

@@ -18,6 +18,7 @@ from saelake.analysis.meaning import annotation_study as studies
 from saelake.analysis.meaning.annotation_study import AnnotationStudy, Sampling
 from saelake.warehouse.records import Lake
 from tests import lakes
+from tests.accessible import require_accessible
 from tests.conftest import ROOT
 from tests.meaning import build_meaning_lake, chromium
 
@@ -166,6 +167,7 @@ def test_what_people_and_models_wrote_is_inert_and_nothing_sticks_out(lake: Lake
                 assert page.locator("script:not([src])").count() == 0
                 assert page.locator("img").count() == 0
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
+                require_accessible(page, url)
                 seen += page.locator("main").inner_text()
             assert SCRIPT in seen, "shown as text"
         assert all(re.match(r"http://127\.0\.0\.1:\d+/(a|b|static|favicon)", url) for url in requested)

@@ -1,5 +1,6 @@
 """The explorer in a real browser: by keyboard, at two widths, in light and dark, without its server."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from tests.accessible import require_accessible, require_visible_focus
 from tests.analysis.test_pages import server
 from tests.meaning import CHROMIUM, FLAGS, chromium
 
 WIDTHS = (1200, 390)
-NAMELESS = "one => !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim()"
+RUN = re.compile(r"minimal_[0-9a-f]+")
 ENDLESS = "select count(*) from range(100000000000) a(i), range(1000) b(j) where hash(i + j) % 7 = 1"
 
 
@@ -30,14 +32,13 @@ def link(browser: Browser, planted_lake: Path, tmp_path_factory: pytest.TempPath
 
 
 def require_form(page: Page, width: int, where: object) -> None:
-    """A page that is no wider than it may be, under one heading, with a label for every field."""
+    """A page that is no wider than it may be, under one heading, and that all can use."""
     assert page.evaluate("document.documentElement.scrollWidth") <= width, (where, width)
     assert page.locator("h1").count() == 1, where
-    fields = page.locator("input:visible, select:visible, textarea:visible, button:visible")
-    assert fields.evaluate_all(f"all => all.filter({NAMELESS}).length") == 0, f"{where}: a field without a label"
+    require_accessible(page, (where, width))
 
 
-def followed(page: Page, *names: str) -> Page:
+def followed(page: Page, *names: str | re.Pattern[str]) -> Page:
     for name in names:
         page.get_by_role("link", name=name, exact=True).first.click()
     return page
@@ -113,9 +114,24 @@ def test_every_page_fits_both_widths_in_light_and_dark(link: str, browser: Brows
             page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
             problems = told_by(page)
             page.goto(link)
-            for names in ((), ("4:5",), ("Prompts",), ("Conditions",), ("minimal",), ("Runs",), ("SQL",), ("Live",)):
+            for names in (
+                (),
+                ("4:5",),
+                ("prompt",),
+                ("Prompts",),
+                ("Conditions",),
+                ("minimal",),
+                ("Runs",),
+                (RUN,),
+                ("SQL",),
+                ("Live",),
+            ):
                 followed(page, *names)
                 page.wait_for_load_state("networkidle")
+                require_visible_focus(page, names)
+                if names == ("SQL",):
+                    page.get_by_role("button", name="Ask").click()
+                    page.wait_for_selector("table.rows")
                 require_form(page, width, names)
             assert problems == []
 

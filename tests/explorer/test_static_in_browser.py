@@ -21,6 +21,7 @@ from saelake.warehouse.catalog import connect
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.share import Choice, share
 from tests import lakes
+from tests.accessible import require_visible_focus
 from tests.analysis.test_several_saes import write_twins
 from tests.explorer.test_in_browser import WIDTHS, require_form, told_by
 from tests.meaning import build_meaning_lake, chromium
@@ -209,9 +210,11 @@ def test_every_page_fits_both_widths_in_light_and_dark_and_asks_no_other_host(ho
             page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
             problems, asked = told_by(page), asked_by(page)
             for place in PLACES:
+                page.goto("about:blank")
                 page.goto(host.url + place)
                 page.wait_for_selector("main:not([aria-busy]) h1")
                 require_form(page, width, place)
+                require_visible_focus(page, place)
             assert problems == []
             assert not [url for url in asked if not url.startswith((host.url, "data:"))]
 

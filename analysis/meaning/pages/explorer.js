@@ -11,6 +11,20 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// What scrolls and holds nothing that a key reaches is reached itself: some browsers do that alone.
+const REACHED = "a, button, input, select, textarea, summary";
+const scrolls = (one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1;
+new ResizeObserver(() => {
+  for (const one of document.querySelectorAll(".scroll")) {
+    if (!scrolls(one) || one.querySelector(REACHED)) {
+      one.removeAttribute("tabindex");
+      continue;
+    }
+    const heading = one.querySelector("h2") ?? one.closest("section, main")?.querySelector("h1, h2");
+    Object.assign(one, { tabIndex: 0, role: "region", ariaLabel: heading?.textContent ?? "Table" });
+  }
+}).observe(document.body);
+
 // The console: an answer takes its place in the page, and what runs can be cancelled. Files are left to the browser.
 const ask = document.getElementById("ask");
 if (ask) {

@@ -1,5 +1,5 @@
 // The card of a feature: how it fires is counted here, from activations; what several tables tell was written with the set.
-import { bars, element, quiet, section, small, table } from "./elements.js";
+import { bars, breakable, element, quiet, section, small, table } from "./elements.js";
 import { figure, short, whole } from "./numbers.js";
 import { md5 } from "./md5.js";
 import { groupsOf, json, rowsOf } from "./parquet.js";
@@ -367,7 +367,7 @@ export async function card(layer, feature_id, id) {
         ? table(
             [["Condition"], ["Prompts", true], ["Flipped", true], ["Smallest set", true]],
             sets.map((one) => [
-              one.condition,
+              breakable(one.condition),
               `${one.n_prompts} of ${one.of_prompts}`,
               whole(one.n_flipped),
               whole(one.smallest),

@@ -11,13 +11,18 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
+// A name that may go on in the next line after each underscore.
+export const breakable = (name) => name.split(/(?<=_)/).flatMap((part, place) => (place ? [element("wbr"), part] : [part]));
+
 export const quiet = (...children) => element("p", { class: "quiet" }, ...children);
 export const small = (...children) => element("p", { class: "quiet small" }, ...children);
 export const section = (title, ...children) =>
   element("section", { class: "card scroll" }, element("h2", {}, title), ...children);
 
 export function table(headings, rows, attributes = {}) {
-  const head = headings.map(([title, isNumber]) => element("th", { scope: "col", class: isNumber && "n" }, title));
+  const head = headings.map(([title, isNumber]) =>
+    [title].flat().some(Boolean) ? element("th", { scope: "col", class: isNumber && "n" }, title) : element("td"),
+  );
   const body = rows.map((cells) =>
     element(
       "tr",

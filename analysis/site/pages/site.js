@@ -1,6 +1,6 @@
 // The pages of a shared set, without a server: all that they show is fetched from this folder.
 import { card } from "./card.js";
-import { bars, element, quiet, small, table } from "./elements.js";
+import { bars, breakable, element, quiet, small, table } from "./elements.js";
 import { figure, short, whole } from "./numbers.js";
 import { host, json, text } from "./parquet.js";
 import { absent, cardOf, hashOf, index, nameOf, open, saeOf } from "./set.js";
@@ -124,7 +124,7 @@ async function features(asked) {
   const { target, control } = index.labels;
   const about =
     (rows.length === index.listed ? `The first ${rows.length} features, by ` : `${rows.length} features, by `) +
-    `${order === "auroc" ? "AUROC" : index.orders[order].toLowerCase()}. ` +
+    `“${index.orders[order]}”. ` +
     "Critical for: prompts whose minimal sets hold it. " +
     "Effect: what P(target) falls by without it, over the prompts where that was measured.";
   const all = sae && element("p", {}, element("a", { href: hashOf("/", { order: asked.get("order") }) }, "Features of all SAEs"));
@@ -185,7 +185,7 @@ async function conditions() {
   const levels = (one) =>
     one.least_k === null ? "" : one.most_k === one.least_k ? String(one.least_k) : `${one.least_k}–${one.most_k}`;
   const rows = found.map((one) => [
-    one.condition,
+    breakable(one.condition),
     one.control ?? "",
     whole(one.n_prompts),
     whole(one.n_answers),
