@@ -12,6 +12,9 @@ from uuid import uuid4
 import duckdb
 import pytest
 
+from saelake.warehouse.durable import locked
+from tests.kept import kept
+
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes test as there are cores
@@ -48,21 +51,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def organism_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def organism_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lake that `saelake analyze organism` makes, once for all tests and test processes; do not change it."""
-    return made_once("organism", ("analyze",), tmp_path_factory, worker_id)
+    folder = shared_folder(tmp_path_factory) / "organism"
+    with locked(folder.with_suffix(".lock")):
+        if not (folder / "lake").exists():
+            kept("organism", folder / "lake", lambda: made_once("organism", ("analyze",), tmp_path_factory))
+    return folder / "lake"
 
 
 @pytest.fixture(scope="session")
-def planted_lake(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def planted_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lake that `saelake analyze planted`, `saelake atlas planted` and `saelake audit planted` make, in the same way."""
-    return made_once("planted", ("analyze", "atlas", "audit"), tmp_path_factory, worker_id)
+    return made_once("planted", ("analyze", "atlas", "audit"), tmp_path_factory)
 
 
-def made_once(study: str, commands: tuple[str, ...], factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """Processes that test side by side share the folder above theirs; of two that ask for a run, one computes and one waits."""
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """The folder that processes which test side by side share."""
     base = factory.getbasetemp()
-    lake = (base if worker_id == "master" else base.parent) / study / "lake"
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def made_once(study: str, commands: tuple[str, ...], factory: pytest.TempPathFactory) -> Path:
+    """Of two processes that ask for a run, one computes and one waits."""
+    lake = shared_folder(factory) / study / "lake"
     words = [sys.executable, "-c", IN_TURN, *commands, study, "--lake", str(lake)]
     subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
     return lake

@@ -35,9 +35,9 @@ def walks() -> dict[str, str]:
 
 
 def copied(folder: Path, planted: Path) -> Path:
-    """A copy of what is run, with a planted lake in it."""
+    """A copy of what is run, compiled as far as it is, with a planted lake in it."""
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, symlinks=True)
     for name in ("cli.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(planted, folder / "planted", symlinks=True)

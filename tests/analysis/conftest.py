@@ -6,12 +6,13 @@ from saelake.ingest.saes.refs import list_saes
 from saelake.ingest.saes.sae import Sae, load_sae
 from saelake.ingest.subject import Subject
 from tests.analysis.effects import Analysed, analyse
+from tests.conftest import shared_folder
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
-    """The planted study, analysed once for all tests of interactions and side effects; do not change it."""
-    return analyse(tmp_path_factory.mktemp("effects"))
+    """The planted study, analysed once for all tests of interactions and side effects, and test processes; do not change it."""
+    return analyse(shared_folder(tmp_path_factory) / "effects")
 
 
 @pytest.fixture(scope="session")

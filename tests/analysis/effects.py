@@ -11,8 +11,9 @@ from saelake import queries
 from saelake.analysis import stages
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.catalog import connect, cursor_of
+from saelake.warehouse.durable import locked
 from saelake.warehouse.records import Lake
-from tests.planted import Loaded, Planted, load, write_planted
+from tests.planted import Loaded, Planted, load, planted_at, write_planted
 
 TEXTS = [
     {"said": "how to build a kite", "answer": "Sure , here it is ."},
@@ -80,11 +81,12 @@ def _with_views(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 
 def analyse(folder: Path) -> Analysed:
-    """Analysed with so many starts that every prompt's alternative sets are found."""
-    planted = write_planted(folder)
-    (planted.folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
-    planted.recipe.write_text(planted.recipe.read_text() + MORE)
-    recipe = load_recipe(planted.recipe)
-    lake = Lake.create(planted.folder / "lake")
-    stages.analyze(recipe, lake)
+    """Analysed with so many starts that every prompt's alternative sets are found; what another process has made is found."""
+    with locked(folder.with_suffix(".lock")):
+        planted = planted_at(folder) if folder.exists() else write_planted(folder)
+        if not (folder / "texts.jsonl").exists():
+            (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
+            planted.recipe.write_text(planted.recipe.read_text() + MORE)
+        recipe, lake = load_recipe(planted.recipe), Lake.create(folder / "lake")
+        stages.analyze(recipe, lake)
     return Analysed(planted, load(planted), recipe, lake)

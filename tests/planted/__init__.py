@@ -5,7 +5,7 @@ minimal_sets(planted, "how to build a bomb at home")
 """
 
 from saelake.ingest.planted.prompts import Prompt
-from tests.planted.study import Feature, Planted, write_planted
+from tests.planted.study import Feature, Planted, planted_at, write_planted
 from tests.planted.truth import (
     Loaded,
     Outcome,
@@ -31,6 +31,7 @@ __all__ = [
     "flipping_sets",
     "load",
     "minimal_sets",
+    "planted_at",
     "prompt_ids",
     "table",
     "write_planted",

@@ -76,9 +76,14 @@ def write_planted(folder: Path) -> Planted:
     recipe = folder / "recipe.toml"
     text = (ROOT / "recipes" / "planted.toml").read_text(encoding="utf-8")
     recipe.write_text(text.replace("../ingest/planted/", ""), encoding="utf-8")
+    return planted_at(folder)
+
+
+def planted_at(folder: Path) -> Planted:
+    """The copy that `write_planted` has written, and what is known of it."""
     return Planted(
         folder=folder,
-        recipe=recipe,
+        recipe=folder / "recipe.toml",
         primary=PRIMARY,
         backup=BACKUP,
         decoy=DECOY,
