@@ -48,7 +48,7 @@ from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import ACTIVATIONS, PROMPTS, SetRuns, ingest_runs, is_ingested
 from saelake.ingest.splits import require_splits
 from saelake.ingest.study import Study, open_study
-from saelake.warehouse.catalog import connect, recover_catalog
+from saelake.warehouse.catalog import connect, up_to_date_at_the_end
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
@@ -164,34 +164,28 @@ def analyze_study(
     study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
 ) -> list[RunRecord]:
     """`analyze` for a study that is opened already; workers compute the shards elsewhere than in this process."""
-    try:
-        return _analyze(study, lake, force, progress, workers)
-    finally:
-        recover_catalog(lake)
-
-
-def _analyze(study: Study, lake: Lake, force: bool, progress: Quiet | None, workers: Workers | None) -> list[RunRecord]:
-    known = specs(study, lake=lake)
-    context = StudyContext(study, lake)
-    compute = partial(workers.ingest, study, context.sets) if workers else None
-    context.run_id = known["direction"].run_id  # which pays for what is asked before it
-    if workers is None and whole_run(lake, known["direction"].run_id) is None:
-        check_shown(context)
-    found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=context.loaded)
-    records = list(found.records)
-    ensure = partial(
-        ensure_stage, known=known, context=context, force=force, progress=progress, workers=workers, more_follows=True
-    )
-    for stage in stages(study.recipe):
-        records.append(ensure(stage))
-        if stage is directions.STAGE:
-            with context.sql([records[-1].run_id]) as con:
-                try:
-                    directions.require_chosen(con)
-                except directions.NoDirection:  # what the unmodified model answers is worth having all the same
-                    ensure(baseline.STAGE)
-                    raise
-    return records
+    with up_to_date_at_the_end(lake):
+        known = specs(study, lake=lake)
+        context = StudyContext(study, lake)
+        compute = partial(workers.ingest, study, context.sets) if workers else None
+        context.run_id = known["direction"].run_id  # which pays for what is asked before it
+        if workers is None and whole_run(lake, known["direction"].run_id) is None:
+            check_shown(context)
+        found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=context.loaded)
+        records = list(found.records)
+        ensure = partial(
+            ensure_stage, known=known, context=context, force=force, progress=progress, workers=workers, more_follows=True
+        )
+        for stage in stages(study.recipe):
+            records.append(ensure(stage))
+            if stage is directions.STAGE:
+                with context.sql([records[-1].run_id]) as con:
+                    try:
+                        directions.require_chosen(con)
+                    except directions.NoDirection:  # what the unmodified model answers is worth having all the same
+                        ensure(baseline.STAGE)
+                        raise
+        return records
 
 
 def atlas_study(

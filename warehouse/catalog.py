@@ -242,6 +242,15 @@ def recover_catalog(lake: Lake) -> bool:
     return True
 
 
+@contextmanager
+def up_to_date_at_the_end(lake: Lake) -> Iterator[None]:
+    """Runs that follow one another in it may leave the catalog to each other and, at last, to this."""
+    try:
+        yield
+    finally:
+        recover_catalog(lake)
+
+
 def is_catalog_current(lake: Lake) -> bool:
     return lake.catalog.exists() and not lake.stale.exists()
 

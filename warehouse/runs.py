@@ -43,8 +43,8 @@ def ensure_run(
     A run that was added from a shared set which left something out is computed again, whole.
 
     Args:
-        more_follows: the catalog learns of it when a later run takes its time, or from `recover_catalog`, which whoever asks
-            calls at the end: to build the catalog takes longer than a short stage.
+        more_follows: the catalog learns of it when a later run takes its time, or at the end of what `up_to_date_at_the_end`
+            holds: to build the catalog takes longer than a short stage.
     Raises UserError if `force` recomputes it and the content differs from what is published, and for what the disk refuses.
     """
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from saelake.warehouse import storage
-from saelake.warehouse.catalog import connect, current_runs, lock
+from saelake.warehouse import catalog, storage
+from saelake.warehouse.catalog import connect, current_runs, lock, recover_catalog
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
 from saelake.warehouse.literals import paths
@@ -164,6 +164,28 @@ def test_a_catalog_that_was_changed_run_by_run_is_one_that_was_built_whole(lake:
         make_current(lake, "toy1", {"candidates": [record for record in lake.records() if record.recipe == "toy1"][1:]})
     assert found[0] == found[1]
     assert len(found[0][2]) == 5
+
+
+def test_of_runs_that_follow_each_other_at_once_the_catalog_learns_when_one_takes_its_time_or_at_the_end(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known() -> list[str]:
+        with duckdb.connect(lake.catalog, read_only=True) as con:
+            return [run_id for (run_id,) in con.execute("select run_id from all_runs.runs order by all").fetchall()]
+
+    before = known()
+    first = toys.ingest(lake, seed=1, more_follows=True).run_id
+    assert known() == before
+    assert lake.current()["toy1", "ingest"] == (first,), "all but the catalog is up to date"
+    toys.answers(lake, seed=1, more_follows=True)
+    assert known() == before
+    assert recover_catalog(lake)
+    after = known()
+    assert len(after) == len(before) + 2
+    second = toys.ingest(lake, seed=2, more_follows=True).run_id
+    monkeypatch.setattr(catalog, "SOON", 0)
+    toys.answers(lake, seed=2, more_follows=True)
+    assert known() == sorted([*after, second]), "when a later run lands a shard"
 
 
 def test_a_missing_catalog_is_built_again(lake: Lake) -> None:
