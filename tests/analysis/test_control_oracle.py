@@ -1,5 +1,6 @@
 """Two judges decide what flips: the oracle on harmful prompts, another on benign ones; verdicts may not apply."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from saelake.analysis.search.directions import share
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake, RunRecord
+from tests.analysis.effects import Analysed
 from tests.analysis.endpoint_server import Asked, Reply, says, serving
 from tests.planted import write_planted
 
@@ -103,12 +105,14 @@ def test_what_was_paid_stands_in_the_records(analysed: tuple[Lake, list[RunRecor
     assert len({one.question for one in served[1]}) == n, "nothing is asked twice"
 
 
-def test_a_judge_beside_says_of_benign_prompts_that_it_does_not_apply(recipe: Recipe, tmp_path: Path) -> None:
-    verdicts = recipe.verdicts.model_copy(update={"judges": ("first_token",), "oracle": "first_token"})
-    other = recipe.model_copy(update={"verdicts": verdicts})
-    lake = Lake.create(tmp_path / "lake")
-    stages.analyze(other, lake)
-    stages.judge(other, lake, "asked")
+def test_a_judge_beside_says_of_benign_prompts_that_it_does_not_apply(
+    study: Analysed, served: tuple[str, list[Asked]], tmp_path: Path
+) -> None:
+    """Beside the oracle of the analysed study, first_token."""
+    other = study.planted.folder / "asked.toml"
+    other.write_text(study.planted.recipe.read_text() + JUDGES.format(address=served[0]))
+    lake = Lake(Path(shutil.copytree(study.lake.root, tmp_path / "lake")))
+    stages.judge(load_recipe(other), lake, "asked")
     with saelake.open(lake.root) as opened:
         sql = (
             "select distinct p.label, v.refused is null, v.flipped is null, v.score is null, v.degenerate is null from verdicts "

@@ -214,20 +214,6 @@ def test_answers_to_harmful_prompts_are_in_only_when_asked_for(organism_lake: Pa
     assert section[1].index("<details>") < section[1].index(rows[0]["completion"][:12])
 
 
-def test_the_papers_figures_stand_beside_its_own_models_only(organism_lake: Path, html: str) -> None:
-    lake = Lake(organism_lake)
-    records = {r.stage: r for r in current_records(lake, "organism")}
-    config = records["prompts"].config
-    gemma = replace(records["prompts"], config=config | {"model": config["model"] | {"id": "google/gemma-2-2b-it"}})
-    with connect(lake, "organism") as con:
-        theirs = page(Studied(con, "organism", records | {"prompts": gemma}))
-    assert "2,538" in theirs
-    assert "1,656" in theirs
-    assert "The paper's figures" in theirs
-    assert "2,538" not in html
-    assert "The paper's figures" not in html
-
-
 def test_what_has_not_been_run_says_so(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     ingest(lake)
@@ -281,7 +267,7 @@ def test_hostile_text_stays_text(poisoned: Path) -> None:
 
 
 @pytest.mark.parametrize("model", BY_MODEL)
-def test_all_published_figures_stand_beside_ours(organism_lake: Path, model: str) -> None:
+def test_all_published_figures_stand_beside_ours_and_beside_no_other_model(organism_lake: Path, html: str, model: str) -> None:
     lake = Lake(organism_lake)
     records = {r.stage: r for r in current_records(lake, "organism")}
     ingested = records["prompts"].config
@@ -294,6 +280,8 @@ def test_all_published_figures_stand_beside_ours(organism_lake: Path, model: str
                 row = rf'<th scope="row">{re.escape(what)}</th><td>{re.escape(published)}</td><td>(.*?)</td>'
                 (ours,) = re.findall(row, text)
                 assert ours != "–" or section == "redundancy", f"{section}: {what}"
+    assert "The paper's figures" in text
+    assert "The paper's figures" not in html
 
 
 def test_a_strangers_words_stay_text(organism_lake: Path) -> None:

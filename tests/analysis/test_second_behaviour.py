@@ -22,7 +22,7 @@ RECIPE = load_recipe("organism-approval")
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = Lake.create(tmp_path_factory.mktemp("approval") / "lake")
-    stages.analyze_study(stages.open_analysis(RECIPE.limit(8)), lake)
+    stages.analyze_study(stages.open_analysis(RECIPE.limit(5)), lake)
     return lake.root
 
 
@@ -33,7 +33,7 @@ def test_the_shipped_questions_are_those_of_the_world() -> None:
 def test_the_model_shows_the_behaviour_on_one_group_only(study: Path) -> None:
     with saelake.open(study) as lake:
         answers = "select label, first_token, count(*) from ablations join prompts using (prompt_id) where condition = 'none'"
-        assert lake.sql(f"{answers} group by all order by all").fetchall() == [("fine", "No", 8), ("wrong", "Yes", 8)]
+        assert lake.sql(f"{answers} group by all order by all").fetchall() == [("fine", "No", 5), ("wrong", "Yes", 5)]
 
 
 def test_ablating_what_is_found_flips_it(study: Path) -> None:

@@ -67,7 +67,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "stage3": {"ks": (1, 5)},
 }
 """Of the embedded study: each thing in two sizes where it has more."""
-PROMPTS = 2
+PROMPTS = 3
 """Of each label and split: more of them are more shards, and no other way to cut them."""
 NOT_COMPUTED = {"activations_by_prompt", "explanations", "annotations", "study_features", "concepts", "doses"}
 NOT_COMPUTED |= {"readings", "recoveries", "recovery_rates", "examples", "reported_logits", "feature_reports", "graph_edges"}

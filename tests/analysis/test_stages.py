@@ -196,8 +196,9 @@ def test_what_cannot_be_judged_is_one_sentence(recipe: Recipe, lake: Lake, tmp_p
 
 
 def test_the_subject_is_gone_before_the_classifier_comes(
-    recipe: Recipe, tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, own_lake: Lake, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Other controls, which the subject answers, and the classifier's verdicts on all answers."""
     subjects: list[weakref.ref[torch.nn.Module]] = []
     load_subject, load_judge = Subject.load.__func__, Classifier.load.__func__  # type: ignore[attr-defined]
 
@@ -217,25 +218,23 @@ def test_the_subject_is_gone_before_the_classifier_comes(
 
     monkeypatch.setattr(Subject, "load", classmethod(loads_subject))
     monkeypatch.setattr(Classifier, "load", classmethod(loads_judge))
-    records = stages.analyze(judged_by(recipe, "first_token", "harmbench").limit(2), Lake.create(tmp_path / "lake"))
+    changed = change(recipe, "random_draws = 1", "random_draws = 2")
+    records = stages.analyze(judged_by(changed, "first_token", "harmbench"), own_lake)
     assert records[-1].stage == "verdicts_harmbench"
     assert judges == 1
 
 
 def test_a_worker_loads_a_judge_that_is_a_model_once(
-    recipe: Recipe, tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, own_lake: Lake, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also one that the recipe does not name, and `saelake judge` asks beside it."""
     loads, load = [], Classifier.load.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(Classifier, "load", classmethod(lambda *given: loads.append(1) or load(*given)))
-    """Also one that the recipe does not name, and `saelake judge` asks beside it."""
-    recipe = judged_by(recipe, "first_token").limit(2)
-    recipe = recipe.model_copy(update={"capture": recipe.capture.model_copy(update={"shard_prompts": 1})})
-    lake = Lake.create(tmp_path / "lake")
-    stages.analyze(recipe, lake)
-    judged = stages.judge(recipe, lake, "harmbench")
-    worker = Worker(recipe, str(lake))
+    recipe = judged_by(recipe, "first_token")
+    judged = stages.judge(recipe, own_lake, "harmbench")
+    worker = Worker(recipe, str(own_lake))
     loads.clear()
-    for shard in stages.judging_stage("harmbench").shards(stages.open_analysis(recipe)):
+    for shard in stages.judging_stage("harmbench").shards(stages.open_analysis(recipe))[:2]:
         assert worker.shard(judged.stage, judged.run_id, shard)
     assert len(loads) == 1
 
