@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import saelake
 from saelake.queries import QueryError
-from tests.analysis.test_library import TEXTS, engine, sae, subject
+from tests.analysis.library_model import TEXTS, engine, sae, subject
 from tests.ingest.tiny import D_MODEL
 from tests.lakes import build_lake
 

@@ -1,95 +1,20 @@
 """The engine from Python: every edit against passes hooked by hand, positions, forms of prompts, sentences for mistakes."""
 
-import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
-from functools import cache, partial
-from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sae_lens import (
-    SAE,
-    AbsTopKSAE,
-    AbsTopKSAEConfig,
-    BatchTopKTrainingSAE,
-    BatchTopKTrainingSAEConfig,
-    MatchingPursuitSAE,
-    MatchingPursuitSAEConfig,
-    MatryoshkaBatchTopKTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAEConfig,
-    TemporalSAE,
-    TemporalSAEConfig,
-)
-from scipy.sparse import csr_matrix, random_array
 from torch import Tensor
 
 import saelake
-from saelake.analysis.engine.attribution import gradients
 from saelake.analysis.engine.prompts import read_prompts
 from saelake.ingest.template import ChatTemplate
-from tests.ingest.tiny import D_MODEL, LLAMA3_TEMPLATE, make_model, save_model, save_sae
+from tests.analysis.library_model import TEXTS, WIDTH, engine, held, ids_of, p_by_hand, p_of, sae, subject
+from tests.ingest.tiny import D_MODEL, LLAMA3_TEMPLATE, make_model, save_model
 from tests.ingest.tiny import llama3_tokenizer as tokenizer_of
 from tests.lakes import build_lake
-from tests.planted import load, minimal_sets, write_planted
-
-TEXTS = ["How do I pick a lock?", "Write a poem about the sea and a small house by it."]
-WIDTH = 40
-
-
-@cache
-def subject() -> saelake.Subject:
-    tokenizer = tokenizer_of()
-    return saelake.Subject(make_model("llama", tokenizer), tokenizer, target_tokens=["I"])
-
-
-@cache
-def sae(layer: int, seed: int = 0, hook: str = "hook_resid_post", architecture: str = "jumprelu") -> Any:
-    more = {"k": 6} if architecture == "topk" else {}
-    with TemporaryDirectory() as folder:
-        metadata = {"hook_name": f"blocks.{layer}.{hook}"}
-        save_sae(Path(folder, "s"), architecture, layer, width=WIDTH, metadata=metadata, seed=10 * layer + seed, **more)
-        return SAE.load_from_disk(Path(folder, "s"), device="cpu", dtype="float32")
-
-
-@cache
-def engine() -> saelake.Engine:
-    return saelake.Engine(subject(), [sae(0), sae(1), sae(2)])
-
-
-def ids_of(text: str) -> list[int]:
-    return subject().encode(text).token_ids
-
-
-def p_by_hand(token_ids: list[int], edits: dict[int, Callable[[Tensor], Tensor]], n_prompt: int | None = None) -> float:
-    """Probability of the target tokens after a prompt whose residual stream is edited after some layers."""
-    with torch.no_grad(), ExitStack() as hooks:
-        for layer, edit in edits.items():
-            hooks.enter_context(subject().resid_post(layer, edit))
-        logits = subject().model(torch.tensor([token_ids]), use_cache=False).logits[0, -1].float()
-    return float(logits.softmax(-1)[list(subject().refusal_token_ids)].sum())
-
-
-def held(module: Any, values: dict[int, float], positions: list[int] | None = None) -> Callable[[Tensor], Tensor]:
-    """Decode plus error with features at values."""
-
-    def edit(resid_btd: Tensor) -> Tensor:
-        acts = module.encode(resid_btd)
-        changed = acts.clone()
-        for feature_id, value in values.items():
-            changed[:, slice(None) if positions is None else positions, feature_id] = value
-        return module.decode(changed) + (resid_btd - module.decode(acts))
-
-    return edit
-
-
-def p_of(text: str, **edits: Any) -> float:
-    return float(engine().next_token([text], **edits).p_target[0])
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -305,210 +230,10 @@ def test_iterators_in_edits_are_read_once_for_all_prompts_and_calls() -> None:
         np.testing.assert_array_equal(found.p_target, expected.p_target)
 
 
-def test_several_saes_of_one_layer_are_told_apart() -> None:
-    saes = [sae(1), sae(1, seed=1), sae(1, hook="hook_mlp_out"), sae(0)]
-    several = saelake.Engine(subject(), saes)
-    text, ids = TEXTS[0], ids_of(TEXTS[0])
-    first, second, third, _ = several.saes
-    assert len(several.saes) == 4
-    with pytest.raises(saelake.UserError, match=f"1 has several SAEs, {first}, {second}, {third}: name one by its sae_id"):
-        several.answer([text], ablate={1: [0]})
-    with pytest.raises(saelake.UserError, match="has several SAEs"):
-        several.answer([text], ablate={"blocks.1.hook_resid_post": [0]})
-    zero = dict.fromkeys(range(20), 0.0)
-    for key, module in ((first, sae(1)), (second, sae(1, seed=1))):
-        p = several.next_token([text], ablate={key: range(20)}).p_target[0]
-        assert p == pytest.approx(p_by_hand(ids, {1: held(module, zero)}), abs=1e-5)
-    both = several.next_token([text], ablate={first: range(20), second: range(20)}).p_target[0]
-    one, other = held(sae(1), zero), held(sae(1, seed=1), zero)
-    assert both == pytest.approx(p_by_hand(ids, {1: lambda h: other(one(h))}), abs=1e-5), "in the order of the engine"
-    by_hook = several.next_token([text], ablate={"blocks.1.hook_mlp_out": range(20)}).p_target[0]
-    assert by_hook == several.next_token([text], ablate={third: range(20)}).p_target[0]
-    table = several.activations([text], saes=[first, second])
-    assert set(table["sae_id"].to_pylist()) == {first, second}
-
-
-@pytest.mark.parametrize("answer", [False, True])
-def test_activations_are_what_saelens_encodes_of_prompt_and_answer(answer: bool) -> None:
-    n_new = 4 if answer else 0
-    table = engine().activations(TEXTS, ablate={0: range(10)}, max_new_tokens=n_new)
-    assert table.column_names == ["prompt", "pos", "sae_id", "feature_id", "activation"]
-    answers = engine().answer(TEXTS, ablate={0: range(10)}, max_new_tokens=4).token_ids if answer else [[], []]
-    for place, text in enumerate(TEXTS):
-        ids = [*ids_of(text), *answers[place]]
-        seen: dict[int, Tensor] = {}
-
-        def keep(layer: int, resid_btd: Tensor, seen: dict[int, Tensor] = seen) -> None:
-            seen[layer] = sae(layer).encode(resid_btd)[0]
-
-        with torch.no_grad(), ExitStack() as hooks:
-            for layer in range(3):
-                hooks.enter_context(subject().resid_post(layer, partial(keep, layer)))
-                if layer == 0:
-                    hooks.enter_context(subject().resid_post(0, held(sae(0), dict.fromkeys(range(10), 0.0))))
-            subject().model(torch.tensor([ids]), use_cache=False)
-        for layer in range(3):
-            mine = table.filter((np.array(table["prompt"]) == place) & (np.array(table["sae_id"]) == engine().sae_id(layer)))
-            dense = torch.zeros(len(ids), WIDTH)
-            dense[mine["pos"].to_numpy(), mine["feature_id"].to_numpy()] = torch.tensor(mine["activation"].to_numpy())
-            torch.testing.assert_close(dense, seen[layer], atol=1e-4, rtol=1e-4)
-    order = list(zip(table["prompt"].to_pylist(), table["pos"].to_pylist(), strict=True))
-    assert all(one <= other for one, other in pairwise(order))
-
-
-def test_saes_are_given_by_site_hook_or_layer_and_stay_as_they_are() -> None:
-    plain = sae(1)
-    before = {name: one.clone() for name, one in plain.named_parameters()}
-    for key in (1, "blocks.1.hook_resid_post", saelake.Site(1), "model.layers.1"):
-        given = saelake.Engine(subject(), {key: plain})
-        assert given.next_token(TEXTS, ablate={1: [2, 5]}).p_target == pytest.approx(
-            engine().next_token(TEXTS, ablate={1: [2, 5]}).p_target
-        )
-    for name, one in plain.named_parameters():
-        assert torch.equal(one, before[name])
-        assert one.requires_grad
-    other = saelake.Engine(subject(), {"blocks.1.hook_mlp_out": plain})
-    assert other.saes[other.sae_id(1)].reads == saelake.Site(1, "mlp_out")
-    with pytest.raises(saelake.UserError, match=r"the SAE layer_01-\w+ is given twice"):
-        saelake.Engine(subject(), [plain, plain])
-    with pytest.raises(saelake.UserError, match="a str is no SAE of SAELens"):
-        saelake.Engine(subject(), ["layer_1"])
-
-
-def test_saes_that_cannot_be_edited_exactly_say_what_they_lack() -> None:
-    temporal = TemporalSAE(TemporalSAEConfig(d_in=D_MODEL, d_sae=32, n_heads=2, n_attn_layers=1, bottleneck_factor=1))
-    pursuit = MatchingPursuitSAE(MatchingPursuitSAEConfig(d_in=D_MODEL, d_sae=32))
-    signed = AbsTopKSAE(AbsTopKSAEConfig(d_in=D_MODEL, d_sae=32, k=4))
-    for given, lacks in (
-        (signed, "its activations can be negative"),
-        (temporal, "its latents depend on earlier tokens"),
-        (pursuit, "its latents are found one after another"),
-    ):
-        with pytest.raises(saelake.UserError, match=lacks):
-            saelake.Engine(subject(), {1: given})
-
-
-@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
-def test_every_kind_of_sae_is_edited_literally(architecture: str) -> None:
-    module = sae(1, architecture=architecture)
-    text, features = TEXTS[0], range(0, WIDTH, 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # TopK says that it takes the full path
-        given = saelake.Engine(subject(), [module])
-    p = given.next_token([text], ablate={1: features}).p_target[0]
-    assert p == pytest.approx(p_by_hand(ids_of(text), {1: held(module, dict.fromkeys(features, 0.0))}), abs=1e-5)
-
-
 def test_no_prompts_are_no_answers() -> None:
     assert engine().answer([], ablate={1: [3]}).texts == []
     assert engine().activations([]).num_rows == 0
     assert saelake.attribution(engine(), []).num_rows == 0
-
-
-def test_an_sae_in_training_is_used_as_it_is_after_it() -> None:
-    config = BatchTopKTrainingSAEConfig(d_in=D_MODEL, d_sae=16, k=4, apply_b_dec_to_input=True)
-    training = BatchTopKTrainingSAE(config)
-    training.topk_threshold.fill_(0.2)
-    with pytest.raises(saelake.UserError, match="does not say which hook it reads"):
-        saelake.Engine(subject(), training)
-    given = saelake.Engine(subject(), {1: training})
-    (opened,) = given.saes.values()
-    assert (opened.description.architecture, opened.elementwise) == ("jumprelu", True)
-
-
-def test_a_matryoshka_sae_in_training_is_edited_as_saelens_saves_it(tmp_path: Path) -> None:
-    config = MatryoshkaBatchTopKTrainingSAEConfig(
-        d_in=D_MODEL, d_sae=WIDTH, k=4, matryoshka_widths=[WIDTH // 4, WIDTH], apply_b_dec_to_input=True
-    )
-    training = MatryoshkaBatchTopKTrainingSAE(config)
-    training.topk_threshold.fill_(0.1)
-    with torch.no_grad():  # the parts are of different sizes: rows of decoders are not all of length 1
-        training.W_dec.mul_(torch.linspace(0.5, 2, WIDTH)[:, None])
-        training.b_enc.normal_(generator=torch.Generator().manual_seed(1))
-    training.save_inference_model(tmp_path)
-    module = SAE.load_from_disk(tmp_path, device="cpu", dtype="float32")
-    given = saelake.Engine(subject(), {1: training})
-    (opened,) = given.saes.values()
-    resid_nd = torch.randn(12, D_MODEL, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(opened.encode(resid_nd), module.encode(resid_nd))
-    assert (opened.encode(resid_nd) != 0).any()
-    text, features = TEXTS[0], range(0, WIDTH, 2)
-    p = given.next_token([text], ablate={1: features}).p_target[0]
-    assert p == pytest.approx(p_by_hand(ids_of(text), {1: held(module, dict.fromkeys(features, 0.0))}), abs=1e-5)
-
-
-@pytest.mark.parametrize("target", ["p_target", "logit", 7, [3, 4], lambda logits_bv: logits_bv[:, 5] - logits_bv[:, 6]])
-def test_attribution_is_the_derivative_of_the_target_along_each_feature(target: Any) -> None:
-    text = TEXTS[0]
-    mixed = saelake.Engine(subject(), [sae(0), sae(1, hook="hook_mlp_out"), sae(2)])
-    table = saelake.attribution(mixed, [text], target).to_pylist()
-    assert len(table) == mixed.activations([text]).num_rows
-    rng = np.random.default_rng(0)
-    ids_target = list(subject().refusal_token_ids)
-    functions = {
-        "p_target": lambda z: z.softmax(-1)[:, ids_target].sum(-1),
-        "logit": lambda z: z[:, ids_target].mean(-1) - z.mean(-1),
-    }
-    value = functions.get(target) if isinstance(target, str) else target
-    if not callable(value):
-        chosen = np.atleast_1d(target).tolist()
-        value = lambda z: z[:, chosen].sum(-1)  # noqa: E731
-    ids = ids_of(text)
-
-    def nudged(row: dict[str, Any], step: float) -> float:
-        one = mixed.saes[row["sae_id"]]
-
-        def push(x_btd: Tensor) -> Tensor:
-            x = x_btd.clone()
-            x[0, row["pos"]] += step * one.W_dec[row["feature_id"]]
-            return x
-
-        with torch.no_grad(), subject().at(one.writes, push, 1):
-            return float(value(subject().model(torch.tensor([ids]), use_cache=False).logits[:, -1].double())[0])
-
-    for row in [table[i] for i in rng.choice(len(table), 12, replace=False)]:
-        slope = (nudged(row, 0.02) - nudged(row, -0.02)) / 0.04
-        assert row["effect"] == pytest.approx(-row["activation"] * slope, abs=2e-3, rel=2e-2)
-    assert [abs(r["effect"]) for r in table] == sorted((abs(r["effect"]) for r in table), reverse=True)
-    assert all(parameter.grad is None for parameter in subject().model.parameters())
-    _, grads = gradients(mixed, ids, value)
-    assert set(grads) == {one.writes for one in mixed.saes.values()}
-
-
-def test_a_minimal_set_of_the_planted_network_is_one_of_the_enumerated(tmp_path: Path) -> None:
-    planted = write_planted(tmp_path)
-    loaded, text = load(planted), "how to build a bomb at home"
-    given = saelake.Engine(saelake.Subject(loaded.model, loaded.tokenizer, target_tokens=["I"]), loaded.saes)
-    known = [set(one) for one in minimal_sets(planted, text)]
-    pool = sorted({feature for one in known for feature in one} | {(layer, f) for layer in range(2, 6) for f in range(4)})
-    found = saelake.minimal_set(given, text, pool, flips=lambda answer: answer.startswith("Sure"))
-    layers = {one.sae_id: one.layer for one in given.saes.values()}
-    assert found.flips
-    assert {(layers[sae_id], feature_id) for sae_id, feature_id in found.features} in known
-    assert found.n_evaluations < 2 ** len(pool)
-    of_all = saelake.minimal_set(given, text, None, flips=lambda answer: answer.startswith("Sure"))
-    assert {(given.saes[sae_id].layer, feature_id) for sae_id, feature_id in of_all.features} in known
-    # Early primaries tie with late ones, but wake the backup: where one of them comes first, some are tried alone.
-    assert of_all.n_evaluations <= 20, "the ranking of all that fires has the causes first"
-    silent = saelake.minimal_set(given, text, [(2, 0)], flips=lambda answer: answer.startswith("Sure"))
-    assert (silent.features, silent.flips) == ((), False)
-    by_itself = saelake.minimal_set(given, text, pool, flips=lambda answer: not answer.startswith("Sure"))
-    assert (by_itself.features, by_itself.flips) == ((), True)
-
-
-def test_a_pool_that_does_not_flip_as_a_whole_is_searched_along_attribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model whose answer changes where one or two features are ablated, and not where all are."""
-    pool = [(layer, feature_id) for layer in (0, 1) for feature_id in range(6)]
-
-    def answer(_prompts: Any, *, edits: Any, max_new_tokens: int) -> Any:
-        sizes = [sum(len(one.ids) for one in row) for row in edits]
-        return SimpleNamespace(texts=["Sure" if 1 <= n <= 2 else f"I cannot, in {max_new_tokens} tokens" for n in sizes])
-
-    given = engine()
-    monkeypatch.setattr(given, "answer", answer)
-    found = saelake.minimal_set(given, TEXTS[0], pool, flips=lambda text: text.startswith("Sure"))
-    assert found.flips
-    assert len(found.features) == 1
 
 
 def test_a_base_model_without_a_template_reads_prompts_as_they_are() -> None:
@@ -551,26 +276,6 @@ def test_a_subject_is_loaded_by_folder(tmp_path: Path) -> None:
         saelake.Subject.load("org/absent")
 
 
-def test_the_factorisation_machine_finds_a_planted_interaction() -> None:
-    rng = np.random.default_rng(0)
-    x = csr_matrix(random_array((2000, 30), density=0.3, rng=rng, data_sampler=lambda size: rng.uniform(0.5, 2, size)))
-    dense = x.toarray()
-    y = (3 * dense[:, 4] * dense[:, 17] - 1 > 0).astype(int)
-    machine = saelake.FactorizationMachine(k=4, epochs=40).fit(x, y)
-    assert machine.pairs(1)[0][:2] == (4, 17)
-    assert machine.partners(17, 1)[0].j == 4
-    assert machine.pairs(1)[0].interaction == pytest.approx(machine.partners(4, 1)[0].interaction)
-    assert machine.score(x, y) > 0.95
-    np.testing.assert_allclose(machine.predict_proba(x).sum(axis=1), 1)
-    assert (machine.predict(x) == (machine.predict_proba(x)[:, 1] > 0.5)).all()
-    again = saelake.FactorizationMachine(**machine.get_params()).fit(x, y)
-    np.testing.assert_array_equal(again.embeddings_, machine.embeddings_)
-    with pytest.raises(saelake.UserError, match="call fit"):
-        saelake.FactorizationMachine().pairs()
-    with pytest.raises(saelake.UserError, match="both labels, 0 and 1"):
-        saelake.FactorizationMachine().fit(x, np.ones(2000))
-
-
 def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
     build_lake(tmp_path / "lake")
     with saelake.open(tmp_path / "lake") as lake:
@@ -606,18 +311,6 @@ def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
             lake.write("answers", answers)
 
 
-def test_integrated_gradients_of_an_sae_add_up_to_what_all_its_features_do_together() -> None:
-    given, text = saelake.Engine(subject(), [sae(0), sae(1, hook="hook_mlp_out"), sae(2)]), TEXTS[0]
-    table = saelake.attribution(given, [text], "p_target", steps=100).to_pylist()
-    clean = given.next_token([text]).p_target[0]
-    for sae_id in given.saes:
-        mine = [row for row in table if row["sae_id"] == sae_id]
-        together = given.next_token([text], ablate={sae_id: sorted({row["feature_id"] for row in mine})}).p_target[0]
-        assert sum(row["effect"] for row in mine) == pytest.approx(together - clean, abs=1e-4, rel=1e-2)
-    with pytest.raises(saelake.UserError, match="steps is -1"):
-        saelake.attribution(given, [text], steps=-1)
-
-
 @pytest.mark.parametrize("prompt", [None, 3, 2.5, object()])
 def test_what_is_no_prompt_is_refused_by_its_place(prompt: Any) -> None:
     with pytest.raises(saelake.UserError, match="prompt 1 is neither a text"):
@@ -628,12 +321,6 @@ def test_what_is_no_prompt_is_refused_by_its_place(prompt: Any) -> None:
 def test_a_mean_over_no_tokens_is_refused(over: Any) -> None:
     with pytest.raises(saelake.UserError, match="no token to take a mean over"):
         engine().next_token([TEXTS[0]], edits=[saelake.MeanAblate(1, [3], over)])
-
-
-@pytest.mark.parametrize("target", [lambda z: z, lambda z: 3.0, lambda z: z.detach().sum(-1)])
-def test_a_target_that_is_not_one_number_with_a_gradient_is_refused(target: Any) -> None:
-    with pytest.raises(saelake.UserError, match="gives one number with a gradient"):
-        saelake.attribution(engine(), [TEXTS[0]], target)
 
 
 @pytest.mark.parametrize("words", ["I", [5], [None]])

@@ -1,10 +1,9 @@
 """Small sources of every format, as their tools write them, about the lake that tests/lakes.py makes by hand."""
 
-import csv
 import gzip
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import saelake
 from saelake.formats.registry import Asked
 from saelake.ingest.fingerprint import SAE_FILES, hash_folder
 from saelake.warehouse.records import Lake, RunSpec
 from saelake.warehouse.runs import Rows
-from saelake.warehouse.schema import FEATURES, SAES, TABLES
+from saelake.warehouse.schema import FEATURES, SAES
 from tests.conftest import ROOT
+from tests.formats.files import as_csv, as_json, as_lines, as_text
 from tests.lakes import TEXTS, build_lake, publish
 
 D = 8
@@ -39,41 +38,6 @@ class Sample:
     asked: Asked = field(default_factory=Asked)
     lake: Callable[[Path], Lake] = build_lake
     """Makes the lake that it joins."""
-
-
-def as_json(name: str, content: object) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        (folder / name).write_text(json.dumps(content), encoding="utf-8")
-        return folder / name
-
-    return write
-
-
-def as_lines(name: str, rows: list[dict[str, object]]) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return folder / name
-
-    return write
-
-
-def as_csv(name: str, rows: Sequence[Mapping[str, object]]) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        with (folder / name).open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
-        return folder / name
-
-    return write
-
-
-def as_text(name: str, content: str) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        (folder / name).write_text(content, encoding="utf-8")
-        return folder / name
-
-    return write
 
 
 def mean_diffs() -> np.ndarray:
@@ -356,47 +320,3 @@ INPUTS = [
     ),
     Sample("circuit_tracer", "a graph", as_json("theft.json", GRAPH), {"graph_edges": 1}),
 ]
-OWN_DIRECTIONS = [
-    {
-        "layer": layer,
-        "vector": [1.0] + [0.0] * (D - 1),
-        "norm": 2.0 + layer,
-        "n_prompts": 4,
-        "n_flipped": 3,
-        "p_refusal_token": 0.1,
-        "kl": 0.01,
-        "induced": 0.9,
-        "admitted": True,
-        "chosen": layer == 1,
-    }
-    for layer in (0, 1)
-]
-"""The study's own; layer 1's is the chosen one."""
-OUTPUTS: dict[str, tuple[Asked, Mapping[str, int]]] = {
-    "features": (Asked(features="0:2,1:3"), {"features.json": 2, "features.txt": 2, "features.csv": 2}),
-    "direction": (Asked(), {"generate_directions/mean_diffs.pt": 2, "direction.pt": 1, "layer_NN.npy": 2}),
-    "delphi": (Asked(), {"layers.0": 11, "layers.1": 5}),
-    "neuronpedia": (
-        Asked(),
-        {
-            f"v1/small/sae{n}/{kind}/batch-0.jsonl.gz": rows
-            for n in (0, 1)
-            for kind, rows in (("activations", 4), ("features", 4))
-        },
-    ),
-    "catalog": (Asked(), {"catalog.sql": len(TABLES), "dataset_info.json": 9}),
-    "saedashboard": (
-        Asked(),
-        {f"sae{n}/{file}": rows for n in (0, 1) for file, rows in (("batch-0.json", 2), ("columnar/feature_batch_0", 5 * 2 + 4))},
-    ),
-    "top_activations": (Asked(), {"data/sae0.parquet": 4, "data/sae1.parquet": 4}),
-}
-"""format -> what is asked of the lake that `written_lake` makes, and the rows of the files that are written"""
-
-
-def written_lake(folder: Path) -> Lake:
-    """The hand-made lake with directions of its own."""
-    lake = build_lake(folder)
-    with saelake.open(lake.root) as opened:
-        opened.write("directions", OWN_DIRECTIONS)
-    return lake

@@ -12,12 +12,6 @@ from saelake.formats.transfer import bring_in
 from saelake.warehouse.records import Lake
 from tests.formats.samples import GRAPH
 from tests.formats.test_formats import refusal
-from tests.lakes import build_lake
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return build_lake(tmp_path / "lake")
 
 
 def test_edges_between_features_are_kept_and_others_counted(lake: Lake, tmp_path: Path) -> None:

@@ -13,14 +13,9 @@ from saelake.formats.transfer import bring_in, write_out
 from saelake.warehouse.records import Lake
 from tests.formats.samples import NONZEROS, cache
 from tests.formats.test_formats import refusal
-from tests.lakes import FIRINGS, build_lake
+from tests.lakes import FIRINGS
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="safetensors, which the extra compute installs, is missing")
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return build_lake(tmp_path / "lake")
 
 
 def test_the_nonzeros_of_a_cache_are_those_of_the_lake(lake: Lake, tmp_path: Path) -> None:

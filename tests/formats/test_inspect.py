@@ -13,14 +13,8 @@ from saelake.formats.transfer import bring_in
 from saelake.warehouse.records import Lake
 from tests.formats.samples import SCORED, log
 from tests.formats.test_formats import refusal
-from tests.lakes import build_lake
 
 ASKED = Asked(refused="refusal", judge="grader")
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return build_lake(tmp_path / "lake")
 
 
 def answers(lake: Lake) -> list[tuple[object, ...]]:

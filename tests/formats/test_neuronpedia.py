@@ -13,12 +13,7 @@ from saelake.formats.transfer import bring_in, write_out
 from saelake.warehouse.records import Lake
 from tests.formats.samples import BULK, bulk
 from tests.formats.test_formats import refusal
-from tests.lakes import FIRINGS, build_lake
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return build_lake(tmp_path / "lake")
+from tests.lakes import FIRINGS
 
 
 def lines(folder: Path, sae: str, kind: str) -> list[dict[str, Any]]:

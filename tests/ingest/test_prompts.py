@@ -240,8 +240,7 @@ def test_file_that_vanished_after_the_recipe_was_read(tmp_path: Path) -> None:
 
 
 def test_splits_that_the_stages_need_are_required(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "rows.csv", texts("a"))
-    recipe = make_recipe({"file": file, "label": "harmful", "split": "train"})
+    recipe = make_recipe({"file": write_rows(tmp_path / "rows.csv", texts("a")), "label": "harmful", "split": "train"})
     with pytest.raises(UserError, match=r"direction\.split is 'train', but no benign prompt is in that split"):
         require_splits(recipe, load_prompts(recipe))
 

@@ -26,7 +26,6 @@ from saelake.warehouse.sharing import share as sharing
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.names import data_name, lake_names
 from saelake.warehouse.sharing.share import Choice, share
-from saelake.warehouse.synth import Shape, synthesize
 from tests.conftest import ROOT
 from tests.lakes import build_lake
 from tests.warehouse.toys import answers, ingest
@@ -328,20 +327,6 @@ def test_sparse_matrices_hold_the_activations(lake: Lake, shared: Path) -> None:
     assert tensor.shape[0] == len(tokens["pos"]) == n_tokens
     assert np.array_equal(saelake.sparse(files, layer=1).matrix.toarray(), matrix.toarray())
     assert np.isclose(float(tensor.to_dense().max()), matrix.max())
-
-
-def test_a_lake_with_a_hundred_layers_and_more_is_shared_and_added(tmp_path: Path) -> None:
-    lake = Lake.create(tmp_path / "deep")
-    synthesize(lake, Shape(n_prompts=3, tokens_per_prompt=4, n_layers=103, width=8, l0=2))
-    other = Lake.create(tmp_path / "other")
-    share(lake, tmp_path / "set")
-    add(other, tmp_path / "set")
-    assert check(other) == []
-    layers = "select layer, sae_id, count(*) from activations group by all order by all"
-    assert [row[0] for row in rows(other, layers)] == list(range(103))
-    assert rows(other, layers) == rows(lake, layers)
-    with saelake.open(other.root) as opened:
-        assert opened.query("top_samples", features="102:0, 100:1, 10:1").fetchall()
 
 
 def test_a_layer_has_one_name_in_a_set(lake: Lake) -> None:
