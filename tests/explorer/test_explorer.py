@@ -50,6 +50,7 @@ def test_the_list_begins_with_what_is_critical_and_is_sorted_by_its_address(clie
     assert set(listed(ask, f"{shown.base}?layer=4&min_critical=1")) < {f"4:{n}" for n in range(24)}
     assert listed(ask, f"{shown.base}?order=feature")[:2] == ["0:0", "0:1"]
     assert ask.get(f"{shown.base}?order=nothing").status_code == 422
+    assert "AUROC at least is a number" in ask.get(f"{shown.base}?min_auroc=x").text, "as the form calls it"
     assert ask.get(f"{shown.base}?min_auroc=x").status_code == 422
     assert 'aria-sort="descending"' in ask.get(f"{shown.base}?order=q").text
 
@@ -81,6 +82,7 @@ def test_pages_of_prompts_conditions_and_runs(client: tuple[TestClient, Shown]) 
     assert any(said in one for one in folded), "answers to target prompts are folded"
     assert said not in re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
     assert re.search(r't s[1-4]"', page), "tokens are shaded by the feature"
+    assert not re.search(r'<p class="quiet small">\s*·', page), "a dot stands between two parts"
     assert ask.get(f"{shown.base}/prompts/12").status_code == 404
     assert ask.get(f"{shown.base}/prompts/{prompt_id}?feature=x").status_code == 404
     assert "minimal" in text_of(ask, f"{shown.base}/conditions")

@@ -225,7 +225,7 @@ function density(counted, here) {
     ([low, high, n]) => `10^${figure(low)} to 10^${figure(high)} of the tokens: ${whole(n)} features`,
   );
   const label = "Features of this SAE by the share of tokens on which they fire; this one is marked";
-  const ends = ["1 in 10⁶ tokens", "features of the SAE; this one’s bin is marked", "all"];
+  const ends = ["1 in 10⁶ tokens", "all"];
   return [
     element("h2", {}, "Density"),
     bars(
@@ -239,6 +239,7 @@ function density(counted, here) {
       { class: "row quiet small" },
       ends.map((one) => element("span", {}, one)),
     ),
+    small("Features of the SAE by the share of tokens on which they fire; this one’s bin is marked."),
   ];
 }
 
