@@ -207,12 +207,10 @@ class Subject:
         """Token sequences as one left-padded batch on the model's device."""
         assert sequences, "a batch of no sequences"
         assert all(sequences), "a batch with an empty sequence"
-        width = max(map(len, sequences))
-        ids_bt = torch.full((len(sequences), width), self._padding_id(), dtype=torch.int64)
-        mask_bt = torch.zeros_like(ids_bt)
-        for row, sequence in enumerate(sequences):
-            ids_bt[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.int64)
-            mask_bt[row, width - len(sequence) :] = 1
+        lengths_b1 = torch.tensor([[len(sequence)] for sequence in sequences])
+        width, padding = int(lengths_b1.max()), [self._padding_id()]
+        ids_bt = torch.tensor([(width - len(sequence)) * padding + list(sequence) for sequence in sequences])
+        mask_bt = (torch.arange(width) >= width - lengths_b1).long()
         positions_bt = (mask_bt.cumsum(dim=1) - 1).clamp(min=0)
         return Batch(ids_bt.to(self.device), mask_bt.to(self.device), positions_bt.to(self.device))
 
