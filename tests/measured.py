@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     """The sentence with which it refused; "done" if it did not."""
     seconds: float
     n_bytes: int
-    """Most memory, beside what the process began with."""
+    """Most memory, beside what the process began with: a fork begins without the pages of libraries, and maps what it uses."""
 
 
 def measured(call: Callable[..., object], *arguments: object) -> Measured:
