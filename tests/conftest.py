@@ -24,13 +24,20 @@ FIRST = (
     "tests/queries/test_spark.py",
     "tests/analysis/test_workers.py",
     "tests/analysis/test_shards.py",
-    "tests/test_kill.py",
     "tests/test_documents.py",
+    "tests/test_kill.py",
+    "tests/test_contributing.py",
+    "tests/analysis/test_trial.py",
     "tests/test_real_formats.py",
-    "tests/warehouse/test_hostile_sets.py",
+    "tests/formats/test_formats.py",
     "tests/analysis/test_labels.py",
+    "tests/analysis/test_stages.py",
+    "tests/test_growth.py",
+    "tests/analysis/test_retrained.py",
     "tests/warehouse/test_torture.py",
     "tests/warehouse/test_round_trip.py",
+    "tests/formats/test_heavy_sources.py",
+    "tests/test_package.py",
 )
 """The files that take longest begin first, so that no process is left alone with one of them at the end.
 
