@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import duckdb
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.responses import Response
 
 from saelake import queries
 from saelake.analysis.explorer.charts import CHART, SMALL, Bar, histogram
 from saelake.analysis.explorer.orders import ORDERS
-from saelake.analysis.explorer.study import Shown, listed
+from saelake.analysis.explorer.study import Missing, Shown, listed
 from saelake.analysis.meaning.cards import quantiles_of, samples_of, visible
 from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows, selected
@@ -89,7 +89,7 @@ def add_features(app: FastAPI, shown: Shown) -> None:
             try:
                 told = card_of(con, layer, feature_id, sae_id)
             except QueryError as error:
-                raise HTTPException(404, str(error)) from error
+                raise Missing(404, str(error).removeprefix("features: ")) from error
         page = shown.public.get(told["feature"]["sae_id"])
         public = page and f"{page}/{feature_id}"
         return shown.page("card.html", "features", chart=CHART, public=public, **told)
@@ -116,8 +116,10 @@ def card_of(con: duckdb.DuckDBPyConnection, layer: int, feature_id: int, sae_id:
     feature = rows(con, "feature_facts", **one)[0]
     explained = "select description, explainer, source from explanations where sae_id = ? and feature_id = ? order by number"
     densities = rows(con, "densities", sae_id=feature["sae_id"], feature_id=feature_id)
+    (width,) = con.execute("select width from saes where sae_id = ?", [feature["sae_id"]]).fetchall()[0]
     return {
         "feature": feature,
+        "is_last": feature_id == width - 1,
         "explanations": con.execute(explained, [feature["sae_id"], feature_id]).fetchall(),
         "values": _activations(bins),
         "densities": _densities(densities) if any(row["is_here"] for row in densities) else [],

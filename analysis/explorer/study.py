@@ -21,6 +21,10 @@ from saelake.warehouse.catalog import connect, cursor_of
 from saelake.warehouse.records import Lake
 
 
+class Missing(HTTPException):
+    """What the study does not have, on a page of the explorer: those who know the secret can go on from there."""
+
+
 @dataclass
 class Shown:
     """One study of a lake, on a connection that can read nothing else; its pages lie below the secret."""
@@ -116,7 +120,7 @@ def found(con: duckdb.DuckDBPyConnection, name: str, **values: Any) -> list[Row]
         queries.check_choices(con, name, values)
         return rows(con, name, **values)
     except QueryError as error:
-        raise HTTPException(404, str(error)) from error
+        raise Missing(404, str(error)) from error
 
 
 def listed(

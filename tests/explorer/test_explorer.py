@@ -67,7 +67,11 @@ def test_a_card_says_what_ablating_the_feature_does_and_what_stands_in_for_it(cl
     ):
         assert part in text, part
     assert re.search(r"Stands in for it when it is ablated .*?4:17", text)
-    assert ask.get(f"{shown.base}/2/24").status_code == 404
+    missing = ask.get(f"{shown.base}/2/24")
+    assert missing.status_code == 404
+    assert "There is no feature 24 in layer 2" in missing.text
+    assert f'href="{shown.base}/prompts"' in missing.text, "there is a way on"
+    assert f'href="{shown.base}/2/24"' not in ask.get(f"{shown.base}/2/23").text, "no next feature after the last"
     assert ask.get(f"{shown.base}/7/1").status_code == 404
 
 

@@ -235,6 +235,8 @@ def test_by_keyboard_alone(host: Host, browser: Browser) -> None:
     shown(page, "Feature 0:6 of planted")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null"), "a new page begins with its own links"
+    assert card(page, 2, 23).locator("[data-key=ArrowRight]").count() == 0, "no next feature after the last"
+    card(page, 0, 6)
     page.evaluate("document.querySelector('.skip').click()")
     assert page.evaluate("document.activeElement.id") == "main"
     assert page.title() == "Feature 0:6 of planted"

@@ -318,11 +318,12 @@ export async function card(layer, feature_id, id) {
           { class: "button", href: cardOf(sae, feature_id - 1), "data-key": "ArrowLeft", "aria-label": "The feature before" },
           "←",
         ),
-      element(
-        "a",
-        { class: "button", href: cardOf(sae, feature_id + 1), "data-key": "ArrowRight", "aria-label": "The next feature" },
-        "→",
-      ),
+      feature_id + 1 < sae.width &&
+        element(
+          "a",
+          { class: "button", href: cardOf(sae, feature_id + 1), "data-key": "ArrowRight", "aria-label": "The next feature" },
+          "→",
+        ),
     ),
   );
   const samples = firing.samples.length
