@@ -9,6 +9,8 @@ Letters of shapes: b batch, t changed tokens, d width of the site, r rows of a b
 
 from typing import NamedTuple
 
+import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -51,8 +53,7 @@ class Tangent(NamedTuple):
         """From the readings' Jacobian, whichever way it points."""
         within = [room.project(row_btd).flatten(1) for row_btd in jacobian_bmtd.unbind(1)]
         wide = torch.stack(within, dim=1).double()  # J J' squares what is small of J already
-        inverse = torch.linalg.pinv(wide @ wide.mT, rtol=RANK**2, hermitian=True)
-        return cls(wide.to(jacobian_bmtd.dtype), inverse.to(jacobian_bmtd.dtype))
+        return cls(wide.to(jacobian_bmtd.dtype), _inverse(wide @ wide.mT).to(jacobian_bmtd.dtype))
 
     def project(self, change_btd: Tensor) -> Tensor:
         """The nearest change that moves no reading."""
@@ -62,6 +63,22 @@ class Tangent(NamedTuple):
     def moving(self, by_bm: Tensor) -> Tensor:
         """(b, x): the shortest change that moves the readings by so much."""
         return (self.jacobian_bmx.mT @ (self.inverse_bmm @ by_bm[..., None]))[..., 0]
+
+
+def _inverse(squares_bmm: Tensor) -> Tensor:
+    """The pseudo-inverse of symmetric matrices."""
+    try:
+        return torch.linalg.pinv(squares_bmm, rtol=RANK**2, hermitian=True)
+    except torch.linalg.LinAlgError:
+        # Divide and conquer, all that torch has, fails now and then where most values are rounding; slow QR iteration does not.
+        return torch.from_numpy(np.stack([_by_qr_iteration(one_mm) for one_mm in squares_bmm.cpu().numpy()])).to(squares_bmm)
+
+
+def _by_qr_iteration(square_mm: np.ndarray) -> np.ndarray:
+    value_r, basis_mr = scipy.linalg.eigh(square_mm, driver="ev")
+    kept_r = np.abs(value_r) > RANK**2 * np.abs(value_r).max()
+    inverse: np.ndarray = (basis_mr[:, kept_r] / value_r[kept_r]) @ basis_mr[:, kept_r].T
+    return inverse
 
 
 def beyond_rounding(part_btd: Tensor, whole_btd: Tensor) -> Tensor:

@@ -190,6 +190,23 @@ def test_an_orthogonal_change_leaves_the_set_as_the_ablation_left_it(bench: Benc
     assert moved > 1e-3, "other kinds move it"
 
 
+def test_readings_that_hang_together_have_a_tangent_where_divide_and_conquer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MKL's did for 276 readings of a real audit; the first reading is there twice, the last one is nothing."""
+    rng = np.random.default_rng(1)
+    drawn = rng.standard_normal((2, 5, 3, 4), dtype=np.float32)
+    drawn[:, 1], drawn[:, 4] = drawn[:, 0], 0
+    jacobian_bmtd, change_btd = torch.from_numpy(drawn), torch.from_numpy(rng.standard_normal((2, 3, 4), dtype=np.float32))
+    usual = Tangent.of(jacobian_bmtd, Room()).project(change_btd)
+
+    def failing(*given: Any, **options: Any) -> Tensor:
+        raise torch.linalg.LinAlgError("linalg.eigh: the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "pinv", failing)
+    found = Tangent.of(jacobian_bmtd, Room()).project(change_btd)
+    torch.testing.assert_close(found, usual)
+    assert torch.einsum("bmtd,btd->bm", jacobian_bmtd, found).abs().max() < 1e-5
+
+
 def test_a_step_is_the_literal_projected_step(bench: Bench) -> None:
     """One prompt, the full decode with its error, dense projectors: the gradient, the room, the readings' tangent, the length."""
     layer, tokens = 3, bench.tokens[0]

@@ -122,6 +122,12 @@ def test_integrated_gradients_of_an_sae_add_up_to_what_all_its_features_do_toget
         saelake.attribution(given, [text], steps=-1)
 
 
+@pytest.mark.parametrize("target", ["probability", "logits", ""])
+def test_a_target_by_a_name_that_there_is_not_is_refused(target: str) -> None:
+    with pytest.raises(saelake.UserError, match="give p_target, logit, a token's id"):
+        saelake.attribution(engine(), [TEXTS[0]], target)
+
+
 @pytest.mark.parametrize("target", [lambda z: z, lambda z: 3.0, lambda z: z.detach().sum(-1)])
 def test_a_target_that_is_not_one_number_with_a_gradient_is_refused(target: Any) -> None:
     with pytest.raises(saelake.UserError, match="gives one number with a gradient"):

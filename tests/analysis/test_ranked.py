@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saelake import queries
 from saelake.analysis import stages
-from saelake.analysis.search import minimal
+from saelake.analysis.search import candidates, minimal
 from saelake.analysis.search.critical import RANKINGS
 from saelake.analysis.search.minimal import Members, minimal_set, ranked_set, run_together
 from saelake.analysis.search.ranking import drawn_order
@@ -137,6 +137,16 @@ def test_each_prompt_has_candidates_of_its_own_by_attribution(study: Analysed, t
         found.sql("select prompt_id from searches where method = 'minimal' group by 1")
     )
     assert all(frozenset(features) in study.planted.minimal_sets for *_, features in sets)
+
+
+def test_candidates_by_attribution_are_the_largest_falls_of_each_sae(study: Analysed, monkeypatch: pytest.MonkeyPatch) -> None:
+    falls = ([4, 4, 4, 5, 5, 5], [5, 3, 9, 2, 4, 7], [0.1, 0.3, 0.2, -1.0, 0.4, 0.5])
+    monkeypatch.setattr(candidates, "ranked", lambda *_: tuple(map(np.array, falls)))
+    context = StudyContext(stages.open_analysis(study.recipe), study.lake)
+    first, second, *_ = candidates._attributed(context, candidates.engine_of(context), 0)
+    assert first.k == 1
+    assert first.request.features.rows[["sae", "feature_id"]].tolist() == [(4, 3), (5, 7)]
+    assert second.request.features.rows[["sae", "feature_id"]].tolist() == [(4, 3), (4, 9), (5, 4), (5, 7)]
 
 
 def test_a_pool_is_that_of_the_ranking_that_flips_the_prompt_first(study: Analysed, tmp_path: Path) -> None:
