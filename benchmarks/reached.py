@@ -54,6 +54,7 @@ def forked(copy: Path, work: Callable[[], int], seconds: float) -> int | None:
         os.chdir(copy)
         sys.path[:] = [str(copy), *(one for one in sys.path if Path(one or ".").resolve() not in (ROOT, copy))]
         os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path[:1]), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+        os.environ["SAELAKE_TEST_CACHE"] = str(copy / ".kept")  # what a mutant computes is nobody else's
         sys.dont_write_bytecode = True
         for number in (1, 2):
             os.dup2(os.open(copy / ".out", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)

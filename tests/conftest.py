@@ -60,11 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def organism_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lake that `saelake analyze organism` makes, once for all tests and test processes; do not change it."""
-    folder = shared_folder(tmp_path_factory) / "organism"
-    with locked(folder.with_suffix(".lock")):
-        if not (folder / "lake").exists():
-            kept("organism", folder / "lake", lambda: made_once("organism", ("analyze",), tmp_path_factory))
-    return folder / "lake"
+    return made_once("organism", ("analyze",), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -80,10 +76,12 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
 
 
 def made_once(study: str, commands: tuple[str, ...], factory: pytest.TempPathFactory) -> Path:
-    """Of two processes that ask for a run, one computes and one waits."""
+    """Of two processes that ask for a lake, one makes it, or finds it where an earlier run has kept it, and one waits."""
     lake = shared_folder(factory) / study / "lake"
     words = [sys.executable, "-c", IN_TURN, *commands, study, "--lake", str(lake)]
-    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    with locked(lake.parent.with_suffix(".lock")):
+        if not lake.exists():
+            kept(study, lake, lambda: subprocess.run(words, cwd=ROOT, check=True, capture_output=True))
     return lake
 
 

@@ -1,4 +1,4 @@
-"""A lake that took minutes to compute is kept for the next run of the tests, as long as nothing that it depends on has changed.
+"""A lake that took a minute to compute is kept for the next run of the tests, as long as nothing that it depends on has changed.
 
 It lies in ~/.cache/saelake-tests, or in SAELAKE_TEST_CACHE; a new machine, and every change of the program, of a recipe or model
 that is shipped, or of an installed package, computes it anew.
@@ -28,7 +28,11 @@ def kept(name: str, lake: Path, compute: Callable[[], object]) -> None:
     if found.is_dir():
         shutil.copytree(found, lake)
         return
-    compute()
+    try:
+        compute()
+    except BaseException:
+        shutil.rmtree(lake, ignore_errors=True)  # another process that waits for it begins anew
+        raise
     older = list(cache.glob(f"{name}-*"))
     draft = cache / f".{name}-{uuid4().hex}"
     shutil.copytree(lake, draft)
