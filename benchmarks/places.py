@@ -13,6 +13,7 @@ LIKE |= {"Is": "IsNot", "IsNot": "Is", "In": "NotIn", "NotIn": "In"}
 GUARDS = ("strict", "code_version", "frozen")
 """Arguments that decide no result: a check of what holds anyway, how a stage names its code, whether a value may change."""
 PACE = {
+    "ANSWERING",
     "AT_ONCE",
     "CAPTURED_TOKENS",
     "CHUNK",

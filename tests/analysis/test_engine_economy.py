@@ -104,6 +104,18 @@ def test_a_prompt_that_does_not_fit_by_itself_is_the_users_error() -> None:
         bench.engine().next_token([Request(0), Request(1)])
 
 
+def test_requests_that_are_answered_share_more_of_a_pass_unless_its_size_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(memory.MOST_TOKENS, "cpu", 20)
+
+    def rows(n_new: int, most_tokens: int | None) -> list[int]:
+        batches = Batches(tiny("llama").subject, most_tokens)
+        return [part.stop - part.start for part, _ in batches.run([Size(5, n_new)] * 16, lambda part: None)]
+
+    assert rows(0, None) == [4] * 4
+    assert rows(3, None) == [8] * 2
+    assert rows(3, 20) == [4] * 4
+
+
 def test_other_errors_of_a_pass_are_not_taken_for_short_memory() -> None:
     bench = tiny("llama")
 
