@@ -4,14 +4,17 @@ Publishing sorts the landed rows, writes the data files, and last of all the run
 for a reader. Whatever moment a process is killed at, the same request finds what is finished and does the rest.
 """
 
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from saelake.warehouse.catalog import catch_up, changing_catalog, is_catalog_current
 from saelake.warehouse.durable import locked, sha256_text, utc_now
@@ -27,6 +30,8 @@ from saelake.warehouse.schema import SCHEMA_VERSION
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
 
+CORES_A_RUN, MOST_AT_ONCE = 2, 4
+"""Cores for each of the runs that are published at once, and how many these are at most: each may hold a gigabyte."""
 RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "pyarrow", "numpy", "scipy")
 
 
@@ -164,22 +169,68 @@ def _compute(
     for spec, _ in planned:
         refuse_tag_collision(lake, spec.run_id)
     _land_missing(lake, planned, {spec.run_id: lake.landing(spec.run_id) for spec, _ in planned}, compute, what, progress)
-    for number, (spec, plan) in enumerate(planned, start=1):
-        # Of runs that are computed together the last one gives the time that their shards took, the others that of publishing.
-        began = started if number == len(planned) else utc_now()
-        landing = lake.landing(spec.run_id)
-        with storage_errors(lake):
-            for draft in (lake.root / "data").glob(f".{spec.run_id}*"):
-                shutil.rmtree(draft)  # of a killed process
-            # A dropped run's folder stays for those who still read it, until `gc` takes it away.
-            folder = lake.published.unused(data_key(spec.run_id))
-            with lake.published.new_folder(folder) as draft:
-                contents, files = publish_files(landing, spec, plan, draft, progress)
-            record = _record(spec, {**spec.about, **plan.about()}, began, contents, [_below(folder, f) for f in files])
-            committed = _commit(lake, spec, record, is_alone, more_follows)
-            if committed.files != record.files:
-                lake.published.delete(folder)
-            shutil.rmtree(landing)
+    for wave in _waves(planned):
+        # On two cores as on one: DuckDB and pyarrow use the second themselves.
+        at_once = min(len(wave), MOST_AT_ONCE, max((os.cpu_count() or 1) // CORES_A_RUN, 1))
+        if at_once > 1:
+            progress.start(f"{planned[0][0].recipe} · {what} · publishing", len(wave), "runs")
+        write = partial(_write, lake, progress=progress if at_once == 1 else Quiet())
+        writing = ThreadPoolExecutor(at_once)
+        try:
+            began = utc_now()
+            for (spec, plan), written in zip(wave, map(write, wave) if at_once == 1 else writing.map(write, wave), strict=True):
+                # Of runs that are computed together the last one gives the time that their shards took, the others that of
+                # publishing.
+                _record_written(lake, spec, plan, started if spec is planned[-1][0] else began, written, is_alone, more_follows)
+                began = utc_now()
+                if at_once > 1:
+                    progress.advance(1, sum(file.n_rows for file in written.files))
+        finally:
+            writing.shutdown(cancel_futures=True)
+
+
+def _waves(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
+    """Runs in order, as many together as have their parents before them."""
+    wave: list[Planned] = []
+    for spec, plan in planned:
+        if set(spec.parents) & {one.run_id for one, _ in wave}:
+            yield wave
+            wave = []
+        wave.append((spec, plan))
+    yield wave
+
+
+class _Written(NamedTuple):
+    """The files of a run, in a folder that no record names yet."""
+
+    folder: str
+    contents: list[TableContent]
+    files: list[DataFile]
+
+
+def _write(lake: Lake, one: Planned, progress: Quiet) -> _Written:
+    """Sorts and writes what a run has landed."""
+    spec, plan = one
+    with storage_errors(lake):
+        for draft in (lake.root / "data").glob(f".{spec.run_id}*"):
+            shutil.rmtree(draft)  # of a killed process
+        # A dropped run's folder stays for those who still read it, until `gc` takes it away.
+        folder = lake.published.unused(data_key(spec.run_id))
+        with lake.published.new_folder(folder) as draft:
+            contents, files = publish_files(lake.landing(spec.run_id), spec, plan, draft, progress)
+    return _Written(folder, contents, [_below(folder, f) for f in files])
+
+
+def _record_written(
+    lake: Lake, spec: RunSpec, plan: Plan, began: str, written: _Written, is_alone: bool, more_follows: bool
+) -> None:
+    """The last step: what is written is a run from here on."""
+    record = _record(spec, {**spec.about, **plan.about()}, began, written.contents, written.files)
+    with storage_errors(lake):
+        committed = _commit(lake, spec, record, is_alone, more_follows)
+        if committed.files != record.files:
+            lake.published.delete(written.folder)
+        shutil.rmtree(lake.landing(spec.run_id))
 
 
 def _compute_again(lake: Lake, planned: Sequence[Planned], compute: JointCompute, what: str, progress: Quiet) -> None:
