@@ -6,7 +6,7 @@ Prompts 0 to 3 are harmful, 4 and 5 benign; prompts are called by these numbers 
 
 import atexit
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -72,16 +72,16 @@ BLIND = {"R": "R", "F": "F", "D": "F"}
 def build_lake(root: Path | str, recipe: str = "small", variant: int = 0) -> Lake:
     """The hand-made lake at `root`; another recipe with another variant adds a second study of the same content.
 
-    It is published once: a new folder gets a copy.
+    It is published once, and once more for what a test puts in place of its words: a new folder gets a copy.
     """
     if isinstance(root, str) or root.exists():
         return _published(Lake.create(root), recipe, variant)
-    shutil.copytree(_made_once(recipe, variant), root)
+    shutil.copytree(_made_once(recipe, variant, (WORDS, HOSTILE, TEXTS, CATEGORIES, SAE_NAMES)), root)
     return Lake.create(root)
 
 
 @cache
-def _made_once(recipe: str, variant: int) -> Path:
+def _made_once(recipe: str, variant: int, content: tuple[Hashable, ...]) -> Path:
     folder = Path(mkdtemp(prefix="saelake-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _published(Lake.create(folder / "lake"), recipe, variant)
