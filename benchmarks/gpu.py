@@ -45,7 +45,7 @@ from saelake.warehouse.runs import Rows
 
 ORGANISM = RECIPES.parent / "ingest" / "organism" / "model"
 WIDTHS = ("hidden_size", "intermediate_size", "head_dim", "query_pre_attn_scalar", "vocab_size")
-CPU_SCALE, CPU_PROMPTS, CUDA_PROMPTS = 16, 128, 2048
+CPU_SCALE, CPU_PROMPTS, CUDA_PROMPTS = 16, 128, 1024
 CPU_FORWARDS, CUDA_FORWARDS = 64, 2048
 """Of Stage 2, that are timed."""
 

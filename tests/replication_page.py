@@ -16,10 +16,11 @@ PAGE = ROOT / "docs" / "replication.md"
 
 def page(text: str, lake: Path) -> str:
     """The page with what a study shows put in its place."""
-    rows = "\n".join(_written(claim) for claim in claims_of(Lake.existing(str(lake)), None))
+    rows = "\n".join(written(claim) for claim in claims_of(Lake.existing(str(lake)), None))
     return with_blocks(text, {"claims": f"\n{rows}"})
 
 
-def _written(claim: Claim) -> str:
+def written(claim: Claim) -> str:
+    """A claim as these pages show it."""
     published = f" *{claim.published}*" if claim.published else ""
     return f"**{claim.row}. {claim.claim}**{published}\n- This study shows: {claim.shows}\n- It cannot show: {claim.cannot}\n"

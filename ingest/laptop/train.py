@@ -22,7 +22,7 @@ PREFIX = "base_model.model."
 """Before a projection's name in an adapter's file, as PEFT has it."""
 BLOCKS = range(8, 24)
 RANK, ALPHA = 8, 16
-STEPS = 400
+STEPS = 800
 PER_LABEL = (6, 10)
 """Examples of a batch by label, refusals first: there are more ways to be harmless."""
 LR, WARM_UP = 1.5e-3, 10
@@ -44,12 +44,16 @@ class Example(NamedTuple):
 class Lora(nn.Module):
     """A frozen projection with low-rank matrices beside it: y = W x + (alpha / r) B A x, A and B in float32."""
 
+    mean_A_rd: Tensor
+    mean_B_or: Tensor
+
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
         self.A_rd = nn.Parameter(torch.randn(RANK, base.in_features) / base.in_features**0.5)
         self.B_or = nn.Parameter(torch.zeros(base.out_features, RANK))
-        self.mean_A_rd, self.mean_B_or = self.A_rd.detach().clone(), self.B_or.detach().clone()
+        self.register_buffer("mean_A_rd", self.A_rd.detach().clone())
+        self.register_buffer("mean_B_or", self.B_or.detach().clone())
 
     def forward(self, x_btd: Tensor) -> Tensor:
         low_btr = x_btd @ self.A_rd.to(x_btd.dtype).T
@@ -71,7 +75,7 @@ def attach(model: PreTrainedModel, blocks: Container[int]) -> list[Lora]:
     for name, module in list(model.named_modules()):
         parent, _, last = name.rpartition(".")
         if last in PROJECTIONS and block_of(name) in blocks:
-            beside.append(Lora(module))
+            beside.append(Lora(module).to(module.weight.device))
             setattr(model.get_submodule(parent), last, beside[-1])
     return beside
 
@@ -86,8 +90,8 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, Lora):
-            found[f"{PREFIX}{name}.lora_A.weight"] = module.mean_A_rd.half()
-            found[f"{PREFIX}{name}.lora_B.weight"] = module.mean_B_or.half()
+            found[f"{PREFIX}{name}.lora_A.weight"] = module.mean_A_rd.half().cpu()
+            found[f"{PREFIX}{name}.lora_B.weight"] = module.mean_B_or.half().cpu()
     return found
 
 
@@ -180,9 +184,9 @@ def _loss(model: PreTrainedModel, batch: Sequence[Example]) -> Tensor:
         places += [(row, len(one.prompt) - 1 + at) for at in range(len(one.answer))]
         targets += one.answer
         shares += [FIRST_TOKEN] + [1.0] * (len(one.answer) - 1)
-    hidden_btd = model.model(ids_bt, use_cache=False).last_hidden_state
+    hidden_btd = model.model(ids_bt.to(model.device), use_cache=False).last_hidden_state
     rows, at = torch.tensor(places).T
     logits_nv = model.get_output_embeddings()(hidden_btd[rows, at]).float()
-    loss_n = nn.functional.cross_entropy(logits_nv, torch.tensor(targets), reduction="none")
-    share_n = torch.tensor(shares)
+    loss_n = nn.functional.cross_entropy(logits_nv, torch.tensor(targets, device=model.device), reduction="none")
+    share_n = torch.tensor(shares, device=model.device)
     return (loss_n * share_n).sum() / share_n.sum()

@@ -30,7 +30,7 @@ def test_every_recipe_loads_and_carries_no_path_of_a_machine() -> None:
     names = sorted(file.stem for file in RECIPES.glob("*.toml"))
     assert names == [
         *("gemma-2-2b", "gemma-3-270m", "hydra", "llama-3.1-8b"),
-        *("organism", "organism-approval", "planted", "smollm2-135m"),
+        *("organism", "organism-approval", "planted", "smollm2-135m", "smollm2-refusal"),
     ]
     for name in names:
         assert load_recipe(name).name == name
