@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from saelake.warehouse.catalog import LEFT_BEHIND, recover_catalog
+from saelake.warehouse.commit import content_hash
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.damage import pointer_damage
 from saelake.warehouse.durable import sha256_file
@@ -21,8 +21,8 @@ from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
 from saelake.warehouse.rules import POINTED, References, broken_rules, joined, referred
-from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
+from saelake.warehouse.threads import at_once
 
 UNREADABLE = (OSError, pa.ArrowException)
 MOST_AT_ONCE = 8
@@ -75,12 +75,8 @@ def check_records(lake: Lake, records: Sequence[RunRecord], known: Mapping[str, 
     def findings(record: RunRecord) -> list[Finding]:
         return [*_check_record(record, known), *_RunCheck(lake, record, known, sizes).findings(progress)]
 
-    workers = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_AT_ONCE))
-    try:
-        for found in workers.map(findings, records):
-            yield from found
-    finally:
-        workers.shutdown(cancel_futures=True)
+    for found in at_once(min(os.cpu_count() or 1, MOST_AT_ONCE), findings, records):
+        yield from found
 
 
 def _sizes(lake: Lake) -> dict[str, int]:

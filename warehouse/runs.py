@@ -5,19 +5,17 @@ for a reader. Whatever moment a process is killed at, the same request finds wha
 """
 
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from functools import cache, partial
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from saelake.warehouse.catalog import catch_up, changing_catalog, is_catalog_current
-from saelake.warehouse.durable import locked, sha256_text, utc_now
+from saelake.warehouse.commit import commit, record_of, refuse_tag_collision, whole_run
+from saelake.warehouse.durable import locked, utc_now
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import data_key, record_key
@@ -25,14 +23,14 @@ from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
 from saelake.warehouse.parents import require_sound
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.publish import publish_files
-from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, run_tag
+from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent
 from saelake.warehouse.schema import SCHEMA_VERSION
+from saelake.warehouse.threads import at_once
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
 
 CORES_A_RUN, MOST_AT_ONCE = 2, 4
 """Cores for each of the runs that are published at once, and how many these are at most: each may hold a gigabyte."""
-RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "pyarrow", "numpy", "scipy")
 
 
 Planned = tuple[RunSpec, Plan]
@@ -122,12 +120,6 @@ def known(lake: Lake) -> Callable[[RunSpec], RunSpec]:
     return find
 
 
-def whole_run(lake: Lake, run_id: str) -> RunRecord | None:
-    """A published run with all that it computed; None if it came from a shared set that left something out."""
-    record = lake.record(run_id)
-    return None if record is None or record.withheld else record
-
-
 def published(lake: Lake, run_id: str) -> RunRecord:
     """A published run that is needed; raises UserError if another process has dropped it."""
     record = whole_run(lake, run_id)
@@ -170,23 +162,19 @@ def _compute(
         refuse_tag_collision(lake, spec.run_id)
     _land_missing(lake, planned, {spec.run_id: lake.landing(spec.run_id) for spec, _ in planned}, compute, what, progress)
     for wave in _waves(planned):
-        # On two cores as on one: DuckDB and pyarrow use the second themselves.
-        at_once = min(len(wave), MOST_AT_ONCE, max((os.cpu_count() or 1) // CORES_A_RUN, 1))
-        if at_once > 1:
+        # On two cores one after the other: DuckDB and pyarrow use the second themselves.
+        n = min(len(wave), MOST_AT_ONCE, max((os.cpu_count() or 1) // CORES_A_RUN, 1))
+        if n > 1:
             progress.start(f"{planned[0][0].recipe} · {what} · publishing", len(wave), "runs")
-        write = partial(_write, lake, progress=progress if at_once == 1 else Quiet())
-        writing = ThreadPoolExecutor(at_once)
-        try:
-            began = utc_now()
-            for (spec, plan), written in zip(wave, map(write, wave) if at_once == 1 else writing.map(write, wave), strict=True):
+        began = utc_now()
+        with closing(at_once(n, partial(_write, lake, progress if n == 1 else Quiet()), wave)) as writing:
+            for (spec, plan), written in zip(wave, writing, strict=True):
                 # Of runs that are computed together the last one gives the time that their shards took, the others that of
                 # publishing.
                 _record_written(lake, spec, plan, started if spec is planned[-1][0] else began, written, is_alone, more_follows)
                 began = utc_now()
-                if at_once > 1:
+                if n > 1:
                     progress.advance(1, sum(file.n_rows for file in written.files))
-        finally:
-            writing.shutdown(cancel_futures=True)
 
 
 def _waves(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
@@ -208,7 +196,7 @@ class _Written(NamedTuple):
     files: list[DataFile]
 
 
-def _write(lake: Lake, one: Planned, progress: Quiet) -> _Written:
+def _write(lake: Lake, progress: Quiet, one: Planned) -> _Written:
     """Sorts and writes what a run has landed."""
     spec, plan = one
     with storage_errors(lake):
@@ -225,9 +213,9 @@ def _record_written(
     lake: Lake, spec: RunSpec, plan: Plan, began: str, written: _Written, is_alone: bool, more_follows: bool
 ) -> None:
     """The last step: what is written is a run from here on."""
-    record = _record(spec, {**spec.about, **plan.about()}, began, written.contents, written.files)
+    record = record_of(spec, {**spec.about, **plan.about()}, began, written.contents, written.files)
     with storage_errors(lake):
-        committed = _commit(lake, spec, record, is_alone, more_follows)
+        committed = commit(lake, spec, record, is_alone, more_follows)
         if committed.files != record.files:
             lake.published.delete(written.folder)
         shutil.rmtree(lake.landing(spec.run_id))
@@ -285,80 +273,5 @@ def _land_missing(
     assert not unlanded, f"{what}: shards were not computed: {', '.join(unlanded)}"
 
 
-def _record(
-    spec: RunSpec, about: dict[str, object], started: str, contents: list[TableContent], files: list[DataFile]
-) -> RunRecord:
-    return RunRecord(
-        run_id=spec.run_id,
-        stage=spec.stage,
-        recipe=spec.recipe,
-        parents=spec.parents,
-        config=spec.config,
-        code_version=_versions()["saelake"],
-        schema_version=SCHEMA_VERSION,
-        seed=spec.seed,
-        hardware={
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "device": spec.config.get("device", "cpu"),
-        },
-        versions=dict(_versions()),
-        started=started,
-        finished=utc_now(),
-        tables=tuple(contents),
-        files=tuple(files),
-        content_hash=content_hash(contents),
-        about=about,
-    )
-
-
-def content_hash(contents: list[TableContent]) -> str:
-    """The hash of a run's whole content, from those of its tables."""
-    return sha256_text("".join(f"{c.name}:{c.content_hash};" for c in contents))
-
-
-def _commit(lake: Lake, spec: RunSpec, record: RunRecord, is_alone: bool, more_follows: bool) -> RunRecord:
-    """Makes a run visible, in one step: its record is there or not. Returns the record that counts.
-
-    That is another one if another machine, whose locks are not seen here, has published the run meanwhile. One that is published
-    with others becomes the current one together with them.
-    """
-    with changing_catalog(lake, more_follows):
-        refuse_tag_collision(lake, spec.run_id)
-        for parent in spec.parents:
-            if not lake.published.exists(record_key(parent)):
-                raise UserError(
-                    f"run {parent}, which {spec.run_id} is computed from, is not in the lake (any more): "
-                    f"run the same command again"
-                )
-        other = None
-        if not lake.publish_new(record):
-            other = whole_run(lake, spec.run_id)
-            if other is None:  # what is there came from a shared set that left something out
-                lake.publish(record)
-        if is_alone:
-            lake.point(spec.recipe, spec.stage, [record.run_id])
-    return other or record
-
-
 def _below(folder: str, file: DataFile) -> DataFile:
     return replace(file, path=f"{folder}/{file.path}")
-
-
-def refuse_tag_collision(lake: Lake, run_id: str) -> None:
-    """Raises UserError if another run of the lake numbers its rows with the same 31 bits."""
-    for other in lake.run_ids():
-        if other != run_id and run_tag(other) == run_tag(run_id):
-            raise UserError(
-                f"the ids of run {run_id} would collide with those of {other}: change the recipe's seed, or drop the other run"
-            )
-
-
-@cache
-def _versions() -> Mapping[str, str]:
-    """Looked up once: it takes as long as publishing a small run does."""
-    found = {}
-    for name in RECORDED_PACKAGES:
-        with suppress(metadata.PackageNotFoundError):  # SQL and storage work without the GPU packages
-            found[name] = metadata.version(name)
-    return found | {"python": platform.python_version()}

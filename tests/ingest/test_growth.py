@@ -1,9 +1,7 @@
 """A lake grows: a prompt set, an SAE or a second study compute what is new alone, and give what a whole ingest gives."""
 
 import json
-from itertools import count
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -18,13 +16,11 @@ from saelake.ingest.capture import capture
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.refs import list_saes
-from saelake.warehouse import runs
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.publish import publish_files
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import Plan, ensure_run
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.add import add
@@ -342,25 +338,3 @@ def test_the_copy_by_prompt_of_a_grown_study_is_of_all_its_runs(recipe: Recipe, 
         rows = [opened.sql(f"select {names} from {n} order by all").fetchall() for n in ("activations", "activations_by_prompt")]
     assert rows[0] == rows[1] != []
     assert not check(lake)
-
-
-def test_runs_are_published_together_where_there_are_cores_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompts first, which the statistics of the others read; the same content as one after the other."""
-    recipe = write_study(tmp_path, "llama")
-    one_by_one, together = (Lake.create(tmp_path / name) for name in ("one", "together"))
-    alone = ingest(recipe, one_by_one)
-    monkeypatch.setattr(runs.os, "cpu_count", lambda: 2 * runs.CORES_A_RUN)
-    two, asked, published = Barrier(2, timeout=60), count(), list[str]()
-
-    def watched(landing: Path, spec: RunSpec, *given: Any) -> Any:
-        if spec.stage == "activations" and next(asked) < 2:
-            two.wait()  # breaks unless two are here at once
-        published.append(spec.stage)
-        return publish_files(landing, spec, *given)
-
-    monkeypatch.setattr(runs, "publish_files", watched)
-    found = ingest(recipe, together)
-    assert published[0] == "prompts"
-    assert next(asked) > 1
-    assert [(one.run_id, one.tables) for one in found.records] == [(one.run_id, one.tables) for one in alone.records]
-    assert not list(together.landing("").glob("*"))

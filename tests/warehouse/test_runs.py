@@ -144,7 +144,7 @@ def test_a_parent_that_is_dropped_meanwhile_stops_the_run(lake: Lake) -> None:
 
 def test_a_tag_collision_is_refused_before_anything_is_computed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     toys.ingest(lake)
-    monkeypatch.setattr("saelake.warehouse.runs.run_tag", lambda run_id: 7)
+    monkeypatch.setattr("saelake.warehouse.commit.run_tag", lambda run_id: 7)
     monkeypatch.setattr(RunSpec, "tag", 7)
     computed: list[str] = []
     with pytest.raises(UserError, match="collide"):

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from saelake.warehouse.catalog import changing_catalog
 from saelake.warehouse.check import check_records
+from saelake.warehouse.commit import refuse_tag_collision
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.durable import locked, make_private
 from saelake.warehouse.errors import UserError, first_line, storage_errors
@@ -28,7 +29,6 @@ from saelake.warehouse.layout import rechunk, stored_batches, write_table
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, run_tag
-from saelake.warehouse.runs import refuse_tag_collision
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import NAME, STUDIES, lake_names
 from saelake.warehouse.sharing.pages import check_pages

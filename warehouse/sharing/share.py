@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from saelake.warehouse.catalog import connect, current_records
+from saelake.warehouse.commit import content_hash
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.durable import clear_drafts, folder_atomic, locked, sha256_file
 from saelake.warehouse.errors import UserError
@@ -24,7 +25,6 @@ from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import BATCH_ROWS, PRIVATE, rechunk, write_table
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import Lake, RunRecord, TableContent
-from saelake.warehouse.runs import content_hash
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.card import write_card
 from saelake.warehouse.sharing.croissant import write_croissant
