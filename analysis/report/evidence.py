@@ -57,7 +57,9 @@ def prompts(study: Studied) -> str:
 
 
 def families(study: Studied) -> str:
-    rows = study.ask("comparisons", rows="comparison").rows if "statistics" in study.records else []
+    if "statistics" not in study.records:
+        return "How far the result carries beyond these prompts: what they share is not counted until statistics is computed."
+    rows = study.ask("comparisons", rows="comparison").rows
     n = max((row["n_families"] for row in rows if row["n_families"] is not None), default=0)
     if not n:
         return "How far the result carries beyond these prompts: their families are not known, so each counts as independent."

@@ -49,6 +49,7 @@ def test_a_lake_of_which_little_is_computed_says_so_row_by_row(tmp_path: Path) -
     assert len(found) == 21
     assert sum(one.shows.startswith("Nothing: ") for one in found) == 20
     assert not found[0].shows.startswith("Nothing")
+    assert "is not counted until" in found[1].cannot, "that no family is known is said of a study with its statistics alone"
 
 
 def test_the_report_opens_with_them_and_the_command_prints_them(study: Analysed, tmp_path: Path) -> None:
