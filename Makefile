@@ -146,8 +146,8 @@ bench-waking: $(BENCH)/search  ## cost of capturing what wakes, on top of the ab
 bench-atlas: atlas  ## the atlas's passes beside the literal loop on SAELens' hooks, and what each method scores
 	$(BIN)/python -m benchmarks.atlas --lake $(LAKE)
 
-bench-browser: $(INSTALLED)  ## pages of the explorer, served and static, on a lake of 60M activations (4 minutes)
-	$(BIN)/python -m benchmarks.browser --cache $(BENCH)
+bench-browser: analyze  ## pages of the explorer, served and static, on a lake of 60M activations; live answers of LAKE's study (6 minutes)
+	$(BIN)/python -m benchmarks.browser --cache $(BENCH) --live $(LAKE)
 
 bench-open: $(INSTALLED)  ## opening a lake of 10, 100 and 300 runs, in a folder and in a bucket that answers late (2 minutes)
 	$(BIN)/python -m benchmarks.open
