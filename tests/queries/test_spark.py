@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -20,6 +20,9 @@ from saelake.warehouse.records import Lake
 from saelake.warehouse.synth import Shape, synthesize
 from tests.conftest import ROOT
 from tests.lakes import build_lake
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytest.importorskip("pyspark", reason="the extra spark is not installed: pip install 'saelake[spark]'")
 pytest.importorskip("sqlglot", reason="the extra spark is not installed: pip install 'saelake[spark]'")
@@ -87,7 +90,16 @@ OTHER_VALUES: dict[str, dict[str, Any]] = {
 def lake(organism_lake: Path) -> Iterator[saelake.OpenLake]:
     with saelake.open(organism_lake) as opened:
         yield opened
-    session().stop()
+    _end(session())
+
+
+def _end(spark: "SparkSession") -> None:
+    """Java goes too, which would hold its four gigabytes beside all tests that follow."""
+    gateway = spark.sparkContext._gateway
+    spark.stop()
+    gateway.shutdown()
+    gateway.proc.stdin.close()  # what it waits for
+    gateway.proc.wait(60)
 
 
 @pytest.fixture(scope="module")
