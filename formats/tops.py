@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from saelake import queries
 from saelake.analysis.meaning.explanations import KnownSae
 
 if TYPE_CHECKING:
@@ -16,29 +17,6 @@ if TYPE_CHECKING:
 
 TOPS = 20
 """Texts a feature at most."""
-STRONGEST = """
-with shown as (
-    select prompt_id from prompts
-    where n_tokens > 0 and not list_contains($restricted, "set")
-),
-
-bos as (select prompt_id, pos from tokens where role = 'bos'),
-
-fired as (
-    select a.feature_id, a.prompt_id, a.pos, a.activation
-    from activations as a
-    semi join shown on shown.prompt_id = a.prompt_id
-    anti join bos on bos.prompt_id = a.prompt_id and bos.pos = a.pos
-    where a.layer = $layer and a.sae_id = $sae_id
-)
-
-select feature_id, prompt_id, max(activation) as activation, min_by(pos, (-activation, pos)) as pos,
-    list(pos order by pos) as places, list(activation order by pos) as activations
-from fired
-group by feature_id, prompt_id
-qualify row_number() over (partition by feature_id order by max(activation) desc, prompt_id) <= $tops
-order by feature_id, activation desc, prompt_id
-"""
 
 
 class Top(NamedTuple):
@@ -70,7 +48,7 @@ class Tops:
     def of(self, sae: KnownSae) -> Iterator[Top]:
         """The texts of all features of an SAE, feature by feature."""
         asked = {"restricted": self._restricted, "layer": sae.layer, "sae_id": sae.sae_id, "tops": TOPS}
-        found: list[tuple[Any, ...]] = self.opened.sql(STRONGEST, asked).fetchall()
+        found: list[tuple[Any, ...]] = self.opened.sql(queries.step("strongest_texts"), asked).fetchall()
         number, before = 0, -1
         for feature_id, prompt_id, activation, pos, places, activations in found:
             number = number + 1 if feature_id == before else 0

@@ -20,7 +20,7 @@ STAGES = FOLDER / "stages"
 PAGES = FOLDER / "pages"
 """Those that the pages of the explorer ask and nothing else does."""
 STEPS = FOLDER / "steps"
-"""Statements that are no questions: each is one stage's."""
+"""Statements that are no questions: each is that of one module."""
 RENAMED = {
     "layer_diagnostic": "direction_by_layer",
     "methods": "search_methods",
@@ -113,7 +113,7 @@ def names_of_pages() -> list[str]:
 
 @cache
 def step(name: str) -> str:
-    """A statement of steps/, which one stage executes with prepared parameters of its own; nobody else asks it."""
+    """A statement of steps/, which one module executes with prepared parameters of its own; nobody else asks it."""
     lines = (STEPS / f"{name}.sql").read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.startswith("--"))
 

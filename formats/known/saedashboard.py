@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelake import queries
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.joined import as_name, saes_of
 from saelake.formats.models import model_of
@@ -33,13 +34,6 @@ N_BINS = 50
 SOURCE = re.compile(r"(\d+)-(.+)")
 TOP = -1.0
 """What stands for the least activation, and the share, of the group of the strongest texts."""
-FIRED = """
-select feature_id, list(activation order by activation)
-from activations as a
-anti join (from tokens where role = 'bos') as bos on bos.prompt_id = a.prompt_id and bos.pos = a.pos
-where layer = $layer and sae_id = $sae_id
-group by feature_id
-"""
 COUNTS = """
 select count(*), coalesce(max(n_tokens), 0)
 from prompts
@@ -86,7 +80,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
 
 def _features(opened: "OpenLake", tops: Tops, sae: KnownSae, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The dashboards of the features that fire, in the order of their numbers."""
-    values = dict(opened.sql(FIRED, {"layer": sae.layer, "sae_id": sae.sae_id}).fetchall())
+    values = dict(opened.sql(queries.step("fired_values"), {"layer": sae.layer, "sae_id": sae.sae_id}).fetchall())
     density = dict(
         opened.sql(
             "select f.feature_id, f.n_tokens / nullif(s.n_tokens, 0) from features as f join saes as s using (sae_id) "

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 STATEMENT = re.compile(r"\s*(?:select\b.+\bfrom\b|with\s+\w+\s+as\s*\()", re.DOTALL)
 LONGEST = 200
 """Letters of a statement that may stand where it is asked: some columns of a table, a count."""
-FOLDERS = ("analysis", "commands", "ingest", "saelake")
+FOLDERS = ("analysis", "commands", "formats", "ingest", "saelake")
 """queries/ writes statements, warehouse/ the views of a catalog."""
 
 
@@ -43,5 +43,6 @@ def test_a_step_says_what_it_is_and_is_asked_once(file: Path) -> None:
     assert text.startswith("-- ")
     code = re.sub(r"'[^']*'", "", step(file.stem))
     assert code == code.lower()
-    asked = [path for path in (ROOT / "analysis").glob("**/*.py") if f'queries.step("{file.stem}")' in path.read_text("utf-8")]
+    python = [path for folder in FOLDERS for path in (ROOT / folder).glob("**/*.py")]
+    asked = [path for path in python if f'queries.step("{file.stem}")' in path.read_text("utf-8")]
     assert len(asked) == 1
