@@ -6,7 +6,6 @@ not read again.
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from saelake.warehouse.bucket import Bucket
 from saelake.warehouse.durable import write_atomic
 from saelake.warehouse.storage import Entry
+from saelake.warehouse.threads import at_once
 
 AT_ONCE = 64
 """Requests that wait side by side."""
@@ -43,8 +43,8 @@ class BucketSnapshot(Bucket):
         new = [key for key in tags if key not in texts]
         if new:
             self._objects  # noqa: B018 - opened once, not by each thread
-            with ThreadPoolExecutor(min(AT_ONCE, len(new))) as pool:
-                texts |= {key: text for key, text in zip(new, pool.map(self._read_now, new), strict=True) if text is not None}
+            read = at_once(min(AT_ONCE, len(new)), self._read_now, new)
+            texts |= {key: text for key, text in zip(new, read, strict=True) if text is not None}
             with suppress(OSError):  # what cannot be kept is read again
                 write_atomic(file, json.dumps({key: [tags[key], text] for key, text in texts.items()}), private=True)
         return texts

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.storage import Folder
+from saelake.warehouse.threads import at_once
 
 
 def require_sound(lake: Lake, run_ids: Iterable[str]) -> None:
@@ -21,8 +21,7 @@ def require_sound(lake: Lake, run_ids: Iterable[str]) -> None:
     """
     listed = [(record, file) for record in _with_ancestors(lake, run_ids) for file in record.files]
     if isinstance(lake.published, Folder):
-        with ThreadPoolExecutor(os.cpu_count()) as hashing:  # hashing leaves the interpreter free
-            wrong = list(hashing.map(lambda one: _wrong(lake.root, one[1]), listed))
+        wrong = list(at_once(os.cpu_count() or 1, lambda one: _wrong(lake.root, one[1]), listed))
     else:
         sizes = {entry.key: entry.n_bytes for entry in lake.published.entries("data")}
         wrong = ["" if sizes.get(file.path) == file.n_bytes else "is missing or of another size" for _, file in listed]
