@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from saelake.ingest.recipe import Recipe
 
 Command = Callable[..., Any]
-RESUMABLE = ("ingest", "analyze", "judge", "ablate", "steer", "atlas", "audit", "explain", "synth")
-"""Commands that, given again, find the shards that they have finished."""
+RESUMABLE = ("ingest", "analyze", "judge", "ablate", "steer", "atlas", "audit", "compare", "explain", "synth", "train-saes")
+"""Commands that, given again, find what they have finished."""
 WRITE_ERRORS = {
     errno.ENOSPC: "disk full at {}: free space",
     errno.EDQUOT: "disk quota used up at {}: free space",

@@ -227,12 +227,13 @@ def test_failures_of_a_job_are_single_sentences(
     assert saelake("ingest", "x", "--lake", str(tmp_path)).exception is error
 
 
-def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["ingest", "train-saes"])
+def test_an_interrupt_says_how_to_go_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("saelake.ingest.recipe.load_recipe", interrupted)
-    result = saelake("ingest", "x", "--lake", str(tmp_path))
+    result = saelake(command, "x")
     assert (result.exit_code, result.stderr) == (130, "stopped; the same command continues\n")
 
 
