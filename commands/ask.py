@@ -43,7 +43,7 @@ def sql(statement: str, lake: str, recipe: str | None, files: tuple[Path, ...], 
 
 
 class Questions(click.Group):
-    """A command for each file in queries/ and queries/stages/, with an option for each parameter that it declares."""
+    """A command for each question in queries/, listed or not, with an option for each parameter that it declares."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from saelake import queries
@@ -101,7 +101,7 @@ def _option(parameter: Any) -> click.Option:
 def query() -> None:
     """Answer one of the shipped questions; `saelake query NAME --help` documents it.
 
-    Those that only stages and pages ask (queries/stages/) are answered too, but not listed.
+    Those that only stages and pages ask (queries/stages/, queries/pages/) are answered too, but not listed.
     """
 
 

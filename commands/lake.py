@@ -12,7 +12,7 @@ from saelake.commands.options import lake_option
 def check(lake: str) -> None:
     """Read everything in the lake and say what is damaged, and which run to repeat.
 
-    Files are read through pyarrow with page checksums, hashes, counts, ranges and keys between tables are compared. Ends with
+    Files are read through pyarrow with page checksums; hashes, counts, ranges and keys between tables are compared. Ends with
     exit code 1 if anything is damaged; garbage that no run lists is only noted.
     """
     from saelake.queries.formats import printable

@@ -1,4 +1,4 @@
-"""The commands about what features mean: fetch explanations, and let people annotate."""
+"""The commands about what features mean: fetch explanations, let people annotate, and look around in the explorer."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any

@@ -1,9 +1,9 @@
--- Redundant features ("hydra", R13): critical features that are silent on their prompt, and switch on when the active ones go.
+-- Redundant features (R13): critical features that are silent on their prompt, and wake when the active ones are ablated.
 --
 -- Two readings, side by side. default: prompts count where ablating the whole set flips and ablating its active features alone does
 -- not. literal: prompts count where ablating the silent features alone changes the answer; on the prompt's own pass it cannot, so
 -- only generated tokens let a prompt in. n_sets have a set, n_with_silent one with silent features, n_kept are kept by the reading.
--- Of the n_silent silent features of these, n_woken switch on while the active ones are ablated: at_first and at_system on at least
+-- Of the n_silent silent features of these, n_woken wake while the active ones are ablated: at_first and at_system on at least
 -- one such token (the first; the first or another one of the template), at_user on one of the user's. tokens_first,
 -- tokens_template and tokens_user are shares of all woken tokens.
 --

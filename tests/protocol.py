@@ -1,4 +1,4 @@
-"""docs/protocol.md from warehouse/schema/: the protocol as a page. `make docs` writes it, a test keeps it in step."""
+"""docs/protocol.md from warehouse/schema/: the protocol as a page. `make pages` writes it, a test keeps it in step."""
 
 import re
 
@@ -10,7 +10,7 @@ PROTOCOL = ROOT / "docs" / "protocol.md"
 HEAD = """# The protocol
 
 Every table of a lake, every column with its type and meaning. This page is made from
-[warehouse/schema/](../warehouse/schema/) by `make docs`; where it differs, the schema is right.
+[warehouse/schema/](../warehouse/schema/) by `make pages`; where it differs, the schema is right.
 
 """
 VERSIONS = """ A run keeps the version that it was written with, in its record, and every older

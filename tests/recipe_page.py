@@ -1,4 +1,4 @@
-"""docs/recipe.md from ingest/recipe/: every section and field of a recipe. `make docs` writes it, a test keeps it in step."""
+"""docs/recipe.md from ingest/recipe/: every section and field of a recipe. `make pages` writes it, a test keeps it in step."""
 
 import ast
 import inspect
@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "recipe.md"
 HEAD = """# The recipe
 
 Every section of a recipe, every field with its type, default and meaning. This page is made from
-[ingest/recipe/](../ingest/recipe/) by `make docs`; where it differs, the code is right. The shipped recipes are examples:
+[ingest/recipe/](../ingest/recipe/) by `make pages`; where it differs, the code is right. The shipped recipes are examples:
 [organism](../recipes/organism.toml), [gemma-2-2b](../recipes/gemma-2-2b.toml). Paths are relative to the recipe's folder.
 
 """

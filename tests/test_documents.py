@@ -29,16 +29,16 @@ def test_output_is_in_step(document: Path, organism_lake: Path, planted_lake: Pa
 
 
 def test_the_protocol_is_the_schema() -> None:
-    assert PROTOCOL.read_text(encoding="utf-8") == protocol(), "make docs"
+    assert PROTOCOL.read_text(encoding="utf-8") == protocol(), "make pages"
 
 
 def test_every_section_and_field_of_a_recipe_is_documented() -> None:
     assert recipe_page.undocumented() == []
-    assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "make docs"
+    assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "make pages"
 
 
 def test_the_tables_of_the_library_are_what_the_models_and_saes_were_found_to_do() -> None:
-    assert library_page.PAGE.read_text(encoding="utf-8") == library_page.page(), "make docs"
+    assert library_page.PAGE.read_text(encoding="utf-8") == library_page.page(), "make pages"
 
 
 def test_what_the_embedded_study_shows_of_the_paper_is_made_from_its_lake(organism_lake: Path) -> None:
@@ -57,7 +57,7 @@ def test_the_readme_can_be_read_in_a_few_minutes() -> None:
 
 
 def test_the_tables_of_the_formats_are_what_their_samples_brought_in_and_out() -> None:
-    assert formats_page.PAGE.read_text(encoding="utf-8") == formats_page.page(), "make docs"
+    assert formats_page.PAGE.read_text(encoding="utf-8") == formats_page.page(), "make pages"
 
 
 def test_the_cards_tell_what_lies_in_the_files() -> None:

@@ -1,4 +1,4 @@
-"""The local web server of annotation studies and of the feature browser: who may ask, and what every answer carries.
+"""The local web server of annotation studies and of the explorer: who may ask, and what every answer carries.
 
 Nothing is open: each page lies below a secret in its link. A post must come from a page of this server. No page runs or loads
 anything that is not a file of `pages/`, and templates escape all text that they show.

@@ -257,9 +257,8 @@ SECTIONS = (
     Section(
         "outcome",
         "What it came to",
-        "The features of each layer whose decoder rows lie closest to the {name} direction are ablated, K a layer. K is "
-        "chosen on one "
-        "half of the {target} prompts that are {shown}, and reported on the other half, on which nothing was chosen.",
+        "The features of each layer whose decoder rows lie closest to the {name} direction are ablated, K a layer. K is chosen "
+        "on one half of the {target} prompts that are {shown}, and reported on the other half, on which nothing was chosen.",
         _outcome,
         "R5",
         ("candidates",),

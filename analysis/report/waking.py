@@ -144,10 +144,9 @@ SECTIONS = (
     Section(
         "redundancy",
         "Silent features that wake",
-        "Critical features that are silent on their prompt and switch on while the active ones are ablated, in two "
-        "readings (default: sets count whose active features alone do not flip; literal: sets whose silent features alone change "
-        "the answer), "
-        "and the tokens at which anything wakes, beside matched controls.",
+        "Critical features that are silent on their prompt and wake while the active ones are ablated, in two readings (default: "
+        "sets count whose active features alone do not flip; literal: sets whose silent features alone change the answer), and "
+        "the tokens at which anything wakes, beside matched controls.",
         _redundancy,
         "R13",
         ("waking", "waking_graph", "inert"),

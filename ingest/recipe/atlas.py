@@ -1,4 +1,4 @@
-"""The table of a recipe about the atlas: how much of it is computed."""
+"""The section of a recipe about the atlas: how much of it is computed."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The table of a recipe about the recovery audit: what is searched, where and how far."""
+"""The section of a recipe about the recovery audit: what is searched, where and how far."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The tables of a recipe that interactions, redundancy and side effects read (R4, R8, R13, R14, R16)."""
+"""The sections of a recipe about what its direction tells apart, waking, steering and side effects (R4, R13, R14, R16)."""
 
 from typing import Annotated, Literal, Self
 

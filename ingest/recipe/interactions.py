@@ -1,4 +1,4 @@
-"""The tables of a recipe about interactions between features: factorisation machine, probe and Stage 3."""
+"""The sections of a recipe about interactions between features: factorisation machine, probe and Stage 3."""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,4 @@
-"""The tables of a recipe about what features mean: categories, explanations and concepts (R18, R20)."""
+"""The sections of a recipe about what features mean: categories, explanations and concepts (R18, R20)."""
 
 from typing import Annotated, Literal, Self
 

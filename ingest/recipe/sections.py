@@ -1,4 +1,4 @@
-"""The tables of a recipe, one immutable pydantic model each, with their defaults and what they mean."""
+"""What a section of a recipe is, an immutable pydantic model; and those of model, SAEs, labels, words, capture and device."""
 
 import os
 from collections.abc import Hashable
@@ -43,7 +43,7 @@ LATER = "since version 2"
 
 
 class Section(BaseModel):
-    """Base of every table in a recipe: immutable, and an unknown field is an error."""
+    """Base of every section of a recipe: immutable, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

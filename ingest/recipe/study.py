@@ -1,4 +1,4 @@
-"""The recipe as a whole: its tables put together, and how it is read from a file."""
+"""The recipe as a whole: its sections put together, and how it is read from a file."""
 
 import tomllib
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The pages of annotation studies and of the feature browser, over HTTP and in a real browser."""
+"""The pages of annotation studies and of the explorer, over HTTP and in a real browser."""
 
 import re
 import shutil
