@@ -1,4 +1,5 @@
--- Stage 1 (R5): the top K features of each layer's SAE (of each, where it has several) by the cosine of their decoder row with a refusal direction.
+-- Stage 1 (R5): the top K features of each layer's SAE (of each, where it has several) by the cosine of their decoder row with a
+-- refusal direction.
 --
 -- Cosines are signed. Ties go to the lower feature_id.
 --

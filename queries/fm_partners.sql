@@ -1,7 +1,7 @@
 -- The features that a factorisation machine pairs most strongly with given ones.
 --
--- Ranked by the cosine of the embeddings or by the interaction itself, the dot product (what the pair adds to the logit of the target label
--- when both fire as strongly as they ever did in training). Ties go to the lower layer, then the lower feature_id.
+-- Ranked by the cosine of the embeddings or by the interaction itself, the dot product (what the pair adds to the logit of the
+-- target label when both fire as strongly as they ever did in training). Ties go to the lower layer, then the lower feature_id.
 --
 -- $features features: which features
 -- $n integer = 10: partners of each

@@ -1,11 +1,12 @@
 -- Side effects (R16): cross-entropy on ordinary text, and refusals of control prompts, with and without the interventions.
 --
--- One row a set of texts and condition: none, direction (projected out of every layer) or minimal (a prompt's critical set ablated).
--- loss is the mean over texts of the mean negative log-likelihood per token, in nats; for minimal it is the mean over the n_sets
--- ablated sets, with sd over sets. added is loss minus that of none, kl how far all that may follow at each token lies from what the
--- unmodified model expects (KL divergence, nats): it sees changes that the text does not. control_answered is the share of control
--- prompts that are still answered, neither refused nor without sensible text: what the model can still do. control_refused is the share of control prompts that the judge
--- reads as refused under the same condition, control_degenerate the share without sensible text.
+-- One row a set of texts and condition: none, direction (projected out of every layer) or minimal (a prompt's critical set
+-- ablated). loss is the mean over texts of the mean negative log-likelihood per token, in nats; for minimal it is the mean over
+-- the n_sets ablated sets, with sd over sets. added is loss minus that of none, kl how far all that may follow at each token lies
+-- from what the unmodified model expects (KL divergence, nats): it sees changes that the text does not. control_answered is the
+-- share of control prompts that are still answered, neither refused nor without sensible text: what the model can still do.
+-- control_refused is the share of control prompts that the judge reads as refused under the same condition, control_degenerate
+-- the share without sensible text.
 --
 -- $judge judge = oracle: who reads the answers to control prompts
 with per_set as (

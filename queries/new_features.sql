@@ -1,11 +1,12 @@
 -- Stage 3 (R10, R12): the other features that fire on a prompt, ranked by how they go with its critical ones.
 --
--- By embedding: the cosine of a feature's embedding with those of the prompt's critical features. By weight: the size of its weight
--- in the linear probe (R12), whatever its sign and whatever the critical features are: half of its first features speak for the control label,
--- and ablating those makes the behaviour likelier. By signed_weight: the weight itself, so those that speak for the target label come first.
--- By alignment: the cosine of its decoder row with its layer's own direction, among the features that the probe knows. Features that never fire on a training prompt of the machine have no
--- embedding and no weight: they are left out, as are the critical ones themselves (see the question stage3_coverage). Ties go to
--- the lower layer, then the lower feature_id. The critical set is the first that Stage 2 found.
+-- By embedding: the cosine of a feature's embedding with those of the prompt's critical features. By weight: the size of its
+-- weight in the linear probe (R12), whatever its sign and whatever the critical features are: half of its first features speak
+-- for the control label, and ablating those makes the behaviour likelier. By signed_weight: the weight itself, so those that
+-- speak for the target label come first. By alignment: the cosine of its decoder row with its layer's own direction, among the
+-- features that the probe knows. Features that never fire on a training prompt of the machine have no embedding and no weight:
+-- they are left out, as are the critical ones themselves (see the question stage3_coverage). Ties go to the lower layer, then the
+-- lower feature_id. The critical set is the first that Stage 2 found.
 --
 -- $by embedding|weight|signed_weight|alignment = embedding: what ranks them
 -- $model model = fm_20: whose embeddings

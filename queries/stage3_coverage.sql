@@ -1,8 +1,9 @@
 -- How much of the critical and of the other active features Stage 3 can rank at all (R10).
 --
--- A feature that fires on no training prompt of the machine has no embedding; of the active ones only those in the machine's layers
--- are counted. One row: n_prompts have a critical set, n_ranked of them have a critical feature with an embedding (the others
--- count as failures of Stage 3), none where nothing was searched or there is no machine; n_critical and n_active count (prompt, feature) pairs, unembedded those without an embedding.
+-- A feature that fires on no training prompt of the machine has no embedding; of the active ones only those in the machine's
+-- layers are counted. One row: n_prompts have a critical set, n_ranked of them have a critical feature with an embedding (the
+-- others count as failures of Stage 3), none where nothing was searched or there is no machine; n_critical and n_active count
+-- (prompt, feature) pairs, unembedded those without an embedding.
 --
 -- $model model = fm_20: whose embeddings
 -- $method method = minimal: whose critical sets

@@ -1,4 +1,5 @@
--- Overlap of the minimal sets of two trainings of the SAEs, prompt by prompt. The first row is the whole study's: distinct features of all prompts.
+-- Overlap of the minimal sets of two trainings of the SAEs, prompt by prompt. The first row is the whole study's: distinct
+-- features of all prompts.
 with matched as (
     select t.prompt_hash, coalesce(m.sae_id, t.sae_id) as sae_id, coalesce(m.mine, -1 - t.feature_id) as feature_id
     from theirs as t
