@@ -1,0 +1,1 @@
+"""What features mean: categories, explanations, concepts and logits, and annotation studies in which people say it."""
