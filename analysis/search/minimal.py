@@ -6,6 +6,7 @@ Algorithm 1 (algorithm1.py) guarantees neither. A search is a generator that yie
 which of them flip; many searches advance together, so that the engine sees all pending trials as one batch.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +29,9 @@ Search = Generator[list[Members], list[bool], Members]
 Key = TypeVar("Key", bound=Hashable)
 ALONE = 64
 """Candidates that are tried one by one where no beginning of a ranking flips."""
+AT_ONCE = 32
+"""Prompts that are searched together. A step of a few answers takes as long as one of many: both read all of the model's weights.
+What a kill costs is the searches that have begun and whose shards have not ended."""
 
 
 def minimal_set(n_candidates: int, rng: np.random.Generator) -> Search:
@@ -136,27 +140,36 @@ def run_together(
     searches: Mapping[Key, Search], flips: Callable[[Sequence[tuple[Key, Members]]], Sequence[bool]]
 ) -> dict[Key, Found]:
     """Runs searches in lockstep: every round is one call of `flips` with the pending trials of all."""
-    found: dict[Key, Found] = {}
-    asked = dict.fromkeys(searches, 0)
-    pending: dict[Key, list[Members]] = {}
+    return dict(as_they_end(searches.items(), flips, len(searches)))
 
-    def advance(key: Key, answer: list[bool] | None) -> None:
-        search = searches[key]
+
+def as_they_end(
+    searches: Iterable[tuple[Key, Search]], flips: Callable[[Sequence[tuple[Key, Members]]], Sequence[bool]], n: int
+) -> Iterator[tuple[Key, Found]]:
+    """The same, n searches at a time: where one ends the next begins, so that rounds stay full; what is found comes at once."""
+    waiting, running = iter(searches), dict[Key, Search]()
+    pending: dict[Key, list[Members]] = {}
+    asked: Counter[Key] = Counter()
+
+    def advance(key: Key, answer: list[bool] | None) -> Iterator[tuple[Key, Found]]:
         try:
-            pending[key] = next(search) if answer is None else search.send(answer)
+            pending[key] = next(running[key]) if answer is None else running[key].send(answer)
             asked[key] += len(pending[key])
         except StopIteration as end:
             pending.pop(key, None)
-            found[key] = Found(end.value, asked[key])
+            del running[key]
+            yield key, Found(end.value, asked.pop(key, 0))
 
-    for key in searches:
-        advance(key, None)
-    while pending:
+    while True:
+        while len(running) < n and (new := next(waiting, None)) is not None:
+            key, running[key] = new
+            yield from advance(key, None)
+        if not running:
+            return
         trials = [(key, members) for key, sets in pending.items() for members in sets]
         answers = iter(flips(trials))
         for key, sets in list(pending.items()):
-            advance(key, [next(answers) for _ in sets])
-    return found
+            yield from advance(key, [next(answers) for _ in sets])
 
 
 class Oracle:
@@ -165,41 +178,66 @@ class Oracle:
     def __init__(self, context: StudyContext, by_prompt: Mapping[int, Pool]) -> None:
         self._context = context
         self._by_prompt = by_prompt
-        self._tried: dict[tuple[int, Members], bool] = {}
+        self._tried: dict[int, dict[Members, bool]] = {}
 
     def flips(self, trials: Sequence[tuple[tuple[int, int], Members]]) -> list[bool]:
         states = [(prompt, members) for (prompt, _), members in trials]
-        new = [state for state in dict.fromkeys(states) if state not in self._tried]
+        tried = {prompt: self._tried.setdefault(prompt, {}) for prompt, _ in states}
+        new = [(prompt, members) for prompt, members in dict.fromkeys(states) if members not in tried[prompt]]
         requests = [Request(prompt, self._by_prompt[prompt].at(members)) for prompt, members in new]
-        self._tried.update(zip(new, flipped(self._context, requests), strict=True))
-        return [self._tried[state] for state in states]
+        for (prompt, members), flip in zip(new, flipped(self._context, requests), strict=True):
+            tried[prompt][members] = flip
+        return [tried[prompt][members] for prompt, members in states]
+
+    def forget(self, prompts: Iterable[int]) -> None:
+        """Prompts that nothing more will be asked about: what is known of pools of thousands fills the memory."""
+        for prompt in prompts:
+            self._tried.pop(prompt, None)
 
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     context, settings = work.context, work.context.recipe.minimal
-    shards = shards_of_split(context.study, "minimal")
     by_prompt = pools(work, settings.direction) if settings.pool == "candidates" else active_pools(work)
     controls = controls_by_donor(context, by_prompt)
-    for name in missing:
-        mine = [p for p in shards[name] if p in by_prompt]
-        engine = engine_of(context) if settings.order == "attribution" else None
-        falls = {p: falls_of(context, engine, by_prompt[p]) for p in mine} if engine else {}
-        searches = {
-            (p, start): _search(work, by_prompt[p], start, falls.get(p)) for p in mine for start in range(settings.starts)
-        }
-        oracle = Oracle(context, by_prompt)
-        found = run_together(searches, oracle.flips)
-        asked = [
-            Ablation(Request(p, by_prompt[p].at(end.members)), FOUND, draw=start, seed=work.spec.seed)
-            for (p, start), end in found.items()
-            if end.members
-        ]
-        asked += list(on_controls(asked, controls))
-        ranked = PASSES_OF_A_GRADIENT if falls else 0
-        evaluations = {
-            (p, start): (by_prompt[p], end.n_evaluations + (ranked if start == 0 else 0)) for (p, start), end in found.items()
-        }
-        yield name, [*ablation_rows(context, work.spec.stage, asked), search_rows(context, "minimal", evaluations)]
+    shards = {name: [p for p in ids if p in by_prompt] for name, ids in shards_of_split(context.study, "minimal").items()}
+    shard_of = {p: name for name in missing for p in shards[name]}
+    ended: dict[str, dict[tuple[int, int], Found]] = {name: {} for name in missing}
+    yield from ((name, _rows(work, by_prompt, controls, {})) for name in missing if not shards[name])
+    oracle = Oracle(context, by_prompt)
+    for (prompt, start), found in as_they_end(_searches(work, by_prompt, shard_of), oracle.flips, AT_ONCE * settings.starts):
+        name = shard_of[prompt]
+        ended[name][prompt, start] = found
+        if len(ended[name]) == len(shards[name]) * settings.starts:
+            yield name, _rows(work, by_prompt, controls, ended.pop(name))
+            oracle.forget(shards[name])
+
+
+def _searches(work: Work, by_prompt: Mapping[int, Pool], prompts: Iterable[int]) -> Iterator[tuple[tuple[int, int], Search]]:
+    """The searches of each prompt in turn; its pool is ranked when the first of them begins."""
+    context, settings = work.context, work.context.recipe.minimal
+    engine = engine_of(context) if settings.order == "attribution" else None
+    for prompt in prompts:
+        falls = falls_of(context, engine, by_prompt[prompt]) if engine else None
+        for start in range(settings.starts):
+            yield (prompt, start), _search(work, by_prompt[prompt], start, falls)
+
+
+def _rows(
+    work: Work, by_prompt: Mapping[int, Pool], controls: Mapping[int, Sequence[int]], ended: Mapping[tuple[int, int], Found]
+) -> list[Rows]:
+    """What a shard lands."""
+    settings = work.context.recipe.minimal
+    asked = [
+        Ablation(Request(p, by_prompt[p].at(found.members)), FOUND, draw=start, seed=work.spec.seed)
+        for (p, start), found in ended.items()
+        if found.members
+    ]
+    asked += list(on_controls(asked, controls))
+    ranked = PASSES_OF_A_GRADIENT if settings.order == "attribution" else 0
+    evaluations = {
+        (p, start): (by_prompt[p], found.n_evaluations + (ranked if start == 0 else 0)) for (p, start), found in ended.items()
+    }
+    return [*ablation_rows(work.context, work.spec.stage, asked), search_rows(work.context, "minimal", evaluations)]
 
 
 def _search(work: Work, pool: Pool, start: int, falls: np.ndarray | None) -> Search:

@@ -1,13 +1,13 @@
 """The guaranteed search: its result flips and is 1-minimal, whatever function decides what flips."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from saelake.analysis.search.minimal import Members, minimal_set, ranked_set, run_together
+from saelake.analysis.search.minimal import Members, Search, as_they_end, minimal_set, ranked_set, run_together
 from saelake.analysis.search.one_prompt import _steps
 
 
@@ -58,6 +58,30 @@ def test_all_pending_trials_go_in_one_call_a_round() -> None:
     assert calls[0] == set(range(5))
     assert sum(f.n_evaluations for f in found.values()) < 5 * 16
     assert len(calls) <= 2 * int(np.log2(16)) + 2
+
+
+def test_a_search_begins_where_another_ends() -> None:
+    """So that rounds are full until nothing waits, and no search is begun before its turn."""
+    sizes, begun, rounds = [16, 2, 9, 1, 30, 4, 12], list[int](), list[set[int]]()
+
+    def searches() -> Iterator[tuple[int, Search]]:
+        for key, size in enumerate(sizes):
+            begun.append(key)
+            yield key, minimal_set(size, np.random.default_rng(key))
+
+    def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
+        rounds.append({key for key, _ in trials})
+        return [0 in members for _, members in trials]
+
+    found, begun_by_then = {}, []
+    for key, end in as_they_end(searches(), flips, 3):
+        found[key] = end
+        begun_by_then.append(len(begun))
+    full = [keys for keys in rounds if max(keys) < len(sizes) - 1]
+    assert full
+    assert all(len(keys) == 3 for keys in full)
+    assert begun_by_then[0] < len(sizes) == begun_by_then[-1]
+    assert found == run_together(dict(searches()), flips)
 
 
 def test_a_pool_of_one_is_its_own_minimal_set() -> None:
