@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from tests.kept import kept
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes test as there are cores
+if sys.platform == "linux":  # a test that would fill the memory fails itself, and does not take the others with it
+    resource.setrlimit(resource.RLIMIT_DATA, (12 << 30, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 os.fsync = lambda fd: None  # no test cuts the power, which is all that writing through is for
 
 FIRST = (
