@@ -7,10 +7,10 @@ used, and a host that is not this machine needs the user's leave. Replies are un
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -135,7 +135,7 @@ class Endpoint:
                 if attempt == self._table.retries:
                     raise UserError(f"{self._field}: {self._url}: {error}, asked {attempt + 1} times") from None
                 pause = FIRST_PAUSE * 2**attempt if error.after is None else error.after
-                time.sleep(min(max(pause, 0.0), LONGEST_PAUSE))
+                sleep(min(max(pause, 0.0), LONGEST_PAUSE))
         raise AssertionError("the last attempt returns or raises")
 
     @property
@@ -144,7 +144,7 @@ class Endpoint:
 
     def _post(self, client: httpx.Client, content: Mapping[str, Any]) -> bytes:
         """The body of a reply with status 200; raises _Again, or UserError for what asking again does not cure."""
-        ends = time.monotonic() + self._table.timeout
+        ends = monotonic() + self._table.timeout
         try:
             with client.stream("POST", self._url, json=content) as response:
                 body = b""
@@ -152,7 +152,7 @@ class Endpoint:
                     body += part
                     if len(body) > LARGEST_REPLY:
                         raise UserError(f"{self._field}: {self._url} sends more than {LARGEST_REPLY:,} bytes")
-                    if time.monotonic() > ends:
+                    if monotonic() > ends:
                         raise _Again(f"no whole reply within {self._table.timeout:g} seconds")
         except httpx.TimeoutException:
             raise _Again(f"no reply within {self._table.timeout:g} seconds") from None

@@ -24,7 +24,7 @@ SECRET = "sk-very-secret"
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
-    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
+    monkeypatch.setattr(endpoint, "sleep", pauses.append)
     return pauses
 
 
