@@ -9,6 +9,7 @@ Nothing here knows how a lake is stored.
 """
 
 from saelake.queries.judges import oracle
+from saelake.queries.labels import labels
 from saelake.queries.loader import Query, check_choices, load, names, names_of_pages, names_of_stages, run, step
 from saelake.queries.parameters import Parameter, QueryError
 from saelake.queries.reasons import LEFT_OUT, reasons, why_empty
@@ -20,6 +21,7 @@ __all__ = [
     "Query",
     "QueryError",
     "check_choices",
+    "labels",
     "load",
     "names",
     "names_of_pages",

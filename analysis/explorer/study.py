@@ -82,8 +82,7 @@ class Shown:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Role of a label -> the label, as the study calls it."""
-        asked = "select label_role, min(label) from prompts where label_role in ('target', 'control') group by label_role"
-        return {"target": "target", "control": "control"} | dict(self.con.execute(asked).fetchall())
+        return {"target": "target", "control": "control"} | queries.labels(self.con)
 
     @cached_property
     def public(self) -> dict[str, str]:

@@ -15,12 +15,6 @@ from saelake.queries.formats import json_objects, printable
 from saelake.warehouse.records import RunRecord
 
 LONGEST_WORD = 60
-LABELS = """
-select label_role, min(label)
-from prompts
-where label_role <> 'other'
-group by label_role
-"""
 MOST_ROWS = 2_000
 """Rows of an answer that the page carries; the rest is one command away."""
 
@@ -92,7 +86,7 @@ class Studied:
     def labels(self) -> Mapping[str, str]:
         """The labels that the study takes for target and control; where its prompts were left out, those of most studies."""
         shown = not any("prompts" in record.withheld for record in self.records.values())
-        return {"target": "harmful", "control": "benign"} | dict(self.con.execute(LABELS).fetchall() if shown else ())
+        return {"target": "harmful", "control": "benign"} | (queries.labels(self.con) if shown else {})
 
     def called(self, label: str) -> str:
         """What prompts of a label are called: in the study's words, else the label itself."""

@@ -29,7 +29,7 @@ from saelake.analysis.explorer.public import public_pages
 from saelake.analysis.site.index import LOOKUPS, file_index
 from saelake.analysis.site.linked import absent, as_lake
 from saelake.analysis.site.tables import LISTED, cards_of, lists, make_tables
-from saelake.queries.rows import rows, selected
+from saelake.queries.rows import rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import RunRecord
@@ -83,10 +83,9 @@ def _page(study: str) -> str:
 def _index(
     con: duckdb.DuckDBPyConnection, folder: Path, records: Sequence[RunRecord], study: str, saes: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    labels = "select label_role, min(label) as label from prompts where label_role in ('target', 'control') group by label_role"
     return {
         "study": study,
-        "labels": {"target": "target", "control": "control"} | {r["label_role"]: r["label"] for r in selected(con, labels)},
+        "labels": {"target": "target", "control": "control"} | queries.labels(con),
         "saes": saes,
         "orders": ORDERS,
         "listed": LISTED,
