@@ -21,8 +21,8 @@ anything in the lake was written with, so that an older saelake refuses what it 
 IDENTITY = """
 The life of a run. A run is computed, published, shared and deleted as a whole, and never changes. Its id is a hash of what
 determines its content: its stage with the version of its code, its part of the recipe, the hashes of model, SAEs and prompts, the
-kind of device, the seed, and the ids of the runs that it is computed from. The schema's version, the recipe's name, the sizes of
-shards and batches and the copy by prompt are not in it. A run that an older version published with the content that the recipe
+kind of device, the seed, and the ids of the runs that it is computed from. The protocol's version, the recipe's name, the sizes
+of shards and batches and the copy by prompt are not in it. A run that an older version published with the content that the recipe
 asks for is found and built on, and `saelake status` says so; a field of a recipe that came later counts only where it is not at
 its default.
 
@@ -39,7 +39,7 @@ All files are plain Parquet: zstd, page checksums, page index, no hive keys, no 
 
 ```text
 lake/
-  saelake.json                    marks the folder as a lake, with the newest schema version of its runs
+  saelake.json                    marks the folder as a lake, with the newest version of the protocol in it
   runs/<run_id>.json              the record of a published run, written last: configuration, parents, versions, files, hashes
   data/<run_id>/<table>/*.parquet the files that the record lists; one a layer where the table lies by layer
   current/<recipe>/<stage>        which runs of a recipe's stage are current, one a line
@@ -56,7 +56,7 @@ def protocol() -> str:
     parts = [
         HEAD
         + introduction
-        + f"\n\nThe schema's version is {schema.SCHEMA_VERSION}."
+        + f"\n\nThe protocol's version is {schema.SCHEMA_VERSION}."
         + VERSIONS
         + IDENTITY
         + LAYOUT

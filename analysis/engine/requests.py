@@ -1,6 +1,6 @@
 """What can be asked of the engine: a prompt, with features held at values and directions taken out or put in.
 
-SAEs are known by numbers: the engine's caller gives a mapping of number to SAE. A study's numbers are their places in it.
+SAEs are known by numbers: the engine's caller gives a mapping of number to SAE. Those of a study are `ingest.saes.refs.numbered`.
 """
 
 import hashlib

@@ -65,7 +65,7 @@ class AnnotationStudy:
     name: str
     recipe: str
     parents: tuple[str, ...]
-    """The ingest and taxonomy runs, which it is about, and the populations that it was drawn from."""
+    """The runs of prompts, activations and taxonomy, which it is about, and of the populations that it was drawn from."""
     sampling: Sampling
     categories: tuple[str, ...]
     items: tuple[Item, ...]

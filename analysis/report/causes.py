@@ -134,7 +134,7 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
     if not row["n_tested"]:
         return (
             f"Of {row['n_sources']:,} {what} that fire, {row['n_flip']:,} flip their prompt alone and {row['n_wake']:,} wake "
-            "anything; none does not flip and wakes something, so nothing can be said about backups."
+            "anything; none wakes something without flipping, so nothing can be said about backups."
         )
     found = (
         f"Of {row['n_tested']:,} {what} that do not flip their prompt alone and wake something, {row['n_backed_up']:,} flip it "

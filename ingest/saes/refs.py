@@ -28,7 +28,7 @@ class SaeRef:
     name: str
     """The SAE in full: release/id@commit, or folder@sha256:hash."""
     layer: int
-    """The SAE reads resid_post of this block, counted from 0."""
+    """The block at one of whose sites it reads, counted from 0."""
     content_hash: str
     """sha256 of the folder's files, or of release, id and commit; in hex."""
     declared_l0: float | None

@@ -135,7 +135,7 @@ class Sae:
 
     @property
     def d_in(self) -> int:
-        """Residual width."""
+        """Width of the site that it reads."""
         return self.description.d_in
 
     @property

@@ -2,7 +2,8 @@
 
 Identity. `prompt_id`, `ablation_id` and `set_id` are int64: the 31-bit tag of the run that made them, shifted left by 32, plus a
 dense 32-bit index. They are unique across runs, so a join needs one column. They pass 2^53: JSON carries them as strings.
-A feature is `(sae_id, feature_id)`. `layer` is the block after which resid_post is read, counted from 0.
+A feature is `(sae_id, feature_id)`. `layer` is the block at which its SAE reads, most often the residual stream after it, and of
+a direction the block after which it is measured; counted from 0.
 """
 
 from saelake.warehouse.schema.answered import ANSWER_ACTIVATIONS, ANSWER_TOKENS
