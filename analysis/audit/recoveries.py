@@ -116,10 +116,17 @@ def _of_site(
     there = [same for same in places.values() if before.shown[same[0]]]
     if there:
         yield _rows_of_shown(context, [asked[place] for same in there for place in same], before, there, sae)
+
+    def alike(same: Sequence[int]) -> tuple[int, int]:
+        """How many tokens are changed, and about how large the set is: rows of a batch read as much as its largest set."""
+        prompt, one = asked[same[0]]
+        return min(settings.last_tokens, len(tokens[prompt]) - 1), len(one.held).bit_length()
+
     gone = sorted(
-        (same for same in places.values() if not before.shown[same[0]]), key=lambda same: len(tokens[asked[same[0]][0]])
+        (same for same in places.values() if not before.shown[same[0]]),
+        key=lambda same: (alike(same), len(tokens[asked[same[0]][0]])),
     )
-    for n, group in groupby(gone, key=lambda same: min(settings.last_tokens, len(tokens[asked[same[0]][0]]) - 1)):
+    for (n, _), group in groupby(gone, key=alike):
         members = list(group)
         firsts = [asked[same[0]] for same in members]
         sizes = [Size(len(tokens[prompt]), 0, len(one.held), max(one.held.widest, 1)) for prompt, one in firsts]
