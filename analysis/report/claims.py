@@ -35,8 +35,14 @@ def claims(study: Studied) -> list[Claim]:
 
 def _claim(one: Row, study: Studied) -> Claim:
     absent = study.absent(one.stages)
-    shows = f"Nothing: {', '.join(absent)} is not computed." if absent else _shown(one.shows, study) or "Nothing: no rows."
+    shows = _missing(absent) if absent else _shown(one.shows, study) or "Nothing: no rows."
     return Claim(one.row, study.say(one.claim), one.published, study.say(shows), study.say(_shown(one.cannot, study)))
+
+
+def _missing(stages: Sequence[str]) -> str:
+    if "study_*" in stages:
+        return "Nothing: there is no annotation study."
+    return f"Nothing: {' and '.join(stages)} {'is' if len(stages) == 1 else 'are'} not computed."
 
 
 def _shown(sentence: Callable[[Studied], str], study: Studied) -> str:

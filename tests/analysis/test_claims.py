@@ -38,7 +38,7 @@ def test_sentences_have_the_figures_of_the_planted_study(study: Analysed) -> Non
     assert "12 flip it when what wakes is ablated too, and 0 when as many other active features are" in said["R13"][0]
     assert said["R13"][0].endswith("it is a backup.")
     assert "at most 6 of 6 benign prompts refused" in said["R14"][0]
-    assert said["R19"][0].startswith("Nothing: study_* is not computed")
+    assert said["R19"][0] == "Nothing: there is no annotation study."
     assert said["R1"][1].startswith("Anything about the paper's two models")
 
 
