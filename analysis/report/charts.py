@@ -25,6 +25,7 @@ CONFIG: dict[str, Any] = {
         "titleFontSize": 13,
         "titleFontWeight": "normal",
         "titlePadding": 8,
+        "labelLimit": 240,  # Vega's own, 180, cuts what tells one row from the next
     },
     "legend": {"labelColor": "var(--ink)", "titleColor": "var(--ink)", "labelFontSize": 12, "orient": "top", "labelLimit": 260},
     "header": {"labelColor": "var(--ink)", "titleColor": "var(--ink)"},

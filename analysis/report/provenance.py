@@ -13,7 +13,7 @@ def _runs(study: Studied) -> Sequence[Block]:
     answer = study.ask("runs", study=next(record.recipe for record in study.records.values()))
     current = [row for row in answer.rows if row["current"]]
     chart = charts.bars(
-        alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
+        alt.Y("stage:N", title=None, sort=None),
         alt.X("seconds:Q", title="seconds"),
         ("stage:N", alt.Tooltip("seconds:Q", format=",.1f"), "started:N"),
     )

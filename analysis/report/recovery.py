@@ -67,31 +67,38 @@ def _recoveries(study: Studied) -> Sequence[Block]:
 def _drawn(row: Mapping[str, Any]) -> dict[str, Any]:
     held = "nothing held" if row["source"] == "none" else "minimal sets"
     return {
-        "what": f"{held}, {row['label_role']} prompts, {percent(row['budget'])}, {row['kind']}",
+        "what": f"{held}, {row['label_role']}, {percent(row['budget'])}, {row['kind']}",
         "rate": row["rate"],
         "change": KINDS[row["kind"]],
     }
 
 
 def _said(study: Studied, answer: Answer) -> list[Block]:
-    """What the audit shows of minimal sets, in a sentence: the rate at the largest budget beside what control prompts do."""
+    """What the audit shows of minimal sets, in a sentence, at the budget that tells most."""
     mine = [row for row in answer.rows if row["source"] == "minimal" and row["control"] is None]
     if not mine:
         return []
-    largest = max(row["budget"] for row in mine)
-    at = {(row["label_role"], row["kind"]): row for row in mine if row["budget"] == largest}
-    found = [f"{KINDS[kind]} {percent(row['rate'])}" for kind in KINDS if (row := at.get(("target", kind))) is not None]
+    rates = {(row["label_role"], row["kind"], row["budget"]): row["rate"] for row in mine}
+    budget = _telling(rates)
+    found = [f"{KINDS[kind]} {percent(rates[here])}" for kind in KINDS if (here := ("target", kind, budget)) in rates]
     n = next(row["n_prompts"] for row in mine)
     sentence = (
-        f"With minimal sets held ablated, changes of at most {percent(largest)} of the residual stream bring the behaviour back "
+        f"With minimal sets held ablated, changes of at most {percent(budget)} of the residual stream bring the behaviour back "
         f"on so many of {n:,} prompts: {', '.join(found)}."
     )
-    never = at.get(("control", "free"))
+    never = rates.get(("control", "free", budget))
     if never is not None:
         sentence += study.say(
-            f" On {{control}} prompts, which never showed it, any change of that length does on {percent(never['rate'])}."
+            f" On {{control}} prompts, which never showed it, any change of that length does on {percent(never)}."
         )
     return [Note(sentence)]
+
+
+def _telling(rates: Mapping[tuple[str, str, float], float]) -> float:
+    """The largest budget of those at which control prompts recover the least: past it a change writes the behaviour itself."""
+    by_budget = {budget: rate for (role, kind, budget), rate in rates.items() if (role, kind) == ("control", "free")}
+    budgets = by_budget or {budget: 0.0 for *_, budget in rates}
+    return max(budget for budget, rate in budgets.items() if rate == min(budgets.values()))
 
 
 SECTION = Section(

@@ -22,6 +22,7 @@ from saelake.analysis.audit.search import TOLERANCE, Found, Row, Searched
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet
 from saelake.analysis.engine.slices import SliceCache
+from saelake.analysis.report.recovery import _telling
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.audit import Audit
 from saelake.ingest.saes.refs import list_saes
@@ -336,3 +337,13 @@ def test_a_study_that_is_not_analysed_has_no_audit(study: Analysed, tmp_path: Pa
 
 def test_workers_find_the_stages_of_an_audit_by_their_names(study: Analysed) -> None:
     assert [stages.stage_named(study.recipe, one.name) for one in stages.AUDIT] == list(stages.AUDIT)
+
+
+@pytest.mark.parametrize(
+    ("controls", "budget"),
+    [({0.05: 0.0, 0.1: 0.0, 0.2: 0.8}, 0.1), ({0.05: 0.5, 0.1: 0.7}, 0.05), ({0.05: 0.0, 0.1: 0.0}, 0.1), ({}, 0.2)],
+)
+def test_the_report_tells_the_budget_that_tells_most(controls: dict[float, float], budget: float) -> None:
+    """At a budget that makes control prompts show the behaviour, that a target prompt does says nothing."""
+    found = {("target", "free", one): 1.0 for one in (*controls, 0.05, budget)}
+    assert _telling(found | {("control", "free", one): rate for one, rate in controls.items()}) == budget
