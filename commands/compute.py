@@ -1,4 +1,4 @@
-"""The commands that compute a study: ingest, analyze, ablate, trainings; and status, which shows what is left to do."""
+"""The commands that compute a study, ingest, analyze and ablate, or compare its trainings; and status: what is left to do."""
 
 import sys
 from functools import partial

@@ -1,4 +1,4 @@
-"""Loads the questions beside this file, in stages/ and in pages/, and asks them."""
+"""Loads the questions beside this file, in stages/, pages/ and steps/, and asks them."""
 
 import difflib
 import re

@@ -38,7 +38,7 @@ STORAGE_VERSION = "v1.2.0"
 
 Its views say `case`, not `if`: DuckDB 2 saves that as a function, which DuckDB 1 does not have."""
 MOST_READINGS = 3
-"""Times that pointers are read again which seem damaged, but have changed since."""
+"""Times at most that pointers are read which seem damaged, but have changed since."""
 NO_EXTENSIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,

@@ -163,9 +163,9 @@ class AblationEngine:
         A request's pass resumes from the clean residual below its first touched site, before the edit, or from `lowest`; from -1
         it is run as a whole.
         """
-        highest = self._subject.n_layers - 1 if lowest is None else lowest
+        latest = self._subject.n_layers - 1 if lowest is None else lowest
         firsts = [r.first_site(self._saes) for r in requests]
-        starts = [highest if first is None else min(self._below(first), highest) for first in firsts]
+        starts = [latest if first is None else min(self._below(first), latest) for first in firsts]
         lengths = [len(self._prompts[r.prompt]) for r in requests]
         order = sorted(range(len(requests)), key=lambda i: (starts[i], lengths[i], requests[i].prompt))
         for start, group in groupby(order, key=starts.__getitem__):

@@ -1,4 +1,4 @@
-"""A 1-minimal flipping set: ablating it flips the prompt, and none of its features can be left out.
+"""A 1-minimal flipping set: ablating it flips the prompt, and no single one of its features can be left out.
 
 By delta debugging from an order that is drawn, or along an order that says what matters most (attribution), which asks less.
 
@@ -66,7 +66,7 @@ def ranked_set(order: Sequence[int]) -> Search:
     """Searches a 1-minimal flipping subset along an order of the candidates, what matters most first; empty if nothing flips.
 
     The shortest beginning of the order that flips is found by doubling and halving, and its last candidate is kept; then the
-    shortest one that flips together with what is kept, until that flips by itself (QuickXplain, Junker 2004). Flipping is not
+    shortest one that flips together with what is kept, until that flips by itself (as QuickXplain, Junker 2004). Flipping is not
     monotone, so that is not relied on: of what is kept, one after another is left out as long as one can be. The whole pool need
     not flip; where no beginning does, the first ones are tried alone.
     """
