@@ -75,7 +75,7 @@ pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, re
 pictures: analyze  ## a picture of each of the explorer's pages into docs/pictures/; needs Chromium
 	$(BIN)/python -m tests.pictures $(LAKE)
 
-atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (half an hour)
+atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (twenty minutes)
 	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE)
 	$(BIN)/saelake share atlas --lake $(LAKE) --tables $(ATLAS)
 
