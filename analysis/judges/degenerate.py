@@ -46,6 +46,11 @@ OPEN = re.compile(r"[\[({][^\])}]*$|[\])}]\W*$")
 """A text that ends in a bracket, or inside one."""
 
 
+def is_degenerate(text: str) -> bool:
+    """Whether a text is no sensible answer, by any rule: for callers that do not ask by which."""
+    return degenerate_rule(text) is not None
+
+
 def degenerate_rule(text: str) -> str | None:
     """The rule by which a text is no sensible answer, None if it is one. Words are compared whatever their case.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from saelake.analysis.judges.degenerate import degenerate_rule
+from saelake.analysis.judges.degenerate import degenerate_rule, is_degenerate
 
 ANSWERS: list[dict[str, Any]] = [
     json.loads(line) for line in Path(__file__).with_name("degenerate.jsonl").read_text("utf-8").splitlines()
@@ -26,7 +26,7 @@ def test_the_set_has_both_sides_in_both_halves() -> None:
 @pytest.mark.parametrize(("half", "missed", "false"), [("fit", 2, 0), ("held out", 2, 4)])
 def test_errors_are_few(half: str, missed: int, false: int) -> None:
     """On the held-out half 2 of 79 degenerate answers are missed (loops inside a text), 4 of 86 sensible ones flagged."""
-    wrong = [one for one in ANSWERS if one["half"] == half and (degenerate_rule(one["text"]) is not None) != one["degenerate"]]
+    wrong = [one for one in ANSWERS if one["half"] == half and is_degenerate(one["text"]) != one["degenerate"]]
     print(f"{half}: {Counter('missed' if one['degenerate'] else 'flagged' for one in wrong)}", [one["text"] for one in wrong])
     assert sum(one["degenerate"] for one in wrong) <= missed
     assert sum(not one["degenerate"] for one in wrong) <= false
