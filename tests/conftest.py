@@ -19,10 +19,10 @@ from tests.kept import kept
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes test as there are cores
-if sys.platform == "linux":  # a test that would fill the memory fails itself, and does not take the others with it
-    resource.setrlimit(resource.RLIMIT_DATA, (12 << 30, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 os.fsync = lambda fd: None  # no test cuts the power, which is all that writing through is for
 
+MOST_MEMORY = 12 << 30
+"""Bytes of its own that a process of tests may hold."""
 FIRST = (
     "tests/queries/test_spark.py",
     "tests/analysis/test_workers.py",
@@ -47,6 +47,14 @@ FIRST = (
 How the suite stays quick: a module analyses one study, once, on the fewest prompts that can show the fault (a stage takes most of
 its time however few they are), and a command runs in this process unless the test is of processes.
 """
+
+
+def pytest_configure() -> None:
+    """A test that would fill the memory fails itself, and does not take the others with it."""
+    if sys.platform == "linux":
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
