@@ -75,6 +75,8 @@ class Studied:
     """Its current run of each stage; the latest, where it has several."""
     with_completions: bool = False
     """Whether answers to target prompts may be shown."""
+    has_backups_page: bool = False
+    """Whether the report of the study with backups lies beside this one."""
     asked: list[Answer] = field(default_factory=list)
 
     @cached_property

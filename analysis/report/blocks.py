@@ -56,6 +56,8 @@ class Note:
     """A sentence or two."""
 
     text: str
+    page: str = ""
+    """The place of a page beside this one that its end links to, as a relative address; empty for none."""
 
 
 @dataclass(frozen=True)

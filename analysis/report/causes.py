@@ -6,6 +6,8 @@ from typing import Any
 from saelake.analysis.report.answers import Answer, Studied
 from saelake.analysis.report.blocks import Block, Cell, Note, Section, Table, percent
 
+BACKUPS_PAGE = "backups.html"
+"""The report of the study with backups, as `make report` and `make backups` write it."""
 MOSTLY = 0.5
 """Share of flips from which on a study is said to find read-outs for the most part."""
 
@@ -118,9 +120,28 @@ def _backups(study: Studied) -> Sequence[Block]:
     ]
     return [
         *(Note(study.say(sentence)) for row in answer.rows if (sentence := backup_sentence(row))),
+        *_elsewhere(study, answer),
         Table("Does what wakes restore the behaviour?", answer, cells),
         Table("Backups: what wakes and whose removal flips", features, backups, shown=15),
     ]
+
+
+def _elsewhere(study: Studied, backups: Answer) -> list[Block]:
+    """Where backups are to be seen, for a study that shows none."""
+    if study.recipe == "hydra" or any(_shows_backups(row) for row in backups.rows):
+        return []
+    other = (
+        "No backup is seen here. The shipped study hydra asks the same, with the same controls, of a model trained to have some:"
+    )
+    if study.has_backups_page:
+        return [Note(other, f"{BACKUPS_PAGE}#{BACKUPS.key}")]
+    commands = "`saelake analyze hydra --lake lake-hydra`, then `saelake report --lake lake-hydra --output backups.html`"
+    return [Note(f"{other} {commands} (`make backups` does both).")]
+
+
+def _shows_backups(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the question backups has more of them than chance."""
+    return bool(row["n_tested"]) and row["n_backed_up"] > row["n_random"]
 
 
 SOURCES = {"one": "single critical features", "minimal": "minimal sets"}
@@ -140,7 +161,7 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
         f"Of {row['n_tested']:,} {what} that do not flip their prompt alone and wake something, {row['n_backed_up']:,} flip it "
         f"when what wakes is ablated too, and {row['n_random']:,} when as many other active features are."
     )
-    if row["n_backed_up"] <= row["n_random"]:
+    if not _shows_backups(row):
         opposite = (
             f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
         )

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from saelake import queries
 from saelake.analysis.report.answers import MOST_ROWS, Answer, Studied
 from saelake.analysis.report.blocks import Beside, Block, Claim, Claims, Figure, Note, Section, Table, Tiles, count, percent
+from saelake.analysis.report.causes import BACKUPS_PAGE
 from saelake.analysis.report.claims import claims
 from saelake.analysis.report.published import figures
 from saelake.analysis.report.sections import SECTIONS
@@ -62,11 +63,16 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
     name = one_study(lake, recipe)
     records = {record.stage: record for record in current_records(lake, name)}
     with connect(lake, name, alone=True) as con:
-        study = Studied(con, name, records, with_completions)
+        study = Studied(con, name, records, with_completions, _has_backups_page(target))
         html = page(study)
     clear_drafts(target)  # of killed processes
     write_atomic(target, html, private=with_completions)
     return len(html.encode())
+
+
+def _has_backups_page(target: Path) -> bool:
+    beside = target.with_name(BACKUPS_PAGE)
+    return beside != target and beside.exists()
 
 
 def claims_of(lake: Lake, recipe: str | None) -> list[Claim]:

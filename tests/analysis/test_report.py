@@ -22,6 +22,7 @@ from saelake.analysis.report.answers import Answer, Studied
 from saelake.analysis.report.blocks import Cell, Figure, Section, Table
 from saelake.analysis.report.page import page, write_report
 from saelake.analysis.report.published import BY_MODEL
+from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.catalog import connect, current_records
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
@@ -209,9 +210,37 @@ def test_answers_to_harmful_prompts_are_in_only_when_asked_for(organism_lake: Pa
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     (rows,) = answers(text, "completions")
     assert len(rows) == 20
-    section = re.search(r'<section id="answers">(.*?)</section>', text, re.DOTALL)
-    assert section
-    assert section[1].index("<details>") < section[1].index(rows[0]["completion"][:12])
+    shown = section(text, "answers")
+    assert shown.index("<details>") < shown.index(rows[0]["completion"][:12])
+
+
+def section(text: str, key: str) -> str:
+    found = re.search(rf'<section id="{key}">(.*?)</section>', text, re.DOTALL)
+    assert found
+    return unescape(found[1])
+
+
+def test_a_study_without_backups_points_to_the_one_with_some(organism_lake: Path, html: str, tmp_path: Path) -> None:
+    """By its commands, or by a link where `make report` has put its page beside this one."""
+    shown = section(html, "backups")
+    assert "`make backups`" in shown
+    command = re.search(r"`saelake analyze (\w+) ", shown)
+    assert command
+    assert load_recipe(command[1]).name == "hydra"
+    (tmp_path / "backups.html").touch()
+    write_report(Lake(organism_lake), None, tmp_path / "report.html")
+    beside = section((tmp_path / "report.html").read_text(encoding="utf-8"), "backups")
+    assert '<a href="backups.html#backups">' in beside
+    assert "make backups" not in beside
+    write_report(Lake(organism_lake), None, tmp_path / "backups.html")
+    assert 'href="backups.html' not in (tmp_path / "backups.html").read_text(encoding="utf-8")
+
+
+def test_a_study_with_backups_points_nowhere(planted_lake: Path, tmp_path: Path) -> None:
+    write_report(Lake(planted_lake), "planted", tmp_path / "report.html")
+    shown = section((tmp_path / "report.html").read_text(encoding="utf-8"), "backups")
+    assert "it is a backup" in shown
+    assert "hydra" not in shown
 
 
 def test_what_has_not_been_run_says_so(tmp_path: Path) -> None:
