@@ -75,8 +75,8 @@ pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, re
 pictures: analyze  ## a picture of each of the explorer's pages into docs/pictures/; needs Chromium
 	$(BIN)/python -m tests.pictures $(LAKE)
 
-atlas: analyze  ## ablate every active feature alone and in pairs, score each method against that, and share it all as atlas/ (twenty minutes)
-	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE)
+atlas: analyze  ## ablate every active feature alone and in pairs, score each method by that, share it as atlas/ (20 minutes; FULL=1: all prompts' pairs, an hour more)
+	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE) $(if $(FULL),--full)
 	$(BIN)/saelake share atlas --lake $(LAKE) --tables $(ATLAS)
 
 # What builds the site, which nothing else uses.

@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
+@click.option("--full", is_flag=True, help="Every pair of every prompt, as with `prompts = 0` in [atlas].")
 @computing_options
 def atlas(
-    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
+    recipe: str,
+    full: bool,
+    lake: str,
+    limit: int | None,
+    force: bool,
+    n_workers: int | None,
+    allow_code: bool,
+    hosts: tuple[str, ...],
 ) -> None:
     """Ablate every active feature of RECIPE's refused prompts, alone and in pairs, and score each method against what that does.
 
@@ -27,6 +35,8 @@ def atlas(
     is ablated. Finds what is there, resumes what was stopped.
     """
     study = read_study(recipe, limit).allowing(allow_code, hosts)
+    if full:
+        study = study.model_copy(update={"atlas": study.atlas.model_copy(update={"prompts": 0})})
     from saelake.analysis import stages
     from saelake.queries.formats import show
 

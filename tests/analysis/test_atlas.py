@@ -1,21 +1,25 @@
 """The atlas of the planted study against the literal passes, and its scores against what is known to be true there."""
 
 import shutil
+import subprocess
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saelake import cli
 from saelake.analysis import stages
 from saelake.analysis.atlas.scores import NOT_NAMED, rank_correlation, recall
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
 from tests.analysis.effects import Analysed
+from tests.conftest import ROOT
 from tests.planted import ablate, prompt_ids
 
 ATLAS = """
@@ -122,6 +126,25 @@ def test_scores_know_what_is_planted(atlas: Analysed) -> None:
         "activation",
     }
     assert all(0 <= low <= mean <= high <= 1 for _, mean, low, high, _ in (v for k, v in found.items() if k[2] == "recall"))
+
+
+def test_all_pairs_of_every_prompt_are_ablated_when_asked_for(atlas: Analysed, tmp_path: Path) -> None:
+    """Beside what the recipe asks for, which is kept."""
+    shutil.copytree(atlas.lake.root, tmp_path / "lake")
+    recipe = str(atlas.planted.folder / "atlas.toml")
+    done = CliRunner().invoke(cli.main, ["atlas", recipe, "--full", "--lake", str(tmp_path / "lake")])
+    assert done.exit_code == 0, done.output
+    n_pairs = "select count(distinct prompt_id) from joint_effects where drawn = 'last_tokens'"
+    assert atlas._replace(lake=Lake.existing(str(tmp_path / "lake"))).sql(n_pairs) == [(6,)]
+
+
+@pytest.mark.parametrize(("settings", "full"), [([], ""), (["FULL=1"], " --full")])
+def test_make_asks_for_every_prompt(settings: list[str], full: str) -> None:
+    words = ["make", "-n", "atlas", *settings]
+    lines = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert [line.partition(" ")[2].strip() for line in lines if "/saelake atlas " in line] == [
+        f"atlas recipes/organism.toml --lake lake{full}"
+    ]
 
 
 def test_a_study_that_is_not_analysed_has_no_atlas(study: Analysed, tmp_path: Path) -> None:
