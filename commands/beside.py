@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from saelake.ingest.recipe import Recipe
     from saelake.warehouse.records import RunRecord
 
+FOUND = {
+    "causes": "Causes",
+    "interactions": "Interactions, of effects on P(target),",
+    "interactions_log_odds": "Interactions, of effects on the log-odds of P(target),",
+}
+"""What methods are to find (column finds of method_scores), in words."""
+
 
 @click.command()
 @click.argument("recipe")
@@ -42,8 +49,9 @@ def atlas(
 
     _compute_beside(study, lake, n_workers, partial(stages.atlas_study, force=force))
     with open_lake(lake, study.name) as shown:
-        for finds, k in (("causes", study.atlas.ks[-1]), ("interactions", study.atlas.pair_ks[-1])):
-            click.echo(f"\n{finds.capitalize()} that each method names, of {k} at most a prompt")
+        for finds, words in FOUND.items():
+            k = (study.atlas.ks if finds == "causes" else study.atlas.pair_ks)[-1]
+            click.echo(f"\n{words} that each method names, of {k} at most a prompt")
             show(
                 shown.query("atlas_scores", k=k)
                 .filter(f"finds = '{finds}' and k is not null")

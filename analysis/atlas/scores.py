@@ -1,18 +1,21 @@
 """Which methods would have known: each one's ranking of features, and of pairs, against what ablating them really does.
 
 A true cause is a feature without which P(target) falls by at least `atlas.beyond`; a true interaction is a pair whose joint
-effect differs by at least as much from the sum of the two alone. Recall at k is the share of the true ones among the first k
-that a method names, of the k at most that it could have named. Prompts without a true one count for nothing.
+effect differs by at least as much from the sum of the two alone. Where effects are those on the log-odds of P(target), it differs
+by at least `atlas.beyond_log_odds`: what adds up there and not in P is the softmax's curve. Recall at k is the share of the true
+ones among the first k that a method names, of the k at most that it could have named. Prompts without a true one count for
+nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import torch
 from scipy import stats
+from scipy.special import logit
 
 from saelake import queries
 from saelake.analysis.interactions.comparisons import Prompts
@@ -24,6 +27,10 @@ from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
 
 NOT_NAMED = -np.inf
+SURE = 1e-5
+"""How near to 0 and 1 a probability counts: nearer than that, its log-odds are mostly those of float32's rounding."""
+Scale = Callable[[np.ndarray], np.ndarray]
+"""From probabilities to what effects are measured in."""
 
 
 class Score(NamedTuple):
@@ -41,10 +48,15 @@ class _Active(NamedTuple):
 
     sae: np.ndarray
     feature_id: np.ndarray
-    drop: np.ndarray
-    """What P(target) falls by without each."""
+    p_clean: np.ndarray
+    p_target: np.ndarray
+    """Without each."""
     scores: Mapping[str, np.ndarray]
     """method -> how strongly it says that a feature is a cause."""
+
+    def falls(self, scale: Scale) -> np.ndarray:
+        """What P(target) falls by without each."""
+        return scale(self.p_clean) - scale(self.p_target)
 
 
 class _Machine(NamedTuple):
@@ -61,6 +73,18 @@ class _Machine(NamedTuple):
         wanted = _codes(active.sae, active.feature_id)
         place = np.searchsorted(self.codes, wanted).clip(max=len(self.codes) - 1)
         return np.where((self.codes[place] == wanted)[:, None], self.vectors[place], 0.0)
+
+
+def as_it_is(p: np.ndarray) -> np.ndarray:
+    return p
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    return np.asarray(logit(p.clip(SURE, 1 - SURE)))
+
+
+SCALES: Mapping[str, Scale] = {"interactions": as_it_is, "interactions_log_odds": log_odds}
+"""What is to be found -> what effects of pairs are measured in."""
 
 
 def recall(true: np.ndarray, scores: np.ndarray, k: int) -> float:
@@ -108,13 +132,23 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, machines: Sequence[_Machine], prompt_id: int) -> list[Score]:
     active, settings = _active(work, con, prompt_id), work.context.recipe.atlas
-    found = _scored("causes", active.drop >= settings.beyond, active.drop, active.scores, settings.ks)
+    falls = active.falls(as_it_is)
+    found = _scored("causes", falls >= settings.beyond, falls, active.scores, settings.ks)
     pairs = queries.run(con, "atlas_pairs", prompt_id=prompt_id).fetchnumpy()
-    if len(pairs["a"]):
-        sizes = np.abs(pairs["interaction"])
-        scores = _of_pairs(work, machines, prompt_id, active, pairs)
-        found += _scored("interactions", sizes >= settings.beyond, sizes, scores, settings.pair_ks)
+    a, b, p_clean, p_target = pairs["a"], pairs["b"], _float64(pairs["p_clean"]), _float64(pairs["p_target"])
+    if len(a):
+        scores = _of_pairs(work, machines, prompt_id, active, a, b)
+        for finds, scale in SCALES.items():
+            falls = active.falls(scale)
+            sizes = np.abs(scale(p_clean) - scale(p_target) - falls[a] - falls[b])
+            by_effects = {"single_effects_product": np.abs(falls[a] * falls[b])}
+            beyond = settings.beyond if scale is as_it_is else settings.beyond_log_odds
+            found += _scored(finds, sizes >= beyond, sizes, scores | by_effects, settings.pair_ks)
     return found
+
+
+def _float64(column: np.ndarray) -> np.ndarray:
+    return np.asarray(column, dtype=np.float64)
 
 
 def _scored(
@@ -134,22 +168,20 @@ def _active(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> _Acti
     scores = np.ma.filled(np.ma.asarray(rows["score"], dtype=np.float64), NOT_NAMED).reshape(len(methods), -1)
     n = scores.shape[1]  # every method ranks the same features, in one order
     by_method = dict(zip(methods, scores, strict=True)) | {"random": _random(work, prompt_id, n)}
-    drop = np.asarray(rows["drop"][:n], dtype=np.float64)
-    return _Active(work.context.sae_numbers(rows["sae_id"][:n]), rows["feature_id"][:n], drop, by_method)
+    p_clean, p_target = _float64(rows["p_clean"][:n]), _float64(rows["p_target"][:n])
+    return _Active(work.context.sae_numbers(rows["sae_id"][:n]), rows["feature_id"][:n], p_clean, p_target, by_method)
 
 
 def _of_pairs(
-    work: Work, machines: Sequence[_Machine], prompt_id: int, active: _Active, pairs: Mapping[str, np.ndarray]
+    work: Work, machines: Sequence[_Machine], prompt_id: int, active: _Active, a: np.ndarray, b: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """How strongly each method says that two features interact, for pairs a, b of places among the active ones."""
-    a, b = pairs["a"], pairs["b"]
+    """How strongly each method that sees no effect says that two features interact, for pairs of places among the active ones."""
     rows_nd = torch.nn.functional.normalize(_decoder_rows(work, active), dim=1)
     cosine = (rows_nd @ rows_nd.T).numpy()
     gradient = np.where(active.scores["gradient"] > NOT_NAMED, active.scores["gradient"], 0.0)
     found = {
         "decoder_cosine": np.abs(cosine[a, b]),
         "gradient_product": np.abs(gradient[a] * gradient[b]),
-        "single_effects_product": np.abs(active.drop[a] * active.drop[b]),
         "activation_product": active.scores["activation"][a] * active.scores["activation"][b],
         "random": _random(work, prompt_id, len(a)),
     }
@@ -204,8 +236,8 @@ def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], 
     return searched | {
         ("causes", "gradient"): PASSES_OF_A_GRADIENT,
         ("causes", "integrated_gradients"): PASSES_OF_A_GRADIENT * steps,
-        ("interactions", "gradient_product"): PASSES_OF_A_GRADIENT,
-        ("interactions", "single_effects_product"): float(n_active or 0),
+        **{(finds, "gradient_product"): PASSES_OF_A_GRADIENT for finds in SCALES},
+        **{(finds, "single_effects_product"): float(n_active or 0) for finds in SCALES},
     }
 
 
@@ -249,4 +281,5 @@ STAGE = Stage(
     tables=("method_scores",),
     shards=single_shard,
     compute=_compute,
+    code_version=2,
 )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from saelake.ingest.recipe.sections import Count, Section
+from saelake.ingest.recipe.sections import LATER, Count, Section
 
 
 class Atlas(Section):
@@ -22,6 +22,8 @@ class Atlas(Section):
     """Gradients that are averaged for integrated gradients."""
     beyond: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """A feature is a cause if P(target) falls by at least so much; a pair interacts if its effect differs so from the sum."""
+    beyond_log_odds: Annotated[float, Field(gt=0), LATER] = 0.1
+    """The same of the log-odds of P(target), for pairs: effects that add up there do not add up in P, near 0 and 1."""
     ks: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5, 10, 20)
     """How many features a method may name when its recall is measured."""
     pair_ks: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 100, 1000)

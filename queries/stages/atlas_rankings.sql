@@ -1,11 +1,11 @@
--- Every active feature of a prompt, what P(target) falls by without it, and how strongly each method says that it is a cause.
+-- Every active feature of a prompt, P(target) with and without it, and how strongly each method says that it is a cause.
 --
 -- score is null where the method does not name the feature. Features stand in the order of layer, sae_id and feature_id.
 --
 -- $prompt_id prompt: the prompt
 with active as (
     select
-        layer, sae_id, feature_id, n_tokens, max_activation, p_clean - p_target as drop,
+        layer, sae_id, feature_id, n_tokens, max_activation, p_clean, p_target,
         row_number() over (order by layer, sae_id, feature_id) - 1 as place
     from single_effects
     where prompt_id = $prompt_id
@@ -54,7 +54,7 @@ methods as (
     from scores
 )
 
-select m.method, a.place, a.sae_id, a.feature_id, a.drop, s.score
+select m.method, a.place, a.sae_id, a.feature_id, a.p_clean, a.p_target, s.score
 from active as a
 cross join methods as m
 left join scores as s on s.method = m.method and s.sae_id = a.sae_id and s.feature_id = a.feature_id

@@ -1,7 +1,9 @@
 """The atlas of the planted study against the literal passes, and its scores against what is known to be true there."""
 
+import math
 import shutil
 import subprocess
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from saelake import cli
 from saelake.analysis import stages
-from saelake.analysis.atlas.scores import NOT_NAMED, rank_correlation, recall
+from saelake.analysis.atlas.scores import NOT_NAMED, log_odds, rank_correlation, recall
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
@@ -128,12 +130,55 @@ def test_scores_know_what_is_planted(atlas: Analysed) -> None:
     assert all(0 <= low <= mean <= high <= 1 for _, mean, low, high, _ in (v for k, v in found.items() if k[2] == "recall"))
 
 
+def odds(p: float) -> float:
+    """Log-odds, literally, of a probability no nearer to 0 and 1 than 1e-5."""
+    within = min(max(p, 1e-5), 1 - 1e-5)
+    return math.log(within / (1 - within))
+
+
+@pytest.mark.parametrize(
+    ("finds", "beyond", "scale"), [("interactions", 0.01, float), ("interactions_log_odds", 0.1, odds)], ids=["p", "log_odds"]
+)
+def test_pairs_interact_where_effects_do_not_add_up(
+    atlas: Analysed, finds: str, beyond: float, scale: Callable[[float], float]
+) -> None:
+    """Of P(target), or of its log-odds. Recall of the product of the single effects, which are measured in the same."""
+    rows = atlas.sql(
+        "select j.prompt_id, j.p_clean, a.p_target, b.p_target, j.p_target from joint_effects as j "
+        "join single_effects as a using (prompt_id, sae_id, feature_id) "
+        "join single_effects as b on (b.prompt_id, b.sae_id, b.feature_id) = (j.prompt_id, j.sae_id_2, j.feature_id_2) "
+        "where drawn = 'last_tokens'"
+    )
+    for k in (2, 20):
+        expected = []
+        for prompt_id in dict.fromkeys(row[0] for row in rows):
+            clean, a, b, both = np.array([[scale(p) for p in row[1:]] for row in rows if row[0] == prompt_id]).T
+            interacts = np.abs((both - clean) - (a - clean) - (b - clean)) >= beyond
+            expected.append(recall(interacts, np.abs((a - clean) * (b - clean)), k))
+        where = f"finds = '{finds}' and method = 'single_effects_product' and k = {k}"
+        ((mean, n_prompts, spent),) = atlas.sql(f"select mean, n_prompts, n_evaluations from method_scores where {where}")
+        assert (n_prompts, mean) == (len(expected), pytest.approx(np.mean(expected), abs=1e-3))
+        assert spent > 0
+
+
+def test_effects_that_add_up_in_log_odds_do_not_in_p() -> None:
+    """Two features that take two nats each, of six: no interaction but the curve of a softmax."""
+    clean, alone, both = (1 / (1 + np.exp(-np.array([odds]))) for odds in (6.0, 4.0, 2.0))
+    assert log_odds(both) - log_odds(clean) == pytest.approx(2 * (log_odds(alone) - log_odds(clean)))
+    assert abs(both - clean - 2 * (alone - clean)) > 0.01
+
+
+def test_a_probability_that_rounds_to_1_has_log_odds() -> None:
+    assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
+
+
 def test_all_pairs_of_every_prompt_are_ablated_when_asked_for(atlas: Analysed, tmp_path: Path) -> None:
     """Beside what the recipe asks for, which is kept."""
     shutil.copytree(atlas.lake.root, tmp_path / "lake")
     recipe = str(atlas.planted.folder / "atlas.toml")
     done = CliRunner().invoke(cli.main, ["atlas", recipe, "--full", "--lake", str(tmp_path / "lake")])
     assert done.exit_code == 0, done.output
+    assert "Interactions, of effects on the log-odds of P(target), that each method names" in done.stdout
     n_pairs = "select count(distinct prompt_id) from joint_effects where drawn = 'last_tokens'"
     assert atlas._replace(lake=Lake.existing(str(tmp_path / "lake"))).sql(n_pairs) == [(6,)]
 

@@ -93,7 +93,12 @@ METHOD_SCORES = Table(
     "how well one method would have known what ablating features does, over the refused prompts",
     (
         RUN_ID,
-        Column("finds", pa.string(), "what it is to find: causes or interactions", choices=("causes", "interactions")),
+        Column(
+            "finds",
+            pa.string(),
+            "what it is to find: causes; interactions of effects on P(target), or on its log-odds",
+            choices=("causes", "interactions", "interactions_log_odds"),
+        ),
         Column("method", pa.string(), "the method"),
         Column(
             "measure",
