@@ -18,7 +18,6 @@ from saelake.formats.models import check_model
 from saelake.formats.prompts import prompt_rows
 from saelake.formats.registry import STAGE_PREFIX, Asked, Found
 from saelake.ingest.cells import key
-from saelake.warehouse.catalog import connect
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import is_unicode
@@ -107,20 +106,21 @@ class _Known:
 
 
 def _known(joined: Joined, condition: str, owner: str, texts: set[str]) -> _Known:
-    if not joined.is_there:
+    con = joined.con
+    if con is None:
         return _Known({}, {}, LABELS)
-    with connect(joined.lake, joined.name) as con:
-        con.register("asked_texts", pa.table({"text": sorted(texts)}))
-        rows = con.execute(
-            "select text, min(prompt_id), min_by(run_id, prompt_id) from prompts semi join asked_texts using (text) "
-            f"where {OWN} group by text"
-        ).fetchall()
-        labels = con.execute(f"select label_role, min(label) from prompts where {OWN} group by label_role").fetchall()
-        (n_before,) = con.execute(
-            "select count(distinct prompt_id) from ablations join prompts using (prompt_id) semi join asked_texts using (text) "
-            f"where condition = $1 and not starts_with(ablations.stage, '{STAGE_PREFIX}')",
-            [condition],
-        ).fetchall()[0]
+    con.register("asked_texts", pa.table({"text": sorted(texts)}))
+    rows = con.execute(
+        "select text, min(prompt_id), min_by(run_id, prompt_id) from prompts semi join asked_texts using (text) "
+        f"where {OWN} group by text"
+    ).fetchall()
+    labels = con.execute(f"select label_role, min(label) from prompts where {OWN} group by label_role").fetchall()
+    (n_before,) = con.execute(
+        "select count(distinct prompt_id) from ablations join prompts using (prompt_id) semi join asked_texts using (text) "
+        f"where condition = $1 and not starts_with(ablations.stage, '{STAGE_PREFIX}')",
+        [condition],
+    ).fetchall()[0]
+    con.unregister("asked_texts")
     if n_before:
         raise UserError(
             f"{owner}: the study {joined.name} has its own answers under {condition} to {n_before} of these prompts: give these "

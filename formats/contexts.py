@@ -14,7 +14,6 @@ from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.joined import Joined
 from saelake.formats.prompts import prompt_rows
 from saelake.formats.spelling import Spelling
-from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ACTIVATIONS, FEATURES, SAES, TOKENS
@@ -122,11 +121,12 @@ def _activation_rows(first_id: int, firings: Firings, sae: KnownSae) -> Rows:
 
 def _sae_rows(joined: Joined, sae: KnownSae) -> list[Rows]:
     """The SAE and its features, as the study describes them."""
-    with connect(joined.lake, joined.name) as con:
-        columns = "sae_id, name, layer, width, hook, hook_out, norm, declared_l0"
-        one = con.sql(f"select {columns} from saes where sae_id = $1", params=[sae.sae_id]).to_arrow_table()
-        columns = "sae_id, layer, feature_id, decoder_norm, threshold"
-        features = con.sql(
-            f"select {columns} from features where sae_id = $1 order by feature_id", params=[sae.sae_id]
-        ).to_arrow_table()
+    con = joined.con
+    assert con is not None
+    columns = "sae_id, name, layer, width, hook, hook_out, norm, declared_l0"
+    one = con.sql(f"select {columns} from saes where sae_id = $1", params=[sae.sae_id]).to_arrow_table()
+    columns = "sae_id, layer, feature_id, decoder_norm, threshold"
+    features = con.sql(
+        f"select {columns} from features where sae_id = $1 order by feature_id", params=[sae.sae_id]
+    ).to_arrow_table()
     return [Rows.of(SAES, one), Rows.of(FEATURES, features, sae.layer)]

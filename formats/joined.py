@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import duckdb
 
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.warehouse.catalog import connect, one_study
@@ -29,11 +31,20 @@ class Joined:
 
     lake: Lake
     name: str
-    is_there: bool
-    """The lake has it already."""
     saes: tuple[KnownSae, ...] = ()
     runs: tuple[str, ...] = ()
     """Of each SAE a run that describes it."""
+    con: duckdb.DuckDBPyConnection | None = field(default=None, compare=False)
+    """Its tables, if the lake has it already: one connection for all that an import asks."""
+
+    @property
+    def is_there(self) -> bool:
+        return self.con is not None
+
+    def ask(self, statement: str) -> list[tuple[Any, ...]]:
+        """The rows of a statement over the study's tables, which must be there."""
+        assert self.con is not None
+        return self.con.execute(statement).fetchall()
 
     def sae(self, asked: str | None, what: str) -> KnownSae:
         """The SAE that is asked for by its sae_id, name or layer, else the only one; raises UserError if that is not clear."""
@@ -70,16 +81,16 @@ def join(lake: Lake, name: str | None, *, needs_study: bool) -> Joined:
             raise UserError("say which study it is to be: --recipe NAME")
         name = one_study(Lake.existing(lake.remote or lake.root), name)
     if name not in studies:
-        return Joined(lake, name, is_there=False)
-    with connect(lake, name) as con:
-        rows = con.execute(SAES).fetchall()
-    return Joined(lake, name, True, tuple(KnownSae(*row[:4]) for row in rows), tuple(row[4] for row in rows))
+        return Joined(lake, name)
+    con = connect(lake, name)
+    rows = con.execute(SAES).fetchall()
+    return Joined(lake, name, tuple(KnownSae(*row[:4]) for row in rows), tuple(row[4] for row in rows), con)
 
 
 def saes_of(opened: "OpenLake", asked: str | None = None) -> list[KnownSae]:
     """The SAEs of an open study, or the one that is asked for."""
     rows = opened.sql("select sae_id, name, layer, width from saes order by layer, sae_id").fetchall()
-    known = Joined(opened.lake, opened.studies[0], True, tuple(KnownSae(*row) for row in rows))
+    known = Joined(opened.lake, opened.studies[0], tuple(KnownSae(*row) for row in rows))
     return [known.named(asked, "--sae")] if asked is not None else list(known.saes)
 
 

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from saelake.formats.joined import Joined
 from saelake.formats.registry import Asked
-from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,8 +21,7 @@ def model_of(opened: "OpenLake") -> str:
 
 def model_hashes(joined: Joined) -> list[str]:
     """The hashes of the study's model: files of a folder, or a commit of the hub."""
-    with connect(joined.lake, joined.name) as con:
-        return [told for (told,) in con.execute(HASHED).fetchall()]
+    return [told for (told,) in joined.ask(HASHED)]
 
 
 def hashes_of(opened: "OpenLake") -> list[str]:
@@ -33,10 +31,7 @@ def hashes_of(opened: "OpenLake") -> list[str]:
 
 def model_names(joined: Joined) -> list[str]:
     """What the runs of a study call its model: nothing where it is a folder, or the study is not there yet."""
-    if not joined.is_there:
-        return []
-    with connect(joined.lake, joined.name) as con:
-        return [told for (told,) in con.execute(TOLD).fetchall()]
+    return [told for (told,) in joined.ask(TOLD)] if joined.is_there else []
 
 
 def check_model(name: str, joined: Joined, asked: Asked, where: str) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from saelake.formats.joined import Joined
 from saelake.formats.models import model_names
 from saelake.ingest.model_shape import KNOWN
-from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 
 SPELT = """
@@ -44,8 +43,7 @@ def spelling_of(
         told: token id -> piece, where the source says so itself.
     Raises UserError for ids of another tokenizer than the study's, as far as what is known of it shows.
     """
-    with connect(joined.lake, joined.name) as con:
-        rows = con.execute(SPELT).fetchall()
+    rows = joined.ask(SPELT)
     known = Spelling({row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}, frozenset(r[0] for r in rows if r[3]))
     used, sizes = np.unique(tokens), [KNOWN[name].d_vocab for name in model_names(joined) if name in KNOWN]
     if sizes and used[-1] >= sizes[0]:

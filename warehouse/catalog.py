@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from saelake.warehouse.blank import STORAGE_VERSION, blank, copy_blank
 from saelake.warehouse.damage import file_damage, pointer_damage, pointer_sentence
 from saelake.warehouse.durable import aside, locked, sync_file, try_locked
 from saelake.warehouse.errors import UserError
@@ -33,10 +34,6 @@ from saelake.warehouse.views import (
     view_sentence,
 )
 
-STORAGE_VERSION = "v1.2.0"
-"""What catalog.duckdb is written as: every DuckDB from this one on opens it, whichever wrote it.
-
-Its views say `case`, not `if`: DuckDB 2 saves that as a function, which DuckDB 1 does not have."""
 MOST_READINGS = 3
 """Times at most that pointers are read which seem damaged, but have changed since."""
 NO_EXTENSIONS: dict[str, str | bool | int | float | list[str]] = {
@@ -161,7 +158,7 @@ def connect(
         shown = current_runs(lake, recipe) if runs is None else _given_runs(lake, runs)
     con = duckdb.connect(config=NO_EXTENSIONS | ({"threads": threads} if threads else {}))
     _configure(con)
-    create_views(con, shown)
+    create_views(con, shown, there=copy_blank(con))
     if alone:
         lock(con, lake)
     return con
@@ -262,13 +259,16 @@ def _build_catalog(lake: Lake) -> None:
     changed.
     """
     draft = aside(lake.catalog)
-    there = {} if lake.built.pop(FILE, None) != _which(lake.catalog) else dict(lake.built)
+    is_ours = lake.built.pop(FILE, None) == _which(lake.catalog)
+    there = dict(lake.built) if is_ours else blank().made
     try:
         # In a folder of a plain name: DuckDB takes a ? in a database's path for options, and a backslash for a slash.
         with tempfile.TemporaryDirectory(prefix="saelake-catalog-") as folder:
             built = Path(folder) / lake.catalog.name
-            if there:
+            if is_ours:
                 shutil.copyfile(lake.catalog, built)
+            else:
+                built.write_bytes(blank().content)
             with duckdb.connect(built, config={"storage_compatibility_version": STORAGE_VERSION}) as con:
                 made = create_views(con, current_runs(lake), is_saved=True, there=there)
             shutil.copyfile(built, draft)

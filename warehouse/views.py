@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
@@ -15,6 +16,7 @@ from saelake.warehouse.records import Lake, RunRecord
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
 
 ROOT = f"coalesce({ESCAPED_LAKE} || '/', '')"
+SCHEMA = "create schema if not exists all_runs"
 MAKING = "saelake_is_making_views"
 """A session variable that is set while views are made: binding one that is to fail would fail already."""
 
@@ -48,7 +50,7 @@ def create_views(
     """
     _point_at(con, shown.lake)
     damage = file_damage(shown.lake, (f for r in shown.published for f in r.files))
-    made = {_head(one): one for one in _statements(shown, damage, is_saved and shown.lake.remote is None, is_saved)}
+    made = {head(one): one for one in _statements(shown, damage, is_saved and shown.lake.remote is None, is_saved)}
     statements = [one for head, one in made.items() if (there or {}).get(head) != one]
     con.execute(f"set variable {MAKING} = true")
     con.begin()
@@ -76,9 +78,19 @@ def set_lake(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     con.execute(f"set variable lake = {literal(lake.published.url)}")  # a prepared value would import pandas
 
 
-def _head(statement: str) -> str:
+def head(statement: str) -> str:
     """What a statement of `_statements` creates: its kind and name."""
     return statement.partition(" as ")[0]
+
+
+def statements_without_runs() -> Iterator[str]:
+    """What makes the views of a lake without runs, but those of the runs themselves, which no lake is without for long."""
+    nothing = Shown((), (), Lake(Path()))
+    yield SCHEMA
+    for table in TABLES.values():
+        yield from (_table_view(table, (), (), {}, schema, guarded=False, is_far=False) for schema in ("all_runs", "main"))
+        if table.by_layer:
+            yield _layer_macro(table, nothing, (), {})
 
 
 def view_statements(shown: Shown) -> list[str]:
@@ -89,7 +101,7 @@ def view_statements(shown: Shown) -> list[str]:
 
 def _statements(shown: Shown, damage: Mapping[str, str], guarded: bool, is_saved: bool) -> Iterator[str]:
     is_far = shown.lake.remote is not None
-    yield "create schema if not exists all_runs"
+    yield SCHEMA
     yield _runs(shown.published, as_table=is_saved)
     listed = literals(r.run_id for r in shown.records)
     failing = f", {_failing(shown.damage)} as never" if shown.damage else ""
@@ -243,7 +255,7 @@ def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
     try:
         con.execute(statement)
     except duckdb.Error as error:
-        *_, kind, name = _head(statement).partition("(")[0].split()
+        *_, kind, name = head(statement).partition("(")[0].split()
         table = name.partition(".")[2]
         if kind == "view" and table in TABLES:
             con.execute(f"create or replace view {name} as {_unreadable(TABLES[table], view_sentence(table, first_line(error)))}")

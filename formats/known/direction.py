@@ -16,7 +16,6 @@ from saelake.formats.registry import Asked, Format, Found
 from saelake.ingest.inputs import read_text
 from saelake.ingest.model_shape import KNOWN
 from saelake.ingest.vectors import read_array, read_vector
-from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DIRECTIONS
@@ -94,9 +93,8 @@ def _of_pipeline(files: Mapping[str, Path]) -> tuple[dict[int, np.ndarray], dict
 
 def _check(vectors: Mapping[int, np.ndarray], joined: Joined, name: str) -> None:
     """Raises UserError for vectors of another width than the model's, as far as the lake knows it, and layers that it lacks."""
-    with connect(joined.lake, joined.name) as con:
-        width = con.execute("select max(len(vector)) from directions").fetchall()[0][0]
-        told = con.execute("select max(about ->> '$.model.id') from runs").fetchall()[0][0]
+    ((width,),) = joined.ask("select max(len(vector)) from directions")
+    ((told,),) = joined.ask("select max(about ->> '$.model.id') from runs")
     shape = KNOWN.get(told or "")
     width = width or (shape.d_model if shape else None)
     for layer, vector in vectors.items():

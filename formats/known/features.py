@@ -35,14 +35,12 @@ NEURONPEDIA = ("modelId", "layer", "index")
 
 
 def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
-    from saelake.warehouse.catalog import connect
-
+    assert joined.con is not None
     (file,) = files
-    with connect(joined.lake, joined.name) as con:
-        try:
-            edits, saes = _edits(con, _listed(file, joined, asked), joined.saes)
-        except QueryError as error:
-            raise UserError(f"{OWNER}: {file.name}: {error}") from error
+    try:
+        edits, saes = _edits(joined.con, _listed(file, joined, asked), joined.saes)
+    except QueryError as error:
+        raise UserError(f"{OWNER}: {file.name}: {error}") from error
     numbers = [int(n) for n in edits.rows["sae"]]
     columns: dict[str, Any] = {
         "set_id": [edits.key] * len(edits),

@@ -24,7 +24,6 @@ from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.spelling import spelling_of
 from saelake.formats.weights import weights_of
 from saelake.ingest.sites import Site
-from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.statistics import FeatureStatistics
 
@@ -84,8 +83,7 @@ def _places(parts: Sequence[Path], joined: Joined, asked: Asked) -> list[_Place]
     names = [] if first is None else [name for name in first.column_names if name != TOKENS]
     if first is None or TOKENS not in first.column_names:
         raise UserError(f"{OWNER}: {parts[0].name} has no column {TOKENS}, without which nobody knows where a feature fires")
-    with connect(joined.lake, joined.name) as con:
-        hooks = {sae_id: _site(hook) for sae_id, hook in con.execute(HOOKS).fetchall()}
+    hooks = {sae_id: _site(hook) for sae_id, hook in joined.ask(HOOKS)}
     wanted = joined.saes if asked.sae is None else [joined.named(asked.sae, "--sae")]
     found = [_Place(name, [sae for sae in wanted if hooks[sae.sae_id] == _site(name)]) for name in names]
     found = [one for one in found if one.saes]

@@ -17,7 +17,7 @@ from saelake.warehouse.literals import paths
 from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import make_current
 from saelake.warehouse.schema import TABLES
-from saelake.warehouse.views import _statements
+from saelake.warehouse.views import MAKING, _statements, set_lake, view_statements
 from tests.warehouse import toys
 
 ELSEWHERE = """
@@ -61,6 +61,25 @@ def test_it_answers_from_the_lakes_own_folder_without_a_variable(lake: Lake) -> 
     code = "import duckdb; print(*duckdb.connect('catalog.duckdb', read_only=True).sql('from verdicts').shape)"
     output = subprocess.run([sys.executable, "-c", code], cwd=lake.root, capture_output=True, text=True, check=True)
     assert output.stdout.split()[0] == "24"
+
+
+def test_views_that_are_copied_are_those_that_are_bound(lake: Lake) -> None:
+    columns = "select schema_name, table_name, column_name, data_type from duckdb_columns() where not internal order by all"
+    macros = "select schema_name, function_name, parameters from duckdb_functions() where function_type = 'table_macro'"
+    with connect(lake) as copied, duckdb.connect() as bound:
+        set_lake(bound, lake)
+        bound.execute(f"set variable {MAKING} = true")
+        for statement in view_statements(current_runs(lake)):
+            bound.execute(statement)
+        for listed, least in ((columns, 2 * len(TABLES)), (f"{macros} and not internal order by all", 1)):
+            found = bound.execute(listed).fetchall()
+            assert len(found) > least
+            assert copied.execute(listed).fetchall() == found
+        for table in TABLES:
+            assert (
+                copied.execute(f"select count(*) from {table}").fetchall()
+                == bound.execute(f"select count(*) from {table}").fetchall()
+            )
 
 
 def test_plain_names_show_current_runs_and_all_runs_the_rest(lake: Lake) -> None:
