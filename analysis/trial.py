@@ -1,61 +1,65 @@
-"""What a study will take on this machine, measured: its first prompts are analysed twice, the second time twice as many of them.
+"""What a study will take on this machine, measured: a few of its prompts in each kind of pass that its stages are made of.
 
     trial = try_study(load_recipe("organism"), 12)
     sum(one.seconds for one in trial.stages)
 
-What a stage takes is a part that any study takes and a part for each prompt that it reads. Two sizes tell them apart. A study of
-the smaller size goes before them, untimed, for what a process loads once. Nothing is kept.
+How many passes of each kind there are is the plan's estimate. So a trial costs some dozens of passes, however large the study
+is, and no search is run. Nothing is kept.
 """
 
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from saelake.analysis.stages import analyze_study, open_analysis, stages
-from saelake.ingest.loading import resolve_device
-from saelake.ingest.recipe import Recipe
-from saelake.ingest.runs import STAGES, ingest_runs
-from saelake.ingest.study import Study
-from saelake.warehouse.errors import UserError
-from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord
+import numpy as np
 
-INGEST = "ingest"
-"""How the runs of prompts and activations are called together."""
-BETWEEN = "between stages"
-"""What belongs to none: loading, opening the lake."""
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.stages import open_analysis
+from saelake.analysis.study_context import StudyContext
+from saelake.ingest.loading import resolve_device
+from saelake.ingest.plan.estimate import StageTime
+from saelake.ingest.plan.supposed import searched_layers, usual
+from saelake.ingest.recipe import Recipe
+from saelake.warehouse.records import Lake
+
+SETS = 4
+"""Sets of features ablated on each prompt: a study's batches hold several of one prompt, too."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One stage: what it took on few prompts and on twice as many, and is expected to take on all."""
+class Kinds:
+    """Seconds of one prompt, by kind of pass."""
+
+    captured: float
+    """Through all layers, every feature of every SAE read."""
+    ablated: float
+    """Above the lowest searched layer, for the next token."""
+    answered: float
+    """The same, with a whole answer."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One stage, at the measured seconds of its passes."""
 
     stage: str
-    few: float
-    """Seconds."""
-    more: float
-    n_prompts: int
-    """That it reads in the whole study."""
+    passes: int
+    answers: int
     seconds: float
-    """Expected of the whole study."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A study's time, bytes and memory, from two small ones."""
+    """A study's time, from a few passes of each kind."""
 
-    limits: tuple[int, int]
-    """Prompts of each set, label and split."""
-    stages: list[Measured]
-    n_bytes: int
-    """Of the whole study's lake, expected."""
+    n_prompts: int
+    kinds: Kinds
+    stages: list[Tried]
     memory: int
-    """Peak bytes of main memory that the larger trial has taken; of a GPU's memory, where the study computes on one."""
+    """Peak bytes of main memory that the trial has taken; of a GPU's memory, where the study computes on one."""
 
     @property
     def seconds(self) -> float:
@@ -67,76 +71,68 @@ class Trial:
         return asdict(self) | {"seconds": self.seconds}
 
 
-@dataclass(frozen=True)
-class _Small:
-    """One of the two small studies, as it went."""
-
-    prompts: dict[str, int]
-    """Stage -> prompts that it reads."""
-    seconds: dict[str, float]
-    n_bytes: int
-
-
-def try_study(recipe: Recipe, few: int, *, progress: Quiet | None = None) -> Trial:
+def try_study(recipe: Recipe, n: int, planned: Sequence[StageTime]) -> Trial:
     """What the study of a recipe will take.
 
     Args:
-        few: prompts of each set, label and split in the first small study; the second has twice as many.
-    Raises UserError where model, SAEs or prompts are not here, or where so few prompts show no direction, as `analyze` does.
+        n: prompts of the searched split that are tried; all, where there are fewer.
+        planned: the stages of the study's plan.
+    Raises UserError where model, SAEs or prompts are not here, as `analyze` does.
     """
     study = open_analysis(recipe)
-    if max(Counter((one.set, one.label, one.split) for one in study.prompts).values()) <= few:
-        raise UserError(f"a trial of {few}: no set, label and split of {recipe.name} has more prompts: analyse it whole")
-    whole = _prompts_read(study)
-    _, first, second = (_run(recipe.limit(n), progress) for n in (few, few, 2 * few))
-    measured = [
-        Measured(name, took, second.seconds[name], whole[name], _expected(name, first, second, whole))
-        for name, took in first.seconds.items()
-    ]
-    n_bytes = _line((first.prompts[INGEST], second.prompts[INGEST]), (first.n_bytes, second.n_bytes), whole[INGEST])
-    return Trial((few, 2 * few), measured, round(n_bytes), _peak_memory(recipe))
-
-
-def _expected(name: str, first: _Small, second: _Small, whole: Mapping[str, int]) -> float:
-    return _line((first.prompts[name], second.prompts[name]), (first.seconds[name], second.seconds[name]), whole[name])
-
-
-def _line(sizes: tuple[int, int], values: tuple[float, float], at: int) -> float:
-    """The line through two measurements, at a third size; it neither falls nor begins below nothing."""
-    (small, large), (low, high) = sizes, values
-    slope = max(high - low, 0.0) / (large - small) if large > small else 0.0
-    slope = min(slope, high / large)
-    return high + slope * (at - large)
-
-
-def _run(recipe: Recipe, progress: Quiet | None) -> _Small:
     with tempfile.TemporaryDirectory() as folder:
+        context = StudyContext(study, Lake.create(Path(folder, "lake")))
+        prompts = [*study.prompts_of(recipe.candidates.split, "target"), *study.prompts_of(recipe.candidates.split, "control")][
+            :n
+        ]
+        kinds = _measure(context, prompts)
+        mean = float(np.mean([len(context.token_ids[p]) for p in prompts]))
+        lowest, n_layers = min(searched_layers(recipe), default=0), context.subject.n_layers
+    above = (n_layers - lowest) / n_layers
+    stages = [Tried(one.work.stage, one.work.passes, one.work.answers, _seconds(one, kinds, above, mean)) for one in planned]
+    return Trial(len(prompts), kinds, stages, _peak_memory(recipe))
+
+
+def _seconds(planned: StageTime, kinds: Kinds, above: float, mean: float) -> float:
+    """Of one stage; a pass through more layers, or of a longer text, takes as much more. Another model's stay an estimate."""
+    work = planned.work
+    if work.n_parameters is not None:
+        return planned.hours * 3600
+    if work.stage == "ingest":
+        return work.passes * kinds.captured
+    a_pass = kinds.ablated * work.share / above * (1.0 if work.length is None else work.length / mean)
+    decoded = max(kinds.answered - kinds.ablated, 0.0)
+    return work.waits * ((work.passes + work.answers) * a_pass + work.answers * decoded)
+
+
+def _measure(context: StudyContext, prompts: Sequence[int]) -> Kinds:
+    """Each kind of pass, after a first batch of it that is not timed: what is read once, and kept below the first edit."""
+    engine, recipe = context.engine, context.recipe
+    n_new = recipe.generation.max_new_tokens
+    requests = [Request(p, some) for p in prompts for some in _sets(context, SETS)]
+    clean, watched = [Request(p) for p in prompts], dict.fromkeys(context.saes)
+
+    def each(compute: Callable[[list[Request]], object], asked: list[Request]) -> float:
+        compute(asked[::SETS])
         began = perf_counter()
-        study = open_analysis(recipe)
-        records = analyze_study(study, Lake.create(Path(folder, "lake")), progress=progress)
-        took = perf_counter() - began
-    seconds = _seconds(records)
-    seconds[BETWEEN] = max(took - sum(seconds.values()), 0.0)
-    return _Small(_prompts_read(study), seconds, sum(file.n_bytes for record in records for file in record.files))
+        compute(asked)
+        return (perf_counter() - began) / len(asked)
+
+    return Kinds(
+        captured=each(lambda asked: engine.activations(asked, watched), clean),
+        ablated=each(engine.next_token, requests),
+        answered=each(lambda asked: engine.answer(asked, n_new), requests),
+    )
 
 
-def _seconds(records: Sequence[RunRecord]) -> dict[str, float]:
-    """Stage -> how long its runs took."""
-    found: defaultdict[str, float] = defaultdict(float)
-    for record in records:
-        name = INGEST if record.stage in STAGES else record.stage
-        found[name] += (datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)).total_seconds()
-    return dict(found)
-
-
-def _prompts_read(study: Study) -> dict[str, int]:
-    """Stage -> prompts that it reads."""
-    sets, found = ingest_runs(study), {INGEST: len(study.prompts), BETWEEN: len(study.prompts)}
-    for stage in stages(study.recipe):
-        splits = None if stage.splits is None else set(stage.splits(study.recipe))
-        numbers = [i for one in stage.reads(study, sets) for i in one.prompt_numbers]
-        found[stage.name] = sum(splits is None or study.prompts[i].split in splits for i in numbers)
-    return found
+def _sets(context: StudyContext, n: int) -> Iterator[FeatureSet]:
+    """Random sets with as many features of each searched SAE as a pool is supposed to have."""
+    layers, rng = searched_layers(context.recipe), np.random.default_rng(context.recipe.compute.seed)
+    saes = [number for number, ref in context.study.numbered_saes.items() if ref.layer in layers]
+    k = max(1, usual(context.recipe).n_pool // len(layers))
+    for _ in range(n):
+        ids = [rng.choice(context.saes[number].width, min(k, context.saes[number].width), replace=False) for number in saes]
+        yield FeatureSet.of(np.repeat(saes, [len(some) for some in ids]), np.concatenate(ids))
 
 
 def _peak_memory(recipe: Recipe) -> int:

@@ -9,7 +9,6 @@ from saelake.commands.options import limit_option, read_recipe, read_study
 
 if TYPE_CHECKING:
     from saelake.analysis.trial import Trial
-    from saelake.ingest.recipe import Recipe
 
 
 @click.command()
@@ -20,10 +19,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--trial",
-    type=click.IntRange(min=2),
+    type=click.IntRange(min=1),
     metavar="N",
-    help="Analyse N, then 2 N prompts of each set, label and split, and say from that what the whole study takes: right within "
-    "tens of per cent, where everything is here.",
+    help="Time N prompts in each kind of pass, and say from that what every stage takes, where everything is here.",
 )
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
 def plan(recipe: str, limit: int | None, measure: bool | None, trial: int | None, kind: str) -> None:
@@ -39,7 +37,11 @@ def plan(recipe: str, limit: int | None, measure: bool | None, trial: int | None
     from saelake.ingest.plan.table import render
 
     found = make_plan(study, measure=measure)
-    tried = _trial(study, trial) if trial is not None and not found.problems else None
+    tried = None
+    if trial is not None and not found.problems:
+        from saelake.analysis.trial import try_study
+
+        tried = try_study(study, trial, found.stages)
     if kind == "json":
         click.echo(json.dumps(found.to_json() | ({"trial": tried.to_json()} if tried else {}), indent=1))
     else:
@@ -49,26 +51,20 @@ def plan(recipe: str, limit: int | None, measure: bool | None, trial: int | None
     sys.exit(1 if found.problems else 0)
 
 
-def _trial(study: "Recipe", few: int) -> "Trial":
-    from saelake.analysis.trial import try_study
-    from saelake.warehouse.progress import Bar
-
-    with Bar() as progress:
-        return try_study(study, few, progress=progress)
-
-
 def _show(trial: "Trial") -> None:
     from saelake.ingest.plan.table import size, time
     from saelake.queries.fetched import Rows
     from saelake.queries.formats import show_table
 
-    few, more = trial.limits
-    click.echo(f"\ntrial · seconds of {few} and {more} prompts of each set, label and split, and what all of them will take")
-    names = ("stage", f"first_{few}", f"first_{more}", "n_prompts", "seconds")
-    shown = [[one.stage, round(one.few, 1), round(one.more, 1), one.n_prompts, round(one.seconds, 1)] for one in trial.stages]
-    show_table(Rows(names, ["VARCHAR", "DOUBLE", "DOUBLE", "BIGINT", "DOUBLE"], iter(shown)), sys.stdout)
-    whole = f"{time(trial.seconds / 3600)}, {size(trial.n_bytes)} on disk, {size(trial.memory)} of memory in the larger trial"
-    click.echo(f"all: {whole}")
+    kinds = trial.kinds
+    click.echo(
+        f"\ntrial · {trial.n_prompts} prompts, ms a pass: {kinds.captured * 1e3:.3g} read by every SAE, "
+        f"{kinds.ablated * 1e3:.3g} ablated, {kinds.answered * 1e3:.3g} ablated and answered"
+    )
+    shown = [[one.stage, one.passes, one.answers, round(one.seconds, 1)] for one in trial.stages]
+    kinds_of = ["VARCHAR", "BIGINT", "BIGINT", "DOUBLE"]
+    show_table(Rows(("stage", "passes", "answers", "seconds"), kinds_of, iter(shown)), sys.stdout)
+    click.echo(f"all: {time(trial.seconds / 3600)}; the trial took {size(trial.memory)} of memory")
 
 
 @click.command("train-saes")

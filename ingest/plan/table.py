@@ -98,9 +98,12 @@ def _memory(plan: StudyPlan) -> Table:
 
 
 def _stages(plan: StudyPlan) -> Table:
-    title = f"\nwork · estimated at {plan.rate / 1e9:,.0f} GFLOP/s, measured just now on {plan.device}"
-    table = _table(title, "stage", "passes", "answers", "time", "note", right=("passes", "answers", "time"))
+    title = f"\nwork · estimated at {plan.rate / 1e9:,.0f} GFLOP/s, measured just now on {plan.device}; at most: if much is found"
+    table = _table(title, "stage", "passes", "answers", "time", "at most", "note", right=("passes", "answers", "time", "at most"))
     for one in plan.stages:
-        table.add_row(one.work.stage, f"{one.work.passes:,}", f"{one.work.answers:,}", time(one.hours), one.work.note)
-    table.add_row("all", "", "", time(sum(one.hours for one in plan.stages)), "an estimate: within a factor of a few")
+        most = "" if one.most_hours is None else time(one.most_hours)
+        table.add_row(one.work.stage, f"{one.work.passes:,}", f"{one.work.answers:,}", time(one.hours), most, one.work.note)
+    hours = sum(one.hours for one in plan.stages)
+    most_hours = sum(one.hours if one.most_hours is None else one.most_hours for one in plan.stages)
+    table.add_row("all", "", "", time(hours), time(most_hours), "as in studies of like size")
     return table

@@ -1,15 +1,20 @@
 """How much a study computes: prompts and their tokens, and the passes of every stage. No torch unless tokens can be counted."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from saelake.ingest.model_shape import ModelShape, local_file
+from saelake.ingest.plan.supposed import Supposed, much, searched_layers, usual
 from saelake.ingest.prompts import Prompt, load_prompts
 from saelake.ingest.recipe import Fractions, Recipe
 from saelake.ingest.recipe.prompts import PromptSet
 from saelake.ingest.recipe.sections import ModelSpec
 from saelake.ingest.sources import is_here
+from saelake.ingest.texts import read_texts
+
+if TYPE_CHECKING:
+    from saelake.ingest.template import ChatTemplate
 
 USER_TOKENS = 20
 """Of a prompt that is not here: what requests in the usual sets have, by rule of thumb."""
@@ -20,10 +25,10 @@ CLASSIFIER_PARAMETERS, CLASSIFIER_TEMPLATE_TOKENS = 13_000_000_000, 150
 """Of the HarmBench classifier, and of the instruction around an answer, by rule of thumb."""
 ANSWER_PASSES = 32
 """What a whole answer and its judging cost, in passes for one next token: thirty tokens, or the reading of a larger model."""
+IN_TURN = 2.0
+"""What an evaluation of a search costs beside one of many that are known at once: measured with one thread, both studies."""
 IN_FULL = 3
 """Layers that direction.selection = "best" measures in full, for the estimate."""
-MINIMAL_SIZE = 16
-"""Features of a minimal set, for the estimate of what its search asks for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Corpus:
     """tokenizer, or estimate"""
     prompts: list[Prompt]
     token_ids: list[list[int]]
+    text_tokens: float | None = None
+    """Of the texts whose loss is measured, in the mean; None where they cannot be counted."""
 
     @property
     def n_prompts(self) -> int:
@@ -84,7 +91,21 @@ def _counted(recipe: Recipe) -> Corpus:
     groups: dict[tuple[str, str, str], list[int]] = {}
     for prompt, ids in zip(prompts, token_ids, strict=True):
         groups.setdefault((prompt.set, prompt.split, prompt.label), []).append(len(ids))
-    return Corpus([Group(*key, len(n), sum(n)) for key, n in groups.items()], "tokenizer", prompts, token_ids)
+    return Corpus(
+        [Group(*key, len(n), sum(n)) for key, n in groups.items()],
+        "tokenizer",
+        prompts,
+        token_ids,
+        _counted_texts(recipe, template),
+    )
+
+
+def _counted_texts(recipe: Recipe, template: "ChatTemplate") -> float | None:
+    specs = recipe.losses.texts
+    if not specs or not all(is_here(spec) for spec in specs):
+        return None
+    lengths = [len(text.token_ids) for spec in specs for text in read_texts(spec, template)]
+    return sum(lengths) / len(lengths)
 
 
 def _estimated(recipe: Recipe, spec: PromptSet) -> list[Group]:
@@ -111,6 +132,10 @@ class StageWork:
     share: float
     """Of the layers, how many a pass really computes: the part below the first edit is kept."""
     note: str = ""
+    most: tuple[int, int] | None = None
+    """Passes and answers where much is found: every pool at its cap, sets of LARGEST_SIZE. None where the work is the same."""
+    waits: float = 1.0
+    """What its work costs more for being asked bit by bit, so that fewer rows share a batch."""
     length: float | None = None
     """Tokens of a prompt, where they are not those of the prompts that are ablated on."""
     n_parameters: int | None = None
@@ -118,41 +143,39 @@ class StageWork:
 
 
 def passes_a_prompt(recipe: Recipe) -> dict[str, float]:
-    """Stage -> what it computes for one searched prompt at most, in passes for one next token."""
+    """Stage -> what it computes for one searched prompt where much is found, in passes for one next token."""
     groups = [Group("", recipe.candidates.split, label, 1, 1) for label in (recipe.labels.target, recipe.labels.control)]
-    work = _stage_work(recipe, Corpus(groups, "estimate", [], []), max(recipe.sae_layers) + 1)
+    work = _stage_work(recipe, Corpus(groups, "estimate", [], []), max(recipe.sae_layers) + 1, much(recipe))
     return {one.stage: one.passes + ANSWER_PASSES * one.answers for one in work}
 
 
 def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWork]:
-    """The passes of every stage; upper bounds where they depend on what is found."""
-    return _stage_work(recipe, found, shape.n_layers)
+    """The work of every stage: what is to be expected, and where much is found."""
+    expected = _stage_work(recipe, found, shape.n_layers, usual(recipe))
+    at_most = _stage_work(recipe, found, shape.n_layers, much(recipe))
+    return [
+        one if (one.passes, one.answers) == (most.passes, most.answers) else replace(one, most=(most.passes, most.answers))
+        for one, most in zip(expected, at_most, strict=True)
+    ]
 
 
-def _stage_work(recipe: Recipe, found: Corpus, n_layers: int) -> list[StageWork]:
-    direction, candidates, greedy = recipe.direction, recipe.candidates, recipe.algorithm1
+def _stage_work(recipe: Recipe, found: Corpus, n_layers: int, supposed: Supposed) -> list[StageWork]:
+    candidates, greedy, controls = recipe.candidates, recipe.algorithm1, recipe.controls
     target, control = found.count(candidates.split, recipe.labels.target), found.count(candidates.split, recipe.labels.control)
     both = target + control
-    select_target = found.count(direction.select_split, recipe.labels.target)
-    select_control = found.count(direction.select_split, recipe.labels.control)
-    train = found.count(direction.split, recipe.labels.target) + found.count(direction.split, recipe.labels.control)
-    searched = sorted(set(recipe.sae_layers) - set(candidates.exclude_layers))
-    above = (n_layers - min(searched, default=0)) / n_layers
-    n_ks, n_pool = candidates.cap // candidates.step, candidates.cap * len(searched)
-    sizes = (greedy.block_size, *greedy.other_block_sizes)
-    n_blocks = sum(n_pool // greedy.n_of(size, n_pool) for size in sizes)
-    n_directions, n_taus = len(candidates.directions), len(greedy.taus)
-    trials = 2 * MINIMAL_SIZE * math.log2(max(n_pool / MINIMAL_SIZE, 2)) + MINIMAL_SIZE
-    asked = round(target * recipe.minimal.starts * trials)
+    above = (n_layers - min(searched_layers(recipe), default=0)) / n_layers
+    n_ks, n_directions = candidates.cap // candidates.step, len(candidates.directions)
+    asked = round(target * recipe.minimal.starts * supposed.evaluations)
     by_token = recipe.verdicts.oracle == "first_token"
-    controls = recipe.controls
-    n_found = (2 + n_taus) * target * controls.random_draws
+    n_blocks = [supposed.n_pool // greedy.n_of(size, supposed.n_pool) for size in (greedy.block_size, *greedy.other_block_sizes)]
+    # The sets of all thresholds are nested, and differ by whole blocks.
+    n_sets = [min(len(greedy.taus), n + 1) for n in n_blocks]
+    n_found = (2 + n_sets[0]) * target * controls.random_draws
     n_controls = both * controls.random_draws * n_ks + n_found + both * len(controls.firing_on_tokens)
     n_controls += control * n_directions * len(controls.clamp_values)
-    published = 2 * n_blocks * n_taus * greedy.seeds * target
     return [
         StageWork("ingest", found.n_prompts, 0, (max(recipe.sae_layers) + 1) / n_layers, "and every SAE on every token"),
-        _direction_work(recipe, train, select_target, select_control, n_layers),
+        _direction_work(recipe, found, n_layers),
         StageWork("baseline", 0, 2 * both, 1.0),
         StageWork(
             "candidates",
@@ -163,26 +186,37 @@ def _stage_work(recipe: Recipe, found: Corpus, n_layers: int) -> list[StageWork]
         ),
         StageWork(
             "algorithm1",
-            target * greedy.seeds * (n_blocks + 1),
-            n_taus * (greedy.seeds + 1) * (2 * target + control),
+            target * greedy.seeds * sum(n + 1 for n in n_blocks),
+            sum(n_sets) * (greedy.seeds + 1) * (2 * target + control),
             above,
-            f"at most, every pool at its cap; the loop as published: {published:,} passes",
+            f"pools of {supposed.n_pool:,}; the loop as published: {_published(recipe, target):,} passes",
         ),
         StageWork(
             "minimal",
             asked if by_token else 0,
             recipe.minimal.starts * both + (0 if by_token else asked),
             above,
-            f"if a minimal set has {MINIMAL_SIZE} features",
+            f"sets of {supposed.size} of {supposed.n_pool:,}",
+            waits=IN_TURN,
         ),
-        StageWork("controls", 0, n_controls, above, "at most, if Algorithm 1 finds a set at every threshold"),
-        *_interaction_work(recipe, found, above),
+        StageWork("controls", 0, n_controls, above),
+        *_interaction_work(recipe, found, n_layers, supposed),
     ]
 
 
-def _direction_work(recipe: Recipe, train: int, target: int, control: int, n_layers: int) -> StageWork:
+def _published(recipe: Recipe, target: int) -> int:
+    """Passes of Algorithm 1 as the paper has it: two a block, every threshold and seed by itself, pools at the cap."""
+    greedy, n_pool = recipe.algorithm1, recipe.candidates.cap * len(searched_layers(recipe))
+    sizes = (greedy.block_size, *greedy.other_block_sizes)
+    n_blocks = sum(n_pool // greedy.n_of(size, n_pool) for size in sizes)
+    return 2 * n_blocks * len(greedy.taus) * greedy.seeds * target
+
+
+def _direction_work(recipe: Recipe, found: Corpus, n_layers: int) -> StageWork:
     """The choice of a layer: of all of them in full, or by first tokens and of some in full."""
     direction = recipe.direction
+    target, control = (found.count(direction.select_split, label) for label in (recipe.labels.target, recipe.labels.control))
+    train = found.count(direction.split, recipe.labels.target) + found.count(direction.split, recipe.labels.control)
     if direction.selection == "all":
         n_open, n_full, note = 0, n_layers, f"{n_layers} layers tried"
     else:
@@ -199,36 +233,51 @@ def judge_work(recipe: Recipe, found: Corpus, work: Sequence[StageWork]) -> list
         return []
     length = CLASSIFIER_TEMPLATE_TOKENS + mean_length(found, [recipe.candidates.split]) + recipe.generation.max_new_tokens
     n_answers = sum(one.answers for one in work)
-    return [StageWork("harmbench", n_answers, 0, 1.0, "the classifier reads every answer", length, CLASSIFIER_PARAMETERS)]
+    most = sum(one.answers if one.most is None else one.most[1] for one in work), 0
+    return [
+        StageWork("harmbench", n_answers, 0, 1.0, "the classifier reads every answer", most, 1.0, length, CLASSIFIER_PARAMETERS)
+    ]
 
 
-def _interaction_work(recipe: Recipe, found: Corpus, above: float) -> list[StageWork]:
-    """The stages after the search that run the model. They start from minimal sets, whose sizes nobody knows before."""
-    split, starts = recipe.candidates.split, recipe.minimal.starts
+def _interaction_work(recipe: Recipe, found: Corpus, n_layers: int, supposed: Supposed) -> list[StageWork]:
+    """The stages after the search that run the model. They start from minimal sets."""
+    split, starts, size = recipe.candidates.split, recipe.minimal.starts, supposed.size
     target, control = found.count(split, recipe.labels.target), found.count(split, recipe.labels.control)
     diagnosed = found.count(recipe.diagnostic.split, recipe.labels.target) + found.count(
         recipe.diagnostic.split, recipe.labels.control
     )
-    supposed = f"if a minimal set has {MINIMAL_SIZE} features"
-    woken = MINIMAL_SIZE * (1 + recipe.waking.controls) + starts + recipe.waking.controls
+    above, above_all = ((n_layers - min(layers, default=0)) / n_layers for layers in (searched_layers(recipe), recipe.sae_layers))
+    note = f"sets of {size}"
+    woken = size * (1 + supposed.matched) + starts + supposed.matched
+    backed = size * (1 + 2 * supposed.waking) + 3 * starts
     steered = min(control, recipe.steering.prompts or control)
-    texts = sum(spec.take for spec in recipe.losses.texts)
-    text_tokens = sum(spec.take * spec.max_tokens for spec in recipe.losses.texts) / max(texts, 1)
+    n_texts = sum(spec.take for spec in recipe.losses.texts)
+    text_tokens = _text_tokens(recipe) if found.text_tokens is None else found.text_tokens
     n_ks, draws = len(recipe.stage3.ks), recipe.stage3.random_draws
     return [
         StageWork("layer_diagnostic", diagnosed, 0, 1.0),
         StageWork("inert", 0, 2 * starts * target, above, "each minimal set in two parts"),
-        StageWork("readouts", (1 + 2 * (MINIMAL_SIZE + starts)) * target, 0, above, supposed),
-        StageWork("waking", 2 * woken * target, 0, above, supposed),
-        StageWork("backups", 0, 3 * (MINIMAL_SIZE + starts) * target, above, f"at most, {supposed}"),
+        StageWork("readouts", (1 + 2 * (size + starts)) * target, 0, above, note),
+        StageWork("waking", 2 * woken * target, 0, above, note),
+        StageWork("backups", 0, round(backed * target), above, note),
         StageWork("steering", 0, 2 * (len(recipe.steering.values) + len(recipe.steering.levels)) * steered, above),
-        StageWork("losses", (2 + recipe.losses.sets) * texts, 0, 1.0, f"texts of at most {text_tokens:.0f} tokens", text_tokens),
+        StageWork("losses", (2 + recipe.losses.sets) * n_texts, 0, 1.0, f"texts of {text_tokens:.0f} tokens", length=text_tokens),
         StageWork("fm, probe", 0, 0, 1.0, "trained on the lake, without the model: not estimated"),
-        StageWork("stage3", n_ks * target, 2 * n_ks * (2 + draws) * target + 2 * n_ks * control, 1.0),
+        StageWork("stage3", n_ks * target, 2 * n_ks * (2 + draws) * target + 2 * n_ks * control, above_all),
         StageWork(
-            "stage3_probe", 0, 4 * len(recipe.probe.ks) * (2 * target + control), 1.0, "probe, signed probe, alignment, gradient"
+            "stage3_probe",
+            0,
+            4 * len(recipe.probe.ks) * (2 * target + control),
+            above_all,
+            "probe, signed probe, alignment, gradient",
         ),
     ]
+
+
+def _text_tokens(recipe: Recipe) -> float:
+    """The most that the texts whose loss is measured may have, in the mean."""
+    specs = recipe.losses.texts
+    return sum(spec.take * spec.max_tokens for spec in specs) / max(sum(spec.take for spec in specs), 1)
 
 
 def mean_length(found: Corpus, splits: Sequence[str]) -> float:

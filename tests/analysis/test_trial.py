@@ -1,50 +1,64 @@
-"""What `saelake plan --trial` expects of a study, against what the study takes."""
+"""What `saelake plan --trial` expects of a study, from a few passes of each kind."""
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from saelake import cli
 from saelake.analysis import trial
-from saelake.analysis.stages import stages
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.ingest.plan.estimate import StageTime, make_plan
+from saelake.ingest.plan.work import StageWork
 from saelake.ingest.recipe import load_recipe
-from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
 
-SECONDS = st.floats(0, 1e4)
+KINDS = trial.Kinds(captured=3.0, ablated=2.0, answered=7.0)
 
 
-@given(st.floats(0, 1e3), st.floats(0, 1e2), st.integers(1, 50), st.integers(51, 10_000))
-def test_a_fixed_part_and_one_for_each_prompt_are_told_apart(fixed: float, each: float, few: int, n: int) -> None:
-    values = fixed + each * few, fixed + each * 2 * few
-    assert trial._line((few, 2 * few), values, n) == pytest.approx(fixed + each * n, abs=1e-6 * n)
+@pytest.mark.parametrize(
+    ("work", "seconds"),
+    [
+        (StageWork("ingest", 10, 0, 1.0), 30),
+        (StageWork("readouts", 10, 0, 0.5), 20),
+        (StageWork("baseline", 0, 10, 1.0), 90),
+        (StageWork("minimal", 10, 10, 0.5, waits=2.0), 180),
+        (StageWork("losses", 10, 0, 1.0, length=40.0), 80),
+        (StageWork("harmbench", 10, 0, 1.0, n_parameters=13), 36),
+    ],
+    ids=lambda one: one.stage if isinstance(one, StageWork) else "",
+)
+def test_passes_count_by_their_depth_length_and_answers(work: StageWork, seconds: float) -> None:
+    assert trial._seconds(StageTime(work, 0.01), KINDS, 0.5, 20.0) == pytest.approx(seconds)
 
 
-@given(SECONDS, SECONDS, st.integers(1, 50), st.integers(51, 10_000))
-def test_what_is_expected_lies_between_nothing_more_and_all_in_proportion(low: float, high: float, few: int, n: int) -> None:
-    assert high <= trial._line((few, 2 * few), (low, high), max(n, 2 * few)) <= high * max(n / (2 * few), 1) * (1 + 1e-9)
+def test_a_trial_takes_some_dozens_of_passes_and_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, int] = {}
 
+    def counted(name: str) -> Callable[..., Any]:
+        compute = getattr(AblationEngine, name)
 
-def test_a_trial_of_the_planted_network_expects_its_lake(planted_lake: Path) -> None:
+        def of(engine: AblationEngine, requests: Sequence[Any], *more: Any) -> Any:
+            asked[name] = asked.get(name, 0) + len(requests)
+            return compute(engine, requests, *more)
+
+        return of
+
+    for name in ("next_token", "log_probabilities", "answer", "activations"):
+        monkeypatch.setattr(AblationEngine, name, counted(name))
     recipe = load_recipe("planted")
-    tried = trial.try_study(recipe, 4)
-    analysed = {"prompts", "activations", *(one.name for one in stages(recipe))}  # an atlas and an audit are there too
-    n_bytes = sum(file.n_bytes for record in Lake(planted_lake).records() if record.stage in analysed for file in record.files)
-    assert tried.limits == (4, 8)
-    assert tried.n_bytes == pytest.approx(n_bytes, rel=0.15)  # most of it does not depend on the prompts
-    assert [one.stage for one in tried.stages] == [trial.INGEST, *(one.name for one in stages(recipe)), trial.BETWEEN]
-    assert {one.stage: one.n_prompts for one in tried.stages}[trial.INGEST] == 48
-    assert {one.stage: one.n_prompts for one in tried.stages}["minimal"] == 12  # of the split that is searched
-    assert tried.seconds > 0
+    planned = make_plan(recipe, measure=False).stages
+    tried = trial.try_study(recipe, 4, planned)
+    assert asked == {"activations": 4 + 1, "next_token": 16 + 4, "answer": 16 + 4}
+    assert tried.n_prompts == 4
+    assert [(one.stage, one.passes) for one in tried.stages] == [(one.work.stage, one.work.passes) for one in planned]
+    assert tried.seconds == sum(one.seconds for one in tried.stages) > 0
     assert tried.memory > 50e6
 
 
-def test_a_trial_of_all_prompts_is_refused() -> None:
-    with pytest.raises(UserError, match="has more prompts: analyse it whole"):
-        trial.try_study(load_recipe("planted"), 12)
-    said = CliRunner().invoke(cli.main, ["plan", "planted", "--trial", "1"])
-    assert said.exit_code == 2
-    assert "1 is not in the range" in said.output
+def test_the_command_shows_what_was_measured() -> None:
+    said = CliRunner().invoke(cli.main, ["plan", "planted", "--no-measure", "--trial", "2"])
+    assert said.exit_code == 0, said.output
+    assert "trial · 2 prompts, ms a pass: " in said.output
+    assert "ablated and answered" in said.output
+    assert CliRunner().invoke(cli.main, ["plan", "planted", "--trial", "0"]).exit_code == 2

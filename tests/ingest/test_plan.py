@@ -66,12 +66,15 @@ def test_passes_of_the_organism_are_those_of_its_stages() -> None:
     assert work["ingest"].passes == len(prompts)
     assert work["baseline"].answers == 2 * len(test)
     assert work["candidates"].answers == len(test) * 20 * 2, "every K, both directions"
-    assert work["algorithm1"].passes == len(harmful) * 3 * (20 * 4 // 5 + 1), "the identity: one evaluation a step, not two"
+    most = work["algorithm1"].most
+    assert most is not None
+    assert most[0] == len(harmful) * 3 * (20 * 4 // 5 + 1), "the identity: one evaluation a step, not two"
+    assert work["algorithm1"].passes == len(harmful) * 3 * (2 * 4 // 5 + 1), "pools of a tenth of the cap are expected"
     assert work["candidates"].share == pytest.approx(4 / 6), "the two excluded layers are not computed again"
 
 
 def test_stages_after_the_search_are_those_that_the_organism_ran(organism_lake: Path) -> None:
-    """Two of 120 harmful prompts are answered anyway and not searched; minimal sets are smaller here than supposed."""
+    """Two of 120 harmful prompts are answered anyway and not searched."""
     recipe = load_recipe("organism")
     shape = read_shape(recipe.model)
     assert shape is not None
@@ -81,11 +84,17 @@ def test_stages_after_the_search_are_those_that_the_organism_ran(organism_lake: 
         ((texts,),) = opened.sql("select count(*) from losses").fetchall()
     for stage in ("candidates", "steering"):
         assert planned[stage].answers == ran[stage]
-    assert ran["controls"] <= planned["controls"].answers <= ran["controls"] + 8 * 3 * 120, "no set is common at every threshold"
+        assert planned[stage].most is None, "it does not depend on what is found"
+    most = {stage: one.most[0] + one.most[1] for stage, one in planned.items() if one.most is not None}
+    assert ran["controls"] <= most["controls"] <= ran["controls"] + 8 * 3 * 120, "no set is common at every threshold"
+    for stage in ("controls", "waking", "backups"):
+        expected = (
+            planned[stage].answers + planned[stage].passes / 2
+        )  # a waking pass is run twice: for what fires, and what is said
+        assert ran[stage] / 2 <= expected <= 2 * ran[stage], stage
+        assert ran[stage] <= most[stage], stage
     for stage in ("inert", "stage3", "stage3_probe", "minimal"):
         assert planned[stage].answers == pytest.approx(ran[stage], rel=0.05), stage
-    assert planned["waking"].passes >= ran["waking"]
-    assert planned["backups"].answers >= ran["backups"]
     assert planned["losses"].passes == texts
     by_sql = {"alignments", "decoder_cosines", "waking_graph", "fm", "probe", "taxonomy", "populations", "concepts", "separation"}
     runs_the_model = {stage.name for stage in COMPUTED} - by_sql - {"logits"}  # the unembedding alone: a thousandth of the whole
