@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from benchmarks import gemma, organism
+from benchmarks import gemma, organism, refuser
 from benchmarks.harness import Clock, Report, alternated, clock_of
 from benchmarks.published import decode_plus_error, greedy, saelens_error_term
 from benchmarks.subjects import L0, random_saes, smollm2
@@ -212,6 +212,7 @@ def main() -> None:
     generation(report, real, arguments.rounds, clock)
     counts(report)
     organism.measure(report, arguments.rounds, clock)
+    refuser.measure(report, arguments.threads)
     gemma.measure(report, arguments.rounds)
     report.keep()
 

@@ -100,18 +100,32 @@ def save_sae(folder: Path, layer: int, module: torch.nn.Module, dtype: torch.dty
 
 
 def random_saes(
-    subject: Subject, prompts: Sequence[Sequence[int]], layers: Sequence[int], width: int, seed: int = 0
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    width: int,
+    seed: int = 0,
+    across_sink: bool = False,
 ) -> dict[int, Sae]:
     """layer -> JumpReLU SAE with random directions and one threshold, at which L0 latents are active on the prompts' tokens."""
     generator = torch.Generator(subject.device).manual_seed(seed)
     resid = residuals(subject, prompts, layers, max_tokens=2048)
-    return {layer: random_sae(resid[layer].float(), layer, width, generator) for layer in layers}
+    return {layer: random_sae(resid[layer].float(), layer, width, generator, across_sink) for layer in layers}
 
 
-def random_sae(resid_nd: torch.Tensor, layer: int, width: int, generator: torch.Generator) -> Sae:
-    """Decoder rows are the encoder's: unit vectors."""
+def random_sae(resid_nd: torch.Tensor, layer: int, width: int, generator: torch.Generator, across_sink: bool = False) -> Sae:
+    """Decoder rows are the encoder's: unit vectors.
+
+    Args:
+        across_sink: orthogonal to the longest residual. That of a model's first token is many times longer than others, so that
+            half of all random directions fire there, and ablating a single one breaks what all other tokens attend to.
+    """
     device, d_in = resid_nd.device, resid_nd.shape[-1]
     rows_fd = torch.randn(width, d_in, generator=generator, device=device)
+    if across_sink:
+        centred_nd = resid_nd - resid_nd.median(0).values
+        sink_d = torch.nn.functional.normalize(centred_nd[centred_nd.norm(dim=-1).argmax()], dim=0)
+        rows_fd -= (rows_fd @ sink_d)[:, None] * sink_d
     rows_fd /= rows_fd.norm(dim=-1, keepdim=True)
     module = JumpReLUSAE(JumpReLUSAEConfig(d_in=d_in, d_sae=width, device=str(device), apply_b_dec_to_input=True))
     module.requires_grad_(False).eval()

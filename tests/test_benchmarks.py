@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import cost, summary
 from benchmarks.harness import DOCS, Report
+from benchmarks.subjects import L0, random_sae
 from saelake.warehouse.synth import Shape
 
 
@@ -32,6 +34,19 @@ def test_every_figure_is_listed_with_its_target_and_whether_it_is_reached(tmp_pa
 def test_no_figure_of_the_page_is_missed() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert len(list(summary.lines(text))) == sum(line.startswith("ratio ") for line in text.splitlines()) > 90
+
+
+def test_random_directions_across_the_sink_are_silent_there_and_fire_elsewhere() -> None:
+    resid_nd = torch.randn(100, 32, generator=torch.Generator().manual_seed(1))
+    resid_nd[0] *= 100
+
+    def firing(across_sink: bool) -> torch.Tensor:
+        sae = random_sae(resid_nd, 3, 256, torch.Generator().manual_seed(0), across_sink)
+        return (sae.encode(resid_nd) > 0).sum(1)
+
+    assert firing(False)[0] > 100
+    assert firing(True)[0] == 0
+    assert firing(True)[1:].float().mean() == pytest.approx(L0, rel=0.3)
 
 
 def test_bytes_and_rows_of_a_study_are_those_of_the_formula(tmp_path: Path) -> None:
