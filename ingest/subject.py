@@ -223,10 +223,10 @@ class Subject:
         logits_bkv = self._call(batch, cache, logits_to_keep).logits.float()
         return logits_bkv[:, -1] if logits_to_keep == 1 else logits_bkv
 
-    def forward_with_gradient(self, batch: Batch) -> Tensor:
+    def forward_with_gradient(self, batch: Batch, cache: Cache | None = None) -> Tensor:
         """Next-token logits (b, v) in float32 after the last token, for a backward pass."""
         with torch.enable_grad():
-            return self._run(batch, None, 1).logits.float()[:, -1]
+            return self._run(batch, cache, 1).logits.float()[:, -1]
 
     @contextmanager
     def at(self, site: Site, fn: Callable[[Tensor], Tensor | None], n_rows: int | None = None) -> Iterator[None]:

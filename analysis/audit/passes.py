@@ -1,19 +1,22 @@
 """Passes under held sets with a change at one site: what the model says next, with gradients, and what the sets' features read.
 
 A set's features are held as the engine holds them, at every token. The change is added at the site behind what the set does
-there: to the residual stream as the intervention leaves it.
+there: to the residual stream as the intervention leaves it. A change is of the last tokens, so that it reaches no token before
+them and no block below its site: the keys and values of those, and what comes to the block of the site, are computed once.
 
 Letters of shapes: b rows, t changed tokens, d width of the site, f features, m watched readings, v vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
+from copy import copy
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.prefix import resumed
@@ -21,7 +24,7 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
-from saelake.ingest.subject import Subject
+from saelake.ingest.subject import Batch, StopForward, Subject
 
 LEAST = 1e-6
 """Readings below it are none."""
@@ -51,7 +54,7 @@ class _Watched(NamedTuple):
 
 
 class Passes:
-    """Rows whose passes resume from one clean prefix.
+    """Rows whose passes are of their last tokens, from the block of the site on.
 
     Args:
         slices: number of an SAE -> its slices, made outside of inference mode.
@@ -71,21 +74,24 @@ class Passes:
     ) -> None:
         self._subject, self._site = subject, site
         self._targets = torch.tensor(subject.refusal_token_ids, device=subject.device)
-        self._batch = subject.batch([tokens for tokens, _ in asked])
-        requests = [Request(0, held) for _, held in asked]
-        self._held = Interventions(subject, slices, requests, self._batch.input_ids_bt.shape[1])
-        self._n = n_changed
-        touched = [request.first_site(saes) for request in requests]
-        self._start = min([site.below, *(_below(first, saes) for first in touched if first is not None)])
-        self._clean = self._read_clean()
-        features = sorted({n for _, held in asked for n in held.saes if saes[n].reads.depth >= site.depth})
-        self._watched = {n: _watched(saes[n], [held for _, held in asked], n, subject.device) for n in features}
+        sets, self._n = [held for _, held in asked], n_changed
+        every = sorted({n for held in sets for n in held.saes})
+        behind = [n for n in every if saes[n].writes.depth >= site.depth]
+        # A transcoder reads before it writes.
+        self._start = min([site.below, *(saes[n].reads.below for n in behind)])
+        batch = subject.batch([tokens for tokens, _ in asked])
+        before, self._batch = _parted(batch, n_changed)
+        self._kept = DynamicCache(config=subject.model.config)
+        with _interventions(subject, slices, sets, before).at_work(before):
+            subject.forward(before, self._kept)
+        self._from_btd = self._read_from(_interventions(subject, slices, sets, self._batch))
+        self._held = _interventions(subject, slices, [_of_saes(held, behind) for held in sets], self._batch)
+        features = [n for n in every if saes[n].reads.depth >= site.depth]
+        self._watched = {n: _watched(saes[n], sets, n, subject.device) for n in features}
         self._reads = {n: saes[n].reads for n in features}
         self.left_btd = self._left()
         self.before = self.said(None)
-        with torch.no_grad():
-            unmodified_bm = self._pass(None, held=False).readings_bm
-        both_bm = torch.cat([self.before.readings_bm, unmodified_bm], dim=1).abs()
+        both_bm = torch.cat([self.before.readings_bm, self._unmodified(batch)], dim=1).abs()
         self._largest_b = both_bm.amax(1).clamp(min=LEAST) if features else None
 
     @property
@@ -128,57 +134,95 @@ class Passes:
         used_b = torch.cat([one.where_bu for one in self._watched.values()], dim=1).any(1)
         return torch.where(used_b, moved_b / self._largest_b, torch.nan)
 
-    def _pass(self, change_btd: Tensor | None, held: bool = True) -> Said:
+    def _pass(self, change_btd: Tensor | None) -> Said:
         readings: list[Tensor] = []
         with ExitStack() as hooks:
-            hooks.enter_context(resumed(self._subject, self._start, self._clean))
+            hooks.enter_context(resumed(self._subject, self._start, self._from_btd))
             # Readings behind the site are of what comes there, before the set is taken out of it.
             for n, site in self._reads.items():
                 if site != self._site:
                     hooks.enter_context(self._at(site, partial(self._see, readings, n)))
-            if held:
-                hooks.enter_context(self._held.at_work(self._batch))
+            hooks.enter_context(self._held.at_work(self._batch))
             if change_btd is not None:
                 hooks.enter_context(self._at(self._site, partial(self._changed, change_btd)))
             for n, site in self._reads.items():
                 if site == self._site:
                     hooks.enter_context(self._at(site, partial(self._see, readings, n)))
-            logits_bv = self._subject.forward_with_gradient(self._batch)
+            logits_bv = self._subject.forward_with_gradient(self._batch, self._cache())
         gap_b = logits_bv[:, self._targets].amax(-1) - logits_bv.index_fill(1, self._targets, -torch.inf).amax(-1)
-        return Said(gap_b, torch.cat(readings, dim=1) if readings else logits_bv.new_zeros(len(logits_bv), 0))
+        return Said(gap_b, _joined(readings, logits_bv))
 
     def _see(self, readings: list[Tensor], n: int, x_btd: Tensor) -> None:
         readings.append(self._watched[n].read(x_btd[:, -self._n :]))
 
     def _changed(self, change_btd: Tensor, x_btd: Tensor) -> Tensor:
-        return torch.cat([x_btd[:, : -self._n], x_btd[:, -self._n :] + change_btd.to(x_btd.dtype)], dim=1)
+        return x_btd + change_btd.to(x_btd.dtype)
 
     def _at(self, site: Site, fn: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
         return self._subject.at(site, fn, len(self._batch.input_ids_bt))
 
-    def _read_clean(self) -> Tensor:
-        if self._start < 0:
-            return torch.empty(0)
-        return self._subject.read_resid_post(self._batch, [self._start])[self._start]
+    def _cache(self) -> DynamicCache:
+        """What is kept of the tokens before: a pass puts its own behind them, in new tensors."""
+        cache = copy(self._kept)
+        cache.layers = [copy(layer) for layer in self._kept.layers]
+        return cache
+
+    def _read_from(self, held: Interventions) -> Tensor:
+        """resid_btd of the changed tokens after block `_start`, as the sets below it leave it; of layer -1 nothing."""
+        found = [torch.empty(0)]
+        if self._start >= 0:
+
+            def keep(x_btd: Tensor) -> None:
+                found[0] = x_btd.clone()
+                raise StopForward
+
+            # Hooked before the sets: what they do behind this block is every pass's own.
+            with self._at(Site(self._start), keep), held.at_work(self._batch), suppress(StopForward):
+                self._subject.forward(self._batch, self._cache())
+        return found[0]
+
+    def _unmodified(self, batch: Batch) -> Tensor:
+        """(b, m): the readings where nothing is held."""
+        readings: list[Tensor] = []
+        with ExitStack() as hooks:
+            for n, site in self._reads.items():
+                hooks.enter_context(self._at(site, partial(self._see, readings, n)))
+            logits_bv = self._subject.forward(batch)
+        return _joined(readings, logits_bv)
 
     def _left(self) -> Tensor:
         """(b, t, d) float32: what is at the site behind what the set does there."""
         found: list[Tensor] = []
 
         def keep(x_btd: Tensor) -> None:
-            found.append(x_btd[:, -self._n :].float().clone())
+            found.append(x_btd.float().clone())
 
-        with torch.no_grad(), ExitStack() as hooks:
-            hooks.enter_context(resumed(self._subject, self._start, self._clean))
+        with ExitStack() as hooks:
+            hooks.enter_context(resumed(self._subject, self._start, self._from_btd))
             hooks.enter_context(self._held.at_work(self._batch))
             hooks.enter_context(self._at(self._site, keep))
-            self._subject.forward(self._batch)
+            self._subject.forward(self._batch, self._cache())
         return found[0]
 
 
-def _below(first: Site, saes: Mapping[int, Sae]) -> int:
-    """The block whose clean output a pass resumes from: a transcoder reads before it writes."""
-    return min([first.below, *(sae.reads.below for sae in saes.values() if sae.writes == first)])
+def _parted(batch: Batch, n_last: int) -> tuple[Batch, Batch]:
+    """The tokens before the last ones, and these, whose mask covers all."""
+    ids_bt, mask_bt, positions_bt = batch
+    before = Batch(ids_bt[:, :-n_last], mask_bt[:, :-n_last], positions_bt[:, :-n_last])
+    return before, Batch(ids_bt[:, -n_last:], mask_bt, positions_bt[:, -n_last:])
+
+
+def _interventions(subject: Subject, slices: Mapping[int, SliceCache], sets: Sequence[FeatureSet], batch: Batch) -> Interventions:
+    return Interventions(subject, slices, [Request(0, held) for held in sets], batch.input_ids_bt.shape[1])
+
+
+def _of_saes(held: FeatureSet, saes: Sequence[int]) -> FeatureSet:
+    """The part of a set that is of some SAEs."""
+    return FeatureSet(held.rows[np.isin(held.rows["sae"], saes)])
+
+
+def _joined(readings: Sequence[Tensor], logits_bv: Tensor) -> Tensor:
+    return torch.cat([*readings], dim=1) if readings else logits_bv.new_zeros(len(logits_bv), 0)
 
 
 def _watched(sae: Sae, sets: Sequence[FeatureSet], number: int, device: torch.device) -> _Watched:

@@ -20,10 +20,10 @@ from saelake.analysis.audit.recoveries import changed
 from saelake.analysis.audit.room import Room, Tangent, lengths, orthonormal, shortened, step
 from saelake.analysis.audit.search import TOLERANCE, Found, Row, Searched
 from saelake.analysis.engine.engine import AblationEngine
-from saelake.analysis.engine.requests import FeatureSet
+from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet
 from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.report.recovery import _telling
-from saelake.ingest.recipe import load_recipe
+from saelake.ingest.recipe import Compute, ModelSpec, load_recipe
 from saelake.ingest.recipe.audit import Audit
 from saelake.ingest.saes.refs import list_saes
 from saelake.ingest.saes.sae import Sae, load_sae
@@ -32,6 +32,7 @@ from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
 from tests.analysis.effects import Analysed
+from tests.ingest.tiny import save_model
 from tests.planted import Planted, write_planted
 
 BUDGETS = (0.01, 0.04)
@@ -254,6 +255,62 @@ def test_a_step_is_the_literal_projected_step(bench: Bench) -> None:
     literal = change_td.detach().flatten().double() + 0.25 * radius_b[0].double() * uphill / uphill.norm()
     literal = literal * min(1.0, float(radius_b[0] / literal.norm()))
     torch.testing.assert_close(stepped_td.flatten().double(), literal, rtol=1e-3, atol=1e-4 * float(radius_b[0]))
+
+
+@pytest.mark.parametrize(("layer", "n_changed"), [(2, 5), (3, 1), (5, 2)])
+def test_a_pass_is_of_the_changed_tokens_alone_and_says_what_the_whole_one_does(bench: Bench, layer: int, n_changed: int) -> None:
+    """Prompts of several lengths, sets below, at and behind the site, against the full decode with its error."""
+    held = bench.set((2, bench.planted.primary), (3, bench.planted.primary), (4, bench.planted.backup))
+    prompts = [bench.tokens[0], bench.tokens[1][2:], bench.tokens[2][:7]]
+    passes = Passes(bench.subject, bench.saes, bench.slices, [(one, held) for one in prompts], Site(layer), n_changed)
+    rng = np.random.default_rng(0)
+    change_btd = torch.from_numpy(rng.standard_normal(passes.left_btd.shape, dtype=np.float32))
+    change_btd = change_btd * (0.02 * lengths(passes.left_btd) / lengths(change_btd))[:, None, None]
+    seen: list[tuple[int, int]] = []
+    with ExitStack() as stack:
+        for at, block in enumerate(bench.subject.blocks):
+            attention: Any = block.self_attn
+            handle = attention.register_forward_hook(lambda _module, _args, out, at=at: seen.append((at, out[0].shape[1])))
+            stack.callback(handle.remove)
+        said = passes.said(change_btd)
+    assert seen == [(at, n_changed) for at in range(layer + 1, bench.subject.n_layers)]
+    for row, tokens in enumerate(prompts):
+
+        def hook(at: int, x_btd: Tensor, row: int = row) -> Tensor:
+            module, ids = bench.saes[at].module, held.at(at)["feature_id"].tolist()
+            acts = module.encode(x_btd)
+            kept = acts.clone()
+            kept[..., ids] = 0
+            left = module.decode(kept) + x_btd - module.decode(acts)
+            if at == layer:
+                torch.testing.assert_close(left[0, -n_changed:], passes.left_btd[row], rtol=1e-4, atol=1e-3)
+                left = torch.cat([left[:, :-n_changed], left[:, -n_changed:] + change_btd[row]], dim=1)
+            return left
+
+        with torch.no_grad():
+            logits_v = hooked(bench, tokens, hook)
+        target = list(bench.subject.refusal_token_ids)
+        others = [i for i in range(len(logits_v)) if i not in target]
+        assert float(said.gap_b[row]) == pytest.approx(float(logits_v[target].max() - logits_v[others].max()), abs=2e-3)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("site", [Site(0, "resid_pre"), Site(0, "attn_out"), Site(1, "mlp_out"), Site(2)], ids=str)
+def test_what_is_kept_of_earlier_tokens_goes_by_a_sliding_window(tmp_path: Path, family: str, site: Site) -> None:
+    subject = Subject.load(ModelSpec(path=save_model(family, tmp_path)), Compute(device="cpu", threads=1))
+    window, rng = subject.model.config.get_text_config().sliding_window, np.random.default_rng(0)
+    prompts = [rng.integers(5, 60, n).tolist() for n in (3 * window + 1, window + 3, window - 1)]
+    passes = Passes(subject, {}, {}, [(one, NO_FEATURES) for one in prompts], site, 3)
+    change_btd = torch.from_numpy(rng.standard_normal(passes.left_btd.shape, dtype=np.float32))
+
+    def changed_btd(x_btd: Tensor) -> Tensor:
+        return torch.cat([x_btd[:, :-3], x_btd[:, -3:] + change_btd], dim=1)
+
+    with subject.at(site, changed_btd, len(prompts)):
+        logits_bv = subject.forward(subject.batch(prompts))
+    target = list(subject.refusal_token_ids)
+    gap_b = logits_bv[:, target].amax(1) - logits_bv.index_fill(1, torch.tensor(target), -torch.inf).amax(1)
+    torch.testing.assert_close(passes.said(change_btd).gap_b, gap_b, rtol=1e-4, atol=1e-4)
 
 
 AUDIT = """[audit]
