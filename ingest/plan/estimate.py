@@ -34,6 +34,10 @@ UNEMBEDDED = 1 << 15
 """Rows of the unembedding that are in float32 at a time."""
 ENCODED = 4 << 26
 """Bytes of pre-activations that ingest holds at once."""
+LIBRARIES = 600_000_000
+"""Bytes that Python takes with torch, transformers and DuckDB, before there is a model."""
+ANSWERED_TOKENS, KEY_SHARE = 4096, 1 / 3
+"""Tokens of a batch of prompts that are answered on a CPU, and the width of keys in that of the residual stream, as a rule."""
 PREFILL_SHARE, DECODE_SHARE = {"cuda": 0.5, "mps": 0.5, "cpu": 0.85}, {"cuda": 0.05, "mps": 0.1, "cpu": 0.55}
 """Share of the matrix-product rate that whole prompts, and single tokens of many answers at once, reach by rule of thumb."""
 NARROW = {"cpu": 160}
@@ -118,6 +122,8 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
     classifier = next((one.n_bytes for one in needed if one.what == "classifier"), None)
     if classifier is not None:
         memory.append(Memory("classifier, where it judges", classifier))
+    if device == "cpu" and shape.n_parameters <= SMALL_MODEL:
+        memory.append(_peak(recipe, shape, saes, mean_length(found, [recipe.candidates.split])))
     rate = _rate(device, recipe.model.dtype)
     encode_rate = rate if recipe.model.dtype == "float32" else _rate(device, "float32")
     short = _shortage(recipe, shape, saes, there, device) or _no_room_for_classifier(recipe, memory[0], classifier, there, device)
@@ -165,6 +171,17 @@ def memory_needs(recipe: Recipe, shape: ModelShape, saes: list[SaeSize]) -> list
         Memory("ingest needs, with one SAE after another", model + max(batch, ENCODED) + largest),
         Memory("ablation needs, with SAEs in main memory and the rows in use here", model + rows + a_pass + head),
     ]
+
+
+def _peak(recipe: Recipe, shape: ModelShape, saes: list[SaeSize], length: float) -> Memory:
+    """What a process that analyses takes of main memory: its libraries too, and the keys and values of a batch of answers."""
+    weight, n_new = weight_bytes(recipe.model.dtype), recipe.generation.max_new_tokens
+    n_rows = ANSWERED_TOKENS / length
+    a_pass = ANSWERED_TOKENS * PASS_WIDTHS * shape.d_model * weight
+    keys = n_rows * (length + n_new) * 2 * shape.n_layers * KEY_SHARE * shape.d_model * weight
+    logits = n_rows * shape.d_vocab * 3 * 4
+    weights = shape.n_parameters * weight + sum(one.n_bytes for one in saes)
+    return Memory("analyze at its peak on this CPU, with its libraries", round(LIBRARIES + weights + a_pass + keys + logits))
 
 
 def _shortage(recipe: Recipe, shape: ModelShape, saes: list[SaeSize], there: int, device: str) -> str | None:

@@ -187,6 +187,13 @@ def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         ingest(write_study(tmp_path, "llama"), lake_in(tmp_path))
 
 
+def test_the_peak_of_the_organism_is_about_what_was_measured() -> None:
+    """0.81 GB, the largest resident size of a whole `analyze` with one thread; a large model is not analysed on a CPU."""
+    by_name = {one.what: one.n_bytes for one in make_plan(on_one_thread(load_recipe("organism")), measure=False).memory}
+    assert by_name["analyze at its peak on this CPU, with its libraries"] == pytest.approx(0.81e9, rel=0.33)
+    assert not any("at its peak" in one.what for one in make_plan(load_recipe("gemma-2-2b")).memory)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
 def test_small_studies_are_measured(tmp_path: Path, family: str) -> None:
     recipe = write_study(tmp_path, family)
