@@ -52,6 +52,11 @@ class _Watched(NamedTuple):
         found_btu = x_btd.float() @ self.encoder_bud.mT + self.bias_bu[:, None]
         return (found_btu * self.where_bu[:, None]).flatten(1)
 
+    def of(self, rows: Tensor) -> "_Watched":
+        """Of some rows, without the places that none of them uses."""
+        used = self.where_bu[rows].any(0)
+        return _Watched(self.encoder_bud[rows][:, used], self.bias_bu[rows][:, used], self.where_bu[rows][:, used])
+
 
 class Passes:
     """Rows whose passes are of their last tokens, from the block of the site on.
@@ -85,7 +90,9 @@ class Passes:
         with _interventions(subject, slices, sets, before).at_work(before):
             subject.forward(before, self._kept)
         self._from_btd = self._read_from(_interventions(subject, slices, sets, self._batch))
-        self._held = _interventions(subject, slices, [_of_saes(held, behind) for held in sets], self._batch)
+        self._sets = [_of_saes(held, behind) for held in sets]
+        self._hold = partial(_interventions, subject, slices)
+        self._held = self._hold(self._sets, self._batch)
         features = [n for n in every if saes[n].reads.depth >= site.depth]
         self._watched = {n: _watched(saes[n], sets, n, subject.device) for n in features}
         self._reads = {n: saes[n].reads for n in features}
@@ -93,6 +100,23 @@ class Passes:
         self.before = self.said(None)
         both_bm = torch.cat([self.before.readings_bm, self._unmodified(batch)], dim=1).abs()
         self._largest_b = both_bm.amax(1).clamp(min=LEAST) if features else None
+
+    def of(self, rows: Tensor) -> "Passes":
+        """The passes of some rows; what is kept is not computed again."""
+        some = copy(self)
+        some._sets = [self._sets[row] for row in rows.tolist()]
+        some._batch = Batch(*(part[rows] for part in self._batch))
+        some._held = self._hold(some._sets, some._batch)
+        some._kept = self._cache()
+        some._kept.batch_select_indices(rows)
+        some._from_btd = self._from_btd if self._start < 0 else self._from_btd[rows]
+        watched = {n: one.of(rows) for n, one in self._watched.items()}
+        some._watched = {n: one for n, one in watched.items() if one.where_bu.shape[1]}
+        some._reads = {n: self._reads[n] for n in some._watched}
+        some._largest_b = self._largest_b[rows] if self._largest_b is not None and some._watched else None
+        some.left_btd = self.left_btd[rows]
+        some.before = some.said(None)
+        return some
 
     @property
     def bends(self) -> bool:

@@ -7,7 +7,7 @@ because a gate that is shut has no gradient. "free" begins with what the other k
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -170,12 +170,12 @@ class Searched:
     rows: Sequence[Row]
     n_changed: int
     settings: Audit
-    _passes: dict[tuple[int, ...], Passes] = field(default_factory=dict)
 
     def found(self) -> list[Found]:
         """Of every kind and budget."""
         every = torch.arange(len(self.rows), device=self.subject.device)
-        passes = self._passes_of(every)
+        asked = [(row.tokens, row.held) for row in self.rows]
+        passes = Passes(self.subject, self.saes, self.slices, asked, self.sae.reads, self.n_changed)
         size_b = lengths(passes.left_btd)
         acts_btf = self._others(passes)
         rooms = self._rooms(passes, acts_btf)
@@ -199,21 +199,12 @@ class Searched:
                     starts = [shortened(room.project(probe_btd[open_rows]), radius_b)]
                     if kind != "orthogonal":  # whose readings a draw by chance would move beyond repair
                         starts.append(stretched(room.project(chance_btd[open_rows]), radius_b))
-                    climb = _Climb(
-                        self._passes_of(open_rows), room, radius_b, kind == "orthogonal", TOLERANCE[self.subject.dtype]
-                    )
+                    climb = _Climb(passes.of(open_rows), room, radius_b, kind == "orthogonal", TOLERANCE[self.subject.dtype])
                     some = climb.climbed(best[kind].of(open_rows), starts, self.settings.steps)
                     best[kind] = best[kind].put(open_rows, some)
                     spent[kind][open_rows.cpu().numpy()] += climb.n_evaluations
                 found.append(self._described(kind, budget, best[kind].change_btd, passes, rooms, size_b, spent[kind]))
         return found
-
-    def _passes_of(self, rows: Tensor) -> Passes:
-        key = tuple(rows.tolist())
-        if key not in self._passes:
-            asked = [(self.rows[row].tokens, self.rows[row].held) for row in key]
-            self._passes[key] = Passes(self.subject, self.saes, self.slices, asked, self.sae.reads, self.n_changed)
-        return self._passes[key]
 
     def _others(self, passes: Passes) -> Tensor:
         """(b, t, f): what fires in the stream as the set leaves it, the set's own features left out."""

@@ -294,6 +294,24 @@ def test_a_pass_is_of_the_changed_tokens_alone_and_says_what_the_whole_one_does(
         assert float(said.gap_b[row]) == pytest.approx(float(logits_v[target].max() - logits_v[others].max()), abs=2e-3)
 
 
+def test_some_rows_say_what_they_do_by_themselves(bench: Bench) -> None:
+    """Readings that none of them has are no longer there: each would be a backward pass."""
+    small, large = bench.set((2, bench.planted.primary)), bench.set((2, bench.planted.primary), (4, bench.planted.backup), (5, 3))
+    asked = [(bench.tokens[0], large), (bench.tokens[1][2:], small), (bench.tokens[2], large), (bench.tokens[3][1:], small)]
+    passes = Passes(bench.subject, bench.saes, bench.slices, asked, Site(3), N_CHANGED)
+    change_btd = 0.02 * torch.from_numpy(np.random.default_rng(0).standard_normal(passes.left_btd.shape, dtype=np.float32))
+    for rows in ([0, 1], [1, 3], [2]):
+        there = torch.tensor(rows)
+        fresh = Passes(bench.subject, bench.saes, bench.slices, [asked[row] for row in rows], Site(3), N_CHANGED)
+        some = passes.of(there)
+        assert some.bends == fresh.bends == (rows != [1, 3])
+        found, expected = (one.uphill(change_btd[there], one.bends) for one in (some, fresh))
+        for got, wanted in zip((*found[0], *found[1:]), (*expected[0], *expected[1:]), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(some.drift(found[0]), fresh.drift(expected[0]), rtol=1e-3, atol=1e-5, equal_nan=True)
+    assert torch.equal(passes.of(torch.arange(4)).before.gap_b, passes.before.gap_b)
+
+
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
 @pytest.mark.parametrize("site", [Site(0, "resid_pre"), Site(0, "attn_out"), Site(1, "mlp_out"), Site(2)], ids=str)
 def test_what_is_kept_of_earlier_tokens_goes_by_a_sliding_window(tmp_path: Path, family: str, site: Site) -> None:
