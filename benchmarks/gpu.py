@@ -32,7 +32,7 @@ from benchmarks.harness import Report, Times, alternated
 from benchmarks.ingest import forward_and_encode
 from benchmarks.subjects import GEMMA_2_2B, LLAMA_3_1_8B, random_model, random_sae, save_sae
 from saelake.ingest.capture import CHUNK_VALUES, capture, residuals
-from saelake.ingest.job import Ingested, Study, ingest_study, one_ahead, open_study, plans, shards_of
+from saelake.ingest.job import Ingested, Study, ingest_study, open_study, plans, shards_of
 from saelake.ingest.model_shape import shape_of
 from saelake.ingest.pieces import Piece, pieces
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
@@ -150,7 +150,7 @@ def job(study: Study, maker: Watched, lake: Lake) -> tuple[Ingested, Phases]:
     landing: list[Span] = []
 
     def watched(missing: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, list[Rows]]]:
-        for shard in one_ahead(shards_of(list(pieces(study, sets, missing)), maker)):
+        for shard in shards_of(list(pieces(study, sets, missing)), maker):
             given = time.perf_counter()
             yield shard
             landing.append((given, time.perf_counter()))
@@ -197,7 +197,7 @@ def measure(report: Report, name: str, size: Size, recipe: Recipe, rounds: int) 
             shutil.rmtree(lake)
 
         def shards_only() -> None:
-            for _ in one_ahead(shards_of(list(pieces(study, sets, everything)), maker)):
+            for _ in shards_of(list(pieces(study, sets, everything)), maker):
                 pass
 
         contenders: dict[str, Callable[[], object]] = {

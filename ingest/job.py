@@ -112,12 +112,12 @@ def computed_here(study: Study, sets: Sequence[SetRuns], loaded: "Loaded | None"
         asked = list(pieces(study, sets, missing))
         yield from shards_of(asked, ShardMaker(study, sets, [piece for piece, _ in asked], loaded))
 
-    return lambda missing: one_ahead(compute(missing))
+    return compute
 
 
 def shards_of(asked: Sequence[tuple[Piece, list[str]]], maker: "ShardMaker") -> Iterator[tuple[str, str, list[Rows]]]:
-    """run_id, shard and rows of what is to be computed."""
-    for (piece, run_ids), parts in zip(asked, maker.rows([piece for piece, _ in asked]), strict=True):
+    """run_id, shard and rows of what is to be computed, all of a piece at once: while they are written, the next are computed."""
+    for (piece, run_ids), parts in zip(asked, one_ahead(maker.rows([piece for piece, _ in asked])), strict=True):
         for run_id, rows in zip(run_ids, parts, strict=True):
             yield run_id, piece.shard, rows
 

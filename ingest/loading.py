@@ -13,6 +13,7 @@ from transformers.utils import logging
 from saelake.extras import require
 from saelake.ingest.adapter import merge
 from saelake.ingest.fingerprint import MODEL_FILES, check_files
+from saelake.ingest.model_checks import leaves_out_its_soft_cap
 from saelake.ingest.recipe import ModelSpec
 from saelake.ingest.targets import Target, targets_of
 from saelake.ingest.template import ChatTemplate
@@ -89,6 +90,8 @@ def load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{_field(model)}: the model cannot be loaded ({first_line(error)})") from error
+    if leaves_out_its_soft_cap(network):
+        network.set_attn_implementation("eager")
     if absent := sorted(info["missing_keys"]):
         # transformers would go on with random numbers in their place.
         raise UserError(f"{_field(model)}: the files lack {len(absent)} of the model's weights, for example {absent[0]}")

@@ -32,6 +32,22 @@ def learned_positions(model: nn.Module) -> int | None:
     return None
 
 
+def leaves_out_its_soft_cap(model: PreTrainedModel) -> bool:
+    """Whether its attention is torch's, which has no soft cap, though its config asks for one (Gemma 2). Newer versions of
+    transformers refuse that; older ones compute it without a word."""
+    config = model.config.get_text_config()
+    return bool(getattr(config, "attn_logit_softcapping", None)) and config._attn_implementation == "sdpa"
+
+
+def check_attention(model: PreTrainedModel) -> None:
+    """Raises UserError for a model whose attention leaves out what its config asks for."""
+    if leaves_out_its_soft_cap(model):
+        raise UserError(
+            f'model: a {type(model).__name__} needs the soft cap of its attention, which attn_implementation="sdpa" leaves out: '
+            f'load it with attn_implementation="eager"'
+        )
+
+
 def check_states(model: PreTrainedModel) -> None:
     """Raises UserError for a model that remembers a prompt by other states than keys and values, which rows cannot share."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTIONS

@@ -6,19 +6,19 @@ A killed job then repeats a group.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
-from saelake.ingest.capture import Captured, capture, nonzeros
+from saelake.ingest.capture import Captured, Nonzeros, capture, nonzeros
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.pieces import PROMPTS_SHARD, SAE_SHARD, Piece
 from saelake.ingest.runs import SetRuns, prompt_ids
 from saelake.ingest.saes.loader import HOST_SHARE, host_bytes
-from saelake.ingest.saes.sae import Sae
+from saelake.ingest.saes.sae import Sae, SaeDescription
 from saelake.ingest.sites import Site
 from saelake.ingest.study import Study
 from saelake.ingest.tokenized import Tokenized
@@ -114,16 +114,22 @@ class ShardMaker:
         size = self._study.recipe.capture.shard_prompts
         for group in self._groups([_Slice(self._sets[one.set].shards(size)[one.shard], one.saes) for one in pieces]):
             captured = [self._capture(one) for one in group]
-            parts: list[dict[int, Rows]] = [{} for _ in group]
-            for number in self.sae_numbers:
-                for one, held, found in zip(group, captured, parts, strict=True):
-                    if number in one.saes:
-                        rest = [self._descriptions[other].reads for other in one.saes if other not in found and other != number]
-                        site = self._descriptions[number].reads
-                        resid_nd = held.resid[site] if site in rest else held.resid.pop(site)  # another SAE reads it too
-                        found[number] = self._activations(self.sae_loader.whole(number), one.prompt_numbers, held.order, resid_nd)
-            for one, found in zip(group, parts, strict=True):
-                yield [[found[number]] for number in one.saes]
+            parts: list[dict[int, Future[Rows]]] = [{} for _ in group]
+            with ThreadPoolExecutor(1) as worker:  # makes rows of what one SAE found while the next encodes
+                for number in self.sae_numbers:
+                    for one, held, found in zip(group, captured, parts, strict=True):
+                        if number in one.saes:
+                            fired = self._encode(number, held, [other for other in one.saes if other not in found])
+                            found[number] = worker.submit(self._activations, number, one.prompt_numbers, held.order, fired)
+                for one, found in zip(group, parts, strict=True):
+                    yield [[found[number].result()] for number in one.saes]
+
+    def _encode(self, number: int, held: Captured, left: Sequence[int]) -> Nonzeros:
+        """What one SAE finds in a slice; the residuals that it read go if no other of those that are `left` reads them."""
+        site = self._descriptions[number].reads
+        readers = [other for other in left if self._descriptions[other].reads == site]
+        resid_nd = held.resid.pop(site) if readers == [number] else held.resid[site]
+        return nonzeros(self.sae_loader.whole(number), resid_nd, to_bfloat16=self._study.recipe.capture.round == "bfloat16")
 
     def _groups(self, slices: Sequence[_Slice]) -> Iterator[list[_Slice]]:
         """Slices to go through layer by layer together: one each where the SAEs stay loaded, else as many as memory holds."""
@@ -193,35 +199,33 @@ class ShardMaker:
         }
         return Rows("tokens", pa.table(columns))
 
-    def _activations(self, sae: Sae, rows: range, order: Sequence[int], resid_nd: Tensor) -> Rows:
-        numbers = np.array(order) + rows.start
+    def _activations(self, number: int, rows: range, order: Sequence[int], found: Nonzeros) -> Rows:
+        one, numbers = self._descriptions[number], np.array(order) + rows.start
         lengths = [len(self.tokenized[i].token_ids) for i in numbers]
         pos_of_token = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
-        to_bfloat16 = self._study.recipe.capture.round == "bfloat16"
-        found = nonzeros(sae, resid_nd, to_bfloat16=to_bfloat16)
         if rows.start < L0_PROMPTS:
-            self._count_l0(sae, numbers, found.token)
+            self._count_l0(one, numbers, found.token)
         columns = {
-            "sae_id": _constant(sae.ref.sae_id, len(found.token)),
-            "layer": np.full(len(found.token), sae.layer, dtype=np.int16),
+            "sae_id": _constant(one.ref.sae_id, len(found.token)),
+            "layer": np.full(len(found.token), one.ref.layer, dtype=np.int16),
             "feature_id": found.feature_id,
             "prompt_id": np.repeat(self._prompt_ids[numbers], lengths)[found.token],
             "pos": pos_of_token[found.token],
             "activation": found.activation,
         }
-        return Rows("activations", pa.table(columns), sae.layer)
+        return Rows("activations", pa.table(columns), one.ref.layer)
 
-    def _count_l0(self, sae: Sae, numbers: np.ndarray, token: np.ndarray) -> None:
+    def _count_l0(self, one: SaeDescription, numbers: np.ndarray, token: np.ndarray) -> None:
         """Checks an SAE's L0 as soon as the study's first prompts are captured: the same ones, whatever the shards are."""
         n_first = min(L0_PROMPTS, len(self._study.prompts))
         counts_n = np.concatenate([(np.array(self.tokenized[i].roles) != "bos") & (i < n_first) for i in numbers])
-        seen = self._l0.setdefault(sae.sae_id, np.zeros(3))
+        seen = self._l0.setdefault(one.ref.sae_id, np.zeros(3))
         seen += (counts_n[token].sum(), counts_n.sum(), (numbers < n_first).sum())
         if seen[2] == n_first:
-            check_l0(sae, float(seen[0] / max(seen[1], 1)))
+            check_l0(one, float(seen[0] / max(seen[1], 1)))
 
 
-def check_l0(sae: Sae, measured: float) -> None:
+def check_l0(sae: Sae | SaeDescription, measured: float) -> None:
     """Raises UserError when the mean number of active latents a token (BOS left out) is far from the one that is declared."""
     declared = sae.ref.declared_l0
     if declared is None or declared / L0_FACTOR <= measured <= declared * L0_FACTOR:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saelake.analysis.engine.requests import FEATURE, DirectionEdit, FeatureSet
 from saelake.analysis.engine.slices import Slice, SliceCache
+from saelake.ingest.upload import upload
 
 GATHER_TOKENS = 26
 """Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304)."""
@@ -108,7 +109,7 @@ class GatheredEdit:
         mask_bk[held.row, column] = 1
         pooled = slices.of(union)
         assert isinstance(pooled, Slice), "a latent of this SAE cannot be computed alone"
-        self._rows = pooled.rows(torch.from_numpy(places_bk).to(slices.device))
+        self._rows = pooled.rows(upload(torch.from_numpy(places_bk), slices.device))
         self._mask_b1k = None if mask_bk.all() else _on(slices.device, mask_bk)
         self._value_b1k = _values(slices.device, mask_bk.shape, held, column)
 
@@ -136,8 +137,8 @@ class ProjectionEdit:
         self._vector_b1d = _on(device, vectors)
         out = [float(edit is not None and edit.project_out) for edit in edits]
         add = [edit.add if edit is not None else 0.0 for edit in edits]
-        self._out_b11 = torch.tensor(out, device=device)[:, None, None]
-        self._add_b11 = torch.tensor(add, device=device)[:, None, None]
+        self._out_b11 = upload(torch.tensor(out), device)[:, None, None]
+        self._add_b11 = upload(torch.tensor(add), device)[:, None, None]
 
     def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
         resid = resid_btd.float()
@@ -181,4 +182,4 @@ def _values(device: torch.device, shape: tuple[int, ...], held: RowFeatures, col
 
 def _on(device: torch.device, rows_bx: np.ndarray) -> Tensor:
     """(b, 1, x) on the device."""
-    return torch.from_numpy(rows_bx).to(device)[:, None]
+    return upload(torch.from_numpy(rows_bx), device)[:, None]

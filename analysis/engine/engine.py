@@ -91,11 +91,7 @@ class AblationEngine:
     def next_token(self, requests: Sequence[Request]) -> NextToken:
         """The next token of every request, in the order given."""
         requests, place = _distinct(requests)
-        said = _blank(len(requests))
-        for rows, first in self._run(requests, self._next_token):
-            for whole, part in zip(said, first, strict=True):
-                whole[rows] = part
-        return NextToken(*(whole[place] for whole in said))
+        return _told(list(self._run(requests, self._next_token)), place)
 
     def log_probabilities(self, requests: Sequence[Request]) -> Tensor:
         """Log-probabilities (n, v) of the next token, float32, on the CPU."""
@@ -114,15 +110,14 @@ class AblationEngine:
         """
         self._check_positions(requests, max_new_tokens)
         requests, place = _distinct(requests)
-        said = _blank(len(requests))
+        firsts: list[tuple[list[int], _Said]] = []
         token_ids: list[list[int]] = [[] for _ in requests]
         answer = partial(self._answer, max_new_tokens, heard)
         for rows, (first, generated) in self._run(requests, answer, n_new=max_new_tokens):
-            for whole, part in zip(said, first, strict=True):
-                whole[rows] = part
+            firsts.append((rows, first))
             for i, tokens in zip(rows, generated, strict=True):
                 token_ids[i] = tokens
-        return Answers(NextToken(*(whole[place] for whole in said)), [token_ids[i] for i in place])
+        return Answers(_told(firsts, place), [token_ids[i] for i in place])
 
     def activations(self, requests: Sequence[Request], watched: Watched) -> Activations:
         """What fires in the ablated passes, of the watched features, at the prompts' positions.
@@ -179,7 +174,7 @@ class AblationEngine:
             for part, result in self._batches.run(sizes, of_part):
                 yield members[part], result
 
-    def _next_token(self, start: int, requests: Sequence[Request]) -> NextToken:
+    def _next_token(self, start: int, requests: Sequence[Request]) -> "_Said":
         return self._said(self._logits(start, requests))
 
     def _log_probabilities(self, start: int, requests: Sequence[Request]) -> Tensor:
@@ -199,7 +194,7 @@ class AblationEngine:
 
     def _answer(
         self, max_new_tokens: int, heard: Heard, start: int, requests: Sequence[Request]
-    ) -> tuple[NextToken, list[list[int]]]:
+    ) -> tuple["_Said", list[list[int]]]:
         batch = self._batch(requests)
         resid_btd, clean = below(self._subject, start, [r.prompt for r in requests], self._prompts)
         cache = DynamicCache(config=self._subject.model.config)
@@ -224,14 +219,15 @@ class AblationEngine:
             self._subject.forward(batch)
         return watch.parts
 
-    def _said(self, logits_bv: Tensor) -> NextToken:
+    def _said(self, logits_bv: Tensor) -> "_Said":
         probabilities_bv = logits_bv.softmax(-1)
-        p_refusal = probabilities_bv[:, self._refusal_ids].sum(-1).cpu().numpy()
-        if probabilities_bv[:, 0].isnan().any():  # softmax spreads it over the row
-            raise NotFinite("the model's logits are not finite numbers: its weights are damaged, or too large for its dtype")
         others_bv = logits_bv.index_fill(1, self._refusal_ids, -torch.inf)
-        margin_b = logits_bv[:, self._refusal_ids].amax(-1) - others_bv.amax(-1)
-        return NextToken(p_refusal, probabilities_bv.argmax(-1).cpu().numpy(), margin_b.cpu().numpy())
+        return _Said(
+            p_refusal=probabilities_bv[:, self._refusal_ids].sum(-1),
+            token_id=probabilities_bv.argmax(-1),
+            margin=logits_bv[:, self._refusal_ids].amax(-1) - others_bv.amax(-1),
+            is_finite=probabilities_bv[:, 0].isfinite(),  # softmax spreads what is not over the row
+        )
 
     def _batch(self, requests: Sequence[Request]) -> Batch:
         return self._subject.batch([self._prompts[r.prompt] for r in requests])
@@ -240,8 +236,24 @@ class AblationEngine:
         return Interventions(self._subject, self._slices, requests, batch.input_ids_bt.shape[1])
 
 
-def _blank(n: int) -> NextToken:
-    return NextToken(np.empty(n, np.float32), np.empty(n, np.int64), np.empty(n, np.float32))
+class _Said(NamedTuple):
+    """`NextToken` of a batch, (b,) each, on the device: read when all batches are under way, so that it is never waited for."""
+
+    p_refusal: Tensor
+    token_id: Tensor
+    margin: Tensor
+    is_finite: Tensor
+
+
+def _told(parts: Sequence[tuple[Sequence[int], _Said]], place: np.ndarray) -> NextToken:
+    """What batches said, each with the places of its requests, in the order of `place`; raises NotFinite."""
+    if not parts:
+        return NextToken(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
+    said = [torch.cat(column).cpu().numpy() for column in zip(*(one for _, one in parts), strict=True)]
+    if not said[-1].all():
+        raise NotFinite("the model's logits are not finite numbers: its weights are damaged, or too large for its dtype")
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))[place]
+    return NextToken(*(column[order] for column in said[:-1]))
 
 
 def _size(request: Request, n_tokens: int, n_new: int) -> Size:

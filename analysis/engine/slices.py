@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.upload import upload
 
 WHOLE = 0.8
 """A union of more than this share of all features is not worth a copy: the whole SAE is used as it lies."""
@@ -110,14 +111,14 @@ class SliceCache:
         """The same, without keeping it."""
         sae, ids, device = self.sae, torch.from_numpy(union), self.device
         if not sae.elementwise:
-            return FullSlice(sae, ids.to(device), sae.decoder_rows(ids, device))
+            return FullSlice(sae, upload(ids, device), sae.decoder_rows(ids, device))
         if len(union) == sae.width and not sae.off_device:
             encoder_ud, bias_u, threshold_u, decoder_ud = sae.W_enc.T, sae.b_enc, sae.threshold, sae.W_dec
         else:
             bias_u, threshold_u = sae.gates(ids, device)
             encoder_ud, decoder_ud = sae.encoder_rows(ids, device), sae.decoder_rows(ids, device)
         if sae.apply_b_dec_to_input:
-            bias_u = bias_u - encoder_ud @ sae.b_dec.to(device)
+            bias_u = bias_u - encoder_ud @ upload(sae.b_dec, device)
         return Slice(encoder_ud, bias_u, threshold_u.clamp(min=0), decoder_ud)
 
     def parts(self) -> Iterator[tuple[np.ndarray, Slice | FullSlice]]:

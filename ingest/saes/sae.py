@@ -27,6 +27,7 @@ from saelake.ingest.saes.description import (
 )
 from saelake.ingest.saes.refs import SaeRef, list_saes
 from saelake.ingest.sites import Site
+from saelake.ingest.upload import upload
 from saelake.warehouse.errors import UserError, first_line
 
 __all__ = ["Sae", "SaeDescription", "SaeRef", "check_fits", "list_saes", "load_sae", "read_description"]
@@ -152,21 +153,21 @@ class Sae:
     def decoder_rows(self, ids: Tensor, device: torch.device) -> Tensor:
         """(u, d): the decoder rows of some latents, read where they lie, on a device."""
         W_dec = self.W_dec
-        return _there(W_dec.index_select(0, ids.to(W_dec.device)), device)
+        return upload(W_dec.index_select(0, ids.to(W_dec.device)), device)
 
     @torch.no_grad()
     def encoder_rows(self, ids: Tensor, device: torch.device) -> Tensor:
         """(u, d): the encoder columns of some latents, each in one piece, on a device."""
         W_enc = self.W_enc
         # index_select is many times faster than W_enc[:, ids]; the copy makes rows that a row's gather reads in one piece.
-        return _there(W_enc.index_select(1, ids.to(W_enc.device)).T.contiguous(), device)
+        return upload(W_enc.index_select(1, ids.to(W_enc.device)).T.contiguous(), device)
 
     @torch.no_grad()
     def gates(self, ids: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """b_enc (u,) and threshold (u,) of some latents, on a device."""
         weights = self.load()
         ids = ids.to(weights.b_enc.device)
-        return _there(weights.b_enc.index_select(0, ids), device), _there(weights.threshold.index_select(0, ids), device)
+        return upload(weights.b_enc.index_select(0, ids), device), upload(weights.threshold.index_select(0, ids), device)
 
     def on(self, device: torch.device) -> "Sae":
         """The whole SAE on a device: itself if it lies there, else a copy for as long as the caller holds it."""
@@ -288,13 +289,6 @@ def with_tensors(module: Any, given: Callable[[Tensor], Tensor], device: torch.d
 def _empty_like(one: Tensor) -> Tensor:
     empty = torch.empty(0, dtype=one.dtype)
     return torch.nn.Parameter(empty, requires_grad=False) if isinstance(one, torch.nn.Parameter) else empty
-
-
-def _there(rows: Tensor, device: torch.device) -> Tensor:
-    """Rows on a device, through page-locked memory where that is quicker."""
-    if rows.device == device:
-        return rows
-    return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
 
 
 def check_fits(sae: Sae | SaeDescription, subject: Any) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
+from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
 from saelake.ingest.loading import find_blocks, resolve_device
 from saelake.ingest.recipe import Compute, ModelSpec
@@ -59,6 +60,16 @@ def test_facts_of_the_model(subject: Subject) -> None:
 def test_attention_is_sdpa_except_where_it_would_drop_softcapping(subjects: dict[str, Subject]) -> None:
     used = {family: subject.model.config._attn_implementation for family, subject in subjects.items()}
     assert used == {family: "eager" if family == "gemma2" else "sdpa" for family in FAMILIES}
+
+
+def test_a_soft_cap_is_kept_where_transformers_would_drop_it(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in versions of transformers that compute Gemma 2 by sdpa and leave its soft cap out.
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    subject = Subject.load(ModelSpec(path=folders["gemma2"]), CPU)
+    assert subject.model.config._attn_implementation == "eager"
+    subject.model.set_attn_implementation("sdpa")
+    with pytest.raises(UserError, match='attn_implementation="eager"'):
+        Subject(subject.model, subject.tokenizer)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
