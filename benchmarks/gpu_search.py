@@ -9,6 +9,7 @@ from benchmarks.gemma import wait
 from benchmarks.harness import Report
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.ingest.compiled import compile_blocks
 from saelake.ingest.shards import ShardMaker
 
 FORWARDS_OF_THE_PAPER = 1_450_000
@@ -34,7 +35,15 @@ def requests_of(maker: ShardMaker, n_prompts: int, n_requests: int, seed: int) -
 
 
 def stage2(report: Report, name: str, maker: ShardMaker, n_requests: int) -> None:
-    """Ablated forwards a second, and on a GPU alone how long those of the whole paper would take at that rate."""
+    """Ablated forwards a second, and on a GPU alone how long those of the whole paper would take at that rate, compiled too."""
+    _stage2(report, name, maker, n_requests)
+    if maker.subject.device.type == "cuda":
+        compile_blocks(maker.subject.blocks)
+        report.line("  with the blocks compiled (compute.compile):")
+        _stage2(report, f"{name}_compiled", maker, n_requests)
+
+
+def _stage2(report: Report, name: str, maker: ShardMaker, n_requests: int) -> None:
     device = maker.subject.device
     token_ids: Sequence[Sequence[int]] = [one.token_ids for one in maker.tokenized.values()]
     engine = AblationEngine(maker.subject, maker.sae_loader, token_ids)

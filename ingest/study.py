@@ -49,7 +49,8 @@ class Study:
     def identity(self) -> dict[str, object]:
         """What every stage of the study depends on."""
         labels = self.recipe.section("labels")
-        known = {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
+        compiled = {"compiled": True} if self.recipe.compute.compile and self.device == "cuda" else {}
+        known = compiled | {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
         return known | ({"labels": labels} if labels else {})
 
 

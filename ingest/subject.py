@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
+from saelake.ingest.compiled import compile_blocks
 from saelake.ingest.loading import find_blocks, load_network, load_tokenizer, resolve_device
 from saelake.ingest.messages import Asked
 from saelake.ingest.model_checks import check_attention, check_loaded, check_states, learned_positions
@@ -168,7 +169,10 @@ class Subject:
         template = ChatTemplate.of(tokenizer, model)
         network = load_network(model, dtype).to(device).requires_grad_(False)
         token_ids = tuple(target.token_id for target in targets_of(template, model))
-        return cls.of(network, tokenizer, template, token_ids, model.max_prompt_tokens)
+        subject = cls.of(network, tokenizer, template, token_ids, model.max_prompt_tokens)
+        if compute.compile and device.type == "cuda":
+            compile_blocks(subject.blocks)
+        return subject
 
     def _probe(self, ids_bt: Tensor) -> None:
         mask_bt = torch.ones_like(ids_bt)

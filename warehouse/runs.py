@@ -29,7 +29,7 @@ from saelake.warehouse.threads import at_once
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
 
-CORES_A_RUN, MOST_AT_ONCE = 2, 4
+CORES_A_RUN, MOST_AT_ONCE = 2, 8
 """Cores for each of the runs that are published at once, and how many these are at most: each may hold a gigabyte."""
 
 

@@ -95,13 +95,17 @@ def resumed(subject: Subject, layer: int, resid_btd: Tensor) -> Iterator[None]:
         return given(index, args[0] if args else kwargs["hidden_states"])
 
     skipped = subject.blocks[: layer + 1]
+    compiled = [vars(block).get("forward") for block in skipped]
     try:
         for index, block in enumerate(skipped):
             block.forward = hand_over if index == layer else partial(hand_on, index)
         yield
     finally:
-        for block in skipped:
-            del block.forward
+        for block, forward in zip(skipped, compiled, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
 
 
 def _distinct(prompts: Sequence[int]) -> tuple[list[int], list[int] | None]:

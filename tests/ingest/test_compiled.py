@@ -1,0 +1,70 @@
+"""Compiled blocks: the same numbers as plain ones, and whoever looks inside a block, or keeps a cache, has the plain one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.ingest.compiled import compile_blocks
+from saelake.ingest.sites import Site
+from saelake.ingest.subject import Subject
+from tests.analysis.engines import TEXTS, tiny, tiny_subject
+
+FAMILY = "gemma2"
+RUNS: list[int] = []
+"""One entry for each run of something compiled."""
+
+
+def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+    """A backend of torch.compile that counts, and computes what it was given."""
+
+    def run(*args: Any) -> Any:
+        RUNS.append(1)
+        return graph.forward(*args)
+
+    return run
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    return tiny_subject(FAMILY, tmp_path / "model")
+
+
+def test_an_ablated_pass_is_the_same_and_leaves_the_blocks_compiled(subject: Subject) -> None:
+    bench = tiny(FAMILY)
+    requests = [Request(i, FeatureSet.of([layer, layer], [3, 5])) for i in range(len(bench.prompts)) for layer in bench.saes]
+    engine = AblationEngine(subject, bench.saes, bench.prompts)
+    plain = engine.next_token(requests)
+    compile_blocks(subject.blocks, backend)
+    compiled = [block.forward for block in subject.blocks]
+    RUNS.clear()
+    for one, other in zip(plain, engine.next_token(requests), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert RUNS
+    assert [block.forward for block in subject.blocks] == compiled
+
+
+def test_what_is_read_inside_a_block_a_cache_and_gradients_take_the_plain_one(subject: Subject) -> None:
+    bench, inside = tiny(FAMILY), Site(1, "mlp_out")
+    batch = subject.batch([subject.encode(text).token_ids for text in TEXTS])
+    engine = AblationEngine(subject, bench.saes, bench.prompts)
+    read, said = subject.read(batch, [inside], stop_after_last=False)[inside], engine.answer([Request(0)], 4)
+    compile_blocks(subject.blocks, backend)
+    RUNS.clear()
+    subject.forward(batch)  # compiled, before anybody looks inside
+    n_graphs = len(RUNS)
+    RUNS.clear()
+    torch.testing.assert_close(subject.read(batch, [inside], stop_after_last=False)[inside], read)
+    assert 0 < len(RUNS) < n_graphs  # those of the other blocks
+    RUNS.clear()
+    subject.forward_with_gradient(batch)
+    assert not RUNS
+    assert engine.answer([Request(0)], 4).token_ids == said.token_ids
+    subject.read_resid_post(batch, [subject.n_layers - 1])
+    assert RUNS
