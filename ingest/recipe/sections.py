@@ -313,7 +313,7 @@ class Compute(Section):
     threads: Count | None = None
     """Processor threads; by default what torch chooses."""
     compile: bool = False
-    """On a CUDA device, have torch compile the model's blocks: passes of many short prompts are a tenth to a third faster. Part of
-    a run's identity, because it rounds otherwise."""
+    """On a CUDA device, have torch compile the model's blocks: passes of many short prompts are a tenth to a third faster. It is
+    part of a run's identity, because it rounds otherwise."""
     seed: int = 0
     """The seed of everything that is drawn, unless a section has its own."""
