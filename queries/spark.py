@@ -33,6 +33,7 @@ SETTINGS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 
+PARTITIONS = "spark.sql.shuffle.partitions"
 MEMORY = "4g"
 """What a Spark in this process may hold; with Spark's own default, 1g, Java may end in the middle of several joins."""
 
@@ -67,8 +68,8 @@ def session() -> "SparkSession":
         raise QueryError(ENDED) from error
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
-    if str(spark.conf.get("spark.master", "")).startswith("local"):
-        spark.conf.set("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 1)))  # its default is for a cluster
+    if str(spark.conf.get("spark.master", "")).startswith("local") and not spark.sparkContext.getConf().contains(PARTITIONS):
+        spark.conf.set(PARTITIONS, str(2 * (os.cpu_count() or 1)))  # its default is for a cluster
     return spark
 
 
@@ -102,7 +103,8 @@ def run(
     translated, tables = translate(statement)
     try:
         for table in tables:
-            parts = [_frame(spark, *part) for part in files.get(table, ())] or [spark.createDataFrame(_in_memory(con, table))]
+            parts = [_frame(spark, *part, con.table(table)) for part in files.get(table, ())]
+            parts = parts or [spark.createDataFrame(_in_memory(con, table))]
             reduce(lambda one, other: one.union(other), parts).createOrReplaceTempView(table)
         rows = spark.sql(translated).toArrow()
     except (PySparkException, Py4JJavaError) as error:
@@ -118,13 +120,18 @@ def _reason(error: Exception) -> str:
     return next((line.rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _frame(spark: "SparkSession", paths: Sequence[str], columns: Sequence[str]) -> "DataFrame":
-    """Files with the same columns, and what is selected from them in DuckDB's words."""
+def _frame(spark: "SparkSession", paths: Sequence[str], columns: Sequence[str], table: duckdb.DuckDBPyRelation) -> "DataFrame":
+    """Files with the same columns, and what is selected from them in DuckDB's words.
+
+    Their types are those of the table: Spark would run a job to read them from a file, as long as a small question takes.
+    """
     import sqlglot
+    from pyspark.sql.pandas.types import from_arrow_schema
 
     select = f"select {', '.join(columns)}"
     expressions = sqlglot.parse_one(select, read="duckdb").expressions
-    return spark.read.parquet(*paths).selectExpr(*(one.sql(dialect="spark", identify=True) for one in expressions))
+    types = from_arrow_schema(table.limit(0).to_arrow_table().schema)
+    return spark.read.schema(types).parquet(*paths).selectExpr(*(one.sql(dialect="spark", identify=True) for one in expressions))
 
 
 def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:

@@ -269,7 +269,7 @@ def _build_catalog(lake: Lake) -> None:
                 shutil.copyfile(lake.catalog, built)
             else:
                 built.write_bytes(blank().content)
-            with duckdb.connect(built, config={"storage_compatibility_version": STORAGE_VERSION}) as con:
+            with duckdb.connect(built, config={"storage_compatibility_version": STORAGE_VERSION, "threads": 1}) as con:
                 made = create_views(con, current_runs(lake), is_saved=True, there=there)
             shutil.copyfile(built, draft)
         sync_file(draft)
