@@ -78,8 +78,7 @@ def analyze(
         except NoDirection as end:
             types = ["INTEGER"] * 3 + ["FLOAT"] * 2 + ["VARCHAR"]
             show_table(Rows(end.names, types, iter(end.rows)), sys.stdout)
-            click.echo(str(end))
-            return
+            raise
     print_runs(lake, [record.run_id for record in records])
     with open_lake(lake, study.name) as opened:
         print_findings(opened, study.verdicts.oracle, study.words)
@@ -200,15 +199,12 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
 
 def _unless_left_out(look: "Callable[[], str | None]") -> str | None:
     """What is noticed in a study's tables; nothing where it came without one of them."""
-    from saelake.queries import LEFT_OUT
-    from saelake.warehouse.errors import UserError, view_errors
+    from saelake.warehouse.errors import LeftOut, view_errors
 
     try:
         with view_errors():
             return look()
-    except UserError as error:
-        if LEFT_OUT not in str(error):
-            raise
+    except LeftOut:
         return None
 
 

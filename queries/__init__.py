@@ -12,11 +12,10 @@ from saelake.queries.judges import oracle
 from saelake.queries.labels import labels
 from saelake.queries.loader import Query, check_choices, load, names, names_of_pages, names_of_stages, run, step
 from saelake.queries.parameters import Parameter, QueryError
-from saelake.queries.reasons import LEFT_OUT, reasons, why_empty
+from saelake.queries.reasons import reasons, why_empty
 from saelake.queries.silent import why_no_rows
 
 __all__ = [
-    "LEFT_OUT",
     "Parameter",
     "Query",
     "QueryError",

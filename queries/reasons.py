@@ -8,6 +8,8 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelake.queries.judges import oracle
+from saelake.queries.loader import step
+from saelake.warehouse.errors import LeftOut, view_errors
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,39 +66,8 @@ COMMANDS_OF = {
     "annotations": "no annotation study is closed: `saelake study create` begins one",
 }
 """table that no stage fills -> what to say where it has no rows"""
-LEFT_OUT = " was shared without "
-"""What the error of a table says that a shared set left out (`warehouse.damage.withheld_sentence`)."""
 FILTERS = {"late": "direction.drop_last_layers", "kl": "direction.kl_max", "induced": "direction.induce_min"}
 """what leaves a layer's direction out, as `directions.left_out` says it -> the recipe's field"""
-REFUSED = """
-select
-    count(distinct a.prompt_id) filter (where v.refused is not null) as n,
-    count(distinct a.prompt_id) filter (where v.refused) as n_refused
-from ablations as a
-join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
-join prompts as p on p.prompt_id = a.prompt_id
-where a.condition = 'none' and p.label_role = 'target'
-"""
-FLIPPED = """
-with refused as (
-    select a.prompt_id
-    from ablations as a
-    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
-    join prompts as p on p.prompt_id = a.prompt_id
-    where a.condition = 'none' and v.refused and p.label_role = 'target'
-)
-
-select
-    a.part as direction,
-    count(distinct a.prompt_id) filter (where v.flipped) as n_flipped,
-    max(a.k) as largest_k
-from ablations as a
-semi join refused as r on r.prompt_id = a.prompt_id
-join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
-where a.method = 'top_k' and a.control is null
-group by all
-order by all
-"""
 
 
 class _Study(NamedTuple):
@@ -127,14 +98,11 @@ def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:
 
 def _why(stage: str, study: _Study, found: dict[str, str]) -> str | None:
     """Why a stage had no input; None also where a shared set left out what would say so."""
-    import duckdb
-
     try:
-        return RULES[stage](study, found)
-    except duckdb.Error as error:
-        if LEFT_OUT in str(error):
-            return None
-        raise
+        with view_errors():
+            return RULES[stage](study, found)
+    except LeftOut:
+        return None
 
 
 def why_empty(con: "duckdb.DuckDBPyConnection", sql: str, given: str = "") -> list[str]:
@@ -201,13 +169,15 @@ def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
     if study.count(f"select count(*) from searches where method = '{stage}'"):
         return None
     judge, words = {"judge": oracle(study.con)}, study.words
-    n, n_refused = study.con.execute(REFUSED, judge).fetchall()[0]
+    n, n_refused = study.con.execute(step("refused_targets"), judge).fetchall()[0]
     if not n_refused:
         return (
             f"0 of {n} {words['target']} prompts are {words['shown']} by the unmodified model, so there is nothing to search: "
             f"use prompts that are, and check model.refusal_tokens and verdicts.oracle"
         )
-    flips = {direction: (n_flipped, k) for direction, n_flipped, k in study.con.execute(FLIPPED, judge).fetchall()}
+    flips = {
+        direction: (n_flipped, k) for direction, n_flipped, k in study.con.execute(step("flipped_by_top_k"), judge).fetchall()
+    }
     direction = str(study.setting(stage, stage, "direction"))
     if direction == "first":
         ranked, largest_k = "by any ranking", max((k for _, k in flips.values()), default=0)

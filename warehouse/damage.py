@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from saelake.warehouse.errors import WITHOUT
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import pointer_key
 from saelake.warehouse.records import FOLDER, Lake, RunRecord
@@ -57,6 +58,6 @@ def withheld_sentence(table: str, records: Iterable[RunRecord]) -> str | None:
     more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
     left_out = ", ".join(name for name in first.withheld if "." not in name)
     return (
-        f"{table} is not here: run {first.run_id}{more} was shared without {left_out}; ask who shared it, "
+        f"{table} is not here: run {first.run_id}{more}{WITHOUT}{left_out}; ask who shared it, "
         f"or `saelake analyze` its recipe, which computes it whole"
     )

@@ -11,6 +11,12 @@ class UserError(ValueError):
     """What is wrong, where (recipe field, file or row), and how to fix it, in one sentence."""
 
 
+class LeftOut(UserError):
+    """A table is asked for that a shared set left out."""
+
+
+WITHOUT = " was shared without "
+"""What is said of such a table, and of no other: DuckDB passes on nothing of an error but its text."""
 MOST_SAID = 300
 """Characters of a library's message that a sentence carries."""
 TERSE = 80
@@ -38,7 +44,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def view_errors(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
-    """Turns what a view says of a table that is damaged, or was left out, into a UserError; `con` can be asked on."""
+    """Turns what a view says of a damaged table into UserError, of one that was left out into LeftOut; `con` can be asked on."""
     try:
         yield
     except duckdb.InvalidInputException as error:
@@ -48,7 +54,7 @@ def view_errors(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
         text = str(error).removeprefix("Invalid Input Error: ")
         if "`saelake " not in text:
             raise
-        raise UserError(text) from error
+        raise (LeftOut if WITHOUT in text else UserError)(text) from error
 
 
 @contextmanager

@@ -6,12 +6,11 @@ Every figure comes from a question over the lake. What a study cannot show is sa
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from saelake import queries
 from saelake.analysis.report import evidence
 from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.blocks import Block, Claim, Claims, Section
 from saelake.analysis.report.evidence import always, as_said
-from saelake.warehouse.errors import UserError, view_errors
+from saelake.warehouse.errors import LeftOut, view_errors
 
 
 class Row(NamedTuple):
@@ -50,9 +49,7 @@ def _shown(sentence: Callable[[Studied], str], study: Studied) -> str:
     try:
         with view_errors(study.con):
             return sentence(study)
-    except UserError as error:
-        if queries.LEFT_OUT not in str(error):
-            raise
+    except LeftOut as error:
         return f"Nothing: {as_said(str(error))}."
 
 

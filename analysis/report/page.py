@@ -30,7 +30,7 @@ from saelake.analysis.report.sections import SECTIONS
 from saelake.queries.formats import printable
 from saelake.warehouse.catalog import connect, current_records, one_study
 from saelake.warehouse.durable import clear_drafts, write_atomic
-from saelake.warehouse.errors import UserError, view_errors
+from saelake.warehouse.errors import LeftOut, view_errors
 from saelake.warehouse.records import Lake, RunRecord
 
 FOLDER = Path(__file__).parent
@@ -136,9 +136,7 @@ def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> Show
     try:
         with view_errors(study.con):
             return Shown(section, list(section.render(study)), "", mine)
-    except UserError as error:
-        if queries.LEFT_OUT not in str(error):
-            raise
+    except LeftOut as error:
         return Shown(section, [], "", mine, str(error))
 
 

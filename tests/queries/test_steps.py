@@ -43,6 +43,6 @@ def test_a_step_says_what_it_is_and_is_asked_once(file: Path) -> None:
     assert text.startswith("-- ")
     code = re.sub(r"'[^']*'", "", step(file.stem))
     assert code == code.lower()
-    python = [path for folder in FOLDERS for path in (ROOT / folder).glob("**/*.py")]
-    asked = [path for path in python if f'queries.step("{file.stem}")' in path.read_text("utf-8")]
+    python = [path for folder in (*FOLDERS, "queries") for path in (ROOT / folder).glob("**/*.py")]
+    asked = [path for path in python if f'step("{file.stem}")' in path.read_text("utf-8")]
     assert len(asked) == 1

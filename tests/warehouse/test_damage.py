@@ -18,7 +18,7 @@ from saelake import cli, queries
 from saelake.queries import QueryError
 from saelake.warehouse.catalog import connect, current_files
 from saelake.warehouse.check import check
-from saelake.warehouse.errors import UserError
+from saelake.warehouse.errors import LeftOut, UserError
 from saelake.warehouse.literals import literal
 from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.add import add
@@ -180,11 +180,11 @@ def test_what_a_shared_set_left_out_is_told(lake: Lake, tmp_path: Path) -> None:
         assert opened.sql("select count(*) from prompts").fetchall() == [(6,)]
         for statement in STATEMENTS[:7]:
             for table in ("tokens", "all_runs.tokens"):
-                with pytest.raises(UserError, match=left_out):
+                with pytest.raises(LeftOut, match=left_out):
                     opened.sql(statement.format(table)).fetchall()
-        with pytest.raises(UserError, match="was shared without"):
+        with pytest.raises(LeftOut, match="was shared without"):
             opened.query("features", layer=0).fetchall()
-        with pytest.raises(UserError, match="was shared without"):
+        with pytest.raises(LeftOut, match="was shared without"):
             opened.sql("from activations_of(0)").fetchall()
     share(other, tmp_path / "again")
     share(other, tmp_path / "features", Choice(tables=("features",)))
