@@ -1,8 +1,9 @@
-"""Minimal sets from all that fires, at a real model's shape: SmolLM2 taught to refuse, with 12 SAEs of 16,384 random directions.
+"""Minimal sets from all that fires, on SmolLM2 taught to refuse: with that study's SAEs, or 12 of 16,384 random directions.
 
-    python -m benchmarks.refuser
+    python -m benchmarks.refuser [--random]
 
-Part of `make bench-search`. Random directions mean nothing; what is measured is how many answers a search asks for.
+Part of `make bench-search`, with the study's own SAEs if `saelake train-saes smollm2-refusal` has made them. Random directions
+mean nothing, and what fires on a prompt is then 23,000 features: a search may take ten minutes.
 """
 
 import argparse
@@ -14,12 +15,15 @@ import torch
 
 import saelake
 from benchmarks.harness import Report
-from benchmarks.subjects import L0, random_saes
+from benchmarks.subjects import random_saes
 from saelake.analysis.judges.degenerate import is_degenerate
 from saelake.analysis.judges.named.phrases import plain_phrases, refuses
 from saelake.analysis.search.ranking import PASSES_OF_A_GRADIENT
 from saelake.ingest.recipe import Compute, Recipe, load_recipe
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import Sae, load_sae
 from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
 
 LAYERS = range(10, 22)
 WIDTH = 16384
@@ -28,16 +32,22 @@ N_NEW = 16
 PHRASES = plain_phrases()
 
 
-def measure(report: Report, threads: int, n_prompts: int = N_PROMPTS) -> None:
+def measure(report: Report, threads: int, n_prompts: int = N_PROMPTS, random: bool = False) -> None:
     """Answers that a search for a minimal set from all features that fire on a prompt asks for, and the set's size."""
     recipe = load_recipe("smollm2-refusal")
     subject = Subject.load(recipe.model, Compute(device="cpu", threads=threads))
     texts = test_prompts(recipe)
-    saes = random_saes(subject, [subject.encode(text).token_ids for text in texts], LAYERS, WIDTH, across_sink=True)
-    engine = saelake.Engine(subject, list(saes.values()))
+    try:
+        saes = random_ones(subject, texts) if random else [load_sae(ref) for ref in list_saes(recipe)]
+    except UserError:  # their folders are not there
+        report.not_run("minimal sets from all that fires", "saelake train-saes smollm2-refusal makes the SAEs, in ten minutes")
+        return
+    engine = saelake.Engine(subject, saes)
+    kind = "random directions" if random else "latents, its own"
     report.line(
-        f"\nminimal sets from all features that fire: SmolLM2 taught to refuse (recipe smollm2-refusal), random JumpReLU SAEs of "
-        f"{WIDTH:,} latents, L0 {L0}, on layers {LAYERS[0]} to {LAYERS[-1]}; an evaluation is an answer of at most {N_NEW} tokens"
+        f"\nminimal sets from all features that fire: SmolLM2 taught to refuse (recipe smollm2-refusal), {len(saes)} SAEs of "
+        f"{saes[0].width:,} {kind}, on layers {saes[0].layer} to {saes[-1].layer}; "
+        f"an evaluation is an answer of at most {N_NEW} tokens"
     )
     spent, sizes = [], []
     for text in refused(engine, texts)[:n_prompts]:
@@ -52,6 +62,12 @@ def measure(report: Report, threads: int, n_prompts: int = N_PROMPTS) -> None:
     report.ratio("minimal_from_all_evaluations_largest", max(spent), "none")
     if sizes:
         report.ratio("minimal_from_all_size", statistics.median(sizes), "none")
+
+
+def random_ones(subject: Subject, texts: Sequence[str]) -> list[Sae]:
+    """JumpReLU SAEs of random directions, L0 60 on these prompts, orthogonal to the longest residual."""
+    token_ids = [subject.encode(text).token_ids for text in texts]
+    return list(random_saes(subject, token_ids, LAYERS, WIDTH, across_sink=True).values())
 
 
 def test_prompts(recipe: Recipe) -> list[str]:
@@ -78,9 +94,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=N_PROMPTS)
+    parser.add_argument("--random", action="store_true", help=f"{len(LAYERS)} SAEs of {WIDTH:,} random directions")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    measure(Report("refuser", "Minimal sets from all that fires"), arguments.threads, arguments.prompts)
+    measure(Report("refuser", "Minimal sets from all that fires"), arguments.threads, arguments.prompts, arguments.random)
 
 
 if __name__ == "__main__":

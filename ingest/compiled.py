@@ -11,6 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from saelake.ingest.recipe import Compute
+from saelake.warehouse.errors import UserError
+
+
+def check_compiles(compute: Compute, device: str) -> None:
+    """Raises UserError where compute.compile would do nothing."""
+    if compute.compile and device != "cuda":
+        raise UserError(f"compute.compile is for a CUDA device, and this study computes on {device}: leave it out")
+
 
 def compile_blocks(blocks: Iterable[nn.Module], backend: str | Callable[..., Any] = "inductor") -> None:
     """Blocks of one model, which share what is compiled; that takes some 20 seconds, in the first passes."""

@@ -49,18 +49,21 @@ class Study:
     def identity(self) -> dict[str, object]:
         """What every stage of the study depends on."""
         labels = self.recipe.section("labels")
-        compiled = {"compiled": True} if self.recipe.compute.compile and self.device == "cuda" else {}
+        compiled = {"compiled": True} if self.recipe.compute.compile else {}
         known = compiled | {"device": self.device, "dtype": self.recipe.model.dtype, "model_hash": self.model_hash}
         return known | ({"labels": labels} if labels else {})
 
 
 def open_study(recipe: Recipe) -> Study:
     """Reads the prompt sets and fingerprints model and SAEs; raises UserError for whatever is missing or wrong."""
+    from saelake.ingest.compiled import check_compiles
     from saelake.ingest.loading import load_tokenizer, resolve_device
     from saelake.ingest.template import ChatTemplate
 
+    device = resolve_device(recipe.compute.device).type
+    check_compiles(recipe.compute, device)
     require_access(recipe.model)
     saes, model_hash = list_saes(recipe), fingerprint(recipe.model)
     template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
     prompts = load_prompts(recipe, template.identities)
-    return Study(recipe, prompts, saes, model_hash, resolve_device(recipe.compute.device).type)
+    return Study(recipe, prompts, saes, model_hash, device)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from saelake.ingest.compiled import compile_blocks
+from saelake.ingest.compiled import check_compiles, compile_blocks
 from saelake.ingest.loading import find_blocks, load_network, load_tokenizer, resolve_device
 from saelake.ingest.messages import Asked
 from saelake.ingest.model_checks import check_attention, check_loaded, check_states, learned_positions
@@ -170,7 +170,8 @@ class Subject:
         network = load_network(model, dtype).to(device).requires_grad_(False)
         token_ids = tuple(target.token_id for target in targets_of(template, model))
         subject = cls.of(network, tokenizer, template, token_ids, model.max_prompt_tokens)
-        if compute.compile and device.type == "cuda":
+        if compute.compile:
+            check_compiles(compute, device.type)
             compile_blocks(subject.blocks)
         return subject
 

@@ -33,7 +33,8 @@ SETTINGS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 
-PARTITIONS = "spark.sql.shuffle.partitions"
+PARTITIONS, FOR_A_CLUSTER = "spark.sql.shuffle.partitions", "200"
+"""After a join or a sum, and Spark's own default of their number."""
 MEMORY = "4g"
 """What a Spark in this process may hold; with Spark's own default, 1g, Java may end in the middle of several joins."""
 
@@ -68,8 +69,8 @@ def session() -> "SparkSession":
         raise QueryError(ENDED) from error
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
-    if str(spark.conf.get("spark.master", "")).startswith("local") and not spark.sparkContext.getConf().contains(PARTITIONS):
-        spark.conf.set(PARTITIONS, str(2 * (os.cpu_count() or 1)))  # its default is for a cluster
+    if str(spark.conf.get("spark.master", "")).startswith("local") and spark.conf.get(PARTITIONS) == FOR_A_CLUSTER:
+        spark.conf.set(PARTITIONS, str(2 * (os.cpu_count() or 1)))
     return spark
 
 

@@ -29,8 +29,9 @@ from saelake.warehouse.threads import at_once
 
 __all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
 
-CORES_A_RUN, MOST_AT_ONCE = 2, 8
-"""Cores for each of the runs that are published at once, and how many these are at most: each may hold a gigabyte."""
+CORES_A_RUN, BYTES_A_RUN, MOST_AT_ONCE = 2, 4 << 30, 8
+"""Cores and main memory for each of the runs that are published at once, and how many these are at most. Each may hold a
+gigabyte, beside the model and SAEs of this process."""
 
 
 Planned = tuple[RunSpec, Plan]
@@ -162,8 +163,7 @@ def _compute(
         refuse_tag_collision(lake, spec.run_id)
     _land_missing(lake, planned, {spec.run_id: lake.landing(spec.run_id) for spec, _ in planned}, compute, what, progress)
     for wave in _waves(planned):
-        # On two cores one after the other: DuckDB and pyarrow use the second themselves.
-        n = min(len(wave), MOST_AT_ONCE, max((os.cpu_count() or 1) // CORES_A_RUN, 1))
+        n = min(len(wave), _most_at_once())
         if n > 1:
             progress.start(f"{planned[0][0].recipe} · {what} · publishing", len(wave), "runs")
         began = utc_now()
@@ -175,6 +175,12 @@ def _compute(
                 began = utc_now()
                 if n > 1:
                     progress.advance(1, sum(file.n_rows for file in written.files))
+
+
+def _most_at_once() -> int:
+    """Runs that this machine publishes at once; on two cores one, as DuckDB and pyarrow use the second themselves."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(min(MOST_AT_ONCE, (os.cpu_count() or 1) // CORES_A_RUN, memory // BYTES_A_RUN), 1)
 
 
 def _waves(planned: Sequence[Planned]) -> Iterator[list[Planned]]:

@@ -209,6 +209,7 @@ class AblationEngine:
             heard(requests[row], tokens)
 
         said = self._said(logits_bv)
+        _check_finite(said)  # before anybody hears of tokens that no model said
         return said, continued(self._subject, batch, cache, logits_bv, interventions, max_new_tokens, of_row)
 
     def _activations(self, watched: Watched, start: int, requests: Sequence[Request]) -> list[Activations]:
@@ -249,11 +250,15 @@ def _told(parts: Sequence[tuple[Sequence[int], _Said]], place: np.ndarray) -> Ne
     """What batches said, each with the places of its requests, in the order of `place`; raises NotFinite."""
     if not parts:
         return NextToken(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
-    said = [torch.cat(column).cpu().numpy() for column in zip(*(one for _, one in parts), strict=True)]
-    if not said[-1].all():
-        raise NotFinite("the model's logits are not finite numbers: its weights are damaged, or too large for its dtype")
+    whole = _Said(*(torch.cat(column) for column in zip(*(one for _, one in parts), strict=True)))
+    _check_finite(whole)
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))[place]
-    return NextToken(*(column[order] for column in said[:-1]))
+    return NextToken(*(column.cpu().numpy()[order] for column in whole[:-1]))
+
+
+def _check_finite(said: _Said) -> None:
+    if not said.is_finite.all():
+        raise NotFinite("the model's logits are not finite numbers: its weights are damaged, or too large for its dtype")
 
 
 def _size(request: Request, n_tokens: int, n_new: int) -> Size:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from saelake.analysis.engine.answered import request_of, with_answer
 from saelake.analysis.engine.edits import GatheredEdit, PooledEdit, RowFeatures
+from saelake.analysis.engine.engine import AblationEngine, NotFinite
 from saelake.analysis.engine.requests import NO_FEATURES, DirectionEdit, FeatureSet, Intervention, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.sae import Sae
@@ -155,6 +156,17 @@ def test_a_value_that_no_residual_bears_is_said_whatever_is_watched(wanted: np.n
     held = Request(0, FeatureSet.of([0] * 8, list(range(8)), 3e38))
     with pytest.raises(UserError, match="layer 2 gives activations that are not finite numbers while features are held"):
         tiny("llama").engine().activations([held], {2: wanted})
+
+
+def test_of_a_model_that_gives_no_probabilities_no_token_is_heard(tmp_path: Path) -> None:
+    subject, bench, heard = tiny_subject("llama", tmp_path), tiny("llama"), list[object]()
+    subject.model.model.norm.weight.data.fill_(torch.nan)
+    engine = AblationEngine(subject, bench.saes, bench.prompts)
+    with pytest.raises(NotFinite):
+        engine.answer([Request(i) for i in range(len(bench.prompts))], 4, lambda *said: heard.append(said))
+    assert not heard
+    with pytest.raises(NotFinite):
+        engine.next_token([Request(0)])
 
 
 def test_watching_nothing_gives_no_rows() -> None:

@@ -12,9 +12,12 @@ from torch import Tensor
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.ingest.compiled import compile_blocks
+from saelake.ingest.recipe import Compute, ModelSpec
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
+from saelake.warehouse.errors import UserError
 from tests.analysis.engines import TEXTS, tiny, tiny_subject
+from tests.ingest.tiny import save_model
 
 FAMILY = "gemma2"
 RUNS: list[int] = []
@@ -68,3 +71,8 @@ def test_what_is_read_inside_a_block_a_cache_and_gradients_take_the_plain_one(su
     assert engine.answer([Request(0)], 4).token_ids == said.token_ids
     subject.read_resid_post(batch, [subject.n_layers - 1])
     assert RUNS
+
+
+def test_where_nothing_is_compiled_a_recipe_that_asks_for_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"compute\.compile is for a CUDA device, and this study computes on cpu"):
+        Subject.load(ModelSpec(path=save_model(FAMILY, tmp_path)), Compute(device="cpu", compile=True))

@@ -20,6 +20,7 @@ def test_runs_are_published_together_where_there_are_cores_for_them(tmp_path: Pa
     one_by_one, together = (Lake.create(tmp_path / name) for name in ("one", "together"))
     alone = ingest(recipe, one_by_one)
     monkeypatch.setattr(runs.os, "cpu_count", lambda: 2 * runs.CORES_A_RUN)
+    monkeypatch.setattr(runs, "BYTES_A_RUN", 1)
     two, asked, published = Barrier(2, timeout=60), count(), list[str]()
 
     def watched(landing: Path, spec: RunSpec, *given: Any) -> Any:
