@@ -2,9 +2,9 @@
 
 A true cause is a feature without which P(target) falls by at least `atlas.beyond`; a true interaction is a pair whose joint
 effect differs by at least as much from the sum of the two alone. Where effects are those on the log-odds of P(target), it differs
-by at least `atlas.beyond_log_odds`: what adds up there and not in P is the softmax's curve. Recall at k is the share of the true
-ones among the first k that a method names, of the k at most that it could have named. Prompts without a true one count for
-nothing.
+by at least `atlas.beyond_log_odds`: what adds up there and not in P is the softmax's curve. Pairs with a probability too near to
+0 or 1 to have log-odds are left out there. Recall at k is the share of the true ones among the first k that a method names, of
+the k at most that it could have named. Prompts without a true one count for nothing.
 """
 
 from collections import defaultdict
@@ -23,12 +23,13 @@ from saelake.analysis.interactions.statistics import Families, tied_places
 from saelake.analysis.search.alignments import to_residual
 from saelake.analysis.search.ranking import PASSES_OF_A_GRADIENT
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
+from saelake.ingest.recipe.atlas import Atlas
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
 
 NOT_NAMED = -np.inf
 SURE = 1e-5
-"""How near to 0 and 1 a probability counts: nearer than that, its log-odds are mostly those of float32's rounding."""
+"""How near to 0 and 1 a probability has log-odds: nearer than that, they are mostly those of float32's rounding."""
 Scale = Callable[[np.ndarray], np.ndarray]
 """From probabilities to what effects are measured in."""
 
@@ -55,7 +56,7 @@ class _Active(NamedTuple):
     """method -> how strongly it says that a feature is a cause."""
 
     def falls(self, scale: Scale) -> np.ndarray:
-        """What P(target) falls by without each."""
+        """What P(target), on a scale, falls by without each."""
         return scale(self.p_clean) - scale(self.p_target)
 
 
@@ -80,11 +81,22 @@ def as_it_is(p: np.ndarray) -> np.ndarray:
 
 
 def log_odds(p: np.ndarray) -> np.ndarray:
-    return np.asarray(logit(p.clip(SURE, 1 - SURE)))
+    """NaN for what is too near to 0 or 1: log-odds that were cut off there would not add up where those of the model do."""
+    return np.asarray(logit(np.where((p >= SURE) & (p <= 1 - SURE), p, np.nan)))
 
 
 SCALES: Mapping[str, Scale] = {"interactions": as_it_is, "interactions_log_odds": log_odds}
 """What is to be found -> what effects of pairs are measured in."""
+
+
+def sizes_of_interactions(scale: Scale, p_clean: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, p_both: np.ndarray) -> np.ndarray:
+    """How much the joint effect of two features differs from the sum of the two; NaN where one of the four is none on the scale.
+
+    Args:
+        p_clean: (n,) P(target) of the unmodified model; p_a, p_b: without either feature of each pair; p_both: without both.
+    """
+    clean, a, b, both = map(scale, (p_clean, p_a, p_b, p_both))
+    return np.asarray(np.abs((clean - both) - (clean - a) - (clean - b)))
 
 
 def recall(true: np.ndarray, scores: np.ndarray, k: int) -> float:
@@ -135,16 +147,30 @@ def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, machines: Sequence[_M
     falls = active.falls(as_it_is)
     found = _scored("causes", falls >= settings.beyond, falls, active.scores, settings.ks)
     pairs = queries.run(con, "atlas_pairs", prompt_id=prompt_id).fetchnumpy()
-    a, b, p_clean, p_target = pairs["a"], pairs["b"], _float64(pairs["p_clean"]), _float64(pairs["p_target"])
-    if len(a):
-        scores = _of_pairs(work, machines, prompt_id, active, a, b)
-        for finds, scale in SCALES.items():
-            falls = active.falls(scale)
-            sizes = np.abs(scale(p_clean) - scale(p_target) - falls[a] - falls[b])
-            by_effects = {"single_effects_product": np.abs(falls[a] * falls[b])}
-            beyond = settings.beyond if scale is as_it_is else settings.beyond_log_odds
-            found += _scored(finds, sizes >= beyond, sizes, scores | by_effects, settings.pair_ks)
+    if len(pairs["a"]):
+        scores = _of_pairs(work, machines, prompt_id, active, pairs["a"], pairs["b"])
+        for finds in SCALES:
+            found += _scored_pairs(finds, settings, active, pairs, scores)
     return found
+
+
+def _scored_pairs(
+    finds: str, settings: Atlas, active: _Active, pairs: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray]
+) -> list[Score]:
+    """Of the pairs whose interaction can be measured.
+
+    Args:
+        pairs: columns of the query atlas_pairs.
+        scores: method -> of each pair.
+    """
+    a, b, scale = pairs["a"], pairs["b"], SCALES[finds]
+    p_clean, p_both, falls = _float64(pairs["p_clean"]), _float64(pairs["p_target"]), active.falls(scale)
+    sizes = sizes_of_interactions(scale, p_clean, active.p_target[a], active.p_target[b], p_both)
+    measured = np.isfinite(sizes)
+    by_method = {**scores, "single_effects_product": np.abs(falls[a] * falls[b])}
+    by_method = {method: by[measured] for method, by in by_method.items()}
+    beyond = settings.beyond if scale is as_it_is else settings.beyond_log_odds
+    return _scored(finds, sizes[measured] >= beyond, sizes[measured], by_method, settings.pair_ks)
 
 
 def _float64(column: np.ndarray) -> np.ndarray:
@@ -281,5 +307,5 @@ STAGE = Stage(
     tables=("method_scores",),
     shards=single_shard,
     compute=_compute,
-    code_version=2,
+    code_version=3,
 )

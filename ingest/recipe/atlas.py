@@ -23,7 +23,8 @@ class Atlas(Section):
     beyond: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """A feature is a cause if P(target) falls by at least so much; a pair interacts if its effect differs so from the sum."""
     beyond_log_odds: Annotated[float, Field(gt=0), LATER] = 0.1
-    """The same of the log-odds of P(target), for pairs: effects that add up there do not add up in P, near 0 and 1."""
+    """A pair interacts if its joint effect on the log-odds of P(target) differs by at least so much from the sum of the two.
+    Pairs with a probability nearer to 0 or 1 than 1e-5 are left out: log-odds there are those of rounding."""
     ks: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5, 10, 20)
     """How many features a method may name when its recall is measured."""
     pair_ks: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 100, 1000)

@@ -1,9 +1,7 @@
 """The atlas of the planted study against the literal passes, and its scores against what is known to be true there."""
 
-import math
 import shutil
 import subprocess
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,22 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from saelake import cli
 from saelake.analysis import stages
-from saelake.analysis.atlas.scores import NOT_NAMED, log_odds, rank_correlation, recall
+from saelake.analysis.atlas.scores import (
+    NOT_NAMED,
+    _Active,
+    _scored_pairs,
+    as_it_is,
+    log_odds,
+    rank_correlation,
+    recall,
+    sizes_of_interactions,
+)
 from saelake.ingest.recipe import load_recipe
+from saelake.ingest.recipe.atlas import Atlas
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
 from tests.analysis.effects import Analysed
@@ -130,19 +139,8 @@ def test_scores_know_what_is_planted(atlas: Analysed) -> None:
     assert all(0 <= low <= mean <= high <= 1 for _, mean, low, high, _ in (v for k, v in found.items() if k[2] == "recall"))
 
 
-def odds(p: float) -> float:
-    """Log-odds, literally, of a probability no nearer to 0 and 1 than 1e-5."""
-    within = min(max(p, 1e-5), 1 - 1e-5)
-    return math.log(within / (1 - within))
-
-
-@pytest.mark.parametrize(
-    ("finds", "beyond", "scale"), [("interactions", 0.01, float), ("interactions_log_odds", 0.1, odds)], ids=["p", "log_odds"]
-)
-def test_pairs_interact_where_effects_do_not_add_up(
-    atlas: Analysed, finds: str, beyond: float, scale: Callable[[float], float]
-) -> None:
-    """Of P(target), or of its log-odds. Recall of the product of the single effects, which are measured in the same."""
+def test_pairs_interact_where_effects_on_p_do_not_add_up(atlas: Analysed) -> None:
+    """Recall of the product of the single effects."""
     rows = atlas.sql(
         "select j.prompt_id, j.p_clean, a.p_target, b.p_target, j.p_target from joint_effects as j "
         "join single_effects as a using (prompt_id, sae_id, feature_id) "
@@ -152,24 +150,46 @@ def test_pairs_interact_where_effects_do_not_add_up(
     for k in (2, 20):
         expected = []
         for prompt_id in dict.fromkeys(row[0] for row in rows):
-            clean, a, b, both = np.array([[scale(p) for p in row[1:]] for row in rows if row[0] == prompt_id]).T
-            interacts = np.abs((both - clean) - (a - clean) - (b - clean)) >= beyond
+            clean, a, b, both = np.array([row[1:] for row in rows if row[0] == prompt_id]).T
+            interacts = np.abs((both - clean) - (a - clean) - (b - clean)) >= 0.01
             expected.append(recall(interacts, np.abs((a - clean) * (b - clean)), k))
-        where = f"finds = '{finds}' and method = 'single_effects_product' and k = {k}"
+        where = f"finds = 'interactions' and method = 'single_effects_product' and k = {k}"
         ((mean, n_prompts, spent),) = atlas.sql(f"select mean, n_prompts, n_evaluations from method_scores where {where}")
         assert (n_prompts, mean) == (len(expected), pytest.approx(np.mean(expected), abs=1e-3))
         assert spent > 0
 
 
+def test_where_refusal_is_sure_no_interaction_is_measured_in_log_odds(atlas: Analysed) -> None:
+    assert atlas.sql("select min(p_clean) > 1 - 1e-5 from joint_effects") == [(True,)]
+    assert atlas.sql("select count(*) from method_scores where finds = 'interactions_log_odds'") == [(0,)]
+
+
+def test_methods_are_asked_for_the_pairs_that_have_log_odds_alone() -> None:
+    """Of three pairs the second takes two nats more than the two alone, the third begins and ends where there are none."""
+    p = expit(np.array([6.0, 4.0, 4.0, 4.0, 13.0, 2.0, 0.0, 11.5]))
+    n = np.arange(3)
+    active = _Active(n, n, p[[0, 0, 0]], p[1:4], {})
+    pairs = {"a": np.array([0, 0, 1]), "b": np.array([1, 2, 2]), "p_clean": p[[0, 0, 4]], "p_target": p[[5, 6, 7]]}
+    found = _scored_pairs("interactions_log_odds", Atlas(pair_ks=(1,)), active, pairs, {"method": np.array([1.0, 2.0, 3.0])})
+    assert {one.method: one.value for one in found if one.measure == "recall"} == {"method": 1.0, "single_effects_product": 0.5}
+
+
+@pytest.mark.parametrize(("nats", "measured"), [(6.0, True), (11.0, True), (12.0, False), (13.0, False), (-8.0, False)])
+def test_effects_that_add_up_in_log_odds_are_no_interaction_there(nats: float, measured: bool) -> None:
+    """Two features that take two nats each. Where one of the four probabilities is too near to 0 or 1, nothing is measured."""
+    clean, alone, both = (1 / (1 + np.exp(-np.array([odds]))) for odds in (nats, nats - 2, nats - 4))
+    size = sizes_of_interactions(log_odds, clean, alone, alone, both)
+    assert size == pytest.approx(0.0, abs=1e-9) if measured else np.isnan(size)
+
+
 def test_effects_that_add_up_in_log_odds_do_not_in_p() -> None:
     """Two features that take two nats each, of six: no interaction but the curve of a softmax."""
     clean, alone, both = (1 / (1 + np.exp(-np.array([odds]))) for odds in (6.0, 4.0, 2.0))
-    assert log_odds(both) - log_odds(clean) == pytest.approx(2 * (log_odds(alone) - log_odds(clean)))
-    assert abs(both - clean - 2 * (alone - clean)) > 0.01
+    assert sizes_of_interactions(as_it_is, clean, alone, alone, both) > 0.01
 
 
-def test_a_probability_that_rounds_to_1_has_log_odds() -> None:
-    assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
+def test_a_probability_that_rounds_to_1_has_no_log_odds() -> None:
+    assert np.isnan(log_odds(np.array([0.0, 1.0]))).all()
 
 
 def test_all_pairs_of_every_prompt_are_ablated_when_asked_for(atlas: Analysed, tmp_path: Path) -> None:

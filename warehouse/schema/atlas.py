@@ -96,7 +96,8 @@ METHOD_SCORES = Table(
         Column(
             "finds",
             pa.string(),
-            "what it is to find: causes; interactions of effects on P(target), or on its log-odds",
+            "what it is to find: causes; interactions of effects on P(target), or on its log-odds (of pairs of which no "
+            "probability is nearer to 0 or 1 than 1e-5)",
             choices=("causes", "interactions", "interactions_log_odds"),
         ),
         Column("method", pa.string(), "the method"),
