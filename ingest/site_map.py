@@ -79,6 +79,8 @@ class Sites:
     refusals: dict[Site, str] = field(default_factory=dict)
     n_given: list[int | None] = field(default_factory=list)
     """How many things each block gives, the residual stream first; None: the residual stream by itself."""
+    _mids: dict[int, list["_Mid"]] = field(default_factory=dict)
+    """Layer -> what is open at its resid_mid."""
 
     def check(self, site: Site, *, write: bool = False) -> None:
         """Raises UserError where this model has no such site, or (`write`) where it can be read only."""
@@ -103,23 +105,53 @@ class Sites:
                 yield
             return
         with self.places[site].open(fn, n_rows):
+            if site.kind in _SUMMED:
+                for mid in self._mids.get(site.layer, ()):
+                    mid.put_last()
             yield
 
     @contextmanager
     def _mid(self, layer: int, fn: Seen, n_rows: int | None) -> Iterator[None]:
-        """resid_mid is a sum that no module gives: what changes it is added to what the attention adds."""
-        before: list[Tensor] = []
-
-        def keep(resid_btd: Tensor) -> None:
-            before[:] = [resid_btd]
-
-        def change(attn_btd: Tensor) -> Tensor | None:
-            mid_btd = before[0] + attn_btd
-            changed_btd = fn(mid_btd)
-            return None if changed_btd is None else attn_btd + (changed_btd - mid_btd)
-
-        with self.open(Site(layer, "resid_pre"), keep, n_rows), self.open(Site(layer, "attn_out"), change, n_rows):
+        before, attention = (self.places[Site(layer, kind)] for kind in _SUMMED)
+        mid, mids = _Mid(before, attention, fn, n_rows), self._mids.setdefault(layer, [])
+        mids.append(mid)
+        try:
+            mid.put_last()
             yield
+        finally:
+            mids.remove(mid)
+            mid.close()
+
+
+_SUMMED = ("resid_pre", "attn_out")
+"""Whose sum resid_mid is."""
+
+
+class _Mid:
+    """A hook at resid_mid, a sum that no module gives: what changes it is added to what the attention adds."""
+
+    def __init__(self, before: Place, attention: Place, fn: Seen, n_rows: int | None) -> None:
+        self._before, self._attention, self._fn, self._n_rows = before, attention, fn, n_rows
+        self._hooks = ExitStack()
+        self._resid_btd: Tensor | None = None
+
+    def put_last(self) -> None:
+        """Behind all that is hooked by now at what it sums: a pass comes to these first, whichever was opened first."""
+        self.close()
+        self._hooks.enter_context(self._before.open(self._keep, self._n_rows))
+        self._hooks.enter_context(self._attention.open(self._change, self._n_rows))
+
+    def close(self) -> None:
+        self._hooks.close()
+
+    def _keep(self, resid_btd: Tensor) -> None:
+        self._resid_btd = resid_btd
+
+    def _change(self, attn_btd: Tensor) -> Tensor | None:
+        assert self._resid_btd is not None, "a block's attention has given something before the block took anything"
+        mid_btd = self._resid_btd + attn_btd
+        changed_btd = self._fn(mid_btd)
+        return None if changed_btd is None else attn_btd + (changed_btd - mid_btd)
 
 
 def _only_read(fn: Seen, x_btd: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -156,6 +157,23 @@ def test_a_transcoder_reads_at_one_site_and_writes_at_another(family: str, archi
     acts_tf = sae.module.encode(read[-1]).view(len(ids[0]), WIDTH)
     np.testing.assert_allclose(seen.activation, acts_tf[seen.pos, seen.feature_id], atol=1e-4)
     assert len(seen.pos) == int((acts_tf != 0).sum())
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma 2", "OPT", "BLOOM", "GPT-2"])
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (2, 1, 0)], ids=str)
+def test_resid_mid_is_the_sum_of_what_other_saes_leave_whatever_their_numbers(family: str, numbers: Sequence[int]) -> None:
+    subject, layer = subject_of(family), 1
+    kinds = ("resid_pre", "attn_out", "resid_mid")
+    saes = {n: sae_at(Site(layer, kind)) for n, kind in zip(numbers, kinds, strict=True)}
+    ids = [subject.encode(text).token_ids for text in PROMPTS]
+    with ExitStack() as hooks:
+        for n, kind in zip(numbers, kinds, strict=True):
+            edit = partial(lambda sae, x: without(sae, FEATURES, x, x), saes[n])
+            hooks.enter_context(hooked(subject, family, kind, layer, edit))
+        expected = torch.stack([literal(subject, one) for one in ids])
+    features = FeatureSet.of(*zip(*product(range(3), FEATURES), strict=True))
+    found = AblationEngine(subject, saes, ids).log_probabilities([Request(i, features) for i in range(len(ids))])
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("transcoder_first", [False, True])
