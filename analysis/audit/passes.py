@@ -81,16 +81,14 @@ class Passes:
         self._targets = torch.tensor(subject.refusal_token_ids, device=subject.device)
         sets, self._n = [held for _, held in asked], n_changed
         every = sorted({n for held in sets for n in held.saes})
-        behind = [n for n in every if saes[n].writes.depth >= site.depth]
-        # A transcoder reads before it writes.
-        self._start = min([site.below, *(saes[n].reads.below for n in behind)])
+        self._start, again = _resumed_at(site, {n: saes[n] for n in every})
         batch = subject.batch([tokens for tokens, _ in asked])
         before, self._batch = _parted(batch, n_changed)
         self._kept = DynamicCache(config=subject.model.config)
         with _interventions(subject, slices, sets, before).at_work(before):
             subject.forward(before, self._kept)
         self._from_btd = self._read_from(_interventions(subject, slices, sets, self._batch))
-        self._sets = [_of_saes(held, behind) for held in sets]
+        self._sets = [_of_saes(held, again) for held in sets]
         self._hold = partial(_interventions, subject, slices)
         self._held = self._hold(self._sets, self._batch)
         features = [n for n in every if saes[n].reads.depth >= site.depth]
@@ -227,6 +225,18 @@ class Passes:
             hooks.enter_context(self._at(self._site, keep))
             self._subject.forward(self._batch, self._cache())
         return found[0]
+
+
+def _resumed_at(site: Site, held: Mapping[int, Sae]) -> tuple[int, list[int]]:
+    """The block behind which passes resume, -1 for none, and the SAEs that act in a pass: all that write from its output on."""
+    start = site.below
+    while True:
+        again = [n for n, sae in held.items() if start < 0 or sae.writes.depth >= Site(start).depth]
+        # A transcoder reads before it writes.
+        lowest = min([start, *(held[n].reads.below for n in again)])
+        if lowest == start:
+            return start, again
+        start = lowest
 
 
 def _parted(batch: Batch, n_last: int) -> tuple[Batch, Batch]:

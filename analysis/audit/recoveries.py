@@ -265,4 +265,5 @@ STAGE = Stage(
     tables=("recoveries",),
     shards=lambda study: list(_shards(study)),
     compute=_compute,
+    code_version=2,
 )
