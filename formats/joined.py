@@ -1,7 +1,8 @@
 """The study that an import joins, as its lake has it: its SAEs, its prompts, and the runs that they stand in."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ class Joined:
     runs: tuple[str, ...] = ()
     """Of each SAE a run that describes it."""
     con: duckdb.DuckDBPyConnection | None = field(default=None, compare=False)
-    """Its tables, if the lake has it already: one connection for all that an import asks."""
+    """Its tables, if the lake has it already: one connection for all that an import asks, closed at its end."""
 
     @property
     def is_there(self) -> bool:
@@ -70,8 +71,9 @@ class Joined:
         return tuple(sorted({self.runs[self.saes.index(sae)] for sae in saes}))
 
 
-def join(lake: Lake, name: str | None, *, needs_study: bool) -> Joined:
-    """The study that is named, else the lake's only one.
+@contextmanager
+def join(lake: Lake, name: str | None, *, needs_study: bool) -> Iterator[Joined]:
+    """While open, the study that is named, else the lake's only one.
 
     Raises UserError where it is not there and must be, or is not said and could be several.
     """
@@ -81,10 +83,11 @@ def join(lake: Lake, name: str | None, *, needs_study: bool) -> Joined:
             raise UserError("say which study it is to be: --recipe NAME")
         name = one_study(Lake.existing(lake.remote or lake.root), name)
     if name not in studies:
-        return Joined(lake, name)
-    con = connect(lake, name)
-    rows = con.execute(SAES).fetchall()
-    return Joined(lake, name, tuple(KnownSae(*row[:4]) for row in rows), tuple(row[4] for row in rows), con)
+        yield Joined(lake, name)
+        return
+    with connect(lake, name) as con:
+        rows = con.execute(SAES).fetchall()
+        yield Joined(lake, name, tuple(KnownSae(*row[:4]) for row in rows), tuple(row[4] for row in rows), con)
 
 
 def saes_of(opened: "OpenLake", asked: str | None = None) -> list[KnownSae]:

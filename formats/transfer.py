@@ -43,16 +43,17 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
         raise UserError(f"{asked.recipe!r} is no name for a study: use letters, digits, ., - and _, a letter first")
     files = source_files(known, Path(source), owner)
     sha256 = _hash(files, Path(source), owner)
-    joined = join(Lake.at(lake), asked.recipe, needs_study=known.needs_study)
-    found = known.read(files, joined, asked)
-    stage = f"{STAGE_PREFIX}{name.replace('-', '_')}_{sha256[:8]}"
-    config = {"code": CODE_VERSION, "format": name, "sha256": sha256, **asked.given, **found.config}
-    about = {"source": Path(source).name, "format": name, "n_files": len(files), **{k: _told(v) for k, v in found.about.items()}}
-    spec = RunSpec(stage, joined.name, config, found.parents, about=about)
-    try:
-        rows = [one for one in found.rows(spec.tag << 32) if one.rows.num_rows]
-    except (pa.ArrowException, OverflowError, UnicodeError) as error:
-        raise UserError(f"{owner}: {Path(source).name} holds what no column of a lake does ({first_line(error)})") from error
+    with join(Lake.at(lake), asked.recipe, needs_study=known.needs_study) as joined:
+        found = known.read(files, joined, asked)
+        stage = f"{STAGE_PREFIX}{name.replace('-', '_')}_{sha256[:8]}"
+        config = {"code": CODE_VERSION, "format": name, "sha256": sha256, **asked.given, **found.config}
+        told = {key: _told(value) for key, value in found.about.items()}
+        about = {"source": Path(source).name, "format": name, "n_files": len(files), **told}
+        spec = RunSpec(stage, joined.name, config, found.parents, about=about)
+        try:
+            rows = [one for one in found.rows(spec.tag << 32) if one.rows.num_rows]
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
+            raise UserError(f"{owner}: {Path(source).name} holds what no column of a lake does ({first_line(error)})") from error
     if not rows:
         raise UserError(f"{owner}: {Path(source).name} holds nothing that a lake keeps")
     for one in rows:

@@ -5,18 +5,23 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import saelake
 from saelake import cli
+from saelake.formats import joined
 from saelake.formats.names import names
 from saelake.formats.registry import Asked, load
 from saelake.formats.transfer import bring_in, write_out
+from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
@@ -49,6 +54,25 @@ def refusal(lake: Lake, format: str, place: Path, asked: Asked = PLAIN) -> str:
     }
     assert "\n" not in str(refused.value)
     return str(refused.value)
+
+
+def test_an_import_closes_its_connection_whatever_comes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[duckdb.DuckDBPyConnection]()
+
+    def connected(*asked: Any) -> duckdb.DuckDBPyConnection:
+        opened.append(connect(*asked))
+        return opened[-1]
+
+    monkeypatch.setattr(joined, "connect", connected)
+    lake = build_lake(tmp_path / "lake")
+    for text in ('{"prompt": "a", "completion": "b"}', '{"prompt": "a"}'):
+        (tmp_path / "answers.jsonl").write_text(text + "\n")
+        with nullcontext() if "completion" in text else pytest.raises(UserError):
+            bring_in(lake.root, "answers", str(tmp_path / "answers.jsonl"), Asked(condition="elsewhere"))
+    assert len(opened) == 2
+    for con in opened:
+        with pytest.raises(duckdb.ConnectionException):
+            con.execute("select 1")
 
 
 def test_every_format_has_a_sample() -> None:
