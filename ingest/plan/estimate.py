@@ -232,7 +232,8 @@ def _timed(
     if work.stage == "ingest":
         per_token += sum(2 * one.d_in * one.width for one in saes) / encode_rate
 
-    wide = shape.d_model / (shape.d_model + NARROW.get(device, 0))
+    # Another model that is run is a large one.
+    wide = 1.0 if work.n_parameters else shape.d_model / (shape.d_model + NARROW.get(device, 0))
 
     def hours(passes: int, answers: int) -> float:
         prefill = (passes + answers) * length * per_token / (PREFILL_SHARE[device] * wide)

@@ -1,4 +1,4 @@
-"""What a search finds, for the estimate of what it and all after it cost: as a rule, and at most. Nobody knows it before."""
+"""What a search finds, for the estimate of what it and all after it cost: as a rule, and if much is found. Nobody knows."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ POOL_SHARE, SIZE_SHARE = 0.1, 0.2
 """Of the largest K, the one at which a prompt flips; of a pool, what a minimal set has of it. Found so, or nearly, in the studies
 of the organism (8 and 2 features) and of smollm2-refusal (40 and 8)."""
 LARGEST_SIZE = 16
-"""Features that a minimal set is supposed to have at most."""
+"""Features that no minimal set is supposed to exceed, by either guess: not a bound on what a search finds."""
 WAKING_SHARE = 0.25
 """Of the critical features, those that wake others: a sixth to a quarter in the same studies."""
 
@@ -42,7 +42,7 @@ def usual(recipe: Recipe) -> Supposed:
 
 
 def much(recipe: Recipe) -> Supposed:
-    """Every pool at its cap, everything with as many controls as the recipe allows."""
+    """Every pool at its cap, sets of LARGEST_SIZE, everything with as many controls as the recipe allows."""
     return Supposed(recipe.candidates.cap * len(searched_layers(recipe)), LARGEST_SIZE, recipe.waking.controls, 1.0)
 
 

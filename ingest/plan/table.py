@@ -8,6 +8,7 @@ from rich.table import Table
 from saelake.ingest.plan.estimate import StudyPlan
 from saelake.ingest.plan.sizes import TO_BE_TRAINED
 
+MUCH = "if much is found"
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -98,8 +99,8 @@ def _memory(plan: StudyPlan) -> Table:
 
 
 def _stages(plan: StudyPlan) -> Table:
-    title = f"\nwork · estimated at {plan.rate / 1e9:,.0f} GFLOP/s, measured just now on {plan.device}; at most: if much is found"
-    table = _table(title, "stage", "passes", "answers", "time", "at most", "note", right=("passes", "answers", "time", "at most"))
+    title = f"\nwork · estimated at {plan.rate / 1e9:,.0f} GFLOP/s, measured just now on {plan.device}"
+    table = _table(title, "stage", "passes", "answers", "time", MUCH, "note", right=("passes", "answers", "time", MUCH))
     for one in plan.stages:
         most = "" if one.most_hours is None else time(one.most_hours)
         table.add_row(one.work.stage, f"{one.work.passes:,}", f"{one.work.answers:,}", time(one.hours), most, one.work.note)

@@ -152,10 +152,10 @@ def passes_a_prompt(recipe: Recipe) -> dict[str, float]:
 def stage_work(recipe: Recipe, found: Corpus, shape: ModelShape) -> list[StageWork]:
     """The work of every stage: what is to be expected, and where much is found."""
     expected = _stage_work(recipe, found, shape.n_layers, usual(recipe))
-    at_most = _stage_work(recipe, found, shape.n_layers, much(recipe))
+    if_much = _stage_work(recipe, found, shape.n_layers, much(recipe))
     return [
         one if (one.passes, one.answers) == (most.passes, most.answers) else replace(one, most=(most.passes, most.answers))
-        for one, most in zip(expected, at_most, strict=True)
+        for one, most in zip(expected, if_much, strict=True)
     ]
 
 
@@ -233,7 +233,8 @@ def judge_work(recipe: Recipe, found: Corpus, work: Sequence[StageWork]) -> list
         return []
     length = CLASSIFIER_TEMPLATE_TOKENS + mean_length(found, [recipe.candidates.split]) + recipe.generation.max_new_tokens
     n_answers = sum(one.answers for one in work)
-    most = sum(one.answers if one.most is None else one.most[1] for one in work), 0
+    n_most = sum(one.answers if one.most is None else one.most[1] for one in work)
+    most = None if n_most == n_answers else (n_most, 0)
     return [
         StageWork("harmbench", n_answers, 0, 1.0, "the classifier reads every answer", most, 1.0, length, CLASSIFIER_PARAMETERS)
     ]

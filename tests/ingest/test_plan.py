@@ -1,6 +1,7 @@
 """The plan of a study: right about what is here, honest about what is not, and no download on the way."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from saelake.ingest import preflight
 from saelake.ingest.access import access_to, require_access
 from saelake.ingest.job import ingest, open_study
 from saelake.ingest.model_shape import KNOWN, read_shape
-from saelake.ingest.plan.estimate import make_plan
+from saelake.ingest.plan.estimate import PREFILL_SHARE, _timed, make_plan
 from saelake.ingest.plan.sizes import width_of
 from saelake.ingest.plan.table import render, size, time
-from saelake.ingest.plan.work import corpus, stage_work
+from saelake.ingest.plan.work import StageWork, corpus, judge_work, stage_work
 from saelake.ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake
@@ -110,6 +111,25 @@ def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) 
     (short,) = (problem for problem in make_plan(load_recipe("gemma-2-2b")).problems if "classifier" in problem)
     assert short.startswith("the model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
     assert not any("classifier" in problem for problem in make_plan(load_recipe("gemma-3-270m")).problems)
+
+
+def test_a_narrow_model_does_not_slow_the_classifier() -> None:
+    recipe = load_recipe("gemma-2-2b")
+    wide = read_shape(recipe.model)
+    assert wide is not None
+    found = corpus(recipe)
+    (judged,) = judge_work(recipe, found, [StageWork("baseline", 0, 10, 1.0)])
+    assert judged.length is not None
+    narrow = replace(wide, d_model=128)
+    hours = [_timed(judged, recipe, shape, [], found, (1e9, 1e9), "cpu").hours for shape in (wide, narrow)]
+    assert hours[0] == hours[1] == pytest.approx(10 * judged.length * 2 * 13 / PREFILL_SHARE["cpu"] / 3600)
+
+
+def test_the_classifier_reads_more_only_where_more_is_answered_if_much_is_found() -> None:
+    recipe = load_recipe("gemma-2-2b")
+    same, more = StageWork("baseline", 0, 10, 1.0), StageWork("minimal", 0, 10, 1.0, most=(0, 30))
+    assert [one.most for one in judge_work(recipe, corpus(recipe), [same])] == [None]
+    assert [one.most for one in judge_work(recipe, corpus(recipe), [same, more])] == [(40, 0)]
 
 
 def test_gemma_is_planned_without_network_or_files() -> None:
