@@ -50,7 +50,9 @@ plan: $(INSTALLED)  ## what RECIPE needs: access, downloads, memory, rows and by
 
 atlas: analyze  ## ablate every active feature alone and in pairs, score each method by that, share it as atlas/ (20 minutes; FULL=1: all prompts' pairs, an hour more)
 	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE) $(if $(FULL),--full)
-	$(BIN)/saelake share atlas --lake $(LAKE) --tables $(ATLAS)
+	rm -rf atlas.new
+	$(BIN)/saelake share atlas.new --lake $(LAKE) --tables $(ATLAS)
+	rm -rf atlas && mv atlas.new atlas
 
 # SAEs that were made from the same model, prompts, texts and settings are kept; a run that was stopped goes on where it was.
 laptop: $(BENCH)/search  ## a real chat model that refuses: its SAEs, the whole analysis, its audit and laptop.html (an hour or more)
@@ -173,7 +175,8 @@ bench-gpu: $(INSTALLED)  ## the ingest job at Gemma-2-2B's and Llama-3.1-8B's si
 bench-waking: $(BENCH)/search  ## cost of capturing what wakes, on top of the ablated forward (5 minutes)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m benchmarks.waking --cache $(BENCH)
 
-bench-atlas: atlas  ## the atlas's passes beside the literal loop on SAELens' hooks, and what each method scores
+bench-atlas: analyze  ## the atlas's passes beside the literal loop on SAELens' hooks, and what each method scores
+	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE)
 	$(BIN)/python -m benchmarks.atlas --lake $(LAKE)
 
 bench-browser: analyze  ## pages of the explorer, served and static, on a lake of 60M activations; live answers of LAKE's study (6 minutes)

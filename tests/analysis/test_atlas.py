@@ -212,6 +212,12 @@ def test_make_asks_for_every_prompt(settings: list[str], full: str) -> None:
     ]
 
 
+def test_make_benchmarks_an_atlas_that_is_shared_already() -> None:
+    lines = subprocess.run(["make", "-n", "bench-atlas"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "/saelake atlas " in lines
+    assert "/saelake share " not in lines  # which refuses a folder that has a set
+
+
 def test_a_study_that_is_not_analysed_has_no_atlas(study: Analysed, tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     with pytest.raises(UserError, match="run `saelake analyze` first"):

@@ -46,6 +46,7 @@ def write_card(path: Path, records: Sequence[RunRecord], withheld: Withheld) -> 
         absent=sorted({name for r in records for name in r.withheld if "." not in name}),
         restricted=withheld.restricted,
         with_completions=withheld.with_completions,
+        is_atlas=any(p.table.name == "method_scores" for p in parts),
         first="activations" if any(p.table.name == "activations" for p in parts) else parts[0].table.name,
     )
     path.write_text(text, encoding="utf-8")
