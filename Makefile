@@ -48,7 +48,7 @@ status: $(INSTALLED)  ## what is done, what would be computed, and why
 plan: $(INSTALLED)  ## what RECIPE needs: access, downloads, memory, rows and bytes, passes, hours
 	$(BIN)/saelake plan $(RECIPE)
 
-atlas: analyze  ## ablate every active feature alone and in pairs, score each method by that, share it as atlas/ (20 minutes; FULL=1: all prompts' pairs, an hour more)
+atlas: analyze  ## ablate every active feature alone and in pairs, score each method by that, share it as atlas/ (20 minutes; FULL=1: all prompts' pairs, more than an hour)
 	$(BIN)/saelake atlas $(RECIPE) --lake $(LAKE) $(if $(FULL),--full)
 	rm -rf atlas.new
 	$(BIN)/saelake share atlas.new --lake $(LAKE) --tables $(ATLAS)
