@@ -87,9 +87,8 @@ def try_study(recipe: Recipe, n: int, planned: Sequence[StageTime]) -> Trial:
     study = open_analysis(recipe)
     with tempfile.TemporaryDirectory() as folder:
         context = StudyContext(study, Lake.create(Path(folder, "lake")))
-        prompts = [*study.prompts_of(recipe.candidates.split, "target"), *study.prompts_of(recipe.candidates.split, "control")][
-            :n
-        ]
+        searched = [i for role in ("target", "control") for i in study.prompts_of(recipe.candidates.split, role)]
+        prompts = searched[:n]
         kinds = _measure(context, prompts)
         mean = float(np.mean([len(context.token_ids[p]) for p in prompts]))
         lowest, n_layers = min(searched_layers(recipe), default=0), context.subject.n_layers

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from saelake.warehouse.machine import host_bytes
+
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 Clock = Callable[[], float]
 HEAD = "# Benchmarks\n\nEach section is written by the command that it names; later runs replace it.\n"
@@ -128,8 +130,7 @@ class Report:
 
 def machine() -> str:
     """Processor, cores, memory and load."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, load {os.getloadavg()[0]:.1f}"
+    return f"{_processor()}, {os.cpu_count()} cores, {host_bytes() / 2**30:.0f} GiB, load {os.getloadavg()[0]:.1f}"
 
 
 def _processor() -> str:

@@ -1,12 +1,11 @@
 """The commands that compute beside an analysis that is there already: atlas, audit, judge."""
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from saelake.commands.computed import print_findings, print_runs, workers_of
-from saelake.commands.options import computing_options, open_lake, read_study
+from saelake.commands.options import Computing, computing_options, open_lake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,29 +25,20 @@ FOUND = {
 @click.argument("recipe")
 @click.option("--full", is_flag=True, help="Every pair of every prompt, as with `prompts = 0` in [atlas].")
 @computing_options
-def atlas(
-    recipe: str,
-    full: bool,
-    lake: str,
-    limit: int | None,
-    force: bool,
-    n_workers: int | None,
-    allow_code: bool,
-    hosts: tuple[str, ...],
-) -> None:
+def atlas(recipe: str, full: bool, computing: Computing) -> None:
     """Ablate every active feature of RECIPE's refused prompts, alone and in pairs, and score each method against what that does.
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [atlas] says how much
     is ablated. Finds what is there, resumes what was stopped.
     """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    study = computing.study(recipe)
     if full:
         study = study.model_copy(update={"atlas": study.atlas.model_copy(update={"prompts": 0})})
     from saelake.analysis import stages
     from saelake.queries.formats import show
 
-    _compute_beside(study, lake, n_workers, partial(stages.atlas_study, force=force))
-    with open_lake(lake, study.name) as shown:
+    _compute_beside(study, computing, stages.atlas_study)
+    with open_lake(computing.lake, study.name) as shown:
         for finds, words in FOUND.items():
             k = (study.atlas.ks if finds == "causes" else study.atlas.pair_ks)[-1]
             click.echo(f"\n{words} that each method names, of {k} at most a prompt")
@@ -62,20 +52,18 @@ def atlas(
 @click.command()
 @click.argument("recipe")
 @computing_options
-def audit(
-    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
-) -> None:
+def audit(recipe: str, computing: Computing) -> None:
     """Search small changes of the residual stream that undo what ablating RECIPE's sets has done: was it the cause, or one route?
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [audit] says what is
     searched, where and how far. Finds what is there, resumes what was stopped.
     """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    study = computing.study(recipe)
     from saelake.analysis import stages
     from saelake.queries.formats import show
 
-    _compute_beside(study, lake, n_workers, partial(stages.audit_study, force=force))
-    with open_lake(lake, study.name) as shown:
+    _compute_beside(study, computing, stages.audit_study)
+    with open_lake(computing.lake, study.name) as shown:
         click.echo("\nPrompts whose behaviour a change brings back while the set is held ablated, at any site")
         show(shown.query("recoveries").filter("kind in ('free', 'random')").select("* exclude (layer)"))
 
@@ -86,44 +74,33 @@ def audit(
     "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
 )
 @computing_options
-def judge(
-    recipe: str,
-    name: str,
-    lake: str,
-    limit: int | None,
-    force: bool,
-    n_workers: int | None,
-    allow_code: bool,
-    hosts: tuple[str, ...],
-) -> None:
+def judge(recipe: str, name: str, computing: Computing) -> None:
     """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
     """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    study = computing.study(recipe)
     from saelake.analysis import stages
 
-    _compute_beside(
-        study, lake, n_workers, lambda opened, into, **more: [stages.judge_study(opened, into, name, force=force, **more)]
-    )
-    with open_lake(lake, study.name) as shown:
+    _compute_beside(study, computing, lambda opened, into, **more: [stages.judge_study(opened, into, name, **more)])
+    with open_lake(computing.lake, study.name) as shown:
         print_findings(shown, name, study.words)
 
 
-def _compute_beside(study: "Recipe", lake: str, n_workers: int | None, compute: "Callable[..., Sequence[RunRecord]]") -> None:
+def _compute_beside(study: "Recipe", computing: Computing, compute: "Callable[..., Sequence[RunRecord]]") -> None:
     """Computes runs beside the analysis of a study that the lake holds already, and lists them.
 
     Args:
-        compute: takes the opened study and the lake, `progress` and `workers`.
+        compute: takes the opened study and the lake, `force`, `progress` and `workers`.
     """
     from saelake.analysis.stages import open_analysis
     from saelake.warehouse.progress import Bar
     from saelake.warehouse.records import Lake
 
-    opened, into = open_analysis(study), Lake.existing(lake)
-    with Bar() as progress, workers_of(n_workers, opened, into) as workers:
-        records = compute(opened, into, progress=progress, workers=workers)
-    print_runs(lake, [record.run_id for record in records])
+    opened, into = open_analysis(study), Lake.existing(computing.lake)
+    with Bar() as progress, workers_of(computing.n_workers, opened, into) as workers:
+        records = compute(opened, into, force=computing.force, progress=progress, workers=workers)
+    print_runs(computing.lake, [record.run_id for record in records])
 
 
 COMMANDS = (atlas, audit, judge)

@@ -9,6 +9,7 @@ import click
 
 from saelake.commands.computed import print_findings, print_runs, workers_of
 from saelake.commands.options import (
+    Computing,
     computing_options,
     features_option,
     force_option,
@@ -55,14 +56,12 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
 @click.command()
 @click.argument("recipe")
 @computing_options
-def analyze(
-    recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None, allow_code: bool, hosts: tuple[str, ...]
-) -> None:
+def analyze(recipe: str, computing: Computing) -> None:
     """Bring every stage of RECIPE up to date, ingest included, and show what came out.
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)  # before the imports: a mistake in it is reported at once
+    study = computing.study(recipe)  # before the imports: a mistake in it is reported at once
     from saelake.analysis import stages
     from saelake.analysis.search.directions import NoDirection
     from saelake.queries.fetched import Rows
@@ -71,17 +70,17 @@ def analyze(
     from saelake.warehouse.records import Lake
 
     analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
-    with Bar() as progress, workers_of(n_workers, analysed, Lake.at(lake)) as workers:
-        into = Lake.create(lake)
+    with Bar() as progress, workers_of(computing.n_workers, analysed, Lake.at(computing.lake)) as workers:
+        into = Lake.create(computing.lake)
         try:
-            records = stages.analyze_study(analysed, into, force=force, progress=progress, workers=workers)
+            records = stages.analyze_study(analysed, into, force=computing.force, progress=progress, workers=workers)
         except NoDirection as end:
             types = ["INTEGER"] * 3 + ["FLOAT"] * 2 + ["VARCHAR"]
             show_table(Rows(end.names, types, iter(end.rows)), sys.stdout)
             click.echo(str(end))  # an answer, as far as the study goes
             return
-    print_runs(lake, [record.run_id for record in records])
-    with open_lake(lake, study.name) as opened:
+    print_runs(computing.lake, [record.run_id for record in records])
+    with open_lake(computing.lake, study.name) as opened:
         print_findings(opened, study.verdicts.oracle, study.words)
 
 

@@ -6,8 +6,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -201,9 +202,29 @@ def judges_options(command: Command) -> Command:
     return code(hosts(command))
 
 
+class Computing(NamedTuple):
+    """What the commands are told that compute a study or beside it."""
+
+    lake: str
+    limit: int | None
+    force: bool
+    n_workers: int | None
+    allow_code: bool
+    hosts: tuple[str, ...]
+
+    def study(self, recipe: str) -> "Recipe":
+        """The recipe that is named, within the limit and with what its judges may do."""
+        return read_study(recipe, self.limit).allowing(self.allow_code, self.hosts)
+
+
 def computing_options(command: Command) -> Command:
-    """Of the commands that compute a study or beside it, where a judge may read what they ask."""
-    return lake_option(limit_option(force_option(workers_option(judges_options(command)))))
+    """Of the commands that compute a study or beside it, where a judge may read what they ask; they are given a `Computing`."""
+
+    @wraps(command)
+    def told(**given: Any) -> Any:
+        return command(computing=Computing(**{name: given.pop(name) for name in Computing._fields}), **given)
+
+    return lake_option(limit_option(force_option(workers_option(judges_options(told)))))
 
 
 def features_option(command: Command) -> Command:

@@ -121,8 +121,7 @@ def _activation_rows(first_id: int, firings: Firings, sae: KnownSae) -> Rows:
 
 def _sae_rows(joined: Joined, sae: KnownSae) -> list[Rows]:
     """The SAE and its features, as the study describes them."""
-    con = joined.con
-    assert con is not None
+    con = joined.tables
     columns = "sae_id, name, layer, width, hook, hook_out, norm, declared_l0"
     one = con.sql(f"select {columns} from saes where sae_id = $1", params=[sae.sae_id]).to_arrow_table()
     columns = "sae_id, layer, feature_id, decoder_norm, threshold"

@@ -42,10 +42,15 @@ class Joined:
     def is_there(self) -> bool:
         return self.con is not None
 
+    @property
+    def tables(self) -> duckdb.DuckDBPyConnection:
+        """`con` of a study that must be there."""
+        assert self.con is not None, f"the lake has no study {self.name}"
+        return self.con
+
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
         """The rows of a statement over the study's tables, which must be there."""
-        assert self.con is not None
-        return self.con.execute(statement).fetchall()
+        return self.tables.execute(statement).fetchall()
 
     def sae(self, asked: str | None, what: str) -> KnownSae:
         """The SAE that is asked for by its sae_id, name or layer, else the only one; raises UserError if that is not clear."""

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from saelake.ingest.model_shape import ModelShape, read_shape, weight_bytes
 from saelake.ingest.saes.description import SaeDescription, check_description, read_description
-from saelake.ingest.saes.loader import free_bytes, host_bytes
+from saelake.ingest.saes.loader import free_bytes
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.machine import host_bytes
 
 
 def check_saes(study: Study) -> list[SaeDescription]:

@@ -20,6 +20,7 @@ from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import data_key, record_key
 from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
+from saelake.warehouse.machine import host_bytes
 from saelake.warehouse.parents import require_sound
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.publish import publish_files
@@ -179,8 +180,7 @@ def _compute(
 
 def _most_at_once() -> int:
     """Runs that this machine publishes at once; on two cores one, as DuckDB and pyarrow use the second themselves."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(min(MOST_AT_ONCE, (os.cpu_count() or 1) // CORES_A_RUN, memory // BYTES_A_RUN), 1)
+    return max(min(MOST_AT_ONCE, (os.cpu_count() or 1) // CORES_A_RUN, host_bytes() // BYTES_A_RUN), 1)
 
 
 def _waves(planned: Sequence[Planned]) -> Iterator[list[Planned]]:

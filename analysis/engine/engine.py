@@ -52,6 +52,15 @@ class NextToken(NamedTuple):
     token where that is positive."""
 
 
+class _Said(NamedTuple):
+    """`NextToken` of a batch, (b,) each, on the device: read when all batches are under way, so that it is never waited for."""
+
+    p_refusal: Tensor
+    token_id: Tensor
+    margin: Tensor
+    is_finite: Tensor
+
+
 class Answers(NamedTuple):
     """Greedy answers, with what the first token's distribution was."""
 
@@ -174,7 +183,7 @@ class AblationEngine:
             for part, result in self._batches.run(sizes, of_part):
                 yield members[part], result
 
-    def _next_token(self, start: int, requests: Sequence[Request]) -> "_Said":
+    def _next_token(self, start: int, requests: Sequence[Request]) -> _Said:
         return self._said(self._logits(start, requests))
 
     def _log_probabilities(self, start: int, requests: Sequence[Request]) -> Tensor:
@@ -194,7 +203,7 @@ class AblationEngine:
 
     def _answer(
         self, max_new_tokens: int, heard: Heard, start: int, requests: Sequence[Request]
-    ) -> tuple["_Said", list[list[int]]]:
+    ) -> tuple[_Said, list[list[int]]]:
         batch = self._batch(requests)
         resid_btd, clean = below(self._subject, start, [r.prompt for r in requests], self._prompts)
         cache = DynamicCache(config=self._subject.model.config)
@@ -220,7 +229,7 @@ class AblationEngine:
             self._subject.forward(batch)
         return watch.parts
 
-    def _said(self, logits_bv: Tensor) -> "_Said":
+    def _said(self, logits_bv: Tensor) -> _Said:
         probabilities_bv = logits_bv.softmax(-1)
         others_bv = logits_bv.index_fill(1, self._refusal_ids, -torch.inf)
         return _Said(
@@ -235,15 +244,6 @@ class AblationEngine:
 
     def _interventions(self, requests: Sequence[Request], batch: Batch) -> Interventions:
         return Interventions(self._subject, self._slices, requests, batch.input_ids_bt.shape[1])
-
-
-class _Said(NamedTuple):
-    """`NextToken` of a batch, (b,) each, on the device: read when all batches are under way, so that it is never waited for."""
-
-    p_refusal: Tensor
-    token_id: Tensor
-    margin: Tensor
-    is_finite: Tensor
 
 
 def _told(parts: Sequence[tuple[Sequence[int], _Said]], place: np.ndarray) -> NextToken:

@@ -35,10 +35,9 @@ NEURONPEDIA = ("modelId", "layer", "index")
 
 
 def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
-    assert joined.con is not None
     (file,) = files
     try:
-        edits, saes = _edits(joined.con, _listed(file, joined, asked), joined.saes)
+        edits, saes = _edits(joined.tables, _listed(file, joined, asked), joined.saes)
     except QueryError as error:
         raise UserError(f"{OWNER}: {file.name}: {error}") from error
     numbers = [int(n) for n in edits.rows["sae"]]

@@ -246,7 +246,8 @@ def _timed(
 def _device(recipe: Recipe) -> tuple[str, int]:
     """The device that the recipe gets here, and its free memory."""
     from saelake.ingest.loading import resolve_device
-    from saelake.ingest.saes.loader import free_bytes, host_bytes
+    from saelake.ingest.saes.loader import free_bytes
+    from saelake.warehouse.machine import host_bytes
 
     device = resolve_device(recipe.compute.device)
     return device.type, free_bytes(device) if device.type == "cuda" else host_bytes()

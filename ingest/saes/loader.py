@@ -4,7 +4,6 @@ Ablation needs the rows in use and copies them alone to the device. What needs w
 device at a time.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -17,6 +16,7 @@ from torch import Tensor
 from saelake.ingest.saes.description import SaeDescription
 from saelake.ingest.saes.sae import Sae, Weights, load_sae, moved, with_tensors
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.machine import host_bytes
 
 WORKING_SHARE = 0.75
 """Of what is free, SAEs may take this much: the rest is for forward passes and pre-activations."""
@@ -120,8 +120,3 @@ def free_bytes(device: torch.device) -> int:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
     return host_bytes() // 2
-
-
-def host_bytes() -> int:
-    """Size of main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -23,13 +23,14 @@ from saelake.ingest.prompts import load_prompts
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.training import TrainSaes
 from saelake.ingest.saes.description import check_layer
-from saelake.ingest.saes.loader import HOST_SHARE, host_bytes
+from saelake.ingest.saes.loader import HOST_SHARE
 from saelake.ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.ingest.texts import read_texts, source_hash
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.machine import host_bytes
 from saelake.warehouse.progress import Quiet
 
 MADE_FROM = "training.json"

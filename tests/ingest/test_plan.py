@@ -107,7 +107,7 @@ def test_classifier_is_planned_where_it_judges(monkeypatch: pytest.MonkeyPatch) 
     judged = next(one for one in planned.stages if one.work.stage == "harmbench")
     assert judged.work.passes == sum(one.work.answers for one in planned.stages)
     assert ("classifier, where it judges", 26_000_000_000) in [(one.what, one.n_bytes) for one in planned.memory]
-    monkeypatch.setattr("saelake.ingest.saes.loader.host_bytes", lambda: 24_000_000_000)
+    monkeypatch.setattr("saelake.warehouse.machine.host_bytes", lambda: 24_000_000_000)
     (short,) = (problem for problem in make_plan(load_recipe("gemma-2-2b")).problems if "classifier" in problem)
     assert short.startswith("the model takes 5.2 GB and the classifier 26.0 GB beside it, but cpu has 24.0 GB free: ingest works")
     assert not any("classifier" in problem for problem in make_plan(load_recipe("gemma-3-270m")).problems)
@@ -197,7 +197,7 @@ def test_gated_model_in_the_cache_is_here(offline_hub: Path) -> None:
 
 
 def test_too_little_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saelake.ingest.saes.loader.host_bytes", lambda: 4_000_000_000)
+    monkeypatch.setattr("saelake.warehouse.machine.host_bytes", lambda: 4_000_000_000)
     planned = make_plan(load_recipe("gemma-2-2b"))
     assert (
         "the model takes 5.2 GB in bfloat16 and its largest SAE 1.2 GB, but cpu has 4.0 GB free: use a device with more memory"

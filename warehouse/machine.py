@@ -1,0 +1,8 @@
+"""What the machine has that computes."""
+
+import os
+
+
+def host_bytes() -> int:
+    """Size of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
