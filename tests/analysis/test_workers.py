@@ -4,9 +4,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from saelake.ingest.runs import SetRuns, ingest_runs
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from tests.ray_processes import worker_pids
 
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
@@ -57,22 +57,6 @@ def asked(study: Study) -> tuple[list[SetRuns], dict[str, list[str]]]:
     """What `RayWorkers.ingest` is asked for when only the prompts are missing."""
     sets = ingest_runs(study)
     return sets, {sets[0].prompts.run_id: [PROMPTS_SHARD]}
-
-
-def worker_pids() -> set[int]:
-    """Processes that compute a shard for this one's cluster."""
-    parents, found = dict[int, int](), set[int]()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if (folder / "cmdline").read_bytes().startswith(b"ray::Worker"):
-                found.add(int(folder.name))
-    return {pid for pid in found if os.getpid() in ancestors(pid, parents)}
-
-
-def ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
-    while pid := parents.get(pid, 0):
-        yield pid
 
 
 @pytest.fixture(scope="module")
