@@ -22,15 +22,27 @@ def check_compiles(compute: Compute, device: str) -> None:
 
 
 def compile_blocks(blocks: Iterable[nn.Module], backend: str | Callable[..., Any] = "inductor") -> None:
-    """Blocks of one model, which share what is compiled; that takes some 20 seconds, in the first passes."""
+    """Blocks of one model, which share what is compiled; that takes some 20 seconds, in the first passes.
+
+    These raise UserError where the backend cannot compile on this machine.
+    """
     for block in blocks:
         fast = torch.compile(block.forward, dynamic=True, backend=backend)
         block.forward = partial(_forward, block, block.forward, fast)
 
 
 def _forward(block: nn.Module, plain: Any, fast: Any, *args: Any, **kwargs: Any) -> Any:
-    has_cache = kwargs.get("past_key_values") is not None
-    return (plain if has_cache or torch.is_grad_enabled() or _is_hooked(block) else fast)(*args, **kwargs)
+    if kwargs.get("past_key_values") is not None or torch.is_grad_enabled() or _is_hooked(block):
+        return plain(*args, **kwargs)
+    from torch._dynamo.exc import TorchDynamoException  # seconds, which only who compiles should wait
+
+    try:
+        return fast(*args, **kwargs)
+    except TorchDynamoException as error:
+        why = " ".join(str(error).split("\n")[:2])
+        raise UserError(
+            f"compute.compile: torch cannot compile here ({why}): it needs a C compiler and Triton; or leave it out"
+        ) from error
 
 
 def _is_hooked(block: nn.Module) -> bool:

@@ -76,3 +76,15 @@ def test_what_is_read_inside_a_block_a_cache_and_gradients_take_the_plain_one(su
 def test_where_nothing_is_compiled_a_recipe_that_asks_for_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"compute\.compile is for a CUDA device, and this study computes on cpu"):
         Subject.load(ModelSpec(path=save_model(FAMILY, tmp_path)), Compute(device="cpu", compile=True))
+
+
+def test_a_machine_that_cannot_compile_is_one_sentence(subject: Subject) -> None:
+    def lacking(_graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        raise RuntimeError("Cannot find a working triton installation.\nMore of it")
+
+    batch = subject.batch([subject.encode(text).token_ids for text in TEXTS])
+    compile_blocks(subject.blocks, lacking)
+    with pytest.raises(
+        UserError, match=r"^compute\.compile: torch cannot compile here \(.*working triton installation.*\): it needs"
+    ):
+        subject.forward(batch)
