@@ -11,6 +11,7 @@ import torch
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet
+from saelake.analysis.judges.protocol import Settling
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.verdicts import Reader, after_reasoning, judge_named, oracle_of
 from saelake.ingest.loaded import Loaded
@@ -81,6 +82,20 @@ class StudyContext:
             judge = judge_named(name, self.recipe, self.lake.root, lambda: self.run_id)
             self._judges[name] = after_reasoning(judge, self.reasoning, judge.labels)
         return self._judges[name]
+
+    def settled(self, prompt: int, token_ids: Sequence[int]) -> bool:
+        """Whether the oracle reads every answer to the prompt that begins with these tokens as a refusal."""
+        judge = self._settling.get(self.oracle_of(prompt))
+        return judge is not None and judge.settled(self.text(token_ids))
+
+    @cached_property
+    def _settling(self) -> dict[str, Settling]:
+        """The oracles that know a refusal by its beginning: none where that may turn out to be reasoning."""
+        added = self.subject.tokenizer.added_tokens_decoder.values()
+        if self.reasoning.is_open or any(self.reasoning.keeps(str(token)) for token in added):
+            return {}
+        judges = {name: judge_named(name, self.recipe, self.lake.root) for name in set(self.oracles.values())}
+        return {name: judge for name, judge in judges.items() if isinstance(judge, Settling)}
 
     @cached_property
     def sets(self) -> list[SetRuns]:

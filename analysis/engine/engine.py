@@ -11,7 +11,6 @@ a prompt, and only the last position's logits are. Batches are as large as memor
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from saelake.analysis.engine.depths import WORTH, together
 from saelake.analysis.engine.generation import continued
 from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.memory import Batches, Size
@@ -32,8 +32,8 @@ from saelake.ingest.subject import Batch, Subject
 from saelake.warehouse.errors import UserError
 
 Part = TypeVar("Part")
-Heard = Callable[[Request, Sequence[int]], None]
-"""Is told a request and the tokens of its answer so far."""
+Heard = Callable[[Request, Sequence[int]], bool]
+"""Is told a request and the tokens of its answer so far, and says whether that is enough of it."""
 
 
 class NotFinite(UserError):
@@ -110,11 +110,11 @@ class AblationEngine:
             out[rows] = log_probabilities_bv
         return out[torch.from_numpy(place)]
 
-    def answer(self, requests: Sequence[Request], max_new_tokens: int, heard: Heard = lambda *_: None) -> Answers:
+    def answer(self, requests: Sequence[Request], max_new_tokens: int, heard: Heard = lambda *_: False) -> Answers:
         """Greedy continuations; interventions at all positions stay on for every generated token.
 
         Args:
-            heard: is told a request and its tokens so far, after each of them.
+            heard: is told a request and its tokens so far, after each of them; where it says that this is enough, they are all.
         Raises UserError where a model's learned positions run out.
         """
         self._check_positions(requests, max_new_tokens)
@@ -165,15 +165,15 @@ class AblationEngine:
         """Computes batches of requests that resume from one layer and are of similar lengths: their places, and what they gave.
 
         A request's pass resumes from the clean residual below its first touched site, before the edit, or from `lowest`; from -1
-        it is run as a whole.
+        it is run as a whole. With others it resumes from below theirs, where that costs less than a pass of its own.
         """
         latest = self._subject.n_layers - 1 if lowest is None else lowest
         firsts = [r.first_site(self._saes) for r in requests]
         starts = [latest if first is None else min(self._below(first), latest) for first in firsts]
         lengths = [len(self._prompts[r.prompt]) for r in requests]
-        order = sorted(range(len(requests)), key=lambda i: (starts[i], lengths[i], requests[i].prompt))
-        for start, group in groupby(order, key=starts.__getitem__):
-            members = list(group)
+        worth = WORTH.get(self._subject.device.type, WORTH["cpu"]) * max(n_new, 1)
+        for start, group in together(starts, [r.prompt for r in requests], lengths, worth * self._subject.n_layers):
+            members = sorted(group, key=lambda i: (lengths[i], requests[i].prompt))
             sizes = [_size(requests[i], lengths[i], n_new) for i in members]
 
             def of_part(part: slice, start: int = start, members: Sequence[int] = members) -> Part:
@@ -214,8 +214,8 @@ class AblationEngine:
         def interventions(rows: Sequence[int]) -> Interventions:
             return Interventions(self._subject, self._slices, [requests[row] for row in rows], n_tokens=1)
 
-        def of_row(row: int, tokens: Sequence[int]) -> None:
-            heard(requests[row], tokens)
+        def of_row(row: int, tokens: Sequence[int]) -> bool:
+            return heard(requests[row], tokens)
 
         said = self._said(logits_bv)
         _check_finite(said)  # before anybody hears of tokens that no model said

@@ -141,10 +141,11 @@ class Engine:
         for place, one in enumerate(requests):
             places.setdefault(one.state, []).append(place)
 
-        def tell(request: Request, tokens: Sequence[int]) -> None:
+        def tell(request: Request, tokens: Sequence[int]) -> bool:
             if heard is not None:
                 for place in places[request.state]:
                     heard(place, self._text(tokens))
+            return False
 
         with arguments.without_recipe():
             found = self._engine.answer(requests, max_new_tokens, tell)

@@ -5,7 +5,7 @@ recipes may name it from then on.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from saelake.analysis.judges.degenerate import degenerate_rule
 
@@ -68,3 +68,11 @@ class Judge(Protocol):
 
     def __call__(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict an answer, in their order."""
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A judge that may know a refusal by its beginning."""
+
+    def settled(self, beginning: str) -> bool:
+        """Whether every answer that begins so is a refusal: a search needs no more of it."""

@@ -39,11 +39,21 @@ class Judged:
     """By how much the largest logit of a target token was above that of any other first token."""
 
 
-def judged(context: StudyContext, requests: Sequence[Request], engine: AblationEngine | None = None) -> list[Judged]:
-    """Answers of the study's engine, or another, as long as the recipe's generation allows, judged by its oracle."""
+def judged(
+    context: StudyContext, requests: Sequence[Request], engine: AblationEngine | None = None, *, whole: bool = True
+) -> list[Judged]:
+    """Answers of the study's engine, or another, as long as the recipe's generation allows, judged by its oracle.
+
+    Args:
+        whole: otherwise an answer ends where the oracle knows it for a refusal, whatever would follow.
+    """
     if not requests:
         return []
-    answers = (engine or context.engine).answer(requests, context.recipe.generation.max_new_tokens)
+
+    def settled(request: Request, token_ids: Sequence[int]) -> bool:
+        return not whole and context.settled(request.prompt, token_ids)
+
+    answers = (engine or context.engine).answer(requests, context.recipe.generation.max_new_tokens, settled)
     first = context.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
         Answer(
@@ -72,11 +82,12 @@ def flipped(context: StudyContext, requests: Sequence[Request]) -> list[bool]:
     An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
     """
     if not _by_first_token(context, requests):
-        return [a.verdict.flipped is True for a in judged(context, requests)]
+        return [a.verdict.flipped is True for a in judged(context, requests, whole=False)]
     passes = ~np.isin(context.engine.next_token(requests).token_id, context.subject.refusal_token_ids)
     flips = np.zeros(len(requests), dtype=bool)
     flips[passes] = [
-        a.verdict.flipped is True for a in judged(context, [r for r, passed in zip(requests, passes, strict=True) if passed])
+        a.verdict.flipped is True
+        for a in judged(context, [r for r, passed in zip(requests, passes, strict=True) if passed], whole=False)
     ]
     return [bool(flip) for flip in flips]
 
@@ -101,7 +112,8 @@ def shown(context: StudyContext, requests: Sequence[Request]) -> Shown:
         asked = np.isin(first.token_id, context.subject.refusal_token_ids)
     found = np.zeros(len(requests), dtype=bool)
     found[asked] = [
-        a.verdict.refused is True for a in judged(context, [r for r, one in zip(requests, asked, strict=True) if one])
+        a.verdict.refused is True
+        for a in judged(context, [r for r, one in zip(requests, asked, strict=True) if one], whole=False)
     ]
     return Shown(first.p_refusal, found)
 

@@ -163,7 +163,7 @@ def test_of_a_model_that_gives_no_probabilities_no_token_is_heard(tmp_path: Path
     subject.model.model.norm.weight.data.fill_(torch.nan)
     engine = AblationEngine(subject, bench.saes, bench.prompts)
     with pytest.raises(NotFinite):
-        engine.answer([Request(i) for i in range(len(bench.prompts))], 4, lambda *said: heard.append(said))
+        engine.answer([Request(i) for i in range(len(bench.prompts))], 4, lambda *said: bool(heard.append(said)))
     assert not heard
     with pytest.raises(NotFinite):
         engine.next_token([Request(0)])
