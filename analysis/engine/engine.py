@@ -4,8 +4,8 @@
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)
 
 Exact: a request's answer is what the full decode-plus-error pass would give, and depends on no other request in the batch, up
-to rounding. Fast: requests of like length and depth share a batch, the network below the first touched layer is computed once
-a prompt, and only the last position's logits are. Batches are as large as memory allows, and smaller after they were not.
+to rounding. Fast: requests of like length share a batch, the network below their first touched layer is computed once a prompt,
+and only the last position's logits are. Batches are as large as memory allows, and smaller after they were not.
 """
 
 import warnings
