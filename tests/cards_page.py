@@ -20,7 +20,7 @@ MEASURED = {
     "echoed_benign": "benign answers that repeat the action word for word",
     "flipped": "refused prompts flipped by ablating the top K features a layer",
     "random_flipped": "... by as many random active features",
-    "backed_up": "refused prompts with a minimal set in which a feature sleeps, wakes and is needed",
+    "backed_up": "refused prompts with a minimal set in which a feature is silent, wakes and is needed",
 }
 """Of what a build measured on its test split, what a card shows; gates.json has the rest."""
 

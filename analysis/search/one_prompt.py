@@ -1,4 +1,4 @@
-"""The smallest set of features that flips one prompt, from Python: the search of the recipe's stage `minimal`, asked directly."""
+"""A minimal set of features that flips one prompt, from Python: the search of the recipe's stage `minimal`, asked directly."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
