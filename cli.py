@@ -1,4 +1,4 @@
-"""The command line: one verb a command. The verbs are in commands/, each a thin layer over the function that does the work.
+"""The command line: the verbs of commands/, each a thin layer over the function that does the work.
 
     saelake analyze organism --lake ./lake
     saelake query asr --lake ./lake --format csv

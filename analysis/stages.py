@@ -1,4 +1,4 @@
-"""Which stage needs which, what is done, and running the rest.
+"""The stages of an analysis: which needs which, what is done, and running the rest.
 
 A stage's run is known before anything is computed: its id is a hash of its part of the recipe, its parents' ids and its code.
 """
@@ -77,11 +77,11 @@ COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
 ATLAS = (effects.STAGE, effects.JOINT_STAGE, attributions.STAGE, scores.STAGE)
 """What `saelake atlas` computes beside them."""
 AUDIT = (recoveries.STAGE, rates.STAGE)
-"""What `saelake audit` does."""
+"""What `saelake audit` computes beside them."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
 """The stages that ablate and store answers, which the judges read."""
 TAKEN = tuple(name for stage in COMPUTED for name in stage.names)
-"""What the names of the analysis' own conditions are, or begin with."""
+"""The names of the analysis' own conditions, or how these begin: no other condition may be called so."""
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -118,7 +118,7 @@ def specs(study: Study, asked: Sequence[Stage] | None = None, lake: Lake | None 
     """The identity of every stage's run, of the recipe's stages or of those that are asked for, in this order.
 
     Args:
-        lake: where runs are looked for that an older version of the schema published with this content.
+        lake: where to look for runs that an older version of the schema published with this content.
     """
     find = known_runs(lake) if lake else lambda spec: spec
     oracle, sets = oracle_identity(study.recipe), ingest_runs(study, lake)
@@ -168,7 +168,7 @@ def analyze_study(
         known = specs(study, lake=lake)
         context = StudyContext(study, lake)
         compute = partial(workers.ingest, study, context.sets) if workers else None
-        context.run_id = known["direction"].run_id  # which pays for what is asked before it
+        context.run_id = known["direction"].run_id  # whose record counts what judges are asked before any stage
         if workers is None and whole_run(lake, known["direction"].run_id) is None:
             check_shown(context)
         found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=context.loaded)
@@ -218,7 +218,7 @@ def _beside(
     progress: Quiet | None,
     workers: Workers | None,
 ) -> list[RunRecord]:
-    """Stages that a command of their own computes beside the analysis, which is there already."""
+    """The runs of stages that a command of their own adds to an analysis that is done."""
     known, context = specs(study, [*COMPUTED, *asked], lake), StudyContext(study, lake)
     read = {parent for stage in asked for parent in stage.parents} - {stage.name for stage in asked}
     if absent := _absent(read, known, lake):

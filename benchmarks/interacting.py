@@ -1,4 +1,4 @@
-"""Data whose labels hang on known pairs of features, and on no feature by itself.
+"""Data whose labels depend on known pairs of features, and on no feature by itself.
 
 Every interacting feature has one partner with which it speaks for the label and another with which it speaks against it, as
 strongly: its own effect cancels, so a linear model has nothing to find. As many features interact with none.

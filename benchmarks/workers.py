@@ -1,4 +1,4 @@
-"""Two Ray workers beside one process, one torch thread each, on a stage whose shards know nothing of each other.
+"""Two Ray workers beside one process, one torch thread each, on a stage whose shards are independent.
 
     python -m benchmarks.workers
 

@@ -1,4 +1,4 @@
-"""The commands that compute beside an analysis that is there already: atlas, audit, judge."""
+"""The commands that add to an analysis that is done: atlas, audit, judge."""
 
 from typing import TYPE_CHECKING
 

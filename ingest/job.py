@@ -1,4 +1,4 @@
-"""The ingest job: prompts through the model and its SAEs into a lake, shard by shard; only those that it does not hold yet."""
+"""The ingest job: prompts through the model and its SAEs into a lake, shard by shard; only what the lake does not hold yet."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,8 +52,8 @@ def ingest_study(
     """`ingest` for a study that is opened already.
 
     Args:
-        compute: makes its shards elsewhere than in this process.
-        loaded: the subject and SAEs of others in this process, who then have what it loads.
+        compute: makes the shards elsewhere than in this process.
+        loaded: the subject and SAEs, to be shared with what follows in this process.
     """
     sets, name = ingest_runs(study, lake), study.recipe.name
     planned = plans(study, lake, sets)
@@ -66,7 +66,7 @@ def ingest_study(
 
 
 def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
-    """How each run is computed, parents first; those of version 1 are there."""
+    """How each run is computed, parents first; runs of version 1 are never computed again."""
     tables = ("saes", "features", "activations", *(("activations_by_prompt",) if study.recipe.capture.prompt_major else ()))
     found: list[Planned] = []
     for one in sets:
@@ -116,7 +116,7 @@ def computed_here(study: Study, sets: Sequence[SetRuns], loaded: "Loaded | None"
 
 
 def shards_of(asked: Sequence[tuple[Piece, list[str]]], maker: "ShardMaker") -> Iterator[tuple[str, str, list[Rows]]]:
-    """run_id, shard and rows of what is to be computed, all of a piece at once: while they are written, the next are computed."""
+    """run_id, shard and rows of what is to be computed, one piece at a time: while one is written, the next is computed."""
     for (piece, run_ids), parts in zip(asked, one_ahead(maker.rows([piece for piece, _ in asked])), strict=True):
         for run_id, rows in zip(run_ids, parts, strict=True):
             yield run_id, piece.shard, rows

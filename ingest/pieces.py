@@ -1,4 +1,4 @@
-"""What of an ingest is computed at once: pieces, each of one prompt set."""
+"""The pieces in which an ingest is computed, each of one prompt set."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV, JSON, JSON lines and Parquet files: the same rows for the same table, a row at a time, within bounds.
+"""Rows of CSV, TSV, JSON, JSON lines and Parquet files: the same rows for the same table, one row at a time, within bounds.
 
 A name that occurs twice in a header or an object is an error (of two values one would be lost), and only the columns that are
 asked for are read: the others may hold what nobody can read.

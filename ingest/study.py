@@ -13,7 +13,7 @@ from saelake.ingest.saes.refs import SaeRef, list_saes, numbered
 
 @dataclass(frozen=True)
 class Study:
-    """What a recipe names, found and fingerprinted; nothing is loaded on a device yet."""
+    """A recipe with its prompts, its SAEs by their files' hashes, and the hash of its model."""
 
     recipe: Recipe
     prompts: list[Prompt]
@@ -23,11 +23,11 @@ class Study:
     """cpu, cuda or mps"""
 
     def prompts_of(self, split: str, role: Role | None = None) -> list[int]:
-        """Places in `prompts` of the prompts of a split, and of the labels that are taken for a role if one is given."""
+        """Places in `prompts` of the prompts of a split; only of those whose label has a role, if one is given."""
         return [i for i, p in enumerate(self.prompts) if p.split == split and role in (None, self.recipe.labels.role(p.label))]
 
     def role(self, prompt: int) -> Role:
-        """What the label of a prompt is taken for, by its place in `prompts`."""
+        """The role of a prompt's label, by the prompt's place in `prompts`."""
         return self.recipe.labels.role(self.prompts[prompt].label)
 
     @property
@@ -37,7 +37,7 @@ class Study:
 
     @property
     def sae_shards(self) -> dict[str, int]:
-        """Names of shards of one SAE each -> its number: by layer, and where a layer has several by the SAE too."""
+        """Name of each SAE's shard -> its number; the name has the layer and, where that has several SAEs, the hash."""
         found = self.numbered_saes
         several = Counter(ref.layer for ref in self.saes)
         return {

@@ -1,4 +1,4 @@
-"""Shows the rows of a relation: as a table to look at, or as CSV, JSON or Parquet to go on with."""
+"""Shows the rows of a relation: as a table to look at, or as CSV, JSON or Parquet to work on with."""
 
 import csv
 import io

@@ -18,20 +18,20 @@ FOLDER = Path(__file__).parent
 STAGES = FOLDER / "stages"
 """Questions that stages and pages ask: anyone may, but they are not listed."""
 PAGES = FOLDER / "pages"
-"""Those that the pages of the explorer ask and nothing else does."""
+"""Questions that only the pages of the explorer ask."""
 STEPS = FOLDER / "steps"
-"""Statements that are no questions: each is that of one module."""
+"""Statements that are not questions: each belongs to one module."""
 RENAMED = {
     "layer_diagnostic": "direction_by_layer",
     "methods": "search_methods",
     "redundant": "self_repair",
     "stability": "set_overlap",
 }
-"""Names that questions had, which are taken for those that they have."""
+"""Former name -> name of a question."""
 PLACEHOLDER = re.compile(r"\$([a-z]\w*)(?:\((\w+(?:\|\w+)?)\))?")
 FIRST_SENTENCE = re.compile(r".+?[.?](?= |$)")
 WHOLE_LAKE = "Over the whole lake:"
-"""How the documentation begins of a question that is about all studies of a lake; all others are about one."""
+"""How the documentation of a question about all studies of a lake begins; all others are about one study."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Query:
         """The statement with all values written in; raises QueryError for a missing, unknown or ill-typed one.
 
         Args:
-            by_layer: lists of features are looked up in the files of their layers, by the catalog's macros, which are DuckDB's.
+            by_layer: look up lists of features only in the files of their layers, by the catalog's macros, which only DuckDB has.
         """
         known = {p.name: p for p in self.parameters}
         for name in values:
@@ -83,7 +83,7 @@ class Query:
 def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any, by_layer: bool) -> Callable[[str | None], str]:
     """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`.
 
-    `$name(one|other)` is the first table if a boolean is true, else the second: what is not asked for is not read at all.
+    `$name(one|other)` is the first table if a boolean is true, else the second: the other is not read at all.
     """
     if declared.type == "features":
         from saelake.queries.features import resolve, rows_of
@@ -97,30 +97,30 @@ def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any, 
 
 
 def names() -> list[str]:
-    """The names of the questions that people ask."""
+    """The names of the listed questions."""
     return sorted(file.stem for file in FOLDER.glob("*.sql"))
 
 
 def names_of_stages() -> list[str]:
-    """The names of those that stages and pages ask."""
+    """The names of the questions in stages/."""
     return sorted(file.stem for file in STAGES.glob("*.sql"))
 
 
 def names_of_pages() -> list[str]:
-    """The names of those that the pages of the explorer ask."""
+    """The names of the questions in pages/."""
     return sorted(file.stem for file in PAGES.glob("*.sql"))
 
 
 @cache
 def step(name: str) -> str:
-    """A statement of steps/, which one module executes with prepared parameters of its own; nobody else asks it."""
+    """A statement of steps/, which one module executes with prepared parameters of its own."""
     lines = (STEPS / f"{name}.sql").read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.startswith("--"))
 
 
 @cache
 def load(name: str) -> Query:
-    """One question, of those that are listed or not; raises QueryError for an unknown name."""
+    """One question, listed or not; raises QueryError for an unknown name."""
     name = RENAMED.get(name, name)
     for folder, known in ((FOLDER, names()), (STAGES, names_of_stages()), (PAGES, names_of_pages())):
         if name in known:
@@ -129,12 +129,12 @@ def load(name: str) -> Query:
 
 
 def run(con: "duckdb.DuckDBPyConnection", name: str, **parameters: Any) -> "duckdb.DuckDBPyRelation":
-    """Asks a question on a connection that shows a lake's tables; values as Python values or as text; raises QueryError."""
+    """Asks a question on a connection that shows a lake's tables; parameters as Python values or as text; raises QueryError."""
     return con.sql(load(name).statement(con, parameters))
 
 
 def check_choices(con: "duckdb.DuckDBPyConnection", name: str, values: Mapping[str, Any]) -> None:
-    """Raises QueryError for a value of a question that names what the lake does not have, with what it has."""
+    """Raises QueryError for a parameter that names what the lake does not have, and says what it has."""
     choices.check_choices(con, {p.name: p for p in load(name).parameters}, values)
 
 

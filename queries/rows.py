@@ -1,4 +1,4 @@
-"""Rows as dictionaries, for pages: one a row, by the names of the columns."""
+"""Rows as dictionaries by column name, for pages."""
 
 from typing import TYPE_CHECKING, Any
 

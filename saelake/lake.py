@@ -53,7 +53,7 @@ class OpenLake:
             return self.connection.sql(statement, params=params)
 
     def query(self, name: str, *, engine: str = "duckdb", **params: Any) -> duckdb.DuckDBPyRelation:
-        """The rows of a question from `queries/`, computed by DuckDB or, for lakes past one machine, by spark.
+        """The rows of a question from `queries/`, computed by "duckdb" or, for lakes too large for one machine, by "spark".
 
         Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several, and for
         a table that is damaged or was left out of a shared set.
@@ -113,14 +113,14 @@ class OpenLake:
             return LakeRows(self.lake, self.studies[0], **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
-        """Stores rows of a table of the protocol as a run, with where they come from; the tables of this connection show it.
+        """Stores rows of a table of the protocol as a run, with what made them, and shows it on this connection.
 
         Args:
             rows: an Arrow table, a data frame, a list of dicts, or a dict of columns; `run_id` and the id that the table numbers
                 are left out.
             study: the study that they belong to; by default the one that is shown.
-            about: what made them, as JSON values: it stands in the run's record.
-        Raises UserError for what does not fit the protocol, and where it is not said which study they belong to.
+            about: what made them, as JSON values, for the run's record.
+        Raises UserError for what does not fit the protocol, and if several studies are shown and none is named.
         """
         from saelake.warehouse.written import write_rows
 
@@ -135,11 +135,11 @@ class OpenLake:
         return record
 
     def _renew(self) -> None:
-        """Credentials for object storage may last an hour only."""
+        """Renews credentials for object storage, which may last only an hour."""
         self.lake.published.renew(self.connection)
 
     def _show_again(self) -> None:
-        """Another connection with the views as they are now; relations of the one before stay what they were."""
+        """Opens another connection, with the views as they are now; relations of the one before stay as they were."""
         self.connection = connect(self.lake, self.recipe)
 
     def tables(self) -> list[str]:
@@ -171,8 +171,8 @@ def open(path: str | Path, recipe: str | None = None) -> OpenLake:
 def sparse(files: str, **options: Any) -> "Sparse":
     """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`.
 
-    Rows and columns are those of the set's tables `prompts` and `saes`, which stand beside its activations; a warning says what
-    they are where it has none.
+    Rows and columns are those of the set's tables `prompts` and `saes`, beside its activations; where it has none, a warning says
+    what they are.
     """
     from saelake.queries.sparse import sparse_of_files
 

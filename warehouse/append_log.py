@@ -1,4 +1,4 @@
-"""A durable append log: what is written bit by bit, one JSON object a line, until it is published as a run.
+"""A durable append log: what is written bit by bit, one JSON object per line, until it is published as a run.
 
 An entry is there once `append` returns, whatever happens then; a line that a killed process left unfinished is no entry.
 """

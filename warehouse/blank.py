@@ -1,4 +1,4 @@
-"""The views of a lake without runs, made once a process: copying these hundred takes a fifth of the time of binding them.
+"""The views of a lake without runs, made once per process: copying these hundred takes a fifth of the time of binding them.
 
 A lake has rows in few of its tables, so that most views of a connection or a catalog are these.
 """

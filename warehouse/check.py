@@ -1,4 +1,4 @@
-"""Looks through a whole lake for damage: what is missing, changed, or does not fit together, and what to repeat."""
+"""Checks a whole lake for damage: what is missing, changed, or does not fit together, and what to repeat."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What of a lake is not as it was published: pointers and files. Readers refuse what is built on them, and say why."""
+"""Pointers and files of a lake that are not as they were published. Readers refuse what is built on them, and say why."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A lake's parts, as keys: how records, pointers and folders of data are called.
+"""A lake's parts, as keys: how records, pointers and folders of data are named.
 
 lake/
   saelake.json                    marks the folder as a lake, with the newest version of the protocol in it

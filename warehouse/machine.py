@@ -1,4 +1,4 @@
-"""What the machine has that computes."""
+"""The main memory of the machine that computes."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Where what a lake publishes lies: a folder, or a bucket of object storage (bucket.py). Keys name all in it: `runs/x.json`."""
+"""Where a lake keeps what it publishes: a folder, or a bucket (bucket.py). Keys name its parts: `runs/x.json`."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The recovery audit: sets that flip prompts are held ablated, and a small change that brings the behaviour back is searched.
+"""The recovery audit: holds sets that flip prompts ablated, and searches for a small change that brings the behaviour back.
 
 Did ablating the set remove the cause, or one route to it? What is found is answered by the engine, with the set held at every
 token and the change at the prompt's last ones, and read by the oracle. Beside the sets stand as many random active features,

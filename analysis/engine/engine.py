@@ -3,9 +3,9 @@
     engine = AblationEngine(subject, saes, [subject.encode(text).token_ids for text in texts])
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)
 
-Exact: a request's answer is what the full decode-plus-error pass would give, and depends on no other request in the batch, up
-to rounding. Fast: requests of like length share a batch, the network below their first touched layer is computed once a prompt,
-and only the last position's logits are. Batches are as large as memory allows, and smaller after they were not.
+Exact: up to rounding, a request's answer is what the full decode-plus-error pass would give, whatever else is in the batch. Fast:
+requests of like length share a batch, the network below their first touched layer is computed once per prompt, and logits only at
+the last position. Batches are as large as memory allows, and shrink where it runs out.
 """
 
 import warnings
@@ -37,7 +37,7 @@ Heard = Callable[[Request, Sequence[int]], bool]
 
 
 class NotFinite(UserError):
-    """The model gives no probabilities: somewhere in it a number became infinite or none."""
+    """The model gives no probabilities: somewhere in it a number became infinite or NaN."""
 
 
 class NextToken(NamedTuple):
@@ -48,12 +48,12 @@ class NextToken(NamedTuple):
     token_id: np.ndarray
     """(n,) int64: the most probable first token."""
     margin: np.ndarray
-    """(n,) float32: by how much the largest logit of a target token is above that of any other token; the first token is a target
-    token where that is positive."""
+    """(n,) float32: the largest logit of a target token minus that of any other token; the first token is a target token where it
+    is positive."""
 
 
 class _Said(NamedTuple):
-    """`NextToken` of a batch, (b,) each, on the device: read when all batches are under way, so that it is never waited for."""
+    """`NextToken` of a batch, (b,) each, on the device: read once all batches are under way, so that none waits for it."""
 
     p_refusal: Tensor
     token_id: Tensor

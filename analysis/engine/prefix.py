@@ -1,4 +1,4 @@
-"""The part of the network below the first touched layer: computed once a prompt, then every pass resumes above it."""
+"""The part of the network below the first touched layer: computed once per prompt; every pass then resumes above it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress

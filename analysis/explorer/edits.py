@@ -1,4 +1,4 @@
-"""Edits as a person writes them into the explorer, one a line, and what they are in Python and on the command line.
+"""Edits as a person writes them into the explorer, one per line, and what they are in Python and on the command line.
 
     ablate 5:177, 4:256            features, as the explorer names them
     clamp 5:177 = 3.5

@@ -1,4 +1,4 @@
-"""The explorer's first page, the list of features by what tells something of them, and the card of each."""
+"""The explorer's first page, a list of features in an order of one's choice, and the card of each."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The factorisation machine from Python, in scikit-learn's manners: on any sparse rows with labels 0 and 1."""
+"""The factorisation machine from Python, with scikit-learn's interface: on any sparse rows with labels 0 and 1."""
 
 from typing import Any, NamedTuple, Self
 

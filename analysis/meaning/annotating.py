@@ -1,4 +1,4 @@
-"""The pages of an annotation study: one feature a screen, an answer durable before the next one is shown."""
+"""The pages of an annotation study: one feature per screen, an answer durable before the next one is shown."""
 
 from collections.abc import Sequence
 from contextlib import closing

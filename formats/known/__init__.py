@@ -1,1 +1,1 @@
-"""One module a format: a new one is found here by its file's name."""
+"""One module per format: a new one is found here by its file's name."""

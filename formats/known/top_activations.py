@@ -1,4 +1,4 @@
-"""Data sets of top activations, as the hub has them: a row a text, with the columns feature, activation, token and context.
+"""Data sets of top activations, as the hub has them: one row per text, with the columns feature, activation, token and context.
 
 `sae` (an sae_id, a name or a layer) says which SAE a row is about; without that column --sae does. The folder that is written is
 a data set for `datasets.load_dataset`.

@@ -1,4 +1,4 @@
-"""The build's own check that the hydra has backups: minimal sets with a feature that sleeps, wakes and is needed.
+"""The build's own check that the hydra has backups: minimal sets with a feature that is silent, wakes and is needed.
 
 Independent of the project's searches, and plainer: of a pool that flips a prompt, features are left out one at a time, in a drawn
 order, for as long as the rest flips. Then every feature that is left is needed. A backup is one that is silent on every token of

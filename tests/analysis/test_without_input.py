@@ -13,7 +13,7 @@ from saelake import cli
 from saelake.analysis import stages
 from saelake.analysis.report.page import write_report
 from saelake.analysis.search.directions import NoDirection, Scores, left_out
-from saelake.analysis.status import StageStatus
+from saelake.analysis.stage_status import StageStatus
 from saelake.analysis.study_status import study_status
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.search import Direction

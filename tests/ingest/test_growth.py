@@ -9,7 +9,7 @@ import pytest
 import saelake
 from saelake import queries
 from saelake.analysis import stages
-from saelake.analysis.status import StageStatus
+from saelake.analysis.stage_status import StageStatus
 from saelake.analysis.study_status import study_status
 from saelake.ingest import shards
 from saelake.ingest.capture import capture

@@ -1,4 +1,4 @@
-"""What of a study a lake holds, and why the rest is to be computed."""
+"""What a lake holds of a stage, and why the rest is to be computed."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
