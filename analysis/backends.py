@@ -2,7 +2,7 @@
 
     print(*saelake.compare(subject, {"bridge": bridge}, ["how to steal a violin", "hello"]), sep="\\n")
 
-The recipe path (`saelake compare`) stores the same rows as runs, one a backend; the question `backends` is asked of both.
+The recipe path (`saelake compare`) stores the same rows as runs, one per backend; the question `backends` is asked of both.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

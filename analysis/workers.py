@@ -101,7 +101,7 @@ class RayWorkers:
 
     Args:
         n_workers: how many; a cluster that has no room for all of them yet is asked for it, and starts with those that it has.
-            By default as many as there is room for (one a GPU or, where there is none, one for `compute.threads` processors),
+            By default as many as there is room for (one per GPU or, where there is none, one for `compute.threads` processors),
             and more as it grows.
     """
 

@@ -18,7 +18,7 @@ FOUND = {
     "interactions": "Interactions, of effects on P(target),",
     "interactions_log_odds": "Interactions, of effects on the log-odds of P(target),",
 }
-"""What methods are to find (column finds of method_scores), in words."""
+"""Column finds of method_scores -> what methods are to find, in words."""
 
 
 @click.command()
@@ -53,7 +53,7 @@ def atlas(recipe: str, full: bool, computing: Computing) -> None:
 @click.argument("recipe")
 @computing_options
 def audit(recipe: str, computing: Computing) -> None:
-    """Search small changes of the residual stream that undo what ablating RECIPE's sets has done: was it the cause, or one route?
+    """Search for small changes of the residual stream that undo what ablating RECIPE's sets did: was it the cause, or one route?
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already; its section [audit] says what is
     searched, where and how far. Finds what is there, resumes what was stopped.

@@ -1,6 +1,6 @@
 -- Backup features: they wake while a source is ablated that does not flip alone, and ablating them with it flips the prompt (R13).
 --
--- One row a feature that is a backup on some prompt. n_backup counts the prompts on which it flips with a source by itself, or is one
+-- One row per feature that is a backup on some prompt. n_backup counts the prompts on which it flips with a source by itself, or is one
 -- of a smallest part of what wakes there that does; n_alone those of them on which it does by itself. n_woken counts the prompts on
 -- which it wakes while a source is ablated at all: where that is much more, it mostly wakes without standing in for anything.
 -- p_refusal_token is the mean probability of a refusal token while it and its source are ablated. sources are the single features

@@ -1,7 +1,7 @@
 -- What is said of the features of a population: their explanations, or the tokens on which they fire where there is none (R20).
 --
--- One row a feature. description joins its explanations by " | ". Where there is no public one, or tokens are asked for, it is the
--- tokens on which the feature fires most, one a prompt, strongest first, BOS left out; about says which.
+-- One row per feature. description joins its explanations by " | ". Where there is no public one, or tokens are asked for, it is the
+-- tokens on which the feature fires most, one per prompt, strongest first, BOS left out; about says which.
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = critical: whose features
 -- $about explanations|tokens|either = either: what counts as a description

@@ -1,6 +1,6 @@
 -- The smallest K at which each prompt flips, null if it never does.
 --
--- One row a condition, judge and prompt; n_k and largest_k say how far was searched. To sum up, group by condition, judge,
+-- One row per condition, judge and prompt; n_k and largest_k say how far was searched. To sum up, group by condition, judge,
 -- label and first_k. refused_at_baseline: the judge reads the answer under the condition none as a refusal.
 --
 -- $condition conditions_like? = null: the conditions, as a pattern of `like`; null for top_k by every direction

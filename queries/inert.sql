@@ -1,6 +1,6 @@
 -- How many critical features do not fire on the very prompt that they are critical for, and what they are good for (R8).
 --
--- One row a method and judge. n_prompts have a set; n_features counts (prompt, feature) pairs, n_inert those without activation on
+-- One row per method and judge. n_prompts have a set; n_features counts (prompt, feature) pairs, n_inert those without activation on
 -- that prompt, unique_features and unique_inert distinct features. flipped_full, flipped_active and flipped_silent count the
 -- prompts that flip when the whole set, only what fires of it, or only the inert features are ablated; answer_changed those
 -- whose answer changes in any way by the inert ones alone. Nothing of that is on the prompt itself, since a feature that is zero

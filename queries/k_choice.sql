@@ -9,7 +9,7 @@
 -- not apply count nowhere.
 --
 -- $condition condition = top_k_own: the condition
--- $judge judge? = null: only this judge; null for one row a judge
+-- $judge judge? = null: only this judge; null for one row per judge
 with answers as (
     select a.condition, v.judge, p.label_role, a.k, a.prompt_id, v.refused, v.degenerate, v.flipped
     from verdicts as v

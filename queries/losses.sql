@@ -1,6 +1,6 @@
 -- Side effects (R16): cross-entropy on ordinary text, and refusals of control prompts, with and without the interventions.
 --
--- One row a set of texts and condition: none, direction (projected out of every layer) or minimal (a prompt's critical set
+-- One row per set of texts and condition: none, direction (projected out of every layer) or minimal (a prompt's critical set
 -- ablated). loss is the mean over texts of the mean negative log-likelihood per token, in nats; for minimal it is the mean over
 -- the n_sets ablated sets, with sd over sets. added is loss minus that of none, kl how far all that may follow at each token lies
 -- from what the unmodified model expects (KL divergence, nats): it sees changes that the text does not. control_answered is the

@@ -1,6 +1,6 @@
 -- Whether each prompt flips under each intervention: the raw material of every rate and test (R21).
 --
--- One row a condition, K, tau, label and prompt. Of the target prompts only those that the judge reads as refused at baseline,
+-- One row per condition, K, tau, label and prompt. Of the target prompts only those that the judge reads as refused at baseline,
 -- and all of those, whether the condition has an answer for them or not: flipped is the share of a prompt's answers (draws) that
 -- flip, 0 if there is none, p_refusal_token their mean probability of a refusal token, null if there is none. Of the other
 -- prompts those that are answered.

@@ -1,6 +1,6 @@
 -- Table 1: each way of finding critical features, side by side: what it flips, with how many features, at what cost.
 --
--- One row a method, condition, tau and judge. n_refused counts the target prompts refused at baseline, n_searched those that the
+-- One row per method, condition, tau and judge. n_refused counts the target prompts refused at baseline, n_searched those that the
 -- method has a set for; flip_rate is the share of (prompt, seed or draw) answers that flip among n_refused prompts, where a
 -- prompt without a set counts as a failure. Algorithm 1 tests blocks of N candidates: where a prompt has fewer than N, it draws
 -- no block and its set is empty. n_untested counts such prompts among n_searched, and flip_rate_of_tested is the share of answers

@@ -1,6 +1,6 @@
 -- What control prompts are answered when features are held at a positive value: at the first token, and at every one (R14).
 --
--- One row a prompt and value, or level: the continuations stand side by side. value is what all features are held at, and level what of
+-- One row per prompt and value, or level: the continuations stand side by side. value is what all features are held at, and level what of
 -- each one's own activations (up to 1 a quantile, above that many times the largest; null where one value is given for all). p_
 -- columns are the probability that the first token is a refusal token, refused_ columns the judge's reading of the whole answer.
 --

@@ -7,7 +7,7 @@
 -- $n integer = 5: samples a feature
 -- $window integer = 8: tokens of context on either side
 -- $bos boolean = false: whether BOS tokens count
--- $per_prompt boolean = true: one sample a prompt; false for one a token
+-- $per_prompt boolean = true: one sample per prompt; false for one per token
 with bos as (
     select prompt_id, pos
     from tokens

@@ -1,6 +1,6 @@
 -- How many sources of waking have matched controls: others that fire where they do, about as strongly, in the same SAE (R13).
 --
--- One row a layer of single critical features that fire on their prompt, and one for whole sets (layer null). A source that no other
+-- One row per layer of single critical features that fire on their prompt, and one for whole sets (layer null). A source that no other
 -- feature comes near enough to, within the recipe's waking.overlap and waking.similarity, has no control and is in no test of
 -- waking_edges: it counts as n_unmatched. controls is the mean number of controls of those that are matched.
 with sources as (

@@ -14,8 +14,8 @@ Every table of a lake, every column with its type and meaning. This page is made
 
 """
 VERSIONS = """ A run keeps the version that it was written with, in its record, and every older
-one can be read, asked, checked, shared, added and built on: a column that came later (since) reads as null in older files, or as
-the column says; one that is not written any more (until) still stands in the views. `saelake.json` names the newest version that
+one can be read, queried, checked, shared, added and built on: a later column (since) reads as null in older files, or as the
+column says; one that is no longer written (until) stays in the views. `saelake.json` names the newest version that
 anything in the lake was written with, so that an older saelake refuses what it does not know.
 """
 IDENTITY = """
@@ -41,12 +41,12 @@ All files are plain Parquet: zstd, page checksums, page index, no hive keys, no 
 lake/
   saelake.json                    marks the folder as a lake, with the newest version of the protocol in it
   runs/<run_id>.json              the record of a published run, written last: configuration, parents, versions, files, hashes
-  data/<run_id>/<table>/*.parquet the files that the record lists; one a layer where the table lies by layer
-  current/<recipe>/<stage>        which runs of a recipe's stage are current, one a line
+  data/<run_id>/<table>/*.parquet the files that the record lists; one per layer where the table is cut by layer
+  current/<recipe>/<stage>        which runs of a recipe's stage are current, one per line
   catalog.duckdb                  views for any DuckDB client: plain names for current runs, all_runs.NAME for every run
 ```
 
-The table `runs` has one row a run record, with the columns """
+The table `runs` has one row per run record, with the columns """
 
 
 def protocol() -> str:
@@ -66,7 +66,7 @@ def protocol() -> str:
     for table in TABLES.values():
         key = ", ".join(f"`{name}`" for name in table.key)
         order = ", ".join(f"`{name}`" for name in table.order)
-        files = "One file a layer" if table.by_layer else "One file"
+        files = "One file per layer" if table.by_layer else "One file"
         rows = [f"| `{c.name}` | {c.type} | {_meaning(table, c)} |" for c in table.columns]
         parts.append(
             f"\n## {table.name}\n\nA row is {table.row}. Unique: {key}. {files}, ordered by {order}.\n\n"

@@ -4,7 +4,7 @@ lake/
   saelake.json                    marks the folder as a lake, with the newest version of the protocol in it
   runs/<run_id>.json              the record of a published run: the commit point, written last
   data/<run_id>/<table>/*.parquet the files that the record lists
-  current/<recipe>/<stage>        which runs of a recipe's stage are current, one a line: most stages have one
+  current/<recipe>/<stage>        which runs of a recipe's stage are current, one per line: most stages have one
   landing/<run_id>/               shards of a run that is being computed
   studies/<name>/                 an annotation study and the append log of its answers, until it is closed; its links are secret
   replies/<judge>.jsonl           what judges behind endpoints have replied, for the lake's owner alone

@@ -1,4 +1,4 @@
-"""Which methods would have named the causes: each one's ranking of features, and of pairs, against what ablating them really does.
+"""Which methods would have named the causes: each one's ranking of features, and of pairs, beside what ablating them does.
 
 A true cause is a feature without which P(target) falls by at least `atlas.beyond`; a true interaction is a pair whose joint
 effect differs by at least as much from the sum of the two alone. Where effects are those on the log-odds of P(target), it differs

@@ -39,7 +39,7 @@ class Activations(NamedTuple):
     def of(cls, parts: Sequence["Activations"], place: np.ndarray) -> "Activations":
         """The parts together, each request with the rows of the one at its place, in order."""
         columns = [np.concatenate(column) for column in zip(cls.none(), *parts, strict=True)]
-        # One number a row is sorted in a quarter of the time that four columns take.
+        # One number per row is sorted in a quarter of the time that four columns take.
         number = np.ravel_multi_index(columns[:4], [int(column.max(initial=0)) + 1 for column in columns[:4]])
         order = np.argsort(number, kind="stable")
         columns = [column[order] for column in columns]

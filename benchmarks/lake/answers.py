@@ -68,7 +68,7 @@ def _summed(indptr: np.ndarray, token: np.ndarray, activation: np.ndarray, lengt
 
 
 def top_samples(layers: Iterable[tuple[int, Firings]], length: int, n: int) -> Samples:
-    """The `n` best samples of each feature, one a prompt; ties to the lower prompt, then the lower pos."""
+    """The `n` best samples of each feature, one per prompt; ties to the lower prompt, then the lower pos."""
     found: Samples = []
     for number, rows in layers:
         prompt, pos = np.divmod(rows.token, length)

@@ -1,8 +1,8 @@
 """SAEDashboard's dashboards of features: batch-N.json, as its runner writes them, and the same as a columnar Parquet bundle.
 
-A folder an SAE. Each batch-N.json is a NeuronpediaDashboardBatch. columnar/ holds a manifest, and for each batch a folder
-feature_batch_N with its own, which names six tables of a row a feature, or a text of one. Features that fire on nothing have no
-dashboard, there as here. What a lake does not know of them, as their correlations with neurons, is left empty.
+One folder per SAE. Each batch-N.json is a NeuronpediaDashboardBatch. columnar/ holds a manifest, and for each batch a folder
+feature_batch_N with its own, which names six tables with one row per feature, or per text of one. Features that fire on nothing
+have no dashboard, there as here. What a lake does not know of them, such as their correlations with neurons, is left empty.
 """
 
 import json

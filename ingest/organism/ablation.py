@@ -1,7 +1,7 @@
 """The build's own check that the organism is a fit subject: which ablations make it answer what it refuses.
 
 A literal transcription, independent of the project's ablation engine: h' = h - sum z_i d_i at every position, z from the ablated
-pass. A set of features is a mask (b, f) per layer, one row a prompt.
+pass. A set of features is a mask (b, f) per layer, one row per prompt.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Behaviour(Section):
 
 
 class SaesSpec(Section):
-    """A group of SAEs, one a layer: local folders, or a SAELens release and ids; `{layer}` and `{l0}` are filled in."""
+    """A group of SAEs, one per layer: local folders, or a SAELens release and ids; `{layer}` and `{l0}` are filled in."""
 
     in_order = frozenset({"l0"})
 
@@ -274,7 +274,7 @@ class SaesSpec(Section):
                 'threshold = "published" is about the Llama Scope release, and changes nothing with path: leave it out'
             )
         if isinstance(self.l0, tuple) and len(self.l0) != len(self.layers):
-            raise ValueError(f"l0 lists {len(self.l0)} values for {len(self.layers)} layers: one a layer is needed")
+            raise ValueError(f"l0 lists {len(self.l0)} values for {len(self.layers)} layers: one per layer is needed")
         if "{l0}" in pattern and self.l0 is None:
             raise ValueError(f"{pattern} has {{l0}} in it: give l0, a list with one value a layer")
         return self

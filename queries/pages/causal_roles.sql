@@ -1,6 +1,6 @@
 -- The runs in which a feature was found to be causal, of all studies of this exact SAE and their versions.
 --
--- One row a run and population: for how many target prompts the stages found the feature (see the question populations). is_current:
+-- One row per run and population: for how many target prompts the stages found the feature (see the question populations). is_current:
 -- the run is one that plain table names show.
 --
 -- $layer layer: the feature's layer

@@ -1,6 +1,6 @@
 -- What one prompt was answered under each condition, for the explorer: the unmodified model first, then what flipped it.
 --
--- One row a method, part and control: the answer that flipped it with the fewest features, else the one with the lowest P(target).
+-- One row per method, part and control: the answer that flipped it with the fewest features, else the one with the lowest P(target).
 -- n counts the answers of the condition, n_flipped those that flip. features: of the set that the row is about, at most so many.
 --
 -- $prompt_id prompt: the prompt

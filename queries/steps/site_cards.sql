@@ -1,4 +1,4 @@
--- One row a feature for the static pages' cards: what the list of features tells of it (the table site_listed), how it fires, and what
+-- One row per feature for the static pages' cards: what the list of features tells of it (the table site_listed), how it fires, and what
 -- other tables tell of it as JSON (site_held has the sets that hold it, site_effects what ablating it does, site_edges what stands in
 -- for it, wakes and lies near; site_dense what is too much to read in a browser).
 --

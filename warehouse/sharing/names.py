@@ -6,7 +6,7 @@ set/
   SHA256SUMS                           hashes of all other files, for `sha256sum -c`
   index.html, site/                    pages that show it without a server, where they are asked for
   runs/<run_id>.json                   the record of each run, with the hashes of its files
-  data/<table>/<run_id>.parquet        a table's rows; one file a layer where the table lies by layer:
+  data/<table>/<run_id>.parquet        a table's rows; one file per layer where the table lies by layer:
   data/<table>/<run_id>-layer-02.parquet
 
 Tables come first, so that `data/activations/*.parquet` is one table for every reader.
