@@ -28,8 +28,11 @@ FURTHER = {"more_saes"}
 
 
 def page() -> str:
-    """The whole page."""
-    return HEAD + "".join(_section(title, model) for title, model in _sections())
+    """The whole page; tables of one kind share a section."""
+    titles: dict[type[BaseModel], list[str]] = {}
+    for title, model in _sections():
+        titles.setdefault(model, []).append(title)
+    return HEAD + "".join(_section(named, model) for model, named in titles.items())
 
 
 def undocumented() -> list[str]:
@@ -51,8 +54,8 @@ def _sections() -> list[tuple[str, type[BaseModel]]]:
     def visit(model: type[BaseModel], path: str) -> None:
         for name, field in _written(model):
             for inner in _models(field.annotation):
-                is_list = "tuple" in str(field.annotation) and path.count(".") == 0
-                title = f"{path}{name}" + (".NAME" if "dict" in str(field.annotation) else "")
+                is_list = "tuple[" in str(field.annotation)
+                title = f"{path}{name}" + (".NAME" if "dict[" in str(field.annotation) else "")
                 if any(title == known.strip("[]") and inner is other for known, other in found):
                     continue
                 found.append((f"[[{title}]]" if is_list else f"[{title}]", inner))
@@ -77,7 +80,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from seen
 
 
-def _section(title: str, model: type[BaseModel]) -> str:
+def _section(titles: list[str], model: type[BaseModel]) -> str:
     schema = model.model_json_schema()
     meanings = _meanings(model)
     rows = []
@@ -88,7 +91,8 @@ def _section(title: str, model: type[BaseModel]) -> str:
         rows.append(f"| `{field.alias or name}` | {_type(one, schema.get('$defs', {}))} | {given} | {_cell(meaning)} |")
     about = " ".join((model.__doc__ or "").split())
     table = "| field | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
-    return f"## {title if title == TOP else f'`{title}`'}\n\n{about}\n\n{table}\n"
+    heading = ", ".join(title if title == TOP else f"`{title}`" for title in titles)
+    return f"## {heading}\n\n{about}\n\n{table}\n"
 
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:

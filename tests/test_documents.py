@@ -35,6 +35,9 @@ def test_the_protocol_is_the_schema() -> None:
 def test_every_section_and_field_of_a_recipe_is_documented() -> None:
     assert recipe_page.undocumented() == []
     assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "make pages"
+    titles = [title for title, _ in recipe_page._sections()]
+    assert [title for title in titles if "NAME" in title] == ["[judges.NAME]"], "no other table has names that are yours"
+    assert {"[verdicts.harmbench]", "[[prompts.sources]]", "[[losses.texts]]"} <= set(titles), "as TOML writes them"
 
 
 def test_the_tables_of_the_library_are_what_the_models_and_saes_were_found_to_do() -> None:

@@ -53,7 +53,7 @@ class Harmbench(Section):
     dtype: Dtype = "bfloat16"
     """What the classifier is computed in."""
     batch_tokens: Count = 8192
-    """Padded tokens a forward pass."""
+    """Padded tokens per forward pass."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

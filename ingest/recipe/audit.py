@@ -17,10 +17,10 @@ class Audit(Section):
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """The layers at whose SAEs' sites the stream is changed, at one at a time; by default those that give candidates."""
     last_tokens: Count = 5
-    """The change is of so many last tokens of the prompt, BOS never."""
+    """How many last tokens of the prompt are changed, BOS never."""
     budgets: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.02, 0.05, 0.1, 0.2)
     """How long a change may be, relative to the residual stream at these tokens."""
     steps: Count = 10
-    """Gradient steps a budget."""
+    """Gradient steps per budget."""
     probes: Annotated[int, Field(ge=0)] = 16
-    """Active features, the largest, whose removal is tried as a beginning: what sleeps behind them has no gradient before."""
+    """Active features, the largest, whose removal is tried as a start: what wakes only without them has no gradient before."""

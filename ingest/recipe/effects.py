@@ -26,7 +26,7 @@ class Waking(Section):
     """What fires while critical features are ablated (R13), against matched controls."""
 
     controls: Annotated[int, Field(ge=0)] = 5
-    """Other features of its layer that fire where a critical one does and about as strongly: up to so many for every one."""
+    """Other features of its layer that fire where a critical one does and about as strongly: at most this many for each."""
     similarity: Annotated[float, Field(gt=1)] = 2.0
     """The largest factor between a critical feature's largest activation and its control's on the tokens of the former."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -49,14 +49,14 @@ class Steering(Section):
     features: Literal["redundant", "critical"] = "redundant"
     """The critical features that wake while others are ablated, or all that are critical."""
     n_features: Count = 10
-    """At most so many, the ones of most prompts."""
+    """At most this many: those critical for most prompts."""
     values: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 10.0, 20.0, 30.0)
     """The activations that every feature is clamped to, as in the paper."""
     levels: tuple[Annotated[float, Field(gt=0, le=2)], ...] = (0.5, 1.0, 2.0)
-    """Levels of each feature's own activations that it is clamped to beside these: up to 1 a quantile of them (1: the largest),
-    above 1 that many times the largest."""
+    """Levels of each feature's own activations that it is clamped to as well: up to 1 a quantile of them (1: the largest), above
+    1 that many times the largest."""
     prompts: Count | None = None
-    """Only the first so many control prompts of the split."""
+    """How many control prompts of the split, the first ones; by default all."""
 
 
 class TextSet(RowSet):
@@ -68,7 +68,7 @@ class TextSet(RowSet):
     prompt: str | None = None
     """The column of what the user says before the text: it goes through the chat template and is context only."""
     take: Count = 100
-    """The first so many rows whose text has a token to predict."""
+    """How many rows: the first whose text has a token to predict."""
     max_tokens: Annotated[int, Field(ge=2)] = 256
     """Longer texts are cut here, the context included."""
 

@@ -40,7 +40,7 @@ class Training(Section):
     epochs: Count = 20
     """Passes over the training prompts; the one that validation finds best is kept."""
     batch_size: Count = 64
-    """Prompts a step."""
+    """Prompts per step."""
 
 
 class FactorisationMachine(Training):
@@ -49,7 +49,7 @@ class FactorisationMachine(Training):
     sizes: Counts = (5, 20, 50)
     """Lengths of the embeddings; each is a machine of its own."""
     init_sd: Annotated[float, Field(gt=0)] = 0.001
-    """Standard deviation that embeddings are drawn with; ten times as much drowns what 4,000 non-zeros a prompt can teach."""
+    """Standard deviation that embeddings are drawn with; ten times as much drowns what 4,000 non-zeros per prompt can teach."""
     pairs: Count = 1000
     """Strongest pairs that are kept of each machine."""
 
@@ -77,4 +77,4 @@ class Stage3(Section):
     ks: Counts = tuple(range(100, 2001, 100))
     """How many new features are ablated."""
     random_draws: Annotated[int, Field(ge=0)] = 1
-    """Draws of as many random active features a layer, for every K."""
+    """Draws of as many random active features per layer, for every K."""

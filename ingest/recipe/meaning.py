@@ -31,7 +31,7 @@ class Explanations(Section):
     populations: Annotated[tuple[Population, ...], Field(min_length=1)] = ("candidates", "critical", "stage3")
     """Whose features are asked for one by one; bulk files hold all features of an SAE."""
     requests_per_second: Annotated[float, Field(gt=0, le=1000)] = 2.0
-    """At most so many requests to the API; more than a few are impolite."""
+    """The most requests per second to the API; more than a few are impolite."""
 
 
 class Concepts(Section):

@@ -32,13 +32,13 @@ class Candidates(Section):
     exclude_layers: tuple[int, ...] = ()
     """Layers that give no candidates."""
     step: Count = 10
-    """K, how many features are ablated together, goes up by so many."""
+    """K, how many features are ablated together, grows by this."""
     cap: Count = 200
     """The largest K that is tried."""
     directions: Annotated[tuple[Literal["own", "chosen"], ...], Field(min_length=1)] = ("own", "chosen")
     """Rank by the cosine with each layer's own direction, with the chosen one, or both."""
     attribution: Annotated[bool, LATER] = False
-    """Ablate each prompt's own top K a layer by attribution too: of what fires on it, those without which the log-odds of its
+    """Ablate each prompt's own top K per layer by attribution too: of what fires on it, those without which the log-odds of its
     target tokens would fall most, to first order (the condition top_k_attribution)."""
     split: str = "test"
     """The split whose prompts are ablated, here and in the stages that follow."""
@@ -57,7 +57,7 @@ class Algorithm1(Section):
     """Whose candidates are pruned: ranked by each layer's own direction or by the chosen one; first: of all rankings of
     [candidates] the one by which the prompt flips at the smallest K, prompt by prompt."""
     block_size: Count | Literal["auto"] = 5
-    """N: features a block. auto: as many as cut a prompt's candidates into ten blocks, from 1 to 5 (the paper's); with a number,
+    """N: features per block. auto: as many as cut a prompt's candidates into ten blocks, 1 to 5 (the paper's); with a number,
     nothing is tested on prompts that have fewer candidates."""
     other_block_sizes: tuple[Count | Literal["auto"], ...] = ()
     """Further N, each searched beside the first one, as the conditions algorithm1_nN and algorithm1_nN_common."""
@@ -85,13 +85,13 @@ class Minimal(Section):
     """Whose candidates are searched: ranked by each layer's own direction, by the chosen one, or by attribution; first: of all
     rankings of [candidates] the one by which the prompt flips at the smallest K, prompt by prompt."""
     starts: Count = 4
-    """Searches a prompt, each with its own order of the candidates, to find alternative sets."""
+    """Searches per prompt, each with its own order of the candidates, to find alternative sets."""
     order: Annotated[Literal["random", "attribution"], LATER] = "random"
-    """Whether candidates are tried in an order that is drawn, or those first that the target tokens hang on most, to first order
-    (one backward pass), which asks for fewer evaluations; later starts then draw by that."""
+    """Whether candidates are tried in an order that is drawn, or those first that the target tokens depend on most, to first
+    order (one backward pass), which asks for fewer evaluations; later starts then draw by that."""
     pool: Annotated[Literal["candidates", "active"], LATER] = "candidates"
     """What is searched: the candidates of the prompt's first flip, or all features of the searched layers that fire on it (with
-    order = "attribution": so many need not flip together)."""
+    order = "attribution": all of them together need not flip it)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -108,6 +108,6 @@ class Controls(Section):
     random_draws: Annotated[int, Field(ge=0)] = 3
     """Draws of random active features, for every set size that they are compared with (R15)."""
     firing_on_tokens: tuple[Count, ...] = ()
-    """Ablate the features that fire on at least so many tokens of the prompt (R17)."""
+    """Ablate the features that fire on at least this many tokens of the prompt (R17)."""
     clamp_values: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Clamp the first candidate of every layer to these values on control prompts."""

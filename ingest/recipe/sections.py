@@ -254,7 +254,7 @@ class SaesSpec(Section):
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     """The layers, counted from 0, in which the SAEs read; where in them, each SAE says itself."""
     l0: float | tuple[float, ...] | None = None
-    """Declared mean number of active latents a token: one for all layers, or a list in the order of layers."""
+    """Declared mean number of active latents per token: one for all layers, or a list in the order of layers."""
     threshold: Literal["saelens", "published"] = "saelens"
     """Llama Scope's thresholds: multiplied by the dataset norm's scale, as SAELens loads them, or as they were published."""
     licence: str | None = None
@@ -292,15 +292,15 @@ class Capture(Section):
     """How prompts are run and activations stored."""
 
     shard_prompts: Count = 128
-    """Prompts that are landed together at most: what a killed job loses. A stage that computes much
-    for each prompt lands fewer. It changes no result."""
+    """The most prompts that are landed together: what a killed job loses. A stage that computes much for each prompt lands fewer.
+    It changes no result."""
     batch_tokens: Count = 4096
-    """Padded tokens a forward pass."""
+    """Padded tokens per forward pass."""
     round: Literal["none", "bfloat16"] = "none"
     """Whether activations are rounded to bfloat16 before they are stored."""
     answer_tokens: Annotated[int, Field(ge=0), LATER] = 0
-    """Cover so many tokens of the model's own answers too, as judges read them: unmodified, with the direction projected out, and
-    under every `saelake ablate`; 0: none. They stand in the tables answer_tokens and answer_activations."""
+    """Also cover this many tokens of the model's own answers, as judges read them: unmodified, with the direction projected out,
+    and under every `saelake ablate`; 0: none. They are in the tables answer_tokens and answer_activations."""
     prompt_major: bool = False
     """Store every activation a second time, prompt by prompt: twice the bytes, and all of one prompt is read at once."""
 

@@ -49,7 +49,7 @@ class RowSet(Section):
     revision: str | None = None
     """The commit of the hub's repository; by default the newest."""
     take: Count | None = None
-    """Keep the first so many rows; a hub data set is then streamed."""
+    """How many rows to keep, the first ones; a hub data set is then streamed."""
 
     def origin(self, *more: str) -> str:
         """Which field says where the rows are: file, url, hub, or one of `more`; raises ValueError where that is not clear."""

@@ -79,7 +79,7 @@ class Recipe(Section):
     train_saes: TrainSaes = TrainSaes()
     compute: Compute = Compute()
     prompts_per_group: Count | None = None
-    """Keep only the first so many prompts of every set, label and split: a smoke run (see `limit`)."""
+    """Keep only this many prompts of every set, label and split, the first ones: a smoke run (see `limit`)."""
     _file: Path | None = PrivateAttr(None)
     _allows_code: bool = PrivateAttr(False)
     _hosts: frozenset[str] = PrivateAttr(frozenset())

@@ -16,11 +16,11 @@ class TrainSaes(Section):
     width: Count = 4096
     """Latents of every SAE."""
     l0: Count = 32
-    """Mean active latents a token that training aims at."""
+    """Mean active latents per token that training aims at."""
     steps: Annotated[int, Field(ge=20)] = 2000
     """Training steps."""
     batch_tokens: Count = 2048
-    """Tokens a step."""
+    """Tokens per step."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """The optimiser's step."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -28,7 +28,7 @@ class TrainSaes(Section):
     min_explained_variance: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Gate: what every SAE must explain of the held-out residuals."""
     max_l0_factor: Annotated[float, Field(gt=1)] = 1.5
-    """Gate: held-out L0 is at most so many times `l0`, and at least such a part of it."""
+    """Gate: held-out L0 is at most `l0` times this, and at least `l0` divided by it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
