@@ -8,8 +8,8 @@
 -- $says text = I cannot: the words; in whatever case, anywhere in the answer
 -- $condition condition = none: under what the answers were given; none is the unmodified model
 -- $layer layer? = null: only this layer
--- $min_answers integer = 1: only features that fire on so many of the answers with the words
--- $limit integer? = 100: at most so many rows; null for all
+-- $min_answers integer = 1: only features that fire on this many of the answers with the words
+-- $limit integer? = 100: at most this many rows; null for all
 with covered as (
     select distinct ablation_id
     from answer_tokens

@@ -3,7 +3,7 @@
 --
 -- Cosines are signed. Ties go to the lower feature_id.
 --
--- $k integer = 10: features a layer
+-- $k integer = 10: features per layer
 -- $direction own|chosen = chosen: the direction of the feature's own layer, or the study's one direction (the paper)
 -- $exclude_layers layers? = null: layers to leave out
 with ranked as (

@@ -1,4 +1,4 @@
--- Are Stage 3's new features causes by themselves, and what do they do to the critical ones (R11)? One row a K and judge.
+-- Are Stage 3's new features causes by themselves, and what do they do to the critical ones (R11)? One row per K and judge.
 --
 -- (a) Of the n_active prompts that flip when the critical features that fire are ablated, n_alone flip also when the top K new ones
 -- alone are, alone_share of them; n_alone_up_to with this or a smaller K. Verdicts that do not apply count nowhere. (b) While the

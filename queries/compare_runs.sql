@@ -7,7 +7,7 @@
 -- $b run: the second run
 -- $differing boolean = true: only answers whose text or first token differs, or whose p does by more than min_difference
 -- $min_difference number = 0.01: the smallest difference of p that counts
--- $limit integer? = 100: at most so many rows; null for all
+-- $limit integer? = 100: at most this many rows; null for all
 with hashes as (
     select distinct prompt_id, prompt_hash, label, text
     from all_runs.prompts

@@ -5,7 +5,7 @@
 -- $condition condition = minimal: the condition
 -- $label label? = null: which prompts; null for those of the target label
 -- $judge judge = oracle: whose verdict
--- $limit integer? = 20: so many prompts; null for all
+-- $limit integer? = 20: how many prompts; null for all
 with clean as (
     select prompt_id, min_by(completion, ablation_id) as completion
     from ablations

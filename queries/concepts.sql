@@ -5,7 +5,7 @@
 -- (sae_id:feature_id where the layer has several SAEs).
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = critical: whose features
--- $examples integer = 4: so many examples a concept
+-- $examples integer = 4: how many examples per concept
 with members as (
     select p.sae_id, p.layer, p.feature_id, p.n_prompts, e.feature_id is not null as is_explained
     from populations as p

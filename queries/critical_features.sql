@@ -1,6 +1,6 @@
 -- The critical features of each prompt, from what Stage 2 found, and whether they fire on it at all (R8).
 --
--- method minimal: the 1-minimal sets, one a start of the search. method algorithm1: what Algorithm 1 found under all seeds, at
+-- method minimal: the 1-minimal sets, one per start of the search. method algorithm1: what Algorithm 1 found under all seeds, at
 -- the smallest tau at which ablating it flips the prompt by the judge; prompts without such a tau are absent. n_tokens counts
 -- the tokens of the prompt on which the feature fires on the clean pass, BOS included; 0, without max_activation: it is inert.
 --

@@ -5,7 +5,7 @@
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = critical: whose features
 -- $about explanations|tokens|either = either: what counts as a description
--- $n integer = 5: tokens a feature
+-- $n integer = 5: tokens per feature
 with members as (
     select sae_id, layer, feature_id, n_prompts
     from populations

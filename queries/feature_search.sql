@@ -1,7 +1,7 @@
 -- Features by layer, number, words of their explanations, category or population.
 --
 -- Every condition that is given must hold. words: each word stands in one of its explanations, in any case. category: it fires on
--- the category more than chance lets expect, at a false discovery rate of 5%. Those that fire on most prompts come first.
+-- the category more than expected by chance, at a false discovery rate of 5%. Those that fire on most prompts come first.
 --
 -- $layer layer? = null: only this layer
 -- $feature_id feature? = null: only this number
@@ -9,7 +9,7 @@
 -- $words text? = null: words of an explanation, separated by spaces
 -- $category category? = null: a category
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features
--- $limit integer = 50: at most so many
+-- $limit integer = 50: at most this many
 with explained as (
     select sae_id, feature_id, string_agg(description, ' | ' order by number) as explanation
     from explanations

@@ -5,9 +5,9 @@
 -- Rows come in descending order of `order_by` (difference by its size, whatever its sign), ties by layer and feature_id.
 --
 -- $layer layer? = null: only this layer
--- $min_prompts integer = 1: only features that fire on at least so many prompts
+-- $min_prompts integer = 1: only features that fire on at least this many prompts
 -- $order_by difference|rate|mean|max|prompts = difference: what comes first
--- $limit integer? = 100: at most so many rows; null for all
+-- $limit integer? = 100: at most this many rows; null for all
 -- What version 1 did not count beside an SAE is counted in its run, which has the prompts too.
 with alone as (
     select

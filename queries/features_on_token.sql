@@ -8,8 +8,8 @@
 -- $token text: the token as the table tokens spells it
 -- $match exact|word|contains = word: equal; equal without the spaces around and whatever the case; or holding it, whatever the case
 -- $layer layer? = null: only this layer
--- $min_fired integer = 1: only features that fire on at least so many of its places
--- $limit integer? = 100: at most so many rows; null for all
+-- $min_fired integer = 1: only features that fire on at least this many of its places
+-- $limit integer? = 100: at most this many rows; null for all
 with places as (
     select prompt_id, pos
     from tokens

@@ -9,7 +9,7 @@
 -- $label label? = null: only prompts with this label
 -- $split split? = null: only prompts of this split
 -- $judge judge? = oracle: who reads the answers
--- $limit integer? = 100: at most so many rows; null for all
+-- $limit integer? = 100: at most this many rows; null for all
 with words as (
     select distinct trim(regexp_replace(word, '[^\p{L}\p{N}_]+', ' ', 'g')) as word
     from unnest(string_split(lower($words), ' ')) as given(word)

@@ -1,6 +1,6 @@
 -- How well the factorisation machines and the linear probe tell target from control prompts (R9, R12), at their best epoch.
 --
--- One row a model: the epoch that is best on validation, accuracy and loss (nats) there on each split, the features that it
+-- One row per model: the epoch that is best on validation, accuracy and loss (nats) there on each split, the features that it
 -- learned from, and how the embeddings of two features differ. mean_abs_cosine is the mean size of their cosine, effective_rank the
 -- number of directions that the embeddings use, first_direction the share of their energy in the first one. too_alike is the
 -- paper's rule: it discards embeddings whose mean cosine is above 0.9, and here the size counts, since embeddings that lie on one

@@ -7,7 +7,7 @@
 -- $n integer = 10: partners of each
 -- $model model = fm_20: whose embeddings
 -- $order_by cosine|interaction = cosine: what ranks them; interaction by its size, whatever its sign
--- $min_train integer = 1: only partners that fire on at least so many training prompts
+-- $min_train integer = 1: only partners that fire on at least this many training prompts
 with given as (
     select layer, sae_id, feature_id, vector
     from $features(fm_embeddings)

@@ -3,7 +3,7 @@
 -- low and high are the ends of a bin, high included; empty bins have a row too.
 --
 -- $features features: which features
--- $bins integer = 20: so many bins
+-- $bins integer = 20: how many bins
 with firings as (
     select a.layer, a.sae_id, a.feature_id, a.activation
     from $features(activations) as a

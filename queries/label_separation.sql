@@ -9,7 +9,7 @@
 -- $fires_on any|target|control = any: only features that fire more on that label
 -- $max_q number = 0.05: only features with at most this q_value
 -- $layer layer? = null: only this layer
--- $limit integer? = 100: at most so many rows; null for all
+-- $limit integer? = 100: at most this many rows; null for all
 select
     s.layer, s.sae_id, s.feature_id, s.auroc, s.p_value, s.q_value, s.n_fired_target, s.n_target, s.n_fired_control, s.n_control,
     f.max_activation

@@ -7,7 +7,7 @@
 -- $feature_id feature: the feature
 -- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 -- $max_q number = 0.05: false discovery rate of the edges
--- $n integer = 10: edges a way
+-- $n integer = 10: edges each way
 with both_ways as (
     select
         'wakes' as way, layer as other_layer, sae_id as other_sae_id, feature_id as other_feature_id,

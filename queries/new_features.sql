@@ -12,8 +12,8 @@
 -- $model model = fm_20: whose embeddings
 -- $similarity maximum|mean = maximum: over the cosines with the critical features
 -- $method method = minimal: whose critical sets
--- $tokens integer? = 4: a feature must fire on one of so many last tokens; null for anywhere but on BOS
--- $k integer? = null: only the first so many of each prompt
+-- $tokens integer? = 4: a feature must fire on one of this many last tokens; null for anywhere but on BOS
+-- $k integer? = null: only the first k of each prompt
 with critical as (
     select prompt_id, sae_id, feature_id
     from critical_features

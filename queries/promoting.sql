@@ -6,7 +6,7 @@
 -- $token text: the token as the table feature_logits spells it
 -- $match exact|word|contains = word: equal; equal without the spaces around and whatever the case; or holding it, whatever the case
 -- $suppressed boolean = false: those that suppress it, instead
--- $limit integer? = 100: at most so many rows; null for all
+-- $limit integer? = 100: at most this many rows; null for all
 select
     l.layer, l.sae_id, l.feature_id, l.token, l.rank, l.logit, m.skewness, m.kurtosis, coalesce(f.n_prompts, 0) as n_prompts
 from feature_logits as l

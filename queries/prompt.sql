@@ -4,7 +4,7 @@
 -- lower layer, then the lower feature_id. A token on which nothing fires keeps one row without a feature.
 --
 -- $prompt_id prompt: the prompt, as a number or its digits
--- $n integer = 5: features a token
+-- $n integer = 5: features per token
 -- $layer layer? = null: only features of this layer
 with copied as (
     select pos, layer, sae_id, feature_id, activation

@@ -4,7 +4,7 @@
 -- of each part are drawn, the same ones whenever it is asked with that seed. Top samples alone make a feature look clearer than it is.
 --
 -- $features features: which features
--- $quantiles integer = 5: so many parts
+-- $quantiles integer = 5: how many parts
 -- $n integer = 3: samples of each part
 -- $window integer = 8: tokens of context on either side
 -- $seed integer = 0: which samples are drawn

@@ -1,7 +1,7 @@
 -- How much of the flips of critical sets is read-out: explained by what their features write into the answer themselves.
 --
 -- One row per method. Of n_sets, n_flip flip the first token, and of these n_direct_flip do so too when only what the features add at the
--- last token is taken out behind the last block, where nothing can follow but norm and unembedding. effect is by how much the
+-- last token is taken out after the last block, where only norm and unembedding follow. effect is by how much the
 -- ablation lowers the log-odds of the target tokens (nats, median over the sets that flip), direct what the direct path alone does,
 -- share the median share of the effect that it explains. Above 1, what the ablation sets off works against it.
 select

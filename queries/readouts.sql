@@ -1,8 +1,8 @@
--- Which critical features are read-outs: what they do to the answer is that they write it, and no block above them has a part in it.
+-- Which critical features are read-outs: what they do to the answer is that they write it, and no block above them takes part.
 --
 -- One row per feature, over the n_prompts for which it is critical (n_flip that it flips when it is ablated by itself). effect is by how
 -- much that lowers the log-odds of the target tokens (nats, mean), direct what of this is left when only what the feature adds at
--- the last token is taken out behind the last block, and share the part of the whole that direct makes up; null where it alone does
+-- the last token is taken out after the last block, and share the part of the whole that direct makes up; null where it alone does
 -- less than `least`. Above 1, what the ablation sets off works against it. cosine is that of its decoder row and the unembedding of
 -- a target token. is_readout: the share is at least `share`.
 --

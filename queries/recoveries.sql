@@ -1,8 +1,8 @@
 -- How often a small change of the residual stream brings the behaviour back while a set that flips the prompt is held ablated.
 --
--- One row a budget (how long the change is, relative to the stream that it changes) and kind of change. free: any; orthogonal: what
+-- One row per budget (how long the change is, relative to the stream that it changes) and kind of change. free: any; orthogonal: what
 -- leaves the readings of the set's features as they were; features: within the decoder rows of other features that fire; error: within
--- what the SAE does not reconstruct; random: by chance. Of n_prompts that do not show the behaviour while the set is held, n_recovered
+-- what the SAE does not reconstruct; random: a random one. Of n_prompts that do not show the behaviour while the set is held, n_recovered
 -- do with a change; 95% intervals, families of prompts as clusters. source none: nothing is held; control random: as many random active
 -- features. On control prompts, which never show the behaviour, the rate is what changes bring about by themselves. `saelake audit`
 -- makes it.

@@ -2,9 +2,9 @@
 --
 -- Over target prompts under the sets themselves. n_prompts do not show the behaviour while the set is held, n_recovered do with a
 -- change at this site. Of these, medians: norm, the change's length relative to the stream; drift, how far it moves what the set's
--- features read (null where none reads at the site or behind it); cosine with the chosen direction; in_features and in_error, the
+-- features read (null where none reads at the site or after it); cosine with the chosen direction; in_features and in_error, the
 -- shares of it within the decoder rows of other features that fire there, and within what the SAE does not reconstruct; from_end, how
--- many tokens before the prompt's end it is largest. behind: the share whose site lies behind all of the set. `saelake audit` makes it.
+-- many tokens before the prompt's end it is largest. behind: the share whose site lies after all of the set. `saelake audit` makes it.
 --
 -- $source minimal|top_k|common = minimal: the source of the sets
 with deepest as (

@@ -1,4 +1,4 @@
--- Is each SAE in good health on these prompts? Dead and dense features, and how many fire a token against what was declared.
+-- Is each SAE in good health on these prompts? Dead and dense features, and how many fire per token beside what was declared.
 --
 -- dead features fire on no token of the study, dense ones on more than dense_rate of them; BOS is left out of all. l0 is the mean
 -- number of features that fire on a token; l0_ratio = measured / declared: far from 1, the SAE does not fit the model, the layer or

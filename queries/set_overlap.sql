@@ -1,6 +1,6 @@
 -- How alike the sets are that a search finds again: Jaccard index |A and B| / |A or B| (R21).
 --
--- over starts: a row a target prompt, the mean over all pairs of its random starts or seeds (pairs of empty sets left out).
+-- over starts: one row per target prompt, the mean over all pairs of its random starts or seeds (pairs of empty sets left out).
 -- over halves: one row, the distinct features found on one half of the target prompts against those found on the other; the
 -- prompts are counted in order of prompt_id, the even ones are half 0.
 --

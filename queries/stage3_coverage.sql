@@ -7,7 +7,7 @@
 --
 -- $model model = fm_20: whose embeddings
 -- $method method = minimal: whose critical sets
--- $tokens integer? = 4: active means firing on one of so many last tokens; null for anywhere but on BOS
+-- $tokens integer? = 4: active means firing on one of this many last tokens; null for anywhere but on BOS
 with critical as (
     select c.prompt_id, c.sae_id, c.feature_id, e.vector is not null as is_embedded
     from critical_features as c

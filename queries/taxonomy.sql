@@ -2,7 +2,7 @@
 --
 -- One row per feature and category. literal_rate and user_rate: shares of the category's prompts on which it fires anywhere, and on
 -- one of the user's tokens; token_rate: share of the user's tokens there. specific: it fires on more of the category's prompts
--- than chance lets expect, at this false discovery rate. n_categories counts the categories that the mapping gives the feature:
+-- than expected by chance, at this false discovery rate. n_categories counts the categories that the mapping gives the feature:
 -- literal and user as in the paper (fires at least once), specific by the test.
 --
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features; all that fire if null

@@ -4,7 +4,7 @@
 -- in the row of each. none: it fires on the labelled prompts, but the mapping gives it no category. share is of all these features.
 --
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features; all that fire if null
--- $mapping literal|user|specific = literal: non-zero anywhere (the paper), on the user's tokens, or more than chance lets expect
+-- $mapping literal|user|specific = literal: non-zero anywhere (the paper), on the user's tokens, or more than expected by chance
 -- $fdr number = 0.05: false discovery rate of specific
 with mapped as (
     select

@@ -4,7 +4,7 @@
 -- tokens around it, separated by spaces, the token itself in [[ ]]. Ties go to the lower prompt_id, then the lower pos.
 --
 -- $features features: which features
--- $n integer = 5: samples a feature
+-- $n integer = 5: samples per feature
 -- $window integer = 8: tokens of context on either side
 -- $bos boolean = false: whether BOS tokens count
 -- $per_prompt boolean = true: one sample per prompt; false for one per token

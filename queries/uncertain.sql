@@ -1,7 +1,7 @@
 -- How many decisions of Algorithm 1 lie within the noise floor of their threshold, so that rounding alone may turn them (R6).
 --
 -- One row for each tau. A decision is one step of a sequence: it accepts its block where the relative change of the probability of
--- a refusal token is at least tau. floor is the noise of such changes as a difference of log-odds, measured once a study: the model
+-- a refusal token is at least tau. floor is the noise of such changes as a difference of log-odds, measured once per study: the model
 -- in its dtype against float32 (dtype), and one prompt at a time against padded batches (batch). search_trace.noise is what it comes
 -- to at a step, ablations.n_uncertain how many uncertain decisions made a set.
 with steps as (

@@ -1,9 +1,9 @@
 -- How many verdicts of the judge first_token rounding alone may turn: the first token is a target token, or none, by so little (R7).
 --
 -- One row for each condition and label. margin is by how much the largest logit of a target token is above that of any other first
--- token: the verdict hangs on its sign. n_uncertain counts the answers whose margin is within the study's noise floor, which is
+-- token: the verdict depends on its sign. n_uncertain counts the answers whose margin is within the study's noise floor, which is
 -- measured once (table noise), n_close those within ten times that, smallest is the smallest margin, whatever its sign. What judges
--- of whole answers say hangs on every token of them, and is not counted here.
+-- of whole answers say depends on every token of them, and is not counted here.
 --
 -- $condition text? = null: only this condition
 select

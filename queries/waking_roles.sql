@@ -1,7 +1,7 @@
 -- Where features wake: at the prompt's first token, at other tokens of the template, at the user's (R13).
 --
 -- One row for single critical features, for each method's whole sets, and for their matched controls. n_woken counts (pass,
--- feature) pairs, per_pass their mean a pass; at_first, at_template and at_user are the shares of these pairs that fire on at least
+-- feature) pairs, per_pass their mean per pass; at_first, at_template and at_user are the shares of these pairs that fire on at least
 -- one such token (template: the first token left out), tokens_first, tokens_template and tokens_user the shares of woken tokens.
 with passes as (
     select

@@ -4,7 +4,7 @@
 -- apostrophes inside, in lower case.
 --
 -- $population candidates|critical|stage3|stage3_new|redundant = candidates: whose features
--- $limit integer = 30: so many words
+-- $limit integer = 30: how many words
 with explained as (
     select e.sae_id, e.feature_id, translate(lower(e.description), '’“”„–—…', '''      ') as description
     from explanations as e

@@ -1,1 +1,1 @@
-"""The atlas: what ablating every active feature does, alone and together with others, and which methods would have known."""
+"""The atlas: what ablating every active feature does, alone and together with others, and which methods would have named it."""

@@ -17,7 +17,7 @@ from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEPARATIONS
 
 RESOLUTION = 1e-5
-"""Activations nearer than this share of their size are ties: which of two equal ones is larger by rounding hangs on the batch."""
+"""Activations nearer than this share of their size are ties: which of two equals rounding makes larger depends on the batch."""
 
 
 def separation(

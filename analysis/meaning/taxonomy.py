@@ -21,7 +21,7 @@ from saelake.warehouse.schema import TAXONOMY
 
 
 def enrichment(n_fired_fc: np.ndarray, n_prompts_c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(f, c) p-values of more firing prompts in category c than chance lets expect, and their q-values.
+    """(f, c) p-values of more firing prompts in category c than expected by chance, and their q-values.
 
     The p-value is the upper tail of the hypergeometric distribution: of all prompts, as many as fire are drawn. q-values are
     Benjamini-Hochberg's over all categories of the features that fire at all; of the others both are 1.

@@ -4,8 +4,8 @@
 -- $k integer? = null: only this K
 -- $label label? = null: only prompts of this label
 -- $judge judge = oracle: whose verdicts count
--- $limit integer = 30: at most so many
--- $skip integer = 0: so many are passed over
+-- $limit integer = 30: at most this many
+-- $skip integer = 0: how many are passed over
 with answered as (
     select
         a.ablation_id, a.prompt_id, a.method, a.condition, a.k, a.tau, a.draw, a.set_id, a.p_refusal_token as p_target,

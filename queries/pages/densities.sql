@@ -4,7 +4,7 @@
 --
 -- $sae_id sae: the SAE
 -- $feature_id feature: the feature whose bin is marked
--- $bins integer = 24: so many bins, over six powers of ten
+-- $bins integer = 24: how many bins, over six powers of ten
 with total as (
     select count(*) as n_tokens
     from tokens

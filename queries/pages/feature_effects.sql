@@ -6,7 +6,7 @@
 -- $feature_id feature: the feature
 -- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 -- $judge judge = oracle: whose verdicts count
--- $limit integer = 6: at most so many prompts
+-- $limit integer = 6: at most this many prompts
 with mine as (
     select set_id
     from feature_sets

@@ -4,7 +4,7 @@
 -- prompts: those on which it falls most, each with its label, its text, P(target) before and after, and whether it flips.
 --
 -- $judge judge = oracle: whose verdicts count
--- $limit integer = 6: at most so many prompts of a feature
+-- $limit integer = 6: at most this many prompts of a feature
 with single_sets as (
     select set_id
     from feature_sets

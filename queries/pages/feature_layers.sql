@@ -2,7 +2,7 @@
 --
 -- counts: features that fire by auroc, in bins of equal width from 0 to 1.
 --
--- $bins integer = 20: so many bins
+-- $bins integer = 20: how many bins
 with binned as (
     select sae_id, least(floor(auroc * $bins), $bins - 1)::integer as bin, count(*) as n
     from separations

@@ -9,13 +9,13 @@
 -- $feature_id feature? = null: only this number
 -- $sae_id sae? = null: only of this SAE
 -- $words text? = null: words of an explanation, separated by spaces
--- $category category? = null: fires on it more than chance lets expect, at a false discovery rate of 5%
+-- $category category? = null: fires on it more than expected by chance, at a false discovery rate of 5%
 -- $population candidates|critical|stage3|stage3_new|redundant? = null: only its features
 -- $min_auroc number? = null: tells the labels apart at least so well, on either side of 0.5
 -- $min_effect number? = null: P(target) falls by at least so much
--- $min_critical integer? = null: critical for at least so many prompts
+-- $min_critical integer? = null: critical for at least this many prompts
 -- $order critical|auroc|effect|recovered|q|prompts|largest|feature = critical: what comes first
--- $limit integer = 50: at most so many
+-- $limit integer = 50: at most this many
 with explained as (
     select sae_id, feature_id, string_agg(description, ' | ' order by number) as explanation
     from explanations

@@ -3,7 +3,7 @@
 -- $layer layer: the feature's layer
 -- $feature_id feature: the feature
 -- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
--- $n integer = 10: so many
+-- $n integer = 10: how many
 with both_ways as (
     select other_layer, other_sae_id, other_feature_id, cosine
     from decoder_cosines

@@ -4,7 +4,7 @@
 -- come first, the largest first, then those that tell the labels apart best.
 --
 -- $prompt_id prompt: the prompt
--- $n integer = 30: at most so many
+-- $n integer = 30: at most this many
 with copied as (
     select pos, layer, sae_id, feature_id, activation
     from activations_by_prompt

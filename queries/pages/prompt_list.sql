@@ -7,8 +7,8 @@
 -- $label label? = null: only this label
 -- $category category? = null: only this category
 -- $judge judge = oracle: whose verdicts count
--- $limit integer = 50: at most so many
--- $skip integer = 0: so many are passed over
+-- $limit integer = 50: at most this many
+-- $skip integer = 0: how many are passed over
 with answered as (
     select a.prompt_id, a.method, a.control, a.p_refusal_token, v.refused, v.flipped
     from ablations as a

@@ -4,7 +4,7 @@
 -- the same ones whenever it is asked. Tokens up to `window` around it are shown.
 --
 -- $features features: which features
--- $quantiles integer = 5: so many parts
+-- $quantiles integer = 5: how many parts
 -- $n integer = 1: samples of each part
 -- $window integer = 16: tokens of context on either side
 with firings as (

@@ -3,7 +3,7 @@
 -- n_critical: prompts that the search found the feature critical for. These come first, then those that tell the labels apart best.
 --
 -- $features features: which features
--- $n integer = 20: so many
+-- $n integer = 20: how many
 with critical as (
     select sae_id, feature_id, n_prompts
     from populations

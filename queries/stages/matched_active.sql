@@ -1,7 +1,7 @@
 -- Which features could stand in for the critical ones of a prompt: they fire in the same layer, where these fire and about as
 -- strongly, and are no candidates.
 --
--- One row a critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead: overlap is
+-- One row per critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead: overlap is
 -- the share of the critical feature's activation that lies on tokens on which the other one fires too, ratio the larger of both
 -- largest activations by the smaller, the other's on these tokens only. A critical feature that none comes near enough to has no
 -- row. BOS counts only for features that fire nowhere else. cost is a random number below 1, which depends on seed, the prompt's

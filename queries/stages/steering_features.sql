@@ -3,7 +3,7 @@
 -- redundant: critical features that are silent on their prompt and wake while the active ones of their set are ablated.
 --
 -- $features_are redundant|critical = redundant: which
--- $n integer = 10: at most so many
+-- $n integer = 10: at most this many
 with chosen as (
     select f.layer, f.sae_id, f.feature_id, f.prompt_id
     from critical_features as f
