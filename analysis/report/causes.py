@@ -175,7 +175,7 @@ READOUTS = Section(
     "Causes, or read-outs?",
     "A feature that writes the answer's first word flips a prompt when it is ablated, whatever made the model choose that word. "
     "Each critical feature and set is ablated once everywhere, and once with only what it adds at the last token taken out "
-    "behind the last block, where nothing can follow but the final norm and the unembedding: its direct effect.",
+    "after the last block, where only the final norm and the unembedding follow: its direct effect.",
     _readouts,
     "R6",
     ("readouts",),

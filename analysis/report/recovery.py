@@ -104,10 +104,10 @@ def _telling(rates: Mapping[tuple[str, str, float], float]) -> float:
 SECTION = Section(
     "recovery",
     "The cause, or one route to it?",
-    "Sets that flip {target} prompts are held ablated, while a small change of the residual stream is searched that brings the "
+    "Sets that flip {target} prompts are held ablated, and a small change of the residual stream is sought that brings the "
     "behaviour back: anything; what leaves the readings of the set as the ablation left them; a sum of the decoder rows of other "
-    "features that fire; what the SAE leaves in its error. What such changes find more often than on {control} prompts, and than "
-    "changes by chance do, is a route that the set has left.",
+    "features that fire; what the SAE leaves in its error. Where these do so more often than on {control} prompts, and than "
+    "random changes do, there is a route that the set has left.",
     _recoveries,
     "R13",
     ("audit", "audit_rates"),

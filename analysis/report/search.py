@@ -165,7 +165,7 @@ def _methods(study: Studied) -> Sequence[Block]:
         Beside(here),
         Figure("Algorithm 1 by threshold", charts.spec(chart, 240), by_tau, "Share of flips by threshold, with 95% intervals"),
         Note(
-            "algorithm1 is the published search, one set a seed; algorithm1_common keeps what all seeds find; minimal is a set "
+            "algorithm1 is the published search, one set per seed; algorithm1_common keeps what all seeds find; minimal is a set "
             "from which no feature can be taken away; random_minimal and random_algorithm1 are as many "
             "random active features in the same layers."
         ),
@@ -257,7 +257,7 @@ SECTIONS = (
     Section(
         "outcome",
         "What it came to",
-        "The features of each layer whose decoder rows lie closest to the {name} direction are ablated, K a layer. K is chosen "
+        "The features of each layer whose decoder rows lie closest to the {name} direction are ablated, K per layer. K is chosen "
         "on one half of the {target} prompts that are {shown}, and reported on the other half, on which nothing was chosen.",
         _outcome,
         "R5",
@@ -284,7 +284,7 @@ SECTIONS = (
     Section(
         "by_k",
         "How many features does it take?",
-        "Ablating the top K features a layer, by the cosine of their decoder rows with each layer's own direction or with the "
+        "Ablating the top K features per layer, by the cosine of their decoder rows with each layer's own direction or with the "
         "chosen one, beside as many random active features. Bands are Wilson's 95% intervals over prompts.",
         _by_k,
         "R5",
@@ -302,8 +302,7 @@ SECTIONS = (
     Section(
         "controls",
         "Is that more than chance?",
-        "The unmodified model, the direction itself, random active features of the same number, and the baseline of O'Brien et "
-        "al.",
+        "The unmodified model, the direction itself, as many random active features, and the baseline of O'Brien et al.",
         _controls,
         "R15, R17 · Figure 6",
         ("controls", "statistics"),
