@@ -50,7 +50,7 @@ class Parting(NamedTuple):
     token_id: int | None
     reference_token_id: int | None
     difference: float | None
-    """Distance of the two vectors, of the reference's length."""
+    """Distance of the two vectors, as a share of the reference's length."""
     floor: float | None
     """What rounding explains there."""
     n_parted: int
@@ -78,7 +78,7 @@ def compare(subject: Subject, backends: Mapping[str, Any], texts: Sequence[str])
     Args:
         backends: name -> a HookedTransformer or TransformerBridge, an nnsight model, a vllm.LLM, another Subject, or an object
             with a name and read(texts, places), as `ingest.backends.backend.Backend` describes it.
-    Raises UserError for what is no text and no backend.
+    Raises UserError for what is not a text or not a backend.
     """
     if not isinstance(subject, Subject):
         raise UserError(f"a {type(subject).__name__} is no Subject: give saelake.Subject(model, tokenizer)")

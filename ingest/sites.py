@@ -11,7 +11,7 @@ A site is a layer and a kind. What each kind is, and the name that SAELens and T
     mlp_out      what the MLP adds to the residual stream                            blocks.5.hook_mlp_out
     resid_post   the residual stream that block 5 gives                              blocks.5.hook_resid_post
 
-"Adds" is meant literally: behind a norm or a scale that the model applies to an output before it adds it, without the residual
+"Adds" is meant literally: after a norm or a scale that the model applies to an output before it adds it, without the residual
 where a module's output has it in it. So resid_pre + attn_out + mlp_out = resid_post, which `site_map.find_sites` checks.
 """
 
@@ -80,7 +80,7 @@ class Site:
 
     @property
     def below(self) -> int:
-        """The highest block that may be left out of a pass that touches this site: resid_post is hooked behind its block."""
+        """The highest block that may be left out of a pass that touches this site: resid_post is hooked after its block."""
         return self.layer if self.kind == "resid_post" else self.layer - 1
 
     def __str__(self) -> str:

@@ -242,7 +242,7 @@ def test_a_machine_without_embeddings_is_a_logistic_regression() -> None:
     [
         ({"ablate": [5]}, r"ablate is \[5\]: give \{key: features\}"),
         ({"edits": None, "ablate": 5}, r"ablate is 5: give \{key: features\}"),
-        ({"edits": 5}, "edits is 5: give a list of edits, or one list a prompt"),
+        ({"edits": 5}, "edits is 5: give a list of edits, or one list per prompt"),
         ({"clamp": {1: {7: "x"}}}, "held at is 'x': give a finite number"),
         ({"clamp": {1: {7: True}}}, "held at is True: give a finite number"),
         ({"clamp": {1: [7]}}, r"clamp of 1 is \[7\]: give \{feature: value\}"),

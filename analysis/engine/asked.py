@@ -1,6 +1,6 @@
 """Edits as they are asked for from Python, and what they come to for one prompt.
 
-Edits are a closed algebra: any may be asked for together, and features of one SAE that are held at the same position are taken
+Any edits can be combined, and features of one SAE that are held at the same position are taken
 out of the same reading, whichever edits name them. At a site features come first, SAE by SAE, then directions in their order.
 """
 
@@ -71,7 +71,7 @@ class MeanAblate(_Asked):
 
 @dataclass(frozen=True, eq=False)
 class Add(_Asked):
-    """Adds a vector, as long as it is, times a scale: h' = h + scale v."""
+    """Adds a vector, not normalised, times a scale: h' = h + scale v."""
 
     site: Key
     vector: Any

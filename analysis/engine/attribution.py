@@ -1,4 +1,4 @@
-"""What every active feature does to a number that the model's next token gives, to first order, from one backward pass.
+"""The first-order effect of every active feature on a number that the next token's logits give, from one backward pass.
 
     effect of a feature at a token = -z (d . g), with g the gradient of the target at the site that the SAE writes
 
@@ -41,7 +41,7 @@ def attribution(engine: Engine, prompts: Sequence[Prompt], target: Target = "p_t
 
     Args:
         steps: gradients that are averaged on the way to a pass without any feature of the SAE; 0 takes the one at the clean pass,
-            which costs one forward and one backward pass a prompt, where n steps cost n of them for every SAE.
+            which costs one forward and one backward pass per prompt, where n steps cost n of them for every SAE.
     """
     check_engine(engine)
     steps, function = arguments.whole("steps", steps, 0), _function(engine, target)

@@ -74,7 +74,7 @@ class AblationEngine:
 
     Args:
         saes: number -> SAE, by the numbers that requests name them with; checked to fit the subject.
-        batch_tokens: padded tokens a forward pass at most; by default what suits the device.
+        batch_tokens: the most padded tokens per forward pass; by default what suits the device.
     """
 
     def __init__(

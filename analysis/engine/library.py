@@ -80,14 +80,14 @@ class Answers(NamedTuple):
 class Engine:
     """A model with SAEs, asked for answers, next tokens and activations under edits.
 
-    Edits are given by name for all prompts, or as `edits`: one list for all prompts, or one list a prompt.
+    Edits are given by name for all prompts, or as `edits`: one list for all prompts, or one list per prompt.
 
         ablate={key: ids}          clamp={key: {id: value}}          add={key: (vector, scale)}
         project_out=vector (after every block) or {key: vector}      positions=... (of those four), answering=...
 
     Args:
         saes: SAEs of SAELens, which know their hooks, or a mapping from hooks, Sites or layers (resid_post) to SAEs.
-        batch_tokens: padded tokens a forward pass at most; by default what suits the device.
+        batch_tokens: the most padded tokens per forward pass; by default what suits the device.
     Raises UserError for an SAE that does not fit the model, or is of a kind that cannot be edited exactly.
     """
 
@@ -190,7 +190,7 @@ class Engine:
 
         Args:
             saes: only these, or only these features of them; None: all.
-            max_new_tokens: cover the model's own answers too, of at most so many tokens, behind the prompts' positions.
+            max_new_tokens: also cover the model's own answers, of at most this many tokens, at the positions after the prompts'.
         """
         max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 0)
         named = _named(ablate, clamp, add, project_out, positions, answering)
@@ -233,7 +233,7 @@ class Engine:
     def _requests(
         self, prompts: Sequence[Prompt], named: list[Edit], edits: Sequence[Any], *, n_answered: int = 0
     ) -> tuple[list[Tokenized], list[Request]]:
-        """The prompts and what is asked of them, in passes that read so many tokens of an answer."""
+        """The prompts and what is asked of them, in passes that read this many tokens of an answer."""
         read = read_prompts(self.subject, prompts)
         by_prompt = [(*named, *some) for some in _by_prompt(edits, len(read))]
         compiled: dict[int, FeatureSet | DirectionEdit] = {}
@@ -317,12 +317,12 @@ def _named(
 
 
 def _by_prompt(edits: Sequence[Any], n: int) -> list[tuple[Edit, ...]]:
-    """One tuple of edits a prompt."""
-    edits = arguments.listed("edits", () if edits is None else edits, "a list of edits, or one list a prompt")
+    """One tuple of edits per prompt."""
+    edits = arguments.listed("edits", () if edits is None else edits, "a list of edits, or one list per prompt")
     if all(isinstance(edit, EDITS) for edit in edits):
         return [tuple(edits)] * n
     if any(isinstance(edit, EDITS) for edit in edits):
-        raise UserError("edits mixes edits and lists of edits: give one list for all prompts, or one list a prompt")
+        raise UserError("edits mixes edits and lists of edits: give one list for all prompts, or one list per prompt")
     if len(edits) != n:
         raise UserError(f"edits has {len(edits)} lists for {n} prompts")
     by_prompt = [tuple(arguments.listed("a prompt's edits", some, "a list of edits")) for some in edits]

@@ -53,7 +53,7 @@ class FactorizationMachine:
         return {name: getattr(self, name) for name in SETTINGS}
 
     def set_params(self, **settings: Any) -> Self:
-        """Changes settings; raises UserError for a name that is none."""
+        """Changes settings; raises UserError for an unknown name."""
         if unknown := sorted(set(settings) - set(SETTINGS)):
             raise UserError(f"there is no setting {unknown[0]!r}: there are {', '.join(SETTINGS)}")
         for name, value in settings.items():
@@ -65,7 +65,7 @@ class FactorizationMachine:
         self._check()
         x, y = _rows(x), _numbers("y", y)
         if y.shape != (x.shape[0],):
-            raise UserError(f"y has shape {y.shape}, and x has {x.shape[0]} rows: give one label a row")
+            raise UserError(f"y has shape {y.shape}, and x has {x.shape[0]} rows: give one label per row")
         if set(np.unique(y).tolist()) != {0, 1}:
             raise UserError("y needs both labels, 0 and 1, and no other")
         largest = np.asarray(abs(x).max(axis=0).todense()).ravel()
@@ -103,7 +103,7 @@ class FactorizationMachine:
         """Share of rows whose label is predicted."""
         y, predicted = _numbers("y", y), self.predict(x)
         if y.shape != predicted.shape:
-            raise UserError(f"y has shape {y.shape}, and x has {len(predicted)} rows: give one label a row")
+            raise UserError(f"y has shape {y.shape}, and x has {len(predicted)} rows: give one label per row")
         if not len(y):
             raise UserError("there are no rows to score")
         return float((predicted == y).mean())
