@@ -18,7 +18,7 @@ MEASURED = {
     "refused_harmful": "harmful prompts refused",
     "refused_benign": "benign prompts refused",
     "echoed_benign": "benign answers that repeat the action word for word",
-    "flipped": "refused prompts flipped by ablating the top K features a layer",
+    "flipped": "refused prompts flipped by ablating the top K features per layer",
     "random_flipped": "... by as many random active features",
     "backed_up": "refused prompts with a minimal set in which a feature is silent, wakes and is needed",
 }

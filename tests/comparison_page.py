@@ -24,7 +24,7 @@ ROWS = (
     ),
     ("lake", "top_samples_vs_delphi", "delphi", "top samples of 200 features, with contexts and texts, beside its own reader"),
     ("lake", "top_samples_vs_delphi_by_hand", "delphi", "... beside the quickest NumPy that we could write for its files"),
-    ("lake", "cofiring_vs_delphi", "delphi", "which of 200 features a layer fire together"),
+    ("lake", "cofiring_vs_delphi", "delphi", "which of 200 features per layer fire together"),
     ("lake", "cofiring_vs_best_peer_csr", "SciPy", "the same, by a product of sparse matrices"),
     ("lake", "one_prompt_vs_delphi", "delphi", "everything of one prompt, from the copy by prompt"),
     (
