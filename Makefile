@@ -34,7 +34,7 @@ ingest: $(INSTALLED)  ## sparse activations of RECIPE's prompts into LAKE
 analyze: $(INSTALLED)  ## ingest if needed, then search for causes and print the table
 	$(BIN)/saelake analyze $(RECIPE) --lake $(LAKE)
 
-backups: $(INSTALLED)  ## the embedded study whose model has backups, into LAKE-hydra: what wakes, and stands in for what is ablated
+backups: $(INSTALLED)  ## the study of the hydra, trained to have backups, into LAKE-hydra, and its report: what stands in for what is ablated
 	$(BIN)/saelake analyze hydra --lake $(LAKE)-hydra
 	$(BIN)/saelake report --lake $(LAKE)-hydra --output backups.html
 
@@ -127,7 +127,7 @@ site: $(BENCH)/site  ## the documents as a site in ./site: search, questions, co
 organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 	$(BIN)/python -m saelake.ingest.organism.build
 
-hydra: $(INSTALLED)  ## train the embedded model with backups and its SAEs again (twenty minutes)
+hydra: $(INSTALLED)  ## train the hydra and its SAEs again (twenty minutes)
 	$(BIN)/python -m saelake.ingest.hydra.build
 
 refuser: $(BENCH)/search  ## teach SmolLM2-135M-Instruct to refuse again: the adapter of the laptop study (about an hour; minutes on a GPU)

@@ -22,7 +22,7 @@ LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
 class JudgeTable(Section):
-    """A judge of your own, [judges.mine] say: code (`class`), or a language model behind an OpenAI-compatible `endpoint`.
+    """A judge of your own, such as [judges.mine]: code (`class`), or a language model behind an OpenAI-compatible `endpoint`.
     Its NAME goes into `verdicts.judges`, `verdicts.oracle`, or `saelake judge --judge NAME`."""
 
     class_: Annotated[str | None, Field(alias="class", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = None

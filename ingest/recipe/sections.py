@@ -129,7 +129,7 @@ class ModelSpec(Section):
     max_prompt_tokens: Count = 512
     """Longer prompts, template included, are refused."""
     template: Literal["none"] | None = None
-    """none for a base model: prompts are read as they are, behind the BOS token where the tokenizer itself puts one."""
+    """none for a base model: prompts are read as they are, after the BOS token if the tokenizer puts one."""
     chat_template: str | None = None
     """Jinja text that replaces the tokenizer's own template."""
     chat_template_file: ExistingPath | None = None

@@ -20,7 +20,7 @@ from saelake.warehouse.schema.columns import (
 )
 
 ANSWER_POS = replace(
-    POS, meaning="token position behind the prompt, whose tokens come first: an answer begins at n_tokens", limit=None
+    POS, meaning="token position after the prompt, whose tokens come first: an answer begins at n_tokens", limit=None
 )
 ANSWER_TOKENS = Table(
     "answer_tokens",

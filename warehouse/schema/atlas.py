@@ -90,7 +90,7 @@ ATTRIBUTIONS = Table(
 
 METHOD_SCORES = Table(
     "method_scores",
-    "how well one method would have known what ablating features does, over the refused prompts",
+    "how well one method names what ablating features shows to matter, over the refused prompts",
     (
         RUN_ID,
         Column(
@@ -107,7 +107,7 @@ METHOD_SCORES = Table(
             "recall: share of the true ones among the first k; rank_correlation: Spearman's, with the true effects",
             choices=("recall", "rank_correlation"),
         ),
-        Column("k", pa.int32(), "features or pairs that it may name a prompt", null="a measure of the whole ranking", at_least=1),
+        Column("k", pa.int32(), "features or pairs it may name per prompt", null="a measure of the whole ranking", at_least=1),
         Column("n_prompts", pa.int32(), "prompts that have something to be found", at_least=0),
         Column("mean", pa.float32(), "mean over them", null="no prompts"),
         Column("low", pa.float32(), "lower end of its 95% interval, resampled by family", null="no prompts"),

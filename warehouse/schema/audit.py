@@ -24,7 +24,7 @@ KINDS = ("features", "error", "orthogonal", "free", "random")
 KIND = Column(
     "kind",
     pa.string(),
-    "what the change may be; free: anything; orthogonal: what leaves the readings of the set's features, at its site and behind "
+    "what the change may be; free: anything; orthogonal: what leaves the readings of the set's features, at its site and after "
     "it, as they were; features: a sum of the decoder rows of other features that fire there; error: what these rows and the "
     "set's do not span; random: drawn by chance, as long as the budget",
     choices=KINDS,
@@ -73,7 +73,7 @@ RECOVERIES = Table(
             "drift",
             pa.float32(),
             "largest change of what a feature of the set reads before its gate, relative to the largest without the change",
-            null="no feature of the set reads at the site or behind it",
+            null="no feature of the set reads at the site or after it",
             at_least=0,
             since=2,
         ),

@@ -96,11 +96,11 @@ SAES = Table(
         Column("hook", pa.string(), "the activation that it reads"),
         Column("hook_out", pa.string(), "the activation that its decoder adds to", null="the one that it reads", since=2),
         Column("norm", pa.string(), "input normalisation convention"),
-        Column("declared_l0", pa.float32(), "mean active features a token, as published", null="not declared", at_least=0),
+        Column("declared_l0", pa.float32(), "mean active features per token, as published", null="not declared", at_least=0),
         Column(
             "measured_l0",
             pa.float32(),
-            "mean active features a token on these prompts, BOS left out",
+            "mean active features per token on these prompts, BOS left out",
             at_least=0,
             over_runs="case when count(n_tokens) = count(*) then sum(measured_l0::double * n_tokens) / sum(n_tokens) end",
         ),

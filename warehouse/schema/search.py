@@ -95,7 +95,7 @@ ABLATIONS = Table(
         ),
         Column("seed", pa.int32(), "seed of the draw", null="nothing was drawn"),
         Column("draw", pa.int32(), "number of the draw, from 0", null="nothing was drawn", at_least=0),
-        Column("k", pa.int32(), "features a layer that were asked for", null="not a matter of K", at_least=0),
+        Column("k", pa.int32(), "features per layer that were asked for", null="not a matter of K", at_least=0),
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
         Column(
             "n_uncertain",
@@ -167,7 +167,7 @@ DOSES = Table(
     order=("source", "strength", "ablation_id"),
 )
 
-NOT_APPLIED = "does not apply: such a prompt, or answer, is none that the judge can judge"
+NOT_APPLIED = "does not apply: the judge cannot judge such a prompt, or answer"
 
 VERDICTS = Table(
     "verdicts",
@@ -247,7 +247,7 @@ SEARCHES = Table(
         PROMPT_ID,
         Column("method", pa.string(), "algorithm1 (algorithm1_nN for a further block size) or minimal"),
         Column("start", pa.int32(), "number of the random start or sequence, from 0", at_least=0),
-        Column("k", pa.int32(), "candidates a layer that it began with: the prompt's first flip", at_least=0),
+        Column("k", pa.int32(), "candidates per layer that it began with: the prompt's first flip", at_least=0),
         Column(
             "ranking",
             pa.string(),

@@ -192,7 +192,7 @@ EFFECTS = (
     Column(
         "direct",
         pa.float32(),
-        "the same when only what is ablated at the last token is taken out, behind the last block: its direct effect, through "
+        "the same when only what is ablated at the last token is taken out, after the last block: its direct effect, through "
         "the final norm and the unembedding, is direct - clean",
     ),
     Column("flips", pa.bool_(), "with the ablation the most probable token is no target token"),
