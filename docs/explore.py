@@ -1,6 +1,5 @@
 # A notebook for looking around in a lake: SQL cells and plots.
 #
-#     .venv/bin/pip install 'saelake[notebook]'
 #     .venv/bin/marimo edit docs/explore.py        # SAELAKE_LAKE names the lake, ./lake by default
 
 import marimo

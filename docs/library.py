@@ -1,6 +1,5 @@
 # A notebook for the engine as a library: features of your SAEs attributed and clamped in a model that you have loaded.
 #
-#     .venv/bin/pip install 'saelake[compute,notebook]'
 #     .venv/bin/marimo edit docs/library.py        # docs/library.md says what each call does
 
 import marimo
