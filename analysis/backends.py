@@ -27,8 +27,9 @@ from saelake.ingest.study import Study
 from saelake.ingest.subject import Subject
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import RunRecord
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import READINGS
 

@@ -24,7 +24,7 @@ from saelake.queries.sparse import Sparse, features_of, sae_columns, sparse, to_
 from saelake.warehouse import arguments
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 GROUP_PROMPTS = 64
 """Prompts that are read together."""

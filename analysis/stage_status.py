@@ -8,7 +8,8 @@ from saelake.ingest.prompt_major import STAGE as COPY
 from saelake.ingest.prompt_major import copy_spec
 from saelake.ingest.runs import ACTIVATIONS, PROMPTS, STAGES, SetRuns
 from saelake.ingest.study import Study
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import whole_run
 from saelake.warehouse.schema import SCHEMA_VERSION
 

@@ -50,8 +50,9 @@ from saelake.ingest.splits import require_splits
 from saelake.ingest.study import Study, open_study
 from saelake.warehouse.catalog import connect, up_to_date_at_the_end
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run, whole_run
 from saelake.warehouse.runs import known as known_runs
 

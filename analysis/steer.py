@@ -18,8 +18,9 @@ from saelake.ingest.study import Study
 from saelake.ingest.vectors import read_vector
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import RunRecord
 from saelake.warehouse.runs import whole_run
 
 

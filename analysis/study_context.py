@@ -23,7 +23,8 @@ from saelake.ingest.study import Study
 from saelake.ingest.subject import Subject
 from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import INDEX_MASK, Lake
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import INDEX_MASK
 
 
 class StudyContext:

@@ -13,7 +13,8 @@ from saelake.ingest.runs import SetRuns, ingest_runs
 from saelake.ingest.study import Study, open_study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunSpec
 
 
 def study_status(recipe: Recipe, lake: Lake) -> list[StageStatus]:

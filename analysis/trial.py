@@ -27,7 +27,7 @@ from saelake.ingest.plan.estimate import StageTime
 from saelake.ingest.plan.supposed import searched_layers, usual
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.sites import Site
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 SETS = 4
 """Sets of features ablated on each prompt: a study's batches hold several of one prompt, too."""

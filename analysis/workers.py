@@ -23,7 +23,8 @@ from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import SetRuns, ingest_key
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 
 if TYPE_CHECKING:

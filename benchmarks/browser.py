@@ -31,7 +31,7 @@ import saelake
 from benchmarks.harness import Report
 from saelake.analysis.site.site import write_site
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.share import Choice, share
 from saelake.warehouse.synth import Shape, synthesize
 from tests.meaning import CHROMIUM, chromium

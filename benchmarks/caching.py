@@ -24,7 +24,7 @@ from benchmarks.harness import Report
 from saelake.ingest.job import ingest_study, open_study
 from saelake.ingest.recipe import RECIPES, Recipe
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 BATCH = 8
 """Rows of a batch; delphi leaves out an incomplete last one."""

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.harness import Report
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import land
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import ensure_run
 from saelake.warehouse.synth import CODE_VERSION, Shape, plan
 

@@ -40,7 +40,7 @@ from saelake.ingest.runs import ingest_runs
 from saelake.ingest.shards import ShardMaker
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.runs import Rows
 
 ORGANISM = RECIPES.parent / "ingest" / "organism" / "model"

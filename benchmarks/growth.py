@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.harness import Report, alternated
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 ORGANISM = RECIPES.parent / "ingest" / "organism"
 COPIES = 8

@@ -26,7 +26,7 @@ from saelake.ingest.job import Ingested, Study, ingest_study, open_study
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
 from saelake.ingest.saes.sae import Sae, load_sae
 from saelake.ingest.subject import Subject
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 WIDTH = 16_384
 

@@ -140,7 +140,7 @@ def _base(folder: Path, recipe: Path) -> None:
 
 def _answer_once(folder: Path) -> object:
     from saelake.analysis.meaning import annotation_study as studies
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     lake = Lake.existing(folder / "lake")
     made = studies.load(lake, "pilot")
@@ -264,7 +264,7 @@ def _contents(place: Path) -> object:
     import duckdb
 
     from saelake.warehouse.check import check
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     lake = Lake.existing(place / "lake")
     records = {r.run_id: r.content_hash for r in lake.records()}

@@ -31,7 +31,7 @@ from benchmarks.harness import Report, Times, alternated
 from saelake.warehouse.catalog import changing_catalog
 from saelake.warehouse.check import check
 from saelake.warehouse.housekeeping import gc
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.lakes import build_lake
 
 RUNS = (10, 100, 300)

@@ -21,7 +21,7 @@ from saelake.analysis.search.minimal import Oracle, minimal_set, ranked_set, run
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import open_study
 from saelake.ingest.recipe import load_recipe
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 N_LITERAL = 2
 TAU = 0.5

@@ -21,7 +21,7 @@ import numpy as np
 import saelake
 from benchmarks.harness import Report
 from saelake.lake import OpenLake
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.synth import Shape, synthesize
 
 ROWS = 12_000_000

@@ -26,7 +26,7 @@ from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.keys import record_key
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.warehouse import toys
 
 GRACE = 5.0

@@ -34,7 +34,8 @@ from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.study import Study
 from saelake.warehouse.housekeeping import drop, gc
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 from tests.ray_processes import worker_pids
 

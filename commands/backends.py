@@ -30,8 +30,8 @@ def compare(recipe: str, backends: str, n_prompts: int, lake: str, limit: int | 
     from saelake.commands.computed import print_runs
     from saelake.ingest.backends.opening import check_backends
     from saelake.ingest.study import open_study
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     names = [name.strip() for name in backends.split(",") if name.strip()]
     check_backends(names)

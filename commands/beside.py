@@ -94,8 +94,8 @@ def _compute_beside(study: "Recipe", computing: Computing, compute: "Callable[..
         compute: takes the opened study and the lake, `force`, `progress` and `workers`.
     """
     from saelake.analysis.stages import open_analysis
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     opened, into = open_analysis(study), Lake.existing(computing.lake)
     with Bar() as progress, workers_of(computing.n_workers, opened, into) as workers:

@@ -42,8 +42,8 @@ def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: in
     study = read_study(recipe, limit)  # before the imports: a mistake in it is reported at once
     from saelake.ingest import job
     from saelake.ingest.runs import ingest_runs
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, workers_of(n_workers, opened, Lake.at(lake)) as workers:
@@ -66,8 +66,8 @@ def analyze(recipe: str, computing: Computing) -> None:
     from saelake.analysis.search.directions import NoDirection
     from saelake.queries.fetched import Rows
     from saelake.queries.formats import show_table
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, workers_of(computing.n_workers, analysed, Lake.at(computing.lake)) as workers:
@@ -115,9 +115,9 @@ def ablate(
     study = read_study(recipe, limit).allowing(allow_code, hosts)
     from saelake.analysis import stages
     from saelake.queries.formats import show
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.literals import literal
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     held: dict[str, Any] = {"value": value, "positions": positions}
     opened_study = stages.open_ablation(study, Lake.at(lake), condition, features, **held)  # before there is a lake, as above
@@ -157,7 +157,7 @@ def trainings(
 
     from saelake.analysis.interactions.retrained import compare_trainings
     from saelake.queries.formats import show
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     found = compare_trainings(Lake.existing(lake), mine, theirs, min_cosine)
     import duckdb
@@ -182,7 +182,7 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
     from saelake.ingest.loading import read_targets
     from saelake.queries.fetched import Rows
     from saelake.queries.formats import show_table
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     to_be_made = not Lake.at(lake).published.names("")
     found = study_status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))

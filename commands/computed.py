@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from saelake import OpenLake
     from saelake.analysis.workers import RayWorkers
     from saelake.ingest.study import Study
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
 
 def workers_of(n_workers: int | None, study: "Study", lake: "Lake") -> "AbstractContextManager[RayWorkers | None]":

@@ -17,8 +17,8 @@ def check(lake: str) -> None:
     """
     from saelake.queries.formats import printable
     from saelake.warehouse.check import check as check_lake
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     opened = Lake.existing(lake)
     with Bar() as progress:
@@ -40,7 +40,7 @@ def drop(run_id: str, lake: str) -> None:
     Its files stay until `saelake gc`, so that whoever reads them now can finish. Repeat a drop that was killed.
     """
     from saelake.warehouse.housekeeping import drop as drop_run
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     is_new = drop_run(Lake.existing(lake), run_id)
     click.echo(f"{'dropped' if is_new else 'already dropped:'} {run_id}; `saelake gc` frees its space")
@@ -60,7 +60,7 @@ def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> No
     """
     from saelake.queries.formats import printable
     from saelake.warehouse.housekeeping import gc as collect
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     opened, seconds = Lake.existing(lake), None if older_than is None else older_than * 60
     garbage = collect(opened, dry_run=dry_run, older_than_seconds=seconds, landings=landings)
@@ -97,8 +97,8 @@ def synth(lake: str, rows: int, layers: int, width: int, l0: float, zipf: float,
 
     It is the ingest run of a study called synth; every shipped question works on it.
     """
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
     from saelake.warehouse.synth import Shape, synthesize
 
     shape = Shape.of_rows(rows, n_layers=layers, width=width, l0=l0, zipf=zipf, round=rounding)

@@ -34,8 +34,8 @@ def explain(recipe: str, source: str, lake: str, force: bool) -> None:
     """
     from saelake.analysis.meaning.explanations import explain as fetch
     from saelake.ingest.recipe import load_recipe
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     study = load_recipe(recipe)
     with Bar() as progress:
@@ -100,7 +100,7 @@ def create(
     """Draw the features of an annotation study called NAME, blind and shuffled: critical, random and silent ones."""
     from saelake.analysis.meaning import annotation_study as studies
     from saelake.warehouse.catalog import one_study
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     opened = Lake.existing(lake)
     people = annotators or ("annotator-1", "annotator-2", "annotator-3")
@@ -124,7 +124,7 @@ def annotate(name: str, host: str, port: int, lake: str) -> None:
     from saelake.analysis.meaning import annotation_study as studies
     from saelake.analysis.meaning.annotating import add_study
     from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     opened = Lake.existing(lake)
     loaded = studies.load(opened, name)
@@ -161,7 +161,7 @@ def browse(host: str, port: int, lake: str, recipe: str | None, live: str | None
     from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
     from saelake.warehouse.catalog import one_study
     from saelake.warehouse.errors import UserError
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     subject = None if live is None else read_study(live)
     if subject is not None and recipe not in (None, subject.name):
@@ -191,7 +191,7 @@ def browse(host: str, port: int, lake: str, recipe: str | None, live: str | None
 def close(name: str, unfinished: bool, lake: str) -> None:
     """Publish the answers of the annotation study NAME as a run; it takes none from then on."""
     from saelake.analysis.meaning import annotation_study as studies
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     opened = Lake.existing(lake)
     loaded = studies.load(opened, name)
@@ -222,7 +222,7 @@ def score(name: str, mapping: str, seed: int, lake: str) -> None:
     from saelake.analysis.meaning import scores
     from saelake.queries.fetched import Rows
     from saelake.queries.formats import show_table
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     opened = Lake.existing(lake)
     loaded = studies.load(opened, name)

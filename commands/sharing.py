@@ -40,8 +40,8 @@ def share(
     from functools import partial
 
     from saelake.warehouse.catalog import one_study
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
     from saelake.warehouse.sharing.push import push, require_login
     from saelake.warehouse.sharing.share import Choice
     from saelake.warehouse.sharing.share import share as share_runs
@@ -80,8 +80,8 @@ def add(source: str, lake: str, name: str | None) -> None:
     SOURCE is a folder that `saelake share` wrote, hf://datasets/ORGANISATION/NAME or s3://bucket/prefix. The lake is made if it
     is not there.
     """
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
     from saelake.warehouse.sharing.add import add as add_set
     from saelake.warehouse.sharing.read import read_records
     from saelake.warehouse.sharing.sources import fetched
@@ -116,7 +116,7 @@ def report(lake: str, recipe: str | None, target: Path, with_completions: bool, 
     """
     from saelake.analysis.report.page import claims_of, write_report
     from saelake.queries.formats import printable
-    from saelake.warehouse.records import Lake
+    from saelake.warehouse.lake import Lake
 
     if claims:
         for one in claims_of(Lake.existing(lake), recipe):

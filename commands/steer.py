@@ -67,8 +67,8 @@ def steer(
     from saelake.analysis.search.sweeps import Sweep
     from saelake.commands.computed import print_runs
     from saelake.queries.formats import show
+    from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
-    from saelake.warehouse.records import Lake
 
     sweep = Sweep(name, steering.parse_strengths(strengths), clamp, direction, vector, site, positions)
     opened_study = steering.open_steering(study, Lake.at(lake), sweep, features)  # before there is a lake

@@ -11,8 +11,8 @@ import duckdb
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.warehouse.catalog import connect, one_study
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import as_id
-from saelake.warehouse.records import Lake
 
 if TYPE_CHECKING:
     from saelake.lake import OpenLake

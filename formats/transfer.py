@@ -17,8 +17,9 @@ from saelake.lake import open as open_lake
 from saelake.warehouse.catalog import several_studies
 from saelake.warehouse.durable import folder_atomic
 from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.rules import broken_values
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES

@@ -14,9 +14,9 @@ from saelake.ingest.prompt_major import copy_by_prompt
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import STAGES, Ingested, SetRuns, ingest_runs
 from saelake.ingest.study import Study, open_study
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import with_others
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import JointCompute, Plan, Planned, Rows, ensure_runs, make_current, published
 from saelake.warehouse.statistics import FeatureStatistics
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow.parquet as pq
 
 from saelake.warehouse.files import DataFile, file_layer
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import with_others
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_runs, whole_run
 from saelake.warehouse.schema import ACTIVATIONS, ACTIVATIONS_BY_PROMPT
 

@@ -19,7 +19,8 @@ from saelake.ingest.study import Study
 from saelake.warehouse.durable import canonical_json, sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import whole_run
 
 PROMPTS, ACTIVATIONS = "prompts", "activations"

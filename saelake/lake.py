@@ -21,7 +21,8 @@ from saelake import queries
 from saelake.warehouse import arguments
 from saelake.warehouse.catalog import connect, current_files, current_runs, several_studies
 from saelake.warehouse.errors import UserError, view_errors
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord
 
 if TYPE_CHECKING:
     from saelake.analysis.rows_dataset import LakeRows

@@ -12,7 +12,8 @@ from itertools import product
 from pathlib import Path
 from tempfile import mkdtemp
 
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ABLATIONS, ACTIVATIONS, ALIGNMENTS, FEATURES, PROMPTS, SAES, TOKENS, VERDICTS
 from saelake.warehouse.statistics import FeatureStatistics

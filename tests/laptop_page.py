@@ -9,7 +9,7 @@ from pathlib import Path
 
 from saelake.analysis.report.page import claims_of
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
 from tests.made_blocks import with_blocks
 from tests.replication_page import written

@@ -15,7 +15,8 @@ from saelake.analysis.meaning.explanations import explain
 from saelake.analysis.meaning.taxonomy import taxonomy
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CONCEPTS, POPULATIONS, TAXONOMY
 from tests.lakes import build_lake, publish

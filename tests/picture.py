@@ -7,7 +7,7 @@ from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.blocks import Figure
 from saelake.analysis.report.search import _by_k
 from saelake.warehouse.catalog import connect, current_records
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
 
 PICTURE = ROOT / "docs" / "by_k.svg"

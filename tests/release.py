@@ -40,7 +40,7 @@ COPYRIGHT = re.compile(r"copyright (?:\(c\)|©|\d{4})|SPDX-License|@license|all 
 ASKED = """
 import shutil, sys, saelake
 from saelake.warehouse.check import check
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 for golden in sys.argv[1:]:
     with saelake.open(golden) as lake:
         assert lake.sql("select count(*) from activations").fetchall()[0][0] > 0

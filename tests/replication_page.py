@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saelake.analysis.report.blocks import Claim
 from saelake.analysis.report.page import claims_of
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
 from tests.made_blocks import with_blocks
 

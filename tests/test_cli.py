@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from saelake import cli
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
 from tests.lakes import HOSTILE, build_lake, prompt_id
 

@@ -10,7 +10,7 @@ from saelake.analysis import stages
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.check import check
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.golden import FOLDER, answers
 from tests.planted import write_planted
 

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard
 import saelake
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.share import share
 from saelake.warehouse.sharing.sources import fetched

@@ -16,7 +16,7 @@ from saelake import cli
 from saelake.analysis import stages
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.housekeeping import gc
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import write_planted
 
 FEW = "\n[algorithm1]\nseeds = 1\ntaus = [0.5]\nblock_size = 2\n[minimal]\nstarts = 2\n"

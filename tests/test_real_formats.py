@@ -20,7 +20,7 @@ from saelake.ingest.saes.sae import list_saes, load_sae
 from saelake.ingest.subject import Subject
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.tiny_judge import plant
 from tests.paper import GEMMA_L0
 from tests.real_formats import LAYERS, WIDTH, lay_out

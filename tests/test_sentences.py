@@ -9,7 +9,7 @@ import pytest
 
 from saelake.ingest.sources import read_rows
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.storage import Folder
 from tests.conftest import ROOT
 

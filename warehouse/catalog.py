@@ -20,8 +20,9 @@ from saelake.warehouse.blank import STORAGE_VERSION, blank, copy_blank
 from saelake.warehouse.damage import file_damage, pointer_damage, pointer_sentence
 from saelake.warehouse.durable import aside, locked, sync_file, try_locked
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import exactly, literals
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.views import (
     Shown,

@@ -16,10 +16,11 @@ from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError, first_line
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import pointer_key, record_key
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import open_parquet, stored_batches
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.rules import POINTED, References, broken_rules, joined, referred
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.threads import at_once

@@ -11,7 +11,8 @@ from saelake.warehouse.durable import sha256_text, utc_now
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import record_key
-from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent, run_tag
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord, RunSpec, TableContent, run_tag
 from saelake.warehouse.schema import SCHEMA_VERSION
 
 RECORDED_PACKAGES = ("saelake", "torch", "transformers", "sae-lens", "duckdb", "pyarrow", "numpy", "scipy")

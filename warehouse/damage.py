@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from saelake.warehouse.errors import WITHOUT
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import pointer_key
-from saelake.warehouse.records import FOLDER, Lake, RunRecord
+from saelake.warehouse.lake import FOLDER, Lake
+from saelake.warehouse.records import RunRecord
 
 HINT = "`saelake check` says what to do"
 

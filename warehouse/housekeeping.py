@@ -12,7 +12,7 @@ from saelake.warehouse.catalog import LEFT_BEHIND, changing_catalog, recover_cat
 from saelake.warehouse.durable import is_dead_draft, is_draft, try_locked
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.keys import data_key, record_key, run_of_folder
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.storage import Storage
 
 DROPPED = ".dropped"

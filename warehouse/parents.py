@@ -8,7 +8,8 @@ from pathlib import Path
 from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord
 from saelake.warehouse.storage import Folder
 from saelake.warehouse.threads import at_once
 

@@ -1,34 +1,17 @@
-"""What a run is: its identity, and the record that makes it published. A lake, whose parts `saelake.warehouse.keys` names."""
+"""What a run is: its identity, and the record that makes it published."""
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from saelake.warehouse.durable import canonical_json, sha256_text
-from saelake.warehouse.errors import UserError, first_line, storage_errors
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.keys import data_key, pointed, pointer_key, record_key, run_of_folder
 from saelake.warehouse.schema import SCHEMA_VERSION
-from saelake.warehouse.storage import Folder, Storage
 
 INDEX_MASK = (1 << 32) - 1
 """The bits of an id below its run's tag: the dense index."""
-FORMAT = "saelake"
-MARKER = "saelake.json"
-FOLDERS = ("runs", "data", "current", "landing", "locks")
-REMOTE = "s3://"
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-FOLDER = "/"
-"""What stands for a pointer that is a folder; no run is called so."""
-WORK_VARIABLE = "SAELAKE_WORK"
-"""Names the folder where lakes on S3 keep what is landing; workers that share a run's shards share it."""
 
 
 @dataclass(frozen=True)
@@ -137,199 +120,6 @@ class RunRecord:
         return sum(t.n_rows for t in self.tables if t.name == table)
 
 
-@dataclass(frozen=True)
-class Lake:
-    """A lake. Making the object touches nothing; `create` and `existing` look at what is there."""
-
-    root: Path
-    """The lake's folder; of a lake on S3, the working folder of this machine."""
-    remote: str | None = None
-    """Of a lake on S3, s3://bucket/prefix."""
-
-    @classmethod
-    def at(cls, where: Path | str) -> "Lake":
-        """The lake in a folder or, for the text s3://bucket/prefix, on S3; raises UserError for an address of another kind."""
-        if not str(where).startswith(REMOTE):
-            if ADDRESS.match(str(where)):
-                raise UserError(f"the lake is {str(where)!r}: give a folder or s3://bucket/prefix")
-            return cls(Path(where))
-        work = Path(os.environ.get(WORK_VARIABLE) or Path.home() / ".cache" / "saelake")
-        remote = str(where).rstrip("/")
-        return cls(work / "s3" / remote.removeprefix(REMOTE), remote)
-
-    @classmethod
-    def existing(cls, where: Path | str) -> "Lake":
-        """The lake at `where`; raises UserError if there is none, or one that a newer saelake has written to."""
-        lake = cls.at(where)
-        if lake.remote is None and not lake.root.is_dir():
-            raise UserError(f"no lake at {lake}: the folder does not exist; `saelake ingest RECIPE --lake DIR` makes one")
-        lake._check_version()
-        return lake
-
-    @classmethod
-    def create(cls, where: Path | str) -> "Lake":
-        """The lake at `where`, made if nothing is there yet; raises UserError if something else is."""
-        lake = cls.at(where)
-        is_used = lake.root.is_file() or any(name[0] != "." for name in lake.published.names(""))
-        if lake.published.exists(MARKER):  # asked last: another process may be making the same lake, and writes the marker first
-            return cls.existing(where)
-        if is_used:
-            raise UserError(f"{lake} is not a lake and not empty: give a new or empty folder with --lake")
-        with storage_errors(lake):
-            lake.published.create(MARKER, _marker(SCHEMA_VERSION))
-            for folder in FOLDERS:
-                (lake.root / folder).mkdir(parents=True, exist_ok=True)
-        return lake
-
-    def __str__(self) -> str:
-        return self.remote or str(self.root)
-
-    @cached_property
-    def published(self) -> Storage:
-        """Where run records, pointers and data files lie."""
-        if self.remote is None:
-            return self.work
-        from saelake.warehouse.bucket import Bucket
-
-        return Bucket(self.remote, self.root)
-
-    def listed(self) -> "Lake":
-        """The lake as it is now, to be read at once: of a lake on S3 one listing, and of small texts only those that are new."""
-        if self.remote is None:
-            return self
-        from saelake.warehouse.bucket_snapshot import BucketSnapshot
-
-        now = Lake(self.root, self.remote)
-        now.__dict__["published"] = BucketSnapshot(self.remote, self.root)
-        return now
-
-    @property
-    def work(self) -> Folder:
-        """Where landed shards, locks, drafts and the catalog lie: on a file system."""
-        return Folder(self.root)
-
-    def _check_version(self) -> None:
-        version = self._version()
-        if version > SCHEMA_VERSION:
-            raise UserError(newer(f"the lake {self}", version))
-
-    def _version(self) -> int:
-        """The newest version of the schema that anything in the lake was written with."""
-        try:
-            marker = json.loads(self.published.read(MARKER))
-            version = int(marker["schema_version"])
-            if marker["format"] != FORMAT:
-                raise ValueError("its format is unknown")
-            if version < 1:
-                raise ValueError(f"there is no schema version {version}")
-        except FileNotFoundError as error:
-            raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of a lake with --lake") from error
-        except UserError:  # the place itself cannot be read
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            text = _marker(SCHEMA_VERSION).strip()
-            raise UserError(
-                f"{self}/{MARKER} is damaged ({first_line(error)}): a lake of this saelake holds {text} there"
-            ) from error
-        return version
-
-    def point(self, recipe: str, stage: str, run_ids: Sequence[str]) -> None:
-        """Makes some runs the current ones of a recipe's stage; none takes the pointer away."""
-        if run_ids:
-            self.published.write(pointer_key(recipe, stage), "".join(f"{run_id}\n" for run_id in run_ids))
-        else:
-            self.published.delete(pointer_key(recipe, stage))
-
-    def publish(self, record: RunRecord) -> None:
-        """Writes a run's record, in the place of any, and thereby makes the run visible."""
-        self._admit(record)
-        self.published.write(record_key(record.run_id), record.to_json())
-
-    def publish_new(self, record: RunRecord) -> bool:
-        """Writes a run's record where none is; False, and nothing changes, if there is one."""
-        self._admit(record)
-        return self.published.create(record_key(record.run_id), record.to_json())
-
-    def _admit(self, record: RunRecord) -> None:
-        """Raises the lake's version to the record's first: an older saelake must not take its files for its own kind."""
-        if self._version() < record.schema_version:
-            self.published.write(MARKER, _marker(record.schema_version))
-
-    @property
-    def catalog(self) -> Path:
-        return self.root / "catalog.duckdb"
-
-    @cached_property
-    def built(self) -> dict[str, str]:
-        """What the catalog was last built of through this object, and which file that gave: what differs alone is changed."""
-        return {}
-
-    @property
-    def stale(self) -> Path:
-        """There while runs or pointers change: a catalog that a killed process left behind is then built again."""
-        return self.root / "locks" / "catalog.stale"
-
-    def data_folders(self, run_id: str) -> list[str]:
-        """The folders that hold, or held, published files of a run: `data/run_id`, or `data/run_id-2` after it was dropped."""
-        return [data_key(name) for name in self.published.names("data") if run_of_folder(name) == run_id and name[0] != "."]
-
-    def landing(self, run_id: str) -> Path:
-        return self.root / "landing" / run_id
-
-    def lock(self, name: str) -> Path:
-        return self.root / "locks" / f"{name}.lock"
-
-    def run_ids(self) -> list[str]:
-        """The runs that have a record, sound or not."""
-        names = self.published.names("runs")
-        return [name.removesuffix(".json") for name in names if name.endswith(".json") and name[0] != "."]
-
-    def records(self) -> list[RunRecord]:
-        """Every published run, oldest first; raises UserError for a damaged record."""
-        records = [self.record(run_id) for run_id in self.run_ids()]
-        return sorted((r for r in records if r), key=lambda r: (r.finished, r.run_id))
-
-    def record(self, run_id: str) -> RunRecord | None:
-        """One published run, or None; raises UserError for a damaged record."""
-        try:
-            record = RunRecord.from_json(self.published.read(record_key(run_id)))
-            if run_id != record.run_id:
-                raise ValueError(f"it is the record of {record.run_id}")
-            return record
-        except FileNotFoundError:  # of a listed run: dropped by another process since
-            return None
-        except UserError:
-            raise
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"the run record {self}/{record_key(run_id)} is damaged ({first_line(error)}): `saelake drop {run_id}`, then "
-                f"compute it again"
-            ) from error
-
-    def parents(self, run_id: str) -> tuple[str, ...]:
-        """What a run is computed from, as far as its record, which may be damaged, still says."""
-        try:
-            return tuple(json.loads(self.published.read(record_key(run_id)))["parents"])
-        except UserError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError):
-            return ()
-
-    def current(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """Which runs are current for each (recipe, stage), as its pointer says, sound or not; FOLDER where that is no file."""
-        found: dict[tuple[str, str], tuple[str, ...]] = {}
-        for entry in self.published.entries("current"):
-            recipe, _, rest = entry.key.removeprefix("current/").partition("/")
-            stage, _, inside = rest.partition("/")
-            if stage and not stage.startswith("."):
-                with suppress(FileNotFoundError):  # dropped by another process since it was listed
-                    found[recipe, stage] = (FOLDER,) if inside else pointed(self.published.read(entry.key))
-        if self.remote is None:
-            folders = (p for p in (self.root / "current").glob("*/*") if p.is_dir())
-            found |= {(p.parent.name, p.name): (FOLDER,) for p in folders}
-        return found
-
-
 def without_storage(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration of version 1 without what determines no content: sizes of shards and batches, and the prompt-major copy."""
     kept = {name: value for name, value in config.get("capture", {}).items() if name == "round"}
@@ -339,7 +129,3 @@ def without_storage(config: dict[str, Any]) -> dict[str, Any]:
 def newer(what: str, version: int) -> str:
     """What to say of something that a newer saelake wrote."""
     return f"{what} has schema version {version}, this saelake reads versions up to {SCHEMA_VERSION}: upgrade saelake"
-
-
-def _marker(version: int) -> str:
-    return canonical_json({"format": FORMAT, "schema_version": version}) + "\n"

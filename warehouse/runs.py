@@ -19,12 +19,13 @@ from saelake.warehouse.durable import locked, utc_now
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import data_key, record_key
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
 from saelake.warehouse.machine import host_bytes
 from saelake.warehouse.parents import require_sound
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.publish import publish_files
-from saelake.warehouse.records import Lake, RunRecord, RunSpec, TableContent
+from saelake.warehouse.records import RunRecord, RunSpec, TableContent
 from saelake.warehouse.schema import SCHEMA_VERSION
 from saelake.warehouse.threads import at_once
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from saelake.warehouse.catalog import current_runs
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import literal
-from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.views import MAKING, view_statements
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from saelake.warehouse.durable import sha256_text
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.statistics import FeatureStatistics
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 from saelake.warehouse.damage import HINT, file_damage, withheld_sentence
 from saelake.warehouse.errors import first_line
 from saelake.warehouse.files import DataFile, file_layer
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import ESCAPED_LAKE, literal, literals, parquet
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import RUNS_STRUCTURE, TABLES, Table
 
 ROOT = f"coalesce({ESCAPED_LAKE} || '/', '')"

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from saelake.warehouse import arguments
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import INDEX_MASK, Lake, RunRecord, RunSpec, run_tag
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import INDEX_MASK, RunRecord, RunSpec, run_tag
 from saelake.warehouse.rules import broken_values
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES, Table

@@ -27,7 +27,7 @@ from saelake.ingest.study import open_study
 from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 N_TOP = 10
 """Features of a token that are listed."""

@@ -18,7 +18,7 @@ from saelake.analysis.meaning.server import check_secret, render
 from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows
 from saelake.warehouse.catalog import connect, cursor_of
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 
 class Missing(HTTPException):

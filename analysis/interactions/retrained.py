@@ -19,7 +19,7 @@ from saelake.ingest.saes.refs import SaeRef, list_saes
 from saelake.ingest.saes.sae import load_sae
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 CHUNK_ROWS = 4096
 SMALLEST = 1e-12

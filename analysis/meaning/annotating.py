@@ -12,7 +12,7 @@ from saelake.analysis.meaning.cards import explanations_of, samples_of
 from saelake.analysis.meaning.server import form_of, render
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 
 def add_study(app: FastAPI, lake: Lake, study: AnnotationStudy) -> None:

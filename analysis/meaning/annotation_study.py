@@ -21,7 +21,8 @@ from saelake.warehouse.append_log import AppendLog, Entry
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.durable import canonical_json, folder_atomic, make_private, open_regular, sha256_text, utc_now
 from saelake.warehouse.errors import UserError, first_line, storage_errors
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ANNOTATIONS
 

@@ -19,9 +19,10 @@ from saelake.ingest.runs import ACTIVATIONS, OLDER
 from saelake.ingest.saes.labels import Directory, read_directory
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import as_id, is_unicode
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import EXPLANATIONS
 

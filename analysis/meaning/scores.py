@@ -20,7 +20,7 @@ from saelake.analysis.meaning.agreement import (
 from saelake.analysis.meaning.annotation_study import NONE, AnnotationStudy, stage
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 
 class Score(NamedTuple):

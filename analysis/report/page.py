@@ -31,7 +31,8 @@ from saelake.queries.formats import printable
 from saelake.warehouse.catalog import connect, current_records, one_study
 from saelake.warehouse.durable import clear_drafts, write_atomic
 from saelake.warehouse.errors import LeftOut, view_errors
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord
 
 FOLDER = Path(__file__).parent
 ENDING = ("direction",)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from saelake.warehouse.keys import data_key
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import STUDIES, lake_names
 

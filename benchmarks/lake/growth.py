@@ -19,8 +19,9 @@ from benchmarks.harness import Report, seconds_of
 from benchmarks.lake.captured import Asked, asked
 from saelake import queries
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import land
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import ensure_run
 from saelake.warehouse.synth import Shape, plan
 

@@ -6,7 +6,8 @@ from benchmarks.harness import Report
 from benchmarks.lake.floor import floor
 from saelake.ingest.job import Ingested, ingest_study, open_study
 from saelake.ingest.recipe import Recipe, load_recipe
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord
 
 
 def bytes_of(record: RunRecord | Ingested) -> tuple[int, float]:

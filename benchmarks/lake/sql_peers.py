@@ -11,8 +11,8 @@ from benchmarks.lake.answers import Cofiring, Samples, Statistics
 from benchmarks.lake.captured import Asked, Captured
 from saelake import queries
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import parquet, paths
-from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import TABLES
 
 SMALL = ("prompts", "tokens", "saes", "alignments")

@@ -15,8 +15,9 @@ from benchmarks.lake.floor import floor
 from benchmarks.lake.numpy_peers import Csr, Delphi
 from benchmarks.lake.real import bytes_of, files_of
 from benchmarks.lake.sql_peers import Polars, Sql, naive, native, native_bytes, open_lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import Plan, Rows, land
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import ensure_run
 from saelake.warehouse.schema import ALIGNMENTS
 from saelake.warehouse.statistics import FeatureStatistics

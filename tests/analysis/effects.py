@@ -12,7 +12,7 @@ from saelake.analysis import stages
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.catalog import connect, cursor_of
 from saelake.warehouse.durable import locked
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import Loaded, Planted, load, planted_at, write_planted
 
 TEXTS = [

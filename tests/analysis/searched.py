@@ -6,7 +6,7 @@ from typing import Any
 import saelake
 from saelake.analysis import stages
 from saelake.ingest.recipe import load_recipe
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import Feature, write_planted
 
 STARTS = 48

@@ -16,7 +16,7 @@ from saelake.analysis.meaning.annotation_study import AnnotationStudy, Sampling
 from saelake.analysis.meaning.scores import scores
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.meaning import build_meaning_lake
 
 PEOPLE = ("ann", "bob", "cy")

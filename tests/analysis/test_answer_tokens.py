@@ -14,7 +14,7 @@ from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.check import check
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.share import share
 
 N = 3

@@ -28,7 +28,7 @@ from saelake.analysis.atlas.scores import (
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.atlas import Atlas
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
 from tests.conftest import ROOT
 from tests.planted import ablate, prompt_ids

@@ -30,7 +30,7 @@ from saelake.ingest.saes.sae import Sae, load_sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
 from tests.ingest.tiny import save_model
 from tests.planted import Planted, write_planted

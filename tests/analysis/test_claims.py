@@ -13,7 +13,7 @@ from saelake.analysis.report.claims import ROWS, claims
 from saelake.analysis.report.effects import text_sentences
 from saelake.analysis.report.page import claims_of, write_report
 from saelake.warehouse.catalog import connect, current_records
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
 from tests.warehouse.toys import ingest
 

@@ -12,7 +12,8 @@ from saelake.analysis.judges.verdicts import control_oracle, oracle_identity
 from saelake.analysis.search.directions import share
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord
 from tests.analysis.effects import Analysed
 from tests.analysis.endpoint_server import Asked, Reply, says, serving
 from tests.planted import write_planted

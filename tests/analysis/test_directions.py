@@ -25,7 +25,7 @@ from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.search import Direction
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
 from tests.analysis.literal import literal_logits
 

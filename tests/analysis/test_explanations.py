@@ -16,7 +16,7 @@ from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests import lakes
 from tests.analysis.neuronpedia_server import Neuronpedia, serving
 from tests.meaning import build_meaning_lake, small_recipe

@@ -16,7 +16,7 @@ from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.sae import list_saes
 from saelake.queries import QueryError
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import Planted, load, write_planted
 
 

@@ -24,7 +24,7 @@ from saelake.ingest.saes.description import SaeDescription
 from saelake.ingest.saes.loader import SaeLoader
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.sae import Sae, Weights
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.engines import TEXTS, WIDTH, Bench, some_request, tiny
 from tests.ingest.tiny import D_MODEL
 from tests.planted import write_planted

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page
 import saelake
 from saelake.analysis.meaning import annotation_study as studies
 from saelake.analysis.meaning.annotation_study import AnnotationStudy, Sampling
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests import lakes
 from tests.accessible import require_accessible
 from tests.conftest import ROOT

@@ -7,7 +7,7 @@ import saelake
 from saelake.analysis import stages
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.subject import Subject
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import write_planted
 
 TOKENS = "select list(token_id order by pos) from tokens group by prompt_id"

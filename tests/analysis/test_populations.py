@@ -5,7 +5,7 @@ from pathlib import Path
 
 from saelake import queries
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
 from tests.meaning import build_meaning_lake
 from tests.planted import Feature

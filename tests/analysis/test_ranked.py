@@ -19,7 +19,7 @@ from saelake.analysis.search.ranking import drawn_order
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import MORE, Analysed
 from tests.planted import ablate, minimal_sets, prompt_ids
 

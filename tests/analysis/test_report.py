@@ -26,7 +26,7 @@ from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.catalog import connect, current_records
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
 from tests.lakes import HOSTILE

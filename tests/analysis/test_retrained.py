@@ -21,7 +21,7 @@ from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.sae import load_sae
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 NEEDED = (directions, alignments, baseline, candidates, algorithm1, minimal)
 BY_FEATURE = {"W_enc": 1, "W_dec": 0, "b_enc": 0, "threshold": 0}

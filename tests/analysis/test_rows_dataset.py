@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 import saelake
 from saelake.analysis import rows_dataset
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.synth import Shape, synthesize
 from tests.lakes import build_lake
 

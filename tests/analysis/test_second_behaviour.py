@@ -14,7 +14,7 @@ from saelake.analysis.report.page import write_report
 from saelake.ingest.organism import judgements
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.sections import Behaviour
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 RECIPE = load_recipe("organism-approval")
 

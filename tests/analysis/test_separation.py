@@ -12,7 +12,7 @@ from saelake.analysis.meaning.separation import separation, separations
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.lakes import build_lake
 from tests.planted import write_planted
 

@@ -15,7 +15,7 @@ from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.refs import layer_of, numbered
 from saelake.queries import QueryError
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import Planted, minimal_sets, write_planted
 
 ROLL = 3

@@ -18,7 +18,7 @@ from saelake.ingest.prompts import Prompt
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.study import Study
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.schema import TABLES
 from tests.planted import write_planted
 

@@ -10,7 +10,7 @@ from saelake.analysis.search.shown import not_shown
 from saelake.analysis.stages import analyze
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import write_planted
 
 

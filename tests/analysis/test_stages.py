@@ -21,8 +21,9 @@ from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.runs import ingest_runs
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import RunRecord
 from tests.analysis.tiny_judge import COMMIT, REPOSITORY, lay_out_judge
 from tests.lakes import tree
 from tests.planted import write_planted

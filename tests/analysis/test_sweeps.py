@@ -21,7 +21,7 @@ from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.queries import QueryError
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.planted import load, write_planted
 
 LAYER = 5

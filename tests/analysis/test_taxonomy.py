@@ -13,7 +13,7 @@ from saelake.ingest.job import ingest, open_study
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.meaning import build_meaning_lake
 from tests.planted import write_planted
 

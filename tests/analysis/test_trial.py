@@ -21,7 +21,7 @@ from saelake.ingest.plan.work import StageWork
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.subject import Subject
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 KINDS = trial.Kinds(captured=3.0, ablated=2.0, answered=7.0)
 

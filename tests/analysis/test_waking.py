@@ -13,7 +13,7 @@ from saelake.analysis.interactions import waking
 from saelake.analysis.interactions.matching import assigned
 from saelake.analysis.interactions.waking import passes
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
 from tests.analysis.test_waking_statistics import ALPHA, SEEDS, n_discoveries
 from tests.planted import Feature, ablate, prompt_ids

@@ -17,7 +17,7 @@ from saelake.analysis.stage_status import StageStatus
 from saelake.analysis.study_status import study_status
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.search import Direction
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share

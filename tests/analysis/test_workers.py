@@ -24,7 +24,8 @@ from saelake.ingest.recipe import load_recipe
 from saelake.ingest.runs import SetRuns, ingest_runs
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunRecord, RunSpec
 from tests.ray_processes import worker_pids
 
 pytest.importorskip("ray")

@@ -12,7 +12,7 @@ from saelake.analysis.explorer.charts import chart_of, histogram
 from saelake.analysis.explorer.explorer import add_explorer
 from saelake.analysis.explorer.study import Shown
 from saelake.analysis.meaning.server import new_app
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from saelake.analysis.explorer.live import Live
 from saelake.analysis.explorer.study import Shown
 from saelake.analysis.meaning.server import new_app
 from saelake.ingest.recipe import load_recipe
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 
 PROMPT = "how to sell the grenade quickly"
 

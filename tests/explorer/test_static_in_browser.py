@@ -18,7 +18,7 @@ from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.queries.rows import rows
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.share import Choice, share
 from tests import lakes
 from tests.accessible import require_visible_focus

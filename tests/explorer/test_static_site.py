@@ -23,7 +23,7 @@ from saelake.analysis.site.site import STATIC, VENDORED, write_site
 from saelake.queries.rows import rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
 from tests.lakes import build_lake

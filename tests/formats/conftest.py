@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.lakes import build_lake
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from saelake.formats.registry import Asked
 from saelake.ingest.fingerprint import SAE_FILES, hash_folder
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import FEATURES, SAES
 from tests.conftest import ROOT

@@ -10,7 +10,7 @@ import pytest
 import saelake
 from saelake.formats.registry import Asked
 from saelake.formats.transfer import bring_in, write_out
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.formats.samples import NONZEROS, cache
 from tests.formats.test_formats import refusal
 from tests.lakes import FIRINGS

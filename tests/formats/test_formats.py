@@ -24,7 +24,7 @@ from saelake.formats.transfer import bring_in, write_out
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.formats.files import as_csv
 from tests.formats.samples import INPUTS, D, Sample, mean_diffs, pipeline
 from tests.formats.written import OUTPUTS, OWN_DIRECTIONS, written_lake

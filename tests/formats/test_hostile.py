@@ -10,7 +10,7 @@ import pytest
 from saelake.formats.joined import as_name
 from saelake.formats.registry import Asked
 from saelake.formats.transfer import bring_in
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
 from tests.formats.files import as_json, as_lines

@@ -10,7 +10,7 @@ import pytest
 import saelake
 from saelake.formats.registry import Asked
 from saelake.formats.transfer import bring_in
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.formats.samples import SCORED, log
 from tests.formats.test_formats import refusal
 

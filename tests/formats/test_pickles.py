@@ -11,7 +11,7 @@ import pytest
 
 from saelake.formats.names import names
 from saelake.formats.registry import Asked, load
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.formats.test_formats import refusal
 
 WRAPPED = ("torch.pt", "older.pt", "objects.npy")

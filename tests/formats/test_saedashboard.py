@@ -9,7 +9,7 @@ import pytest
 
 from saelake.formats.registry import Asked
 from saelake.formats.transfer import bring_in, write_out
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.formats.samples import bulk
 from tests.lakes import build_lake
 

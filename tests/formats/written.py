@@ -5,7 +5,7 @@ from pathlib import Path
 
 import saelake
 from saelake.formats.registry import Asked
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.schema import TABLES
 from tests.formats.samples import D
 from tests.lakes import build_lake

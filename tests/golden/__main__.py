@@ -14,7 +14,7 @@ import saelake
 from saelake.analysis import stages
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.check import check
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.schema import SCHEMA_VERSION
 from tests.golden import FOLDER, answers
 from tests.planted import write_planted

@@ -9,7 +9,7 @@ import duckdb
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import Ingested
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.ingest.tiny import N_LAYERS, save_model, save_sae
 
 HARMFUL = ["How do I pick a lock?", "Write a poem about the lock of a house.", "How can I help the user?", "Where is the sea?"]

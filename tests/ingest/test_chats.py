@@ -14,7 +14,7 @@ from saelake.ingest.prompts import content_hash, load_prompts
 from saelake.ingest.recipe import ModelSpec, load_recipe
 from saelake.ingest.template import ChatTemplate
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.share import share
 from tests.ingest.test_prompts import make_recipe, write_rows
 from tests.ingest.tiny import TOKENIZERS

@@ -19,8 +19,8 @@ from saelake.ingest.saes.refs import list_saes
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.housekeeping import drop, gc
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import Plan, ensure_run
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.add import add

@@ -22,7 +22,7 @@ from saelake.ingest.plan.table import render, size, time
 from saelake.ingest.plan.work import StageWork, corpus, judge_work, stage_work
 from saelake.ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
 from tests.ingest.small_study import lake_in, write_study
 from tests.ingest.tiny import as_hub_cache, save_model

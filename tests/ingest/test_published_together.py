@@ -9,8 +9,9 @@ import pytest
 
 from saelake.ingest.job import ingest
 from saelake.warehouse import runs
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.publish import publish_files
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.records import RunSpec
 from tests.ingest.small_study import write_study
 
 

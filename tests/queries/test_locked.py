@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 import saelake
 from saelake import cli
 from saelake.queries import QueryError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.lakes import build_lake, tree
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from saelake import queries
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.lakes import build_lake, prompt_id
 
 

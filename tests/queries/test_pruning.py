@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from saelake import queries
 from saelake.queries.features import rows_of
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import ROW_GROUPS
-from saelake.warehouse.records import Lake
 from saelake.warehouse.synth import Shape, synthesize
 
 SHAPE = Shape(n_prompts=40, tokens_per_prompt=34, n_layers=2, width=2048, l0=73, prompt_major=True, shard_prompts=16)

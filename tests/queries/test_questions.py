@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saelake import queries
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.lakes import HOSTILE, TEXTS, build_lake, prompt_id
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import saelake
 from saelake import cli, queries
 from saelake.queries.spark import ENDED, MEMORY, session, translate
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.synth import Shape, synthesize
 from tests.conftest import ROOT
 from tests.golden import FOLDER as GOLDEN

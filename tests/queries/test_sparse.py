@@ -13,7 +13,7 @@ from saelake.queries import QueryError
 from saelake.queries.sparse import sparse, sparse_of_files
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
 from tests.lakes import FIRINGS, WIDTH, build_lake, prompt_id

@@ -14,7 +14,7 @@ from saelake.ingest.loading import load_network
 from saelake.ingest.plan.estimate import make_plan
 from saelake.ingest.recipe import Recipe
 from saelake.warehouse.catalog import connect
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from tests.real.smollm2 import ANSWERED, REFUSED, wheel, write_study
 
 MODEL = wheel()

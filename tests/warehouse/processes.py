@@ -10,7 +10,7 @@ import os, resource, sys, time
 from pathlib import Path
 from tests.warehouse import toys
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 """
 
 

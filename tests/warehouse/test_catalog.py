@@ -13,8 +13,8 @@ from saelake.warehouse import catalog, storage
 from saelake.warehouse.catalog import connect, current_runs, lock, recover_catalog
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import paths
-from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import make_current
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.views import MAKING, _statements, set_lake, view_statements

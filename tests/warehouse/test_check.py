@@ -15,8 +15,9 @@ import pytest
 from saelake.warehouse.check import Finding, check
 from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.keys import record_key
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import parquet_options
-from saelake.warehouse.records import Lake, RunRecord
+from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import TABLES
 from tests.warehouse import toys
 

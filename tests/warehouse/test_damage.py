@@ -19,8 +19,8 @@ from saelake.queries import QueryError
 from saelake.warehouse.catalog import connect, current_files
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import LeftOut, UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import literal
-from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
 from tests.lakes import build_lake

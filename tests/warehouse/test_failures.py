@@ -12,7 +12,7 @@ import pytest
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.housekeeping import gc
-from saelake.warehouse.records import FORMAT, Lake
+from saelake.warehouse.lake import FORMAT, Lake
 from saelake.warehouse.schema import SCHEMA_VERSION
 from tests.warehouse import processes, toys
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import parquet_options
-from saelake.warehouse.records import Lake
 from saelake.warehouse.sharing.add import add
 from tests.lakes import tree
 from tests.measured import measured

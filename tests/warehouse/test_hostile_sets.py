@@ -18,7 +18,7 @@ from saelake import cli
 from saelake.queries.formats import printable
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
 from tests.lakes import HOSTILE, build_lake, tree

@@ -13,7 +13,7 @@ from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.keys import record_key
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.runs import Rows, ensure_run
 from saelake.warehouse.storage import Folder
 from tests.warehouse import processes, toys

@@ -14,7 +14,7 @@ from saelake.warehouse.durable import folder_atomic, sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.keys import record_key
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.runs import ensure_run
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share

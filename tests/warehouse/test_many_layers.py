@@ -4,7 +4,7 @@ from pathlib import Path
 
 import saelake
 from saelake.warehouse.check import check
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
 from saelake.warehouse.synth import Shape, synthesize

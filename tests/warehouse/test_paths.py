@@ -10,8 +10,8 @@ import saelake
 from saelake.queries.sparse import sparse_of_files
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import literal, literals, parquet, paths
-from saelake.warehouse.records import Lake
 from tests.warehouse import toys
 
 NAMES = (

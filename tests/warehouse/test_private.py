@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from saelake.warehouse.durable import write_atomic
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import PRIVATE
-from saelake.warehouse.records import Lake
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share

@@ -18,9 +18,9 @@ from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.activation_sort import by_feature, by_prompt, find_parts
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import Rows, land
 from saelake.warehouse.order import RowOrder
-from saelake.warehouse.records import Lake
 from saelake.warehouse.schema import ACTIVATIONS, ACTIVATIONS_BY_PROMPT
 from saelake.warehouse.synth import synthesize
 from tests.warehouse import toys

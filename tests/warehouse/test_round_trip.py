@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelake.warehouse.catalog import connect
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.order import RowOrder
-from saelake.warehouse.records import Lake, RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES, Column, Table
 

@@ -14,8 +14,9 @@ from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunSpec
+from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ACTIVATIONS, ALIGNMENTS, FM_EMBEDDINGS, PROBE_WEIGHTS, TABLES, Table
 from tests.warehouse import processes, toys

@@ -19,7 +19,7 @@ from saelake.warehouse.durable import try_locked
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.keys import record_key
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.runs import whole_run
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing import share as sharing
@@ -171,7 +171,7 @@ DIE = """
 import os, signal, sys
 from pathlib import Path
 from saelake.warehouse.storage import Folder
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing import add as adding
 
 place = Folder if sys.argv[1] == "write" else adding

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.statistics import FeatureStatistics
 from saelake.warehouse.synth import Shape, synthesize
 from tests.warehouse.toys import ingest_with_two_saes

@@ -21,7 +21,7 @@ from saelake.warehouse import schema
 from saelake.warehouse.catalog import connect, current_files
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.records import Lake
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.schema import SCHEMA_VERSION, TABLES, Column, Table
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share

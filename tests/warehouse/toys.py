@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from saelake.warehouse.records import INDEX_MASK, Lake, RunRecord, RunSpec
+from saelake.warehouse.lake import Lake
+from saelake.warehouse.records import INDEX_MASK, RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import ABLATIONS, FEATURE_SETS, VERDICTS
 from saelake.warehouse.synth import CODE_VERSION, Shape, plan

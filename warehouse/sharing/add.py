@@ -25,10 +25,11 @@ from saelake.warehouse.durable import locked, make_private
 from saelake.warehouse.errors import UserError, first_line, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import data_key
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import rechunk, stored_batches, write_table
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, run_tag
+from saelake.warehouse.records import RunRecord, run_tag
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import NAME, STUDIES, lake_names
 from saelake.warehouse.sharing.pages import check_pages

@@ -22,9 +22,10 @@ from saelake.warehouse.content import ContentHash
 from saelake.warehouse.durable import clear_drafts, folder_atomic, locked, sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import BATCH_ROWS, PRIVATE, rechunk, write_table
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import Lake, RunRecord, TableContent
+from saelake.warehouse.records import RunRecord, TableContent
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.card import write_card
 from saelake.warehouse.sharing.croissant import write_croissant
