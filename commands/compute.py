@@ -10,6 +10,7 @@ import click
 from saelake.commands.computed import print_findings, print_runs, workers_of
 from saelake.commands.options import (
     Computing,
+    computing_here_options,
     computing_options,
     features_option,
     force_option,
@@ -90,29 +91,15 @@ def analyze(recipe: str, computing: Computing) -> None:
 @click.option("--condition", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
 @click.option("--value", type=float, default=0.0, show_default=True, help="Clamp them to this activation; 0 ablates.")
 @positions_option
-@lake_option
-@limit_option
-@force_option
-@judges_options
-def ablate(
-    recipe: str,
-    features: str,
-    condition: str,
-    value: float,
-    positions: str | None,
-    lake: str,
-    limit: int | None,
-    force: bool,
-    allow_code: bool,
-    hosts: tuple[str, ...],
-) -> None:
+@computing_here_options
+def ablate(recipe: str, features: str, condition: str, value: float, positions: str | None, computing: Computing) -> None:
     """Ablate or clamp features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one. Ingests if needed. The same NAME with other features replaces it. Rows of
     a file (.csv, .json, .jsonl, .parquet, ...) or a select may say value and positions of each feature; --value and --positions
     are for those that do not.
     """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    study = computing.study(recipe)
     from saelake.analysis import stages
     from saelake.queries.formats import show
     from saelake.warehouse.lake import Lake
@@ -120,12 +107,13 @@ def ablate(
     from saelake.warehouse.progress import Bar
 
     held: dict[str, Any] = {"value": value, "positions": positions}
-    opened_study = stages.open_ablation(study, Lake.at(lake), condition, features, **held)  # before there is a lake, as above
+    # Before there is a lake, as above.
+    opened_study = stages.open_ablation(study, Lake.at(computing.lake), condition, features, **held)
     with Bar() as progress:
-        into = Lake.create(lake)
-        record = stages.ablate_study(opened_study, into, condition, features, **held, force=force, progress=progress)
-    print_runs(lake, [record.run_id])
-    with open_lake(lake, study.name) as opened:
+        into = Lake.create(computing.lake)
+        record = stages.ablate_study(opened_study, into, condition, features, **held, force=computing.force, progress=progress)
+    print_runs(computing.lake, [record.run_id])
+    with open_lake(computing.lake, study.name) as opened:
         rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', {literal(condition)})")
         if not rates.filter("condition = 'none'").fetchall():
             rates = rates.select("* replace (null as n_refused_at_baseline)")

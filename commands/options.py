@@ -208,9 +208,9 @@ class Computing(NamedTuple):
     lake: str
     limit: int | None
     force: bool
-    n_workers: int | None
     allow_code: bool
     hosts: tuple[str, ...]
+    n_workers: int | None = None
 
     def study(self, recipe: str) -> "Recipe":
         """The recipe that is named, within the limit and with what its judges may do."""
@@ -219,12 +219,21 @@ class Computing(NamedTuple):
 
 def computing_options(command: Command) -> Command:
     """Of the commands that compute a study or beside it, where a judge may read what they ask; they are given a `Computing`."""
+    return lake_option(limit_option(force_option(workers_option(judges_options(_told(command))))))
 
+
+def computing_here_options(command: Command) -> Command:
+    """The same for a command that has no workers: this process computes."""
+    return lake_option(limit_option(force_option(judges_options(_told(command)))))
+
+
+def _told(command: Command) -> Command:
     @wraps(command)
     def told(**given: Any) -> Any:
-        return command(computing=Computing(**{name: given.pop(name) for name in Computing._fields}), **given)
+        of_computing = {name: given.pop(name) for name in Computing._fields if name in given}
+        return command(computing=Computing(**of_computing), **given)
 
-    return lake_option(limit_option(force_option(workers_option(judges_options(told)))))
+    return told
 
 
 def features_option(command: Command) -> Command:

@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from saelake.commands.options import (
-    force_option,
-    judges_options,
-    lake_option,
-    limit_option,
-    open_lake,
-    positions_option,
-    read_study,
-)
+from saelake.commands.options import Computing, computing_here_options, open_lake, positions_option
 
 if TYPE_CHECKING:
     from saelake import OpenLake
@@ -33,10 +25,7 @@ CHARTS = (".svg", ".png")
 @click.option("--site", metavar="HOOK", help="Where a vector is added: a layer, or a hook as blocks.5.hook_mlp_out.")
 @positions_option
 @click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw it as .svg or .png, too.")
-@lake_option
-@limit_option
-@force_option
-@judges_options
+@computing_here_options
 def steer(
     recipe: str,
     name: str,
@@ -48,11 +37,7 @@ def steer(
     site: str | None,
     positions: str | None,
     chart: Path | None,
-    lake: str,
-    limit: int | None,
-    force: bool,
-    allow_code: bool,
-    hosts: tuple[str, ...],
+    computing: Computing,
 ) -> None:
     """Add features or a direction at growing strengths on the prompts of RECIPE's analysis, and show the dose response.
 
@@ -60,7 +45,7 @@ def steer(
     row, a direction that the analysis found, or a vector of yours; --clamp holds features at values. `saelake query sweeps` and
     the report show it again. The same NAME with other settings replaces it.
     """
-    study = read_study(recipe, limit).allowing(allow_code, hosts)
+    study = computing.study(recipe)
     if chart is not None and chart.suffix not in CHARTS:
         raise click.UsageError(f"--chart draws {' and '.join(CHARTS)}, not {chart.name}")
     from saelake.analysis import steer as steering
@@ -71,11 +56,12 @@ def steer(
     from saelake.warehouse.progress import Bar
 
     sweep = Sweep(name, steering.parse_strengths(strengths), clamp, direction, vector, site, positions)
-    opened_study = steering.open_steering(study, Lake.at(lake), sweep, features)  # before there is a lake
+    opened_study = steering.open_steering(study, Lake.at(computing.lake), sweep, features)  # before there is a lake
     with Bar() as progress:
-        record = steering.steer_study(opened_study, Lake.create(lake), sweep, features, force=force, progress=progress)
-    print_runs(lake, [record.run_id])
-    with open_lake(lake, study.name) as opened:
+        into = Lake.create(computing.lake)
+        record = steering.steer_study(opened_study, into, sweep, features, force=computing.force, progress=progress)
+    print_runs(computing.lake, [record.run_id])
+    with open_lake(computing.lake, study.name) as opened:
         found = opened.query("sweeps", sweep=name, judge=study.verdicts.oracle)
         show(found.select("label, strength, n_prompts, p_refusal_token, refused, degenerate, changed"))
         if chart is not None:
