@@ -1,10 +1,15 @@
 """Fixtures of the analysis tests."""
 
+from pathlib import Path
+
 import pytest
 
+from saelake.analysis.report.page import write_report
 from saelake.ingest.saes.refs import list_saes
 from saelake.ingest.saes.sae import Sae, load_sae
 from saelake.ingest.subject import Subject
+from saelake.warehouse.durable import locked
+from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed, analyse
 from tests.conftest import shared_folder
 
@@ -25,3 +30,14 @@ def subject(study: Analysed) -> Subject:
 def saes(study: Analysed) -> dict[int, Sae]:
     """layer -> the planted study's SAE there."""
     return {ref.layer: load_sae(ref) for ref in list_saes(study.recipe)}
+
+
+@pytest.fixture(scope="session")
+def html(organism_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The embedded study's report, written once for all tests and test processes."""
+    file = shared_folder(tmp_path_factory) / "report" / "report.html"
+    with locked(file.parent.with_suffix(".lock")):
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            write_report(Lake(organism_lake), None, file)
+    return file.read_text(encoding="utf-8")
