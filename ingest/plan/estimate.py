@@ -26,18 +26,21 @@ FEATURE_BYTES, TOKEN_BYTES, PROMPT_BYTES = 25, 2, 40
 UNDECLARED_L0 = 64.0
 SMALL_MODEL = 1_000_000_000
 """Parameters up to which a sample is measured on a CPU."""
-SLICES = 4
-"""Sets of a layer's rows that the engine keeps, each at most of as many as are candidates together."""
 PASS_WIDTHS = 20
 """What a pass holds of one layer for a token, in widths of the residual stream, by rule of thumb."""
+LIBRARIES = 600_000_000
+"""Bytes that Python takes with torch, transformers and DuckDB, before there is a model."""
+KEY_SHARE = 1 / 3
+"""The width of keys in that of the residual stream, as a rule."""
+# Four numbers of modules that need a GPU stack, or that ingest may not import: a test holds them equal.
+SLICES = 4
+"""Sets of a layer's rows that the engine keeps, each at most of as many as are candidates together."""
 UNEMBEDDED = 1 << 15
 """Rows of the unembedding that are in float32 at a time."""
 ENCODED = 4 << 26
 """Bytes of pre-activations that ingest holds at once."""
-LIBRARIES = 600_000_000
-"""Bytes that Python takes with torch, transformers and DuckDB, before there is a model."""
-ANSWERED_TOKENS, KEY_SHARE = 4096, 1 / 3
-"""Tokens of a batch of prompts that are answered on a CPU, and the width of keys in that of the residual stream, as a rule."""
+ANSWERED_TOKENS = 4096
+"""Tokens of a batch of prompts that are answered on a CPU."""
 PREFILL_SHARE, DECODE_SHARE = {"cuda": 0.5, "mps": 0.5, "cpu": 0.85}, {"cuda": 0.05, "mps": 0.1, "cpu": 0.55}
 """Share of the matrix-product rate that whole prompts, and single tokens of many answers at once, reach by rule of thumb."""
 NARROW = {"cpu": 160}

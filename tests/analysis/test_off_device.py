@@ -17,7 +17,6 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.alignments import cosines
 from saelake.ingest import loaded as loading
-from saelake.ingest.plan.estimate import SLICES
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes import loader as loading_saes
 from saelake.ingest.saes.description import SaeDescription
@@ -98,7 +97,6 @@ def test_slices_of_what_is_off_the_device_are_given_up_by_their_size(monkeypatch
     assert slices.of(np.array([1, 2, 3])) is first
     slices.of(np.arange(30))
     assert slices.of(np.array([1, 2, 3])) is not first
-    assert SLICES == slicing.KEPT
 
 
 def loader_of(bench: Bench, monkeypatch: pytest.MonkeyPatch, kept_share: float) -> tuple[SaeLoader, list[str]]:

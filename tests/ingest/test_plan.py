@@ -11,11 +11,13 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
+from saelake.analysis.engine import memory, slices
 from saelake.analysis.stages import COMPUTED
-from saelake.ingest import preflight
+from saelake.ingest import capture, preflight, unembedding
 from saelake.ingest.access import access_to, require_access
 from saelake.ingest.job import ingest, open_study
 from saelake.ingest.model_shape import KNOWN, read_shape
+from saelake.ingest.plan import estimate
 from saelake.ingest.plan.estimate import PREFILL_SHARE, _timed, make_plan
 from saelake.ingest.plan.sizes import width_of
 from saelake.ingest.plan.table import render, size, time
@@ -53,6 +55,14 @@ def test_rows_and_bytes_of_the_organism_are_within_a_tenth(tmp_path: Path) -> No
 def test_limited_study_is_planned_as_limited() -> None:
     recipe = on_one_thread(load_recipe("organism"))
     assert corpus(recipe.limit(5)).n_prompts == len(open_study(recipe.limit(5)).prompts)
+
+
+def test_what_the_plan_counts_with_is_what_is_held_at_once() -> None:
+    """Where it cannot import the number."""
+    assert slices.KEPT == estimate.SLICES
+    assert unembedding.VOCABULARY_AT_ONCE == estimate.UNEMBEDDED
+    assert 4 * max(capture.CHUNK_VALUES.values()) == estimate.ENCODED
+    assert memory.MOST_TOKENS["cpu"] * memory.ANSWERING == estimate.ANSWERED_TOKENS
 
 
 def test_passes_of_the_organism_are_those_of_its_stages() -> None:
