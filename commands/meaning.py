@@ -123,7 +123,7 @@ def annotate(name: str, host: str, port: int, lake: str) -> None:
     _check_installed()
     from saelake.analysis.meaning import annotation_study as studies
     from saelake.analysis.meaning.annotating import add_study
-    from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
+    from saelake.analysis.served.server import LOOPBACK, listen, new_app, serve
     from saelake.warehouse.lake import Lake
 
     opened = Lake.existing(lake)
@@ -158,7 +158,7 @@ def browse(host: str, port: int, lake: str, recipe: str | None, live: str | None
 
     from saelake.analysis.explorer.explorer import add_explorer
     from saelake.analysis.explorer.study import Shown
-    from saelake.analysis.meaning.server import LOOPBACK, listen, new_app, serve
+    from saelake.analysis.served.server import LOOPBACK, listen, new_app, serve
     from saelake.warehouse.catalog import one_study
     from saelake.warehouse.errors import UserError
     from saelake.warehouse.lake import Lake

@@ -20,7 +20,7 @@ HOSTILE = ("analysis", "cli", "commands", "formats", "ingest", "lake", "queries"
 DATA = (
     "py.typed",
     "cli.py",
-    "analysis/meaning/pages/base.html",
+    "analysis/served/pages/base.html",
     "analysis/report/page.html.jinja",
     "ingest/hydra/model/model.safetensors",
     "ingest/hydra/paths.safetensors",

@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from saelake import queries
 from saelake.analysis.explorer.charts import Chart, chart_of
 from saelake.analysis.explorer.study import Shown
-from saelake.analysis.meaning.server import form_of
+from saelake.analysis.served.server import form_of
 from saelake.queries import QueryError
 from saelake.queries.fetched import rows_of
 from saelake.queries.formats import cell, is_numeric, show

@@ -11,7 +11,7 @@ from saelake import queries
 from saelake.analysis.explorer.charts import CHART, SMALL, Bar, histogram
 from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.explorer.study import Missing, Shown, listed
-from saelake.analysis.meaning.cards import quantiles_of, samples_of, visible
+from saelake.analysis.served.cards import quantiles_of, samples_of, visible
 from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows, selected
 

@@ -19,8 +19,8 @@ from saelake.analysis.engine.asked import Edit
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.explorer.edits import FORM, Vectors, check_kept, edits_of, in_python, in_shell, read_lines, selected
 from saelake.analysis.explorer.study import Shown, found
-from saelake.analysis.meaning.cards import visible
-from saelake.analysis.meaning.server import form_of
+from saelake.analysis.served.cards import visible
+from saelake.analysis.served.server import form_of
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.study import open_study

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from saelake import queries
 from saelake.analysis.explorer.study import Shown, found, listed
-from saelake.analysis.meaning.cards import strength, visible
+from saelake.analysis.served.cards import strength, visible
 from saelake.queries.rows import Row, rows, selected
 
 N_TOP = 12

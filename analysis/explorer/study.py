@@ -14,7 +14,7 @@ from fastapi.responses import Response
 
 from saelake import queries
 from saelake.analysis.explorer.public import public_pages
-from saelake.analysis.meaning.server import check_secret, render
+from saelake.analysis.served.server import check_secret, render
 from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows
 from saelake.warehouse.catalog import connect, cursor_of

@@ -8,8 +8,8 @@ from fastapi.responses import RedirectResponse, Response
 
 from saelake.analysis.meaning import annotation_study as studies
 from saelake.analysis.meaning.annotation_study import AnnotationStudy, State
-from saelake.analysis.meaning.cards import explanations_of, samples_of
-from saelake.analysis.meaning.server import form_of, render
+from saelake.analysis.served.cards import explanations_of, samples_of
+from saelake.analysis.served.server import form_of, render
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake

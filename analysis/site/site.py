@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelake import queries
-from saelake.analysis import meaning
+from saelake.analysis import served
 from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.explorer.public import public_pages
 from saelake.analysis.site.index import LOOKUPS, file_index
@@ -35,11 +35,11 @@ from saelake.warehouse.files import DataFile
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.sharing.names import AS_IT_IS, PAGE, SITE
 
-EXPLORER = Path(str(meaning.__file__)).parent / "pages"
+SERVED = Path(str(served.__file__)).parent / "pages"
 PAGES = Path(__file__).parent / "pages"
 VENDORED = Path(__file__).parent / "vendored"
 STATIC = (
-    *(EXPLORER / name for name in ("page.css", "explorer.js")),
+    *(SERVED / name for name in ("page.css", "explorer.js")),
     *sorted(PAGES.glob("*.js")),
     *(VENDORED / name for name in ("hyparquet.js", "hyparquet.LICENSE", "fzstd.LICENSE")),
 )
@@ -75,7 +75,7 @@ def _page(study: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader([PAGES, EXPLORER]), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader([PAGES, SERVED]), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("site.html").render(recipe=study)
 

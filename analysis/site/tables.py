@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from saelake import queries
 from saelake.analysis.explorer.orders import ORDERS
-from saelake.analysis.meaning.cards import FeatureKey, Sample, quantiles_of, samples_of
+from saelake.analysis.served.cards import FeatureKey, Sample, quantiles_of, samples_of
 from saelake.queries.rows import Row, rows, selected
 
 MOST_FIRINGS = 131_072

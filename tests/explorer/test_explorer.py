@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from saelake.analysis.explorer.charts import chart_of, histogram
 from saelake.analysis.explorer.explorer import add_explorer
 from saelake.analysis.explorer.study import Shown
-from saelake.analysis.meaning.server import new_app
+from saelake.analysis.served.server import new_app
 from saelake.warehouse.lake import Lake
 
 

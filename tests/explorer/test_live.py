@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from saelake.analysis.explorer.explorer import add_explorer
 from saelake.analysis.explorer.live import Live
 from saelake.analysis.explorer.study import Shown
-from saelake.analysis.meaning.server import new_app
+from saelake.analysis.served.server import new_app
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.lake import Lake
 

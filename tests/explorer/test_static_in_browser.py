@@ -10,8 +10,8 @@ import duckdb
 import pytest
 from playwright.sync_api import Browser, Page
 
-from saelake.analysis.meaning.cards import Sample, quantiles_of, samples_of, visible
-from saelake.analysis.meaning.server import _figure, _short
+from saelake.analysis.served.cards import Sample, quantiles_of, samples_of, visible
+from saelake.analysis.served.server import _figure, _short
 from saelake.analysis.site import tables
 from saelake.analysis.site.site import write_site
 from saelake.ingest.job import ingest

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from saelake import cli
 from saelake.analysis.explorer.orders import ORDERS
-from saelake.analysis.meaning.cards import samples_of
+from saelake.analysis.served.cards import samples_of
 from saelake.analysis.site import tables
 from saelake.analysis.site.index import LOOKUPS
 from saelake.analysis.site.site import STATIC, VENDORED, write_site
