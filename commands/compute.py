@@ -65,7 +65,7 @@ def analyze(recipe: str, computing: Computing) -> None:
     study = computing.study(recipe)  # before the imports: a mistake in it is reported at once
     from saelake.analysis import stages
     from saelake.analysis.search.directions import NoDirection
-    from saelake.queries.fetched import Rows
+    from saelake.queries.fetched import ShownRows
     from saelake.queries.formats import show_table
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
@@ -77,7 +77,7 @@ def analyze(recipe: str, computing: Computing) -> None:
             records = stages.analyze_study(analysed, into, force=computing.force, progress=progress, workers=workers)
         except NoDirection as end:
             types = ["INTEGER"] * 3 + ["FLOAT"] * 2 + ["VARCHAR"]
-            show_table(Rows(end.names, types, iter(end.rows)), sys.stdout)
+            show_table(ShownRows(end.names, types, iter(end.rows)), sys.stdout)
             click.echo(str(end))  # an answer, as far as the study goes
             return
     print_runs(computing.lake, [record.run_id for record in records])
@@ -168,7 +168,7 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
     from saelake.analysis.notices import reasoning_notice, target_notice
     from saelake.analysis.study_status import study_status
     from saelake.ingest.loading import read_targets
-    from saelake.queries.fetched import Rows
+    from saelake.queries.fetched import ShownRows
     from saelake.queries.formats import show_table
     from saelake.warehouse.lake import Lake
 
@@ -179,7 +179,7 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
         with open_lake(lake, study.name) as opened:
             notices.append(_unless_left_out(lambda: target_notice(opened.connection, study.words)))
     names = ("stage", "state", "run_id", "why")
-    show_table(Rows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
+    show_table(ShownRows(names, ["VARCHAR"] * 4, iter([[getattr(s, name) or None for name in names] for s in found])), sys.stdout)
     click.echo(f"\ntarget tokens: {', '.join(map(str, read_targets(study.model)))}")
     for notice in filter(None, notices):
         click.echo(f"! {notice}")

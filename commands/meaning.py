@@ -157,7 +157,7 @@ def browse(host: str, port: int, lake: str, recipe: str | None, live: str | None
     from contextlib import closing
 
     from saelake.analysis.explorer.explorer import add_explorer
-    from saelake.analysis.explorer.study import Shown
+    from saelake.analysis.explorer.study import ShownStudy
     from saelake.analysis.served.server import LOOPBACK, listen, new_app, serve
     from saelake.warehouse.catalog import one_study
     from saelake.warehouse.errors import UserError
@@ -170,7 +170,7 @@ def browse(host: str, port: int, lake: str, recipe: str | None, live: str | None
     study = one_study(opened, recipe if subject is None else subject.name)
     with (
         listen(host, port) as listening,
-        closing(Shown.open(opened, study, secrets.token_urlsafe(16), live is not None)) as shown,
+        closing(ShownStudy.open(opened, study, secrets.token_urlsafe(16), live is not None)) as shown,
     ):
         app = new_app(LOOPBACK if host in LOOPBACK else ())
         with suppress(KeyboardInterrupt):
@@ -220,7 +220,7 @@ def score(name: str, mapping: str, seed: int, lake: str) -> None:
 
     from saelake.analysis.meaning import annotation_study as studies
     from saelake.analysis.meaning import scores
-    from saelake.queries.fetched import Rows
+    from saelake.queries.fetched import ShownRows
     from saelake.queries.formats import show_table
     from saelake.warehouse.lake import Lake
 
@@ -229,7 +229,7 @@ def score(name: str, mapping: str, seed: int, lake: str) -> None:
     found = scores.score(opened, loaded, mapping=mapping, seed=seed)
     names, types = ("measure", "of", "features", "estimate", "low", "high"), ["VARCHAR", "VARCHAR", "INTEGER", *["DOUBLE"] * 3]
     rows: list[list[Any]] = [[one.measure, one.of, one.measured.n, *map(_number, one.measured[1:])] for one in found]
-    show_table(Rows(names, types, iter(rows)), sys.stdout)
+    show_table(ShownRows(names, types, iter(rows)), sys.stdout)
 
 
 def _number(value: float) -> float | None:

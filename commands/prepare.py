@@ -53,7 +53,7 @@ def plan(recipe: str, limit: int | None, measure: bool | None, trial: int | None
 
 def _show(trial: "Trial") -> None:
     from saelake.ingest.plan.table import size, time
-    from saelake.queries.fetched import Rows
+    from saelake.queries.fetched import ShownRows
     from saelake.queries.formats import show_table
 
     kinds = trial.kinds
@@ -63,7 +63,7 @@ def _show(trial: "Trial") -> None:
     )
     shown = [[one.stage, one.passes, one.answers, round(one.seconds, 1)] for one in trial.stages]
     kinds_of = ["VARCHAR", "BIGINT", "BIGINT", "DOUBLE"]
-    show_table(Rows(("stage", "passes", "answers", "seconds"), kinds_of, iter(shown)), sys.stdout)
+    show_table(ShownRows(("stage", "passes", "answers", "seconds"), kinds_of, iter(shown)), sys.stdout)
     click.echo(f"all: {time(trial.seconds / 3600)}; the trial took {size(trial.memory)} of memory")
 
 
@@ -83,7 +83,7 @@ def train_saes(recipe: str, force: bool, update: bool) -> None:
         raise click.UsageError("--force trains all SAEs, --update only some: give one of them")
     study = read_study(recipe)
     from saelake.ingest.saes.train import train_saes as train
-    from saelake.queries.fetched import Rows
+    from saelake.queries.fetched import ShownRows
     from saelake.queries.formats import show_table
     from saelake.warehouse.progress import Bar
 
@@ -94,7 +94,7 @@ def train_saes(recipe: str, force: bool, update: bool) -> None:
         return
     names = ("layer", "explained_variance", "l0", "dead", "folder")
     shown = [[one.layer, *(round(value, 4) for value in one.fit), str(one.folder)] for one in trained]
-    show_table(Rows(names, ["INTEGER", "DOUBLE", "DOUBLE", "DOUBLE", "VARCHAR"], iter(shown)), sys.stdout)
+    show_table(ShownRows(names, ["INTEGER", "DOUBLE", "DOUBLE", "DOUBLE", "VARCHAR"], iter(shown)), sys.stdout)
 
 
 COMMANDS = (plan, train_saes)

@@ -21,7 +21,7 @@ PARQUET_ROWS = 122_880
 """Rows of a row group of what is written as Parquet."""
 
 
-class Rows(NamedTuple):
+class ShownRows(NamedTuple):
     """Rows to show, with the names and DuckDB types of their columns."""
 
     names: Sequence[str]
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     rows: Iterator[Sequence[Any]]
 
 
-def rows_of(relation: duckdb.DuckDBPyRelation) -> Rows:
+def rows_of(relation: duckdb.DuckDBPyRelation) -> ShownRows:
     """The rows of a relation as Python's values, read as they are asked for; raises duckdb.Error."""
     names, types = relation.columns, [str(kind) for kind in relation.types]
     read = relation.project(", ".join(_as_read(place, kind) for place, kind in enumerate(types, 1)))
@@ -38,7 +38,7 @@ def rows_of(relation: duckdb.DuckDBPyRelation) -> Rows:
         for batch in _batches(read, BATCH):
             yield from zip(*map(_values, batch.columns, types), strict=True)
 
-    return Rows(names, types, fetched())
+    return ShownRows(names, types, fetched())
 
 
 def _as_read(place: int, kind: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import duckdb
 
-from saelake.queries.fetched import Rows, distinct, rows_of, write_parquet
+from saelake.queries.fetched import ShownRows, distinct, rows_of, write_parquet
 from saelake.queries.parameters import QueryError
 
 FORMATS = ("table", "csv", "json", "parquet")
@@ -64,7 +64,7 @@ def _kind_of(output: Path | None) -> str:
     return suffix if suffix in FORMATS else "table"
 
 
-def show_table(rows: Rows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None:
+def show_table(rows: ShownRows, out: TextIO, max_rows: int | None = MAX_ROWS) -> None:
     """Writes an aligned table; text is untrusted, so neither markup nor control characters in it do anything.
 
     Cells are cut on a terminal only.
@@ -166,7 +166,7 @@ def _whole(path: Path, write: Callable[[Path], None], private: bool) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _csv(rows: Rows, out: TextIO) -> None:
+def _csv(rows: ShownRows, out: TextIO) -> None:
     """RFC 4180 with plain line feeds; nested values are JSON, null is empty; on a terminal control characters are spelt out.
 
     Text that a spreadsheet would run as a formula has an apostrophe before it (see `guarded`).
@@ -210,7 +210,7 @@ def _csv_value(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime | date | time) else value
 
 
-def _json(rows: Rows, out: TextIO) -> None:
+def _json(rows: ShownRows, out: TextIO) -> None:
     """An array with one object a line; int64 ids are strings, for readers whose numbers end at 2^53."""
     separator = "[\n"
     for row in _json_objects(rows):
@@ -225,7 +225,7 @@ def json_objects(relation: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
     return _json_objects(rows_of(relation))
 
 
-def _json_objects(rows: Rows) -> Iterator[dict[str, Any]]:
+def _json_objects(rows: ShownRows) -> Iterator[dict[str, Any]]:
     names = distinct(rows.names)
     is_id = [name.endswith("_id") and kind == "BIGINT" for name, kind in zip(rows.names, rows.types, strict=True)]
     for row in rows.rows:

@@ -25,7 +25,7 @@ from saelake.warehouse.literals import exactly, literals
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.views import (
-    Shown,
+    ShownRuns,
     by_columns,
     create_views,
     files_by_table,
@@ -59,7 +59,7 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
     return list(shown.records)
 
 
-def current_runs(lake: Lake, recipe: str | None = None) -> Shown:
+def current_runs(lake: Lake, recipe: str | None = None) -> ShownRuns:
     """What plain table names show, of one recipe or of all; raises UserError for an unknown recipe."""
     for _ in range(MOST_READINGS):
         now = lake.listed()
@@ -74,17 +74,17 @@ def current_runs(lake: Lake, recipe: str | None = None) -> Shown:
             break
     sentence = next((pointer_sentence(key, what) for key, what in damage.items()), None)
     wanted = {run_id for run_ids in asked.values() for run_id in run_ids}
-    return Shown([r for r in records if r.run_id in wanted], records, now, tuple(recipes), sentence)
+    return ShownRuns([r for r in records if r.run_id in wanted], records, now, tuple(recipes), sentence)
 
 
-def _given_runs(lake: Lake, run_ids: Sequence[str]) -> Shown:
+def _given_runs(lake: Lake, run_ids: Sequence[str]) -> ShownRuns:
     now = lake.listed()
     published = {r.run_id: r for r in now.records()}
     unknown = [run_id for run_id in run_ids if run_id not in published]
     if unknown:
         raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
     given = [published[run_id] for run_id in run_ids]
-    return Shown(given, given, now)  # every stage asks, and binding views of all other runs takes longer than its question
+    return ShownRuns(given, given, now)  # every stage asks, and binding views of all other runs takes longer than its question
 
 
 def one_study(lake: Lake, recipe: str | None = None) -> str:
@@ -144,7 +144,7 @@ def connect(
     runs: Sequence[str] | None = None,
     threads: int | None = None,
     alone: bool = False,
-    shown: Shown | None = None,
+    shown: ShownRuns | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory connection on which the plain table names show one study, given runs, or all that is current.
 

@@ -22,7 +22,7 @@ MAKING = "saelake_is_making_views"
 """A session variable that is set while views are made: binding one that is to fail would fail already."""
 
 
-class Shown(NamedTuple):
+class ShownRuns(NamedTuple):
     """What plain table names are to show."""
 
     records: Sequence[RunRecord]
@@ -37,7 +37,7 @@ class Shown(NamedTuple):
 
 
 def create_views(
-    con: duckdb.DuckDBPyConnection, shown: Shown, is_saved: bool = False, there: Mapping[str, str] | None = None
+    con: duckdb.DuckDBPyConnection, shown: ShownRuns, is_saved: bool = False, there: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Creates `all_runs` over every published run, and plain names over those that are `shown`.
 
@@ -86,7 +86,7 @@ def head(statement: str) -> str:
 
 def statements_without_runs() -> Iterator[str]:
     """What makes the views of a lake without runs, but those of the runs themselves, which no lake is without for long."""
-    nothing = Shown((), (), Lake(Path()))
+    nothing = ShownRuns((), (), Lake(Path()))
     yield SCHEMA
     for table in TABLES.values():
         yield from (_table_view(table, (), (), {}, schema, guarded=False, is_far=False) for schema in ("all_runs", "main"))
@@ -94,13 +94,13 @@ def statements_without_runs() -> Iterator[str]:
             yield _layer_macro(table, nothing, (), {})
 
 
-def view_statements(shown: Shown) -> list[str]:
+def view_statements(shown: ShownRuns) -> list[str]:
     """What makes the views in a database of somebody's own, in which the variables `lake` and MAKING are set."""
     damage = file_damage(shown.lake, (f for r in shown.published for f in r.files))
     return list(_statements(shown, damage, guarded=False, is_saved=True))
 
 
-def _statements(shown: Shown, damage: Mapping[str, str], guarded: bool, is_saved: bool) -> Iterator[str]:
+def _statements(shown: ShownRuns, damage: Mapping[str, str], guarded: bool, is_saved: bool) -> Iterator[str]:
     is_far = shown.lake.remote is not None
     yield SCHEMA
     yield _runs(shown.published, as_table=is_saved)
@@ -186,7 +186,7 @@ def _guard(table: Table, files: Sequence[DataFile]) -> str:
     return f" where case when ({sizes}) = {sum(f.n_bytes for f in files)} then true else error({changed}) end"
 
 
-def _layer_macro(table: Table, shown: Shown, held: Versioned, damage: Mapping[str, str]) -> str:
+def _layer_macro(table: Table, shown: ShownRuns, held: Versioned, damage: Mapping[str, str]) -> str:
     """`activations_of(layer)`: the rows of one layer, which opens only that layer's files; `layer` must be a literal."""
     parts = [_rows_of_layer(table, names, paths, damage) for names, paths in by_columns(table, held).items()]
     failing = shown.damage or (None if parts else withheld_sentence(table.name, shown.records))

@@ -17,7 +17,7 @@ from fastapi.responses import Response
 
 from saelake import queries
 from saelake.analysis.explorer.charts import Chart, chart_of
-from saelake.analysis.explorer.study import Shown
+from saelake.analysis.explorer.study import ShownStudy
 from saelake.analysis.served.server import form_of
 from saelake.queries import QueryError
 from saelake.queries.fetched import rows_of
@@ -95,7 +95,7 @@ class Running:
                 self._stops.pop(ticket, None)
 
 
-def add_console(app: FastAPI, shown: Shown) -> None:
+def add_console(app: FastAPI, shown: ShownStudy) -> None:
     """Adds the console."""
     running = Running()
     with shown.cursor() as con:

@@ -10,13 +10,13 @@ from saelake.analysis.explorer.console import add_console
 from saelake.analysis.explorer.features import add_features
 from saelake.analysis.explorer.prompts import add_prompts
 from saelake.analysis.explorer.runs import add_runs
-from saelake.analysis.explorer.study import Missing, Shown
+from saelake.analysis.explorer.study import Missing, ShownStudy
 
 if TYPE_CHECKING:  # it loads torch
     from saelake.analysis.explorer.live import Live
 
 
-def add_explorer(app: FastAPI, shown: Shown, live: "Live | None" = None) -> None:
+def add_explorer(app: FastAPI, shown: ShownStudy, live: "Live | None" = None) -> None:
     """Adds the pages below /b/<secret>. The card of a feature comes last: its address is any two words."""
 
     @app.exception_handler(Missing)

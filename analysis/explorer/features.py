@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from saelake import queries
 from saelake.analysis.explorer.charts import CHART, SMALL, Bar, histogram
 from saelake.analysis.explorer.orders import ORDERS
-from saelake.analysis.explorer.study import Missing, Shown, listed
+from saelake.analysis.explorer.study import Missing, ShownStudy, listed
 from saelake.analysis.served.cards import quantiles_of, samples_of, visible
 from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows, selected
@@ -26,7 +26,7 @@ FIELDS = {
 """Parameters of the list whose fields are called otherwise."""
 
 
-def add_features(app: FastAPI, shown: Shown) -> None:
+def add_features(app: FastAPI, shown: ShownStudy) -> None:
     """Adds the list of features and their cards."""
     parameters = {p.name: p for p in queries.load("feature_list").parameters}
     populations, limit = parameters["population"].type.split("|"), int(parameters["limit"].default or 0)

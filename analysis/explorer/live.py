@@ -18,7 +18,7 @@ from saelake.analysis import stages
 from saelake.analysis.engine.asked import Edit
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.explorer.edits import FORM, Vectors, check_kept, edits_of, in_python, in_shell, read_lines, selected
-from saelake.analysis.explorer.study import Shown, found
+from saelake.analysis.explorer.study import ShownStudy, found
 from saelake.analysis.served.cards import visible
 from saelake.analysis.served.server import form_of
 from saelake.ingest.loaded import Loaded
@@ -134,7 +134,7 @@ class Live:
         Thread(target=work, daemon=True).start()
 
 
-def add_live(app: FastAPI, shown: Shown, live: Live) -> None:
+def add_live(app: FastAPI, shown: ShownStudy, live: Live) -> None:
     """Adds the live page."""
     assert live.engine is not None, "it is loaded before anybody asks"
     vectors = Vectors(lambda sae, feature_id: _decoder_row(live.engine, sae, feature_id), lambda layer: _direction(shown, layer))
@@ -247,7 +247,7 @@ def _said(prompt: str, edits: str, n: int, recipe: str) -> dict[str, str]:
     return said
 
 
-def _fired(shown: Shown, live: Live, prompt: str) -> tuple[list[Row], list[Row]]:
+def _fired(shown: ShownStudy, live: Live, prompt: str) -> tuple[list[Row], list[Row]]:
     """The tokens of a prompt with their features, and the features that tell something there, by what the lake knows of them."""
     layer = {sae_id: n for n, sae_id in shown.saes}
     tokens, largest = live.fired(prompt)
@@ -266,7 +266,7 @@ def _decoder_row(engine: Engine, sae: str, feature_id: int) -> np.ndarray:
     return np.asarray(held.decoder_rows(torch.tensor([feature_id]), torch.device("cpu"))[0].float().numpy())
 
 
-def _direction(shown: Shown, layer: int | None) -> tuple[int, np.ndarray]:
+def _direction(shown: ShownStudy, layer: int | None) -> tuple[int, np.ndarray]:
     with shown.cursor() as con:
         where = "chosen" if layer is None else "layer = ?"
         told = con.execute(f"select layer, vector from directions where {where}", [] if layer is None else [layer]).fetchall()

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from saelake import queries
-from saelake.analysis.explorer.study import Shown, found, listed
+from saelake.analysis.explorer.study import ShownStudy, found, listed
 from saelake.analysis.served.cards import strength, visible
 from saelake.queries.rows import Row, rows, selected
 
@@ -27,7 +27,7 @@ class PromptToken(NamedTuple):
     """those that fire most on it"""
 
 
-def add_prompts(app: FastAPI, shown: Shown) -> None:
+def add_prompts(app: FastAPI, shown: ShownStudy) -> None:
     """Adds the list of prompts and a page for each."""
     limit = int(next(p.default or 0 for p in queries.load("prompt_list").parameters if p.name == "limit"))
     labels, categories = shown.choices("label", "prompts"), shown.choices("category", "prompts")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from saelake.analysis.explorer.study import Shown, found
+from saelake.analysis.explorer.study import ShownStudy, found
 from saelake.queries.rows import Row, rows
 
 
@@ -20,7 +20,7 @@ class Origin(NamedTuple):
     parents: "list[Origin]"
 
 
-def add_runs(app: FastAPI, shown: Shown) -> None:
+def add_runs(app: FastAPI, shown: ShownStudy) -> None:
     """Adds the list of the study's runs and a page for each run of the lake."""
 
     @app.get("/b/{token}/runs")

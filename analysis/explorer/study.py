@@ -26,7 +26,7 @@ class Missing(HTTPException):
 
 
 @dataclass
-class Shown:
+class ShownStudy:
     """One study of a lake, on a connection that can read nothing else; its pages lie below the secret."""
 
     lake: Lake

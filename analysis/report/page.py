@@ -40,7 +40,7 @@ ENDING = ("direction",)
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownSection:
     """A section as the page shows it."""
 
     section: Section
@@ -127,21 +127,21 @@ def page(study: Studied) -> str:
     )
 
 
-def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> Shown:
+def _shown(section: Section, study: Studied, reasons: Mapping[str, str]) -> ShownSection:
     absent = study.absent(section.stages)
     unknown = [name for name in section.questions if name not in queries.names()]
     if absent or unknown:
         ended = [(stage, reasons[stage]) for stage in ENDING if absent and stage in reasons]
-        return Shown(section, [], section.command.format(recipe=study.recipe), ended)
+        return ShownSection(section, [], section.command.format(recipe=study.recipe), ended)
     mine = [(stage, why) for stage, why in reasons.items() if any(fnmatch.fnmatch(stage, asked) for asked in section.stages)]
     try:
         with view_errors(study.con):
-            return Shown(section, list(section.render(study)), "", mine)
+            return ShownSection(section, list(section.render(study)), "", mine)
     except LeftOut as error:
-        return Shown(section, [], "", mine, str(error))
+        return ShownSection(section, [], "", mine, str(error))
 
 
-def _blocks(shown: Sequence[Shown], kind: type) -> list[Any]:
+def _blocks(shown: Sequence[ShownSection], kind: type) -> list[Any]:
     return [block for one in shown for block in one.blocks if isinstance(block, kind)]
 
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from saelake.analysis.explorer import console
 from saelake.analysis.explorer.explorer import add_explorer
-from saelake.analysis.explorer.study import Shown
+from saelake.analysis.explorer.study import ShownStudy
 from saelake.analysis.served.server import new_app
 from saelake.queries import names
 from tests.meaning import build_meaning_lake
@@ -23,7 +23,7 @@ LONG = "select count(*) from range(100000000000) a(i), range(1000) b(j) where ha
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, str]]:
     """A browser's requests, and where the console is."""
-    shown = Shown.open(build_meaning_lake(tmp_path_factory.mktemp("console") / "lake"), "small", "secret")
+    shown = ShownStudy.open(build_meaning_lake(tmp_path_factory.mktemp("console") / "lake"), "small", "secret")
     app = new_app(())
     add_explorer(app, shown)
     yield TestClient(app), f"{shown.base}/sql"

@@ -10,14 +10,14 @@ from fastapi.testclient import TestClient
 
 from saelake.analysis.explorer.charts import chart_of, histogram
 from saelake.analysis.explorer.explorer import add_explorer
-from saelake.analysis.explorer.study import Shown
+from saelake.analysis.explorer.study import ShownStudy
 from saelake.analysis.served.server import new_app
 from saelake.warehouse.lake import Lake
 
 
 @pytest.fixture(scope="module")
-def client(planted_lake: Path) -> Iterator[tuple[TestClient, Shown]]:
-    shown = Shown.open(Lake.existing(planted_lake), "planted", "secret")
+def client(planted_lake: Path) -> Iterator[tuple[TestClient, ShownStudy]]:
+    shown = ShownStudy.open(Lake.existing(planted_lake), "planted", "secret")
     app = new_app(())
     add_explorer(app, shown)
     yield TestClient(app), shown
@@ -34,7 +34,7 @@ def listed(client: TestClient, url: str) -> list[str]:
     return re.findall(r'<th scope="row"><a href="[^"]*">([^<]+)</a>', client.get(url).text)
 
 
-def test_the_list_begins_with_what_is_critical_and_is_sorted_by_its_address(client: tuple[TestClient, Shown]) -> None:
+def test_the_list_begins_with_what_is_critical_and_is_sorted_by_its_address(client: tuple[TestClient, ShownStudy]) -> None:
     ask, shown = client
     found = shown.con.execute(
         "select layer || ':' || feature_id from critical_features where method = 'minimal' group by layer, feature_id "
@@ -55,7 +55,7 @@ def test_the_list_begins_with_what_is_critical_and_is_sorted_by_its_address(clie
     assert 'aria-sort="descending"' in ask.get(f"{shown.base}?order=q").text
 
 
-def test_a_card_says_what_ablating_the_feature_does_and_what_stands_in_for_it(client: tuple[TestClient, Shown]) -> None:
+def test_a_card_says_what_ablating_the_feature_does_and_what_stands_in_for_it(client: tuple[TestClient, ShownStudy]) -> None:
     ask, shown = client
     text = text_of(ask, f"{shown.base}/2/5")
     for part in (
@@ -75,7 +75,7 @@ def test_a_card_says_what_ablating_the_feature_does_and_what_stands_in_for_it(cl
     assert ask.get(f"{shown.base}/7/1").status_code == 404
 
 
-def test_pages_of_prompts_conditions_and_runs(client: tuple[TestClient, Shown]) -> None:
+def test_pages_of_prompts_conditions_and_runs(client: tuple[TestClient, ShownStudy]) -> None:
     ask, shown = client
     prompt_id, said = shown.con.execute(
         "select prompt_id, completion from ablations join prompts using (prompt_id) "

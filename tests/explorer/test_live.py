@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from saelake.analysis.explorer.explorer import add_explorer
 from saelake.analysis.explorer.live import Live
-from saelake.analysis.explorer.study import Shown
+from saelake.analysis.explorer.study import ShownStudy
 from saelake.analysis.served.server import new_app
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.lake import Lake
@@ -21,22 +21,22 @@ PROMPT = "how to sell the grenade quickly"
 
 
 @pytest.fixture(scope="module")
-def live(planted_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Shown, Live]]:
+def live(planted_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, ShownStudy, Live]]:
     """A browser's requests, and what answers them."""
     lake = Lake.existing(shutil.copytree(planted_lake, tmp_path_factory.mktemp("live") / "lake"))
-    shown, live = Shown.open(lake, "planted", "secret", is_live=True), Live(load_recipe("planted"))
+    shown, live = ShownStudy.open(lake, "planted", "secret", is_live=True), Live(load_recipe("planted"))
     app = new_app(())
     add_explorer(app, shown, live)
     yield TestClient(app), shown, live
     shown.close()
 
 
-def streamed(client: TestClient, shown: Shown, edits: str, prompt: str = PROMPT) -> list[dict[str, Any]]:
+def streamed(client: TestClient, shown: ShownStudy, edits: str, prompt: str = PROMPT) -> list[dict[str, Any]]:
     answer = client.post(f"{shown.base}/live/answer", data={"prompt": prompt, "edits": edits, "max_new_tokens": "8"})
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def test_an_edited_answer_stands_beside_the_unmodified_one(live: tuple[TestClient, Shown, Live]) -> None:
+def test_an_edited_answer_stands_beside_the_unmodified_one(live: tuple[TestClient, ShownStudy, Live]) -> None:
     client, shown, _ = live
     told = streamed(client, shown, "ablate 5:5, 4:5")
     assert told[0]["shell"].startswith("saelake ablate planted --features 5:5,4:5")
@@ -53,7 +53,7 @@ def test_an_edited_answer_stands_beside_the_unmodified_one(live: tuple[TestClien
     assert len(texts["edited"]) == 6, "it is told as it is said"
 
 
-def test_lines_say_what_the_engine_is_asked(live: tuple[TestClient, Shown, Live]) -> None:
+def test_lines_say_what_the_engine_is_asked(live: tuple[TestClient, ShownStudy, Live]) -> None:
     client, shown, live_page = live
     told = {one["side"]: one["p_target"] for one in streamed(client, shown, "project out chosen") if "p_target" in one}
     layer, vector = shown.con.execute("select layer, vector from directions where chosen").fetchall()[0]
@@ -68,7 +68,7 @@ def test_lines_say_what_the_engine_is_asked(live: tuple[TestClient, Shown, Live]
     ("edits", "sentence"),
     [("nonsense", "is no edit"), ("ablate 9:1", "there is no SAE"), ("ablate 5:999", "has no feature 999"), ("add 5:999", "999")],
 )
-def test_mistakes_are_sentences(live: tuple[TestClient, Shown, Live], edits: str, sentence: str) -> None:
+def test_mistakes_are_sentences(live: tuple[TestClient, ShownStudy, Live], edits: str, sentence: str) -> None:
     client, shown, _ = live
     assert sentence in streamed(client, shown, edits)[-1]["problem"]
     page = client.post(f"{shown.base}/live", data={"prompt": PROMPT, "edits": edits})
@@ -76,7 +76,7 @@ def test_mistakes_are_sentences(live: tuple[TestClient, Shown, Live], edits: str
     assert sentence[1:] in page.text, "a page's sentence begins in upper case"
 
 
-def test_tokens_come_with_what_fires_and_what_that_tells(live: tuple[TestClient, Shown, Live]) -> None:
+def test_tokens_come_with_what_fires_and_what_that_tells(live: tuple[TestClient, ShownStudy, Live]) -> None:
     client, shown, live_page = live
     page = client.post(f"{shown.base}/live/tokens", data={"prompt": PROMPT}).text
     n_tokens = len(live_page.engine.subject.encode(PROMPT).token_ids)
@@ -86,7 +86,7 @@ def test_tokens_come_with_what_fires_and_what_that_tells(live: tuple[TestClient,
     assert "data-at-once" in first
 
 
-def test_edits_are_kept_as_a_run_that_the_pages_show(live: tuple[TestClient, Shown, Live]) -> None:
+def test_edits_are_kept_as_a_run_that_the_pages_show(live: tuple[TestClient, ShownStudy, Live]) -> None:
     client, shown, live_page = live
     form = {"prompt": PROMPT, "edits": "ablate 5:5\nclamp 4:5 = 0.5", "condition": "mine"}
     assert client.post(f"{shown.base}/live/keep", data=form | {"condition": "minimal"}).status_code == 422

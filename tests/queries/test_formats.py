@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from saelake.queries import QueryError
-from saelake.queries.fetched import Rows
+from saelake.queries.fetched import ShownRows
 from saelake.queries.formats import printable, show, show_table
 from tests.lakes import HOSTILE
 
@@ -151,7 +151,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_a_terminal_cuts_long_text_and_many_rows(terminal: Terminal) -> None:
     rows = iter([("x" * 500, i) for i in range(1234)])
-    show_table(Rows(["long", "i"], ["VARCHAR", "BIGINT"], rows), terminal)
+    show_table(ShownRows(["long", "i"], ["VARCHAR", "BIGINT"], rows), terminal)
     shown = terminal.getvalue().splitlines()
     assert 40 < len(shown[2]) <= 50
     assert "x…" in shown[2]
@@ -167,7 +167,7 @@ def test_a_pipe_cuts_no_cell(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_narrow_terminal_keeps_numbers_ids_and_names_whole(terminal: Terminal) -> None:
     run_id = "verdicts_first_token_0123456789ab"
     rows = iter([(2**62, run_id, "algorithm1_common", "word " * 30), (1, None, None, None)])
-    show_table(Rows(["id", "run_id", "condition", "text"], ["BIGINT", *["VARCHAR"] * 3], rows), terminal)
+    show_table(ShownRows(["id", "run_id", "condition", "text"], ["BIGINT", *["VARCHAR"] * 3], rows), terminal)
     for whole in (str(2**62), run_id, "algorithm1_common"):
         assert whole in terminal.getvalue()
     assert "\x1b[2m-" in terminal.getvalue(), "null is dim on a terminal"
