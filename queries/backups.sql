@@ -3,9 +3,12 @@
 -- Sources are single critical features that fire on their prompt (one), or what fires of a method's critical sets. Of n_sources,
 -- n_flip flip the prompt when they alone are ablated, so that nothing stood in for them, and n_wake wake something. n_tested do not
 -- flip alone and wake something: of these n_backed_up flip when what wakes is ablated too, n_random when as many other firing
--- features of the same SAEs are instead. Over the n_tested, p_source, p_woken and p_random are the mean probabilities of a refusal
--- token while the source alone, the source with what wakes, and the source with the others is ablated; n_lower and n_higher count
--- the sources for which it is lower with what wakes than without by more than `by`, or higher: the opposite of a backup.
+-- features of the same SAEs are instead, drawn from those that are no candidates (random_active). Sources of one prompt are much
+-- the same, and so are prompts of one family (a prompt without one is its own): on n_more families the share that flips is larger
+-- with what wakes than with the others, on n_less smaller. Over the n_tested, p_source, p_woken and p_random are the mean
+-- probabilities of a refusal token while the source alone, the source with what wakes, and the source with the others is ablated;
+-- n_lower and n_higher count the sources for which it is lower with what wakes than without by more than `by`, or higher: the
+-- opposite of a backup.
 --
 -- $judge judge = oracle: who decides what flips
 -- $by number = 0.01: changes of a probability up to this count as none
@@ -21,21 +24,36 @@ with answers as (
 
 sources as (
     select
-        coalesce(method, 'one') as source,
-        prompt_id, n_woken,
+        coalesce(a.method, 'one') as source,
+        a.prompt_id, a.n_woken,
+        any_value(coalesce(p.family, p.prompt_hash)) as family,
         max(if(ablated = 'source', p_refusal_token, null)) as p_source,
         max(if(ablated = 'woken', p_refusal_token, null)) as p_woken,
         max(if(ablated = 'random', p_refusal_token, null)) as p_random,
         coalesce(bool_or(flipped and ablated = 'source'), false) as flips,
         coalesce(bool_or(flipped and ablated = 'woken'), false) as woken_flips,
         coalesce(bool_or(flipped and ablated = 'random'), false) as random_flips
-    from answers
-    group by method, start, source_sae_id, source_feature_id, prompt_id, n_woken
+    from answers as a
+    join prompts as p on p.prompt_id = a.prompt_id
+    group by a.method, a.start, a.source_sae_id, a.source_feature_id, a.prompt_id, a.n_woken
 ),
 
 read as (
     select *, n_woken > 0 and not flips as is_tested
     from sources
+),
+
+by_family as (
+    select source, avg(woken_flips::integer - random_flips::integer) as more
+    from read
+    where is_tested
+    group by source, family
+),
+
+against_others as (
+    select source, count(*) filter (where more > 0) as n_more, count(*) filter (where more < 0) as n_less
+    from by_family
+    group by source
 )
 
 select
@@ -52,7 +70,10 @@ select
     avg(p_woken) filter (where is_tested) as p_woken,
     avg(p_random) filter (where is_tested) as p_random,
     count(*) filter (where is_tested and p_woken < p_source - $by) as n_lower,
-    count(*) filter (where is_tested and p_woken > p_source + $by) as n_higher
+    count(*) filter (where is_tested and p_woken > p_source + $by) as n_higher,
+    coalesce(any_value(a.n_more), 0) as n_more,
+    coalesce(any_value(a.n_less), 0) as n_less
 from read
+left join against_others as a using (source)
 group by source
 order by source

@@ -4,7 +4,8 @@ A true cause is a feature without which P(target) falls by at least `atlas.beyon
 effect differs by at least as much from the sum of the two alone. Where effects are those on the log-odds of P(target), it differs
 by at least `atlas.beyond_log_odds`: what adds up there and not in P is the softmax's curve. Pairs with a probability too near to
 0 or 1 to have log-odds are left out there. Recall at k is the share of the true ones among the first k that a method names, of
-the k at most that it could have named. Prompts without a true one count for nothing.
+the k at most that there are. Prompts without a true one count for nothing. A machine and the probe rank in two ways: by their
+weights, which are the same on every prompt, and by what these add to their logit on the prompt (learned.py).
 """
 
 from collections import defaultdict
@@ -18,6 +19,7 @@ from scipy import stats
 from scipy.special import logit
 
 from saelake import queries
+from saelake.analysis.atlas.learned import NOT_NAMED, Learned, OnPrompt, codes_of
 from saelake.analysis.interactions.comparisons import Prompts
 from saelake.analysis.interactions.statistics import Families, tied_places
 from saelake.analysis.search.alignments import to_residual
@@ -27,7 +29,6 @@ from saelake.ingest.recipe.atlas import Atlas
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import METHOD_SCORES
 
-NOT_NAMED = -np.inf
 SURE = 1e-5
 """How near to 0 and 1 a probability has log-odds: nearer than that, they are mostly those of float32's rounding."""
 Scale = Callable[[np.ndarray], np.ndarray]
@@ -54,26 +55,12 @@ class _Active(NamedTuple):
     """Without each."""
     scores: Mapping[str, np.ndarray]
     """method -> how strongly it says that a feature is a cause."""
+    machines: Mapping[str, OnPrompt]
+    """model -> what a factorisation machine, or the probe, has learned of them."""
 
     def falls(self, scale: Scale) -> np.ndarray:
         """What P(target), on a scale, falls by without each."""
         return scale(self.p_clean) - scale(self.p_target)
-
-
-class _Machine(NamedTuple):
-    """The embeddings of one factorisation machine."""
-
-    model: str
-    codes: np.ndarray
-    """(f,) `_codes` of its features, rising."""
-    vectors: np.ndarray
-    """(f, length)"""
-
-    def of(self, active: _Active) -> np.ndarray:
-        """(n, length) of the active features, 0 for those that it has not seen."""
-        wanted = _codes(active.sae, active.feature_id)
-        place = np.searchsorted(self.codes, wanted).clip(max=len(self.codes) - 1)
-        return np.where((self.codes[place] == wanted)[:, None], self.vectors[place], 0.0)
 
 
 def as_it_is(p: np.ndarray) -> np.ndarray:
@@ -135,20 +122,20 @@ def _places(scores: np.ndarray) -> np.ndarray:
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     with work.sql() as con:
         found = con.execute("select distinct prompt_id from single_effects order by prompt_id").fetchnumpy()["prompt_id"].tolist()
-        machines = _machines(work, con)
-        by_prompt = {prompt_id: _of_prompt(work, con, machines, prompt_id) for prompt_id in found}
+        learned = Learned.of(work, con)
+        by_prompt = {prompt_id: _of_prompt(work, con, learned, prompt_id) for prompt_id in found}
         rows = Rows.of(METHOD_SCORES, _summed(by_prompt, _spent(work, con), Prompts.of(con, ()), work.spec.seed))
     for name in missing:
         yield name, [rows]
 
 
-def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, machines: Sequence[_Machine], prompt_id: int) -> list[Score]:
-    active, settings = _active(work, con, prompt_id), work.context.recipe.atlas
+def _of_prompt(work: Work, con: duckdb.DuckDBPyConnection, learned: Learned, prompt_id: int) -> list[Score]:
+    active, settings = _active(work, con, learned, prompt_id), work.context.recipe.atlas
     falls = active.falls(as_it_is)
     found = _scored("causes", falls >= settings.beyond, falls, active.scores, settings.ks)
     pairs = queries.run(con, "atlas_pairs", prompt_id=prompt_id).fetchnumpy()
     if len(pairs["a"]):
-        scores = _of_pairs(work, machines, prompt_id, active, pairs["a"], pairs["b"])
+        scores = _of_pairs(work, prompt_id, active, pairs["a"], pairs["b"])
         for finds in SCALES:
             found += _scored_pairs(finds, settings, active, pairs, scores)
     return found
@@ -188,19 +175,20 @@ def _scored(
     ]
 
 
-def _active(work: Work, con: duckdb.DuckDBPyConnection, prompt_id: int) -> _Active:
+def _active(work: Work, con: duckdb.DuckDBPyConnection, learned: Learned, prompt_id: int) -> _Active:
     rows = queries.run(con, "atlas_rankings", prompt_id=prompt_id).fetchnumpy()
     methods = dict.fromkeys(rows["method"].tolist())
     scores = np.ma.filled(np.ma.asarray(rows["score"], dtype=np.float64), NOT_NAMED).reshape(len(methods), -1)
     n = scores.shape[1]  # every method ranks the same features, in one order
+    sae, feature_id = work.context.sae_numbers(rows["sae_id"][:n]), rows["feature_id"][:n]
+    machines = learned.on(prompt_id, codes_of(sae, feature_id))
     by_method = dict(zip(methods, scores, strict=True)) | {"random": _random(work, prompt_id, n)}
+    by_method |= {f"{model}_contribution": machine.contributions() for model, machine in machines.items()}
     p_clean, p_target = _float64(rows["p_clean"][:n]), _float64(rows["p_target"][:n])
-    return _Active(work.context.sae_numbers(rows["sae_id"][:n]), rows["feature_id"][:n], p_clean, p_target, by_method)
+    return _Active(sae, feature_id, p_clean, p_target, by_method, machines)
 
 
-def _of_pairs(
-    work: Work, machines: Sequence[_Machine], prompt_id: int, active: _Active, a: np.ndarray, b: np.ndarray
-) -> dict[str, np.ndarray]:
+def _of_pairs(work: Work, prompt_id: int, active: _Active, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
     """How strongly each method that sees no effect says that two features interact, for pairs of places among the active ones."""
     rows_nd = torch.nn.functional.normalize(_decoder_rows(work, active), dim=1)
     cosine = (rows_nd @ rows_nd.T).numpy()
@@ -211,9 +199,10 @@ def _of_pairs(
         "activation_product": active.scores["activation"][a] * active.scores["activation"][b],
         "random": _random(work, prompt_id, len(a)),
     }
-    for machine in machines:
-        vectors_nk = machine.of(active)
-        found[machine.model] = np.abs((vectors_nk[a] * vectors_nk[b]).sum(axis=1))
+    for model, machine in active.machines.items():
+        if machine.has_pairs:
+            found[model] = np.abs(machine.dots(a, b))
+            found[f"{model}_contribution"] = np.abs(machine.pair_contributions(a, b))
     return found
 
 
@@ -234,27 +223,11 @@ def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
     return rows_nd
 
 
-def _machines(work: Work, con: duckdb.DuckDBPyConnection) -> list[_Machine]:
-    rows = con.execute("select model, sae_id, feature_id, vector from fm_embeddings order by all").fetchnumpy()
-    codes = _codes(work.context.sae_numbers(rows["sae_id"]), rows["feature_id"])
-    found = []
-    for model in dict.fromkeys(rows["model"].tolist()):
-        mine = np.flatnonzero(rows["model"] == model)
-        mine = mine[np.argsort(codes[mine])]
-        found.append(_Machine(model, codes[mine], np.stack(list(rows["vector"][mine]))))
-    return found
-
-
-def _codes(sae: np.ndarray, feature_id: np.ndarray) -> np.ndarray:
-    """One number for each feature."""
-    return sae.astype(np.int64) << 32 | feature_id
-
-
 def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], float]:
     """(what is to be found, method) -> passes a prompt beyond those of the study; what is not named spends none."""
     rows = con.execute(
-        "select case when method = 'minimal' then method else 'algorithm1' end as method, "
-        "sum(n_evaluations) / count(distinct prompt_id) as n from searches group by 1"
+        "select method, sum(n_evaluations) / count(distinct prompt_id) from searches "
+        "where method in ('minimal', 'algorithm1') group by method"  # as in atlas_rankings, not Algorithm 1 with other blocks
     ).fetchall()
     ((n_active,),) = con.execute("select count(*) / count(distinct prompt_id) from single_effects").fetchall()
     searched = {("causes", str(method)): float(n) for method, n in rows}
@@ -294,6 +267,7 @@ STAGE = Stage(
         "atlas",
         "atlas_joint",
         "atlas_attributions",
+        "direction",
         "alignments",
         "fm",
         "probe",
@@ -303,9 +277,9 @@ STAGE = Stage(
         "activations",
     ),
     splits=searched_split,
-    sections=("atlas",),
+    sections=("atlas", "interactions", "candidates"),
     tables=("method_scores",),
     shards=single_shard,
     compute=_compute,
-    code_version=3,
+    code_version=4,
 )

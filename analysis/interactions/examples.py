@@ -63,13 +63,15 @@ def examples_of(work: Work, leave_out: str | None = None) -> Examples:
             seed=work.spec.seed,
             leave_out=leave_out,
         ).fetchnumpy()
-        cells = _cells(con, work, sets)
+        cells = cells_of(con, work)
     roles = [work.context.recipe.labels.role(label) for label in prompts["label"]]
     return examples({**prompts, "label_role": np.array(roles, dtype=object)}, cells)
 
 
-def _cells(con: duckdb.DuckDBPyConnection, work: Work, sets: str | None) -> Mapping[str, np.ndarray]:
+def cells_of(con: duckdb.DuckDBPyConnection, work: Work) -> Mapping[str, np.ndarray]:
+    """The value of each feature on each prompt that has one: columns prompt_id, number, layer, sae_id, feature_id and value."""
     settings = work.context.recipe.interactions
+    sets = ",".join(settings.sets) or None
     excluded = list(work.context.recipe.candidates.exclude_layers)
     found = queries.run(
         con, "fm_input", tokens=settings.tokens, aggregate=settings.aggregate, exclude_layers=excluded, sets=sets

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scipy import stats
+
 from saelake.analysis.report.answers import Answer, Studied
 from saelake.analysis.report.blocks import Block, Cell, Note, Section, Table, percent
 
@@ -10,6 +12,8 @@ BACKUPS_PAGE = "backups.html"
 """The report of the study with backups, as `make report` and `make backups` write it."""
 MOSTLY = 0.5
 """Share of flips from which on a study is said to find read-outs for the most part."""
+CHANCE = 0.05
+"""How probable by chance may be what is called a backup."""
 
 
 def _readouts(study: Studied) -> Sequence[Block]:
@@ -109,6 +113,8 @@ def _backups(study: Studied) -> Sequence[Block]:
         Cell("p_random", "with others"),
         Cell("n_lower", "lower"),
         Cell("n_higher", "higher"),
+        Cell("n_more", "families with more flips than with others"),
+        Cell("n_less", "with fewer"),
     ]
     backups = [
         Cell("layer", "layer"),
@@ -139,9 +145,15 @@ def _elsewhere(study: Studied, backups: Answer) -> list[Block]:
     return [Note(f"{other} {commands} (`make backups` does both).")]
 
 
+def by_chance(row: Mapping[str, Any]) -> float:
+    """How probable it is that so many families flip more with what wakes than with others, if both do alike (sign test)."""
+    n = row["n_more"] + row["n_less"]
+    return float(stats.binomtest(row["n_more"], n, alternative="greater").pvalue) if n else 1.0
+
+
 def _shows_backups(row: Mapping[str, Any]) -> bool:
     """Whether a row of the question backups has more of them than chance."""
-    return bool(row["n_tested"]) and row["n_backed_up"] > row["n_random"]
+    return by_chance(row) <= CHANCE
 
 
 SOURCES = {"one": "single critical features", "minimal": "minimal sets"}
@@ -161,13 +173,14 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
         f"Of {row['n_tested']:,} {what} that do not flip their prompt alone and wake something, {row['n_backed_up']:,} flip it "
         f"when what wakes is ablated too, and {row['n_random']:,} when as many other active features are."
     )
-    if not _shows_backups(row):
-        opposite = (
-            f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
-        )
-        return f"{found}{opposite} What wakes there is no backup, and is not called redundant."
-    beyond = row["n_backed_up"] - row["n_random"]
-    return f"{found} What wakes there stands in for its source, for {beyond:,} more than chance: it is a backup."
+    found += f" On {row['n_more']:,} families of prompts more of them do with what wakes, on {row['n_less']:,} fewer"
+    found += f" (sign test: p = {by_chance(row):.2g})."
+    if _shows_backups(row):
+        return f"{found} What wakes there stands in for its source: it is a backup."
+    if row["n_backed_up"] > row["n_random"]:
+        return f"{found} These are too few to tell a backup from chance."
+    opposite = f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
+    return f"{found}{opposite} What wakes there is no backup, and is not called redundant."
 
 
 READOUTS = Section(

@@ -4,8 +4,10 @@ import shutil
 import subprocess
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import duckdb
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -15,10 +17,11 @@ from scipy.special import expit
 
 from saelake import cli
 from saelake.analysis import stages
+from saelake.analysis.atlas.learned import NOT_NAMED, OnPrompt
 from saelake.analysis.atlas.scores import (
-    NOT_NAMED,
     _Active,
     _scored_pairs,
+    _spent,
     as_it_is,
     log_odds,
     rank_correlation,
@@ -159,6 +162,66 @@ def test_pairs_interact_where_effects_on_p_do_not_add_up(atlas: Analysed) -> Non
         assert spent > 0
 
 
+def test_algorithm1_spends_what_its_own_blocks_ask_not_those_of_other_sizes() -> None:
+    with duckdb.connect() as con:
+        con.execute(
+            "create table searches as from (values ('algorithm1', 1, 4), ('algorithm1_n9', 1, 90), ('minimal', 1, 7)) "
+            "as s (method, prompt_id, n_evaluations)"
+        )
+        con.execute("create table single_effects as select 1 as prompt_id")
+        context = SimpleNamespace(study=SimpleNamespace(numbered_saes={}), recipe=SimpleNamespace(atlas=Atlas()))
+        spent = _spent(cast("Any", SimpleNamespace(context=context)), con)
+    assert (spent["causes", "algorithm1"], spent["causes", "minimal"]) == (4, 7)
+
+
+@pytest.mark.parametrize("model", ["fm_4", "probe"])
+def test_a_machine_is_asked_too_what_a_feature_adds_to_its_logit_on_the_prompt(atlas: Analysed, model: str) -> None:
+    """Against the machine's logit of rows that lack one feature after another."""
+    learned = "from probe_weights" if model == "probe" else f"from fm_embeddings where model = '{model}'"
+    vector = "[]" if model == "probe" else "vector"
+    rows = atlas.sql(f"select sae_id, feature_id, weight, scale, {vector} {learned} order by all")
+    place = {row[:2]: i for i, row in enumerate(rows)}
+    weights, vectors = np.array([row[2] for row in rows]), np.array([row[4] for row in rows], dtype=np.float64)
+    values: dict[int, np.ndarray] = {}
+    for prompt_id, sae_id, feature_id, value in atlas.ask(
+        "fm_input", "prompt_id, sae_id, feature_id, value", exclude_layers=[0, 1]
+    ):
+        if (at := place.get((sae_id, feature_id))) is not None:
+            values.setdefault(prompt_id, np.zeros(len(rows)))[at] = value / rows[at][3]
+    effects: dict[int, list[Any]] = {}
+    for prompt_id, *row in atlas.sql("select prompt_id, sae_id, feature_id, p_clean - p_target from single_effects order by all"):
+        effects.setdefault(prompt_id, []).append(row)
+
+    def logit(x: np.ndarray) -> float:
+        pairs = (vectors * x[:, None]) @ (vectors * x[:, None]).T
+        return float(weights @ x + np.triu(pairs, 1).sum())
+
+    correlations, recalls = [], []
+    for prompt_id, found in effects.items():
+        x = values[prompt_id]
+        without = [np.where(np.arange(len(x)) == i, 0.0, x) for i in range(len(x))]
+        added = [logit(x) - logit(one) if x[i] else NOT_NAMED for i, one in enumerate(without)]
+        scores = np.array([added[place[sae, i]] if (sae, i) in place else NOT_NAMED for sae, i, _ in found])
+        falls = np.array([fall for *_, fall in found])
+        correlations.append(rank_correlation(falls, scores))
+        recalls.append(recall(falls >= 0.01, scores, 5))
+    assert any(correlations), "else nothing would be told apart"
+    by_method = (
+        "select mean from method_scores where finds = 'causes' and method = '{}' and measure = '{}' and k is not distinct from {}"
+    )
+    for measure, k, expected in (("rank_correlation", "null", correlations), ("recall", "5", recalls)):
+        (mean,) = atlas.sql(by_method.format(f"{model}_contribution", measure, k))
+        assert mean == (pytest.approx(np.mean(expected), abs=2e-3),)
+
+
+def test_what_a_pair_adds_to_a_machines_logit_goes_by_the_values_of_both() -> None:
+    """Three features of two dimensions: y = <v_0, v_1> x_0 x_1 + ...; the third does not fire."""
+    machine = OnPrompt(np.array([2.0, 0.5, 0.0]), np.array([1.0, -1.0, 5.0]), np.array([[1.0, 0.0], [2.0, 1.0], [9.0, 9.0]]))
+    assert machine.contributions().tolist() == [2 * (1 + 0.5 * 2), 0.5 * (-1 + 2 * 2), NOT_NAMED]
+    a, b = np.array([0, 0, 1]), np.array([1, 2, 2])
+    assert machine.pair_contributions(a, b).tolist() == [2.0 * 2.0 * 0.5, 0.0, 0.0]
+
+
 def test_where_refusal_is_sure_no_interaction_is_measured_in_log_odds(atlas: Analysed) -> None:
     assert atlas.sql("select min(p_clean) > 1 - 1e-5 from joint_effects") == [(True,)]
     assert atlas.sql("select count(*) from method_scores where finds = 'interactions_log_odds'") == [(0,)]
@@ -168,7 +231,7 @@ def test_methods_are_asked_for_the_pairs_that_have_log_odds_alone() -> None:
     """Of three pairs the second takes two nats more than the two alone, the third begins and ends where there are none."""
     p = expit(np.array([6.0, 4.0, 4.0, 4.0, 13.0, 2.0, 0.0, 11.5]))
     n = np.arange(3)
-    active = _Active(n, n, p[[0, 0, 0]], p[1:4], {})
+    active = _Active(n, n, p[[0, 0, 0]], p[1:4], {}, {})
     pairs = {"a": np.array([0, 0, 1]), "b": np.array([1, 2, 2]), "p_clean": p[[0, 0, 4]], "p_target": p[[5, 6, 7]]}
     found = _scored_pairs("interactions_log_odds", Atlas(pair_ks=(1,)), active, pairs, {"method": np.array([1.0, 2.0, 3.0])})
     assert {one.method: one.value for one in found if one.measure == "recall"} == {"method": 1.0, "single_effects_product": 0.5}

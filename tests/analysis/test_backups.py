@@ -70,6 +70,7 @@ def test_the_question_counts_what_restores_and_what_does_not(study: Analysed) ->
     )
     rows = {row[0]: row[1:] for row in study.ask("backups", names)}
     assert rows["one"] == (6, 24, 12, 12, 12, 12, 0, 6, 12, 0)
+    assert study.ask("backups", "n_more, n_less")[-1] == (6, 0)
     means = {row[0]: row[1:] for row in study.ask("backups", "source, p_source, p_woken, p_random")}
     p_source, p_woken, p_random = means["one"]
     assert p_woken < 0.01 < 0.9 < p_source
@@ -84,7 +85,7 @@ def test_the_question_counts_what_restores_and_what_does_not(study: Analysed) ->
             "from real_verdicts"
         )
         one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
-    assert (one["n_tested"], one["n_backed_up"], one["n_flip"]) == (12, 0, 12)
+    assert (one["n_tested"], one["n_backed_up"], one["n_flip"], one["n_more"]) == (12, 0, 12, 0)
     assert "is no backup" in backup_sentence(one)
 
 
@@ -96,8 +97,11 @@ def _dicts(con: Any, question: str) -> list[dict[str, Any]]:
 def test_the_sentence_calls_nothing_a_backup_that_random_features_do_as_well(study: Analysed) -> None:
     with study.connect() as con:
         one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
-    assert backup_sentence(one).endswith("stands in for its source, for 12 more than chance: it is a backup.")
-    assert "is no backup" in backup_sentence(one | {"n_random": 12})
+    assert backup_sentence(one).endswith("(sign test: p = 0.016). What wakes there stands in for its source: it is a backup.")
+    assert "is no backup" in backup_sentence(one | {"n_random": 12, "n_more": 0})
+    few = one | {"n_tested": 4, "n_backed_up": 3, "n_random": 1, "n_more": 2}
+    assert backup_sentence(few).endswith("(sign test: p = 0.25). These are too few to tell a backup from chance.")
+    assert "it is a backup" not in backup_sentence(one | {"n_more": 4, "n_less": 4})
     assert "nothing can be said" in backup_sentence(one | {"n_tested": 0})
     assert backup_sentence(one | {"n_sources": 0}) == ""
 
