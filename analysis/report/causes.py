@@ -113,8 +113,8 @@ def _backups(study: Studied) -> Sequence[Block]:
         Cell("p_random", "with others"),
         Cell("n_lower", "lower"),
         Cell("n_higher", "higher"),
-        Cell("n_more", "families with more flips than with others"),
-        Cell("n_less", "with fewer"),
+        Cell("n_more", "families: more flips"),
+        Cell("n_less", "fewer"),
     ]
     backups = [
         Cell("layer", "layer"),
