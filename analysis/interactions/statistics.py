@@ -94,8 +94,13 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> Test:
     The effect is the odds ratio of the pairs that differ, each count enlarged by a half (Haldane), so that it exists.
     """
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return Test("mcnemar_exact", p, (only_a + 0.5) / (only_b + 0.5), "odds_ratio")
+    return Test("mcnemar_exact", sign_test(only_a, only_b), (only_a + 0.5) / (only_b + 0.5), "odds_ratio")
+
+
+def sign_test(n_more: int, n_less: int, *, one_sided: bool = False) -> float:
+    """How probable so many pairs in one direction are, of those that differ, if both are alike; one-sided: so many more."""
+    n = n_more + n_less
+    return float(stats.binomtest(n_more, n, alternative="greater" if one_sided else "two-sided").pvalue) if n else 1.0
 
 
 def permutation(a: np.ndarray, b: np.ndarray, seed: int) -> Test:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy import stats
-
+from saelake.analysis.interactions.statistics import sign_test
 from saelake.analysis.report.answers import Answer, Studied
 from saelake.analysis.report.blocks import Block, Cell, Note, Section, Table, percent
 
@@ -147,8 +146,7 @@ def _elsewhere(study: Studied, backups: Answer) -> list[Block]:
 
 def by_chance(row: Mapping[str, Any]) -> float:
     """How probable it is that so many families flip more with what wakes than with others, if both do alike (sign test)."""
-    n = row["n_more"] + row["n_less"]
-    return float(stats.binomtest(row["n_more"], n, alternative="greater").pvalue) if n else 1.0
+    return sign_test(row["n_more"], row["n_less"], one_sided=True)
 
 
 def _shows_backups(row: Mapping[str, Any]) -> bool:
