@@ -6,7 +6,8 @@ passes and all are moved to where saes.path says, or nothing is.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,14 @@ from sae_lens import SAE
 from torch import Tensor
 
 from saelake.ingest.access import require_access
-from saelake.ingest.capture import capture
+from saelake.ingest.capture import Captured, capture
 from saelake.ingest.fingerprint import fingerprint
 from saelake.ingest.prompts import load_prompts
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.training import TrainSaes
 from saelake.ingest.saes.description import check_layer
 from saelake.ingest.saes.loader import HOST_SHARE
+from saelake.ingest.saes.side_by_side import side_by_side
 from saelake.ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
@@ -39,6 +41,8 @@ MADE_FROM = "training.json"
 
 GATES = ("min_explained_variance", "max_l0_factor")
 """Fields of [train_saes] that make no SAE another one."""
+BYTES_A_WEIGHT = 4 * 4
+"""Of main memory while it is trained, in float32: the weight, its gradient and two moments."""
 
 
 class Trained(NamedTuple):
@@ -60,7 +64,8 @@ class Residuals(NamedTuple):
 def train_saes(recipe: Recipe, *, force: bool = False, update: bool = False, progress: Quiet | None = None) -> list[Trained]:
     """Trains, judges and places the SAEs of a recipe, which then reads them; deterministic for a seed and device.
 
-    A killed training goes on from the SAEs that were finished; they are placed when all are.
+    A killed training goes on from the SAEs that were finished; they are placed when all are. On a processor, layers are trained
+    side by side, one for each of its threads, as far as main memory allows.
 
     Args:
         update: keep the SAEs that are there and were made from what the recipe names now, and train the others in their place.
@@ -81,15 +86,24 @@ def train_saes(recipe: Recipe, *, force: bool = False, update: bool = False, pro
     found = {target: _read_fit(drafts / target.draft) for target in targets}
     missing = [target for target, fit in found.items() if fit is None]
     progress.start(f"{recipe.name} · train-saes", len(missing) * recipe.train_saes.steps, "steps")
+
+    def finish(take: Callable[[], Residuals], progress: Quiet) -> dict[Target, Fit]:
+        """Trains and judges the missing SAEs of a layer."""
+        resid, fits = take(), dict[Target, Fit]()
+        for target in (target for target in missing if target.layer == resid.layer):
+            unfinished = drafts / f"unfinished-{target.draft}"
+            fits[target] = fit = _train(recipe, subject, resid, target.seed, unfinished, progress)
+            _check_gates(target.layer, fit, recipe.train_saes)
+            judged = {"held_out": {name: round(value, 4) for name, value in fit._asdict().items()}}
+            _write_json(unfinished / MADE_FROM, known | {"seed": target.seed} | judged)
+            unfinished.replace(drafts / target.draft)
+        return fits
+
+    layers = list(dict.fromkeys(target.layer for target in missing))
     try:
-        for resid in _residuals(recipe, subject, sequences, held_out, list(dict.fromkeys(target.layer for target in missing))):
-            for target in (target for target in missing if target.layer == resid.layer):
-                unfinished = drafts / f"unfinished-{target.draft}"
-                found[target] = fit = _train(recipe, subject, resid, target.seed, unfinished, progress)
-                _check_gates(resid.layer, fit, recipe.train_saes)
-                judged = {"held_out": {name: round(value, 4) for name, value in fit._asdict().items()}}
-                _write_json(unfinished / MADE_FROM, known | {"seed": target.seed} | judged)
-                unfinished.replace(drafts / target.draft)
+        for group in _residuals(recipe, subject, sequences, held_out, layers):
+            for fits in side_by_side(_n_at_once(recipe, subject, len(group)), finish, group, progress):
+                found |= fits
     except UserError:
         shutil.rmtree(drafts, ignore_errors=True)
         raise
@@ -167,8 +181,8 @@ def _held_out(sequences: Sequence[Sequence[int]], training: TrainSaes, seed: int
 
 def _residuals(
     recipe: Recipe, subject: Subject, sequences: Sequence[Sequence[int]], held_out: np.ndarray, layers: Sequence[int]
-) -> Iterator[Residuals]:
-    """Layer by layer, in main memory: as many layers a pass as a part of it holds."""
+) -> Iterator[list[Callable[[], Residuals]]]:
+    """What takes each layer's, in groups: as many layers a pass as a part of main memory holds. A layer can be taken once."""
     n_bytes = sum(map(len, sequences)) * subject.d_model * subject.dtype.itemsize
     room = HOST_SHARE * host_bytes()
     if n_bytes > room:
@@ -180,14 +194,26 @@ def _residuals(
     for start in range(0, len(layers), n_together):
         sites = [Site(layer) for layer in layers[start : start + n_together]]
         captured = capture(subject, sequences, sites, recipe.capture.batch_tokens, on_host=True)
-        lengths = np.array([len(sequences[i]) for i in captured.order])
-        # The first token sees nothing but itself, and its residual is tens of times as large as the others'.
-        counted = np.ones(lengths.sum(), dtype=bool)
-        counted[np.cumsum(lengths) - lengths] = False
-        judged = np.repeat(held_out[captured.order], lengths)
-        for site in sites:
-            resid_td = captured.resid.pop(site)
-            yield Residuals(site.layer, *(resid_td[torch.from_numpy(counted & rows)] for rows in (~judged, judged)))
+        yield [partial(_take, captured, site, [len(ids) for ids in sequences], held_out) for site in sites]
+
+
+def _take(captured: Captured, site: Site, lengths: Sequence[int], held_out: np.ndarray) -> Residuals:
+    """The residuals of one layer, which are then gone from what was captured of sequences of these lengths."""
+    ordered = np.array([lengths[i] for i in captured.order])
+    # The first token sees nothing but itself, and its residual is tens of times as large as the others'.
+    counted = np.ones(ordered.sum(), dtype=bool)
+    counted[np.cumsum(ordered) - ordered] = False
+    judged = np.repeat(held_out[captured.order], ordered)
+    resid_td = captured.resid.pop(site)
+    return Residuals(site.layer, *(resid_td[torch.from_numpy(counted & rows)] for rows in (~judged, judged)))
+
+
+def _n_at_once(recipe: Recipe, subject: Subject, n_layers: int) -> int:
+    """Layers to train at once: one on a GPU, on a processor one a thread, as many as a part of main memory holds."""
+    if subject.device.type != "cpu":
+        return 1
+    n_bytes = 2 * recipe.train_saes.width * subject.d_model * BYTES_A_WEIGHT
+    return max(min(torch.get_num_threads(), n_layers, int(HOST_SHARE * host_bytes() // n_bytes)), 1)
 
 
 def _train(recipe: Recipe, subject: Subject, resid: Residuals, seed: int, folder: Path, progress: Quiet) -> Fit:

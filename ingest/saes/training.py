@@ -9,6 +9,7 @@ Letters of shapes: t tokens, d residual width, f latents. Nothing but the traine
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple
 
 import sae_lens
@@ -22,6 +23,8 @@ from saelake.warehouse.progress import Quiet
 
 ROWS_AT_ONCE = 4096
 """Tokens that `fit` encodes at a time."""
+FIRST_WEIGHTS = Lock()
+"""Held while torch's one generator is seeded and drawn from, by trainings in several threads."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,6 @@ def train_sae(
         torch_seed: of the first weights, if it is another one.
         progress: hears of every step.
     """
-    torch.manual_seed(seed if torch_seed is None else torch_seed)
     config = sae_lens.BatchTopKTrainingSAEConfig(
         d_in=resid_td.shape[1],
         d_sae=settings.width,
@@ -92,7 +94,9 @@ def train_sae(
         device=str(device),
         metadata=metadata,
     )
-    sae = sae_lens.BatchTopKTrainingSAE(config)
+    with FIRST_WEIGHTS:
+        torch.manual_seed(seed if torch_seed is None else torch_seed)
+        sae = sae_lens.BatchTopKTrainingSAE(config)
     trainer = SAETrainer(
         cfg=SAETrainerConfig(
             total_training_samples=settings.n_steps * settings.batch_tokens,
