@@ -65,11 +65,18 @@ class Worker:
 
         return StudyContext(open_analysis(self._recipe), Lake.existing(self._lake))
 
-    def shard(self, stage: str, run_id: str, shard: str) -> list[Rows]:
-        """One shard's rows; raises UserError if this machine would compute another run than the one that is asked for."""
+    def shard(self, stage: str, run_id: str, shard: str, n_threads: int | None = None) -> list[Rows]:
+        """One shard's rows, computed with so many of torch's threads, as many as before if None.
+
+        Raises UserError if this machine would compute another run than the one that is asked for.
+        """
         from saelake.analysis.stages import ATLAS, AUDIT, specs, stage_named, stage_rows, stages
 
         self._maker = None
+        if n_threads is not None:
+            import torch
+
+            torch.set_num_threads(n_threads)
         study = self._context.study
         asked = stage_named(study.recipe, stage)
         known = specs(study, [*stages(study.recipe), *ATLAS, *AUDIT, asked], self._context.lake)
@@ -113,7 +120,8 @@ class RayWorkers:
         self._ray = ray
         # A folder whole, since workers have another working directory; of a bucket, its address.
         self._recipe, self._lake, self._n_workers = study.recipe, lake.published.url, n_workers
-        self._threads = study.recipe.compute.threads or 1
+        self._given_threads = study.recipe.compute.threads
+        self._threads = self._given_threads or 1
         self._workers: list[Any] = []
         self._starting: dict[Any, Any] = {}
         """What `ready` will give -> the worker, which has no place yet"""
@@ -144,7 +152,10 @@ class RayWorkers:
 
     def compute(self, spec: RunSpec, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         """The missing shards of a run, in the order in which workers finish them."""
-        yield from self._computed(spec.stage, missing, lambda worker, shard: worker.shard.remote(spec.stage, spec.run_id, shard))
+        n_threads = self._threads_of_each(len(missing))
+        yield from self._computed(
+            spec.stage, missing, lambda worker, shard: worker.shard.remote(spec.stage, spec.run_id, shard, n_threads)
+        )
 
     def ingest(
         self, study: Study, sets: Sequence[SetRuns], missing: Mapping[str, Sequence[str]]
@@ -180,6 +191,16 @@ class RayWorkers:
                 self._drop(worker)
                 if deaths[shard] == MOST_DEATHS:
                     raise UserError(f"{stage}: shard {shard} ended {MOST_DEATHS} workers before it was done ({rows.why}): {LOGS}")
+
+    def _threads_of_each(self, n_shards: int) -> int | None:
+        """Torch's, for workers that share this machine alone: what has fewer shards than workers leaves no processor idle.
+
+        None where the recipe or a cluster decides.
+        """
+        if self._given_threads or os.environ.get("RAY_ADDRESS"):
+            return None
+        n_cpus = os.cpu_count() or 1
+        return max(n_cpus // min(self._n_workers or n_cpus, max(n_shards, 1)), 1)
 
     def _result(self, ref: Any) -> "Any | Gone":
         """What a worker gives back; Gone if the worker is. Raises what was raised there."""

@@ -135,6 +135,21 @@ def test_a_worker_that_fits_on_no_machine_is_one_sentence(study: Study, tmp_path
         list(workers.ingest(wide, *asked(wide)))
 
 
+@pytest.mark.parametrize(("n_workers", "n_shards", "threads"), [(2, 5, 4), (2, 1, 8), (None, 3, 2), (None, 30, 1), (16, 40, 1)])
+def test_workers_on_this_machine_leave_no_processor_idle(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_workers: int | None, n_shards: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    compute, lake = study.recipe.compute.model_copy(update={"threads": None}), Lake.at(tmp_path / "lake")
+    free = replace(study, recipe=study.recipe.model_copy(update={"compute": compute}))
+    assert RayWorkers(free, lake, n_workers)._threads_of_each(n_shards) == threads
+    given = replace(study, recipe=study.recipe.model_copy(update={"compute": compute.model_copy(update={"threads": 3})}))
+    assert RayWorkers(given, lake, n_workers)._threads_of_each(n_shards) is None, "as the recipe says"
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    assert RayWorkers(free, lake, n_workers)._threads_of_each(n_shards) is None, "as the cluster gives"
+
+
 def test_a_cluster_that_does_not_answer_leaves_no_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     done = CliRunner().invoke(main, ["ingest", "organism", "--limit", "1", "--lake", str(tmp_path / "lake"), "--workers", "ray"])
