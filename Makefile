@@ -54,10 +54,11 @@ atlas: analyze  ## ablate every active feature alone and in pairs, score each me
 	$(BIN)/saelake share atlas.new --lake $(LAKE) --tables $(ATLAS)
 	rm -rf atlas && mv atlas.new atlas
 
-# SAEs that were made from the same model, prompts, texts and settings are kept; a run that was stopped goes on where it was.
-laptop: $(BENCH)/search  ## a real chat model that refuses: its SAEs, the whole analysis, its audit and laptop.html (an hour or more)
+# SAEs that were made from the same model, prompts, texts and settings are kept; a run that was stopped goes on where it was. On a
+# processor two workers share the analysis: an answer is said token by token, which a second thread makes no faster.
+laptop: $(BENCH)/search  ## a real chat model that refuses: its SAEs, the whole analysis, its audit and laptop.html (within an hour)
 	PYTHONPATH=$(BENCH)/search $(BIN)/saelake train-saes smollm2-refusal --update
-	PYTHONPATH=$(BENCH)/search $(BIN)/saelake analyze smollm2-refusal --lake $(LAPTOP)
+	PYTHONPATH=$(BENCH)/search $(BIN)/saelake analyze smollm2-refusal --lake $(LAPTOP) $(if $(shell nvidia-smi -L 2>/dev/null),,--workers ray:2)
 	PYTHONPATH=$(BENCH)/search $(BIN)/saelake audit smollm2-refusal --lake $(LAPTOP)
 	$(BIN)/saelake report --lake $(LAPTOP) --output laptop.html
 

@@ -117,10 +117,15 @@ def _of_site(
     if there:
         yield _rows_of_shown(context, [asked[place] for same in there for place in same], before, there, sae)
 
+    on_processor = context.subject.device.type == "cpu"
+
     def alike(same: Sequence[int]) -> tuple[int, int]:
-        """How many tokens are changed, and about how large the set is: rows of a batch read as much as its largest set."""
+        """How many tokens are changed, and about how large the set is: rows of a batch read as much as its largest set.
+
+        A GPU waits for its host at every pass, so that few full batches are faster there.
+        """
         prompt, one = asked[same[0]]
-        return min(settings.last_tokens, len(tokens[prompt]) - 1), len(one.held).bit_length()
+        return min(settings.last_tokens, len(tokens[prompt]) - 1), len(one.held).bit_length() if on_processor else 0
 
     gone = sorted(
         (same for same in places.values() if not before.shown[same[0]]),

@@ -29,9 +29,9 @@ Search = Generator[list[Members], list[bool], Members]
 Key = TypeVar("Key", bound=Hashable)
 ALONE = 64
 """Candidates that are tried one by one where no beginning of a ranking flips."""
-AT_ONCE = 32
-"""Prompts that are searched together. A step of a few answers takes as long as one of many: both read all of the model's weights.
-What a kill costs is the searches that have begun and whose shards have not ended."""
+AT_ONCE = {"cpu": 32, "cuda": 128}
+"""Prompts that are searched together, by device kind. A step of a few answers takes as long as one of many: both read all of the
+model's weights, and a GPU waits for its host. A kill costs the searches that have begun and whose shards have not ended."""
 
 
 def minimal_set(n_candidates: int, rng: np.random.Generator) -> Search:
@@ -204,7 +204,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     ended: dict[str, dict[tuple[int, int], Found]] = {name: {} for name in missing}
     yield from ((name, _rows(work, by_prompt, controls, {})) for name in missing if not shards[name])
     oracle = Oracle(context, by_prompt)
-    for (prompt, start), found in as_they_end(_searches(work, by_prompt, shard_of), oracle.flips, AT_ONCE * settings.starts):
+    n_at_once = AT_ONCE.get(context.subject.device.type, AT_ONCE["cpu"]) * settings.starts
+    for (prompt, start), found in as_they_end(_searches(work, by_prompt, shard_of), oracle.flips, n_at_once):
         name = shard_of[prompt]
         ended[name][prompt, start] = found
         if len(ended[name]) == len(shards[name]) * settings.starts:

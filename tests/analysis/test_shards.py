@@ -162,7 +162,7 @@ def test_no_table_depends_on_the_sizes_of_shards_and_batches(
     whole: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prompt a shard, and batches of two or three; the other study has shards that are not all of one size."""
-    monkeypatch.setattr(minimal, "AT_ONCE", 2)
+    monkeypatch.setitem(minimal.AT_ONCE, "cpu", 2)
     _, lake = analysed(tmp_path, Sizes(1, 40, 64), monkeypatch)
     empty = {name for name, rows in whole.items() if not rows}
     assert empty <= NOT_COMPUTED, "nothing to compare"
