@@ -120,8 +120,7 @@ class RayWorkers:
         self._ray = ray
         # A folder whole, since workers have another working directory; of a bucket, its address.
         self._recipe, self._lake, self._n_workers = study.recipe, lake.published.url, n_workers
-        self._given_threads = study.recipe.compute.threads
-        self._threads = self._given_threads or 1
+        self._threads = study.recipe.compute.threads or 1
         self._workers: list[Any] = []
         self._starting: dict[Any, Any] = {}
         """What `ready` will give -> the worker, which has no place yet"""
@@ -197,7 +196,7 @@ class RayWorkers:
 
         None where the recipe or a cluster decides.
         """
-        if self._given_threads or os.environ.get("RAY_ADDRESS"):
+        if self._recipe.compute.threads or os.environ.get("RAY_ADDRESS"):
             return None
         n_cpus = os.cpu_count() or 1
         return max(n_cpus // min(self._n_workers or n_cpus, max(n_shards, 1)), 1)

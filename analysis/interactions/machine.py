@@ -10,7 +10,6 @@ Letters of shapes: m columns, b prompts of a batch, n non-zeros a prompt (padded
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +19,8 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional
 from torchfm.layer import FactorizationMachine
+
+from saelake.ingest.torch_threads import torch_threads
 
 INTERACTION = FactorizationMachine(reduce_sum=True)
 BETAS = (0.9, 0.999)
@@ -95,7 +96,8 @@ class Trained(NamedTuple):
 
 def train(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], settings: Settings) -> Trained:
     """Fits a machine to labels y (0 or 1); `splits` gives the places of the prompts of train, val and test."""
-    with _one_thread():
+    # Steps are small and bound by memory: more threads only wait for each other, and sums would depend on their number.
+    with torch_threads(1):
         return _train(x, y.astype(np.float32), splits, settings)
 
 
@@ -123,17 +125,6 @@ def score(logits: np.ndarray, y: np.ndarray) -> Score:
         return Score(float("nan"), float("nan"))
     loss = np.logaddexp(0, np.where(y > 0.5, -logits, logits).astype(np.float64)).mean()
     return Score(float(loss), float(((logits > 0) == (y > 0.5)).mean()))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Steps are small and bound by memory: more threads only wait for each other, and sums would depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Learner:

@@ -6,14 +6,14 @@
 Where one fails, or whoever waits is interrupted, the others stop at their next step.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from threading import Event, Lock
 from typing import TypeVar
 
 import torch
 
+from saelake.ingest.torch_threads import torch_threads
 from saelake.warehouse.progress import Quiet
 
 Item = TypeVar("Item")
@@ -51,20 +51,9 @@ def side_by_side(
     steps = _Steps(progress)
     workers = ThreadPoolExecutor(n)
     try:
-        with _torch_threads(max(torch.get_num_threads() // n, 1)):
+        with torch_threads(max(torch.get_num_threads() // n, 1)):
             for future in as_completed([workers.submit(work, item, steps) for item in items]):
                 yield future.result()
     finally:
         steps.stopped.set()
         workers.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _torch_threads(n: int) -> Iterator[None]:
-    """So many threads for each product of matrices, in threads that are begun meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

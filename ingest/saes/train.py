@@ -194,18 +194,18 @@ def _residuals(
     for start in range(0, len(layers), n_together):
         sites = [Site(layer) for layer in layers[start : start + n_together]]
         captured = capture(subject, sequences, sites, recipe.capture.batch_tokens, on_host=True)
-        yield [partial(_take, captured, site, [len(ids) for ids in sequences], held_out) for site in sites]
+        lengths = np.array([len(sequences[i]) for i in captured.order])
+        # The first token sees nothing but itself, and its residual is tens of times as large as the others'.
+        counted = np.ones(lengths.sum(), dtype=bool)
+        counted[np.cumsum(lengths) - lengths] = False
+        judged = np.repeat(held_out[captured.order], lengths)
+        yield [partial(_take, captured, site, counted & ~judged, counted & judged) for site in sites]
 
 
-def _take(captured: Captured, site: Site, lengths: Sequence[int], held_out: np.ndarray) -> Residuals:
-    """The residuals of one layer, which are then gone from what was captured of sequences of these lengths."""
-    ordered = np.array([lengths[i] for i in captured.order])
-    # The first token sees nothing but itself, and its residual is tens of times as large as the others'.
-    counted = np.ones(ordered.sum(), dtype=bool)
-    counted[np.cumsum(ordered) - ordered] = False
-    judged = np.repeat(held_out[captured.order], ordered)
+def _take(captured: Captured, site: Site, *rows: np.ndarray) -> Residuals:
+    """The residuals of one layer, those to train on and those held out, which are then gone from what was captured."""
     resid_td = captured.resid.pop(site)
-    return Residuals(site.layer, *(resid_td[torch.from_numpy(counted & rows)] for rows in (~judged, judged)))
+    return Residuals(site.layer, *(resid_td[torch.from_numpy(some)] for some in rows))
 
 
 def _n_at_once(recipe: Recipe, subject: Subject, n_layers: int) -> int:
