@@ -22,10 +22,12 @@ def main() -> None:
     """
 
 
-for command in (
-    c for part in (compute, beside, steer, backends, ask, prepare, lake, sharing, formats, meaning) for c in part.COMMANDS
-):
-    main.add_command(command)
+main.add_section("Prepare", prepare.COMMANDS)
+main.add_section("Compute", (*compute.COMMANDS, *beside.COMMANDS, *steer.COMMANDS, *backends.COMMANDS))
+main.add_section("Ask", ask.COMMANDS)
+main.add_section("Look at features", meaning.COMMANDS)
+main.add_section("Report, share, exchange", (*sharing.COMMANDS, *formats.COMMANDS))
+main.add_section("Maintain the lake", lake.COMMANDS)
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,6 @@
 """The commands that ask: SQL, the shipped questions, and the list of runs. None of them imports torch."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 )
 @output_options
 def sql(statement: str, lake: str, recipe: str | None, files: tuple[Path, ...], kind: str | None, output: Path | None) -> None:
-    """Answer a SQL STATEMENT that only reads; - takes it from standard input.
+    """Run a SQL STATEMENT, which may only read; - takes it from standard input.
 
     The tables are those of `saelake sql "show tables"`, with the current runs; all_runs.NAME has every run. Of all files it
     reads only the lake's own and those of --files, and nothing from a network.
@@ -78,8 +77,14 @@ class Questions(click.Group):
                 with open_lake(lake, recipe) as opened:
                     click.echo(opened.statement(cmd_name, **given) + ";")
             else:
-                ask_it = partial(_asked, cmd_name, engine, given)
-                _answer(lake, recipe, ask_it, kind, output, why=lambda con: why_no_rows(con, cmd_name, given))
+                _answer(
+                    lake,
+                    recipe,
+                    lambda opened: opened.query(cmd_name, engine=engine, **given),
+                    kind,
+                    output,
+                    why=lambda con: why_no_rows(con, cmd_name, given),
+                )
 
         # click would rewrap the documentation: \b keeps each paragraph as it stands.
         doc = "\n\n".join("\b\n" + paragraph for paragraph in asked.doc.split("\n\n"))
@@ -118,7 +123,7 @@ def list_queries() -> None:
 @study_option
 @output_options
 def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -> None:
-    """List the lake's runs: stage, recipe, when, how long, how many rows; other formats have every column."""
+    """List the lake's runs: stage, recipe, when, how long, how many rows; every column with --format csv, json or parquet."""
     from saelake.warehouse.literals import literal
 
     brief = kind in (None, "table") and output is None
@@ -126,10 +131,6 @@ def runs(lake: str, recipe: str | None, kind: str | None, output: Path | None) -
     # A set that was added under another name has runs that call themselves by their first one.
     own = f"current or recipe = {literal(recipe)}" if recipe else "true"
     _answer(lake, recipe, lambda opened: opened.query("runs").filter(own).select(*shown), kind, output)
-
-
-def _asked(name: str, engine: str, values: dict[str, str], opened: "OpenLake") -> "DuckDBPyRelation":
-    return opened.query(name, engine=engine, **values)
 
 
 def _answer(

@@ -24,7 +24,7 @@ FOUND = {
 @click.command()
 @click.argument("recipe")
 @click.option("--full", is_flag=True, help="Every pair of every prompt, as with `prompts = 0` in [atlas].")
-@computing_options
+@computing_options()
 def atlas(recipe: str, full: bool, computing: Computing) -> None:
     """Ablate every active feature of RECIPE's refused prompts, alone and in pairs, and score each method against what that does.
 
@@ -51,7 +51,7 @@ def atlas(recipe: str, full: bool, computing: Computing) -> None:
 
 @click.command()
 @click.argument("recipe")
-@computing_options
+@computing_options()
 def audit(recipe: str, computing: Computing) -> None:
     """Search for small changes of the residual stream that undo what ablating RECIPE's sets did: was it the cause, or one route?
 
@@ -73,7 +73,7 @@ def audit(recipe: str, computing: Computing) -> None:
 @click.option(
     "--judge", "name", required=True, metavar="NAME", help="first_token, phrases, harmbench, or a [judges.NAME] of the recipe."
 )
-@computing_options
+@computing_options()
 def judge(recipe: str, name: str, computing: Computing) -> None:
     """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
 

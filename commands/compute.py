@@ -10,10 +10,8 @@ import click
 from saelake.commands.computed import print_findings, print_runs, workers_of
 from saelake.commands.options import (
     Computing,
-    computing_here_options,
     computing_options,
     features_option,
-    force_option,
     judges_options,
     lake_option,
     limit_option,
@@ -21,8 +19,6 @@ from saelake.commands.options import (
     output_options,
     positions_option,
     read_recipe,
-    read_study,
-    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -31,32 +27,30 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@lake_option
-@limit_option
-@force_option
-@workers_option
-def ingest(recipe: str, lake: str, limit: int | None, force: bool, n_workers: int | None) -> None:
+@computing_options(judges=False)
+def ingest(recipe: str, computing: Computing) -> None:
     """Run RECIPE's prompts through its model and SAEs into the lake.
 
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
-    study = read_study(recipe, limit)  # before the imports: a mistake in it is reported at once
-    from saelake.ingest import job
+    study = computing.study(recipe)  # before the imports: a mistake in it is reported at once
+    from saelake.ingest.job import ingest_study
     from saelake.ingest.runs import ingest_runs
+    from saelake.ingest.study import open_study
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
 
-    opened = job.open_study(study)  # before there is a lake: a mistake leaves nothing behind
-    with Bar() as progress, workers_of(n_workers, opened, Lake.at(lake)) as workers:
-        into = Lake.create(lake)
+    opened = open_study(study)  # before there is a lake: a mistake leaves nothing behind
+    with Bar() as progress, workers_of(computing.n_workers, opened, Lake.at(computing.lake)) as workers:
+        into = Lake.create(computing.lake)
         compute = partial(workers.ingest, opened, ingest_runs(opened, into)) if workers else None
-        found = job.ingest_study(opened, into, force=force, progress=progress, compute=compute)
-    print_runs(lake, found.run_ids)
+        found = ingest_study(opened, into, force=computing.force, progress=progress, compute=compute)
+    print_runs(computing.lake, found.run_ids)
 
 
 @click.command()
 @click.argument("recipe")
-@computing_options
+@computing_options()
 def analyze(recipe: str, computing: Computing) -> None:
     """Bring every stage of RECIPE up to date, ingest included, and show what came out.
 
@@ -91,7 +85,7 @@ def analyze(recipe: str, computing: Computing) -> None:
 @click.option("--condition", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
 @click.option("--value", type=float, default=0.0, show_default=True, help="Clamp them to this activation; 0 ablates.")
 @positions_option
-@computing_here_options
+@computing_options(workers=False)
 def ablate(recipe: str, features: str, condition: str, value: float, positions: str | None, computing: Computing) -> None:
     """Ablate or clamp features of your choice together on the prompts of RECIPE's analysis, and show the shares that flip.
 
@@ -196,4 +190,4 @@ def _unless_left_out(look: "Callable[[], str | None]") -> str | None:
         return None
 
 
-COMMANDS = (ingest, analyze, ablate, trainings, status)
+COMMANDS = (ingest, analyze, status, ablate, trainings)

@@ -1,4 +1,4 @@
-"""The commands that keep a lake: check it, drop a run, collect garbage, make a synthetic one."""
+"""The commands that maintain a lake: check it, drop a run, collect garbage, make a synthetic one."""
 
 import sys
 

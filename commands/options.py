@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,7 +47,25 @@ class Listing(click.Group):
 
 
 class OneSentence(Listing):
-    """A group of commands whose mistakes end in one sentence; SAELAKE_TRACEBACK=1 shows where they come from."""
+    """A group of commands whose mistakes end in one sentence; SAELAKE_TRACEBACK=1 shows where they come from.
+
+    Its help lists the commands by section, in the order in which they were added.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections: dict[str, Sequence[click.Command]] = {}
+
+    def add_section(self, title: str, commands: Sequence[click.Command]) -> None:
+        self.sections[title] = commands
+        for command in commands:
+            self.add_command(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        widest = max(map(len, self.commands), default=0)
+        for title, commands in self.sections.items():
+            with formatter.section(title):  # names are padded, so that the columns of all sections are one
+                formatter.write_dl([(str(one.name).ljust(widest), one.get_short_help_str()) for one in commands])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         write_any_letter(sys.stdout, sys.stderr)
@@ -166,7 +184,7 @@ def open_lake(lake: str, recipe: str | None, files: Sequence[Path] = ()) -> "Abs
 
 
 def lake_option(command: Command) -> Command:
-    place: dict[str, Any] = {"default": "lake", "show_default": "./lake", "envvar": "SAELAKE_LAKE", "show_envvar": True}
+    place: dict[str, Any] = {"default": "lake", "show_default": True, "envvar": "SAELAKE_LAKE", "show_envvar": True}
     return click.option("--lake", metavar="DIR", help="The lake's folder, or s3://bucket/prefix.", **place)(command)
 
 
@@ -183,7 +201,7 @@ class Workers(click.ParamType):
 
 
 def workers_option(command: Command) -> Command:
-    text = "Compute on a Ray cluster (RAY_ADDRESS, else one started here): a worker a GPU or processor, or N workers."
+    text = "Compute on a Ray cluster (RAY_ADDRESS, else one started here) with N workers; by default one per GPU, else processor."
     return click.option("--workers", "n_workers", type=Workers(), metavar="ray[:N]", help=text)(command)
 
 
@@ -194,7 +212,7 @@ def judges_options(command: Command) -> Command:
         "hosts",
         multiple=True,
         metavar="HOST",
-        help="Let judges of the recipe send prompts and answers to this host; this machine needs no leave.",
+        help="Let judges of the recipe send prompts and answers to this host, too; to this machine they always may.",
     )
     code = click.option(
         "--allow-code", is_flag=True, help="Run the code of judges that the recipe names by class: look at it first."
@@ -203,37 +221,38 @@ def judges_options(command: Command) -> Command:
 
 
 class Computing(NamedTuple):
-    """What the commands are told that compute a study or beside it."""
+    """The options that commands which compute have in common."""
 
     lake: str
     limit: int | None
     force: bool
-    allow_code: bool
-    hosts: tuple[str, ...]
     n_workers: int | None = None
+    allow_code: bool = False
+    hosts: tuple[str, ...] = ()
 
     def study(self, recipe: str) -> "Recipe":
         """The recipe that is named, within the limit and with what its judges may do."""
         return read_study(recipe, self.limit).allowing(self.allow_code, self.hosts)
 
 
-def computing_options(command: Command) -> Command:
-    """Of the commands that compute a study or beside it, where a judge may read what they ask; they are given a `Computing`."""
-    return lake_option(limit_option(force_option(workers_option(judges_options(_told(command))))))
+def computing_options(*, workers: bool = True, judges: bool = True) -> Callable[[Command], Command]:
+    """The options of a command that computes, which it is given as one argument, `computing`.
 
+    Args:
+        workers: whether others than this process can compute.
+        judges: whether a judge is asked, so that the recipe's may need permission.
+    """
 
-def computing_here_options(command: Command) -> Command:
-    """The same for a command that has no workers: this process computes."""
-    return lake_option(limit_option(force_option(judges_options(_told(command)))))
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def gathered(**given: Any) -> Any:
+            common = {name: given.pop(name) for name in Computing._fields if name in given}
+            return command(computing=Computing(**common), **given)
 
+        options = [lake_option, limit_option, force_option, *[workers_option] * workers, *[judges_options] * judges]
+        return reduce(lambda decorated, option: option(decorated), reversed(options), gathered)
 
-def _told(command: Command) -> Command:
-    @wraps(command)
-    def told(**given: Any) -> Any:
-        of_computing = {name: given.pop(name) for name in Computing._fields if name in given}
-        return command(computing=Computing(**of_computing), **given)
-
-    return told
+    return decorate
 
 
 def features_option(command: Command) -> Command:

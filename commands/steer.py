@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from saelake.commands.options import Computing, computing_here_options, open_lake, positions_option
+from saelake.commands.options import Computing, computing_options, open_lake, positions_option
 
 if TYPE_CHECKING:
     from saelake import OpenLake
@@ -17,15 +17,15 @@ CHARTS = (".svg", ".png")
 @click.command()
 @click.argument("recipe")
 @click.option("--name", required=True, metavar="NAME", help="What the answers are called in ablations.condition.")
-@click.option("--strengths", required=True, metavar="LIST", help="Numbers joined by commas, as 0,10,20; -10 is the other way.")
+@click.option("--strengths", required=True, metavar="LIST", help="Numbers joined by commas, as -10,0,10; below 0: the other way.")
 @click.option("--features", metavar="LIST", help="Add these features' decoder rows: a list, a file or a select as of ablate.")
 @click.option("--clamp", is_flag=True, help="Hold the features at each strength in place of adding their decoder rows.")
-@click.option("--direction", metavar="LAYER", help="Add a layer's direction of length 1, or with chosen the study's one.")
+@click.option("--direction", metavar="LAYER", help="Add the direction of a layer, of length 1; chosen: that of the study.")
 @click.option("--vector", type=click.Path(path_type=Path), metavar="FILE", help="Add the vector in a .npy, .safetensors or .pt.")
 @click.option("--site", metavar="HOOK", help="Where a vector is added: a layer, or a hook as blocks.5.hook_mlp_out.")
 @positions_option
-@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw it as .svg or .png, too.")
-@computing_here_options
+@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw it too, as .svg or .png.")
+@computing_options(workers=False)
 def steer(
     recipe: str,
     name: str,

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,23 @@ def test_every_command_and_option_is_documented() -> None:
                 assert option.name.upper() in command.help, f"saelake {' '.join(path)} does not explain {option.name.upper()}"
 
 
+def test_help_lists_every_command_once_by_section() -> None:
+    listed = re.findall(r"^  ([a-z-]+) ", saelake("--help").stdout.partition("Prepare:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(cli.main.commands)
+    assert listed[:3] == ["plan", "train-saes", "ingest"], "in the order of a study, not of the alphabet"
+
+
+def test_commands_that_compute_offer_only_the_options_that_act_on_them() -> None:
+    offered = {
+        name: {option.name for option in cli.main.commands[name].params} for name in ("ingest", "analyze", "ablate", "compare")
+    }
+    common, judges = {"recipe", "lake", "limit", "force"}, {"allow_code", "hosts"}
+    assert offered["analyze"] == common | judges | {"n_workers"}
+    assert offered["ingest"] == common | {"n_workers"}, "no judge is asked"
+    assert offered["ablate"] - {"features", "condition", "value", "positions"} == common | judges, "this process computes"
+    assert offered["compare"] - {"backends", "n_prompts"} == common
+
+
 def test_parameters_of_queries_do_not_hide_options_of_the_command() -> None:
     from saelake import queries
 
@@ -96,7 +114,7 @@ def test_help_answers_at_once_without_anything_heavy() -> None:
     out, _ = asked.communicate()
     assert asked.returncode == 0
     assert "analyze" in out
-    assert "..." not in out.partition("Commands:")[2], "what a command does is said whole"
+    assert "..." not in out.partition("Prepare:")[2], "what a command does is said whole"
     assert time.perf_counter() - started < 1
     command = [sys.executable, "-X", "importtime", "-c", "import saelake.cli"]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
