@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Report
-from saelake.ingest.job import ingest_study, open_study
+from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import RECIPES, Recipe
+from saelake.ingest.study import open_study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.lake import Lake
 

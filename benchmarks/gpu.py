@@ -32,13 +32,14 @@ from benchmarks.harness import Report, Times, alternated
 from benchmarks.ingest import forward_and_encode
 from benchmarks.subjects import GEMMA_2_2B, LLAMA_3_1_8B, random_model, random_sae, save_sae
 from saelake.ingest.capture import CHUNK_VALUES, capture, residuals
-from saelake.ingest.job import Ingested, Study, ingest_study, open_study, plans, shards_of
+from saelake.ingest.job import ingest_study, plans, shards_of
 from saelake.ingest.model_shape import shape_of
 from saelake.ingest.pieces import Piece, pieces
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
-from saelake.ingest.runs import ingest_runs
+from saelake.ingest.runs import Ingested, ingest_runs
 from saelake.ingest.shards import ShardMaker
 from saelake.ingest.sites import Site
+from saelake.ingest.study import Study, open_study
 from saelake.ingest.subject import Subject
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.runs import Rows

@@ -22,9 +22,11 @@ from benchmarks import caching
 from benchmarks.harness import Report, alternated
 from benchmarks.subjects import random_saes, save_sae, smollm2
 from saelake.ingest.capture import CHUNK_VALUES, length_batches
-from saelake.ingest.job import Ingested, Study, ingest_study, open_study
+from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
+from saelake.ingest.runs import Ingested
 from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.study import Study, open_study
 from saelake.ingest.subject import Subject
 from saelake.warehouse.lake import Lake
 

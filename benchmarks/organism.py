@@ -19,8 +19,8 @@ from saelake.analysis.search.critical import Pool, falls_of
 from saelake.analysis.search.directions import difference_of_means
 from saelake.analysis.search.minimal import Oracle, minimal_set, ranked_set, run_together
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.job import open_study
 from saelake.ingest.recipe import load_recipe
+from saelake.ingest.study import open_study
 from saelake.warehouse.lake import Lake
 
 N_LITERAL = 2

@@ -25,9 +25,9 @@ from saelake.analysis.engine.interventions import Interventions
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.critical import Pool
-from saelake.ingest.job import open_study
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.study import open_study
 from saelake.ingest.subject import Subject
 
 LAYERS = range(2, 14)

@@ -20,8 +20,9 @@ from transformers import (
 
 from saelake.ingest.capture import residuals
 from saelake.ingest.recipe import Compute, ModelSpec
+from saelake.ingest.saes.description import SaeDescription
 from saelake.ingest.saes.refs import SaeRef
-from saelake.ingest.saes.sae import Sae, SaeDescription, Weights
+from saelake.ingest.saes.sae import Sae, Weights
 from saelake.ingest.subject import Subject
 
 L0 = 60

@@ -20,9 +20,9 @@ from benchmarks.subjects import random_saes, smollm2
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.engine.watch import Watched
-from saelake.ingest.job import open_study
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.study import open_study
 from saelake.ingest.subject import Subject
 
 TARGETS = {"candidates": "<= 1.30", "all": "<= 1.40"}

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from saelake.ingest.loaded import Loaded
     from saelake.ingest.shards import ShardMaker
 
-__all__ = ["Ingested", "Study", "ingest", "ingest_study", "open_study"]
-
 STATISTICS_READ = {"prompts": ["prompt_id", "label"], "tokens": ["prompt_id", "role"]}
 """The columns that the statistics of activations need of their prompts."""
 Item = TypeVar("Item")

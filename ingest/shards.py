@@ -17,8 +17,9 @@ from saelake.ingest.capture import Captured, Nonzeros, capture, nonzeros
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.pieces import PROMPTS_SHARD, SAE_SHARD, Piece
 from saelake.ingest.runs import SetRuns, prompt_ids
+from saelake.ingest.saes.description import SaeDescription
 from saelake.ingest.saes.loader import HOST_SHARE
-from saelake.ingest.saes.sae import Sae, SaeDescription
+from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
 from saelake.ingest.study import Study
 from saelake.ingest.tokenized import Tokenized

@@ -38,8 +38,6 @@ from saelake.ingest.upload import upload
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
-__all__ = ["Batch", "StopForward", "Subject", "Tokenized"]
-
 
 class Batch(NamedTuple):
     """Left-padded sequences: the last token of every row is at t = -1."""

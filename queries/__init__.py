@@ -10,14 +10,12 @@ Nothing here knows how a lake is stored.
 
 from saelake.queries.judges import oracle
 from saelake.queries.labels import labels
-from saelake.queries.loader import Query, check_choices, load, names, names_of_pages, names_of_stages, run, step
-from saelake.queries.parameters import Parameter, QueryError
-from saelake.queries.reasons import reasons, why_empty
+from saelake.queries.loader import check_choices, load, names, names_of_pages, names_of_stages, run, step
+from saelake.queries.parameters import QueryError
+from saelake.queries.reasons import reasons
 from saelake.queries.silent import why_no_rows
 
 __all__ = [
-    "Parameter",
-    "Query",
     "QueryError",
     "check_choices",
     "labels",
@@ -29,6 +27,5 @@ __all__ = [
     "reasons",
     "run",
     "step",
-    "why_empty",
     "why_no_rows",
 ]

@@ -16,7 +16,8 @@ from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.plan.estimate import make_plan
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.saes.sae import list_saes, load_sae
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import load_sae
 from saelake.ingest.subject import Subject
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError

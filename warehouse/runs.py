@@ -20,7 +20,7 @@ from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import data_key, record_key
 from saelake.warehouse.lake import Lake
-from saelake.warehouse.landing import Completion, Compute, Plan, Rows, land
+from saelake.warehouse.landing import Plan, Rows, land
 from saelake.warehouse.machine import host_bytes
 from saelake.warehouse.parents import require_sound
 from saelake.warehouse.progress import Quiet
@@ -28,8 +28,6 @@ from saelake.warehouse.publish import publish_files
 from saelake.warehouse.records import RunRecord, RunSpec, TableContent
 from saelake.warehouse.schema import SCHEMA_VERSION
 from saelake.warehouse.threads import at_once
-
-__all__ = ["Completion", "Compute", "Plan", "Rows", "ensure_run", "ensure_runs", "land", "make_current", "whole_run"]
 
 CORES_A_RUN, BYTES_A_RUN, MOST_AT_ONCE = 2, 4 << 30, 8
 """Cores and main memory for each of the runs that are published at once, and how many these are at most. Each may hold a

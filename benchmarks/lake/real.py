@@ -4,8 +4,10 @@ from pathlib import Path
 
 from benchmarks.harness import Report
 from benchmarks.lake.floor import floor
-from saelake.ingest.job import Ingested, ingest_study, open_study
+from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.runs import Ingested
+from saelake.ingest.study import open_study
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import RunRecord
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 from saelake.ingest.capture import capture, nonzeros
 from saelake.ingest.prompts import Prompt
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes.description import read_description
 from saelake.ingest.saes.refs import list_saes
-from saelake.ingest.saes.sae import check_fits, load_sae, read_description
+from saelake.ingest.saes.sae import check_fits, load_sae
 from saelake.ingest.subject import Subject
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.layout import write_table

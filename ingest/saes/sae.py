@@ -25,12 +25,10 @@ from saelake.ingest.saes.description import (
     read_description,
     shapes_from_the_cache,
 )
-from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.sites import Site
 from saelake.ingest.upload import upload
 from saelake.warehouse.errors import UserError, first_line
-
-__all__ = ["Sae", "SaeDescription", "SaeRef", "check_fits", "list_saes", "load_sae", "read_description"]
 
 
 class Weights(NamedTuple):

@@ -13,7 +13,7 @@ from saelake.analysis.search import user_ablation
 from saelake.analysis.search.edit_sets import EditSet
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
-from saelake.ingest.saes.sae import list_saes
+from saelake.ingest.saes.refs import list_saes
 from saelake.queries import QueryError
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake

@@ -16,7 +16,8 @@ from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search import noise as noise_module
 from saelake.analysis.search.noise import SMALLEST_P, STEPS, Noise, changes, in_float32, measured
 from saelake.ingest.recipe import load_recipe
-from saelake.ingest.saes.sae import list_saes, load_sae
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import load_sae
 from saelake.ingest.subject import Subject
 from tests.analysis.effects import Analysed
 from tests.analysis.engines import tiny_subject

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 import saelake
 from saelake.analysis import stages
 from saelake.analysis.study_status import study_status
-from saelake.ingest.job import open_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.refs import layer_of, numbered
+from saelake.ingest.study import open_study
 from saelake.queries import QueryError
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake

@@ -9,8 +9,9 @@ from statsmodels.stats.multitest import multipletests
 
 from saelake import queries
 from saelake.analysis.meaning.taxonomy import check, enrichment, taxonomy
-from saelake.ingest.job import ingest, open_study
+from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
+from saelake.ingest.study import open_study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake

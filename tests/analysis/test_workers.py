@@ -18,10 +18,11 @@ from saelake.analysis.stages import SEARCH, ensure_stage, open_analysis, specs
 from saelake.analysis.study_context import StudyContext
 from saelake.analysis.workers import MOST_DEATHS, RayWorkers
 from saelake.cli import main
-from saelake.ingest.job import Study, ingest_study
+from saelake.ingest.job import ingest_study
 from saelake.ingest.pieces import PROMPTS_SHARD
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.runs import SetRuns, ingest_runs
+from saelake.ingest.study import Study
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake

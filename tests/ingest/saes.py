@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.saes.sae import Sae, SaeRef, list_saes, load_sae
+from saelake.ingest.saes.refs import SaeRef, list_saes
+from saelake.ingest.saes.sae import Sae, load_sae
 from tests.ingest.tiny import save_sae
 
 ELEMENTWISE = [

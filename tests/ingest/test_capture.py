@@ -14,7 +14,8 @@ from saelake.ingest.capture import CHUNK_VALUES, capture, last_residuals, length
 from saelake.ingest.job import ingest, one_ahead
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes import loader
-from saelake.ingest.saes.sae import list_saes, load_sae
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import load_sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError

@@ -15,7 +15,7 @@ from saelake.analysis.engine import memory, slices
 from saelake.analysis.stages import COMPUTED
 from saelake.ingest import capture, preflight, unembedding
 from saelake.ingest.access import access_to, require_access
-from saelake.ingest.job import ingest, open_study
+from saelake.ingest.job import ingest
 from saelake.ingest.model_shape import KNOWN, read_shape
 from saelake.ingest.plan import estimate
 from saelake.ingest.plan.estimate import PREFILL_SHARE, _timed, make_plan
@@ -23,6 +23,7 @@ from saelake.ingest.plan.sizes import width_of
 from saelake.ingest.plan.table import render, size, time
 from saelake.ingest.plan.work import StageWork, corpus, judge_work, stage_work
 from saelake.ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from saelake.ingest.study import open_study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT

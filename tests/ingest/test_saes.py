@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from saelake.ingest.saes.sae import Sae, check_fits, list_saes, load_sae, read_description
+from saelake.ingest.saes.description import read_description
+from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.saes.sae import Sae, check_fits, load_sae
 from saelake.warehouse.errors import UserError
 from tests.ingest.saes import ELEMENTWISE, TOPK, local, recipe_of, saved
 from tests.ingest.tiny import D_MODEL, N_LAYERS, as_hub_cache, save_sae

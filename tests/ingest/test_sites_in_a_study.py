@@ -9,8 +9,9 @@ import torch
 
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.job import ingest_study, open_study
+from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.study import open_study
 from saelake.warehouse.errors import UserError
 from tests.ingest.small_study import lake_in, sql, write_study
 from tests.ingest.tiny import D_MODEL, save_sae

@@ -15,8 +15,9 @@ import saelake
 from saelake import queries
 from saelake.analysis import stages
 from saelake.analysis.study_status import study_status
-from saelake.ingest.job import ingest, open_study
+from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.study import open_study
 from saelake.warehouse import schema
 from saelake.warehouse.catalog import connect, current_files
 from saelake.warehouse.check import check
