@@ -106,7 +106,7 @@ def _option(parameter: Any) -> click.Option:
 def query() -> None:
     """Answer one of the shipped questions; `saelake query NAME --help` documents it.
 
-    Those that only stages and pages ask (queries/stages/, queries/pages/) are answered too, but not listed.
+    Questions that only stages or the explorer's pages ask (queries/stages/, queries/pages/) are answered too, but not listed.
     """
 
 

@@ -38,6 +38,9 @@ from saelake.ingest.upload import upload
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
+OF_ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""All attention but cuDNN's, which is planned anew on the host for every shape of a batch."""
+
 
 class Batch(NamedTuple):
     """Left-padded sequences: the last token of every row is at t = -1."""
@@ -107,7 +110,7 @@ class Subject:
         target_token_ids: Sequence[int],
         max_prompt_tokens: int | None = None,
     ) -> "Subject":
-        """The subject with a template and target tokens that are found already."""
+        """The subject for whoever has its template and target tokens already."""
         subject = cls.__new__(cls)
         subject._set(model, tokenizer, template, target_token_ids, max_prompt_tokens)
         return subject
@@ -240,7 +243,7 @@ class Subject:
         """While open, calls fn(x_btd) at a site; a returned tensor replaces what is there.
 
         Args:
-            n_rows: b, needed where a model's MLP works on all tokens as one row (OPT).
+            n_rows: b, needed where a model's MLP flattens batch and tokens into one dimension (OPT).
         """
         with self.sites.open(site, fn, n_rows):
             yield
@@ -297,16 +300,13 @@ class Subject:
             )
 
     def _attention(self) -> AbstractContextManager[Any]:
-        """Without cuDNN's attention, which the host plans anew for every shape: a third of the time of many short prompts."""
+        """On a GPU without cuDNN's attention, whose planning takes a third of the time of many short prompts."""
         return sdpa_kernel(OF_ANY_SHAPE) if self.device.type == "cuda" else nullcontext()
 
     def _padding_id(self) -> int:
         # Padding is masked, so any id that the model embeds will do.
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(token_id for token_id in known if token_id is not None)
-
-
-OF_ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def _spec(fields: Mapping[str, Any]) -> ModelSpec:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # documentation is printed without DuckDB
 
 FOLDER = Path(__file__).parent
 STAGES = FOLDER / "stages"
-"""Questions that stages and pages ask: anyone may, but they are not listed."""
+"""Questions that stages ask: anyone may, but they are not listed."""
 PAGES = FOLDER / "pages"
-"""Questions that only the pages of the explorer ask."""
+"""Questions that the pages of the explorer ask: not listed either."""
 STEPS = FOLDER / "steps"
 """Statements that are not questions: each belongs to one module."""
 RENAMED = {

@@ -46,12 +46,18 @@ NO_EXTENSIONS: dict[str, str | bool | int | float | list[str]] = {
 LARGEST_JOIN_FILTER = 500
 """Values on one side of a join up to which DuckDB looks for row groups without them on the other side; its own default is 50.
 A join with 200 features over 60M rows takes half the time, and larger ones no more than before."""
+SOON = 1.0
+"""Seconds within which what follows a change brings the catalog up to date with both."""
+LEFT_BEHIND = "a killed process left it older than the runs"
+"""What is said of a catalog that `recover_catalog` builds again."""
+FILE = "the file"
+"""Key in `Lake.built` of the catalog's file, beside those of what it was built from."""
 
 
 def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
-    """The published runs that a plain table name shows, of one recipe or of all; raises UserError for an unknown recipe.
+    """The published runs that a plain table name shows, of one recipe or of all.
 
-    It is also raised for a pointer that is damaged.
+    Raises UserError for an unknown recipe, and for a damaged pointer.
     """
     shown = current_runs(lake, recipe)
     if shown.damage:
@@ -197,14 +203,14 @@ def changing_catalog(lake: Lake, more_follows: bool = False) -> Iterator[None]:
     """Lets one process at a time change run records and pointers, and brings the catalog up to date with them.
 
     Args:
-        more_follows: whoever asks changes more at once, and the catalog then (see `catch_up`).
+        more_follows: the caller will change more right away; the catalog is brought up to date after that (see `catch_up`).
     """
     with locked(lake.lock("catalog")):
         was_stale = lake.stale.exists()
         lake.stale.touch()
         try:
             yield
-        except UserError:  # said before anything is changed
+        except UserError:  # raised before anything was changed
             if not was_stale:
                 lake.stale.unlink()
             raise
@@ -213,19 +219,11 @@ def changing_catalog(lake: Lake, more_follows: bool = False) -> Iterator[None]:
             lake.stale.unlink()
 
 
-SOON = 1.0
-"""Seconds within which what follows a change brings the catalog up to date with both."""
-
-
 def catch_up(lake: Lake) -> None:
-    """Builds the catalog again if nothing has followed a change of which it does not know yet."""
-    with suppress(FileNotFoundError):  # it knows of all
+    """Builds the catalog again if it does not show the last change yet, and nothing has followed that."""
+    with suppress(FileNotFoundError):  # not stale
         if time.time() - lake.stale.stat().st_mtime > SOON:
             recover_catalog(lake)
-
-
-LEFT_BEHIND = "a killed process left it older than the runs"
-"""What is said of a catalog that `recover_catalog` builds again."""
 
 
 def recover_catalog(lake: Lake) -> bool:
@@ -242,7 +240,7 @@ def recover_catalog(lake: Lake) -> bool:
 
 @contextmanager
 def up_to_date_at_the_end(lake: Lake) -> Iterator[None]:
-    """Runs that follow one another in it may leave the catalog to each other and, at last, to this."""
+    """Within it, runs that follow one another may leave the catalog behind; it is brought up to date at the end."""
     try:
         yield
     finally:
@@ -279,10 +277,6 @@ def _build_catalog(lake: Lake) -> None:
         draft.unlink(missing_ok=True)
     lake.built.clear()
     lake.built.update(made and made | {FILE: _which(lake.catalog)})
-
-
-FILE = "the file"
-"""In `Lake.built`, beside what it was built of."""
 
 
 def _which(file: Path) -> str:

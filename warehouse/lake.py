@@ -25,7 +25,7 @@ FOLDERS = ("runs", "data", "current", "landing", "locks")
 REMOTE = "s3://"
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 FOLDER = "/"
-"""What stands for a pointer that is a folder; no run is called so."""
+"""What stands for a pointer that is a folder; no run has this name."""
 WORK_VARIABLE = "SAELAKE_WORK"
 """Names the folder where lakes on S3 keep what is landing; workers that share a run's shards share it."""
 
@@ -87,7 +87,7 @@ class Lake:
         return Bucket(self.remote, self.root)
 
     def listed(self) -> "Lake":
-        """The lake as it is now, to be read at once: of a lake on S3 one listing, and of small texts only those that are new."""
+        """The lake as it is now, to be read right away: on S3 that takes one listing, and the small files that are new."""
         if self.remote is None:
             return self
         from saelake.warehouse.bucket_snapshot import BucketSnapshot
@@ -127,7 +127,7 @@ class Lake:
         return version
 
     def point(self, recipe: str, stage: str, run_ids: Sequence[str]) -> None:
-        """Makes some runs the current ones of a recipe's stage; none takes the pointer away."""
+        """Makes these runs the current ones of a recipe's stage; without any, its pointer is removed."""
         if run_ids:
             self.published.write(pointer_key(recipe, stage), "".join(f"{run_id}\n" for run_id in run_ids))
         else:
@@ -144,7 +144,7 @@ class Lake:
         return self.published.create(record_key(record.run_id), record.to_json())
 
     def _admit(self, record: RunRecord) -> None:
-        """Raises the lake's version to the record's first: an older saelake must not take its files for its own kind."""
+        """First raises the lake's version to the record's, so that an older saelake does not misread the run's files."""
         if self._version() < record.schema_version:
             self.published.write(MARKER, _marker(record.schema_version))
 
@@ -154,12 +154,12 @@ class Lake:
 
     @cached_property
     def built(self) -> dict[str, str]:
-        """What the catalog was last built of through this object, and which file that gave: what differs alone is changed."""
+        """What this object last built the catalog from, and which file that was: the next build changes only what differs."""
         return {}
 
     @property
     def stale(self) -> Path:
-        """There while runs or pointers change: a catalog that a killed process left behind is then built again."""
+        """A file that exists while runs or pointers change: if it is still there, the catalog has to be built again."""
         return self.root / "locks" / "catalog.stale"
 
     def data_folders(self, run_id: str) -> list[str]:

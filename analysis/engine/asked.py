@@ -1,7 +1,7 @@
 """Edits as they are asked for from Python, and what they come to for one prompt.
 
-Any edits can be combined, and features of one SAE that are held at the same position are taken
-out of the same reading, whichever edits name them. At a site features come first, SAE by SAE, then directions in their order.
+Any edits can be combined, and features of one SAE that are held at the same position are taken out of the same reading, whichever
+edits name them. At a site features come first, SAE by SAE, then directions in their order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ ANSWER = "answer"
 
 
 class _Asked:
-    """What all edits share: an iterator in one is read once, since the edit may be of several prompts and calls."""
+    """What all edits share: an iterator in one is read here, once, since the edit may serve several prompts and calls."""
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
@@ -197,7 +197,7 @@ def _each(positions: Any) -> Iterable[Any]:
 
 
 def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) -> FeatureSet:
-    """What a feature edit holds; raises UserError for ids and values that are none.
+    """What a feature edit holds; raises UserError for invalid ids and values.
 
     Args:
         means: id(edit) -> values, of the MeanAblates.
@@ -225,7 +225,7 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
 
 
 def feature_ids(given: Any, sae: Sae) -> np.ndarray:
-    """Features of an SAE, (k,) int64; raises UserError for what is no list of numbers, and for features that it has not."""
+    """Features of an SAE, (k,) int64; raises UserError for anything but a list of numbers, and for features it does not have."""
     given = given.tolist() if hasattr(given, "tolist") else given
     listed = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else None
     if listed is None or not all(map(_is_int, listed)):

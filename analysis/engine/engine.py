@@ -4,8 +4,8 @@
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)
 
 Exact: up to rounding, a request's answer is what the full decode-plus-error pass would give, whatever else is in the batch. Fast:
-requests of like length share a batch, the network below their first touched layer is computed once per prompt, and logits only at
-the last position. Batches are as large as memory allows, and shrink where it runs out.
+requests of similar length share a batch, the network below their first touched layer is computed once per prompt, and logits only
+at the last position. Batches are as large as memory allows, and shrink where it runs out.
 """
 
 import warnings
@@ -33,7 +33,7 @@ from saelake.warehouse.errors import UserError
 
 Part = TypeVar("Part")
 Heard = Callable[[Request, Sequence[int]], bool]
-"""Is told a request and the tokens of its answer so far, and says whether that is enough of it."""
+"""Called with a request and the tokens of its answer so far; returns whether generation of that answer can stop."""
 
 
 class NotFinite(UserError):
@@ -114,7 +114,7 @@ class AblationEngine:
         """Greedy continuations; interventions at all positions stay on for every generated token.
 
         Args:
-            heard: is told a request and its tokens so far, after each of them; where it says that this is enough, they are all.
+            heard: called after each token with a request and its tokens so far; where it returns True, the answer ends there.
         Raises UserError where a model's learned positions run out.
         """
         self._check_positions(requests, max_new_tokens)
@@ -218,7 +218,7 @@ class AblationEngine:
             return heard(requests[row], tokens)
 
         said = self._said(logits_bv)
-        _check_finite(said)  # before anybody hears of tokens that no model said
+        _check_finite(said)  # before `heard` is given tokens of a broken model
         return said, continued(self._subject, batch, cache, logits_bv, interventions, max_new_tokens, of_row)
 
     def _activations(self, watched: Watched, start: int, requests: Sequence[Request]) -> list[Activations]:

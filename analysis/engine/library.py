@@ -132,7 +132,7 @@ class Engine:
         """Greedy answers to the prompts, in their order.
 
         Args:
-            heard: is told the place of a prompt and its answer so far, after each token.
+            heard: called after each token with the place of a prompt and its answer so far.
         """
         max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
         named = _named(ablate, clamp, add, project_out, positions, answering)
@@ -282,7 +282,7 @@ class Engine:
 
 
 def check_engine(engine: object) -> None:
-    """Raises UserError for what is no Engine."""
+    """Raises UserError for anything but an Engine."""
     if not isinstance(engine, Engine):
         raise UserError(f"a {type(engine).__name__} is no Engine: give saelake.Engine(subject, saes)")
 

@@ -1,8 +1,9 @@
 """A 1-minimal flipping set: ablating it flips the prompt, and no single one of its features can be left out.
 
-By delta debugging from an order that is drawn, or along an order that says what matters most (attribution), which asks less.
+Algorithm 1 (algorithm1.py) guarantees neither. It is found by delta debugging from a random order, or, in fewer trials, along an
+order that puts first what matters most (attribution).
 
-Algorithm 1 (algorithm1.py) guarantees neither. A search is a generator that yields trials (sets to ablate) and is sent back
+A search is a generator that yields trials (sets to ablate) and is sent back
 which of them flip; many searches advance together, so that the engine sees all pending trials as one batch.
 """
 

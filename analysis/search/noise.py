@@ -2,7 +2,7 @@
 
 Measured once a study, on the first steps of a few of its own sequences: with the model in its dtype and in float32, and one
 prompt at a time against padded batches. A change c = |P - P'| / P moves by P' / P * (floor * ((1 - P) + (1 - P')) + 2 eps), where
-P and P' are the probabilities before and after, held in float32: the floor is a difference of log-odds, which does not hang on
+P and P' are the probabilities before and after, held in float32: the floor is a difference of log-odds, which does not depend on
 how near to 0 or 1 they are.
 """
 

@@ -40,15 +40,15 @@ def minimal_set(
 ) -> MinimalSet:
     """A 1-minimal subset of a pool of features: ablating it flips the prompt, and without any one of its features it does not.
 
-    Without a pool, all features that fire on the prompt are searched, those first that the target tokens hang on most, by
-    `attribution`. Where a given pool does not flip as a whole (ablating too much can leave no sensible answer), the search begins
-    with the features that these hang on most, as many as flip together.
+    Without a pool, all features that fire on the prompt are searched, in the order of how much the target tokens depend on them,
+    by `attribution`. Where a given pool does not flip as a whole (ablating too much can leave no sensible answer), the search
+    begins with the fewest of its features, in that order or its reverse, that flip together.
 
     Args:
         pool: pairs of which SAE (sae_id, hook, Site, or layer) and feature_id, or None.
         flips: whether an answer's text counts.
         seed: of the order in which features of a pool are tried; other orders may find other sets.
-    Raises UserError for an empty pool, and for features that there are not.
+    Raises UserError for an empty pool, and for features that do not exist.
     """
     check_engine(engine)
     arguments.function("flips", flips, "a function of an answer's text")
