@@ -82,7 +82,7 @@ def compare(subject: Subject, backends: Mapping[str, Any], texts: Sequence[str])
     Raises UserError for what is not a text or not a backend.
     """
     if not isinstance(subject, Subject):
-        raise UserError(f"a {type(subject).__name__} is no Subject: give saelake.Subject(model, tokenizer)")
+        raise UserError(f"a {type(subject).__name__} is not a Subject: give saelake.Subject(model, tokenizer)")
     given = [arguments.text(f"prompt {n}", one) for n, one in enumerate(arguments.listed("texts", texts, "a list of texts"))]
     named = arguments.mapping("backends", backends, "{name: model}")
     if not given or not named:

@@ -98,7 +98,7 @@ def _no_text(argument: str) -> str:
     try:
         content.decode()
     except UnicodeDecodeError:
-        return f"the argument {shown!r} is no text in UTF-8"
+        return f"the argument {shown!r} is not text in UTF-8"
     return f"this locale has no letters for the argument {shown!r}: set PYTHONUTF8=1, or LC_ALL to one of UTF-8, such as C.UTF-8"
 
 

@@ -72,12 +72,12 @@ def found_answers(
         if not one.prompt.strip():
             raise UserError(f"{one.where}: its prompt is empty")
         if not all(map(is_unicode, (one.prompt, one.completion, one.category or ""))):
-            raise UserError(f"{one.where}: it holds half of a character, which is no Unicode text")
+            raise UserError(f"{one.where}: it holds half of a character, which is not Unicode text")
     for model in {one.model: None for one in answers}:
         check_model(model or "", joined, asked, owner)
     for what, word in (("condition", condition), ("judge", asked.judge or judge)):
         if not WORD.fullmatch(word):
-            raise UserError(f"the {what} {word!r} is no name: use lower-case letters, digits and _, a letter first")
+            raise UserError(f"the {what} {word!r} is not a name: use lower-case letters, digits and _, a letter first")
     known = _known(joined, condition, owner, {one.prompt for one in answers})
     new: dict[str, Answer] = {}
     for one in answers:
@@ -203,7 +203,7 @@ def as_bool(value: Any, where: str) -> bool | None:
         return True
     if text in ("false", "0", "no"):
         return False
-    raise UserError(f"{where}: {str(value)[:40]!r} is no verdict, which is true or false, 1 or 0, yes or no")
+    raise UserError(f"{where}: {str(value)[:40]!r} is not a verdict, which is true or false, 1 or 0, yes or no")
 
 
 def as_share(value: Any, where: str) -> float:
@@ -213,7 +213,7 @@ def as_share(value: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         found = float("nan")
     if not 0 <= found <= 1:
-        raise UserError(f"{where}: the score {str(value)[:40]!r} is no number from 0 to 1")
+        raise UserError(f"{where}: the score {str(value)[:40]!r} is not a number from 0 to 1")
     return found
 
 

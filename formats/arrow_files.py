@@ -58,7 +58,7 @@ def check_streams_whole(file: Path, owner: str) -> None:
 
 
 def _checked(batch: pa.RecordBatch) -> pa.Table:
-    assert batch.schema.names is not None, "names that are no text raise a ValueError here"
+    assert batch.schema.names is not None, "names that are not text raise a ValueError here"
     batch.validate(full=True)
     return pa.Table.from_batches([batch])
 

@@ -68,12 +68,12 @@ def check_firings(firings: Firings, tokens: np.ndarray, sae: KnownSae, where: st
 def check_tokens(tokens: np.ndarray, where: str) -> np.ndarray:
     """(rows, positions) int64 token ids; raises UserError for anything else."""
     if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
-        raise UserError(f"{where}: its tokens are no rows of token ids")
+        raise UserError(f"{where}: its tokens are not rows of token ids")
     if tokens.shape[1] > LONGEST:
         raise UserError(f"{where}: its rows have {tokens.shape[1]:,} tokens, of which a lake holds {LONGEST:,}")
     found = tokens.astype(np.int64)
     if found.min() < 0 or found.max() >= 2**31:
-        raise UserError(f"{where}: its tokens are no token ids")
+        raise UserError(f"{where}: its tokens are not token ids")
     return found
 
 

@@ -34,7 +34,7 @@ def number(value: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found) or isinstance(value, bool):
-        raise UserError(f"{where}: {str(value)[:40]!r} is no finite number")
+        raise UserError(f"{where}: {str(value)[:40]!r} is not a finite number")
     return found
 
 
@@ -42,7 +42,7 @@ def position(value: Any, where: str) -> int:
     """A position in a text, from 0 up."""
     found = number(value, where)
     if not 0 <= found < 2**31 or found != int(found):
-        raise UserError(f"{where}: {str(value)[:40]!r} is no position")
+        raise UserError(f"{where}: {str(value)[:40]!r} is not a position")
     return int(found)
 
 
@@ -74,5 +74,5 @@ def example_rows(examples: Sequence[Example], source: str) -> Rows:
 def text_of(value: Any, what: str, where: str) -> str:
     """A text without halves of characters."""
     if not isinstance(value, str) or not is_unicode(value):
-        raise UserError(f"{where}: its {what} is no text")
+        raise UserError(f"{where}: its {what} is not text")
     return value

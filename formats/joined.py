@@ -112,7 +112,7 @@ def feature_of(sae: KnownSae, written: str, where: str) -> int:
     """The feature that a text is the number of; raises UserError if it is none, or the SAE does not have it."""
     feature_id = as_id(written)
     if feature_id is None:
-        raise UserError(f"{where}: {written[:40]!r} is no feature")
+        raise UserError(f"{where}: {written[:40]!r} is not a feature")
     return check_feature(sae, feature_id, where)
 
 

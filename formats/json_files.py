@@ -23,7 +23,7 @@ def read_json(file: Path, owner: str) -> Any:
             check_values(text)
             return json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
         except (ValueError, OSError, EOFError, RecursionError, gzip.BadGzipFile) as error:
-            raise UserError(f"{owner}: {file.name} is no whole JSON ({first_line(error)})") from error
+            raise UserError(f"{owner}: {file.name} is not complete JSON ({first_line(error)})") from error
 
 
 def check_values(text: str) -> None:
@@ -42,4 +42,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")

@@ -41,7 +41,7 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
         raise UserError(f"{name} is written only: `saelake export {name}`")
     check_options(name, known.reads, asked)
     if asked.recipe is not None and not NAME.fullmatch(asked.recipe):
-        raise UserError(f"{asked.recipe!r} is no name for a study: use letters, digits, ., - and _, a letter first")
+        raise UserError(f"{asked.recipe!r} is not a name for a study: use letters, digits, ., - and _, a letter first")
     files = source_files(known, Path(source), owner)
     sha256 = _hash(files, Path(source), owner)
     with join(Lake.at(lake), asked.recipe, needs_study=known.needs_study) as joined:

@@ -37,7 +37,7 @@ def members(file: Path, wanted: Callable[[str], bool], owner: str) -> Iterator[t
     except UserError:
         raise
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, RuntimeError, zlib.error) as error:
-        raise UserError(f"{owner}: {file.name} is no whole zip archive ({first_line(error)})") from error
+        raise UserError(f"{owner}: {file.name} is not a complete zip archive ({first_line(error)})") from error
 
 
 def _unpacked(archive: zipfile.ZipFile, content: bytes, info: zipfile.ZipInfo) -> bytes:

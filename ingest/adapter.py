@@ -54,7 +54,7 @@ def merge(model: nn.Module, folder: Path) -> None:
         weight = module.weight if isinstance(module, nn.Linear) else None
         if weight is None or A_rd.ndim != 2 or B_or.ndim != 2 or len(A_rd) != B_or.shape[1]:
             raise UserError(
-                f"{FIELD}: {folder} has matrices for {name}, which is no linear projection of the model that they fit"
+                f"{FIELD}: {folder} has matrices for {name}, which is not a linear projection of the model that they fit"
             )
         if weight.shape != (len(B_or), A_rd.shape[1]):
             shapes = f"{len(B_or)} x {A_rd.shape[1]}, not {' x '.join(map(str, weight.shape))}"
@@ -78,13 +78,13 @@ def _read(folder: Path) -> tuple[Any, dict[str, dict[str, Tensor]]]:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{FIELD}: {folder} cannot be read ({first_line(error)})") from error
     if not isinstance(config, dict):
-        raise UserError(f"{FIELD}: {folder / ADAPTER_FILES[0]} is no table of fields")
+        raise UserError(f"{FIELD}: {folder / ADAPTER_FILES[0]} is not a table of fields")
     for field, plain in PLAIN.items():
         if config.get(field, plain[-1]) not in plain:
             raise UserError(f"{FIELD}: {folder} has {field} = {config.get(field)!r}: adapters of plain LoRA alone are merged")
     alpha = config.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise UserError(f"{FIELD}: {folder} has lora_alpha = {alpha!r}, which is no number")
+        raise UserError(f"{FIELD}: {folder} has lora_alpha = {alpha!r}, which is not a number")
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, matrix in weights.items():
         found = MATRIX.match(key)

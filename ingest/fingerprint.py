@@ -47,7 +47,7 @@ def check_files(folder: Path, patterns: Iterable[str], field: str) -> list[Path]
     """The folder's files that match a pattern, sorted; raises UserError where one is a pipe or a device, or far too large."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if odd := next((file for file in files if not file.is_file()), None):
-        raise UserError(f"{field}: {odd} is no regular file: give a folder with the files themselves")
+        raise UserError(f"{field}: {odd} is not a regular file: give a folder with the files themselves")
     if large := next((file for file in files if file.suffix not in WEIGHTS and file.stat().st_size > MAX_BYTES), None):
         raise UserError(f"{field}: {large} is larger than {MAX_BYTES:,} bytes, which no configuration or tokenizer is")
     return files

@@ -85,7 +85,7 @@ def read_text(file: Path, owner: str) -> str:
     try:
         return content.decode(_encoding(content)).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{owner}: {file} is no text in UTF-8 ({error})") from error
+        raise UserError(f"{owner}: {file} is not text in UTF-8 ({error})") from error
 
 
 def open_text(stream: IO[bytes]) -> io.TextIOWrapper:
@@ -113,7 +113,7 @@ class _Unpacked(io.RawIOBase):
         piece = self._gzip.read(len(buffer))
         self._left -= len(piece)
         if self._left < 0:
-            raise ValueError(f"it unpacks to more than {MAX_RATIO} times its size, so it is no file of rows")
+            raise ValueError(f"it unpacks to more than {MAX_RATIO} times its size, so it is not a file of rows")
         buffer[: len(piece)] = piece
         return len(piece)
 

@@ -31,10 +31,10 @@ def read_chat(cell: object) -> Chat:
         try:
             cell = json.loads(cell, object_pairs_hook=tuple)
         except (ValueError, RecursionError) as error:
-            raise ValueError("it is no list of messages") from error
+            raise ValueError("it is not a list of messages") from error
     messages = [_fields(one) for one in cell] if isinstance(cell, list | tuple) else []
     if not messages:
-        raise ValueError("it is no list of messages")
+        raise ValueError("it is not a list of messages")
     found: list[tuple[str, str]] = []
     for number, message in enumerate(messages, start=1):
         role, content = message.get("role"), message.get("content")

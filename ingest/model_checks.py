@@ -14,11 +14,11 @@ ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention", "atten
 def check_loaded(model: Any, tokenizer: Any) -> None:
     if not isinstance(model, PreTrainedModel):
         raise UserError(
-            f"a {type(model).__name__} is no model of transformers: give what AutoModelForCausalLM.from_pretrained gives"
+            f"a {type(model).__name__} is not a model of transformers: give what AutoModelForCausalLM.from_pretrained gives"
         )
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise UserError(
-            f"a {type(tokenizer).__name__} is no tokenizer of transformers: give what AutoTokenizer.from_pretrained gives"
+            f"a {type(tokenizer).__name__} is not a tokenizer of transformers: give what AutoTokenizer.from_pretrained gives"
         )
     if any(weight.device.type == "meta" for weight in model.parameters()):
         raise UserError("the model has weights on no device (meta): load it with its weights")
@@ -54,6 +54,6 @@ def check_states(model: PreTrainedModel) -> None:
     if kinds or getattr(model, "_is_stateful", False):
         named = f" ({', '.join(sorted(kinds))})" if kinds else ""
         raise UserError(
-            f"model: a {type(model).__name__} has layers that are no attention{named}, whose states cannot be resumed and shared "
-            f"between ablated passes: models of attention and MLP alone are supported"
+            f"model: a {type(model).__name__} has layers that are not attention{named}, whose states cannot be resumed and "
+            f"shared between ablated passes: models of attention and MLP alone are supported"
         )

@@ -60,7 +60,7 @@ def local_file(model: ModelSpec, name: str) -> Path | None:
     if (folder := model.folder) is not None:
         file = folder / name
         if file.exists() and not file.is_file():
-            raise UserError(f"model.path: {file} is no regular file: give a folder with the files themselves")
+            raise UserError(f"model.path: {file} is not a regular file: give a folder with the files themselves")
         return file if file.is_file() else None
     assert model.id is not None, "a ModelSpec has a folder or an id"
     return cached_file(model.id, name, model.revision)

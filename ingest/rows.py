@@ -57,7 +57,7 @@ def read_rows(file: Path, owner: str, wanted: Collection[str] | None = None) -> 
         try:
             for number, row in enumerate(reader(unpacked(stream) if packed else stream, wanted), start=1):
                 if not isinstance(row, dict):
-                    raise UserError(f"{owner}: row {number} of {file.name} is no object with named columns")
+                    raise UserError(f"{owner}: row {number} of {file.name} is not an object with named columns")
                 yield row
         except UserError:
             raise
@@ -172,7 +172,7 @@ class _Json:
             except json.JSONDecodeError as error:
                 # It may be cut off where the buffer ends. Each time the buffer doubles, so no row is read much more than twice.
                 if len(self._buffer) - self._at > MAX_ROW:
-                    raise ValueError(f"row {number} has more than {MAX_ROW:,} characters, or is no JSON") from error
+                    raise ValueError(f"row {number} has more than {MAX_ROW:,} characters, or is not JSON") from error
                 line = self.line + self._buffer.count("\n", self._at, error.pos)
                 if not self._more():
                     raise ValueError(f"{error.msg} on line {line}, in row {number}") from error

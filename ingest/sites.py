@@ -66,7 +66,8 @@ class Site:
         for pattern, kind in NAMES:
             if match := pattern.fullmatch(hook):
                 return cls(int(match[1]), kind)
-        raise UserError(f"{hook} is no site that SAEs can be used at: these are {', '.join(HOOKS.values()).replace('{}', 'L')}")
+        known = ", ".join(HOOKS.values()).replace("{}", "L")
+        raise UserError(f"{hook} is not a site that SAEs can be used at: these are {known}")
 
     @property
     def hook(self) -> str:

@@ -156,7 +156,8 @@ class Subject:
         """
         if not isinstance(model, ModelSpec):
             if not isinstance(model, str | Path) or not isinstance(compute, Compute | None):
-                what = f"the model is {arguments.shown(model)}" if not isinstance(model, str | Path) else "compute is no Compute"
+                is_named = isinstance(model, str | Path)
+                what = "compute is not a Compute" if is_named else f"the model is {arguments.shown(model)}"
                 raise UserError(f"{what}: give an id of the hub or a folder, and compute = None")
             words = arguments.listed("target_tokens", target_tokens, "a list of texts, such as ['I']")
             where = {"path": Path(model)} if _is_folder(model) else {"id": str(model)}

@@ -80,7 +80,7 @@ def _cell(spec: TextSet, column: str, number: int, row: Row) -> str:
             f"{spec.owner}, row {number}: column {column!r} holds no text: the columns are {', '.join(map(str, row))}"
         )
     if not is_unicode(value):
-        raise UserError(f"{spec.owner}, row {number}: column {column!r} holds half of a character, which is no Unicode text")
+        raise UserError(f"{spec.owner}, row {number}: column {column!r} holds half of a character, which is not Unicode text")
     return value
 
 

@@ -60,7 +60,7 @@ def show(
 def _kind_of(output: Path | None) -> str:
     suffix = output.suffix[1:].lower() if output else ""
     if suffix not in (*FORMATS, "txt", ""):
-        raise QueryError(f"{output}: .{suffix} is no format: end it in .csv, .json, .parquet or .txt, or give --format")
+        raise QueryError(f"{output}: .{suffix} is not a format: end it in .csv, .json, .parquet or .txt, or give --format")
     return suffix if suffix in FORMATS else "table"
 
 

@@ -35,7 +35,7 @@ def check_reads(sql: str) -> None:
     Syntax errors are raised as duckdb.Error.
     """
     if not is_unicode(sql):
-        raise QueryError("the statement is no text in UTF-8")
+        raise QueryError("the statement is not text in UTF-8")
     statements = duckdb.extract_statements(sql)
     if not statements:
         raise QueryError("there is no statement: give a select")
@@ -64,7 +64,7 @@ def check_reads_tables(con: duckdb.DuckDBPyConnection, sql: str) -> None:
         if node.get("type") == "TABLE_FUNCTION" and not _OWN_FUNCTIONS.fullmatch(name):
             raise QueryError(f"{name}() is not allowed here: only the lake's tables are read")
         if node.get("type") == "BASE_TABLE" and not re.fullmatch(r"\w+", name):
-            raise QueryError(f"{name!r} is no table: only the lake's tables are read here")
+            raise QueryError(f"{name!r} is not a table: only the lake's tables are read here")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

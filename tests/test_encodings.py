@@ -98,8 +98,8 @@ BARE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
         (["query", "find_prompts", "--words", WORD], BARE, "set PYTHONUTF8=1"),
         (["sql", "select 1"], BARE, "this locale has no letters for the argument"),  # those of the lake's folder
         (["status", f"{WORD}.toml"], BARE, "set PYTHONUTF8=1"),
-        (["sql", b"select '\xff'"], {"LC_ALL": "C.UTF-8"}, "is no text in UTF-8"),
-        (["query", "find_prompts", "--words", b"\xff"], {"LC_ALL": "C.UTF-8"}, "is no text in UTF-8"),
+        (["sql", b"select '\xff'"], {"LC_ALL": "C.UTF-8"}, "is not text in UTF-8"),
+        (["query", "find_prompts", "--words", b"\xff"], {"LC_ALL": "C.UTF-8"}, "is not text in UTF-8"),
     ],
 )
 def test_arguments_that_are_no_text_are_one_sentence(
@@ -116,5 +116,5 @@ def test_arguments_that_are_no_text_are_one_sentence(
 def test_half_a_letter_in_a_value_is_told_in_python_too(lake: Path) -> None:
     with saelake.open(lake) as opened, pytest.raises(QueryError, match=r"words is text, not '\\ud800'"):
         opened.query("find_prompts", words="\ud800")
-    with pytest.raises(QueryError, match=r"the statement is no text in UTF-8"):
+    with pytest.raises(QueryError, match=r"the statement is not text in UTF-8"):
         check_reads("select '\ud800'")

@@ -106,8 +106,8 @@ def test_every_configuration_of_the_embedded_study_loads_with_all_its_columns(or
 def test_sources_that_are_none_are_sentences() -> None:
     for source, says in [
         ("ftp://host/set", "sets are read from a folder or from hf://"),
-        ("hf://datasets/justaname", "is no data set of the hub"),
-        ("hf://datasets/../../etc", "is no data set of the hub|cannot be reached"),
+        ("hf://datasets/justaname", "is not a data set of the hub"),
+        ("hf://datasets/../../etc", "is not a data set of the hub|cannot be reached"),
     ]:
         with pytest.raises(UserError, match=says), fetched(source):
             pass

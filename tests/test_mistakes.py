@@ -131,7 +131,7 @@ MISTAKES = {
         recipe('refusal_tokens = ["I"]', 'refusal_tokens = ["Nope"]'), ("model.refusal_tokens", "'Nope'"), before_loading=False
     ),
     "a split without prompts": Mistake(recipe('split = "test"', 'split = "holdout"'), ("candidates.split is 'holdout'",)),
-    "an oracle that is no judge": Mistake(recipe('oracle = "first_token"', 'oracle = "harmbench"'), ("oracle 'harmbench'",)),
+    "an oracle that is not a judge": Mistake(recipe('oracle = "first_token"', 'oracle = "harmbench"'), ("oracle 'harmbench'",)),
     "a classifier that is out of reach": Mistake(
         recipe('judges = ["first_token", "phrases"]', 'judges = ["first_token", "harmbench"]'),
         ("verdicts.harmbench.id", "cannot be reached"),

@@ -110,5 +110,5 @@ def test_a_pipe_or_a_device_in_a_lake_is_told_and_not_waited_for(key: str, make:
     path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     make(path)
-    with pytest.raises(UserError, match=r"is no regular file"):
+    with pytest.raises(UserError, match=r"is not a regular file"):
         Lake.existing(lake.root), lake.records(), lake.current()

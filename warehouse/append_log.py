@@ -37,7 +37,7 @@ class AppendLog:
             try:
                 entry = json.loads(line)
                 if not isinstance(entry, dict):
-                    raise ValueError("it is no object")
+                    raise ValueError("it is not an object")
             except ValueError as error:
                 raise UserError(f"{self.path}, line {number}, is damaged ({error}): restore the file from a copy") from error
             entries.append(entry)

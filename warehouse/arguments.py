@@ -80,7 +80,7 @@ def text(name: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{name} is no Unicode text: it holds half of a surrogate pair, {shown(value)}") from None
+        raise UserError(f"{name} is not Unicode text: it holds half of a surrogate pair, {shown(value)}") from None
     return value
 
 

@@ -41,7 +41,7 @@ def open_regular(path: Path) -> BufferedReader:
     fd = os.open(path, os.O_RDONLY | UNWAITING)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(fd, "rb")
 
 

@@ -94,7 +94,7 @@ class Folder:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise UserError(f"{self._root / key} is no regular file: restore it from a copy") from error
+            raise UserError(f"{self._root / key} is not a regular file: restore it from a copy") from error
 
     def exists(self, key: str) -> bool:
         return (self._root / key).exists()

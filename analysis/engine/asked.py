@@ -150,7 +150,7 @@ def _site(name: str, known: str) -> Site:
     try:
         return Site.parse(name)
     except UserError as error:
-        raise UserError(f"{name!r} is no SAE of the engine ({known}), and no hook: {error}") from error
+        raise UserError(f"{name!r} is not an SAE of the engine ({known}), and no hook: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
     elif isinstance(edit, MeanAblate):
         value = means[id(edit)]
     if not np.isfinite(value).all():
-        raise UserError(f"a feature of {sae.sae_id} is to be held at a value that is no finite number")
+        raise UserError(f"a feature of {sae.sae_id} is to be held at a value that is not a finite number")
     return FeatureSet.of(np.full(len(ids), number), ids, value.tolist())
 
 
@@ -254,7 +254,7 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
         if vector.shape != (subject.width(site),):
             raise UserError(f"a vector of shape {vector.shape} does not fit {site}, which is {subject.width(site)} wide")
     if not np.isfinite(vector).all():
-        raise UserError("a vector has entries that are no finite numbers")
+        raise UserError("a vector has entries that are not finite numbers")
     if isinstance(edit, Add):
         return DirectionEdit(vector, project_out=False, add=arguments.real("the scale of a vector", edit.scale), more_sites=sites)
     norm = float(np.linalg.norm(vector.astype(np.float64)))

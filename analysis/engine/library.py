@@ -93,7 +93,7 @@ class Engine:
 
     def __init__(self, subject: Subject, saes: Any, *, batch_tokens: int | None = None) -> None:
         if not isinstance(subject, Subject):
-            raise UserError(f"a {type(subject).__name__} is no Subject: give saelake.Subject(model, tokenizer)")
+            raise UserError(f"a {type(subject).__name__} is not a Subject: give saelake.Subject(model, tokenizer)")
         if batch_tokens is not None:
             batch_tokens = arguments.whole("batch_tokens", batch_tokens, 1)
         self.subject = subject
@@ -284,7 +284,7 @@ class Engine:
 def check_engine(engine: object) -> None:
     """Raises UserError for anything but an Engine."""
     if not isinstance(engine, Engine):
-        raise UserError(f"a {type(engine).__name__} is no Engine: give saelake.Engine(subject, saes)")
+        raise UserError(f"a {type(engine).__name__} is not an Engine: give saelake.Engine(subject, saes)")
 
 
 def _named(

@@ -82,7 +82,7 @@ def _read(text: str) -> Line:
             read_positions(places)
             number = groups.get("number")
             return Line(verb, what, None if number is None else float(number), places)
-    raise UserError(f"{text[:60]!r} is no edit: {FORM}")
+    raise UserError(f"{text[:60]!r} is not an edit: {FORM}")
 
 
 def edits_of(lines: Sequence[Line], vectors: Vectors) -> list[Edit]:

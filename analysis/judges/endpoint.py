@@ -179,10 +179,10 @@ class Endpoint:
             text = found["choices"][0]["message"]["content"]
             usage = found.get("usage") or {}
             if not isinstance(text, str):
-                raise TypeError("content is no text")
+                raise TypeError("content is not text")
             counts = [usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens")]
             if any(type(n) is not int or not 0 <= n < 2**53 for n in counts):
-                raise TypeError("usage is no count")
+                raise TypeError("usage is not a count")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             raise UserError(
                 f"{self._field}: {self._url} does not reply as an OpenAI-compatible endpoint (choices[0].message.content), but "

@@ -129,7 +129,7 @@ class Classifier:
         # The vocabulary's spellings mark a space before the word.
         yes_ids = tuple(n for token, n in tokenizer.get_vocab().items() if token.lstrip("\u2581\u0120 ").lower() == "yes")
         if not yes_ids:
-            raise UserError(f"{FIELD}: {settings.location} has no token that says yes, so it is no HarmBench classifier")
+            raise UserError(f"{FIELD}: {settings.location} has no token that says yes, so it is not a HarmBench classifier")
         model.to(resolve_device(compute.device)).eval().requires_grad_(False)
         return cls(model, tokenizer, template, settings.batch_tokens, yes_ids)
 

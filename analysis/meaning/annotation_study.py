@@ -106,9 +106,9 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
     Raises UserError for a name that another annotation study has, and for no features.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for an annotation study: use lower-case letters, digits and _, a letter first")
+        raise UserError(f"{name!r} is not a name for an annotation study: use lower-case letters, digits and _, a letter first")
     if wrong := [one for one in annotators if not ANNOTATOR.fullmatch(one) or annotators.count(one) > 1]:
-        raise UserError(f"{wrong[0]!r} is no name for one annotator: use letters, digits, space and . @ - _, each name once")
+        raise UserError(f"{wrong[0]!r} is not a name for one annotator: use letters, digits, space and . @ - _, each name once")
     if not annotators:
         raise UserError("an annotation study needs at least one annotator: give --annotator NAME")
     computed = [run_id for stage in ("taxonomy", "populations") for run_id in current_runs(lake, recipe, stage)]

@@ -105,7 +105,7 @@ def labelled_saes(recipe: Recipe, saes: Sequence[KnownSae], directory: Directory
         if source is None:
             continue
         if "/" not in source:
-            raise UserError(f"explanations.sources: {source} is no source: write it as model/source")
+            raise UserError(f"explanations.sources: {source} is not a source: write it as model/source")
         directory.check(source, sae.name)
         labelled.append(Labelled(sae, source))
     if not labelled:
@@ -219,13 +219,13 @@ def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explan
         index = as_text(row["feature_id"])
         feature_id = as_id(index)
         if feature_id is None or feature_id >= sae.width:
-            raise UserError(f"{where}: {index[:40]!r} is no feature of {sae.sae_id}, whose features are 0 to {sae.width - 1}")
+            raise UserError(f"{where}: {index[:40]!r} is not a feature of {sae.sae_id}, whose features are 0 to {sae.width - 1}")
         description = row["description"]
         if not isinstance(description, str) or is_missing(description):
-            raise UserError(f"{where}: its description is no text")
+            raise UserError(f"{where}: its description is not text")
         more = [None if is_missing(row.get(name)) else as_text(row[name]) for name in MORE_COLUMNS]
         if not all(is_unicode(text) for text in (description, *more) if text is not None):
-            raise UserError(f"{where}: it holds half of a character, which is no Unicode text")
+            raise UserError(f"{where}: it holds half of a character, which is not Unicode text")
         found.setdefault(sae, []).append(Explanation(feature_id, description, *more))
     if not found:
         raise UserError(f"{owner}: {file.name} has no rows")

@@ -80,7 +80,7 @@ class Client:
             except URLError as error:
                 problem = str(error.reason)
             except INCOMPLETE as error:
-                problem = f"its answer is no whole one: {error}" if str(error) else type(error).__name__
+                problem = f"its answer is not a complete one: {error}" if str(error) else type(error).__name__
             if attempt < ATTEMPTS:
                 self.sleep(min(pause, LONGEST_PAUSE))
                 pause *= 2
@@ -175,7 +175,7 @@ def feature_of(row: Any, where: str) -> int:
 def _listing(body: bytes) -> str:
     page = body.decode()
     if "</ListBucketResult>" not in page:
-        raise ValueError("it is no listing")
+        raise ValueError("it is not a listing")
     return page
 
 

@@ -219,7 +219,7 @@ def _named(row: Row) -> Row:
     """The row with the keys sae and feature; raises UserError for a column that is nearly `value` or `positions`."""
     for name in row:
         if name not in MAY_HAVE and (meant := get_close_matches(name, MAY_HAVE, n=1, cutoff=0.75)) and meant[0] not in row:
-            raise UserError(f"edits: {name!r} is no column that is read (did you mean {meant[0]!r}?)")
+            raise UserError(f"edits: {name!r} is not a column that is read (did you mean {meant[0]!r}?)")
     sae = next((row[name] for name in ("sae", "sae_id", "layer") if row.get(name) not in (None, "")), None)
     feature = next((row[name] for name in ("feature", "feature_id") if row.get(name) not in (None, "")), None)
     if sae is None or feature is None:

@@ -24,7 +24,7 @@ NAME = re.compile("[a-z][a-z0-9_]{0,60}")
 def check_condition(condition: str, taken: Sequence[str]) -> None:
     """Raises UserError for a name that the analysis uses itself (`taken`, and what begins with one of these), or that is none."""
     if not NAME.fullmatch(condition):
-        raise UserError(f"the condition {condition!r} is no name: use lower-case letters, digits and _, a letter first")
+        raise UserError(f"the condition {condition!r} is not a name: use lower-case letters, digits and _, a letter first")
     if any(f"{condition}_".startswith(f"{name}_") for name in taken):
         raise UserError(f"the condition {condition} is one of the analysis' own: choose another name")
 

@@ -100,7 +100,8 @@ def _nodes(nodes: Sequence[Any], joined: Joined, n_tokens: int | None, where: st
         named = NODE.fullmatch(name)
         told = None if named is None else (str(node.get("layer", named[1])), str(node.get("ctx_idx", named[3])))
         if named is None or told != (named[1], named[3]):
-            raise UserError(f"{at}: {name!r} is no LAYER_FEATURE_POSITION, or says another layer or position than the node")
+            wrong = "is not LAYER_FEATURE_POSITION, or says another layer or position than the node"
+            raise UserError(f"{at}: {name!r} {wrong}")
         sae, pos = joined.named(named[1], at), int(named[3])
         if n_tokens is not None and pos >= n_tokens:
             raise UserError(f"{at}: its position {pos} is past the prompt's end, {n_tokens} tokens")

@@ -52,7 +52,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     for config in (file for file in files if file.suffix == ".json"):
         told = read_json(config, OWNER)
         if not isinstance(told, dict):
-            raise UserError(f"{OWNER}: {config.name} is no object")
+            raise UserError(f"{OWNER}: {config.name} is not an object")
         if config.name == PIECES:
             pieces = _pieces(told)
             continue

@@ -43,7 +43,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     _check(vectors, joined, files[0].name)
     norms = {layer: float(np.linalg.norm(vector)) for layer, vector in vectors.items()}
     if flat := [layer for layer, norm in norms.items() if not norm]:
-        raise UserError(f"{OWNER}: the vector of layer {flat[0]} is 0, which is no direction")
+        raise UserError(f"{OWNER}: the vector of layer {flat[0]} is 0, which is not a direction")
     n = len(vectors)
     columns = {
         "layer": list(vectors),

@@ -60,7 +60,7 @@ def _listed(file: Path, joined: Joined, asked: Asked) -> str:
         said = None if asked.sae is None else joined.named(asked.sae, "--sae").sae_id
         text = ",".join(part if ":" in part or said is None else f"{said}:{part}" for part in parts)
         if wrong := next((part for part in text.split(",") if not _is_feature(part)), None):
-            raise UserError(f"{OWNER}: {file.name} holds {wrong[:60]!r}, which is no LAYER:FEATURE")
+            raise UserError(f"{OWNER}: {file.name} holds {wrong[:60]!r}, which is not of the form LAYER:FEATURE")
         return text
     rows = read_rows(file, OWNER)
     first = next(rows, None)

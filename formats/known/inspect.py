@@ -45,7 +45,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
             else:
                 answers.append(one)
         if not has_header:
-            raise UserError(f"{OWNER}: {file.name} has no {HEADER}: it is no finished log of Inspect")
+            raise UserError(f"{OWNER}: {file.name} has no {HEADER}: it is not a finished log of Inspect")
     about["scorers"] = sorted(about["scorers"])
     for model in about["models"]:
         check_model(model, joined, asked, OWNER)
@@ -58,9 +58,9 @@ def _object(content: bytes, where: str) -> dict[str, Any]:
         check_values(text)
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: it is no JSON ({first_line(error)})") from error
+        raise UserError(f"{where}: it is not JSON ({first_line(error)})") from error
     if not isinstance(found, dict):
-        raise UserError(f"{where}: it is no object")
+        raise UserError(f"{where}: it is not an object")
     return found
 
 

@@ -66,7 +66,7 @@ def _about(files: Sequence[Path], parts: Sequence[Path], joined: Joined, asked: 
     for file in files:
         told = read_json(file, OWNER) if file.suffix == ".json" else None
         if told is not None and not isinstance(told, dict):
-            raise UserError(f"{OWNER}: {file.name} is no object")
+            raise UserError(f"{OWNER}: {file.name} is not an object")
         if file.name == STATE and told is not None:
             listed = [str(one.get("filename")) for one in told.get("_data_files") or [] if isinstance(one, dict)]
             if absent := sorted(set(listed) - {part.name for part in parts}):
@@ -153,7 +153,7 @@ def _array(table: Any, column: str, n_dims: int, where: str) -> np.ndarray:
     for _ in range(n_dims - 1):
         is_fixed = pa.types.is_fixed_size_list(values.type)
         if not (is_fixed or pa.types.is_list(values.type) or pa.types.is_large_list(values.type)) or values.null_count:
-            raise UserError(f"{where}: {column} is no list of {n_dims - 1} dimensions")  # views are none: they may overlap
+            raise UserError(f"{where}: {column} is not a list of {n_dims - 1} dimensions")  # views are none: they may overlap
         lengths = (
             [values.type.list_size] if is_fixed else np.unique(values.value_lengths().to_numpy(zero_copy_only=False)).tolist()
         )

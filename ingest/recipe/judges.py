@@ -75,7 +75,7 @@ class JudgeTable(Section):
             parts = urlsplit(endpoint)
             parts.port  # noqa: B018 - raises ValueError for what is no port
         except ValueError as error:
-            raise ValueError(f"endpoint is no address ({error})") from error
+            raise ValueError(f"endpoint is not an address ({error})") from error
         plain = parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.query or parts.fragment)
         if not plain or not endpoint.isascii() or any(c.isspace() for c in endpoint):
             raise ValueError(
@@ -89,7 +89,7 @@ class JudgeTable(Section):
             raise ValueError("refused and answered need at least one word each")
         words = [word.strip().casefold() for word in (*self.refused, *self.answered, *self.does_not_apply)]
         if odd := [word for word in words if not re.fullmatch(r"[\w-]+", word)]:
-            raise ValueError(f"{odd[0]!r} is no single word: of a reply the first word is read")
+            raise ValueError(f"{odd[0]!r} is not a single word: of a reply the first word is read")
         if twice := [word for word in words if words.count(word) > 1]:
             raise ValueError(f"{twice[0]!r} means two things: each word may stand once in refused, answered and does_not_apply")
 

@@ -50,5 +50,5 @@ class Concepts(Section):
                     try:
                         con.execute("select regexp_matches('', ?, 'i')", [pattern])
                     except duckdb.Error as error:
-                        raise ValueError(f"the pattern {pattern!r} of {concept} is no regular expression ({error})") from error
+                        raise ValueError(f"the pattern {pattern!r} of {concept} is not a regular expression ({error})") from error
         return self

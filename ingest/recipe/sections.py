@@ -172,7 +172,7 @@ class ModelSpec(Section):
         found = find_spec(self.package)  # a name without dots: nothing is imported
         where = None if found is None else next(iter(found.submodule_search_locations or ()), None)
         if where is None:
-            raise UserError(f"model.package: {self.package} is not installed here, or is no package: install it with pip")
+            raise UserError(f"model.package: {self.package} is not installed here, or is not a package: install it with pip")
         return Path(where)
 
     @property

@@ -143,7 +143,7 @@ def check_description(description: SaeDescription, subject: Sized) -> None:
             f"correct saes.layers, or use another SAE"
         )
     if not ref.layer <= description.writes.layer < subject.n_layers:
-        raise UserError(f"saes: {ref.location} writes to {description.writes}, which is no layer from the one that it reads on")
+        raise UserError(f"saes: {ref.location} writes to {description.writes}, but reads layer {ref.layer} of {subject.n_layers}")
     # How wide the heads' outputs are only the loaded model shows.
     if description.reads.kind != "z" and description.d_in != subject.d_model:
         raise UserError(

@@ -77,14 +77,14 @@ def check_config(config: Mapping[str, Any], location: str) -> None:
             raise UserError(f"saes: the configuration of {location} has no {name}: it is not one of an SAE that SAELens saved")
         if not _is_count(config[name]):
             raise UserError(
-                f"saes: {name} in the configuration of {location} is {_as_json(config[name])}, no number of 1 or more"
+                f"saes: {name} in the configuration of {location} is {_as_json(config[name])}, not a number of 1 or more"
             )
     metadata = config.get("metadata")
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise UserError(f"saes: metadata in the configuration of {location} is {_as_json(metadata)}, no object")
+        raise UserError(f"saes: metadata in the configuration of {location} is {_as_json(metadata)}, not an object")
     kwargs = config.get("activation_fn_kwargs")
     if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise UserError(f"saes: activation_fn_kwargs in the configuration of {location} is {_as_json(kwargs)}, no object")
+        raise UserError(f"saes: activation_fn_kwargs in the configuration of {location} is {_as_json(kwargs)}, not an object")
     fields = {**config, **(kwargs or {}), **(metadata or {})}
     for names, kind, word in ((BOOLEANS, bool, "neither true nor false"), (TEXTS, str, "no text")):
         for name in names:
@@ -96,7 +96,9 @@ def check_config(config: Mapping[str, Any], location: str) -> None:
         )
     scale = fields.get("norm_scaling_factor")
     if scale is not None and not (isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf):
-        raise UserError(f"saes: norm_scaling_factor in the configuration of {location} is {_as_json(scale)}, no number above 0")
+        raise UserError(
+            f"saes: norm_scaling_factor in the configuration of {location} is {_as_json(scale)}, not a number above 0"
+        )
     k = {"k": config.get("k"), **(kwargs or {})}["k"]
     is_topk = config.get("architecture") == "topk" or "k" in (kwargs or {})
     if is_topk and not (_is_count(k) and k <= config["d_sae"]):
@@ -112,7 +114,7 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(_bytes_of(file, 0, LARGEST_JSON), object_pairs_hook=_once, parse_constant=_refuse_constant)
         if not isinstance(config, dict):
-            raise ValueError(f"it holds {_as_json(config)}, no object")
+            raise ValueError(f"it holds {_as_json(config)}, not an object")
         if not all(math.isfinite(number) for number in _floats(config)):
             raise ValueError("it has a number that is too large")
     except (OSError, ValueError, RecursionError) as error:
@@ -129,7 +131,7 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError(f"its header has {length:,} bytes, those of SAEs have less than {LARGEST_JSON:,}")
         header = json.loads(_bytes_of(file, 8, length, whole=False), object_pairs_hook=_once)
         if not isinstance(header, dict):
-            raise ValueError("its header is no object")
+            raise ValueError("its header is not an object")
         n_bytes = file.stat().st_size - 8 - length
         return {name: _tensor(name, entry, n_bytes) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, RecursionError, struct.error) as error:
@@ -153,7 +155,7 @@ def _bytes_of(file: Path, start: int, most: int, whole: bool = True) -> bytes:
     """Up to `most` bytes of a regular file; raises ValueError for anything else, or where the `whole` rest is longer."""
     with os.fdopen(os.open(file, os.O_RDONLY | UNWAITING), "rb") as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         opened.seek(start)
         content = opened.read(most + whole)
     if len(content) > most:
@@ -169,7 +171,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _floats(value: Any) -> Iterator[float]:

@@ -47,7 +47,7 @@ def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
         return given
     if not hasattr(given, "cfg") or not hasattr(given, "encode"):
         raise UserError(
-            f"a {type(given).__name__} is no SAE of SAELens: give what SAE.from_pretrained or SAE.load_from_disk gives"
+            f"a {type(given).__name__} is not an SAE of SAELens: give what SAE.from_pretrained or SAE.load_from_disk gives"
         )
     stays = device.type != "cpu" and all(one.device.type == "cpu" for one in given.parameters())
     module = _for_inference(given, torch.device("cpu") if stays else device)

@@ -163,9 +163,9 @@ def test_mistakes_are_told_and_leave_the_lake_as_it_was(lake: Lake) -> None:
     assert studies.create(lake, "small", "pilot", PEOPLE, DRAW) == made, "the same command again, as after a kill"
     for name, people, says in (
         ("pilot", PEOPLE[:1], "has another annotation study pilot already"),
-        ("../x", PEOPLE, "is no name for an annotation study"),
-        ("two", ("ann", "ann"), "is no name for one annotator"),
-        ("two", ("<b>",), "is no name for one annotator"),
+        ("../x", PEOPLE, "is not a name for an annotation study"),
+        ("two", ("ann", "ann"), "is not a name for one annotator"),
+        ("two", ("<b>",), "is not a name for one annotator"),
         ("two", (), "at least one annotator"),
     ):
         with pytest.raises(UserError, match=says):

@@ -45,7 +45,7 @@ def test_columns_go_by_either_name_and_a_slip_is_told() -> None:
         assert edit_sets._named(row) == {"sae": 5, "feature": 7, "value": None, "positions": None}
     assert edit_sets._named({"sae": 0, "feature": 0, "value": 0.0, "values": 1})["value"] == 0, "the name that is read is there"
     for slip, meant in (("valu", "value"), ("postions", "positions"), ("values", "value")):
-        with pytest.raises(UserError, match=f"'{slip}' is no column that is read .did you mean '{meant}'"):
+        with pytest.raises(UserError, match=f"'{slip}' is not a column that is read .did you mean '{meant}'"):
             edit_sets._named({"sae": 5, "feature": 7, slip: 1})
     assert edit_sets._named({"sae": 5, "feature": 7, "valley": 1, "note": "x"})["value"] is None, "another word is another column"
     for row in ({"sae": 5}, {"feature": 7}, {"layer": "", "feature": 7}):

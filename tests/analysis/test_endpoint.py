@@ -282,7 +282,7 @@ def test_what_determines_verdicts_is_the_identity() -> None:
 WRONG = [
     ({"endpoint": "ftp://x/v1"}, "endpoint is http://HOST:PORT/v1"),
     ({"endpoint": "http://user:pass@localhost/v1"}, "endpoint is http://HOST:PORT/v1"),
-    ({"endpoint": "http://localhost:99999/v1"}, "endpoint is no address"),
+    ({"endpoint": "http://localhost:99999/v1"}, "endpoint is not an address"),
     ({"question": "{prompt}?"}, "needs {prompt} and {answer}"),
     ({"model": None}, "model is missing"),
     ({"refused": ["no"]}, "'no' means two things"),

@@ -176,8 +176,8 @@ def test_bulk_rows_of_another_feature_or_past_the_width_are_refused(lake: Lake, 
     [
         ("layer,feature_id,description", "0,1,x", "has no column sae_id.*a layer alone could mean another SAE"),
         ("sae_id,feature_id,description", "sae7,1,x", "row 1: the study has no SAE 'sae7'; it has sae0, sae1"),
-        ("sae_id,feature_id,description", "sae0,4,x", "row 1: '4' is no feature of sae0, whose features are 0 to 3"),
-        ("sae_id,feature_id,description", "sae0,1, ", "row 1: its description is no text"),
+        ("sae_id,feature_id,description", "sae0,4,x", "row 1: '4' is not a feature of sae0, whose features are 0 to 3"),
+        ("sae_id,feature_id,description", "sae0,1, ", "row 1: its description is not text"),
         ("sae_id,feature_id,description", "", "has no rows"),
     ],
 )
@@ -224,7 +224,7 @@ def test_patterns_that_are_none_are_refused(tmp_path: Path) -> None:
     text = (RECIPES / "organism.toml").read_text().replace("../", f"{RECIPES.parent}/")
     file = tmp_path / "own.toml"
     file.write_text(text + '\n[concepts.patterns]\nharm = ["bomb", "(?=weapon)"]\n')
-    with pytest.raises(UserError, match=r"the pattern '\(\?=weapon\)' of harm is no regular expression"):
+    with pytest.raises(UserError, match=r"the pattern '\(\?=weapon\)' of harm is not a regular expression"):
         load_recipe(file)
 
 

@@ -252,7 +252,7 @@ def test_models_with_other_states_than_keys_and_values_are_refused(name: str, co
     made = getattr(transformers, f"{name}Config")(**sizes, **config)
     model = getattr(transformers, f"{name}ForCausalLM")(made)
     with pytest.raises(
-        UserError, match=f"a {name}ForCausalLM has layers that are no attention.*attention and MLP alone are supported"
+        UserError, match=f"a {name}ForCausalLM has layers that are not attention.*attention and MLP alone are supported"
     ):
         Subject(model, tokenizer)
 

@@ -184,7 +184,7 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
     ("edits", "expected"),
     [
         ({"ablate": {7: [1]}}, r"there is no SAE 7: the engine's are layer_00-"),
-        ({"ablate": {"layer_99": [1]}}, "'layer_99' is no SAE of the engine"),
+        ({"ablate": {"layer_99": [1]}}, "'layer_99' is not an SAE of the engine"),
         ({"ablate": {1: [WIDTH]}}, rf"has no feature {WIDTH}: its features are 0 to {WIDTH - 1}"),
         ({"ablate": {1: [-1]}}, "has no feature -1"),
         ({"ablate": {1: [1, 1]}}, "is named twice in one edit"),

@@ -95,7 +95,7 @@ def test_saes_are_given_by_site_hook_or_layer_and_stay_as_they_are() -> None:
     assert other.saes[other.sae_id(1)].reads == saelake.Site(1, "mlp_out")
     with pytest.raises(saelake.UserError, match=r"the SAE layer_01-\w+ is given twice"):
         saelake.Engine(subject(), [plain, plain])
-    with pytest.raises(saelake.UserError, match="a str is no SAE of SAELens"):
+    with pytest.raises(saelake.UserError, match="a str is not an SAE of SAELens"):
         saelake.Engine(subject(), ["layer_1"])
 
 

@@ -138,8 +138,8 @@ def test_where_an_edit_acts_decides(ingested: Ingested) -> None:
         ("sae,feature,positions\n4,5,400\n", UserError, "has no position 400"),
         ("sae,feature,value\n4,5,1\n4,5,2\n", UserError, "two values or positions"),
         ("sae,feature\n", UserError, "no feature at all"),
-        ("sae,feature,postions\n4,5,-1\n", UserError, "'postions' is no column that is read .did you mean 'positions'"),
-        ("sae,feature,Value\n4,5,2\n", UserError, "'Value' is no column that is read .did you mean 'value'"),
+        ("sae,feature,postions\n4,5,-1\n", UserError, "'postions' is not a column that is read .did you mean 'positions'"),
+        ("sae,feature,Value\n4,5,2\n", UserError, "'Value' is not a column that is read .did you mean 'value'"),
     ],
 )
 def test_rows_that_are_none_are_one_sentence_with_and_without_a_lake(

@@ -58,7 +58,7 @@ def test_verdicts_are_about_the_answer(name: str) -> None:
     assert read(name, refused) == Verdict(True, False, 1.0)
     assert read(name, f"<think>{THINKING}") == UNANSWERED
     assert not UNANSWERED.flipped
-    assert read(name, THINKING, "I", OPENED) == UNANSWERED, "the prompt opened it, and it is no answer yet"
+    assert read(name, THINKING, "I", OPENED) == UNANSWERED, "the prompt opened it, and it is not an answer yet"
     assert read(name, "<think>ha ha ha ha ha ha</think>Sure, here.").flipped, "a loop of thoughts is none of the answer"
 
 

@@ -322,7 +322,7 @@ def test_ablating_makes_a_lake_and_ingests_where_there_is_none(tmp_path: Path) -
         ("none", "2:5", UserError, "one of the analysis' own"),
         ("top_k_own", "2:5", UserError, "one of the analysis' own"),
         ("stage3_alone", "2:5", UserError, "one of the analysis' own"),
-        ("a b", "2:5", UserError, "no name"),
+        ("a b", "2:5", UserError, "not a name"),
         ("mine", "2:999", QueryError, "there is no feature 999"),
         ("mine", "9:5", QueryError, "no SAE with layer 9"),
         ("mine", "select 1 as a", QueryError, "needs the columns"),

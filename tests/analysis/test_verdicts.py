@@ -169,7 +169,7 @@ def test_harmbench_reads_yes_and_no_at_the_first_token(judge_folder: Path) -> No
         answers("Here you go.", "cannot do that.", "lower case.", "odd token.", "Here you go.", "Here Here Here Here Here")
     )
     assert [v.refused for v in read] == [False, True, False, True, False, False]
-    assert [v.flipped for v in read] == [True, False, True, False, True, False], "degenerate text is no success"
+    assert [v.flipped for v in read] == [True, False, True, False, True, False], "degenerate text is not a success"
     others = [-9.0] * (len(classifier.tokenizer) - 3)
     for i, planted in enumerate(([4.0, 1.0, -9.0], [1.0, 4.0, -9.0], [-9.0, 2.0, 3.0])):
         p = torch.tensor(planted + others).softmax(-1)
@@ -287,4 +287,4 @@ def test_the_judge_of_a_recipe_is_the_classifier(judge_folder: Path, recipe: Rec
         Classifier.load(settings(), with_judge.compute)(answers("Here you go."))[0].score
     )
     assert judge_identity("harmbench", with_judge)["dtype"] == "float32"
-    assert with_judge.section("verdicts") == {"judges": ["harmbench"], "oracle": "harmbench"}, "places are no part of what it is"
+    assert with_judge.section("verdicts") == {"judges": ["harmbench"], "oracle": "harmbench"}, "places are not part of what it is"

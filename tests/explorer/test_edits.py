@@ -57,7 +57,7 @@ def test_lines_become_the_edits_of_the_library() -> None:
     ],
 )
 def test_what_is_no_edit_is_refused(line: str) -> None:
-    with pytest.raises(UserError, match=r"is no edit|neither a position"):
+    with pytest.raises(UserError, match=r"is not an edit|neither a position"):
         read_lines(line)
     assert read_lines("\n  \n# a note") == []
 

@@ -66,7 +66,12 @@ def test_lines_say_what_the_engine_is_asked(live: tuple[TestClient, ShownStudy, 
 
 @pytest.mark.parametrize(
     ("edits", "sentence"),
-    [("nonsense", "is no edit"), ("ablate 9:1", "there is no SAE"), ("ablate 5:999", "has no feature 999"), ("add 5:999", "999")],
+    [
+        ("nonsense", "is not an edit"),
+        ("ablate 9:1", "there is no SAE"),
+        ("ablate 5:999", "has no feature 999"),
+        ("add 5:999", "999"),
+    ],
 )
 def test_mistakes_are_sentences(live: tuple[TestClient, ShownStudy, Live], edits: str, sentence: str) -> None:
     client, shown, _ = live

@@ -32,7 +32,7 @@ def test_edges_between_features_are_kept_and_others_counted(lake: Lake, tmp_path
         ("nodes", 1, {"layer": "1"}, "says another layer or position"),
         ("nodes", 2, {"node_id": "0_1_2", "layer": "0"}, "comes twice"),
         ("links", 1, {"target": "1_2_2"}, "there is no node '1_2_2'"),
-        ("links", 1, {"weight": "x"}, "no finite number"),
+        ("links", 1, {"weight": "x"}, "not a finite number"),
         ("links", 2, {"source": "0_1_2", "target": "1_3_2"}, "comes twice"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_cache_of_another_sae_or_model_is_refused(lake: Lake, tmp_path: Path) 
     (module / "0_1.safetensors").rename(module / "1_2.safetensors")
     assert "no file has feature 0" in refusal(lake, "delphi", module)
     (module / "config.json").write_text(json.dumps([1]))
-    assert "config.json is no object" in refusal(lake, "delphi", module)
+    assert "config.json is not an object" in refusal(lake, "delphi", module)
 
 
 @pytest.mark.parametrize("name", ["delphi", "neuronpedia", "top_activations"])

@@ -176,7 +176,7 @@ def test_lists_of_features_make_the_round_trip(lake: Lake, tmp_path: Path) -> No
         ({"modelId": "small", "layer": "sae0", "index": "4"}, Asked(), r"there is no feature 4 in sae0, its features are 0 to 3"),
         ({"modelId": "m", "layer": "3-res", "index": "1"}, Asked(), r"m/3-res is not known to be an SAE of small"),
         ({"modelId": "gemma-2-2b", "layer": "5-gemmascope-res-16k", "index": "1"}, Asked(sae="sae1"), r"another SAE"),
-        ({"modelId": "m", "layer": "3-res", "index": "x"}, Asked(sae="sae1"), r"'x' is no feature"),
+        ({"modelId": "m", "layer": "3-res", "index": "x"}, Asked(sae="sae1"), r"'x' is not a feature"),
         ({"modelId": "m", "layer": "3-res", "index": 1}, Asked(sae="sae7"), r"--sae: the study small has no SAE 'sae7'"),
     ],
 )
@@ -218,7 +218,7 @@ def test_directions_of_another_model_or_run_are_refused(lake: Lake, tmp_path: Pa
     np.save(tmp_path / "nan.npy", np.array([1.0, np.nan], dtype=np.float32))
     assert "not finite numbers" in refusal(lake, "direction", tmp_path / "nan.npy", Asked(layer=0))
     np.save(tmp_path / "zero.npy", np.zeros(D, dtype=np.float32))
-    assert "is 0, which is no direction" in refusal(lake, "direction", tmp_path / "zero.npy", Asked(layer=0))
+    assert "is 0, which is not a direction" in refusal(lake, "direction", tmp_path / "zero.npy", Asked(layer=0))
     torch.save(torch.ones(D), run / "direction.pt")
     assert "they are of two runs" in refusal(lake, "direction", run)
     (run / "direction_metadata.json").write_text('{"pos": -1, "layer": 0}')

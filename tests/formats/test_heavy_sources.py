@@ -143,14 +143,14 @@ def packed_tensor(folder: Path) -> Path:
 WEIGHTS = {"weights": str(PLANTED_SAE)}
 HEAVY: dict[str, tuple[str, Callable[[Path], Path], Mapping[str, Any], str]] = {
     "many members": ("inspect", members_by_the_hundred, {}, "unpack to 400,"),
-    "a member of many values": ("inspect", values_without_end, {}, "it is no JSON"),
+    "a member of many values": ("inspect", values_without_end, {}, "it is not JSON"),
     "JSON of many values": ("harmbench", lists_without_end, {}, "values, and"),
-    "very many rows": ("neuronpedia", rows_without_end, {}, "is no object with named columns"),
+    "very many rows": ("neuronpedia", rows_without_end, {}, "is not an object with named columns"),
     "long lists in Parquet": ("features", long_lists, {}, "its column positions.list.element unpacks to more than"),
     "lists of one long text": ("answers", lists_of_long_texts, {"condition": "x"}, "of its rows hold more than"),
     "a packed stream": ("saelens", packed_stream, WEIGHTS, "a compressed part of it says that it unpacks to 335,544,320"),
     "packed columns": ("saelens", packed_columns, WEIGHTS, "unpacks to more than 100 times its size"),
-    "lists that overlap": ("saelens", views, WEIGHTS, "is no list of"),
+    "lists that overlap": ("saelens", views, WEIGHTS, "is not a list of"),
     "a number that repeats": ("direction", repeated_number, {"layer": 0}, "it has 1,073,741,824 numbers in"),
     "a tensor that is packed": ("direction", packed_tensor, {"layer": 0}, "say that they unpack to"),
 }

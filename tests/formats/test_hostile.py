@@ -21,7 +21,7 @@ from tests.lakes import build_lake
 LONG = "9" * 5_000
 HALF = "\ud800"
 WRONG: dict[str, tuple[str, Callable[[Path], Path], Asked, str]] = {
-    "a feature of many digits": ("features", as_json("x.json", [{**LIST[0], "index": LONG}]), Asked(), "is no feature"),
+    "a feature of many digits": ("features", as_json("x.json", [{**LIST[0], "index": LONG}]), Asked(), "is not a feature"),
     "a feature of text": ("features", as_lines("x.jsonl", [{**EDITS[0], "feature": LONG}]), Asked(), "feature is a whole number"),
     "a feature in a list": ("features", lambda f: as_json("x.json", 0)(f).rename(f / "x.txt"), Asked(), "no LAYER:FEATURE"),
     "an SAE of many digits": ("features", as_lines("x.jsonl", [{**EDITS[0], "sae": LONG}]), Asked(), "no SAE"),
@@ -50,7 +50,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], Asked, str]] = {
         "circuit_tracer",
         as_json("x.json", GRAPH | {"links": [{"source": "0_1_2", "target": "1_3_2", "weight": 10**400}]}),
         Asked(),
-        "is no finite number",
+        "is not a finite number",
     ),
     "a position that is a part": (
         "top_activations",
@@ -68,7 +68,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], Asked, str]] = {
         "strongreject",
         as_lines("x.jsonl", [{**STRONG[0], "score": 10**400}]),
         Asked(),
-        "no number from 0 to 1",
+        "not a number from 0 to 1",
     ),
     "half of a category": (
         "strongreject",

@@ -89,7 +89,7 @@ def test_a_model_is_known_by_its_adapter_too(model: Path, tmp_path: Path) -> Non
         ({"use_dora": True}, "has use_dora = True: adapters of plain LoRA alone are merged"),
         ({"modules_to_save": ["lm_head"]}, r"has modules_to_save = \['lm_head'\]"),
         ({"peft_type": "IA3"}, "has peft_type = 'IA3'"),
-        ({"lora_alpha": "much"}, "has lora_alpha = 'much', which is no number"),
+        ({"lora_alpha": "much"}, "has lora_alpha = 'much', which is not a number"),
         ({"rank_pattern": {"q_proj": 2}}, "has rank_pattern"),
     ],
 )
@@ -105,7 +105,7 @@ def test_an_adapter_of_another_model_is_told(model: Path, tmp_path: Path) -> Non
     A_rd, B_or = known[first]
     wrong: list[tuple[dict[str, tuple[Tensor, Tensor]], str]] = [
         ({first: (A_rd[:, :-1].contiguous(), B_or)}, "it is an adapter of another model"),
-        ({"model.layers.77.self_attn.q_proj": (A_rd, B_or)}, "is no linear projection of the model"),
+        ({"model.layers.77.self_attn.q_proj": (A_rd, B_or)}, "is not a linear projection of the model"),
         ({first: (A_rd.log(), B_or)}, "not finite"),
         ({}, "has no matrices"),
     ]

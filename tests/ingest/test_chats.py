@@ -87,16 +87,16 @@ def test_a_chat_is_read_as_transformers_renders_it(family: str) -> None:
 @pytest.mark.parametrize(
     ("cell", "why"),
     [
-        ("How?", "it is no list of messages"),
-        ([], "it is no list of messages"),
+        ("How?", "it is not a list of messages"),
+        ([], "it is not a list of messages"),
         ([{"role": "tool", "content": "x"}], "message 1 is not {role: one of system, user, assistant, content: text}"),
         ([{"role": "user"}], "message 1 is not"),
         ([{"role": "user", "content": ["x"]}], "message 1 is not"),
         ([{"role": "user", "content": "  "}], "message 1 is empty"),
         (TURNS[:3], "its last message is the assistant's"),
         ([TURNS[1], TURNS[0], TURNS[3]], "a system message stands behind others"),
-        (None, "it is no list of messages"),
-        (7, "it is no list of messages"),
+        (None, "it is not a list of messages"),
+        (7, "it is not a list of messages"),
     ],
 )
 def test_what_is_no_chat_is_one_sentence(cell: Any, why: str, tmp_path: Path) -> None:

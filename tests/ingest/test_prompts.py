@@ -75,7 +75,7 @@ def test_every_format_gives_the_same_prompts(tmp_path: Path, suffix: str) -> Non
     first = ROWS[0]["instruction"]
     assert prompts[0] == Prompt("set0", "train", "harmful", "theft", first, hashlib.sha256(first.encode()).hexdigest()[:16])
     assert [prompt.text for prompt in prompts] == [row["instruction"] for row in ROWS]
-    assert [prompt.category for prompt in prompts] == ["theft", None, "words"], "an empty cell is no category"
+    assert [prompt.category for prompt in prompts] == ["theft", None, "words"], "an empty cell is not a category"
     assert content_hash(prompts) == content_hash(load_rows(tmp_path, ROWS))
 
 
@@ -214,7 +214,7 @@ def test_mistakes_are_named(tmp_path: Path, rows: Rows, spec: dict[str, Any], ex
     ("name", "content", "expected"),
     [
         ("x.jsonl", b'{"instruction": "a"}\nnonsense\n', "x.jsonl is not a readable .jsonl file"),
-        ("x.jsonl", b"[1]\n", "row 1 of x.jsonl is no object"),
+        ("x.jsonl", b"[1]\n", "row 1 of x.jsonl is not an object"),
         ("x.json", b'{"a": 1}', "has no column 'instruction' in row 1: the columns are a"),
         ("x.csv", b"instruction,label\na,b,c\n", "row 1 has another number of cells than the header"),
         ("x.csv", b"instruction\n\xff\xfe\n", "x.csv is not a readable .csv file"),

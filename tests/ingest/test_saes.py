@@ -143,7 +143,7 @@ def test_sae_of_another_layer_does_not_fit(tmp_path: Path, hook: str) -> None:
 def test_sae_of_a_place_that_is_no_site_does_not_fit(tmp_path: Path) -> None:
     save_sae(tmp_path / "layer_0", metadata={"hook_name": "hook_embed"})
     with pytest.raises(
-        UserError, match="was trained on hook_embed: hook_embed is no site that SAEs can be used at: these are blocks"
+        UserError, match="was trained on hook_embed: hook_embed is not a site that SAEs can be used at: these are blocks"
     ):
         check_fits(read_description(local(tmp_path)[0]), sizes())
 

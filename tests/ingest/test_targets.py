@@ -54,7 +54,7 @@ def test_both_forms_count_however_the_template_ends(family: str, end: str, first
 def test_a_template_that_would_swallow_the_token() -> None:
     template = template_of("gpt_neox", chat_template="{{ bos_token }}{{ messages[0]['content'] }} model")
     (target,) = targets_of(template, specified(target_tokens=["I"]))
-    assert target.token_id == template.tokenizer.convert_tokens_to_ids("I"), '"modelI" is no word'
+    assert target.token_id == template.tokenizer.convert_tokens_to_ids("I"), '"modelI" is not a word'
 
 
 def test_what_is_no_token_is_told() -> None:

@@ -189,7 +189,7 @@ def test_single_precision_is_written_as_short_as_it_can_be(kind: str, capsys: py
 
 @pytest.mark.parametrize("name", ["rows.xlsx", "nowhere/rows.csv"])
 def test_a_file_that_cannot_be_meant_is_told(tmp_path: Path, name: str) -> None:
-    with pytest.raises(QueryError, match=r"\.xlsx is no format|there is no folder .*nowhere"):
+    with pytest.raises(QueryError, match=r"\.xlsx is not a format|there is no folder .*nowhere"):
         show(duckdb.connect().sql("select 1 as n"), output=tmp_path / name)
     assert not list(tmp_path.iterdir())
 

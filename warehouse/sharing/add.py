@@ -93,7 +93,7 @@ def _pointers(records: Sequence[RunRecord], name: str | None) -> dict[tuple[str,
     older = {(r.recipe, r.stage): [r.run_id] for r in latest if STUDIES not in r.about}
     studies = sorted({study for study, _ in (*found, *older)})
     if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a study: use letters, digits, ., - and _, a letter first")
+        raise UserError(f"{name!r} is not a name for a study: use letters, digits, ., - and _, a letter first")
     if name is not None and len(studies) > 1:
         raise UserError(f"the set has several studies ({', '.join(studies)}): they keep their names")
     return {(name or study, stage): tuple(run_ids) for (study, stage), run_ids in (older | found).items()}

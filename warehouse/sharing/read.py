@@ -36,7 +36,7 @@ def read_records(folder: Path) -> list[RunRecord]:
         raise UserError(f"there is no shared set at {folder}: give the folder that `saelake share` wrote")
     paths = sorted(_entries(folder / "runs", folder))
     if not paths:
-        raise UserError(f"{folder} is no shared set: it has no runs/*.json; `saelake share` writes one")
+        raise UserError(f"{folder} is not a shared set: it has no runs/*.json; `saelake share` writes one")
     if len(paths) > MOST_RUNS:
         raise UserError(f"{folder} has {len(paths):,} run records, at most {MOST_RUNS:,} are read")
     records: dict[str, RunRecord] = {}
@@ -127,10 +127,10 @@ def _require_types(record: RunRecord) -> None:
     """Raises ValueError unless every field is what the code and the catalog take it for."""
     _require(isinstance(record.run_id, str) and RUN_ID.fullmatch(record.run_id), "its run_id is none")
     for name in (record.stage, record.recipe):
-        _require(isinstance(name, str) and NAME.fullmatch(name), "its stage or recipe is no name")
-    _require(all(isinstance(p, str) and RUN_ID.fullmatch(p) for p in record.parents), "a parent is no run_id")
+        _require(isinstance(name, str) and NAME.fullmatch(name), "its stage or recipe is not a name")
+    _require(all(isinstance(p, str) and RUN_ID.fullmatch(p) for p in record.parents), "a parent is not a run_id")
     for value in (record.config, record.hardware, record.versions, record.about):
-        _require(isinstance(value, dict), "config, hardware, versions or about is no object")
+        _require(isinstance(value, dict), "config, hardware, versions or about is not an object")
     sets = record.about.get("prompts", [])
     _require(
         isinstance(sets, list) and all(isinstance(one, dict) and isinstance(one.get("set"), str) for one in sets), "about is none"
@@ -139,8 +139,8 @@ def _require_types(record: RunRecord) -> None:
     _require(isinstance(studies, list) and all(isinstance(s, str) and NAME.fullmatch(s) for s in studies), "about is none")
     words = record.about.get("behaviour", {})
     _require(isinstance(words, dict) and all(isinstance(word, str) for word in words.values()), "about is none")
-    _require(isinstance(record.code_version, str), "its code_version is no text")
-    _require(type(record.seed) is int, "its seed is no integer")
+    _require(isinstance(record.code_version, str), "its code_version is not text")
+    _require(type(record.seed) is int, "its seed is not an integer")
     for time in (record.started, record.finished):
         _require(isinstance(time, str) and 1970 <= datetime.fromisoformat(time).year < 10_000, "its times are none")
         _require(datetime.fromisoformat(time).tzinfo is None, "its times are not in UTC")
@@ -154,14 +154,14 @@ def _require_types(record: RunRecord) -> None:
     _require(len(set(names)) == len(names), "it has a table twice")
     for file in record.files:
         _require(file.table in names, "a file belongs to none of its tables")
-        _require(type(file.n_rows) is int and type(file.n_bytes) is int, "a file's rows or bytes are no integers")
+        _require(type(file.n_rows) is int and type(file.n_bytes) is int, "a file's rows or bytes are not integers")
         _require(
             0 <= file.n_rows <= SPARE_ROWS + MOST_ROWS_A_BYTE * file.n_bytes,
             f"{file.n_rows:,} rows do not fit in {file.n_bytes:,} bytes",
         )
         _require(_is_digest(file.sha256), "a file's sha256 is none")
     columns = {f"{t.name}.{c.name}" for t in TABLES.values() for c in t.columns}
-    _require(all(name in columns or name in TABLES for name in record.withheld), "it withholds what is no table or column")
+    _require(all(name in columns or name in TABLES for name in record.withheld), "it withholds what is not a table or column")
 
 
 def _require(is_so: object, otherwise: str) -> None:
@@ -180,7 +180,7 @@ def _in_order(records: dict[str, RunRecord]) -> Sequence[RunRecord]:
     while waiting:
         ready = [r for r in waiting.values() if not any(p in waiting for p in r.parents)]
         if not ready:
-            raise UserError(f"the runs {', '.join(sorted(waiting))} are computed from each other: that is no shared set")
+            raise UserError(f"the runs {', '.join(sorted(waiting))} are computed from each other: that is not a shared set")
         for record in ready:
             ordered[record.run_id] = waiting.pop(record.run_id)
     return list(ordered.values())

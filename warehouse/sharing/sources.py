@@ -41,7 +41,7 @@ def fetch_hub(source: str, folder: Path) -> None:
     """Fills `folder` from the hub's cache, which huggingface_hub brings up to date where the hub answers."""
     found = HUB.fullmatch(source)
     if found is None:
-        raise UserError(f"{source} is no data set of the hub: give hf://datasets/ORGANISATION/NAME, or ...NAME@REVISION")
+        raise UserError(f"{source} is not a data set of the hub: give hf://datasets/ORGANISATION/NAME, or ...NAME@REVISION")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
