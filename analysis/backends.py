@@ -1,4 +1,4 @@
-"""Backends side by side: readings of the same texts by several libraries as rows, and the first place where two of them part.
+"""Backends side by side: readings of the same texts by several libraries as rows, and the first place where two of them diverge.
 
     print(*saelake.compare(subject, {"bridge": bridge}, ["how to steal a violin", "hello"]), sep="\\n")
 
@@ -38,12 +38,12 @@ N_PROMPTS = 8
 
 
 class Parting(NamedTuple):
-    """Where a backend parts from the reference; of one that does not, how near it comes."""
+    """Where a backend diverges from the reference; of one that does not, how near it comes."""
 
     backend: str
     parts: bool
     layer: int | None
-    """None: it does not part, or in its token ids."""
+    """None: it does not diverge, or does so in its token ids."""
     site: str | None
     """A kind of site, log_probs, or token ids."""
     prompt: int | None
@@ -72,7 +72,7 @@ class Parting(NamedTuple):
 
 
 def compare(subject: Subject, backends: Mapping[str, Any], texts: Sequence[str]) -> list[Parting]:
-    """Reads texts with a subject and with other libraries, and says of each of these where it parts first.
+    """Reads texts with a subject and with other libraries, and says of each of these where it first diverges.
 
     Texts go through the template of each library's own tokenizer, unless the subject was given another than its tokenizer's.
 

@@ -1,14 +1,14 @@
--- Where two libraries that run the model part: the first place of a pass, and the position, at which they read something else.
+-- Where libraries that run the model diverge: the first place of a pass, and the position, at which they read something else.
 --
 -- One row for each backend that `saelake compare` has read the study's prompts with, beside the reference. Tokens come first:
 -- where a backend tokenises a prompt otherwise, site is token ids, and values are compared on the other prompts. Then values, in
--- the order of a pass: layer by layer, and in a layer as its block computes them. They part where the distance of two vectors
--- (difference, of the reference's length) is past what rounding explains (floor): twice the farthest that two sound passes of the
--- reference lie apart there, or half of the time at that site, whichever is more; twice, as both libraries may be off. pos is the
--- first position there that parts, prompt_id the first prompt with it. Where nothing parts, site is null, and difference and
--- floor are those that come nearest to each other. n_parted counts readings that part, of n_compared.
+-- the order of a pass: layer by layer, and in a layer as its block computes them. They diverge (`parts`) where the distance of
+-- two vectors (difference, of the reference's length) is past what rounding explains (floor): twice the farthest that two sound
+-- passes of the reference lie apart there, or half of the time at that site, whichever is more; twice, as both libraries may be
+-- off. pos is the first position there that diverges, prompt_id the first prompt with it. Where nothing diverges, site is null,
+-- and difference and floor are those that come nearest to each other. n_parted counts readings that diverge, of n_compared.
 --
--- $reference text = transformers: the backend that the others are held against; its runs know the noise
+-- $reference text = transformers: the backend that the others are compared with; its runs hold the noise
 -- $backend text? = null: only this one
 with here as (
     select *

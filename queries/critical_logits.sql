@@ -1,4 +1,4 @@
--- What the critical features write: the tokens that their decoder rows promote and suppress most, as `logits` says it of each.
+-- What the critical features write: the tokens that their decoder rows promote and suppress most (see `logits`).
 --
 -- n_prompts counts the prompts in whose critical sets a feature is. A feature that promotes a target token itself may only write the
 -- answer out: `readouts` says how much of its effect is that.

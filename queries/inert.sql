@@ -1,4 +1,4 @@
--- How many critical features do not fire on the very prompt that they are critical for, and what they are good for (R8).
+-- How many critical features do not fire on the very prompt that they are critical for, and whether ablating them matters (R8).
 --
 -- One row per method and judge. n_prompts have a set; n_features counts (prompt, feature) pairs, n_inert those without activation on
 -- that prompt, unique_features and unique_inert distinct features. flipped_full, flipped_active and flipped_silent count the

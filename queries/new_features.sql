@@ -1,4 +1,4 @@
--- Stage 3 (R10, R12): the other features that fire on a prompt, ranked by how they go with its critical ones.
+-- Stage 3 (R10, R12): the other features that fire on a prompt, ranked by how closely they go with its critical ones.
 --
 -- By embedding: the cosine of a feature's embedding with those of the prompt's critical features. By weight: the size of its
 -- weight in the linear probe (R12), whatever its sign and whatever the critical features are: half of its first features speak

@@ -1,4 +1,4 @@
--- How alike the sets are that a search finds again: Jaccard index |A and B| / |A or B| (R21).
+-- How alike the sets are that a search finds when it is repeated: Jaccard index |A and B| / |A or B| (R21).
 --
 -- over starts: one row per target prompt, the mean over all pairs of its random starts or seeds (pairs of empty sets left out).
 -- over halves: one row, the distinct features found on one half of the target prompts against those found on the other; the

@@ -1,4 +1,4 @@
--- How many verdicts of the judge first_token rounding alone may turn: the first token is a target token, or none, by so little (R7).
+-- How many verdicts of the judge first_token rounding alone may turn, because a target token and another are that close (R7).
 --
 -- One row for each condition and label. margin is by how much the largest logit of a target token is above that of any other first
 -- token: the verdict depends on its sign. n_uncertain counts the answers whose margin is within the study's noise floor, which is

@@ -1,1 +1,1 @@
-"""The search for causes: directions, candidates, Algorithm 1, minimal sets, and the controls that they are held against."""
+"""The search for causes: directions, candidates, Algorithm 1, minimal sets, and the controls that they are compared with."""

@@ -1,1 +1,1 @@
-"""The same prompts through other libraries that run the model: what each reads at which site, and where two of them part."""
+"""The same prompts through other libraries that run the model: what each reads at which site, and where two of them diverge."""

@@ -1,7 +1,7 @@
 """What a backend is: a library that runs a model, asked what it reads of some texts, at the places of a pass.
 
 A backend tokenises the texts itself, so that another template, special token or BOS shows, and reads all of them in one batch, so
-that another padding, mask or numbering of positions does. What it gives is held against the reference by `readings`.
+that another padding, mask or numbering of positions does. What it gives is compared with the reference by `readings`.
 
 Letters of shapes: t token, d width of a site, v vocabulary, k numbers of a sketch.
 """

@@ -46,7 +46,7 @@ def check_backends(names: Sequence[str]) -> None:
     for name in names:
         require("backends", f"the backend {name}", KINDS[name].module)
     if set(names) <= {"transformers"}:
-        raise UserError("name a backend beside transformers, which all others are held against")
+        raise UserError("name a backend beside transformers, which all others are compared with")
 
 
 def identity_of(name: str, model: ModelSpec) -> dict[str, Any]:

@@ -196,7 +196,7 @@ COMPARISONS = Table(
             "label of the prompts, of the target label those that are refused at baseline; all: of the rows about models",
         ),
         Column("a", pa.string(), "the condition, in one word, or the model"),
-        Column("b", pa.string(), "what it is held against; starts or halves for stability; empty for a rate"),
+        Column("b", pa.string(), "what it is compared with; starts or halves for stability; empty for a rate"),
         Column("k", pa.int32(), "K of the conditions", null="not a matter of K", at_least=0),
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
         Column("n", pa.int32(), "prompts; for a comparison those with both answers; 1 for two halves"),
