@@ -63,10 +63,10 @@ class Parting(NamedTuple):
         at = f"position {self.pos} of prompt {self.prompt}"
         if self.layer is None:
             theirs, ours = ("nothing" if one is None else f"token {one}" for one in (self.token_id, self.reference_token_id))
-            return f"{self.backend} parts from transformers in its token ids, at {at}: {theirs} in place of {ours}"
+            return f"{self.backend} diverges from transformers in its token ids, at {at}: {theirs} in place of {ours}"
         where = "the log-probabilities" if self.site == LOG_PROBS else site_of((self.layer, str(self.site))).hook
         return (
-            f"{self.backend} parts from transformers at {where}, {at}: by {self.difference:.2g} of the length there, "
+            f"{self.backend} diverges from transformers at {where}, {at}: by {self.difference:.2g} of the length there, "
             f"where rounding explains {self.floor:.1g}"
         )
 

@@ -1,4 +1,4 @@
-"""The commands about what features mean: fetch explanations, let people annotate, and look around in the explorer."""
+"""The commands for looking at features: fetch explanations, let people annotate, browse the explorer."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -148,9 +148,9 @@ def annotate(name: str, host: str, port: int, lake: str) -> None:
 def browse(host: str, port: int, lake: str, recipe: str | None, live: str | None) -> None:
     """Serve the explorer of a study as local pages, until it is interrupted.
 
-    Features by what tells something of them, with a card each; prompts, conditions, runs; SQL; with --live prompts of your own
-    under edits, answered beside the unmodified model. Only the printed link opens it. It shows what features fire on: do not give
-    it to the annotators of an annotation study.
+    It has lists of features with a card each, prompts, conditions, runs and SQL; with --live, prompts of your own are answered
+    under edits, beside the unmodified model. Only the printed link opens it. It shows what features fire on: do not give it to
+    the annotators of an annotation study.
     """
     _check_installed()
     import secrets

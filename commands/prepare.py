@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--trial",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Time N prompts in each kind of pass, and say from that what every stage takes, where everything is here.",
+    help="Time N prompts in each kind of pass, and every stage by that; model, SAEs and prompts must be here.",
 )
 @click.option("--format", "kind", type=click.Choice(["table", "json"]), default="table", help="How the plan is written.")
 def plan(recipe: str, limit: int | None, measure: bool | None, trial: int | None, kind: str) -> None:

@@ -64,7 +64,7 @@ def test_a_planted_mistake_is_named_where_it_begins(name: str) -> None:
         assert found.difference is not None
         assert found.floor is not None
         assert found.difference > found.floor > 0
-        assert "parts from transformers at" in str(found)
+        assert "diverges from transformers at" in str(found)
 
 
 @pytest.mark.parametrize(
