@@ -1,6 +1,6 @@
 """Documents whose commands are run, block by block, and show what was printed.
 
-    ```console          one command, `$ saelake ...`, and what it prints
+    ```console          one command, `$ saelake ...`, and what it prints; an argument in quotes may go over several lines
     ```sql              a statement; a ```text block right after it shows its answer
     ```python           a program; a ```text block right after it shows what it prints
 
@@ -26,7 +26,7 @@ from saelake import cli
 from tests.conftest import ROOT
 
 BLOCK = re.compile(
-    r"```console\n(?P<console>\$ .*)\n(?P<printed>(?:(?!```).*\n)*)```"
+    r"```console\n(?P<console>\$ [^\"\n]*(?:\"[^\"]*\"[^\"\n]*)*)\n(?P<printed>(?:(?!```).*\n)*)```"
     r"|```(?P<language>sql|python)\n(?P<code>(?:(?!```).*\n)*)```(?:\n\n```text\n(?P<answer>(?:(?!```).*\n)*)```)?"
 )
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?")

@@ -19,6 +19,16 @@ def test_there_is_something_to_check() -> None:
     assert len([b for b in blocks(ROOT / "docs" / "cookbook.md") if b.language == "sql" and b.shown]) >= 20
 
 
+def test_a_command_ends_with_its_quotes(tmp_path: Path) -> None:
+    text = "```console\n$ saelake sql \"\nselect 1 as 'a'\n\" --lake x\na\n1\n```\n```console\n$ saelake runs\nnone\n```\n"
+    (tmp_path / "x.md").write_text(text, encoding="utf-8")
+    asked, listed = blocks(tmp_path / "x.md")
+    assert asked.code == "saelake sql \"\nselect 1 as 'a'\n\" --lake x"
+    assert asked.shown == "a\n1\n"
+    assert asked.written(asked.shown) + "\n" + listed.written("none\n") + "\n" == text
+    assert (listed.code, listed.shown) == ("saelake runs", "none\n")
+
+
 @pytest.mark.parametrize("document", RUN, ids=lambda document: document.name)
 def test_output_is_in_step(document: Path, organism_lake: Path, planted_lake: Path, tmp_path: Path) -> None:
     prepare(tmp_path, organism_lake, planted_lake)

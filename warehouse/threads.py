@@ -1,4 +1,4 @@
-"""The same work on several things at once, in threads: reading, hashing, sorting and writing files release Python's lock."""
+"""The same work on several things at once, in threads: reading, hashing, sorting and writing files release the GIL."""
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
