@@ -9,7 +9,7 @@ Everything heavy is imported by the command that needs it, so that help and SQL 
 import click
 
 from saelake.commands import ask, backends, beside, compute, formats, lake, meaning, prepare, sharing, steer
-from saelake.commands.options import OneSentence
+from saelake.commands.groups import OneSentence
 
 
 @click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saelake.commands.options import Command, Listing, force_option, lake_option, read_study, study_option
+from saelake.commands.groups import Listing
+from saelake.commands.options import Command, force_option, lake_option, read_study, study_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
