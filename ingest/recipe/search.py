@@ -62,7 +62,7 @@ class Algorithm1(Section):
     other_block_sizes: tuple[Count | Literal["auto"], ...] = ()
     """Further N, each searched beside the first one, as the conditions algorithm1_nN and algorithm1_nN_common."""
     taus: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    """The thresholds of the refusal token's probability, each a run of the algorithm."""
+    """Thresholds of the relative change of the refusal token's probability; each gives one set."""
     seeds: Count = 3
     """Draws of the blocks; a feature counts as found if it is found under all of them."""
 
