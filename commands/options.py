@@ -1,7 +1,7 @@
 """The options that mean the same in every command, and what they open: a recipe, a lake."""
 
 from collections.abc import Callable, Sequence
-from functools import reduce, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -109,8 +109,12 @@ def computing_options(*, workers: bool = True, judges: bool = True) -> Callable[
             common = {name: given.pop(name) for name in Computing._fields if name in given}
             return command(computing=Computing(**common), **given)
 
-        options = [lake_option, limit_option, force_option, *[workers_option] * workers, *[judges_options] * judges]
-        return reduce(lambda decorated, option: option(decorated), reversed(options), gathered)
+        decorated: Command = gathered
+        if judges:
+            decorated = judges_options(decorated)
+        if workers:
+            decorated = workers_option(decorated)
+        return lake_option(limit_option(force_option(decorated)))
 
     return decorate
 
