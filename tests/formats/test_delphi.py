@@ -87,7 +87,7 @@ TOKENS = np.array([[0, 1, 2, 3], [0, 3, 2, 9]])
         ({"activations": np.array([np.nan], dtype=np.float16)}, "not finite numbers"),
         ({"activations": np.array([-1.0], dtype=np.float16)}, "not above 0"),
         ({"tokens": TOKENS + 1}, "they are of two caches"),
-        ({"tokens": TOKENS - 1}, "no token ids"),
+        ({"tokens": TOKENS - 1}, "not token ids"),
         (
             {"locations": np.array([[0, 1, 0]] * 2, dtype=np.uint16), "activations": np.array([1.0, 2.0], dtype=np.float16)},
             "an activation comes twice",

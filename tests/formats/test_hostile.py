@@ -23,7 +23,7 @@ HALF = "\ud800"
 WRONG: dict[str, tuple[str, Callable[[Path], Path], Asked, str]] = {
     "a feature of many digits": ("features", as_json("x.json", [{**LIST[0], "index": LONG}]), Asked(), "is not a feature"),
     "a feature of text": ("features", as_lines("x.jsonl", [{**EDITS[0], "feature": LONG}]), Asked(), "feature is a whole number"),
-    "a feature in a list": ("features", lambda f: as_json("x.json", 0)(f).rename(f / "x.txt"), Asked(), "no LAYER:FEATURE"),
+    "a feature in a list": ("features", lambda f: as_json("x.json", 0)(f).rename(f / "x.txt"), Asked(), "not of the form LAYER:FEATURE"),
     "an SAE of many digits": ("features", as_lines("x.jsonl", [{**EDITS[0], "sae": LONG}]), Asked(), "no SAE"),
     "a layer past 32 bits": (
         "features",
@@ -56,13 +56,13 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], Asked, str]] = {
         "top_activations",
         as_lines("x.jsonl", [{**TOPS[0], "position": 1.5}]),
         Asked(sae="sae0"),
-        "no posit",
+        "is not a position",
     ),
     "a position past 32 bits": (
         "top_activations",
         as_lines("x.jsonl", [{**TOPS[0], "position": 2**31}]),
         Asked(sae="sae0"),
-        "no posit",
+        "is not a position",
     ),
     "a score of many digits": (
         "strongreject",

@@ -97,7 +97,7 @@ WIDE = np.zeros((3, LENGTH, 7), dtype=np.float32)
             "where no SAE of it reads: sae0 resid_post, sae1 resid_post, weighed blocks.1",
         ),
         ({"token_ids": None}, "has no column token_ids"),
-        ({"token_ids": np.full((3, LENGTH), -1)}, "no token ids"),
+        ({"token_ids": np.full((3, LENGTH), -1)}, "not token ids"),
         ({"token_ids": np.array([[[1]]] * 3)}, "its tokens"),
     ],
 )
