@@ -286,7 +286,7 @@ WRONG = [
     ({"question": "{prompt}?"}, "needs {prompt} and {answer}"),
     ({"model": None}, "model is missing"),
     ({"refused": ["no"]}, "'no' means two things"),
-    ({"refused": ["I cannot"]}, "no single word"),
+    ({"refused": ["I cannot"]}, "not a single word"),
     ({"refused": []}, "at least one word each"),
     ({"class": "a:B"}, "exactly one of class, endpoint, not both"),
     ({"options": {"a": 1}}, "options only makes sense together with class"),

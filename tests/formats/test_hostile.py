@@ -23,7 +23,7 @@ HALF = "\ud800"
 WRONG: dict[str, tuple[str, Callable[[Path], Path], Asked, str]] = {
     "a feature of many digits": ("features", as_json("x.json", [{**LIST[0], "index": LONG}]), Asked(), "is not a feature"),
     "a feature of text": ("features", as_lines("x.jsonl", [{**EDITS[0], "feature": LONG}]), Asked(), "feature is a whole number"),
-    "a feature in a list": ("features", lambda f: as_json("x.json", 0)(f).rename(f / "x.txt"), Asked(), "not of the form LAYER:FEATURE"),
+    "a feature in a list": ("features", lambda f: as_json("x.json", 0)(f).rename(f / "x.txt"), Asked(), "not of the form"),
     "an SAE of many digits": ("features", as_lines("x.jsonl", [{**EDITS[0], "sae": LONG}]), Asked(), "no SAE"),
     "a layer past 32 bits": (
         "features",
