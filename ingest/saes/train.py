@@ -102,7 +102,7 @@ def train_saes(recipe: Recipe, *, force: bool = False, update: bool = False, pro
     layers = list(dict.fromkeys(target.layer for target in missing))
     try:
         for group in _residuals(recipe, subject, sequences, held_out, layers):
-            for fits in side_by_side(_n_at_once(recipe, subject, len(group)), finish, group, progress):
+            for fits in side_by_side(_n_at_once(recipe, subject), finish, group, progress):
                 found |= fits
     except UserError:
         shutil.rmtree(drafts, ignore_errors=True)
@@ -208,12 +208,15 @@ def _take(captured: Captured, site: Site, *rows: np.ndarray) -> Residuals:
     return Residuals(site.layer, *(resid_td[torch.from_numpy(some)] for some in rows))
 
 
-def _n_at_once(recipe: Recipe, subject: Subject, n_layers: int) -> int:
-    """Layers to train at once: one on a GPU, on a processor one a thread, as many as a part of main memory holds."""
+def _n_at_once(recipe: Recipe, subject: Subject) -> int:
+    """Layers to train at once: one on a GPU, on a processor one a thread, as many as a part of main memory holds.
+
+    Of all layers of the recipe, however few are missing: what a resumed training ends has as many threads, and so the same bits.
+    """
     if subject.device.type != "cpu":
         return 1
     n_bytes = 2 * recipe.train_saes.width * subject.d_model * BYTES_A_WEIGHT
-    return max(min(torch.get_num_threads(), n_layers, int(HOST_SHARE * host_bytes() // n_bytes)), 1)
+    return max(min(torch.get_num_threads(), len(recipe.sae_layers), int(HOST_SHARE * host_bytes() // n_bytes)), 1)
 
 
 def _train(recipe: Recipe, subject: Subject, resid: Residuals, seed: int, folder: Path, progress: Quiet) -> Fit:

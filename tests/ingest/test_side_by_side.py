@@ -1,12 +1,15 @@
 """Trainings in several threads: the same results, and an end for all when one of them ends badly."""
 
+import shutil
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
 
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.saes import train as training
 from saelake.ingest.saes.side_by_side import side_by_side
 from saelake.ingest.saes.train import train_saes
 from saelake.warehouse.progress import Quiet
@@ -74,3 +77,25 @@ def test_saes_trained_at_once_are_bit_for_bit_those_trained_one_after_the_other(
     for one, other in zip(together, alone, strict=True):
         files = [(trained.folder / "sae_weights.safetensors").read_bytes() for trained in (one, other)]
         assert files[0] == files[1], f"layer {one.layer}"
+
+
+def test_a_training_that_is_resumed_ends_as_one_that_was_not_killed(
+    two_at_once: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one layer left, that layer has no more threads than it had beside the other."""
+    saes = two_at_once.saes.model_copy(update={"path": tmp_path / "layer_{layer}"})
+    given = list[int]()
+
+    def train(*arguments: Any) -> Any:
+        given.append(torch.get_num_threads())
+        return real(*arguments)
+
+    real, before = training._train, torch.get_num_threads()
+    monkeypatch.setattr(training, "_train", train)
+    try:
+        train_saes(two_at_once.model_copy(update={"saes": saes}))
+        shutil.rmtree(tmp_path / "layer_2")
+        train_saes(two_at_once.model_copy(update={"saes": saes}), update=True)
+    finally:
+        torch.set_num_threads(before)
+    assert given == [1, 1, 1]
