@@ -24,6 +24,7 @@ from saelake.ingest.runs import SetRuns, ingest_key
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
+from saelake.warehouse.machine import n_processors
 from saelake.warehouse.records import RunSpec
 from saelake.warehouse.runs import Rows
 
@@ -129,7 +130,7 @@ class RayWorkers:
 
     def __enter__(self) -> Self:
         address = os.environ.get("RAY_ADDRESS")
-        n_cpus = max(os.cpu_count() or 1, self._threads) if self._n_workers is None else self._n_workers * self._threads
+        n_cpus = max(n_processors(), self._threads) if self._n_workers is None else self._n_workers * self._threads
         local = {} if address else {"include_dashboard": False, "num_cpus": n_cpus}
         # Workers import this code as the caller does, from wherever it is started.
         paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
@@ -171,10 +172,9 @@ class RayWorkers:
         waiting, running, deaths = deque(missing), dict[Any, tuple[Any, Any]](), Counter[Any]()
         while waiting or running:
             self._start(len(waiting) + len(running))
-            for worker in self._free(running) if waiting else ():
-                if waiting:
-                    shard = waiting.popleft()
-                    running[start(worker, shard)] = worker, shard
+            for worker in self._free(running, len(waiting)):
+                shard = waiting.popleft()
+                running[start(worker, shard)] = worker, shard
             finished, _ = self._ray.wait([*running, *self._starting], timeout=POLL_SECONDS)
             for ref in finished:
                 if ref in self._starting:
@@ -194,11 +194,11 @@ class RayWorkers:
     def _threads_of_each(self, n_shards: int) -> int | None:
         """Torch's, for workers that share this machine alone: what has fewer shards than workers leaves no processor idle.
 
-        None where the recipe or a cluster decides.
+        None where the recipe, a cluster or OMP_NUM_THREADS decides.
         """
-        if self._recipe.compute.threads or os.environ.get("RAY_ADDRESS"):
+        if self._recipe.compute.threads or os.environ.get("RAY_ADDRESS") or os.environ.get("OMP_NUM_THREADS"):
             return None
-        n_cpus = os.cpu_count() or 1
+        n_cpus = n_processors()
         return max(n_cpus // min(self._n_workers or n_cpus, max(n_shards, 1)), 1)
 
     def _result(self, ref: Any) -> "Any | Gone":
@@ -249,7 +249,9 @@ class RayWorkers:
             self._workers.remove(worker)
         self._ray.kill(worker)  # it may be out of reach only, and would keep its place
 
-    def _free(self, running: Mapping[Any, tuple[Any, Any]]) -> list[Any]:
-        """Workers to give a shard to, those with the fewest first."""
+    def _free(self, running: Mapping[Any, tuple[Any, Any]], n_waiting: int) -> list[Any]:
+        """Workers to give the waiting shards to, those with the fewest first; a second one only if workers to come lack none."""
         load = Counter(id(worker) for worker, _ in running.values())
-        return [worker for n in range(SHARDS_A_WORKER) for worker in self._workers if load[id(worker)] <= n]
+        idle = [worker for worker in self._workers if not load[id(worker)]][:n_waiting]
+        n_ahead = max(n_waiting - len(idle) - len(self._starting), 0)
+        return idle + [worker for n in range(1, SHARDS_A_WORKER) for worker in self._workers if load[id(worker)] <= n][:n_ahead]

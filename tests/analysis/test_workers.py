@@ -140,15 +140,30 @@ def test_a_worker_that_fits_on_no_machine_is_one_sentence(study: Study, tmp_path
 def test_workers_on_this_machine_leave_no_processor_idle(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_workers: int | None, n_shards: int, threads: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("saelake.analysis.workers.n_processors", lambda: 8)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     compute, lake = study.recipe.compute.model_copy(update={"threads": None}), Lake.at(tmp_path / "lake")
     free = replace(study, recipe=study.recipe.model_copy(update={"compute": compute}))
     assert RayWorkers(free, lake, n_workers)._threads_of_each(n_shards) == threads
     given = replace(study, recipe=study.recipe.model_copy(update={"compute": compute.model_copy(update={"threads": 3})}))
     assert RayWorkers(given, lake, n_workers)._threads_of_each(n_shards) is None, "as the recipe says"
+    with monkeypatch.context() as asked_for:
+        asked_for.setenv("OMP_NUM_THREADS", "1")
+        assert RayWorkers(free, lake, n_workers)._threads_of_each(n_shards) is None, "as whoever calls it says"
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     assert RayWorkers(free, lake, n_workers)._threads_of_each(n_shards) is None, "as the cluster gives"
+
+
+def test_a_worker_that_comes_up_first_leaves_the_others_their_shards(study: Study, tmp_path: Path) -> None:
+    workers = RayWorkers(study, Lake.at(tmp_path / "lake"))
+    workers._workers, workers._starting = ["first"], {"ready": "second"}
+    assert workers._free({}, 2) == ["first"], "the other shard is the second worker's"
+    assert workers._free({}, 3) == ["first", "first"], "one is ahead, one is left"
+    assert workers._free({"rows": ("first", "shard")}, 1) == []
+    workers._workers, workers._starting = ["first", "second"], {}
+    assert workers._free({}, 1) == ["first"]
+    assert workers._free({"rows": ("first", "shard")}, 3) == ["second", "first", "second"], "all are up: each has one ahead"
 
 
 def test_a_cluster_that_does_not_answer_leaves_no_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
