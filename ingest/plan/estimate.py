@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 from saelake.ingest.access import Access, access_to
 from saelake.ingest.model_shape import ModelShape, read_shape, weight_bytes
 from saelake.ingest.plan.sizes import Download, SaeSize, downloads, sae_sizes
-from saelake.ingest.plan.work import Corpus, Group, StageWork, corpus, judge_work, mean_length, stage_work, tokenizer_is_here
+from saelake.ingest.plan.work import (
+    TRAIN_SAES,
+    Corpus,
+    Group,
+    StageWork,
+    corpus,
+    judge_work,
+    mean_length,
+    stage_work,
+    tokenizer_is_here,
+    training_work,
+)
 from saelake.ingest.recipe import Recipe
 from saelake.warehouse.errors import UserError
 
@@ -64,7 +75,7 @@ class LakeSize:
     n_activations: int
     n_bytes: int
     known_by: str
-    """sample (measured), declared L0, or a guess at L0"""
+    """sample (measured), declared L0, what train_saes aims at, or a guess at L0"""
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,9 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
         memory.append(Memory("classifier, where it judges", classifier))
     if device == "cpu" and shape.n_parameters <= SMALL_MODEL:
         memory.append(_peak(recipe, shape, saes, mean_length(found, [recipe.candidates.split])))
-    rate = _rate(device, recipe.model.dtype)
-    encode_rate = rate if recipe.model.dtype == "float32" else _rate(device, "float32")
+    n_threads = recipe.compute.threads
+    rate = _rate(device, recipe.model.dtype, n_threads)
+    encode_rate = rate if recipe.model.dtype == "float32" else _rate(device, "float32", n_threads)
     short = _shortage(recipe, shape, saes, there, device) or _no_room_for_classifier(recipe, memory[0], classifier, there, device)
     problems = [problem for problem in (access.problem, short) if problem]
     return StudyPlan(
@@ -144,7 +156,7 @@ def make_plan(recipe: Recipe, *, measure: bool | None = None) -> StudyPlan:
         lake=_lake(recipe, saes, found, measure=measure and is_here and not problems),
         stages=[
             _timed(one, recipe, shape, saes, found, (rate, encode_rate), device)
-            for one in (*work, *judge_work(recipe, found, work))
+            for one in (*training_work(recipe, saes), *work, *judge_work(recipe, found, work))
         ],
         rate=rate,
         problems=problems,
@@ -208,6 +220,8 @@ def _lake(recipe: Recipe, saes: list[SaeSize], found: Corpus, *, measure: bool) 
     bytes_per_row = BYTES_PER_ROW["bfloat16" if recipe.capture.round == "bfloat16" else "float32"]
     rows_per_token = sum(one.declared_l0 or UNDECLARED_L0 for one in saes)
     known_by = "declared L0" if all(one.declared_l0 for one in saes) else f"a guess of L0 = {UNDECLARED_L0:g}"
+    if any(one.to_be_trained for one in saes):
+        known_by = "the L0 that train_saes aims at, first tokens apart"
     if measure:
         from saelake.ingest.plan.sample import measure as measured
 
@@ -230,6 +244,8 @@ def _timed(
 ) -> StageTime:
     """Its time at the rates of products in the model's dtype, and in float32, which SAEs are encoded in."""
     rate, encode_rate = rates
+    if work.stage == TRAIN_SAES:
+        rate = encode_rate
     length = work.length or mean_length(found, [recipe.candidates.split] if work.stage != "ingest" else [])
     per_token = 2 * (work.n_parameters or shape.n_parameters - shape.d_vocab * shape.d_model) * work.share / rate
     if work.stage == "ingest":
@@ -256,22 +272,25 @@ def _device(recipe: Recipe) -> tuple[str, int]:
     return device.type, free_bytes(device) if device.type == "cuda" else host_bytes()
 
 
-def _rate(device: str, dtype: str) -> float:
-    """Operations a second of a large matrix product, the best of a few; on a CPU by processor time, whoever else is at work."""
+def _rate(device: str, dtype: str, n_threads: int | None) -> float:
+    """Operations a second of a large matrix product, the best of a few.
+
+    On a CPU of one thread by processor time, whoever else is at work, times the threads: more would wait for each other there.
+    """
     import time
 
     import torch
 
-    n_threads = torch.get_num_threads()
+    from saelake.ingest.torch_threads import torch_threads
 
-    def seconds() -> float:
-        return time.process_time() / n_threads if device == "cpu" else time.perf_counter()
-
-    size = 8192 if device == "cuda" else 768
+    on_cpu, size = device == "cpu", 8192 if device == "cuda" else 768
+    clock = time.process_time if on_cpu else time.perf_counter
+    n_threads = (n_threads or torch.get_num_threads()) if on_cpu else 1
     a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     best = float("inf")
-    for _ in range(4):
-        start = seconds()
-        (a @ a)[0, 0].item()
-        best = min(best, seconds() - start)
-    return 2 * size**3 / best
+    with torch_threads(1):
+        for _ in range(4):
+            start = clock()
+            (a @ a)[0, 0].item()
+            best = min(best, clock() - start)
+    return n_threads * 2 * size**3 / best

@@ -11,6 +11,7 @@ from pathlib import Path
 from saelake.ingest.model_shape import ModelShape, cached_file
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.sections import ModelSpec, SaesSpec
+from saelake.ingest.recipe.training import TrainSaes
 from saelake.ingest.saes.description import sae_bytes
 from saelake.ingest.saes.refs import listed_saes
 from saelake.ingest.saes.weight_files import tensor_shapes
@@ -56,6 +57,8 @@ class SaeSize:
     declared_l0: float | None
     file: Path | None
     """Its weights, if they are here."""
+    to_be_trained: bool = False
+    """By train-saes, whose settings give its width and L0."""
 
     @property
     def n_bytes(self) -> int:
@@ -64,16 +67,23 @@ class SaeSize:
 
 
 def sae_sizes(recipe: Recipe, shape: ModelShape) -> list[SaeSize]:
-    """Every SAE's size: from its weights where they are here, else from its name; raises UserError for an unknown release."""
-    return [one for spec in recipe.sae_groups for one in _sizes(spec, shape)]
+    """Every SAE's size: from its weights where they are here, else from [train_saes] where those make it, else from its name.
+
+    Raises UserError for an unknown release.
+    """
+    return [one for spec in recipe.sae_groups for one in _sizes(spec, shape, recipe.train_saes)]
 
 
-def _sizes(spec: SaesSpec, shape: ModelShape) -> list[SaeSize]:
+def _sizes(spec: SaesSpec, shape: ModelShape, training: TrainSaes) -> list[SaeSize]:
     found = []
     if spec.path is not None:
         for layer in spec.layers:
-            file = Path(spec.fill(str(spec.path), layer), "sae_weights.safetensors")
-            found.append(_size(layer, shape.d_model, str(spec.path), spec.declared_l0(layer), file if file.is_file() else None))
+            file, declared = Path(spec.fill(str(spec.path), layer), "sae_weights.safetensors"), spec.declared_l0(layer)
+            if file.is_file():
+                found.append(_size(layer, shape.d_model, str(spec.path), declared, file))
+            else:
+                aimed = float(training.l0) if declared is None else declared
+                found.append(SaeSize(layer, shape.d_model, training.width, aimed, None, to_be_trained=True))
         return found
     listed = listed_saes(spec)
     name, _ = SAE_FORMATS.get(listed.conversion, SAE_FORMATS["sae_lens"])

@@ -9,6 +9,10 @@ from saelake.ingest.plan.estimate import StudyPlan
 from saelake.ingest.plan.sizes import TO_BE_TRAINED
 
 MUCH = "if much is found"
+NOT_COUNTED = (
+    "not counted: the loading of models; audit, atlas and judge, commands of their own. Workers on this machine share its "
+    "processors, and each takes a process's memory."
+)
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -20,6 +24,7 @@ def render(plan: StudyPlan, width: int = 120) -> str:
         console.print(table.title, markup=False, highlight=False)
         table.title = None
         console.print(table)
+    console.print(f"\n{NOT_COUNTED}", markup=False, highlight=False)
     if plan.targets:
         targets = ", ".join(map(str, plan.targets))
         console.print(f"\ntarget tokens: {targets}", markup=False, highlight=False, soft_wrap=True)

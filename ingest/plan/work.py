@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from saelake.ingest.model_shape import ModelShape, local_file
+from saelake.ingest.plan.sizes import SaeSize
 from saelake.ingest.plan.supposed import Supposed, much, searched_layers, usual
 from saelake.ingest.prompts import Prompt, load_prompts
 from saelake.ingest.recipe import Fractions, Recipe
@@ -27,6 +28,9 @@ ANSWER_PASSES = 32
 """What a whole answer and its judging cost, in passes for one next token: thirty tokens, or the reading of a larger model."""
 IN_TURN = 2.0
 """What an evaluation of a search costs beside one of many that are known at once: measured with one thread, both studies."""
+TRAIN_SAES, TRAINING = "train-saes", 2.2
+"""The command that comes before a study, where its SAEs are to be trained, and what a step costs beside its products (top K, the
+optimiser), as it was measured with the eight SAEs of smollm2-refusal."""
 IN_FULL = 3
 """Layers that direction.selection = "best" measures in full, for the estimate."""
 
@@ -139,7 +143,7 @@ class StageWork:
     length: float | None = None
     """Tokens of a prompt, where they are not those of the prompts that are ablated on."""
     n_parameters: int | None = None
-    """Of the model that is run, where it is not the subject."""
+    """Of the model that is run, where it is not the subject; of what is trained, three times."""
 
 
 def passes_a_prompt(recipe: Recipe) -> dict[str, float]:
@@ -225,6 +229,26 @@ def _direction_work(recipe: Recipe, found: Corpus, n_layers: int) -> StageWork:
         note = f"first tokens of {n_open} layers, if {n_full} are tried in full"
     passes = train + n_open * target + (1 + n_full) * control
     return StageWork("direction", passes, target + n_full * (target + control), 1.0, note)
+
+
+def training_work(recipe: Recipe, saes: Sequence[SaeSize]) -> list[StageWork]:
+    """The steps of the SAEs that are to be trained: two products forwards, four backwards."""
+    training, missing = recipe.train_saes, [one for one in saes if one.to_be_trained]
+    if not missing:
+        return []
+    n_weights = 2 * training.width * missing[0].d_in
+    return [
+        StageWork(
+            TRAIN_SAES,
+            len(missing) * training.steps,
+            0,
+            1.0,
+            f"steps, of {len(missing)} SAEs",
+            waits=TRAINING,
+            length=training.batch_tokens,
+            n_parameters=3 * n_weights,
+        )
+    ]
 
 
 def judge_work(recipe: Recipe, found: Corpus, work: Sequence[StageWork]) -> list[StageWork]:

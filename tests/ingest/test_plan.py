@@ -7,6 +7,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from click.testing import CliRunner
 
 import saelake
@@ -23,6 +24,7 @@ from saelake.ingest.plan.sizes import width_of
 from saelake.ingest.plan.table import render, size, time
 from saelake.ingest.plan.work import StageWork, corpus, judge_work, stage_work
 from saelake.ingest.recipe import Compute, ModelSpec, Recipe, load_recipe
+from saelake.ingest.saes.description import sae_bytes
 from saelake.ingest.study import open_study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
@@ -141,6 +143,39 @@ def test_the_classifier_reads_more_only_where_more_is_answered_if_much_is_found(
     same, more = StageWork("baseline", 0, 10, 1.0), StageWork("minimal", 0, 10, 1.0, most=(0, 30))
     assert [one.most for one in judge_work(recipe, corpus(recipe), [same])] == [None]
     assert [one.most for one in judge_work(recipe, corpus(recipe), [same, more])] == [(40, 0)]
+
+
+def test_saes_that_are_to_be_trained_are_as_large_as_their_training_makes_them(tmp_path: Path) -> None:
+    """And their training is the first row; the steps' products, two forwards and four backwards, at the rate of float32."""
+    recipe = write_study(tmp_path, "llama", saes={"path": tmp_path / "own" / "layer_{layer}", "layers": [0, 2]})
+    training = recipe.train_saes.model_copy(update={"width": 96, "l0": 8, "steps": 40, "batch_tokens": 128})
+    recipe = recipe.model_copy(update={"train_saes": training})
+    planned = make_plan(recipe)
+    shape = read_shape(recipe.model)
+    assert shape is not None
+    assert {one.what: one.n_bytes for one in planned.memory}["all SAEs, if they are kept"] == 2 * sae_bytes(shape.d_model, 96)
+    assert planned.lake.known_by == "the L0 that train_saes aims at, first tokens apart"
+    assert planned.lake.n_activations == planned.lake.n_tokens * 2 * 8
+    first = planned.stages[0].work
+    assert (first.stage, first.passes, first.answers) == ("train-saes", 2 * 40, 0)
+    hours = _timed(first, recipe, shape, [], corpus(recipe), (1e9, 1e6), "cpu").hours
+    products = 2 * 40 * 128 * 6 * 2 * 96 * shape.d_model
+    assert hours * 3600 == pytest.approx(first.waits * products / 1e6 / PREFILL_SHARE["cpu"])
+    assert make_plan(load_recipe("organism"), measure=False).stages[0].work.stage == "ingest", "whose SAEs are there"
+
+
+def test_the_rate_is_that_of_the_recipes_threads() -> None:
+    """Of the organism's one, whatever torch would take by itself."""
+    before = torch.get_num_threads()
+    rates = {n: min(estimate._rate("cpu", "float32", n) for _ in range(3)) for n in (1, 4)}
+    assert rates[4] == pytest.approx(4 * rates[1], rel=0.5)
+    assert torch.get_num_threads() == before
+
+
+def test_what_is_not_counted_is_said() -> None:
+    assert "not counted: the loading of models; audit, atlas and judge" in render(
+        make_plan(load_recipe("planted"), measure=False)
+    )
 
 
 def test_gemma_is_planned_without_network_or_files() -> None:
