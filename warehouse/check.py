@@ -1,8 +1,9 @@
 """Checks a whole lake for damage: what is missing, changed, or does not fit together, and what to repeat."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 import duckdb
@@ -28,6 +29,8 @@ from saelake.warehouse.threads import at_once
 UNREADABLE = (OSError, pa.ArrowException)
 MOST_AT_ONCE = 8
 """Runs that are read at once, each in some 100 MB."""
+MOST_KEPT = 64
+"""Files whose ids are kept for the next run that points there: all runs of a study point to the same prompts and SAEs."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,11 @@ def check_records(lake: Lake, records: Sequence[RunRecord], known: Mapping[str, 
     Several are read at once: reading, hashing and decoding leave Python to the others.
     """
     sizes = _sizes(lake)
+    referred_once = lru_cache(MOST_KEPT)(partial(_referred, lake))
 
     def findings(record: RunRecord) -> list[Finding]:
-        return [*_check_record(record, known), *_RunCheck(lake, record, known, sizes).findings(progress)]
+        pointed = _references(record, known, referred_once)
+        return [*_check_record(record, known), *_RunCheck(lake, record, pointed, sizes).findings(progress)]
 
     for found in at_once(min(os.cpu_count() or 1, MOST_AT_ONCE), findings, records):
         yield from found
@@ -104,11 +109,11 @@ def _check_record(record: RunRecord, records: Mapping[str, RunRecord]) -> Iterat
 class _RunCheck:
     """Checks the files of one run, one batch of rows at a time."""
 
-    def __init__(self, lake: Lake, record: RunRecord, records: Mapping[str, RunRecord], sizes: Mapping[str, int]) -> None:
+    def __init__(self, lake: Lake, record: RunRecord, known: References, sizes: Mapping[str, int]) -> None:
         self._lake = lake
         self._record = record
         self._sizes = sizes
-        self._known = _references(lake, record, records)
+        self._known = known
 
     def findings(self, progress: Quiet) -> Iterator[Finding]:
         for table in self._record.tables:
@@ -173,7 +178,20 @@ class _RunCheck:
             yield f"the file has {n_rows:,} rows, published were {file.n_rows:,}"
 
 
-def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord]) -> References:
+def _referred(lake: Lake, path: str, table: str, version: int) -> References | None:
+    """What a file's rows let others point to; None if it cannot be read."""
+    try:
+        with lake.published.local(path) as local:
+            return referred(table, stored_batches(local, table, version, POINTED[table]))
+    except UserError:
+        raise
+    except (*UNREADABLE, KeyError, ValueError):
+        return None
+
+
+def _references(
+    record: RunRecord, records: Mapping[str, RunRecord], referred_once: Callable[[str, str, int], References | None]
+) -> References:
     """What the run's rows may point to. Of a kind whose table is damaged or not in the lake, nothing is known."""
     known: References = {}
     seen, waiting, unknown = set[str](), [record.run_id], set[str]()
@@ -187,14 +205,11 @@ def _references(lake: Lake, record: RunRecord, records: Mapping[str, RunRecord])
         waiting += records[run_id].parents
         for file in records[run_id].files:
             if file.table in POINTED:
-                try:
-                    with lake.published.local(file.path) as path:
-                        batches = stored_batches(path, file.table, records[run_id].schema_version, POINTED[file.table])
-                        known = joined(known, referred(file.table, batches))
-                except UserError:
-                    raise
-                except (*UNREADABLE, KeyError, ValueError):
+                rows = referred_once(file.path, file.table, records[run_id].schema_version)
+                if rows is None:
                     unknown.add(file.table)
+                else:
+                    known = joined(known, rows)
     return {table: rows for table, rows in known.items() if table not in unknown}
 
 

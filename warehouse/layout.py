@@ -136,7 +136,9 @@ def stored_batches(path: Path, table: str, version: int, columns: Sequence[str] 
     """
     text = text_columns(table, version)
     with open_parquet(path, text) as parquet:
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns)):
+        # To hand the columns of a few rows to other threads takes longer than to read them.
+        is_large = parquet.metadata.num_rows > BATCH_ROWS
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns), use_threads=is_large):
             yield from _spelt_out(batch, [name for name in text if name in batch.schema.names])
 
 

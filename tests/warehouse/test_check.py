@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from saelake.warehouse.keys import record_key
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import parquet_options
 from saelake.warehouse.records import RunRecord
+from saelake.warehouse.rules import POINTED, References, referred
 from saelake.warehouse.schema import TABLES
 from tests.warehouse import toys
 
@@ -50,6 +51,19 @@ def _damage(findings: list[Finding]) -> list[Finding]:
 
 def test_a_sound_lake_has_no_findings(sound: Lake) -> None:
     assert check(sound) == []
+
+
+def test_what_several_runs_point_to_is_read_once(sound: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(table: str, batches: Iterable[pa.RecordBatch]) -> References:
+        read.append(table)
+        return referred(table, batches)
+
+    monkeypatch.setattr("saelake.warehouse.check.referred", counted)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # two runs at once may both be the first to ask
+    assert check(sound) == []
+    assert sorted(read) == sorted(f.table for record in sound.records() for f in record.files if f.table in POINTED)
 
 
 def test_random_bit_flips_and_truncations_are_all_found(sound: Lake) -> None:
