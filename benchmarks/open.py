@@ -30,8 +30,10 @@ import saelake
 from benchmarks.harness import Report, Times, alternated
 from saelake.warehouse.catalog import changing_catalog
 from saelake.warehouse.check import check
+from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.lake import Lake
+from saelake.warehouse.synth import Shape, synthesize
 from tests.lakes import build_lake
 
 RUNS = (10, 100, 300)
@@ -112,10 +114,23 @@ def command_seconds(where: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def checked_rows(report: Report, root: Path, n_rows: int, rounds: int) -> Times:
+    """A look for damage where rows are many and files few, beside reading and hashing the files alone, by the wall clock."""
+    lake = Lake.create(root)
+    record = synthesize(lake, Shape.of_rows(n_rows))
+    n_megabytes = sum(f.n_bytes for f in record.files) / 1e6
+    hashing = lambda: [sha256_file(lake.root / f.path) for f in record.files]  # noqa: E731
+    times = alternated({"check": lambda: check(lake), "hashing alone": hashing}, rounds)
+    report.line(f"one run of {record.n_rows('activations'):,} activations, {n_megabytes:.0f} MB")
+    report.line(times.table())
+    return times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, nargs="+", default=RUNS, help="how many runs the lakes have")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="activations of the one large run that is checked")
     parser.add_argument("--dry", action="store_true", help="do not write docs/benchmarks.md")
     options = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -145,15 +160,22 @@ def main() -> None:
         kept = alternated(looks, min(3, options.rounds), clock=time.process_time)
         report.line("looking for garbage and for damage, processor time")
         report.line(kept.table())
+        large = checked_rows(report, Path(folder, "rows"), options.rows, min(3, options.rounds))
     few, many = min(options.runs), max(options.runs)
     report.ratio(f"bucket_{many}_runs_opening_seconds", times.median(f"bucket, {many} runs: opening"), "<= 1.00")
     report.ratio(f"folder_{many}_runs_opening_seconds", times.median(f"folder, {many} runs: opening"), "<= 0.30")
     report.ratio(f"bucket_{many}_runs_first_opening_seconds", times.median(f"bucket, {many} runs: first opening"), "none")
+    opened = times.ratio(f"folder, {many} runs: opening", f"folder, {few} runs: opening")
+    report.ratio(f"folder_opening_at_{many}_runs_over_{few}", opened, "<= 1.30")
+    report.ratio(f"select_1_{many}_runs_seconds", commands.median(f"select 1, {many} runs"), "<= 0.30")
     ratio = commands.ratio(f"select 1, {many} runs", f"select 1, {few} runs")
     report.ratio(f"select_1_at_{many}_runs_over_{few}", ratio, "<= 1.30")
     report.ratio(f"gc_{many}_runs_seconds", kept.median(f"gc, {many} runs"), "<= 0.30")
+    report.ratio(f"gc_at_{many}_runs_over_{few}", kept.ratio(f"gc, {many} runs", f"gc, {few} runs"), "<= 1.30")
+    report.ratio(f"check_{many}_runs_seconds", kept.median(f"check, {many} runs"), "<= 0.30")
     a_run = kept.ratio(f"check, {many} runs", f"check, {few} runs") * few / many
     report.ratio(f"check_a_run_at_{many}_runs_over_{few}", a_run, "<= 1.00")
+    report.ratio("check_of_rows_over_hashing", large.ratio("check", "hashing alone"), "none")
     if not options.dry:
         report.keep()
 
