@@ -10,7 +10,7 @@ LAPTOP ?= laptop
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze backups status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored laptop refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze backups status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored laptop refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench-huge bench-analyze bench torture mutants clean report bench-gpu release-check
 
 ##@ To begin with
 
@@ -190,16 +190,22 @@ bench-sparse: $(INSTALLED)  ## activations as SciPy and torch matrices: rows a s
 	@mkdir -p $(BENCH)
 	$(BIN)/python -m benchmarks.sparse --cache $(BENCH)
 
-bench-growth: $(INSTALLED)  ## adding a prompt set and an SAE to a study, beside ingesting these alone (3 minutes)
+bench-growth: $(INSTALLED)  ## adding a prompt set and an SAE to a study, beside ingesting these alone; candidate pools of 1k, 16k and 65k features (5 minutes)
 	$(BIN)/python -m benchmarks.growth
 
 bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
+bench-huge: $(INSTALLED)  ## a billion rows, written and asked, beside a tenth of them (30 GB of disk, 20 minutes)
+	$(BIN)/python -m benchmarks.lake.huge --work $(BENCH)/huge-work
+
+bench-analyze: $(INSTALLED)  ## make analyze from nothing, stage by stage, by the clock (3 minutes, on two free cores)
+	$(BIN)/python -m benchmarks.analyze
+
 bench-cost: $(INSTALLED)  ## bytes, time and memory of three studies, beside the formula of docs/scale.md (1 minute)
 	$(BIN)/python -m benchmarks.cost
 
-bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-sparse bench-growth bench-open bench-workers bench-cost  ## all benchmarks but bench-gpu, one after the other; then every figure with its target, and whether it is reached
+bench: bench-search bench-library bench-ingest bench-waking bench-atlas bench-fm bench-lake bench-browser bench-sparse bench-growth bench-open bench-workers bench-cost bench-huge bench-analyze  ## all benchmarks but bench-gpu, one after the other; then every figure with its target, and whether it is reached
 	$(BIN)/python -m benchmarks.summary
 
 # The lake's peers, without what they would pull in: delphi's cache module needs no more than these.

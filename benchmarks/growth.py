@@ -1,4 +1,4 @@
-"""What growth costs: a set of 100 prompts added to a study of 600, and an SAE added to six, each beside the new part alone.
+"""What growth costs: a set of prompts or an SAE added to a study, beside the new part alone, and larger pools of candidates.
 
     make bench-growth
 
@@ -6,6 +6,9 @@ The study is the embedded one: a model of 1.04M parameters with six SAEs, here o
 times over (the first of them as they are, the others with higher thresholds), so that the work is not all start-up. The seventh
 SAE is another on layer 3. Its own prompts are 600; the 100 new ones are reworded from the first of these. Measured is `ingest`,
 from reading the prompts to the published runs.
+
+Pools are features of six SAEs of 11,264 random directions on the same model, in one evaluation of the search for causes: as many
+prompts as a batch, each with the whole pool ablated.
 """
 
 import argparse
@@ -13,21 +16,32 @@ import json
 import shutil
 import tempfile
 import time
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.harness import Report, alternated
-from saelake.ingest.job import ingest
-from saelake.ingest.recipe import RECIPES, Recipe, load_recipe
+from benchmarks.subjects import random_saes
+from saelake.analysis.engine.engine import AblationEngine
+from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.ingest.job import ingest, open_study
+from saelake.ingest.recipe import RECIPES, Compute, Recipe, load_recipe
+from saelake.ingest.subject import Subject
 from saelake.warehouse.lake import Lake
 
 ORGANISM = RECIPES.parent / "ingest" / "organism"
 COPIES = 8
 """Times that an SAE's 512 latents are repeated."""
 NEW_PROMPTS = 100
+POOLS = {"1k": 1_024, "16k": 16_384, "65k": 65_536}
+POOL_PROMPTS = 16
+POOL_WIDTH = 11_264
+"""Latents of each SAE that pools are drawn from: all six have a few more than the largest pool."""
 
 
 def write_sae(source: Path, target: Path, seed: int) -> None:
@@ -78,6 +92,26 @@ def write_studies(folder: Path) -> dict[str, Recipe]:
     }
 
 
+def pools(report: Report, rounds: int) -> None:
+    """One evaluation of pools of several sizes."""
+    study = open_study(load_recipe("organism"))
+    subject = Subject.load(study.recipe.model, Compute(device="cpu", threads=1))
+    prompts = [subject.encode(prompt.text).token_ids for prompt in study.prompts[:POOL_PROMPTS]]
+    saes = random_saes(subject, prompts, range(subject.n_layers), POOL_WIDTH)
+    engine = AblationEngine(subject, saes, prompts)
+    layer, feature_id = np.divmod(np.random.default_rng(0).permutation(len(saes) * POOL_WIDTH), POOL_WIDTH)
+
+    def evaluated(n: int) -> None:
+        ablated = FeatureSet.of(layer[:n], feature_id[:n])
+        engine.next_token([Request(row, ablated) for row in range(POOL_PROMPTS)])
+
+    times = alternated({name: partial(evaluated, n) for name, n in POOLS.items()}, rounds, clock=time.process_time)
+    report.line(f"\none evaluation of {POOL_PROMPTS} prompts, so many features ablated in each, of {len(saes)} SAEs")
+    report.line(times.table())
+    for few, many in pairwise(POOLS):
+        report.ratio(f"growth_pool_{few}_to_{many}_x{POOLS[many] // POOLS[few]}", times.ratio(many, few), "none")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -102,6 +136,7 @@ def main() -> None:
     report.ratio("growth_sae", times.ratio("an SAE added", "the SAE alone"), "<= 1.50")
     report.ratio("growth_prompt_set_over_whole", times.ratio("a set added", "as it was"), "none")
     report.ratio("growth_sae_over_whole", times.ratio("an SAE added", "as it was"), "none")
+    pools(report, options.rounds)
     if not options.dry:
         report.keep()
 

@@ -22,7 +22,6 @@ from benchmarks.lake import asking, growth, real, writing
 from benchmarks.lake.captured import synthetic
 
 PACKAGES = ("duckdb", "pyarrow", "numpy", "scipy", "torch", "eai-delphi", "polars")
-HUGE = 1_000_000_000
 
 
 def main() -> None:
@@ -34,7 +33,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60_000_000)
     parser.add_argument("--rounds", type=int, default=3, help="of each question")
     parser.add_argument("--prompts", type=int, default=96, help="that SmolLM2 reads")
-    parser.add_argument("--huge", action="store_true", help="grow to a billion rows too (30 GB of disk, half an hour)")
     parser.add_argument("--dry", action="store_true", help="do not write docs/benchmarks.md")
     options = parser.parse_args()
 
@@ -56,8 +54,7 @@ def main() -> None:
         del captured, stores
         for folder in options.work.iterdir():
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-        sizes = [min(n, 10 * options.rows) for n in (10_000_000, 100_000_000)] + [HUGE] * options.huge
-        growth.measure(report, sizes, options.work)
+        growth.measure(report, [min(n, 10 * options.rows) for n in (10_000_000, 100_000_000)], options.work)
     finally:
         shutil.rmtree(options.work, ignore_errors=True)
     if not options.dry:
