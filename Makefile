@@ -193,7 +193,7 @@ bench-sparse: $(INSTALLED)  ## activations as SciPy and torch matrices: rows a s
 bench-growth: $(INSTALLED)  ## adding a prompt set and an SAE to a study, beside ingesting these alone; candidate pools of 1k, 16k and 65k features (5 minutes)
 	$(BIN)/python -m benchmarks.growth
 
-bench-workers: $(INSTALLED)  ## two Ray workers beside one process (3 minutes, on two free cores)
+bench-workers: $(INSTALLED)  ## two Ray workers beside one process and two bare ones, and killed ten times (6 minutes, on two free cores)
 	$(BIN)/python -m benchmarks.workers
 
 bench-huge: $(INSTALLED)  ## a billion rows, written and asked, beside a tenth of them (30 GB of disk, 20 minutes)
