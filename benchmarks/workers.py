@@ -101,7 +101,7 @@ def killed(report: Report, lake: Lake) -> None:
     known, context = specs(study), StudyContext(study, lake)
     for stage in BEFORE:
         ensure_stage(stage, known, context)
-    alone = content(study, lake, context, None)
+    alone = content(study, lake, context, None)  # in the same shards: the last bits depend on what shares a batch
     with MortalWorkers(study, lake, n_workers=2) as workers:
         together = content(study, lake, context, workers)
     report.line(f"two workers, {len(STAGE.shards(study))} shards of {SMALL_SHARD_PROMPTS} prompts, one killed after every tenth")
