@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from saelake.ingest.planted.build import build
 from saelake.ingest.planted.geometry import N_LATENTS, N_LAYERS
 from saelake.ingest.planted.saes import build_sae
+from saelake.ingest.torch_threads import torch_threads
 from tests.conftest import ROOT
 from tests.planted import (
     Feature,
@@ -36,10 +37,8 @@ from tests.planted import (
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """One thread: the network is too small for two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from saelake.analysis.interactions import machine
 from saelake.analysis.interactions.examples import Examples, examples
 from saelake.analysis.interactions.factorisation import mean_pairwise_cosine, spread, strongest_pairs
 from saelake.analysis.interactions.machine import Machine, Settings, train
+from saelake.ingest.torch_threads import torch_threads
 from saelake.warehouse.errors import UserError
 
 
@@ -153,7 +154,7 @@ def test_scores_are_scipys_and_a_logit_of_zero_says_no() -> None:
 
 
 def test_training_takes_one_thread_and_gives_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, threads, seen = interacting(60, 4, seed=2), torch.get_num_threads(), list[int]()
+    data, seen = interacting(60, 4, seed=2), list[int]()
     step = machine._Learner.step
 
     def counting(learner: Any, *batch: Any) -> np.ndarray:
@@ -161,12 +162,9 @@ def test_training_takes_one_thread_and_gives_the_others_back(monkeypatch: pytest
         return step(learner, *batch)
 
     monkeypatch.setattr(machine._Learner, "step", counting)
-    try:
-        torch.set_num_threads(3)
+    with torch_threads(3):
         train(data.x, data.y, data.splits, fitting(2, 1))
         assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(threads)
     assert set(seen) == {1}
 
 

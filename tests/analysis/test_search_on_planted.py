@@ -15,6 +15,7 @@ from saelake import cli
 from saelake.analysis import stages
 from saelake.analysis.search.algorithm1 import block_sequence
 from saelake.analysis.search.directions import Scores, choose
+from saelake.ingest.torch_threads import torch_threads
 from saelake.queries import QueryError
 from saelake.warehouse.errors import UserError
 from tests.analysis.literal import literal_loop
@@ -24,11 +25,10 @@ from tests.planted import Loaded, ablate, load, minimal_sets, prompt_ids, write_
 
 @pytest.fixture(scope="module")
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Analysed]:
-    before = torch.get_num_threads()
-    analysed = Analysed(tmp_path_factory.mktemp("analysed"))
-    yield analysed
-    analysed.opened.close()
-    torch.set_num_threads(before)
+    with torch_threads(torch.get_num_threads()):  # the analysis takes those of its recipe
+        analysed = Analysed(tmp_path_factory.mktemp("analysed"))
+        yield analysed
+        analysed.opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from saelake.ingest.organism.build import load_model, load_saes, model_figures, 
 from saelake.ingest.organism.corpus import Prompt
 from saelake.ingest.organism.measure import REFUSAL_TOKEN, greedy, same_length
 from saelake.ingest.organism.train import projected_out, refusal_directions
+from saelake.ingest.torch_threads import torch_threads
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "ingest" / "hydra"
@@ -30,10 +31,8 @@ N_HELD_OUT = 24
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

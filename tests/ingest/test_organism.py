@@ -13,6 +13,7 @@ from sae_lens import SAE
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from saelake.ingest.torch_threads import torch_threads
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "ingest" / "organism"
@@ -40,11 +41,9 @@ def prompts() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def subject() -> Iterator[tuple[Any, Any]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(FOLDER / "model", dtype=torch.float32).eval()
-    yield model, AutoTokenizer.from_pretrained(FOLDER / "model")
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        model = AutoModelForCausalLM.from_pretrained(FOLDER / "model", dtype=torch.float32).eval()
+        yield model, AutoTokenizer.from_pretrained(FOLDER / "model")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes import train as training
 from saelake.ingest.saes.side_by_side import side_by_side
 from saelake.ingest.saes.train import train_saes
+from saelake.ingest.torch_threads import torch_threads
 from saelake.warehouse.progress import Quiet
 from tests.ingest.test_train_saes import study
 
@@ -26,19 +27,16 @@ class Counted(Quiet):
 
 
 def test_each_item_is_worked_on_with_its_share_of_torchs_threads_and_every_step_is_heard() -> None:
-    before, progress = torch.get_num_threads(), Counted()
+    progress = Counted()
 
     def work(item: int, progress: Quiet) -> tuple[int, int]:
         for _ in range(100):
             progress.advance()
         return item, torch.get_num_threads()
 
-    try:
-        torch.set_num_threads(4)
+    with torch_threads(4):
         assert sorted(side_by_side(2, work, range(5), progress)) == [(item, 2) for item in range(5)]
         assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
     assert progress.n == 500
 
 
@@ -65,15 +63,12 @@ def two_at_once(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_saes_trained_at_once_are_bit_for_bit_those_trained_one_after_the_other(two_at_once: Recipe, tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    try:
+    with torch_threads(torch.get_num_threads()):  # training takes those of its recipe
         together = train_saes(two_at_once)
         saes = two_at_once.saes.model_copy(update={"path": tmp_path / "layer_{layer}"})
         alone = train_saes(
             two_at_once.model_copy(update={"saes": saes, "compute": two_at_once.compute.model_copy(update={"threads": 1})})
         )
-    finally:
-        torch.set_num_threads(before)
     for one, other in zip(together, alone, strict=True):
         files = [(trained.folder / "sae_weights.safetensors").read_bytes() for trained in (one, other)]
         assert files[0] == files[1], f"layer {one.layer}"
