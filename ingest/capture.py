@@ -146,7 +146,7 @@ def nonzeros(sae: Sae, resid_nd: Tensor, *, to_bfloat16: bool = False, not_finit
     found = Nonzeros(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
     # A residual that is no number is above no threshold.
     if not (np.isfinite(found.activation).all() and resid_nd.isfinite().all()):
-        raise UserError(f"layer {sae.layer} gives activations that are not finite numbers{not_finite}")
+        raise UserError(f"the SAE {sae.sae_id} gives activations that are not finite numbers{not_finite}")
     return found
 
 

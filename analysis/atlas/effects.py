@@ -54,7 +54,7 @@ def _single_effects(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> 
     features = _features(work, con, prompt)
     del features["effect"]
     saes = work.context.sae_numbers(features["sae_id"])
-    sets = [FeatureSet.of([n], [i]) for n, i in zip(saes.tolist(), features["feature_id"].tolist(), strict=True)]
+    sets = [FeatureSet.ablating([one]) for one in zip(saes.tolist(), features["feature_id"].tolist(), strict=True)]
     return Rows.of(SINGLE_EFFECTS, {**features, **_ablated(work, prompt, sets)})
 
 

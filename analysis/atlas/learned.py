@@ -7,12 +7,13 @@ to y on one prompt, x_i (w_i + <v_i, sum_{j!=i} v_j x_j>), and what a pair adds,
 attribution is to the model. The probe is a machine without vectors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
 
+from saelake.analysis.engine.requests import codes_of
 from saelake.analysis.interactions import probe
 from saelake.analysis.interactions.examples import cells_of
 from saelake.analysis.stage import Work
@@ -102,11 +103,6 @@ class Learned(NamedTuple):
         _, mine, theirs = np.intersect1d(codes, known, assume_unique=True, return_indices=True)
         values[mine] = value[theirs]
         return {model: machine.on(codes, values) for model, machine in self.machines.items()}
-
-
-def codes_of(sae: Sequence[int] | np.ndarray, feature_id: np.ndarray) -> np.ndarray:
-    """One number for each feature."""
-    return np.asarray(sae, dtype=np.int64) << 32 | feature_id
 
 
 def _by_prompt(work: Work, cells: Mapping[str, np.ndarray]) -> dict[int, tuple[np.ndarray, np.ndarray]]:

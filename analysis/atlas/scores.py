@@ -19,7 +19,8 @@ from scipy import stats
 from scipy.special import logit
 
 from saelake import queries
-from saelake.analysis.atlas.learned import NOT_NAMED, Learned, OnPrompt, codes_of
+from saelake.analysis.atlas.learned import NOT_NAMED, Learned, OnPrompt
+from saelake.analysis.engine.requests import codes_of
 from saelake.analysis.interactions.comparisons import Prompts
 from saelake.analysis.interactions.statistics import Families, tied_places
 from saelake.analysis.search.alignments import to_residual

@@ -246,7 +246,7 @@ def changed(prompt: int, held: FeatureSet, sae: Sae, change_td: np.ndarray, firs
     """A set held at every token, and behind it, at the site of an SAE, a change of the tokens from `first` on."""
     edits = [
         Intervention(
-            direction=DirectionEdit(row, project_out=False, add=1.0, more_sites=(sae.reads,)),
+            direction=DirectionEdit(row, (sae.reads,), project_out=False, add=1.0),
             positions=(first + t,),
             answering=False,
         )

@@ -256,11 +256,11 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     if not np.isfinite(vector).all():
         raise UserError("a vector has entries that are not finite numbers")
     if isinstance(edit, Add):
-        return DirectionEdit(vector, project_out=False, add=arguments.real("the scale of a vector", edit.scale), more_sites=sites)
+        return DirectionEdit(vector, sites, project_out=False, add=arguments.real("the scale of a vector", edit.scale))
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm == 0:
         raise UserError("a vector of zeros has no direction to project out")
-    return DirectionEdit((vector / norm).astype(np.float32), more_sites=sites)
+    return DirectionEdit((vector / norm).astype(np.float32), sites)
 
 
 def interventions(

@@ -7,7 +7,7 @@ whatever the model's dtype is. A transcoder reads z at one site, and h is what i
 Letters of shapes: b batch, t token, n = b t, d residual width, u features in use of this SAE, k features a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,22 +22,28 @@ GATHER_TOKENS = 26
 """Gathering a row's features costs as much as this many tokens' arithmetic on them (measured: 26 at d = 576 and at d = 2304)."""
 
 
-class Edit(Protocol):
-    """A change of what is at a site; `where_bt` is True at the positions that it may touch (None: all)."""
+Where = Tensor | None
+"""(b, t) bool: the positions that an edit may touch; None: all."""
+Edit = Callable[[Tensor, Where], Tensor]
+"""A change of what is at a site (b, t, d), where it may touch that."""
 
-    def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor: ...
 
-
-class FeatureEdit(Edit, Protocol):
+class FeatureEdit(Protocol):
     """A change by features, in the two halves that a transcoder does at two sites."""
 
-    def taken(self, read_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+    def taken(self, read_btd: Tensor, where_bt: Where) -> Tensor:
         """How much of each feature goes, from what the SAE reads."""
         ...
 
     def without(self, written_btd: Tensor, taken: Tensor) -> Tensor:
         """What the SAE writes, without that."""
         ...
+
+
+def at_one_site(edit: FeatureEdit, resid_btd: Tensor, where_bt: Where) -> Tensor:
+    """The edit of an SAE that writes where it reads."""
+    whole_btd = resid_btd.float()
+    return edit.without(whole_btd, edit.taken(whole_btd, where_bt)).to(resid_btd.dtype)
 
 
 class RowFeatures(NamedTuple):
@@ -80,11 +86,7 @@ class PooledEdit:
         self._mask_b1u = None if mask_bu.all() else _on(slices.device, mask_bu)
         self._value_b1u = _values(slices.device, mask_bu.shape, held, place)
 
-    def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        whole_btd = resid_btd.float()
-        return self.without(whole_btd, self.taken(whole_btd, where_bt)).to(resid_btd.dtype)
-
-    def taken(self, read_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+    def taken(self, read_btd: Tensor, where_bt: Where) -> Tensor:
         acts_nu = self._slice.encode(read_btd.float().reshape(-1, read_btd.shape[-1]))
         _taken_out(acts_nu.view(*read_btd.shape[:2], -1), self._mask_b1u, self._value_b1u, where_bt)
         return acts_nu
@@ -113,11 +115,7 @@ class GatheredEdit:
         self._mask_b1k = None if mask_bk.all() else _on(slices.device, mask_bk)
         self._value_b1k = _values(slices.device, mask_bk.shape, held, column)
 
-    def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
-        whole_btd = resid_btd.float()
-        return self.without(whole_btd, self.taken(whole_btd, where_bt)).to(resid_btd.dtype)
-
-    def taken(self, read_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+    def taken(self, read_btd: Tensor, where_bt: Where) -> Tensor:
         acts_btk = self._rows.encode(read_btd.float())
         _taken_out(acts_btk, self._mask_b1k, self._value_b1k, where_bt)
         return acts_btk
@@ -140,7 +138,7 @@ class ProjectionEdit:
         self._out_b11 = upload(torch.tensor(out), device)[:, None, None]
         self._add_b11 = upload(torch.tensor(add), device)[:, None, None]
 
-    def __call__(self, resid_btd: Tensor, where_bt: Tensor | None) -> Tensor:
+    def __call__(self, resid_btd: Tensor, where_bt: Where) -> Tensor:
         resid = resid_btd.float()
         along_bt1 = self._add_b11 - self._out_b11 * (resid @ self._vector_b1d.mT)
         if where_bt is not None:
@@ -161,7 +159,7 @@ def feature_edit(slices: SliceCache, held: RowFeatures, n_tokens: int) -> Featur
     return GatheredEdit(slices, held)
 
 
-def _taken_out(acts_btu: Tensor, mask_b1u: Tensor | None, value_b1u: Tensor | None, where_bt: Tensor | None) -> None:
+def _taken_out(acts_btu: Tensor, mask_b1u: Tensor | None, value_b1u: Tensor | None, where_bt: Where) -> None:
     """In place, from activations to what an edit takes out of the residual stream."""
     if mask_b1u is not None:
         acts_btu.mul_(mask_b1u)

@@ -11,14 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from saelake.analysis.engine.edits import Edit, FeatureEdit, ProjectionEdit, RowFeatures, feature_edit
+from saelake.analysis.engine.edits import Edit, FeatureEdit, ProjectionEdit, RowFeatures, Where, at_one_site, feature_edit
 from saelake.analysis.engine.requests import Intervention, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Batch, Subject
 
-Where = Tensor | None
-"""(b, t) bool: where an edit acts; None: everywhere."""
 NOTHING = Intervention()
 
 
@@ -48,7 +46,7 @@ class Interventions:
         self._subject = subject
         self._n_rows = len(requests)
         self._layered: list[list[Intervention]] = []
-        self._edits: dict[Site, list[tuple[int, Edit | _Apart]]] = {}
+        self._edits: dict[Site, list[tuple[int, Edit]]] = {}
         self._apart: list[tuple[int, _Apart, Site]] = []
         for place in range(max(len(r.interventions) for r in requests)):
             here = [r.interventions[place] if place < len(r.interventions) else NOTHING for r in requests]
@@ -57,7 +55,7 @@ class Interventions:
             for number in held.saes:
                 sae, edit = slices[number].sae, feature_edit(slices[number], held.at(number), n_tokens)
                 if sae.reads == sae.writes:
-                    self._edits.setdefault(sae.reads, []).append((place, edit))
+                    self._edits.setdefault(sae.reads, []).append((place, partial(at_one_site, edit)))
                 else:
                     apart = _Apart(edit)
                     self._apart.append((place, apart, sae.reads))
@@ -99,7 +97,7 @@ def _where(here: Sequence[Intervention], batch: Batch, generated: bool) -> Where
     return where_bt
 
 
-def _edited(edits: Sequence[tuple[Edit | _Apart, Where]], x_btd: Tensor) -> Tensor:
+def _edited(edits: Sequence[tuple[Edit, Where]], x_btd: Tensor) -> Tensor:
     for edit, where_bt in edits:
         x_btd = edit(x_btd, where_bt)
     return x_btd

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from saelake.analysis.engine.answered import request_of, with_answer
 from saelake.analysis.engine.asked import (
     EDITS,
     Ablate,
@@ -32,7 +31,7 @@ from saelake.analysis.engine.asked import (
 )
 from saelake.analysis.engine.engine import AblationEngine, NextToken
 from saelake.analysis.engine.prompts import Prompt, read_prompts
-from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
+from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request, request_of, with_answer
 from saelake.analysis.engine.watch import Activations
 from saelake.ingest.saes.given import saes_of
 from saelake.ingest.saes.sae import Sae, check_fits

@@ -33,9 +33,9 @@ class Size(NamedTuple):
     n_new: int = 0
     """Tokens to be generated."""
     n_features: int = 0
-    """Features held, in all layers."""
+    """Features held, of all SAEs."""
     widest: int = 0
-    """Features held or watched in one layer, at most."""
+    """Features of one SAE that are held or watched, at most."""
 
 
 class Batches:

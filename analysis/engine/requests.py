@@ -4,7 +4,7 @@ SAEs are known by numbers: the engine's caller gives a mapping of number to SAE.
 """
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,19 @@ import numpy as np
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
 
+Feature = tuple[int, int]
+"""(number of the SAE, feature_id)"""
 FEATURE = np.dtype([("sae", "<i2"), ("feature_id", "<i4"), ("value", "<f4")])
+
+
+def codes_of(saes: Sequence[int] | np.ndarray, feature_ids: np.ndarray) -> np.ndarray:
+    """(n,) int64: one number for each feature, in the order of SAEs and ids."""
+    return np.asarray(saes, dtype=np.int64) << 32 | feature_ids
+
+
+def of_codes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the SAEs and ids, (n,) int64 each, of what `codes_of` made."""
+    return codes >> 32, codes & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +45,17 @@ class FeatureSet:
         rows = np.empty(len(columns[0]), dtype=FEATURE)
         rows["sae"], rows["feature_id"] = columns
         rows["value"] = value if isinstance(value, float | int) else np.fromiter(value, dtype=np.float32)
-        place = rows["sae"].astype(np.int64) << 32 | rows["feature_id"]
-        if not (place[1:] > place[:-1]).all():
-            order = np.argsort(place)
-            rows, place = rows[order], place[order]
-            assert (place[1:] > place[:-1]).all(), "a feature is in a set twice"
+        codes = codes_of(rows["sae"], rows["feature_id"])
+        if not (codes[1:] > codes[:-1]).all():
+            order = np.argsort(codes)
+            rows, codes = rows[order], codes[order]
+            assert (codes[1:] > codes[:-1]).all(), "a feature is in a set twice"
         return cls(rows)
+
+    @classmethod
+    def ablating(cls, features: Sequence[Feature]) -> "FeatureSet":
+        """The set that ablates some features."""
+        return cls.of([sae for sae, _ in features], [feature_id for _, feature_id in features])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,16 +95,9 @@ class DirectionEdit:
 
     vector: np.ndarray
     """(d,) float32"""
-    layers: tuple[int, ...] = ()
-    """Layers after which it acts on the residual stream."""
+    sites: tuple[Site, ...]
     project_out: bool = True
     add: float = 0.0
-    more_sites: tuple[Site, ...] = ()
-
-    @cached_property
-    def sites(self) -> tuple[Site, ...]:
-        """All sites at which it acts."""
-        return (*(Site(layer) for layer in self.layers), *self.more_sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,3 +152,26 @@ class Request:
         held = (saes[n].writes for one in self.interventions for n in one.features.saes)
         along = (site for one in self.interventions if one.direction for site in one.direction.sites)
         return min((*held, *along), key=lambda site: site.depth, default=None)
+
+
+def request_of(number: int, acting: tuple[Intervention, ...]) -> Request:
+    """The request of a prompt: in the plain form where it is of one, since equal requests are asked once."""
+    first = acting[0] if acting else None
+    if first is not None and first.answering == (first.positions is None):
+        return Request(number, first.features, first.direction, first.positions, acting[1:])
+    return Request(number, then=acting)
+
+
+def with_answer(request: Request, number: int, n: int, answer: Sequence[int]) -> Request:
+    """The same request of the prompt with its answer, whose tokens, generated under it, are then positions like others.
+
+    Args:
+        number: of the prompt with its answer.
+        n: tokens of the prompt alone.
+    """
+    acting, n_all = [], n + len(answer)
+    for one in request.interventions:
+        positions = range(n) if one.positions is None else one.positions
+        whole = (*positions, *(range(n, n_all) if one.on_answers else ()))
+        acting.append(Intervention(one.features, one.direction, None if len(whole) == n_all else whole, answering=False))
+    return request_of(number, tuple(acting))

@@ -19,7 +19,7 @@ KEPT_BYTES = 1 << 27
 PART_BYTES = 1 << 28
 """Rows of such an SAE that are on the device at a time while all of it is read."""
 KEPT = 4
-"""Slices kept a layer; of the searches, delta debugging needs most: the unions of a few prompts' halves in turn."""
+"""Slices of an SAE that are kept; of the searches, delta debugging needs most: the unions of a few prompts' halves in turn."""
 
 
 class Slice(NamedTuple):

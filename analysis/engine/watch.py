@@ -104,7 +104,7 @@ class Watch:
             token, column = acts_nu.nonzero(as_tuple=True)
             activation = acts_nu[token, column].float().cpu().numpy()
             if not np.isfinite(activation).all():
-                raise UserError(f"layer {sae.layer} gives activations that are not finite numbers{HELD}")
+                raise UserError(f"the SAE {sae.sae_id} gives activations that are not finite numbers{HELD}")
             self._keep(number, (token + start).cpu().numpy(), ids[column.cpu().numpy()].astype(np.int32), activation)
 
     def _keep(self, number: int, token: np.ndarray, feature_id: np.ndarray, activation: np.ndarray) -> None:

@@ -14,8 +14,7 @@ import duckdb
 import numpy as np
 
 from saelake import queries
-from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.interactions.matching import Feature
+from saelake.analysis.engine.requests import Feature, FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, Columns, ablation_id, ablation_rows, flipped, judged
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.minimal import Members, minimal_set, run_together
@@ -48,8 +47,7 @@ class Source:
 
     def ablated(self, more: Sequence[Feature] = ()) -> Request:
         """The source ablated on its prompt, and more with it."""
-        features = [*self.features, *more]
-        return Request(self.prompt, FeatureSet.of([sae for sae, _ in features], [f for _, f in features]))
+        return Request(self.prompt, FeatureSet.ablating([*self.features, *more]))
 
 
 def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int]) -> list[Source]:

@@ -7,10 +7,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from saelake import queries
+from saelake.analysis.engine.requests import Feature
 from saelake.analysis.study_context import StudyContext
 
-Feature = tuple[int, int]
-"""(number of the SAE, feature_id)"""
 Controls = Mapping[tuple[int, Feature], list[Feature]]
 """(prompt_id, critical feature) -> its controls, best first"""
 

@@ -13,8 +13,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
-from saelake.analysis.interactions.matching import Feature
+from saelake.analysis.engine.requests import DirectionEdit, Feature, FeatureSet, Request
 from saelake.analysis.search.alignments import to_residual
 from saelake.analysis.search.answers import Columns
 from saelake.analysis.search.candidates import shards_of_split
@@ -22,6 +21,7 @@ from saelake.analysis.search.ranking import log_odds
 from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.refs import layer_of
+from saelake.ingest.sites import Site
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import READOUT_SETS, READOUTS
 
@@ -69,7 +69,8 @@ def at_last(
 def directly(context: StudyContext, prompt: int, activations: Mapping[Feature, float], written: Written) -> Request:
     """The pass in which all that features add at the last token is taken out behind the last block."""
     removed = np.sum([activation * written[feature] for feature, activation in activations.items()], axis=0)
-    edit = DirectionEdit(-np.asarray(removed, dtype=np.float32), (context.subject.n_layers - 1,), project_out=False, add=1.0)
+    last = Site(context.subject.n_layers - 1)
+    edit = DirectionEdit(-np.asarray(removed, dtype=np.float32), (last,), project_out=False, add=1.0)
     return Request(prompt, direction=edit, positions=(len(context.token_ids[prompt]) - 1,))
 
 
@@ -123,7 +124,7 @@ def _rows(context: StudyContext, sets: Mapping[tuple[int, str, int], list[Featur
     clean = dict(zip(prompts, answered(context, [Request(prompt) for prompt in prompts])[0].tolist(), strict=True))
 
     def effects(asked: Sequence[tuple[int, Sequence[Feature]]]) -> tuple[Columns, list[dict[Feature, float]]]:
-        whole = [Request(p, FeatureSet.of([sae for sae, _ in some], [f for _, f in some])) for p, some in asked]
+        whole = [Request(p, FeatureSet.ablating(some)) for p, some in asked]
         activations = at_last(context, whole, [some for _, some in asked])
         direct = [directly(context, p, found, written) for (p, _), found in zip(asked, activations, strict=True)]
         (ablated, flips), (left, direct_flips) = answered(context, whole), answered(context, direct)

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from saelake import queries
-from saelake.analysis.engine.requests import FeatureSet, Request
+from saelake.analysis.engine.requests import Feature, FeatureSet, Request
 from saelake.analysis.engine.watch import Watched
-from saelake.analysis.interactions.matching import Controls, Feature, matched
+from saelake.analysis.interactions.matching import Controls, matched
 from saelake.analysis.search.answers import Columns, condition_columns, content_id, set_rows
 from saelake.analysis.search.candidates import pool_by_sae, shards_of_split
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
@@ -64,18 +64,14 @@ def passes(critical: Sequence[tuple[int, str, int, int, int]], controls: Control
         sets.setdefault((prompt_id, method, start), []).append((sae, feature_id))
     ones = dict.fromkeys((prompt_id, f) for (prompt_id, method, _), found in sets.items() if method == "minimal" for f in found)
     for prompt_id, source in ones:
-        yield Pass(number[prompt_id], _set([source]), source=source)
+        yield Pass(number[prompt_id], FeatureSet.ablating([source]), source=source)
         for n, other in enumerate(controls.get((prompt_id, source), ())):
-            yield Pass(number[prompt_id], _set([other]), source=source, control=n)
+            yield Pass(number[prompt_id], FeatureSet.ablating([other]), source=source, control=n)
     for (prompt_id, method, start), found in sets.items():
-        yield Pass(number[prompt_id], _set(found), method, start)
+        yield Pass(number[prompt_id], FeatureSet.ablating(found), method, start)
         if (method, start) == ("minimal", 0):
             for n, others in enumerate(zip(*(controls.get((prompt_id, f), ()) for f in found), strict=False)):
-                yield Pass(number[prompt_id], _set(others), method, start, control=n)
-
-
-def _set(features: Sequence[Feature]) -> FeatureSet:
-    return FeatureSet.of([sae for sae, _ in features], [feature_id for _, feature_id in features])
+                yield Pass(number[prompt_id], FeatureSet.ablating(others), method, start, control=n)
 
 
 def watched(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, np.ndarray | None]:

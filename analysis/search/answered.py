@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from saelake.analysis.engine.answered import with_answer
 from saelake.analysis.engine.engine import AblationEngine
-from saelake.analysis.engine.requests import Request
+from saelake.analysis.engine.requests import Request, with_answer
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.directions import chosen_everywhere
 from saelake.analysis.stage import Stage, Work, searched_split

@@ -15,6 +15,7 @@ from saelake.analysis.stage import Stage, Work, direction_splits, single_shard
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.capture import last_residuals
 from saelake.ingest.recipe.search import Direction
+from saelake.ingest.sites import Site
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DIRECTIONS
@@ -43,7 +44,7 @@ def chosen_everywhere(context: StudyContext, con: duckdb.DuckDBPyConnection) -> 
     found = con.execute("select vector from directions where chosen").fetchall()
     if not found:
         return None
-    return DirectionEdit(np.array(found[0][0], dtype=np.float32), tuple(range(context.subject.n_layers)))
+    return DirectionEdit(np.array(found[0][0], dtype=np.float32), tuple(map(Site, range(context.subject.n_layers))))
 
 
 def difference_of_means(context: StudyContext, split: str) -> np.ndarray:
@@ -160,10 +161,11 @@ class Selection:
                 f"to choose a layer on"
             )
         self._context, self._controls = context, controls
-        everywhere = tuple(range(context.subject.n_layers))
-        self._out = [DirectionEdit(vector, everywhere) for vector in vectors]
+        sites = tuple(map(Site, range(context.subject.n_layers)))
+        self._out = [DirectionEdit(vector, sites) for vector in vectors]
         self._added = [
-            DirectionEdit(vector, (layer,), project_out=False, add=float(norms[layer])) for layer, vector in enumerate(vectors)
+            DirectionEdit(vector, (site,), project_out=False, add=float(norm))
+            for site, vector, norm in zip(sites, vectors, norms, strict=True)
         ]
         self._clean_log_p = context.engine.log_probabilities([Request(p) for p in controls])
         self.whole = cache(self._whole)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saelake.analysis.engine.attribution import attribution
 from saelake.analysis.engine.library import Engine
+from saelake.analysis.engine.requests import codes_of, of_codes
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.subject import Subject
 
@@ -40,12 +41,11 @@ def ranked(context: StudyContext, engine: Engine, prompt: int) -> tuple[np.ndarr
     found = attribution(engine, [context.token_ids[prompt]], log_odds(context.subject)).combine_chunks()
     roles = context.encoded(prompt).roles
     numbers = context.sae_numbers(found["sae_id"].to_pylist())
-    codes = numbers << 32 | found["feature_id"].to_numpy().astype(np.int64)
-    features, place = np.unique(codes, return_inverse=True)
-    falls = -np.bincount(place, found["effect"].to_numpy().astype(np.float64), len(features))
+    codes, place = np.unique(codes_of(numbers, found["feature_id"].to_numpy()), return_inverse=True)
+    falls = -np.bincount(place, found["effect"].to_numpy().astype(np.float64), len(codes))
     counted = np.array([roles[pos] != "bos" for pos in found["pos"].to_pylist()], dtype=bool)
-    fires = np.bincount(place, counted, len(features)) > 0
-    return (features >> 32)[fires], (features & 0xFFFFFFFF)[fires], falls[fires]
+    fires = np.bincount(place, counted, len(codes)) > 0
+    return *of_codes(codes[fires]), falls[fires]
 
 
 def drawn_order(falls: np.ndarray, rng: np.random.Generator) -> np.ndarray:

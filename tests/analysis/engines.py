@@ -13,6 +13,7 @@ from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from saelake.ingest.recipe import Compute, ModelSpec, load_recipe
 from saelake.ingest.saes.refs import SaeRef, list_saes
 from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from tests.analysis.literal import literal_logits
 from tests.ingest.tiny import D_MODEL, N_LAYERS, save_model, save_sae
@@ -71,8 +72,10 @@ def some_set(rng: np.random.Generator, size: int, *, clamp: bool = False, width:
 
 def some_direction(rng: np.random.Generator, d_model: int = D_MODEL) -> DirectionEdit:
     vector = rng.standard_normal(d_model).astype(np.float32)
-    layers = tuple(sorted(rng.choice(N_LAYERS, rng.integers(1, N_LAYERS + 1), replace=False).tolist()))
-    return DirectionEdit(vector / np.linalg.norm(vector), layers, bool(rng.integers(2)), float(rng.choice([0.0, 2.0])))
+    layers = sorted(rng.choice(N_LAYERS, rng.integers(1, N_LAYERS + 1), replace=False).tolist())
+    return DirectionEdit(
+        vector / np.linalg.norm(vector), tuple(map(Site, layers)), bool(rng.integers(2)), float(rng.choice([0.0, 2.0]))
+    )
 
 
 def some_request(rng: np.random.Generator) -> Request:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saelake.analysis.engine.requests import Request
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 
 
@@ -47,7 +48,7 @@ def literal_logits(
                 held = acts.clone()
                 held[..., features["feature_id"].tolist()] = torch.tensor(features["value"].tolist())
                 edited = module.decode(held) + error
-            if request.direction is not None and layer in request.direction.layers:
+            if request.direction is not None and Site(layer) in request.direction.sites:
                 r = torch.from_numpy(request.direction.vector)
                 if request.direction.project_out:
                     edited = edited - (edited @ r)[..., None] * r

@@ -11,6 +11,7 @@ from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.search.answers import flipped, judged, shown
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
+from saelake.ingest.sites import Site
 from tests.analysis.effects import Analysed
 
 
@@ -26,7 +27,7 @@ def opened(study: Analysed, oracle: str) -> StudyContext:
 def refused_and_answered(study: Analysed, context: StudyContext) -> list[Request]:
     """Refused prompts, and two of them once more with the direction taken out, which the model answers."""
     ((vector,),) = study.sql("select vector from directions where chosen")
-    out = DirectionEdit(np.array(vector, dtype=np.float32), tuple(range(6)))
+    out = DirectionEdit(np.array(vector, dtype=np.float32), tuple(map(Site, range(6))))
     targets = context.study.prompts_of("test", "target")
     return [*(Request(p) for p in targets), *(Request(p, direction=out) for p in targets[:2])]
 

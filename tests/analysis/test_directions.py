@@ -24,6 +24,7 @@ from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.recipe.search import Direction
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
@@ -83,8 +84,8 @@ def test_what_a_direction_does_is_what_plain_passes_do(
     others = [asked.in_full(layer) for layer in range(LAYERS)]
     both = zip([*range(LAYERS)] * 2, [*vectors, *turned], [*norms] * 2, [*stored, *others], strict=True)
     for layer, vector, norm, scores in both:
-        out = DirectionEdit(vector, tuple(range(LAYERS)))
-        toward = DirectionEdit(vector, (layer,), project_out=False, add=float(norm))
+        out = DirectionEdit(vector, tuple(map(Site, range(LAYERS))))
+        toward = DirectionEdit(vector, (Site(layer),), project_out=False, add=float(norm))
         ablated = [log_p(ids, out) for ids in refused]
         assert scores.n_prompts == len(refused)
         if scores in stored:  # a turned direction leaves no sense in some answers

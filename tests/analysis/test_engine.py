@@ -9,10 +9,17 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from saelake.analysis.engine.answered import request_of, with_answer
-from saelake.analysis.engine.edits import GatheredEdit, PooledEdit, RowFeatures
+from saelake.analysis.engine.edits import GatheredEdit, PooledEdit, RowFeatures, at_one_site
 from saelake.analysis.engine.engine import AblationEngine, NotFinite
-from saelake.analysis.engine.requests import NO_FEATURES, DirectionEdit, FeatureSet, Intervention, Request
+from saelake.analysis.engine.requests import (
+    NO_FEATURES,
+    DirectionEdit,
+    FeatureSet,
+    Intervention,
+    Request,
+    request_of,
+    with_answer,
+)
 from saelake.analysis.engine.slices import SliceCache
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.sites import Site
@@ -63,7 +70,7 @@ def test_every_form_of_an_edit_is_the_same_arithmetic(form: type[PooledEdit | Ga
     expected = sae.module.decode(held) + (resid_btd - sae.module.decode(acts))
     assume(sae.layer in RowFeatures.of(sets).saes)
     edit = form(SliceCache(sae), RowFeatures.of(sets).at(sae.layer))
-    torch.testing.assert_close(edit(resid_btd, None), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(at_one_site(edit, resid_btd, None), expected, atol=1e-4, rtol=1e-4)
 
 
 @given(seed=st.integers(0, 2**32 - 1), batch_tokens=st.sampled_from([1, 40, 4096]))
@@ -118,7 +125,7 @@ def test_held_features_at_chosen_positions(value: float, positions: tuple[int, .
 @pytest.mark.parametrize(("project_out", "add"), [(True, 0.0), (False, 2.0), (True, 1.5)])
 def test_a_direction_is_taken_out_or_put_in(project_out: bool, add: float, positions: tuple[int, ...] | None) -> None:
     vector = np.full(D_MODEL, D_MODEL**-0.5, dtype=np.float32)
-    direction = DirectionEdit(vector, (0, 2), project_out, add)
+    direction = DirectionEdit(vector, (Site(0), Site(2)), project_out, add)
     assert_literal(tiny("gemma2"), [Request(i, direction=direction, positions=positions) for i in range(4)])
 
 
@@ -154,7 +161,7 @@ def test_watched_activations_are_those_of_the_ablated_pass(architecture: str) ->
 @pytest.mark.parametrize("wanted", [None, np.arange(0, WIDTH, 2)], ids=["all", "some"])
 def test_a_value_that_no_residual_bears_is_said_whatever_is_watched(wanted: np.ndarray | None) -> None:
     held = Request(0, FeatureSet.of([0] * 8, list(range(8)), 3e38))
-    with pytest.raises(UserError, match="layer 2 gives activations that are not finite numbers while features are held"):
+    with pytest.raises(UserError, match=r"the SAE \S+ gives activations that are not finite numbers while features are held"):
         tiny("llama").engine().activations([held], {2: wanted})
 
 
@@ -184,7 +191,7 @@ def test_a_bfloat16_model_keeps_gates_in_float32(form: type[PooledEdit | Gathere
     close = Sae.of(sae.description, sae.load()._replace(threshold=threshold))
     expected = (resid_btd.float() - (acts * (acts > threshold)) @ sae.W_dec).bfloat16()
     held = RowFeatures.of([FeatureSet.of([1] * WIDTH, range(WIDTH))] * 3).at(1)
-    edited = form(SliceCache(close), held)(resid_btd, None)
+    edited = at_one_site(form(SliceCache(close), held), resid_btd, None)
     assert edited.dtype == torch.bfloat16
     torch.testing.assert_close(edited, expected)
     assert not torch.equal(edited, resid_btd)
@@ -246,6 +253,6 @@ def test_a_prompt_with_its_answer_is_asked_what_the_prompt_was() -> None:
 def test_a_pass_comes_first_to_the_lowest_site_that_is_touched() -> None:
     saes = tiny("llama").saes
     low, high = FeatureSet.of([0], [1]), FeatureSet.of([2], [1])
-    along = DirectionEdit(np.zeros(D_MODEL, np.float32), (1, 2))
+    along = DirectionEdit(np.zeros(D_MODEL, np.float32), (Site(1), Site(2)))
     firsts = [Request(0, high), Request(0, high, along), Request(0, high, then=(Intervention(low),)), Request(0)]
     assert [one.first_site(saes) for one in firsts] == [Site(2), Site(1), Site(0), None]

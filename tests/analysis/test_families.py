@@ -224,7 +224,7 @@ def test_directions_act_at_any_site() -> None:
     ids, rng = subject.encode(PROMPTS[0]).token_ids, np.random.default_rng(0)
     vector = rng.standard_normal(D_MODEL).astype(np.float32)
     vector /= np.linalg.norm(vector)
-    edit = DirectionEdit(vector, project_out=True, more_sites=(Site(0, "attn_out"), Site(2, "mlp_out")))
+    edit = DirectionEdit(vector, (Site(0, "attn_out"), Site(2, "mlp_out")))
     r = torch.from_numpy(vector)
 
     def out(x: Tensor) -> Tensor:

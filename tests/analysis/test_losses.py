@@ -13,6 +13,7 @@ from saelake.analysis.interactions import losses as module
 from saelake.ingest.recipe.effects import TextSet
 from saelake.ingest.saes.refs import list_saes
 from saelake.ingest.saes.sae import Sae, load_sae
+from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.ingest.texts import read_texts
 from saelake.warehouse.errors import UserError
@@ -25,7 +26,7 @@ def requests(study: Analysed) -> dict[tuple[str, int | None], Request]:
     ((vector,),) = study.sql("select vector from directions where chosen")
     found: dict[tuple[str, int | None], Request] = {
         ("none", None): Request(0),
-        ("direction", None): Request(0, direction=DirectionEdit(np.array(vector, dtype=np.float32), tuple(range(6)))),
+        ("direction", None): Request(0, direction=DirectionEdit(np.array(vector, dtype=np.float32), tuple(map(Site, range(6))))),
     }
     members = study.sql(
         "select prompt_id, layer, feature_id from critical_features where method = 'minimal' and start = 0 "

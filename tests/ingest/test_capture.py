@@ -255,12 +255,12 @@ def test_saes_with_values_that_are_not_numbers_are_named(tmp_path: Path) -> None
         ingest(recipe, lake_in(tmp_path))
 
 
-def test_activations_that_overflow_name_their_layer(tmp_path: Path) -> None:
+def test_activations_that_overflow_name_their_sae(tmp_path: Path) -> None:
     recipe = write_study(tmp_path, "llama")
     file = tmp_path / "saes" / "layer_1" / "sae_weights.safetensors"
     weights = load_file(file)
     save_file(weights | {"b_enc": torch.full_like(weights["b_enc"], 3e38), "W_enc": weights["W_enc"] * 1e38}, file)
-    with pytest.raises(UserError, match="layer 1 gives activations that are not finite numbers"):
+    with pytest.raises(UserError, match=r"the SAE \S+ gives activations that are not finite numbers"):
         ingest(recipe, lake_in(tmp_path))
 
 
