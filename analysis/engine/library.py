@@ -7,17 +7,14 @@
 It is a front to the one engine that a recipe's stages use (engine.py): prompts become numbers, edits become requests.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from saelake.analysis.engine.asked import (
-    EDITS,
-    Ablate,
     Add,
-    Clamp,
     Edit,
     Key,
     MeanAblate,
@@ -30,6 +27,7 @@ from saelake.analysis.engine.asked import (
     interventions,
 )
 from saelake.analysis.engine.engine import AblationEngine, NextToken
+from saelake.analysis.engine.named import edits_by_prompt, named_edits
 from saelake.analysis.engine.prompts import Prompt, read_prompts
 from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request, request_of, with_answer
 from saelake.analysis.engine.watch import Activations
@@ -134,7 +132,7 @@ class Engine:
             heard: called after each token with the place of a prompt and its answer so far.
         """
         max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
-        named = _named(ablate, clamp, add, project_out, positions, answering)
+        named = named_edits(ablate, clamp, add, project_out, positions, answering)
         _, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens - 1)  # the last one is not read again
         places: dict[Hashable, list[int]] = {}
         for place, one in enumerate(requests):
@@ -164,7 +162,7 @@ class Engine:
         edits: Sequence[Any] = (),
     ) -> NextTokens:
         """What would come first in the answers, without generating them."""
-        named = _named(ablate, clamp, add, project_out, positions, answering)
+        named = named_edits(ablate, clamp, add, project_out, positions, answering)
         _, requests = self._requests(prompts, named, edits)
         with arguments.without_recipe():
             return self._said(self._engine.next_token(requests))
@@ -192,7 +190,7 @@ class Engine:
             max_new_tokens: also cover the model's own answers, of at most this many tokens, at the positions after the prompts'.
         """
         max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 0)
-        named = _named(ablate, clamp, add, project_out, positions, answering)
+        named = named_edits(ablate, clamp, add, project_out, positions, answering)
         watched = self._watched(saes)
         read, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens)
         if max_new_tokens:
@@ -234,7 +232,7 @@ class Engine:
     ) -> tuple[list[Tokenized], list[Request]]:
         """The prompts and what is asked of them, in passes that read this many tokens of an answer."""
         read = read_prompts(self.subject, prompts)
-        by_prompt = [(*named, *some) for some in _by_prompt(edits, len(read))]
+        by_prompt = [(*named, *some) for some in edits_by_prompt(edits, len(read))]
         compiled: dict[int, FeatureSet | DirectionEdit] = {}
         for edit in {id(edit): edit for some in by_prompt for edit in some}.values():
             compiled[id(edit)] = self._compiled(edit)
@@ -284,47 +282,3 @@ def check_engine(engine: object) -> None:
     """Raises UserError for anything but an Engine."""
     if not isinstance(engine, Engine):
         raise UserError(f"a {type(engine).__name__} is not an Engine: give saelake.Engine(subject, saes)")
-
-
-def _named(
-    ablate: Mapping[Key, Sequence[int]] | None,
-    clamp: Mapping[Key, Mapping[int, float]] | None,
-    add: Mapping[Key, Any] | None,
-    project_out: Any,
-    positions: Positions,
-    answering: bool | None,
-) -> list[Edit]:
-    """The edits that are given by name."""
-    # A generator would be used up by the first prompt.
-    several = positions if isinstance(positions, str) or not isinstance(positions, Iterator) else list(positions)
-    where: dict[str, Any] = {"positions": several, "answering": answering}
-    found: list[Edit] = [Ablate(key, ids, **where) for key, ids in arguments.mapping("ablate", ablate, "{key: features}").items()]
-    for key, given in arguments.mapping("clamp", clamp, "{key: {feature: value}}").items():
-        held = arguments.mapping(f"clamp of {arguments.shown(key)}", given, "{feature: value}")
-        found.append(Clamp(key, list(held), list(held.values()), **where))
-    for key, given in arguments.mapping("add", add, "{key: (vector, scale)}").items():
-        if isinstance(given, tuple) and len(given) != 2:
-            raise UserError(f"add of {arguments.shown(key)} is {arguments.shown(given)}: give (vector, scale)")
-        vector, scale = given if isinstance(given, tuple) else (given, 1.0)
-        found.append(Add(key, vector, scale, **where))
-    if project_out is not None:
-        pairs = project_out.items() if isinstance(project_out, Mapping) else [("all", project_out)]
-        found += [ProjectOut(key, vector, **where) for key, vector in pairs]
-    if not found and (positions is not None or answering is not None):
-        raise UserError("positions and answering are of the edits given by name, and none is given")
-    return found
-
-
-def _by_prompt(edits: Sequence[Any], n: int) -> list[tuple[Edit, ...]]:
-    """One tuple of edits per prompt."""
-    edits = arguments.listed("edits", () if edits is None else edits, "a list of edits, or one list per prompt")
-    if all(isinstance(edit, EDITS) for edit in edits):
-        return [tuple(edits)] * n
-    if any(isinstance(edit, EDITS) for edit in edits):
-        raise UserError("edits mixes edits and lists of edits: give one list for all prompts, or one list per prompt")
-    if len(edits) != n:
-        raise UserError(f"edits has {len(edits)} lists for {n} prompts")
-    by_prompt = [tuple(arguments.listed("a prompt's edits", some, "a list of edits")) for some in edits]
-    if not all(isinstance(edit, EDITS) for some in by_prompt for edit in some):
-        raise UserError(f"edits are {', '.join(kind.__name__ for kind in EDITS)}")
-    return by_prompt
