@@ -30,7 +30,7 @@ from saelake.analysis.meaning import concepts, logits, populations, separation, 
 from saelake.analysis.search import (
     algorithm1,
     alignments,
-    answered,
+    answer_tokens,
     baseline,
     candidates,
     controls,
@@ -88,7 +88,7 @@ TAKEN = tuple(name for stage in COMPUTED for name in stage.names)
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a recipe's analysis, each after the ones that it needs."""
     judges = [judging_stage(name) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
-    on_answers = [answered.STAGE] if recipe.capture.answer_tokens else []
+    on_answers = [answer_tokens.STAGE] if recipe.capture.answer_tokens else []
     return [*COMPUTED, *on_answers, comparisons.stage(ANSWERING), *judges]
 
 

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from saelake.analysis.search import directions
 from saelake.analysis.search.edit_sets import Features, check_positions, listed_edits
 from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, check_swept, features_source, stage
@@ -102,15 +100,12 @@ def _direction(study: Study, lake: Lake, which: str) -> Source:
     if whole_run(lake, run) is None:
         raise UserError(f"the directions of {study.recipe.name} are not computed yet: run `saelake analyze` first")
     with connect(lake, runs=[run]) as con:
-        where = "chosen" if which == CHOSEN else "layer = $1"
-        found = con.execute(
-            f"select layer, vector from directions where {where}", [int(which)] if which != CHOSEN else []
-        ).fetchall()
-    if not found:
+        found = directions.stored_direction(con, None if which == CHOSEN else int(which))
+    if found is None:
         raise UserError("no direction is chosen in this study" if which == CHOSEN else f"there is no direction of layer {which}")
-    layer, vector = found[0]
+    layer, vector = found
     name = f"{CHOSEN} direction, of layer {layer}" if which == CHOSEN else f"direction of layer {layer}"
-    return Source(name, vector=np.array(vector, dtype=np.float32), site=Site(layer))
+    return Source(name, vector=vector, site=Site(layer))
 
 
 def _site(name: str) -> Site:

@@ -17,7 +17,7 @@ from saelake.analysis.search import ranking
 from saelake.analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
 from saelake.analysis.search.critical import Pool, falls_of
 from saelake.analysis.search.directions import difference_of_means
-from saelake.analysis.search.minimal import Oracle, minimal_set, ranked_set, run_together
+from saelake.analysis.search.minimal import Oracle, drawn_set, ranked_set, run_together
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.study import open_study
@@ -128,7 +128,7 @@ def _minimal(report: Report, organism: Organism) -> None:
 
     keys = [(prompt, start) for prompt in by_prompt for start in range(starts)]
     searches = {
-        "drawn": {key: minimal_set(len(by_prompt[key[0]]), np.random.default_rng(key)) for key in keys},
+        "drawn": {key: drawn_set(len(by_prompt[key[0]]), np.random.default_rng(key)) for key in keys},
         "ranked": {key: ranked_set(order(*key)) for key in keys},
     }
     asked, sizes = {}, {}

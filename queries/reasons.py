@@ -52,7 +52,6 @@ STAGES_OF = {
 """table -> the stages that fill it; what other stages add is no reason for its being empty"""
 COMMANDS_OF = {
     "explanations": "no explanations are here: `saelake explain` brings them",
-    "study_features": "no annotation study is closed: `saelake study create` begins one",
     "readings": "no backends are compared here: `saelake compare` reads the prompts through them",
     "doses": "no sweep of strengths is here: `saelake steer` makes one",
     **dict.fromkeys(
@@ -173,7 +172,7 @@ def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
     if not n_refused:
         return (
             f"0 of {n} {words['target']} prompts are {words['shown']} by the unmodified model, so there is nothing to search: "
-            f"use prompts that are, and check model.refusal_tokens and verdicts.oracle"
+            f"use prompts that are, and check model.target_tokens and verdicts.oracle"
         )
     flips = {
         direction: (n_flipped, k) for direction, n_flipped, k in study.con.execute(step("flipped_by_top_k"), judge).fetchall()

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from saelake.analysis.atlas.effects import refused_prompts
 from saelake.analysis.engine.attribution import attribution
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.critical import refused_prompts
 from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ATTRIBUTIONS

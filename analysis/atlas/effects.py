@@ -14,19 +14,13 @@ import pyarrow as pa
 from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.candidates import shards_of_split
+from saelake.analysis.search.critical import refused_prompts
 from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import JOINT_EFFECTS, SINGLE_EFFECTS
 
 NO_MEMBER = -1
 """Stands for the third feature of a pair."""
-
-
-def refused_prompts(work: Work, con: duckdb.DuckDBPyConnection) -> list[int]:
-    """Numbers of the refused prompts, every family in turn."""
-    recipe = work.context.recipe
-    found = queries.run(con, "atlas_prompts", judge=recipe.verdicts.oracle, split=recipe.candidates.split).fetchnumpy()
-    return [work.context.number_of[prompt_id] for prompt_id in found["prompt_id"].tolist()]
 
 
 def _features(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> dict[str, np.ndarray]:

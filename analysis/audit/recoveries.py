@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from saelake import queries
-from saelake.analysis.atlas.effects import refused_prompts
 from saelake.analysis.audit.search import Found, Row, Searched
 from saelake.analysis.engine.memory import Batches, Size
 from saelake.analysis.engine.requests import NO_FEATURES, DirectionEdit, FeatureSet, Intervention, Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.answers import Shown, shown
+from saelake.analysis.search.critical import refused_prompts
+from saelake.analysis.search.directions import stored_direction
 from saelake.analysis.stage import Stage, Work, prompt_shards, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.sae import Sae
@@ -55,8 +56,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     context, shards = work.context, _shards(work.context.study)
     with work.sql() as con:
         asked = _asked(work, con)
-        chosen = con.execute("select layer, vector from directions where chosen").fetchall()
-    direction = np.asarray(chosen[0][1], dtype=np.float64) if chosen else None
+        chosen = stored_direction(con)
+    direction = None if chosen is None else chosen[1].astype(np.float64)
     saes = _changed(context)
     slices = {n: SliceCache(sae, context.subject.device) for n, sae in context.saes.items()}
     for name in missing:

@@ -19,6 +19,7 @@ from saelake.analysis.engine.asked import Edit
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.explorer.edits import FORM, Vectors, check_kept, edits_of, in_python, in_shell, read_lines, selected
 from saelake.analysis.explorer.study import ShownStudy, found
+from saelake.analysis.search.directions import stored_direction
 from saelake.analysis.served.cards import visible
 from saelake.analysis.served.server import form_of
 from saelake.ingest.loaded import Loaded
@@ -268,8 +269,7 @@ def _decoder_row(engine: Engine, sae: str, feature_id: int) -> np.ndarray:
 
 def _direction(shown: ShownStudy, layer: int | None) -> tuple[int, np.ndarray]:
     with shown.cursor() as con:
-        where = "chosen" if layer is None else "layer = ?"
-        told = con.execute(f"select layer, vector from directions where {where}", [] if layer is None else [layer]).fetchall()
-    if not told:
+        told = stored_direction(con, layer)
+    if told is None:
         raise UserError("the study has no chosen direction" if layer is None else f"the study has no direction of layer {layer}")
-    return told[0][0], np.array(told[0][1], dtype=np.float32)
+    return told

@@ -17,7 +17,7 @@ from saelake import queries
 from saelake.analysis.engine.requests import Feature, FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, Columns, ablation_id, ablation_rows, flipped, judged
 from saelake.analysis.search.candidates import shards_of_split
-from saelake.analysis.search.minimal import Members, minimal_set, run_together
+from saelake.analysis.search.minimal import Members, drawn_set, run_together
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.durable import sha256_text
@@ -145,9 +145,7 @@ def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
 
     seed = work.spec.seed
     searches = {
-        i: minimal_set(
-            len(s.woken), np.random.default_rng([seed, int(context.places[s.prompt]), int(sha256_text(s.name)[:8], 16)])
-        )
+        i: drawn_set(len(s.woken), np.random.default_rng([seed, int(context.places[s.prompt]), int(sha256_text(s.name)[:8], 16)]))
         for i, s in enumerate(backed_up)
     }
     smallest = {i: {backed_up[i].woken[m] for m in end.members} for i, end in run_together(searches, flips).items()}

@@ -12,8 +12,7 @@ import numpy as np
 
 from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.judges.protocol import Answer
-from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows, judged, verdict_rows
+from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows, answer_to, judged, verdict_rows
 from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
@@ -69,14 +68,7 @@ def _rows(work: Work, asked: Sequence[Ablation]) -> list[Rows]:
     rows.append(Rows.of(CLAMPS, {"ablation_id": [i for i, _ in scaled], "level": levels}))
     if asked and context.oracles["control"] == "first_token":
         said = [
-            Answer(
-                context.study.prompts[one.request.prompt].text,
-                a.first_token,
-                a.p_refusal_token,
-                a.completion,
-                label=context.study.prompts[one.request.prompt].label,
-                role="control",
-            )
+            answer_to(context, one.request.prompt, a.first_token, a.p_refusal_token, a.completion)
             for one, a in zip(asked, answers, strict=True)
         ]
         rows.append(verdict_rows(ids, [FULL] * len(ids), context.judge(FULL)(said)))

@@ -39,6 +39,12 @@ class Judged:
     """By how much the largest logit of a target token was above that of any other first token."""
 
 
+def answer_to(context: StudyContext, prompt: int, first_token: str, p_refusal_token: float, completion: str) -> Answer:
+    """What a judge looks at: an answer to a prompt, by its number."""
+    label, role = context.study.prompts[prompt].label, context.study.role(prompt)
+    return Answer(context.study.prompts[prompt].text, first_token, p_refusal_token, completion, label=label, role=role)
+
+
 def judged(
     context: StudyContext, requests: Sequence[Request], engine: AblationEngine | None = None, *, whole: bool = True
 ) -> list[Judged]:
@@ -56,14 +62,7 @@ def judged(
     answers = (engine or context.engine).answer(requests, context.recipe.generation.max_new_tokens, settled)
     first = context.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
-        Answer(
-            context.study.prompts[r.prompt].text,
-            token,
-            float(p),
-            context.text(tokens),
-            label=context.study.prompts[r.prompt].label,
-            role=context.study.role(r.prompt),
-        )
+        answer_to(context, r.prompt, token, float(p), context.text(tokens))
         for r, token, p, tokens in zip(requests, first, answers.first.p_refusal, answers.token_ids, strict=True)
     ]
     judges = [context.oracle_of(r.prompt) for r in requests]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 
+import duckdb
 import numpy as np
 
 from saelake import queries
@@ -84,16 +85,23 @@ def falls_of(context: StudyContext, engine: Engine, pool: Pool) -> np.ndarray:
     return np.array([known.get(one, 0.0) for one in zip(pool.saes.tolist(), pool.feature_ids.tolist(), strict=True)])
 
 
+def refused_prompts(work: Work, con: duckdb.DuckDBPyConnection) -> list[int]:
+    """Numbers of the target prompts that are refused unmodified, every family in turn."""
+    recipe = work.context.recipe
+    found = queries.run(con, "atlas_prompts", judge=recipe.verdicts.oracle, split=recipe.candidates.split).fetchnumpy()
+    return [work.context.number_of[prompt_id] for prompt_id in found["prompt_id"].tolist()]
+
+
 def active_pools(work: Work) -> dict[int, Pool]:
     """Prompt number -> all features of the searched layers that fire on it, for the prompts that refuse unmodified."""
-    context, recipe = work.context, work.context.recipe
+    context = work.context
     with work.sql("prompts", "baseline") as con:
-        refused = queries.run(con, "atlas_prompts", judge=recipe.verdicts.oracle, split=recipe.candidates.split).fetchnumpy()
+        refused = sorted(refused_prompts(work, con))
     engine, found = engine_of(context), {}
-    for prompt in sorted(context.number_of[prompt_id] for prompt_id in refused["prompt_id"].tolist()):
+    for prompt in refused:
         saes, ids, _ = ranked(context, engine, prompt)
         layers = np.array([context.study.numbered_saes[n].layer for n in saes.tolist()])
-        kept = ~np.isin(layers, recipe.candidates.exclude_layers)
+        kept = ~np.isin(layers, context.recipe.candidates.exclude_layers)
         if kept.any():
             found[prompt] = Pool(prompt, 0, saes[kept], ids[kept])
     return found

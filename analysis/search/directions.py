@@ -8,6 +8,7 @@ from math import ceil, floor
 import duckdb
 import numpy as np
 
+from saelake import queries
 from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.answers import judged
 from saelake.analysis.search.shown import not_shown
@@ -16,13 +17,10 @@ from saelake.analysis.study_context import StudyContext
 from saelake.ingest.capture import last_residuals
 from saelake.ingest.recipe.search import Direction
 from saelake.ingest.sites import Site
+from saelake.queries.reasons import FILTERS
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DIRECTIONS
-
-FILTERS = {"late": "drop_last_layers", "kl": "kl_max", "induced": "induce_min"}
-"""What the column left_out calls a filter -> the field of [direction] that sets it."""
-
 
 OUTDONE = "outdone"
 """What left_out says of a layer that another one flips more than, by the first token already: the rest was not asked."""
@@ -39,12 +37,16 @@ class Scores:
     induced: float | None = None
 
 
+def stored_direction(con: duckdb.DuckDBPyConnection, layer: int | None = None) -> tuple[int, np.ndarray] | None:
+    """The study's one direction, or a layer's: its layer and unit vector (d,) float32; None where none is chosen or stored."""
+    found = con.execute(queries.step("direction"), {"layer": layer}).fetchone()
+    return None if found is None else (found[0], np.array(found[1], dtype=np.float32))
+
+
 def chosen_everywhere(context: StudyContext, con: duckdb.DuckDBPyConnection) -> DirectionEdit | None:
     """The study's one direction, projected out of every layer; None if no layer is chosen."""
-    found = con.execute("select vector from directions where chosen").fetchall()
-    if not found:
-        return None
-    return DirectionEdit(np.array(found[0][0], dtype=np.float32), tuple(map(Site, range(context.subject.n_layers))))
+    found = stored_direction(con)
+    return None if found is None else DirectionEdit(found[1], tuple(map(Site, range(context.subject.n_layers))))
 
 
 def difference_of_means(context: StudyContext, split: str) -> np.ndarray:
@@ -112,18 +114,11 @@ class NoDirection(UserError):
         self.names, self.rows = names, rows
 
 
-LAYERS = """
-select layer, n_prompts, n_flipped, kl, induced, left_out
-from directions
-order by layer
-"""
-
-
 def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
     """Raises NoDirection if no layer is chosen, with what would have to be changed for the one that flips most."""
-    if con.execute("select 1 from directions where chosen").fetchall():
+    if stored_direction(con) is not None:
         return
-    found = con.execute(LAYERS)
+    found = con.execute(queries.step("direction_filters"))
     names, rows = [column[0] for column in found.description], found.fetchall()
     # Here every layer was measured in full, whatever direction.selection says.
     *_, best = sorted(rows, key=lambda row: (bool(row[2]) and "late" not in str(row[5]), row[2], -round(row[3], 3), -row[0]))
@@ -134,7 +129,9 @@ def require_chosen(con: duckdb.DuckDBPyConnection) -> None:
         "kl": f"direction.kl_max = {ceil(100 * kl) / 100:g}",
         "induced": f"direction.induce_min = {floor(100 * induced) / 100:g}",
     }
-    counts = [(FILTERS[name], sum(name in str(row[5]).split(", ") for row in rows)) for name in changes]
+    counts = [
+        (FILTERS[name].removeprefix("direction."), sum(name in str(row[5]).split(", ") for row in rows)) for name in changes
+    ]
     why = ", ".join(f"{field} {n}" for field, n in counts if n)
     raise NoDirection(
         f"direction: no layer passes the recipe's filters, so the analysis ends here (layers left out, of {len(rows)}: {why}); "

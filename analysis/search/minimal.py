@@ -35,7 +35,7 @@ AT_ONCE = {"cpu": 32, "cuda": 128}
 model's weights, and a GPU waits for its host. A kill costs the searches that have begun and whose shards have not ended."""
 
 
-def minimal_set(n_candidates: int, rng: np.random.Generator) -> Search:
+def drawn_set(n_candidates: int, rng: np.random.Generator) -> Search:
     """Searches a 1-minimal flipping subset of a pool that flips as a whole.
 
     Blocks are tried for leaving out, from halves down to single features. Of the blocks that can each be left out alone, as many
@@ -246,7 +246,7 @@ def _search(work: Work, pool: Pool, start: int, falls: np.ndarray | None) -> Sea
     """The search of a prompt's pool from one start: of a ranked pool the first goes by it, and the others are drawn by it."""
     rng = np.random.default_rng([work.spec.seed, start, work.context.places[pool.prompt]])
     if falls is None:
-        return minimal_set(len(pool), rng)
+        return drawn_set(len(pool), rng)
     return ranked_set((drawn_order(falls, rng) if start else np.argsort(-falls, kind="stable")).tolist())
 
 

@@ -10,8 +10,7 @@ from saelake.analysis.engine.asked import Ablate, Key
 from saelake.analysis.engine.attribution import attribution
 from saelake.analysis.engine.library import Engine, check_engine
 from saelake.analysis.engine.prompts import Prompt
-from saelake.analysis.search.minimal import Members, ranked_set, run_together
-from saelake.analysis.search.minimal import minimal_set as searched
+from saelake.analysis.search.minimal import Members, drawn_set, ranked_set, run_together
 from saelake.analysis.search.ranking import log_odds
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
@@ -80,7 +79,7 @@ def minimal_set(
         start = min((step for step, flip in zip(steps, asked(steps), strict=True) if flip), key=len, default=None)
     if by_itself or start is None:
         return MinimalSet((), by_itself, len(known))
-    search = searched(len(start), np.random.default_rng(seed))
+    search = drawn_set(len(start), np.random.default_rng(seed))
     found = run_together({0: search}, lambda trials: asked([tuple(start[i] for i in members) for _, members in trials]))[0]
     return MinimalSet(tuple(features[start[i]] for i in found.members), True, len(known))
 

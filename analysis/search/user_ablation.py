@@ -6,7 +6,7 @@ from functools import partial
 
 import duckdb
 
-from saelake.analysis.search.answered import answer_rows, tables_of
+from saelake.analysis.search.answer_tokens import answer_rows, tables_of
 from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.edit_sets import EditSet, Features, NoFeature, check_positions, is_select, listed_edits

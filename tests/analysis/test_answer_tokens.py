@@ -8,7 +8,7 @@ import pytest
 import saelake
 from saelake.analysis import stages
 from saelake.analysis.engine.asked import Key
-from saelake.analysis.search import answered, baseline, directions
+from saelake.analysis.search import answer_tokens, baseline, directions
 from saelake.analysis.stages import ensure_stage, open_analysis, specs
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
@@ -31,7 +31,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake, study = Lake.create(tmp_path_factory.mktemp("answers") / "lake"), open_analysis(recipe_of(N))
     context, known = StudyContext(study, lake), specs(study)
     ingest_study(study, lake, loaded=context.loaded)
-    for stage in (directions.STAGE, baseline.STAGE, answered.STAGE):
+    for stage in (directions.STAGE, baseline.STAGE, answer_tokens.STAGE):
         ensure_stage(stage, known, context)
     stages.ablate(study.recipe, lake, "mine", [(2, 5), (3, 5)])
     return lake

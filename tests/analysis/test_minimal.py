@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from saelake.analysis.search.minimal import Members, Search, as_they_end, minimal_set, ranked_set, run_together
+from saelake.analysis.search.minimal import Members, Search, as_they_end, drawn_set, ranked_set, run_together
 from saelake.analysis.search.one_prompt import _steps
 
 
@@ -21,7 +21,7 @@ def test_ends_one_minimal_even_where_flipping_is_not_monotone(n: int, seed: int,
     def flips(members: Members) -> bool:
         return bool(table[sum(1 << i for i in members)])
 
-    searches = {start: minimal_set(n, np.random.default_rng(start)) for start in range(4)}
+    searches = {start: drawn_set(n, np.random.default_rng(start)) for start in range(4)}
     found = run_together(searches, lambda trials: [flips(members) for _, members in trials])
     for end in found.values():
         assert flips(end.members)
@@ -34,13 +34,13 @@ def test_finds_exactly_the_causes_where_all_are_needed(n: int, causes: int, seed
     rng = np.random.default_rng(seed)
     assume(causes <= n)
     needed = set(rng.choice(n, causes, replace=False).tolist())
-    found = run_together({0: minimal_set(n, rng)}, lambda trials: [needed <= set(members) for _, members in trials])
+    found = run_together({0: drawn_set(n, rng)}, lambda trials: [needed <= set(members) for _, members in trials])
     assert set(found[0].members) == needed
 
 
 def test_other_starts_find_the_alternatives() -> None:
     alternatives = [{0, 1}, {2}, {3, 4, 5}]
-    searches = {start: minimal_set(30, np.random.default_rng(start)) for start in range(60)}
+    searches = {start: drawn_set(30, np.random.default_rng(start)) for start in range(60)}
     found = run_together(searches, lambda trials: [any(a <= set(m) for a in alternatives) for _, m in trials])
     ends = {frozenset(f.members) for f in found.values()}
     assert ends == {frozenset(a) for a in alternatives}
@@ -53,7 +53,7 @@ def test_all_pending_trials_go_in_one_call_a_round() -> None:
         calls.append({key for key, _ in trials})
         return [7 in members for _, members in trials]
 
-    found = run_together({key: minimal_set(16, np.random.default_rng(key)) for key in range(5)}, flips)
+    found = run_together({key: drawn_set(16, np.random.default_rng(key)) for key in range(5)}, flips)
     assert all(f.members == (7,) for f in found.values())
     assert calls[0] == set(range(5))
     assert sum(f.n_evaluations for f in found.values()) < 5 * 16
@@ -67,7 +67,7 @@ def test_a_search_begins_where_another_ends() -> None:
     def searches() -> Iterator[tuple[int, Search]]:
         for key, size in enumerate(sizes):
             begun.append(key)
-            yield key, minimal_set(size, np.random.default_rng(key))
+            yield key, drawn_set(size, np.random.default_rng(key))
 
     def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
         rounds.append({key for key, _ in trials})
@@ -85,7 +85,7 @@ def test_a_search_begins_where_another_ends() -> None:
 
 
 def test_a_pool_of_one_is_its_own_minimal_set() -> None:
-    assert run_together({0: minimal_set(1, np.random.default_rng(0))}, lambda trials: [False] * len(trials))[0].members == (0,)
+    assert run_together({0: drawn_set(1, np.random.default_rng(0))}, lambda trials: [False] * len(trials))[0].members == (0,)
 
 
 class InOrder(np.random.Generator):
@@ -106,7 +106,7 @@ def test_what_a_search_asks_for_by_hand() -> None:
         rounds.append([members for _, members in trials])
         return [{2, 5} <= set(members) for _, members in trials]
 
-    found = run_together({0: minimal_set(8, InOrder())}, flips)[0]
+    found = run_together({0: drawn_set(8, InOrder())}, flips)[0]
     assert rounds == [
         [(4, 5, 6, 7), (0, 1, 2, 3)],
         [(2, 3, 4, 5, 6, 7), (0, 1, 4, 5, 6, 7), (0, 1, 2, 3, 6, 7), (0, 1, 2, 3, 4, 5)],
@@ -127,7 +127,7 @@ def test_a_block_that_cannot_go_with_the_others_stays() -> None:
         rounds.append([members for _, members in trials])
         return [bool({0, 1} & set(members)) and 3 in members for _, members in trials]
 
-    found = run_together({0: minimal_set(4, InOrder())}, flips)[0]
+    found = run_together({0: drawn_set(4, InOrder())}, flips)[0]
     assert rounds[:3] == [[(2, 3), (0, 1)], [(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)], [(2, 3), (3,)]]
     assert rounds[3:] == [[(2, 3), (1, 3), (1, 2)], [(3,), (1,)]], "in as many blocks as are left"
     assert (found.members, found.n_evaluations) == ((1, 3), 13)

@@ -14,7 +14,7 @@ from saelake import queries
 from saelake.analysis import stages
 from saelake.analysis.search import candidates, minimal
 from saelake.analysis.search.critical import RANKINGS
-from saelake.analysis.search.minimal import Members, minimal_set, ranked_set, run_together
+from saelake.analysis.search.minimal import Members, drawn_set, ranked_set, run_together
 from saelake.analysis.search.ranking import drawn_order
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
@@ -190,7 +190,7 @@ def test_a_ranking_that_is_not_asked_for_changes_no_run(study: Analysed) -> None
 def test_a_drawn_search_asks_more() -> None:
     """Of 400 candidates, two of which are needed, at the head of the ranking."""
     asked = {
-        "drawn": run_together({0: minimal_set(400, np.random.default_rng(0))}, _both)[0].n_evaluations,
+        "drawn": run_together({0: drawn_set(400, np.random.default_rng(0))}, _both)[0].n_evaluations,
         "ranked": run_together({0: ranked_set(range(400))}, _both)[0].n_evaluations,
     }
     assert asked["ranked"] * 2 <= asked["drawn"]

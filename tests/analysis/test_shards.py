@@ -70,7 +70,7 @@ FEWER: dict[str, dict[str, Any]] = {
 """Of the embedded study: each thing in two sizes where it has more."""
 PROMPTS = 3
 """Of each label and split: more of them are more shards, and no other way to cut them."""
-NOT_COMPUTED = {"activations_by_prompt", "explanations", "annotations", "study_features", "concepts", "doses"}
+NOT_COMPUTED = {"activations_by_prompt", "explanations", "annotations", "concepts", "doses"}
 NOT_COMPUTED |= {"readings", "recoveries", "recovery_rates", "examples", "reported_logits", "feature_reports", "graph_edges"}
 NOT_COMPUTED |= {"messages"}
 """What neither an analysis of the planted study nor its atlas writes: other commands, or an import, do."""
