@@ -17,7 +17,8 @@ import torch
 
 from saelake import queries
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
-from saelake.analysis.stages import ensure_stage, specs
+from saelake.analysis.stage_list import specs
+from saelake.analysis.stages import ensure_stage
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.backends.backend import LOG_PROBS, Backend, Place, Read, depth, site_of, sketch
 from saelake.ingest.backends.opening import identity_of, opener, wrapped

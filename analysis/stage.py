@@ -54,8 +54,8 @@ class Stage:
     unit: str = "shards"
     identity: Callable[[Study], Mapping[str, object]] = lambda _study: {}
     """What else its content depends on."""
-    names: tuple[str, ...] = ()
-    """What the names of its conditions are, or begin with."""
+    conditions: tuple[str, ...] = ()
+    """The names of what it ablates, as answers tell them apart, or how these begin."""
     compared: tuple[tuple[Condition, Condition], ...] = ()
     """What is tested: every setting of the first against the one of the second with the same K and tau, or its only one."""
     splits: Callable[[Recipe], Collection[str]] | None = None

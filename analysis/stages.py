@@ -1,51 +1,25 @@
-"""The stages of an analysis: which needs which, what is done, and running the rest.
+"""The verbs of an analysis: all stages of a recipe, its atlas, its audit, one more judge, features of the user's own.
 
-A stage's run is known before anything is computed: its id is a hash of its part of the recipe, its parents' ids and its code.
+Each finds what is done already and computes the rest (`stage_list` says which stages there are).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
-from saelake.analysis.atlas import attributions, effects, scores
-from saelake.analysis.audit import rates, recoveries
-from saelake.analysis.interactions import (
-    backups,
-    comparisons,
-    diagnostic,
-    edges,
-    factorisation,
-    inert,
-    losses,
-    probe,
-    readouts,
-    redundancy,
-    stage3,
-    steering,
-    waking,
-)
+from saelake.analysis.interactions import losses
 from saelake.analysis.judges.replies import cost
 from saelake.analysis.judges.verdicts import check_judge, judge_identity, oracle_identity
-from saelake.analysis.meaning import concepts, logits, populations, separation, taxonomy
-from saelake.analysis.search import (
-    algorithm1,
-    alignments,
-    answer_tokens,
-    baseline,
-    candidates,
-    controls,
-    directions,
-    judging,
-    minimal,
-    user_ablation,
-)
+from saelake.analysis.meaning import taxonomy
+from saelake.analysis.search import baseline, directions, user_ablation
 from saelake.analysis.search.edit_sets import Features, listed_edits
 from saelake.analysis.search.shown import check_shown
 from saelake.analysis.stage import Stage, Work
+from saelake.analysis.stage_list import ATLAS, AUDIT, COMPUTED, OWN_CONDITIONS, judging_stage, parent_runs, specs, stages
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.runs import ACTIVATIONS, PROMPTS, SetRuns, ingest_runs, is_ingested
+from saelake.ingest.runs import SetRuns, is_ingested
 from saelake.ingest.splits import require_splits
 from saelake.ingest.study import Study, open_study
 from saelake.warehouse.catalog import connect, up_to_date_at_the_end
@@ -54,54 +28,6 @@ from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run, whole_run
-from saelake.warehouse.runs import known as known_runs
-
-SEARCH = (directions.STAGE, alignments.STAGE, baseline.STAGE, candidates.STAGE, algorithm1.STAGE, minimal.STAGE, controls.STAGE)
-INTERACTIONS = (
-    diagnostic.STAGE,
-    redundancy.STAGE,
-    inert.STAGE,
-    readouts.STAGE,
-    waking.STAGE,
-    edges.STAGE,
-    backups.STAGE,
-    steering.STAGE,
-    losses.STAGE,
-    factorisation.STAGE,
-    probe.STAGE,
-    stage3.STAGE,
-    stage3.PROBE_STAGE,
-)
-MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, logits.STAGE, concepts.STAGE)
-COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
-"""All stages but the judges, each after the ones that it needs."""
-ATLAS = (effects.STAGE, effects.JOINT_STAGE, attributions.STAGE, scores.STAGE)
-"""What `saelake atlas` computes beside them."""
-AUDIT = (recoveries.STAGE, rates.STAGE)
-"""What `saelake audit` computes beside them."""
-ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
-"""The stages that ablate and store answers, which the judges read."""
-TAKEN = tuple(name for stage in COMPUTED for name in stage.names)
-"""The names of the analysis' own conditions, or how these begin: no other condition may be called so."""
-
-
-def stages(recipe: Recipe) -> list[Stage]:
-    """All stages of a recipe's analysis, each after the ones that it needs."""
-    judges = [judging_stage(name) for name in recipe.verdicts.judges if name != recipe.verdicts.oracle]
-    on_answers = [answer_tokens.STAGE] if recipe.capture.answer_tokens else []
-    return [*COMPUTED, *on_answers, comparisons.stage(ANSWERING), *judges]
-
-
-def stage_named(recipe: Recipe, name: str) -> Stage:
-    """A stage of a recipe's analysis, of its atlas or its audit, or of a judge that is asked beside it."""
-    found = {stage.name: stage for stage in (*stages(recipe), *ATLAS, *AUDIT)}
-    return found[name] if name in found else judging_stage(name.removeprefix(judging.PREFIX))
-
-
-def judging_stage(judge: str) -> Stage:
-    """The stage in which a judge reads all stored answers."""
-    return judging.stage(judge, [stage.name for stage in ANSWERING])
-
 
 Shards = Iterator[tuple[str, str, list[Rows]]]
 """run_id, shard, rows"""
@@ -113,35 +39,6 @@ class Workers(Protocol):
     def compute(self, spec: RunSpec, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]: ...
 
     def ingest(self, study: Study, sets: Sequence[SetRuns], missing: Mapping[str, Sequence[str]]) -> Shards: ...
-
-
-def specs(study: Study, asked: Sequence[Stage] | None = None, lake: Lake | None = None) -> dict[str, RunSpec]:
-    """The identity of every stage's run, of the recipe's stages or of those that are asked for, in this order.
-
-    Args:
-        lake: where to look for runs that an older version of the schema published with this content.
-    """
-    find = known_runs(lake) if lake else lambda spec: spec
-    oracle, sets = oracle_identity(study.recipe), ingest_runs(study, lake)
-    found: dict[str, RunSpec] = {}
-    for stage in stages(study.recipe) if asked is None else asked:
-        config = study.identity | {"code": stage.code_version}
-        config |= {name: oracle if name == "verdicts" else study.recipe.section(name) for name in stage.sections}
-        config |= stage.identity(study)
-        runs = parent_runs(stage, study, sets, found)
-        parents = tuple(dict.fromkeys(run_id for run_ids in runs.values() for run_id in run_ids))
-        found[stage.name] = find(RunSpec(stage.name, study.recipe.name, config, parents, study.recipe.compute.seed))
-    return found
-
-
-def parent_runs(stage: Stage, study: Study, sets: Sequence[SetRuns], known: Mapping[str, RunSpec]) -> dict[str, tuple[str, ...]]:
-    """The runs that a stage reads, by the names of its parents."""
-    read = stage.reads(study, sets)
-    ingested = {
-        PROMPTS: tuple(one.prompts.run_id for one in read),
-        ACTIVATIONS: tuple(spec.run_id for one in read for spec in one.activations.values()),
-    }
-    return {parent: ingested[parent] if parent in ingested else (known[parent].run_id,) for parent in stage.parents}
 
 
 def open_analysis(recipe: Recipe) -> Study:
@@ -288,7 +185,7 @@ def open_ablation(
     recipe: Recipe, lake: Lake, condition: str, features: Features, *, value: float = 0.0, positions: str | None = None
 ) -> Study:
     """The study of a recipe, checked for `ablate`, whose mistakes it raises; what a select names is only known after ingest."""
-    user_ablation.check_condition(condition, TAKEN)
+    user_ablation.check_condition(condition, OWN_CONDITIONS)
     study = open_analysis(recipe)
     if not is_ingested(study, lake):
         user_ablation.check_listed(study, features, value, positions)

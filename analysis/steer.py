@@ -6,7 +6,8 @@ from saelake.analysis.search import directions
 from saelake.analysis.search.edit_sets import Features, check_positions, listed_edits
 from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, check_swept, features_source, stage
 from saelake.analysis.search.user_ablation import check_condition, check_listed
-from saelake.analysis.stages import TAKEN, ensure_stage, open_analysis, specs
+from saelake.analysis.stage_list import OWN_CONDITIONS, specs
+from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe
@@ -43,7 +44,7 @@ def steer(
 
 def open_steering(recipe: Recipe, lake: Lake, sweep: Sweep, features: Features | None) -> Study:
     """The study of a recipe, checked for `steer`, whose mistakes it raises."""
-    check_condition(sweep.name, TAKEN)
+    check_condition(sweep.name, OWN_CONDITIONS)
     check_sweep(sweep, sum(one is not None for one in (features, sweep.direction, sweep.vector)))
     if sweep.vector is not None:
         read_vector(sweep.vector)

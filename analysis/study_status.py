@@ -6,8 +6,8 @@ from dataclasses import replace
 from saelake import queries
 from saelake.analysis.search import directions, judging
 from saelake.analysis.stage import Stage
+from saelake.analysis.stage_list import judging_stage, specs, stages
 from saelake.analysis.stage_status import Pointers, StageStatus, changes, ingest_status, stage_status
-from saelake.analysis.stages import judging_stage, specs, stages
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import SetRuns, ingest_runs
 from saelake.ingest.study import Study, open_study

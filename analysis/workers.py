@@ -71,7 +71,8 @@ class Worker:
 
         Raises UserError if this machine would compute another run than the one that is asked for.
         """
-        from saelake.analysis.stages import ATLAS, AUDIT, specs, stage_named, stage_rows, stages
+        from saelake.analysis.stage_list import ATLAS, AUDIT, specs, stage_named, stages
+        from saelake.analysis.stages import stage_rows
 
         self._maker = None
         if n_threads is not None:

@@ -168,6 +168,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "backup_tests", "backups"),
     shards=lambda study: list(shards_of_split(study, "backups")),
     compute=_compute,
-    names=("woken",),
+    conditions=("woken",),
     compared=((WITH_WOKEN, ALONE), (WITH_WOKEN, WITH_OTHERS)),
 )

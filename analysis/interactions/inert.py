@@ -54,6 +54,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts", "critical_features"),
     shards=lambda study: list(shards_of_split(study, "inert")),
     compute=_compute,
-    names=("minimal", "algorithm1"),
+    conditions=("minimal", "algorithm1"),
     compared=((minimal.FOUND, MINIMAL_ACTIVE),),
 )

@@ -228,7 +228,7 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study, "stage3")),
     compute=_compute,
     code_version=4,
-    names=(METHOD, HELD_OUT),
+    conditions=(METHOD, HELD_OUT),
     compared=(
         (JOINED, Condition(METHOD, control="matched")),
         (JOINED, Condition(HELD_OUT)),
@@ -247,7 +247,7 @@ PROBE_STAGE = Stage(
     compute=_compute_probe,
     identity=_critical,
     code_version=5,
-    names=(*RANKED_BESIDE, GRADIENT),
+    conditions=(*RANKED_BESIDE, GRADIENT),
     compared=tuple(
         pair
         for method in (*RANKED_BESIDE, GRADIENT)

@@ -84,5 +84,5 @@ STAGE = Stage(
     shards=lambda study: list(_shards(study)),
     compute=_compute,
     code_version=2,
-    names=(VALUES, LEVELS),
+    conditions=(VALUES, LEVELS),
 )

@@ -195,5 +195,5 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study, "waking")),
     compute=_compute,
     code_version=2,
-    names=("waking",),
+    conditions=("waking",),
 )

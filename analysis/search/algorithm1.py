@@ -176,6 +176,6 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study, "algorithm1")),
     compute=_compute,
     code_version=3,
-    names=("algorithm1",),
+    conditions=("algorithm1",),
     compared=((Condition("algorithm1"), minimal.FOUND), (Condition("algorithm1", "common"), minimal.FOUND)),
 )

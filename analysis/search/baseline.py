@@ -32,6 +32,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study, "baseline")),
     compute=_compute,
-    names=("none", "direction"),
+    conditions=("none", "direction"),
     compared=((OWN, DIRECTION), (CHOSEN, DIRECTION)),
 )

@@ -94,6 +94,6 @@ STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study, "candidates")),
     compute=_compute,
-    names=("top_k",),
+    conditions=("top_k",),
     compared=((OWN, CHOSEN),),
 )

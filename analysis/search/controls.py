@@ -128,7 +128,7 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study, "controls")),
     compute=_compute,
     code_version=3,
-    names=("random", "firing_on_tokens", "clamp"),
+    conditions=("random", "firing_on_tokens", "clamp"),
     compared=(
         (OWN, TOP_K),
         (CHOSEN, TOP_K),

@@ -259,5 +259,5 @@ STAGE = Stage(
     shards=lambda study: list(shards_of_split(study, "minimal")),
     compute=_compute,
     code_version=2,
-    names=("minimal",),
+    conditions=("minimal",),
 )

@@ -9,7 +9,8 @@ import saelake
 from saelake.analysis import stages
 from saelake.analysis.engine.asked import Key
 from saelake.analysis.search import answer_tokens, baseline, directions
-from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.stage_list import specs
+from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from saelake import cli
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.analysis.atlas.learned import NOT_NAMED, OnPrompt
 from saelake.analysis.atlas.scores import (
     _Active,
@@ -288,7 +288,7 @@ def test_a_study_that_is_not_analysed_has_no_atlas(study: Analysed, tmp_path: Pa
 
 
 def test_workers_find_the_stages_of_an_atlas_by_their_names(study: Analysed) -> None:
-    assert [stages.stage_named(study.recipe, one.name) for one in stages.ATLAS] == list(stages.ATLAS)
+    assert [stage_list.stage_named(study.recipe, one.name) for one in stage_list.ATLAS] == list(stage_list.ATLAS)
 
 
 SCORES = st.lists(st.tuples(st.booleans(), st.integers(-2, 2) | st.just(NOT_NAMED)), min_size=1, max_size=7)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.analysis.report.recovery import _telling
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.errors import UserError
@@ -94,7 +94,7 @@ def test_a_study_that_is_not_analysed_has_no_audit(study: Analysed, tmp_path: Pa
 
 
 def test_workers_find_the_stages_of_an_audit_by_their_names(study: Analysed) -> None:
-    assert [stages.stage_named(study.recipe, one.name) for one in stages.AUDIT] == list(stages.AUDIT)
+    assert [stage_list.stage_named(study.recipe, one.name) for one in stage_list.AUDIT] == list(stage_list.AUDIT)
 
 
 @pytest.mark.parametrize(

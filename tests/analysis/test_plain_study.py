@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.subject import Subject
 from saelake.warehouse.lake import Lake
@@ -29,7 +29,7 @@ def test_plain_prompts_are_analysed_as_the_same_tokens_in_a_template_are(tmp_pat
     lake = Lake.create(tmp_path / "lake")
     records = stages.analyze(plain, lake)
     n_saes = len(plain.sae_layers)
-    computed = ["prompts", *["activations"] * n_saes, *(stage.name for stage in stages.stages(plain))]
+    computed = ["prompts", *["activations"] * n_saes, *(stage.name for stage in stage_list.stages(plain))]
     assert [record.stage for record in records] == computed
 
     with saelake.open(lake.root) as opened:

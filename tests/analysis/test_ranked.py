@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from saelake import queries
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.analysis.search import candidates, minimal
 from saelake.analysis.search.critical import RANKINGS
 from saelake.analysis.search.minimal import Members, drawn_set, ranked_set, run_together
@@ -87,8 +87,8 @@ def searched(study: Analysed, folder: Path, fields: str, candidates_too: bool = 
     path.write_text(text.replace("[candidates]\n", "[candidates]\nattribution = true\n") if candidates_too else text)
     recipe, lake = load_recipe(path), Lake.existing(str(folder / "lake"))
     opened = stages.open_analysis(recipe)
-    known, context = stages.specs(opened, lake=lake), StudyContext(opened, lake)
-    for stage in stages.SEARCH:
+    known, context = stage_list.specs(opened, lake=lake), StudyContext(opened, lake)
+    for stage in stage_list.SEARCH:
         if stage.name in {*minimal.STAGE.parents, minimal.STAGE.name, "direction"}:
             stages.ensure_stage(stage, known, context)
     return study._replace(recipe=recipe, lake=lake)

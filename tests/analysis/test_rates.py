@@ -9,7 +9,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from saelake import queries
-from saelake.analysis import stages
+from saelake.analysis import stage_list
 from tests.analysis.effects import Analysed
 from tests.planted import Feature
 
@@ -81,7 +81,7 @@ def test_stability_is_the_mean_jaccard_of_what_starts_find(study: Analysed) -> N
 
 
 def test_every_stage_names_its_own_conditions(study: Analysed) -> None:
-    names = {stage.name: stage.names for stage in stages.COMPUTED}
+    names = {stage.name: stage.conditions for stage in stage_list.COMPUTED}
     found = study.sql("select distinct stage, condition from ablations")
     assert len(found) > 20
     for stage, condition in found:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.analysis.search.algorithm1 import block_sequence
 from saelake.analysis.search.directions import Scores, choose
 from saelake.ingest.torch_threads import torch_threads
@@ -150,7 +150,7 @@ def test_algorithm_1_equals_the_literal_loop_on_the_literal_network(analysed: An
             "select prompt_id, seed, list(p_refusal_token order by step) from search_trace group by prompt_id, seed"
         )
     }
-    spec = stages.specs(stages.open_analysis(analysed.recipe))["algorithm1"]
+    spec = stage_list.specs(stages.open_analysis(analysed.recipe))["algorithm1"]
     found = analysed.sets("algorithm1")
     texts = dict(analysed.rows("select prompt_id, text from prompts where label = 'harmful' and split = 'test'"))
     assert set(traces) == set(product(texts, range(SEEDS)))

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.analysis.judges.harmbench import Classifier
-from saelake.analysis.stages import ANSWERING
+from saelake.analysis.stage_list import ANSWERING
 from saelake.analysis.study_context import StudyContext
 from saelake.analysis.study_status import study_status
 from saelake.analysis.workers import Worker
@@ -90,7 +90,7 @@ def contents(records: Sequence[RunRecord]) -> dict[str, str]:
 
 
 def run_ids(recipe: Recipe) -> dict[str, str]:
-    return {name: spec.run_id for name, spec in stages.specs(stages.open_study(recipe)).items()}
+    return {name: spec.run_id for name, spec in stage_list.specs(stages.open_study(recipe)).items()}
 
 
 @pytest.mark.usefixtures("no_model")
@@ -235,7 +235,7 @@ def test_a_worker_loads_a_judge_that_is_a_model_once(
     judged = stages.judge(recipe, own_lake, "harmbench")
     worker = Worker(recipe, str(own_lake))
     loads.clear()
-    for shard in stages.judging_stage("harmbench").shards(stages.open_analysis(recipe))[:2]:
+    for shard in stage_list.judging_stage("harmbench").shards(stages.open_analysis(recipe))[:2]:
         assert worker.shard(judged.stage, judged.run_id, shard)
     assert len(loads) == 1
 

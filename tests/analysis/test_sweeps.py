@@ -14,7 +14,8 @@ from saelake.analysis import stages
 from saelake.analysis.search import directions
 from saelake.analysis.search.edit_sets import EditSet
 from saelake.analysis.search.sweeps import Source, Sweep, check_sweep, doses, features_source, stage
-from saelake.analysis.stages import ensure_stage, specs
+from saelake.analysis.stage_list import specs
+from saelake.analysis.stages import ensure_stage
 from saelake.analysis.steer import steer
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest

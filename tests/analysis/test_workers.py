@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from saelake.analysis.stage import Stage
-from saelake.analysis.stages import SEARCH, ensure_stage, open_analysis, specs
+from saelake.analysis.stage_list import SEARCH, specs
+from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
 from saelake.analysis.workers import MOST_DEATHS, RayWorkers
 from saelake.cli import main

@@ -8,7 +8,7 @@ import pytest
 
 import saelake
 from saelake import queries
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.analysis.stage_status import StageStatus
 from saelake.analysis.study_status import study_status
 from saelake.ingest import shards
@@ -267,7 +267,7 @@ def done(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lak
     lake, grown = lake_in(tmp_path), first(recipe)
     ingest(grown, lake)
     nothing = Plan(["all"], lambda missing: ((name, []) for name in missing), ())
-    for spec in stages.specs(stages.open_study(grown), lake=lake).values():
+    for spec in stage_list.specs(stages.open_study(grown), lake=lake).values():
         ensure_run(lake, spec, nothing)
     assert {one.state for one in states(grown, lake).values()} == {"done"}
     return lake
@@ -313,7 +313,7 @@ def test_status_names_what_is_no_more_and_what_has_changed(recipe: Recipe, done:
 
 def test_later_stages_depend_on_the_sets_and_saes_that_they_read(recipe: Recipe) -> None:
     def run_ids(one: Recipe) -> dict[str, str]:
-        return {name: spec.run_id for name, spec in stages.specs(stages.open_study(one)).items()}
+        return {name: spec.run_id for name, spec in stage_list.specs(stages.open_study(one)).items()}
 
     before = run_ids(recipe)
     unread = run_ids(with_set(recipe, split="extra"))

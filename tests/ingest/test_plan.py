@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import saelake
 from saelake import cli
 from saelake.analysis.engine import memory, slices
-from saelake.analysis.stages import COMPUTED
+from saelake.analysis.stage_list import COMPUTED
 from saelake.ingest import capture, preflight, unembedding
 from saelake.ingest.access import access_to, require_access
 from saelake.ingest.job import ingest

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from saelake.analysis.search import alignments, baseline, candidates, directions
-from saelake.analysis.stages import ensure_stage, open_analysis, specs
+from saelake.analysis.stage_list import specs
+from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.loading import load_network

@@ -13,7 +13,7 @@ import pytest
 
 import saelake
 from saelake import queries
-from saelake.analysis import stages
+from saelake.analysis import stage_list, stages
 from saelake.analysis.study_status import study_status
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
@@ -251,7 +251,7 @@ def test_storage_options_are_in_no_id_and_the_copy_by_prompt_is_a_run_of_its_own
     recipe = load_recipe(planted_recipe)
     sizes = {"shard_prompts": 5, "batch_tokens": 100, "prompt_major": False}
     other = recipe.model_copy(update={"name": "other", "capture": recipe.capture.model_copy(update=sizes)})
-    ids = [[s.run_id for s in stages.specs(open_study(one)).values()] for one in (recipe, other)]
+    ids = [[s.run_id for s in stage_list.specs(open_study(one)).values()] for one in (recipe, other)]
     assert ids[0] == ids[1]
     lake = Lake.create(tmp_path / "lake")
     same_sizes = other.model_copy(update={"capture": recipe.capture.model_copy(update={"prompt_major": False})})
