@@ -1,9 +1,8 @@
--- Stage 1 (R5): the top K features of each layer's SAE (of each, where it has several) by the cosine of their decoder row with a
--- refusal direction.
+-- Stage 1 (R5): the top K features of each SAE by the cosine of their decoder row with a refusal direction.
 --
 -- Cosines are signed. Ties go to the lower feature_id.
 --
--- $k integer = 10: features per layer
+-- $k integer = 10: features per SAE
 -- $direction own|chosen = chosen: the direction of the feature's own layer, or the study's one direction (the paper)
 -- $exclude_layers layers? = null: layers to leave out
 with ranked as (

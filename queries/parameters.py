@@ -1,6 +1,6 @@
 """Parameters of a query: how a head comment declares them, which values they take, and how a value is written as SQL.
 
-    -- $k integer = 10: features a layer
+    -- $k integer = 10: features per SAE
     -- $layer integer? = null: only this layer; all layers if null
     -- $order difference|rate = difference: what comes first
     -- $features features: which features

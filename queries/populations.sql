@@ -1,6 +1,6 @@
 -- Which features each stage of the search found: the groups that concepts, categories and annotation studies are about.
 --
--- candidates: Stage 1, the top K features per layer at the K at which a target prompt first flips. critical: the sets of Stage 2.
+-- candidates: Stage 1, the top K features per SAE at the K at which a target prompt first flips. critical: the sets of Stage 2.
 -- stage3: the sets of Stage 3 that flip a target prompt; stage3_new: of these neither candidates nor critical. redundant: critical,
 -- silent on their prompt, and woken while the active features of the set are ablated. n_prompts counts the target prompts that a
 -- feature was found for.

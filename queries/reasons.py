@@ -184,7 +184,7 @@ def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
         ranked, (_, largest_k) = f"by the {direction} direction", flips.get(direction, (0, 0))
     others = [f'{stage}.direction = "{name}", by which {n_flipped} flip' for name, (n_flipped, _) in flips.items() if n_flipped]
     return (
-        f"none of the {n_refused} {words['target']} prompts that are {words['shown']} flips while the top K features a layer "
+        f"none of the {n_refused} {words['target']} prompts that are {words['shown']} flips while the top K features of each SAE "
         f"{ranked} are ablated, up to K = {largest_k}, so there is no pool to search: raise candidates.cap, "
         f"search more layers (saes.layers, candidates.exclude_layers){f', or set {others[0]}' if others else ''}"
     )

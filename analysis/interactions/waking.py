@@ -1,9 +1,9 @@
 """What wakes while critical features are ablated (R13): activations captured in ablated passes, beside matched controls.
 
 On every prompt with a critical set, each critical feature that fires is ablated alone, and all that fire of each set together.
-The same is done with other features that fire in the same layers, where the critical ones do and about as strongly; a critical
-feature that none comes near enough to has no control. Only layers above the lowest ablated one are read, since the pass is the
-clean one up to there. Whether what wakes restores the behaviour is another question (backups.py).
+The same is done with other features of the same SAEs, which fire where the critical ones do and about as strongly; a critical
+feature that none comes near enough to has no control. Only SAEs that read above the lowest ablated one are recorded, since the
+pass is the clean one up to there. Whether what wakes restores the behaviour is another question (backups.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -92,7 +92,7 @@ ROWS = (
     ),
     Row(
         "R5",
-        "Some features of each layer, by their cosine with the direction, flip a prompt.",
+        "Some features of each SAE, by their cosine with the direction, flip a prompt.",
         "Up to K = 200 a layer (Gemma), K = 10 (LLaMA).",
         ("candidates",),
         evidence.top_k,
@@ -147,7 +147,7 @@ ROWS = (
         "fall by 81%.",
         ("stage3",),
         evidence.links,
-        always("Which way the influence goes within a layer, or that critical ones that fall would have acted."),
+        always("Which way the influence goes within a site, or that critical ones that fall would have acted."),
     ),
     Row(
         "R12",
@@ -199,7 +199,7 @@ ROWS = (
         "A rate of 0.1 at best (Gemma), 0.07 (LLaMA).",
         ("controls",),
         evidence.firing,
-        always("That frequency is no use with another threshold, or other layers."),
+        always("That frequency is no use with another threshold, or other SAEs."),
     ),
     Row(
         "R18",

@@ -50,14 +50,14 @@ def _outcome(study: Studied) -> Sequence[Block]:
         share = percent(refused.get("n_refused_at_baseline", 0) / refused["n_prompts"]) if refused else percent(None)
         tiles = [
             (share, study.say("of {target} prompts are {shown} by the unmodified model")),
-            (percent(row["flipped_1"]), f"of the held-out half flip when the top {row['k']} features a layer are ablated"),
+            (percent(row["flipped_1"]), f"of the held-out half flip when the top {row['k']} features of each SAE are ablated"),
             (percent(random.get("asr_of_refused")), "flip when as many random active features are"),
             (percent(row["control_answered"]), study.say("of {control} prompts are still {absent}")),
         ]
         blocks.append(Tiles(tiles))
     cells = [
         Cell("condition", "features by"),
-        Cell("k", "K a layer"),
+        Cell("k", "K per SAE"),
         Cell("n_0", "prompts, half 0"),
         Cell("flipped_0", "flipped", "share"),
         Cell("n_1", "prompts, half 1"),
@@ -121,7 +121,7 @@ def _by_k(study: Studied) -> Sequence[Block]:
     for label, title in titles.items():
         answer = study.ask("rates", conditions=",".join((*TOP_K, "random")), label=label)
         chart = charts.lines(
-            alt.X("k:Q", title="K: features a layer", axis=alt.Axis(tickMinStep=1)),
+            alt.X("k:Q", title="K: features per SAE", axis=alt.Axis(tickMinStep=1)),
             charts.share("rate", study.words["absent"]),
             charts.colour("condition", (*TOP_K, "random")),
             RATE_TOOLTIP,
@@ -167,7 +167,7 @@ def _methods(study: Studied) -> Sequence[Block]:
         Note(
             "algorithm1 is the published search, one set per seed; algorithm1_common keeps what all seeds find; minimal is a set "
             "from which no feature can be taken away; random_minimal and random_algorithm1 are as many "
-            "random active features in the same layers."
+            "random active features of the same SAEs."
         ),
         *_untested(answer),
         _uncertain(study),
@@ -257,7 +257,7 @@ SECTIONS = (
     Section(
         "outcome",
         "What it came to",
-        "The features of each layer whose decoder rows lie closest to the {name} direction are ablated, K per layer. K is chosen "
+        "The features of each SAE whose decoder rows lie closest to the {name} direction are ablated, K per SAE. K is chosen "
         "on one half of the {target} prompts that are {shown}, and reported on the other half, on which nothing was chosen.",
         _outcome,
         "R5",
@@ -284,7 +284,7 @@ SECTIONS = (
     Section(
         "by_k",
         "How many features does it take?",
-        "Ablating the top K features per layer, by the cosine of their decoder rows with each layer's own direction or with the "
+        "Ablating the top K features per SAE, by the cosine of their decoder rows with their layer's own direction or with the "
         "chosen one, beside as many random active features. Bands are Wilson's 95% intervals over prompts.",
         _by_k,
         "R5",

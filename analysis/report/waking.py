@@ -88,7 +88,7 @@ def _unmatched(controls: Answer) -> list[Block]:
         return []
     return [
         Note(
-            f"{without:,} of {n:,} sources could not be matched: no other feature of their layer fires where they do and about "
+            f"{without:,} of {n:,} sources could not be matched: no other feature of their SAE fires where they do and about "
             "as strongly. They are in no test, and nothing is said about what they wake."
         )
     ]
@@ -155,7 +155,7 @@ SECTIONS = (
     Section(
         "waking",
         "What wakes what",
-        "Ablating feature A wakes feature B, silent until then. Tested against matched features of the same layers that fire "
+        "Ablating feature A wakes feature B, silent until then. Tested against matched features of the same SAEs that fire "
         "where A does, about as strongly. That B wakes does not say that it stands in for A: see the section before this one.",
         _waking,
         "R13",

@@ -1,4 +1,4 @@
-"""Stage 1 (R5): the top K features a layer by cosine with a refusal direction, ablated together, for growing K.
+"""Stage 1 (R5): the top K features of each SAE by cosine with a refusal direction, ablated together, for growing K.
 
 And where the recipe asks for it each prompt's own top K by attribution.
 """
@@ -39,7 +39,7 @@ def pool_by_sae(con: duckdb.DuckDBPyConnection, settings: Candidates, sae_ids: M
 
 
 def ks(settings: Candidates) -> range:
-    """The numbers of features a layer that are tried."""
+    """The numbers of features per SAE that are tried."""
     return range(settings.step, settings.cap + 1, settings.step)
 
 

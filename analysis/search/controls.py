@@ -17,7 +17,7 @@ from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.warehouse.runs import Rows
 
 TOP_K = Condition("top_k", control="random")
-"""So many a layer as in Stage 1, whichever direction ranks there."""
+"""So many of each SAE as in Stage 1, whichever direction ranks there."""
 FOUND = {
     "minimal": Condition("minimal", control="random"),
     "algorithm1": Condition("algorithm1", control="random"),
@@ -65,7 +65,7 @@ def _of_prompt(rows: Draws, prompt_id: int) -> Draws:
 
 
 def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
-    """K a layer, for every K of Stage 1; all that the prompt has, where it has fewer."""
+    """K of each SAE, for every K of Stage 1; all that the prompt has, where it has fewer."""
     for (prompt, rows), draw in product(drawn.items(), range(work.context.recipe.controls.random_draws)):
         for k in ks(work.context.recipe.candidates):
             chosen = (rows["draw"] == draw) & (rows["rank"] <= k)
@@ -74,7 +74,7 @@ def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablati
 
 
 def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
-    """As many a layer as the sets have that Stage 2 found for the prompt, by either search."""
+    """As many of each SAE as the sets have that Stage 2 found for the prompt, by either search."""
     wanted: dict[tuple[int, str, float | None], dict[str, int]] = {}
     for method, tau, prompt_id, sae_id, n in con.execute(
         queries.step("set_sizes"), {"judge": work.context.recipe.verdicts.oracle}
@@ -92,7 +92,7 @@ def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping
 
 
 def _often(work: Work, con: duckdb.DuckDBPyConnection) -> Draws:
-    """Features of the searched layers by prompt, and on how many tokens they fire, BOS left out: one scan for all shards."""
+    """Features of the searched SAEs by prompt, and on how many tokens they fire, BOS left out: one scan for all shards."""
     ks, excluded = work.context.recipe.controls.firing_on_tokens, work.context.recipe.candidates.exclude_layers
     return queries.run(con, "firing_on_tokens", k=min(ks), exclude_layers=list(excluded)).fetchnumpy() if ks else {}
 
@@ -107,7 +107,7 @@ def _firing(work: Work, often: Draws, prompts: Sequence[int]) -> Iterator[Ablati
 
 
 def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> Iterator[Ablation]:
-    """The first candidate of every layer held at a positive value at every position: do control prompts become refused?"""
+    """The first candidate of every SAE held at a positive value at every position: do control prompts become refused?"""
     values = work.context.recipe.controls.clamp_values
     for direction in work.context.recipe.candidates.directions if values else ():
         found = pool(con, work.context.recipe.candidates, direction)

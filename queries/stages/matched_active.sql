@@ -1,4 +1,4 @@
--- Which features could stand in for the critical ones of a prompt: they fire in the same layer, where these fire and about as
+-- Which features could stand in for the critical ones of a prompt: they are of the same SAE, fire where these fire and about as
 -- strongly, and are no candidates.
 --
 -- One row per critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead: overlap is
@@ -8,7 +8,7 @@
 -- number in its study, layer and both features only, so that it is the same everywhere.
 --
 -- $prompts prompts: the prompt_ids
--- $pool integer = 200: features a layer, by cosine with either direction, that count as candidates and are left out
+-- $pool integer = 200: features of each SAE, by cosine with either direction, that count as candidates and are left out
 -- $similarity number = 2: the largest ratio
 -- $min_overlap number = 0.5: the least overlap
 -- $seed integer = 0: seed of the random numbers

@@ -1,11 +1,11 @@
 -- Random features that fire on a prompt and are no candidates, in random order: controls for the candidates (R15).
 --
--- Each draw orders the features of every layer anew; its first K a layer (rank <= K) are a control of that size. The order
+-- Each draw orders the features of every SAE anew; its first K of each (rank <= K) are a control of that size. The order
 -- depends on seed, draw, the prompt's number in its study, layer and feature_id only, so it is the same everywhere. What fires
 -- on BOS alone is left out.
 --
 -- $prompts prompts: the prompt_ids
--- $pool integer = 200: features a layer, by cosine with either direction, that count as candidates and are left out
+-- $pool integer = 200: features of each SAE, by cosine with either direction, that count as candidates and are left out
 -- $exclude_layers layers? = null: layers to leave out
 -- $draws integer = 1: number of draws
 -- $seed integer = 0: seed of all draws

@@ -1,5 +1,5 @@
--- Refused target prompts that flip for a judge ($judge) while the top K features a layer are ablated, by what ranks them, and the
--- largest K.
+-- Refused target prompts that flip for a judge ($judge) while the top K features of each SAE are ablated, by what ranks them, and
+-- the largest K.
 with refused as (
     select a.prompt_id
     from ablations as a

@@ -45,7 +45,7 @@ NAME = (
     "case when control = 'random' and method = 'top_k' then null else method end, part, "
     "case control when 'random' then null when 'matched' then 'control' else control end)"
 )
-"""How a condition reads: top_k_own, minimal_active, stage3_control; of random ones random_minimal, or, K a layer, random."""
+"""How a condition reads: top_k_own, minimal_active, stage3_control; of random ones random_minimal, or, K of each SAE, random."""
 VERSION_1 = (
     "'^(?:random_)?(top_k|clamp|waking|minimal|algorithm1(?:_n(?:[0-9]+|auto))?|stage3(?:_probe|_signed|_alignment)?)"
     "(?:_(own|chosen|first_token|all_tokens|set|one|active|silent|common|complement|common_complement|alone))?(?:_control)?$'"
@@ -87,7 +87,7 @@ ABLATIONS = Table(
         Column(
             "control",
             pa.string(),
-            "what was ablated in its place: random (as many that fire on the prompt), matched (of the same layers as well), ...",
+            "what was ablated in its place: random (as many that fire on the prompt), matched (of the same SAEs as well), ...",
             null="no control: it is what was found",
             since=2,
             elsewhere="case when condition in ('random', 'random_minimal', 'random_algorithm1') then 'random' "
@@ -95,7 +95,7 @@ ABLATIONS = Table(
         ),
         Column("seed", pa.int32(), "seed of the draw", null="nothing was drawn"),
         Column("draw", pa.int32(), "number of the draw, from 0", null="nothing was drawn", at_least=0),
-        Column("k", pa.int32(), "features per layer that were asked for", null="not a matter of K", at_least=0),
+        Column("k", pa.int32(), "features per SAE that were asked for", null="not a matter of K", at_least=0),
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
         Column(
             "n_uncertain",
@@ -247,7 +247,7 @@ SEARCHES = Table(
         PROMPT_ID,
         Column("method", pa.string(), "algorithm1 (algorithm1_nN for a further block size) or minimal"),
         Column("start", pa.int32(), "number of the random start or sequence, from 0", at_least=0),
-        Column("k", pa.int32(), "candidates per layer that it began with: the prompt's first flip", at_least=0),
+        Column("k", pa.int32(), "candidates per SAE that it began with: the prompt's first flip", at_least=0),
         Column(
             "ranking",
             pa.string(),

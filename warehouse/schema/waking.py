@@ -78,8 +78,8 @@ WAKING_PASSES = Table(
         Column(
             "control",
             pa.int32(),
-            "number of the matched control, from 0: as many other features that fire where these do, about as strongly, in the "
-            "same layers, ablated instead",
+            "number of the matched control, from 0: as many other features of the same SAEs that fire where these do, about as "
+            "strongly, ablated instead",
             null="the critical features themselves",
             at_least=0,
         ),

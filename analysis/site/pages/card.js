@@ -179,7 +179,7 @@ function statistics(sae, facts, firing, densities) {
 
 export async function card(layer, feature_id, id) {
   const sae = id ? saeOf(id) : index.saes.find((one) => one.layer === layer);
-  if (!sae) return ["Not found", quiet(`The set has no SAE at layer ${layer}.`)];
+  if (!sae) return ["Not found", quiet(`The set has no SAE ${id ?? `at layer ${layer}`}.`)];
   const where = await json(`site/saes/${index.saes.indexOf(sae)}.json`);
   const firings = () =>
     rowsOfFeature(where.activations, sae, feature_id, ["sae_id", "feature_id", "prompt_id", "pos", "activation"]);
