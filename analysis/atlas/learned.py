@@ -13,19 +13,13 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
+from saelake import queries
 from saelake.analysis.engine.requests import codes_of
-from saelake.analysis.interactions import probe
 from saelake.analysis.interactions.examples import cells_of
 from saelake.analysis.stage import Work
 
 NOT_NAMED = -np.inf
 """The score of what a method says nothing of."""
-MACHINES = f"""
-select model, sae_id, feature_id, weight, scale, vector from fm_embeddings
-union all
-select '{probe.MODEL}', sae_id, feature_id, weight, scale, [] from probe_weights
-order by all
-"""
 
 
 class OnPrompt(NamedTuple):
@@ -86,7 +80,7 @@ class Learned(NamedTuple):
 
     @classmethod
     def of(cls, work: Work, con: duckdb.DuckDBPyConnection) -> "Learned":
-        rows = con.execute(MACHINES).fetchnumpy()
+        rows = con.execute(queries.step("machines")).fetchnumpy()
         codes = codes_of(work.context.sae_numbers(rows["sae_id"]), rows["feature_id"])
         machines = {}
         for model in dict.fromkeys(rows["model"].tolist()):

@@ -226,10 +226,7 @@ def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
 
 def _spent(work: Work, con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], float]:
     """(what is to be found, method) -> passes a prompt beyond those of the study; what is not named spends none."""
-    rows = con.execute(
-        "select method, sum(n_evaluations) / count(distinct prompt_id) from searches "
-        "where method in ('minimal', 'algorithm1') group by method"  # as in atlas_rankings, not Algorithm 1 with other blocks
-    ).fetchall()
+    rows = con.execute(queries.step("search_passes")).fetchall()
     ((n_active,),) = con.execute("select count(*) / count(distinct prompt_id) from single_effects").fetchall()
     searched = {("causes", str(method)): float(n) for method, n in rows}
     steps = 1 + len(work.context.study.numbered_saes) * work.context.recipe.atlas.steps

@@ -13,6 +13,7 @@ from itertools import chain
 import numpy as np
 import torch
 
+from saelake import queries
 from saelake.analysis.engine.requests import DirectionEdit, Feature, FeatureSet, Request
 from saelake.analysis.search.alignments import to_residual
 from saelake.analysis.search.answers import Columns
@@ -25,12 +26,6 @@ from saelake.ingest.sites import Site
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import READOUT_SETS, READOUTS
 
-CRITICAL = """
-select prompt_id, method, start, sae_id, feature_id
-from critical_features
-where list_contains($prompts, prompt_id)
-order by all
-"""
 AT_ONCE = 1 << 24
 """Numbers of log-probabilities that exist at a time, on the CPU: 64 MB."""
 Written = Mapping[Feature, np.ndarray]
@@ -107,7 +102,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     context, shards = work.context, shards_of_split(work.context.study, "readouts")
     with work.sql() as con:
         for name in missing:
-            rows = con.execute(CRITICAL, {"prompts": context.prompt_ids[list(shards[name])].tolist()}).fetchall()
+            prompts = context.prompt_ids[list(shards[name])].tolist()
+            rows = con.execute(queries.step("prompts_critical"), {"prompts": prompts}).fetchall()
             sets: dict[tuple[int, str, int], list[Feature]] = {}
             for prompt_id, method, start, sae_id, feature_id in rows:
                 sets.setdefault((context.number_of[prompt_id], method, start), []).append(

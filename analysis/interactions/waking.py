@@ -26,12 +26,6 @@ from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
 
-FIRING = """
-create or replace temp table firing as
-select distinct prompt_id, sae_id, feature_id
-from activations
-where list_contains($prompts, prompt_id)
-"""
 CAPTURED_TOKENS = 1 << 14
 """Tokens whose activations exist at a time, before what is kept of them is chosen: with a thousand firing features a token about
 1.4 GB."""
@@ -127,7 +121,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
             if not asked:
                 yield name, []
                 continue
-            con.execute(FIRING, {"prompts": prompt_ids})
+            con.execute(queries.step("waking_firing"), {"prompts": prompt_ids})
             kept = []
             for part in capture(work, asked, recorded):
                 con.register("captured", part)

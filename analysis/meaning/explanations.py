@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from saelake import queries
 from saelake.analysis.meaning.neuronpedia import Client, Explanation, batches, of_batch, of_feature
 from saelake.ingest.cells import as_text, is_missing
 from saelake.ingest.inputs import hash_input
@@ -139,8 +140,7 @@ def runs_of_saes(lake: Lake, recipe: str) -> tuple[str, ...]:
 
 def _asked(con: duckdb.DuckDBPyConnection, populations: Sequence[str]) -> Mapping[str, list[int]]:
     """sae_id -> the features of some populations."""
-    found = "select sae_id, list(distinct feature_id order by feature_id) from populations where list_contains(?, population)"
-    return dict(con.execute(f"{found} group by sae_id", [list(populations)]).fetchall())
+    return dict(con.execute(queries.step("population_features"), {"populations": list(populations)}).fetchall())
 
 
 def _api_plan(

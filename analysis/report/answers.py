@@ -115,6 +115,11 @@ class Studied:
         self.asked.append(answer)
         return answer
 
+    def saes(self) -> tuple[int, str, float]:
+        """How many SAEs, of which widths, and their mean L0 (features a token)."""
+        ((n, widths, l0),) = self.con.execute(queries.step("saes_in_short")).fetchall()
+        return n, widths, l0
+
     @property
     def ingested(self) -> RunRecord | None:
         """A run that holds some of its prompts."""

@@ -36,9 +36,7 @@ def as_said(name: str) -> str:
 
 
 def model(study: Studied) -> str:
-    n, width, l0 = study.con.execute("select count(*), string_agg(distinct width, ', '), avg(measured_l0) from saes").fetchall()[
-        0
-    ]
+    n, width, l0 = study.saes()
     return f"{n} SAEs of width {width}, mean L0 {l0:.1f}, on {as_said(study.model or 'a local model')}." if n else ""
 
 
@@ -303,10 +301,7 @@ def firing(study: Studied) -> str:
 
 
 def taxonomy(study: Studied) -> str:
-    n, specific = study.con.execute(
-        "select count(*), count(*) filter (where q_value <= 0.05) "
-        "from (select min(q_value) as q_value from taxonomy group by sae_id, feature_id)"
-    ).fetchall()[0]
+    ((n, specific),) = study.con.execute(queries.step("specific_features")).fetchall()
     if not n:
         return ""
     return f"{n:,} features fire on some category, {specific:,} on more prompts of one than chance explains (q at most 5%)."

@@ -166,11 +166,10 @@ def _facts(study: Studied) -> list[tuple[str, str]]:
     if (record := study.ingested) is not None:
         config = record.config
         facts.append(("model", f"{study.model or 'a local model'} · {str(config.get('model_hash', ''))[:40]}"))
-        summed = "select count(*), string_agg(distinct width, ', '), avg(measured_l0) from saes"
         fired = study.records.get("activations", record)
-        for n, widths, l0 in _rows_of(con, fired, "saes", summed):
-            if n:
-                facts.append(("SAEs", f"{n}, width {widths}, mean L0 {l0:.1f}"))
+        n, widths, l0 = (0, "", 0.0) if "saes" in fired.withheld else study.saes()
+        if n:
+            facts.append(("SAEs", f"{n}, width {widths}, mean L0 {l0:.1f}"))
         labels = _rows_of(con, record, "prompts", "select label, count(*) from prompts group by label order by label desc")
         facts.append(("behaviour", study.words["name"]))
         facts.append(("judge", f"{study.judge}: whose verdicts decide what flips"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from saelake import queries
 from saelake.analysis.notices import target_notice
 from saelake.analysis.report import charts
 from saelake.analysis.report.answers import Answer, Studied
@@ -28,15 +29,6 @@ RATE_TOOLTIP = (
     "high:Q",
     "n_prompts:Q",
 )
-
-OTHERS = """
-select distinct c.label
-from comparisons as c
-join prompts as p on p.label = c.label
-where p.label_role = 'other'
-order by c.label
-"""
-"""Labels that are neither target nor control, of prompts that were answered."""
 
 
 def _outcome(study: Studied) -> Sequence[Block]:
@@ -114,7 +106,7 @@ def _directions(study: Studied) -> Sequence[Block]:
 def _by_k(study: Studied) -> Sequence[Block]:
     blocks: list[Block] = []
     target, control = study.labels["target"], study.labels["control"]
-    others = [label for (label,) in study.con.execute(OTHERS).fetchall()]
+    others = [label for (label,) in study.con.execute(queries.step("other_labels")).fetchall()]
     titles = {target: study.say("Of {target} prompts {shown} at baseline: {absent} now")}
     titles |= {label: f"Of {study.called(label)} prompts: {study.words['absent']}" for label in others}
     titles[control] = study.say("Of {control} prompts: still {absent}")

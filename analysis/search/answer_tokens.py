@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from saelake import queries
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import Request, with_answer
 from saelake.analysis.search.candidates import shards_of_split
@@ -22,12 +23,6 @@ from saelake.warehouse.schema import ANSWER_ACTIVATIONS, ANSWER_TOKENS
 
 TABLES = ("answer_tokens", "answer_activations")
 ROLE = "answer"
-ANSWERS = """
-select prompt_id, condition, min(ablation_id)
-from ablations
-where condition in ('none', 'direction')
-group by prompt_id, condition
-"""
 AT_ONCE = 64
 """Answers whose activations are held at a time."""
 
@@ -87,7 +82,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     context, shards = work.context, shards_of_split(work.context.study)
     with work.sql("direction", "baseline", "prompts") as con:
         direction = chosen_everywhere(context, con)
-        known = {(prompt_id, condition): ablation_id for prompt_id, condition, ablation_id in con.execute(ANSWERS).fetchall()}
+        found = con.execute(queries.step("first_answers")).fetchall()
+        known = {(prompt_id, condition): ablation_id for prompt_id, condition, ablation_id in found}
     for name in missing:
         asked = [Request(p) for p in shards[name]]
         ids = [known[int(context.prompt_ids[p]), "none"] for p in shards[name]]

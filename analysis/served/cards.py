@@ -84,11 +84,6 @@ def explanations_of(con: duckdb.DuckDBPyConnection, features: Sequence[FeatureKe
     """The explanations of some features; those that have none are absent."""
     found: dict[FeatureKey, list[str]] = defaultdict(list)
     asked = [f"{sae_id}/{feature_id}" for sae_id, feature_id in features]
-    rows = con.execute(
-        "select sae_id, feature_id, description from explanations where list_contains(?, sae_id || '/' || feature_id) "
-        "order by sae_id, feature_id, number",
-        [asked],
-    )
-    for sae_id, feature_id, description in rows.fetchall():
+    for sae_id, feature_id, description in con.execute(queries.step("explanations_of"), {"features": asked}).fetchall():
         found[sae_id, feature_id].append(description)
     return found

@@ -185,7 +185,7 @@ def test_the_report_of_an_analysis_that_ended_says_where(undirected: Ran, tmp_pa
 
 def test_a_search_without_a_pool_says_so_and_so_does_all_that_follows(unflipped: Ran) -> None:
     assert unflipped.result.exit_code == 0, unflipped.result.output
-    why = "none of the 6 harmful prompts that are refused flips while the top K features of each SAE by the own direction are ablated"
+    why = "none of the 6 harmful prompts that are refused flips while the top K features of each SAE by the own direction are"
     found = states(unflipped)
     empty = {stage for stage, one in found.items() if one.why.startswith(f"no input: {why}")}
     assert {"algorithm1", "minimal", "inert", "waking", "waking_graph", "steering", "stage3", "stage3_probe"} <= empty
