@@ -66,7 +66,7 @@ class Subject:
         without_bos: the model was trained without the BOS token that its tokenizer has.
         system: a system message before every prompt that is a text; a chat is read as it is.
         template_variables: further variables of the template, e.g. date_string.
-        max_prompt_tokens: longer prompts are refused, never cut.
+        max_prompt_tokens: longer prompts are an error, never cut.
     Raises UserError: an architecture without a known list of blocks, or that keeps other states than keys and values; no chat
     template; a tokenizer of another model; a target token that is not one token.
     """
@@ -110,7 +110,7 @@ class Subject:
         target_token_ids: Sequence[int],
         max_prompt_tokens: int | None = None,
     ) -> "Subject":
-        """The subject for whoever has its template and target tokens already."""
+        """The subject of a model whose template and target tokens are known already."""
         subject = cls.__new__(cls)
         subject._set(model, tokenizer, template, target_token_ids, max_prompt_tokens)
         return subject
@@ -139,7 +139,7 @@ class Subject:
         self.refusal_token_ids: tuple[int, ...] = tuple(target_token_ids)
         self.n_positions = learned_positions(model)
         self.max_prompt_tokens = max_prompt_tokens or self.n_positions or sys.maxsize
-        self._taken = inspect.signature(model.forward).parameters
+        self._forward_takes = inspect.signature(model.forward).parameters
         self.sites = find_sites(self.blocks, self._probe, self.device, self.n_vocab)
 
     @classmethod
@@ -151,7 +151,7 @@ class Subject:
         Args:
             spec: with an id or a folder, further fields of a recipe's [model], e.g. dtype="bfloat16" or system="...".
         Raises UserError, which names the recipe field: files or id that cannot be loaded, weights missing from the files, an
-        architecture without a known list of blocks, no chat template or another one than asserted, a target token that is not
+        architecture without a known list of blocks, no chat template or one other than asserted, a target token that is not
         one token.
         """
         if not isinstance(model, ModelSpec):
@@ -254,7 +254,7 @@ class Subject:
         return self.sites.widths.get(site, self.d_model)
 
     def resid_post(self, layer: int, fn: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
-        """`at` the residual stream that block `layer` gives: the model's own hidden_states end with a normalised one."""
+        """`at` the residual stream after block `layer`; the last of the model's own hidden_states is normalised."""
         return self.at(Site(layer), fn)
 
     def read_resid_post(self, batch: Batch, layers: Sequence[int], stop_after_last: bool = True) -> dict[int, Tensor]:
@@ -297,7 +297,7 @@ class Subject:
                 attention_mask=batch.attention_mask_bt,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                **{name: value for name, value in options.items() if name in self._taken},
+                **{name: value for name, value in options.items() if name in self._forward_takes},
             )
 
     def _attention(self) -> AbstractContextManager[Any]:

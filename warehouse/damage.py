@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from saelake.warehouse.errors import WITHOUT
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import pointer_key
-from saelake.warehouse.lake import FOLDER, Lake
+from saelake.warehouse.lake import POINTER_IS_FOLDER, Lake
 from saelake.warehouse.records import RunRecord
 
 HINT = "`saelake check` says what to do"
@@ -22,7 +22,7 @@ def pointer_damage(
 
 def _damage(stage: str, run_ids: Sequence[str], stages: Mapping[str, str | None]) -> str | None:
     for run_id in run_ids:
-        if run_id == FOLDER:
+        if run_id == POINTER_IS_FOLDER:
             return "it is a folder"
         if not run_id:
             return "it is empty"

@@ -24,8 +24,8 @@ MARKER = "saelake.json"
 FOLDERS = ("runs", "data", "current", "landing", "locks")
 REMOTE = "s3://"
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-FOLDER = "/"
-"""What stands for a pointer that is a folder; no run has this name."""
+POINTER_IS_FOLDER = "/"
+"""Stands for the run of a pointer that is a folder; no run has this name."""
 WORK_VARIABLE = "SAELAKE_WORK"
 """Names the folder where lakes on S3 keep what is landing; workers that share a run's shards share it."""
 
@@ -93,6 +93,7 @@ class Lake:
         from saelake.warehouse.bucket_snapshot import BucketSnapshot
 
         now = Lake(self.root, self.remote)
+        # Where cached_property looks first; a frozen dataclass takes no assignment.
         now.__dict__["published"] = BucketSnapshot(self.remote, self.root)
         return now
 
@@ -209,17 +210,17 @@ class Lake:
             return ()
 
     def current(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """Which runs are current for each (recipe, stage), as its pointer says, sound or not; FOLDER where that is no file."""
+        """Which runs are current for each (recipe, stage), as its pointer says, sound or not, or POINTER_IS_FOLDER."""
         found: dict[tuple[str, str], tuple[str, ...]] = {}
         for entry in self.published.entries("current"):
             recipe, _, rest = entry.key.removeprefix("current/").partition("/")
             stage, _, inside = rest.partition("/")
             if stage and not stage.startswith("."):
                 with suppress(FileNotFoundError):  # dropped by another process since it was listed
-                    found[recipe, stage] = (FOLDER,) if inside else pointed(self.published.read(entry.key))
+                    found[recipe, stage] = (POINTER_IS_FOLDER,) if inside else pointed(self.published.read(entry.key))
         if self.remote is None:
             folders = (p for p in (self.root / "current").glob("*/*") if p.is_dir())
-            found |= {(p.parent.name, p.name): (FOLDER,) for p in folders}
+            found |= {(p.parent.name, p.name): (POINTER_IS_FOLDER,) for p in folders}
         return found
 
 
