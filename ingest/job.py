@@ -64,7 +64,7 @@ def ingest_study(
 
 
 def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
-    """How each run is computed, parents first; runs of version 1 are never computed again."""
+    """How each run is computed, parents first; runs that an older version published are not computed again."""
     tables = ("saes", "features", "activations", *(("activations_by_prompt",) if study.recipe.capture.prompt_major else ()))
     found: list[Planned] = []
     for one in sets:

@@ -37,7 +37,7 @@ def check_choices(con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Par
 def _check_feature(
     con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Parameter], declared: Parameter, values: Mapping[str, Any]
 ) -> None:
-    """Raises QueryError for a number that is no feature of the SAEs of the layer, or of the SAE, that is asked for with it."""
+    """Raises QueryError for a number that is not a feature of the SAEs of the layer, or of the SAE, that is asked for with it."""
     given = {name: parameters[name].literal(values[name]) for name in ("layer", "sae_id") if name in values}
     where = " and ".join(f"coalesce({name} = {value}, {value} is null)" for name, value in given.items()) or "true"
     widths = _known(con, "width", f"saes where {where}")

@@ -1,7 +1,7 @@
 """Lists of features in a query: where they come from, and the predicates that read only their rows.
 
-Only literals prune Parquet row groups: a join of 200 features a layer reads nearly everything, a literal list of ids a layer
-reads little, and a disjunction over layers takes minutes to evaluate. So `$features(activations)` becomes one branch a layer.
+Only literals prune Parquet row groups: a join of 200 features per layer reads nearly everything, a literal list of ids per
+layer reads little, and a disjunction over layers takes minutes. So `$features(activations)` becomes one branch per layer.
 """
 
 import re
@@ -18,7 +18,7 @@ from saelake.warehouse.literals import literal
 LISTED = re.compile(r"\s*([^\s,:]+:\d{1,9}\s*(,\s*|$))+")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){0,2}")
 LARGEST_IN_LIST = 2_000
-"""Ids a layer from which looking them up in a hash table beats comparing a literal list (measured: 2,000 to 5,000)."""
+"""Ids per layer beyond which looking them up in a hash table beats comparing a literal list (measured: 2,000 to 5,000)."""
 
 Features = dict[tuple[int, str], list[int]]
 """(layer, sae_id) -> feature ids, sorted"""
@@ -107,7 +107,7 @@ def _layers(con: duckdb.DuckDBPyConnection) -> str:
 
 
 def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features, *, by_layer: bool = True) -> str:
-    """A subquery: the rows of `table` that belong to the features, by literal predicates, one branch a layer.
+    """A subquery: the rows of `table` that belong to the features, by literal predicates, one branch per layer.
 
     A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files, if `by_layer` allows it. Where
     these hold a single SAE, layer and sae_id are written in as constants: reading them row by row would take longer than reading

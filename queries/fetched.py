@@ -16,7 +16,7 @@ AS_TEXT = re.compile(
 )
 """Types whose values Python lacks, in part (the year 10000, infinity) or without further packages (time zones)."""
 NOT_IN_PARQUET = re.compile(r"\b(TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY|UNION\(.*\))(?!\w)")
-"""Types that Parquet, or Arrow on the way there, has no like of: they are written as text."""
+"""Types that Parquet, or Arrow on the way there, has no equivalent for: they are written as text."""
 PARQUET_ROWS = 122_880
 """Rows of a row group of what is written as Parquet."""
 

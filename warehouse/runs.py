@@ -1,7 +1,7 @@
 """The life of a run: planned as shards, landed shard by shard, published once, current until another takes its place.
 
-Publishing sorts the landed rows, writes the data files, and last of all the run record: before it nothing of the run exists
-for a reader. Whatever moment a process is killed at, the same request finds what is finished and does the rest.
+Publishing sorts the landed rows, writes the data files, and last of all the run record: until then readers see nothing of
+the run. Whenever a process is killed, the same request finds what is finished and does the rest.
 """
 
 import os
@@ -30,7 +30,7 @@ from saelake.warehouse.schema import SCHEMA_VERSION
 from saelake.warehouse.threads import at_once
 
 CORES_A_RUN, BYTES_A_RUN, MOST_AT_ONCE = 2, 4 << 30, 8
-"""Cores and main memory for each of the runs that are published at once, and how many these are at most. Each may hold a
+"""Cores and main memory that each run needs while several are published at once, and the most that are. Each may hold a
 gigabyte, beside the model and SAEs of this process."""
 
 
@@ -47,8 +47,8 @@ def ensure_run(
     A run that was added from a shared set which left something out is computed again, whole.
 
     Args:
-        more_follows: the catalog learns of it when a later run takes its time, or at the end of what `up_to_date_at_the_end`
-            holds: to build the catalog takes longer than a short stage.
+        more_follows: other runs come right after. The catalog is brought up to date while a longer one of them is computed, or
+            at the end of `up_to_date_at_the_end`: building it takes longer than a short stage does.
     Raises UserError if `force` recomputes it and the content differs from what is published, and for what the disk refuses.
     """
 
@@ -130,9 +130,9 @@ def published(lake: Lake, run_id: str) -> RunRecord:
 
 
 def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]], more_follows: bool = False) -> None:
-    """Points stages of a recipe at published runs, in one step, and brings the catalog up to date unless more follows.
+    """Points stages of a recipe at published runs, under one lock, and brings the catalog up to date unless more follows.
 
-    Of a stage without runs the pointer goes.
+    The pointer of a stage without runs is removed.
     """
     wanted = {(recipe, stage): tuple(r.run_id for r in records) for stage, records in runs.items()}
     current = lake.current()
@@ -221,7 +221,7 @@ def _record_written(
     record = record_of(spec, {**spec.about, **plan.about()}, began, written.contents, written.files)
     with storage_errors(lake):
         committed = commit(lake, spec, record, is_alone, more_follows)
-        if committed.files != record.files:
+        if committed.files != record.files:  # another machine has published the run meanwhile
             lake.published.delete(written.folder)
         shutil.rmtree(lake.landing(spec.run_id))
 

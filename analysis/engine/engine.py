@@ -4,8 +4,8 @@
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)
 
 Exact: up to rounding, a request's answer is what the full decode-plus-error pass would give, whatever else is in the batch. Fast:
-requests of similar length share a batch, the network below their first touched layer is computed once per prompt, and logits only
-at the last position. Batches are as large as memory allows, and shrink where it runs out.
+requests of similar length share a batch, the network below their first touched layer is computed once per prompt, and logits are
+computed only at the last position. Batches are as large as memory allows, and shrink where it runs out.
 """
 
 import warnings
@@ -165,7 +165,7 @@ class AblationEngine:
         """Computes batches of requests that resume from one layer and are of similar lengths: their places, and what they gave.
 
         A request's pass resumes from the clean residual below its first touched site, before the edit, or from `lowest`; from -1
-        it is run as a whole. With others it resumes from below theirs, where that costs less than a pass of its own.
+        it is run as a whole. Grouped with others it resumes from below theirs, where that costs less than a pass of its own.
         """
         latest = self._subject.n_layers - 1 if lowest is None else lowest
         firsts = [r.first_site(self._saes) for r in requests]
@@ -236,7 +236,7 @@ class AblationEngine:
             p_refusal=probabilities_bv[:, self._refusal_ids].sum(-1),
             token_id=probabilities_bv.argmax(-1),
             margin=logits_bv[:, self._refusal_ids].amax(-1) - others_bv.amax(-1),
-            is_finite=probabilities_bv[:, 0].isfinite(),  # softmax spreads what is not over the row
+            is_finite=probabilities_bv[:, 0].isfinite(),  # one NaN or +inf makes its whole row NaN
         )
 
     def _batch(self, requests: Sequence[Request]) -> Batch:

@@ -6,7 +6,7 @@ the first t blocks of one random sequence,
 
     K_tau = union of the blocks V_{t+1} with |P(A_t) - P(A_{t+1})| / P(A_t) >= tau
 
-for every tau from the same floor(|C| / N) + 1 independent evaluations. The last fewer than N candidates are never tested.
+for every tau from the same floor(|C| / N) + 1 independent evaluations. The candidates left over, fewer than N, are never tested.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCH_TRACE
 
 COMPLEMENTS = {None: "complement", "common": "common_complement"}
-"""part of what is found, one seed's (null) or that of all -> the part that the rest of the pool is"""
+"""The part that a found set is stored as (null: one seed's; common: all seeds') -> the part that the rest of the pool is."""
 
 
 def block_sequence(n_candidates: int, block_size: int, rng: np.random.Generator) -> np.ndarray:
@@ -40,7 +40,7 @@ def block_sequence(n_candidates: int, block_size: int, rng: np.random.Generator)
 
 
 def found_sets(blocks: np.ndarray, p_refusal: np.ndarray, taus: np.ndarray) -> list[np.ndarray]:
-    """K_tau for every tau, as sorted places in the pool; they are nested."""
+    """K_tau for every tau, as sorted places in the pool, nested; blocks are (n_blocks, N), p_refusal (n_blocks + 1,)."""
     change = changes(p_refusal)
     return [np.sort(blocks[change >= tau].ravel()) for tau in taus]
 
@@ -108,7 +108,7 @@ def _noise(work: Work, by_prompt: Mapping[int, Pool]) -> Noise:
 def _search(
     work: Work, method: str, sequences: Sequence[Sequenced], controls: Mapping[int, Sequence[int]], noise: Noise
 ) -> list[Rows]:
-    """The searches of one method; a trace is kept of the recipe's own, not of further block sizes."""
+    """The searches of one method; a trace is kept for the recipe's own block size, not for further ones."""
     context, taus = work.context, np.array(work.context.recipe.algorithm1.taus)
     requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
     p_refusal = context.engine.next_token(requests).p_refusal.astype(np.float64)
@@ -134,7 +134,7 @@ def _search(
 def _tests(
     sequences: Sequence[Sequenced], found: Sequence[list[np.ndarray]], uncertain: Sequence[list[int]], taus: np.ndarray
 ) -> Iterator[Ablation]:
-    """Does each found set flip the prompt by itself, does what was found under all seeds, and do the complements?"""
+    """What is ablated to see whether each found set flips its prompt, whether what all seeds found does, and the complements."""
     by_prompt: dict[int, list[tuple[Sequenced, list[np.ndarray], list[int]]]] = {}
     for sequence, sets, n_uncertain in zip(sequences, found, uncertain, strict=True):
         by_prompt.setdefault(sequence.pool.prompt, []).append((sequence, sets, n_uncertain))

@@ -3,8 +3,8 @@
 Algorithm 1 (algorithm1.py) guarantees neither. It is found by delta debugging from a random order, or, in fewer trials, along an
 order that puts first what matters most (attribution).
 
-A search is a generator that yields trials (sets to ablate) and is sent back
-which of them flip; many searches advance together, so that the engine sees all pending trials as one batch.
+A search is a generator that yields trials (sets to ablate) and is sent back which of them flip; many searches advance together,
+so that the engine sees all pending trials as one batch.
 """
 
 from collections import Counter
@@ -130,7 +130,7 @@ def _members(blocks: Sequence[np.ndarray], leave_out: set[int]) -> Members:
 
 @dataclass
 class Found:
-    """The end of one search."""
+    """What one search found, and what it took."""
 
     members: Members
     n_evaluations: int
@@ -147,7 +147,7 @@ def run_together(
 def as_they_end(
     searches: Iterable[tuple[Key, Search]], flips: Callable[[Sequence[tuple[Key, Members]]], Sequence[bool]], n: int
 ) -> Iterator[tuple[Key, Found]]:
-    """The same, n searches at a time: where one ends the next begins, so that rounds stay full; what is found comes at once."""
+    """Runs searches in lockstep, n at a time: where one ends the next begins, so that rounds stay full; yields each then."""
     waiting, running = iter(searches), dict[Key, Search]()
     pending: dict[Key, list[Members]] = {}
     asked: Counter[Key] = Counter()
@@ -243,7 +243,7 @@ def _rows(
 
 
 def _search(work: Work, pool: Pool, start: int, falls: np.ndarray | None) -> Search:
-    """The search of a prompt's pool from one start: of a ranked pool the first goes by it, and the others are drawn by it."""
+    """The search of a pool from one start: in a ranked pool the first follows the ranking, and the others draw by its falls."""
     rng = np.random.default_rng([work.spec.seed, start, work.context.places[pool.prompt]])
     if falls is None:
         return drawn_set(len(pool), rng)
