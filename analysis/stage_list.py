@@ -61,7 +61,7 @@ INTERACTIONS = (
 )
 MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, logits.STAGE, concepts.STAGE)
 COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
-"""All stages but the judges, each after the ones that it needs."""
+"""The stages of every analysis, each after the ones that it needs; beside them come those of `stages` that a recipe asks for."""
 ATLAS = (effects.STAGE, effects.JOINT_STAGE, attributions.STAGE, scores.STAGE)
 """What `saelake atlas` computes beside them."""
 AUDIT = (recoveries.STAGE, rates.STAGE)

@@ -175,7 +175,8 @@ def ablate(
             and feature, and perhaps value and positions.
         value: the activation that they are clamped to instead, if not 0, where their row does not say it.
         positions: where they are held, as "-1" or "user,answer", where their row does not say it; everywhere by default.
-    Raises UserError for a name that the analysis uses itself and for no features, QueryError for what is no feature of the study.
+    Raises UserError for a name that the analysis uses itself and for no features, QueryError for what is not a feature of the
+    study.
     """
     study = open_ablation(recipe, lake, condition, features, value=value, positions=positions)
     return ablate_study(study, lake, condition, features, value=value, positions=positions, force=force, progress=progress)

@@ -37,7 +37,7 @@ def steer(
     Args:
         features: what is added or clamped, if it is features, as `stages.ablate` takes them.
     Raises UserError, before anything is computed, for what does not fit together, and where a direction is not there yet;
-    QueryError for what is no feature of the study.
+    QueryError for what is not a feature of the study.
     """
     return steer_study(open_steering(recipe, lake, sweep, features), lake, sweep, features, force=force, progress=progress)
 

@@ -17,7 +17,7 @@ from saelake.analysis.search import ranking
 from saelake.analysis.search.algorithm1 import Sequenced, block_sequence, found_sets
 from saelake.analysis.search.critical import Pool, falls_of
 from saelake.analysis.search.directions import difference_of_means
-from saelake.analysis.search.minimal import Oracle, drawn_set, ranked_set, run_together
+from saelake.analysis.search.minimal import Trials, drawn_set, ranked_set, run_together
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.study import open_study
@@ -133,7 +133,7 @@ def _minimal(report: Report, organism: Organism) -> None:
     }
     asked, sizes = {}, {}
     for name, some in searches.items():
-        found = run_together(some, Oracle(context, by_prompt).flips)
+        found = run_together(some, Trials(context, by_prompt).flips)
         passes = ranking.PASSES_OF_A_GRADIENT * len(by_prompt) if name == "ranked" else 0
         asked[name] = sum(one.n_evaluations for one in found.values()) + passes
         sizes[name] = float(np.mean([len(one.members) for one in found.values()]))

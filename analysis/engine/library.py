@@ -241,7 +241,7 @@ class Engine:
             acting = interventions([(edit, compiled[id(edit)]) for edit in some], prompt, place)
             if not n_answered and any(one.positions == () for one in acting):
                 raise UserError(
-                    f"an edit of prompt {place} is of its answer alone, of which no token is read: it would act nowhere"
+                    f"an edit of prompt {place} acts on its answer alone, and no token of that is read: it would act nowhere"
                 )
             requests.append(request_of(self._number(prompt.token_ids), acting))
         return read, requests

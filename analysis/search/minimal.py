@@ -173,7 +173,7 @@ def as_they_end(
             yield from advance(key, [next(answers) for _ in sets])
 
 
-class Oracle:
+class Trials:
     """Answers trials of (prompt, start) searches, and never asks the engine about one state twice."""
 
     def __init__(self, context: StudyContext, by_prompt: Mapping[int, Pool]) -> None:
@@ -204,14 +204,14 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     shard_of = {p: name for name in missing for p in shards[name]}
     ended: dict[str, dict[tuple[int, int], Found]] = {name: {} for name in missing}
     yield from ((name, _rows(work, by_prompt, controls, {})) for name in missing if not shards[name])
-    oracle = Oracle(context, by_prompt)
+    trials = Trials(context, by_prompt)
     n_at_once = AT_ONCE.get(context.subject.device.type, AT_ONCE["cpu"]) * settings.starts
-    for (prompt, start), found in as_they_end(_searches(work, by_prompt, shard_of), oracle.flips, n_at_once):
+    for (prompt, start), found in as_they_end(_searches(work, by_prompt, shard_of), trials.flips, n_at_once):
         name = shard_of[prompt]
         ended[name][prompt, start] = found
         if len(ended[name]) == len(shards[name]) * settings.starts:
             yield name, _rows(work, by_prompt, controls, ended.pop(name))
-            oracle.forget(shards[name])
+            trials.forget(shards[name])
 
 
 def _searches(work: Work, by_prompt: Mapping[int, Pool], prompts: Iterable[int]) -> Iterator[tuple[tuple[int, int], Search]]:
