@@ -39,8 +39,8 @@ class Scores:
 
 def stored_direction(con: duckdb.DuckDBPyConnection, layer: int | None = None) -> tuple[int, np.ndarray] | None:
     """The study's one direction, or a layer's: its layer and unit vector (d,) float32; None where none is chosen or stored."""
-    found = con.execute(queries.step("direction"), {"layer": layer}).fetchone()
-    return None if found is None else (found[0], np.array(found[1], dtype=np.float32))
+    found = con.execute(queries.step("direction"), {"layer": layer}).fetchall()
+    return (found[0][0], np.array(found[0][1], dtype=np.float32)) if found else None
 
 
 def chosen_everywhere(context: StudyContext, con: duckdb.DuckDBPyConnection) -> DirectionEdit | None:

@@ -187,11 +187,11 @@ def test_where_no_layer_is_left_the_sentence_says_what_would_admit_the_best_one(
     with duckdb.connect() as con:
         con.execute(
             "create table directions "
-            "(layer int, n_prompts int, n_flipped int, kl double, induced double, left_out text, chosen bool)"
+            "(layer int, n_prompts int, n_flipped int, kl double, induced double, left_out text, chosen bool, vector float[])"
         )
         for i, (one, why) in enumerate(zip(scores, out, strict=True)):
-            values = [i, 9, one.n_flipped, one.kl, one.induced, why, False]
-            con.execute("insert into directions values (?, ?, ?, ?, ?, ?, ?)", values)
+            values = [i, 9, one.n_flipped, one.kl, one.induced, why, False, [1.0]]
+            con.execute("insert into directions values (?, ?, ?, ?, ?, ?, ?, ?)", values)
         with pytest.raises(NoDirection, match=f"layer {layer}, which flips {measured[layer][0]} of 9 prompts") as told:
             require_chosen(con)
         con.execute("update directions set chosen = true where layer = 1")

@@ -230,7 +230,7 @@ def test_a_feature_s_card_tells_what_the_lake_knows(lake: Lake, browser: Browser
         assert status(f"{links[0]}/0/4") == 404
         assert status(f"{links[0]}/7/1") == 404
         page.goto(f"{links[0]}?feature_id=x")
-        assert "feature_id is the number of a feature, not 'x'" in page.get_by_role("alert").inner_text()
+        assert "Number is the number of a feature, not 'x'" in page.get_by_role("alert").inner_text()
 
 
 def test_cards_of_the_organism_link_what_wakes_and_what_is_woken(organism_lake: Path, browser: Browser) -> None:
