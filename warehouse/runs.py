@@ -125,8 +125,12 @@ def published(lake: Lake, run_id: str) -> RunRecord:
     """A published run that is needed; raises UserError if another process has dropped it."""
     record = whole_run(lake, run_id)
     if record is None:
-        raise UserError(f"run {run_id} was dropped by another process: run the same command again")
+        raise _dropped(run_id)
     return record
+
+
+def _dropped(run_id: str) -> UserError:
+    return UserError(f"run {run_id} was dropped by another process: run the same command again")
 
 
 def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]], more_follows: bool = False) -> None:
@@ -143,7 +147,7 @@ def make_current(lake: Lake, recipe: str, runs: Mapping[str, Sequence[RunRecord]
         current = lake.current()  # again: another process may have changed it while this one waited
         for run_id in (run_id for run_ids in wanted.values() for run_id in run_ids):
             if not lake.published.exists(record_key(run_id)):
-                raise UserError(f"run {run_id} was dropped by another process: run the same command again")
+                raise _dropped(run_id)
         for (_, stage), run_ids in wanted.items():
             if current.get((recipe, stage), ()) != run_ids:
                 lake.point(recipe, stage, run_ids)
