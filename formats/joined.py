@@ -119,5 +119,5 @@ def feature_of(sae: KnownSae, written: str, where: str) -> int:
 def check_feature(sae: KnownSae, feature_id: int, where: str) -> int:
     """The feature; raises UserError if the SAE does not have it."""
     if not 0 <= feature_id < sae.width:
-        raise UserError(f"{where}: there is no feature {feature_id} in {sae.sae_id}, its features are 0 to {sae.width - 1}")
+        raise UserError(f"{where}: there is no feature {feature_id} in {sae.sae_id}: its features are 0 to {sae.width - 1}")
     return feature_id

@@ -51,7 +51,7 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
                 f"(of {', '.join(several[layer])})"
             )
         if not 0 <= feature_id < width:
-            raise QueryError(f"{declared.name}: there is no feature {feature_id} in {where}, its features are 0 to {width - 1}")
+            raise QueryError(f"{declared.name}: there is no feature {feature_id} in {where}: its features are 0 to {width - 1}")
         features[layer, sae_id].append(int(feature_id))
     return dict(features)
 
@@ -103,7 +103,7 @@ def _of_saes(con: duckdb.DuckDBPyConnection, declared: Parameter, pairs: Iterabl
 
 def _layers(con: duckdb.DuckDBPyConnection) -> str:
     layers = [str(row[0]) for row in con.execute("select distinct layer from saes order by layer").fetchall()]
-    return f", its layers are {', '.join(layers)}" if layers else ", it has none at all"
+    return f": its layers are {', '.join(layers)}" if layers else ": it has none at all"
 
 
 def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features, *, by_layer: bool = True) -> str:

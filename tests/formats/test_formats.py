@@ -173,7 +173,7 @@ def test_lists_of_features_make_the_round_trip(lake: Lake, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("row", "asked", "why"),
     [
-        ({"modelId": "small", "layer": "sae0", "index": "4"}, Asked(), r"there is no feature 4 in sae0, its features are 0 to 3"),
+        ({"modelId": "small", "layer": "sae0", "index": "4"}, Asked(), r"there is no feature 4 in sae0: its features are 0 to 3"),
         ({"modelId": "m", "layer": "3-res", "index": "1"}, Asked(), r"m/3-res is not known to be an SAE of small"),
         ({"modelId": "gemma-2-2b", "layer": "5-gemmascope-res-16k", "index": "1"}, Asked(sae="sae1"), r"another SAE"),
         ({"modelId": "m", "layer": "3-res", "index": "x"}, Asked(sae="sae1"), r"'x' is not a feature"),

@@ -156,9 +156,9 @@ def test_features_come_from_a_table_and_are_literals(con: duckdb.DuckDBPyConnect
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("2:1", "features: the study has no SAE with layer 2, its layers are 0, 1"),
-        ("1:4", "features: there is no feature 4 in layer 1, its features are 0 to 3"),
-        ("select 's9' as sae_id, 1 as feature_id", "features: the study has no SAE with sae_id s9, its layers are 0, 1"),
+        ("2:1", "features: the study has no SAE with layer 2: its layers are 0, 1"),
+        ("1:4", "features: there is no feature 4 in layer 1: its features are 0 to 3"),
+        ("select 's9' as sae_id, 1 as feature_id", "features: the study has no SAE with sae_id s9: its layers are 0, 1"),
         ("select 1 as layer", "features needs the columns feature_id and layer or sae_id, not layer"),
         ("absent", "absent does not exist"),
         ("1:2); drop table chosen; --", "layer:feature_id,..."),
