@@ -106,8 +106,8 @@ def _layers(con: duckdb.DuckDBPyConnection) -> str:
     return f": its layers are {', '.join(layers)}" if layers else ": it has none at all"
 
 
-def rows_of(con: duckdb.DuckDBPyConnection, table: str, features: Features, *, by_layer: bool = True) -> str:
-    """A subquery: the rows of `table` that belong to the features, by literal predicates, one branch per layer.
+def subquery(con: duckdb.DuckDBPyConnection, table: str, features: Features, *, by_layer: bool = True) -> str:
+    """SQL for the rows of `table` that belong to the features: a subquery by literal predicates, with one branch per layer.
 
     A table macro `<table>_of(layer)`, where the catalog has one, opens only that layer's files, if `by_layer` allows it. Where
     these hold a single SAE, layer and sae_id are written in as constants: reading them row by row would take longer than reading

@@ -86,10 +86,10 @@ def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any, 
     `$name(one|other)` is the first table if a boolean is true, else the second: the other is not read at all.
     """
     if declared.type == "features":
-        from saelake.queries.features import resolve, rows_of
+        from saelake.queries.features import resolve, subquery
 
         features = resolve(con, declared, value)
-        return lambda table: rows_of(con, str(table), features, by_layer=by_layer)
+        return lambda table: subquery(con, str(table), features, by_layer=by_layer)
     if declared.type == "judge":
         return judges.written(con, declared, value)
     literal = declared.literal(value)

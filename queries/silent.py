@@ -66,11 +66,11 @@ def _counts_bos(asked: Query, values: Mapping[str, Any]) -> bool:
 
 
 def _activations(con: "duckdb.DuckDBPyConnection", given: "Features", features: Sequence[Feature], bos: bool) -> list[str]:
-    from saelake.queries.features import rows_of
+    from saelake.queries.features import subquery
 
     firing = f"""
         select a.sae_id, a.feature_id, bool_or(t.role <> 'bos')
-        from {rows_of(con, "activations", given)} as a
+        from {subquery(con, "activations", given)} as a
         join tokens as t on t.prompt_id = a.prompt_id and t.pos = a.pos
         group by a.sae_id, a.feature_id
     """
@@ -95,10 +95,10 @@ def _embeddings(con: "duckdb.DuckDBPyConnection", given: "Features", features: S
 
 
 def _cosines(con: "duckdb.DuckDBPyConnection", given: "Features", features: Sequence[Feature], _: bool) -> list[str]:
-    from saelake.queries.features import rows_of
+    from saelake.queries.features import subquery
 
     others = con.execute(
-        f"select distinct other_sae_id, other_feature_id from {rows_of(con, 'decoder_cosines', given)}"
+        f"select distinct other_sae_id, other_feature_id from {subquery(con, 'decoder_cosines', given)}"
     ).fetchall()
     if {one[1:] for one in features} & set(others):
         return []
@@ -106,9 +106,9 @@ def _cosines(con: "duckdb.DuckDBPyConnection", given: "Features", features: Sequ
 
 
 def _without_rows(con: "duckdb.DuckDBPyConnection", table: str, given: "Features", features: Sequence[Feature]) -> list[Feature]:
-    from saelake.queries.features import rows_of
+    from saelake.queries.features import subquery
 
-    found = set(con.execute(f"select distinct sae_id, feature_id from {rows_of(con, table, given)}").fetchall())
+    found = set(con.execute(f"select distinct sae_id, feature_id from {subquery(con, table, given)}").fetchall())
     return [one for one in features if one[1:] not in found]
 
 

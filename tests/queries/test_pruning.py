@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saelake import queries
-from saelake.queries.features import rows_of
+from saelake.queries.features import subquery
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import ROW_GROUPS
@@ -61,7 +61,7 @@ def largest_rows(con: duckdb.DuckDBPyConnection) -> int:
 
 def test_two_features_read_their_own_row_groups_only(con: duckdb.DuckDBPyConnection) -> None:
     assert largest_rows(con) > 5 * ROW_GROUP
-    statement = f"select count(*) from {rows_of(con, 'activations', {(0, 'synth0/layer-00'): [3, 1500]})}"
+    statement = f"select count(*) from {subquery(con, 'activations', {(0, 'synth0/layer-00'): [3, 1500]})}"
     assert 0 < sum(scanned(con, statement)) <= 4 * ROW_GROUP  # each may lie across two
 
 
@@ -112,7 +112,7 @@ def test_pruned_rows_equal_those_of_the_plain_statement(con: duckdb.DuckDBPyConn
     features = {(layer, f"synth0/layer-{layer:02d}"): found for layer, found in chosen.items()}
     pairs = [(layer, feature) for layer, found in chosen.items() for feature in set(found)]
     columns = "run_id, sae_id, layer, feature_id, prompt_id, pos, activation"
-    pruned = con.execute(f"select {columns} from {rows_of(con, 'activations', features)} order by all").fetchall()
+    pruned = con.execute(f"select {columns} from {subquery(con, 'activations', features)} order by all").fetchall()
     listed = ", ".join(map(str, pairs)) or "(null, null)"
     plain = con.execute(f"select {columns} from activations where (layer, feature_id) in ({listed}) order by all").fetchall()
     assert pruned == plain
@@ -123,7 +123,7 @@ def test_two_saes_of_one_layer_are_told_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
         synthesize(both, Shape(n_prompts=8, tokens_per_prompt=6, n_layers=2, width=64, l0=6), recipe=f"study{seed}", seed=seed)
     with connect(both) as con:
-        rows = rows_of(con, "activations", {(1, "synth1/layer-01"): [0, 1, 2, 9]})
+        rows = subquery(con, "activations", {(1, "synth1/layer-01"): [0, 1, 2, 9]})
         plain = "select count(*) from activations where sae_id = 'synth1/layer-01' and feature_id in (0, 1, 2, 9)"
         assert con.execute(f"select count(*) from {rows}").fetchall() == con.execute(plain).fetchall()
         assert con.execute(f"select distinct sae_id from {rows}").fetchall() == [("synth1/layer-01",)]
