@@ -32,8 +32,8 @@ from saelake.ingest.subject import Batch, Subject
 from saelake.warehouse.errors import UserError
 
 Part = TypeVar("Part")
-Heard = Callable[[Request, Sequence[int]], bool]
-"""Called with a request and the tokens of its answer so far; returns whether generation of that answer can stop."""
+IsEnough = Callable[[Request, Sequence[int]], bool]
+"""Called after each token, with a request and the tokens of its answer so far: whether generation of that answer can stop."""
 
 
 class NotFinite(UserError):
@@ -110,18 +110,18 @@ class AblationEngine:
             out[rows] = log_probabilities_bv
         return out[torch.from_numpy(place)]
 
-    def answer(self, requests: Sequence[Request], max_new_tokens: int, heard: Heard = lambda *_: False) -> Answers:
+    def answer(self, requests: Sequence[Request], max_new_tokens: int, is_enough: IsEnough = lambda *_: False) -> Answers:
         """Greedy continuations; interventions at all positions stay on for every generated token.
 
         Args:
-            heard: called after each token with a request and its tokens so far; where it returns True, the answer ends there.
+            is_enough: asked after each token of an answer, which ends where it says so.
         Raises UserError where a model's learned positions run out.
         """
         self._check_positions(requests, max_new_tokens)
         requests, place = _distinct(requests)
         firsts: list[tuple[list[int], _Said]] = []
         token_ids: list[list[int]] = [[] for _ in requests]
-        answer = partial(self._answer, max_new_tokens, heard)
+        answer = partial(self._answer, max_new_tokens, is_enough)
         for rows, (first, generated) in self._run(requests, answer, n_new=max_new_tokens):
             firsts.append((rows, first))
             for i, tokens in zip(rows, generated, strict=True):
@@ -202,7 +202,7 @@ class AblationEngine:
         return min([first.below, *(site.below for site in read)])
 
     def _answer(
-        self, max_new_tokens: int, heard: Heard, start: int, requests: Sequence[Request]
+        self, max_new_tokens: int, is_enough: IsEnough, start: int, requests: Sequence[Request]
     ) -> tuple[_Said, list[list[int]]]:
         batch = self._batch(requests)
         resid_btd, clean = below(self._subject, start, [r.prompt for r in requests], self._prompts)
@@ -215,10 +215,10 @@ class AblationEngine:
             return Interventions(self._subject, self._slices, [requests[row] for row in rows], n_tokens=1)
 
         def of_row(row: int, tokens: Sequence[int]) -> bool:
-            return heard(requests[row], tokens)
+            return is_enough(requests[row], tokens)
 
         said = self._said(logits_bv)
-        _check_finite(said)  # before `heard` is given tokens of a broken model
+        _check_finite(said)  # before `is_enough` is given tokens of a broken model
         return said, continued(self._subject, batch, cache, logits_bv, interventions, max_new_tokens, of_row)
 
     def _activations(self, watched: Watched, start: int, requests: Sequence[Request]) -> list[Activations]:

@@ -21,14 +21,14 @@ def continued(
     logits_bv: Tensor,
     interventions: Callable[[Sequence[int]], Interventions],
     max_new_tokens: int,
-    heard: Callable[[int, Sequence[int]], bool] = lambda *_: False,
+    is_enough: Callable[[int, Sequence[int]], bool] = lambda *_: False,
 ) -> list[list[int]]:
     """Generated tokens of each row, without the token that ended it.
 
     Args:
         read: the prompts, which `cache` holds and `logits_bv` follow.
         interventions: of the given rows of the batch, which stay on for every token.
-        heard: is told a row's tokens so far, after each of them, and says whether that is enough of it.
+        is_enough: asked after each token, with a row and its tokens so far.
     """
     tokens: list[list[int]] = [[] for _ in range(len(read.input_ids_bt))]
     rows = np.arange(len(tokens))  # of the batch as it was read
@@ -42,7 +42,7 @@ def continued(
         running &= ~np.isin(chosen, end_ids)
         for row in np.flatnonzero(running):
             tokens[rows[row]].append(int(chosen[row]))
-            running[row] = not heard(int(rows[row]), tokens[rows[row]])
+            running[row] = not is_enough(int(rows[row]), tokens[rows[row]])
         if not running.any() or step + 1 == max_new_tokens:
             break
         if running.mean() <= COMPACT:

@@ -124,12 +124,12 @@ class Engine:
         positions: Positions = None,
         answering: bool | None = None,
         edits: Sequence[Any] = (),
-        heard: Callable[[int, str], None] | None = None,
+        on_token: Callable[[int, str], None] | None = None,
     ) -> Answers:
         """Greedy answers to the prompts, in their order.
 
         Args:
-            heard: called after each token with the place of a prompt and its answer so far.
+            on_token: called after each token with the place of a prompt and its answer so far.
         """
         max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
         named = named_edits(ablate, clamp, add, project_out, positions, answering)
@@ -138,14 +138,14 @@ class Engine:
         for place, one in enumerate(requests):
             places.setdefault(one.state, []).append(place)
 
-        def tell(request: Request, tokens: Sequence[int]) -> bool:
-            if heard is not None:
+        def told(request: Request, tokens: Sequence[int]) -> bool:
+            if on_token is not None:
                 for place in places[request.state]:
-                    heard(place, self._text(tokens))
+                    on_token(place, self._text(tokens))
             return False
 
         with arguments.without_recipe():
-            found = self._engine.answer(requests, max_new_tokens, tell)
+            found = self._engine.answer(requests, max_new_tokens, told)
         said = self._said(found.first)
         return Answers([self._text(ids) for ids in found.token_ids], found.token_ids, *said)
 

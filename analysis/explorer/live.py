@@ -104,10 +104,10 @@ class Live:
                     for side, p_target, token in zip(SIDES, first.p_target.tolist(), first.first_token, strict=False):
                         told.put({"side": side, "p_target": p_target, "first_token": visible(token)})
 
-                    def heard(place: int, text: str) -> None:
+                    def tell(place: int, text: str) -> None:
                         told.put({"side": SIDES[place], "text": text})
 
-                    self.engine.answer(prompts, max_new_tokens=max_new_tokens, edits=asked, heard=heard)
+                    self.engine.answer(prompts, max_new_tokens=max_new_tokens, edits=asked, on_token=tell)
             except UserError as error:
                 told.put({"problem": str(error)})
             finally:

@@ -165,13 +165,13 @@ def test_a_value_that_no_residual_bears_is_said_whatever_is_watched(wanted: np.n
         tiny("llama").engine().activations([held], {2: wanted})
 
 
-def test_of_a_model_that_gives_no_probabilities_no_token_is_heard(tmp_path: Path) -> None:
-    subject, bench, heard = tiny_subject("llama", tmp_path), tiny("llama"), list[object]()
+def test_of_a_model_that_gives_no_probabilities_no_token_is_told(tmp_path: Path) -> None:
+    subject, bench, told = tiny_subject("llama", tmp_path), tiny("llama"), list[object]()
     subject.model.model.norm.weight.data.fill_(torch.nan)
     engine = AblationEngine(subject, bench.saes, bench.prompts)
     with pytest.raises(NotFinite):
-        engine.answer([Request(i) for i in range(len(bench.prompts))], 4, lambda *said: bool(heard.append(said)))
-    assert not heard
+        engine.answer([Request(i) for i in range(len(bench.prompts))], 4, lambda *said: bool(told.append(said)))
+    assert not told
     with pytest.raises(NotFinite):
         engine.next_token([Request(0)])
 
