@@ -8,7 +8,7 @@ Everything heavy is imported by the command that needs it, so that help and SQL 
 
 import click
 
-from saelake.commands import ask, backends, beside, compute, formats, lake, meaning, prepare, sharing, steer
+from saelake.commands import ask, backends, compute, followup, formats, lake, meaning, prepare, sharing, steer
 from saelake.commands.groups import OneSentence
 
 
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 main.add_section("Prepare", prepare.COMMANDS)
-main.add_section("Compute", (*compute.COMMANDS, *beside.COMMANDS, *steer.COMMANDS, *backends.COMMANDS))
+main.add_section("Compute", (*compute.COMMANDS, *followup.COMMANDS, *steer.COMMANDS, *backends.COMMANDS))
 main.add_section("Ask", ask.COMMANDS)
 main.add_section("Look at features", meaning.COMMANDS)
 main.add_section("Report, share, exchange", (*sharing.COMMANDS, *formats.COMMANDS))

@@ -200,8 +200,8 @@ def _import_all() -> None:
 
     import saelake.analysis.report.page
     import saelake.analysis.stages
-    import saelake.commands.beside
     import saelake.commands.compute
+    import saelake.commands.followup
     import saelake.ingest.shards
     import saelake.ingest.subject
     import saelake.warehouse.sharing.add

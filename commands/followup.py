@@ -1,4 +1,4 @@
-"""The commands that add to an analysis that is done: atlas, audit, judge."""
+"""The commands that follow up an analysis that is done: atlas, audit, judge."""
 
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ def atlas(recipe: str, full: bool, computing: Computing) -> None:
     from saelake.analysis import stages
     from saelake.queries.formats import show
 
-    _compute_beside(study, computing, stages.atlas_study)
+    _follow_up(study, computing, stages.atlas_study)
     with open_lake(computing.lake, study.name) as shown:
         for finds, words in FOUND.items():
             k = (study.atlas.ks if finds == "causes" else study.atlas.pair_ks)[-1]
@@ -62,7 +62,7 @@ def audit(recipe: str, computing: Computing) -> None:
     from saelake.analysis import stages
     from saelake.queries.formats import show
 
-    _compute_beside(study, computing, stages.audit_study)
+    _follow_up(study, computing, stages.audit_study)
     with open_lake(computing.lake, study.name) as shown:
         click.echo("\nPrompts whose behaviour a change brings back while the set is held ablated, at any site")
         show(shown.query("recoveries").filter("kind in ('free', 'random')").select("* exclude (layer)"))
@@ -82,13 +82,13 @@ def judge(recipe: str, name: str, computing: Computing) -> None:
     study = computing.study(recipe)
     from saelake.analysis import stages
 
-    _compute_beside(study, computing, lambda opened, into, **more: [stages.judge_study(opened, into, name, **more)])
+    _follow_up(study, computing, lambda opened, into, **more: [stages.judge_study(opened, into, name, **more)])
     with open_lake(computing.lake, study.name) as shown:
         print_findings(shown, name, study.words)
 
 
-def _compute_beside(study: "Recipe", computing: Computing, compute: "Callable[..., Sequence[RunRecord]]") -> None:
-    """Computes runs beside the analysis of a study that the lake holds already, and lists them.
+def _follow_up(study: "Recipe", computing: Computing, compute: "Callable[..., Sequence[RunRecord]]") -> None:
+    """Computes further runs of a study whose analysis the lake holds already, and lists them.
 
     Args:
         compute: takes the opened study and the lake, `force`, `progress` and `workers`.
