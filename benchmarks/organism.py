@@ -62,7 +62,7 @@ def load() -> Organism:
         for k in range(settings.cap + 1)
     ]
     said = context.engine.next_token(requests).token_id.reshape(len(harmful), -1)
-    refuses = np.isin(said, context.subject.refusal_token_ids)
+    refuses = np.isin(said, context.subject.target_token_ids)
     flips = [p for p, row in zip(harmful, refuses, strict=True) if row[0] and not row.all()]
     first = {int(p): int(np.argmin(row)) for p, row in zip(harmful, refuses, strict=True)}
     return Organism(context, [top(int(p), first[int(p)]) for p in flips], [top(int(p), settings.cap) for p in flips])
@@ -91,9 +91,9 @@ def stage2(organism: Organism, pools: Sequence[Pool]) -> int:
         for seed in range(settings.seeds)
     ]
     requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
-    p_refusal = engine.next_token(requests).p_refusal.astype(np.float64)
+    p_target = engine.next_token(requests).p_target.astype(np.float64)
     stops = np.cumsum([len(s.blocks) + 1 for s in sequences])
-    for s, trace in zip(sequences, np.split(p_refusal, stops[:-1]), strict=True):
+    for s, trace in zip(sequences, np.split(p_target, stops[:-1]), strict=True):
         found_sets(s.blocks, trace, np.array(settings.taus))
     return len({r.state for r in requests})
 

@@ -91,13 +91,13 @@ def algorithm1_loop(
     batch = subject.batch([token_ids])
     remaining, found, n_evaluations = set(range(len(pool))), set[int](), 0
 
-    def p_refusal(ablated: set[int]) -> float:
+    def p_target(ablated: set[int]) -> float:
         with decode_plus_error(subject, saes, pool.at(sorted(ablated))):
-            return _p_refusal(subject, batch)
+            return _p_target(subject, batch)
 
     while len(remaining - found) >= block_size:
         block = set(rng.choice(sorted(remaining - found), block_size, replace=False).tolist())
-        before, after = p_refusal(remaining - found), p_refusal(remaining - (found | block))
+        before, after = p_target(remaining - found), p_target(remaining - (found | block))
         n_evaluations += 2
         if abs(before - after) / max(before, 1e-12) >= tau:
             found |= block
@@ -117,9 +117,9 @@ def greedy(subject: Subject, token_ids: Sequence[int], n_new: int) -> list[int]:
 
 
 @torch.no_grad()
-def _p_refusal(subject: Subject, batch: Batch) -> float:
+def _p_target(subject: Subject, batch: Batch) -> float:
     probabilities_v = subject.forward(batch)[0].softmax(-1)
-    return float(probabilities_v[list(subject.refusal_token_ids)].sum())
+    return float(probabilities_v[list(subject.target_token_ids)].sum())
 
 
 @contextmanager

@@ -136,7 +136,7 @@ class Subject:
         largest = max(tokenizer.get_vocab().values())
         if largest >= self.n_vocab:
             raise UserError(f"model: the tokenizer has token id {largest}, but the model embeds only {self.n_vocab}")
-        self.refusal_token_ids: tuple[int, ...] = tuple(target_token_ids)
+        self.target_token_ids: tuple[int, ...] = tuple(target_token_ids)
         self.n_positions = learned_positions(model)
         self.max_prompt_tokens = max_prompt_tokens or self.n_positions or sys.maxsize
         self._forward_takes = inspect.signature(model.forward).parameters

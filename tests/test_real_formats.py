@@ -133,8 +133,8 @@ def test_template_and_tokens_are_those_of_the_family(name: str, tmp_path: Path, 
     assert tokenized.token_ids[-len(alone) :] == alone, "the last positions are the template's"
     assert set(tokenized.roles[-len(alone) :]) == {"template"}
     answered = tokenizer(subject.template.render("x") + "I", add_special_tokens=False)["input_ids"]
-    assert answered[-1] == subject.refusal_token_ids[0]
-    assert {text.strip() for text in subject.spelling.texts(subject.refusal_token_ids)} == {"I"}
+    assert answered[-1] == subject.target_token_ids[0]
+    assert {text.strip() for text in subject.spelling.texts(subject.target_token_ids)} == {"I"}
 
 
 def test_llama_scope_threshold_as_published(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:

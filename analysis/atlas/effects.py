@@ -32,8 +32,8 @@ def _features(work: Work, con: duckdb.DuckDBPyConnection, prompt: int) -> dict[s
 def _ablated(work: Work, prompt: int, sets: Sequence[FeatureSet]) -> dict[str, np.ndarray]:
     """Columns p_clean, p_target and flipped of a prompt under each set."""
     first = work.context.engine.next_token([Request(prompt), *(Request(prompt, one) for one in sets)])
-    p_clean, flipped = first.p_refusal[0], ~np.isin(first.token_id[1:], work.context.subject.refusal_token_ids)
-    return {"p_clean": np.full(len(sets), p_clean), "p_target": first.p_refusal[1:], "flipped": flipped}
+    p_clean, flipped = first.p_target[0], ~np.isin(first.token_id[1:], work.context.subject.target_token_ids)
+    return {"p_clean": np.full(len(sets), p_clean), "p_target": first.p_target[1:], "flipped": flipped}
 
 
 def _single(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:

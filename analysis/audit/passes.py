@@ -78,7 +78,7 @@ class Passes:
         n_changed: int,
     ) -> None:
         self._subject, self._site = subject, site
-        self._targets = torch.tensor(subject.refusal_token_ids, device=subject.device)
+        self._targets = torch.tensor(subject.target_token_ids, device=subject.device)
         sets, self._n = [held for _, held in asked], n_changed
         every = sorted({n for held in sets for n in held.saes})
         self._start, again = _resumed_at(site, {n: saes[n] for n in every})

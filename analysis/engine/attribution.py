@@ -145,7 +145,7 @@ def gradients(
 def _function(engine: Engine, target: Target) -> Callable[[Tensor], Tensor]:
     if callable(target):
         return target
-    ids = list(engine.subject.refusal_token_ids)
+    ids = list(engine.subject.target_token_ids)
     if isinstance(target, str) and target == "p_target":
         return lambda logits_bv: logits_bv.softmax(-1)[:, ids].sum(-1)
     if isinstance(target, str) and target == "logit":

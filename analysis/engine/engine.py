@@ -43,8 +43,8 @@ class NotFinite(UserError):
 class NextToken(NamedTuple):
     """What the model says at the last position of each request."""
 
-    p_refusal: np.ndarray
-    """(n,) float32: probability that the first token is a target token (a refusal's)."""
+    p_target: np.ndarray
+    """(n,) float32: probability that the first token is a target token."""
     token_id: np.ndarray
     """(n,) int64: the most probable first token."""
     margin: np.ndarray
@@ -55,7 +55,7 @@ class NextToken(NamedTuple):
 class _Said(NamedTuple):
     """`NextToken` of a batch, (b,) each, on the device: read once all batches are under way, so that none waits for it."""
 
-    p_refusal: Tensor
+    p_target: Tensor
     token_id: Tensor
     margin: Tensor
     is_finite: Tensor
@@ -91,7 +91,7 @@ class AblationEngine:
         self._prompts = prompts
         self._batches = Batches(subject, batch_tokens)
         self._prefix = PrefixStore(subject, prompts, self._batches)
-        self._refusal_ids = torch.tensor(subject.refusal_token_ids, device=subject.device)
+        self._target_ids = torch.tensor(subject.target_token_ids, device=subject.device)
         full = [str(sae.writes) for _, sae in sorted(saes.items()) if not sae.elementwise]
         if full:
             what = "encode all their latents for every ablation (TopK): slower"
@@ -231,11 +231,11 @@ class AblationEngine:
 
     def _said(self, logits_bv: Tensor) -> _Said:
         probabilities_bv = logits_bv.softmax(-1)
-        others_bv = logits_bv.index_fill(1, self._refusal_ids, -torch.inf)
+        others_bv = logits_bv.index_fill(1, self._target_ids, -torch.inf)
         return _Said(
-            p_refusal=probabilities_bv[:, self._refusal_ids].sum(-1),
+            p_target=probabilities_bv[:, self._target_ids].sum(-1),
             token_id=probabilities_bv.argmax(-1),
-            margin=logits_bv[:, self._refusal_ids].amax(-1) - others_bv.amax(-1),
+            margin=logits_bv[:, self._target_ids].amax(-1) - others_bv.amax(-1),
             is_finite=probabilities_bv[:, 0].isfinite(),  # one NaN or +inf makes its whole row NaN
         )
 

@@ -272,7 +272,7 @@ class Engine:
         return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, ACTIVATIONS, strict=True)], schema=ACTIVATIONS)
 
     def _said(self, first: NextToken) -> NextTokens:
-        return NextTokens(first.p_refusal, [self._text([int(token)]) for token in first.token_id], first.token_id)
+        return NextTokens(first.p_target, [self._text([int(token)]) for token in first.token_id], first.token_id)
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self.subject.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()

@@ -153,7 +153,7 @@ def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
         "sae_id": [context.sae_ids[sae] for _, (sae, _) in pairs],
         "layer": [layer_of(sae) for _, (sae, _) in pairs],
         "feature_id": [feature_id for _, (_, feature_id) in pairs],
-        "p_refusal_token": first.p_refusal,
+        "p_refusal_token": first.p_target,
         "flips": by_itself,
         "is_needed": [feature in smallest[i] for i, feature in pairs],
     }

@@ -126,8 +126,8 @@ def answers_of(con: duckdb.DuckDBPyConnection, judge: str) -> dict[Setting, Answ
         rows[Setting(condition, k, tau, label)].append((answer[0], answer[1], np.nan if answer[2] is None else answer[2]))
     found = {}
     for setting, answered in rows.items():
-        ids, flips, p_refusal = zip(*answered, strict=True)
-        found[setting] = Answers(np.array(ids), np.array(flips, dtype=np.float64), np.array(p_refusal, dtype=np.float64))
+        ids, flips, p_target = zip(*answered, strict=True)
+        found[setting] = Answers(np.array(ids), np.array(flips, dtype=np.float64), np.array(p_target, dtype=np.float64))
     return found
 
 

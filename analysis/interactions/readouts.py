@@ -34,7 +34,7 @@ Written = Mapping[Feature, np.ndarray]
 
 def answered(context: StudyContext, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
     """Log-odds of the target tokens (n,) in nats, and whether the most probable token is none of them (n,)."""
-    targets, of = torch.tensor(context.subject.refusal_token_ids), log_odds(context.subject)
+    targets, of = torch.tensor(context.subject.target_token_ids), log_odds(context.subject)
     odds, flips = np.empty(len(requests)), np.empty(len(requests), dtype=bool)
     step = max(1, AT_ONCE // context.subject.n_vocab)
     for start in range(0, len(requests), step):
@@ -85,7 +85,7 @@ def unembedding_cosines(context: StudyContext, written: Written) -> dict[Feature
     """The largest cosine of a decoder row with the unembedding's row of a target token."""
     head = (
         context.subject.model.get_output_embeddings()
-        .weight[list(context.subject.refusal_token_ids)]
+        .weight[list(context.subject.target_token_ids)]
         .detach()
         .float()
         .cpu()

@@ -150,7 +150,7 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "draw": [p.control for p in asked],
         "k": [None] * n,
         "tau": [None] * n,
-        "p_refusal_token": first.p_refusal,
+        "p_refusal_token": first.p_target,
         "margin": first.margin,
         "first_token": [context.text([int(token)]) for token in first.token_id],
         "completion": [""] * n,  # nothing is generated in these passes

@@ -29,7 +29,7 @@ AT_ONCE = 1 << 24
 
 def logits_of(subject: Subject, rows_nd: Tensor) -> Tensor:
     """(n, v) float32: the logits of residual streams that are these rows alone, less those of none."""
-    some_token = subject.refusal_token_ids[0]
+    some_token = subject.target_token_ids[0]
     states_bd = torch.cat([rows_nd, rows_nd.new_zeros(1, rows_nd.shape[1])]).to(subject.device, subject.dtype)
     with resumed(subject, subject.n_layers - 1, states_bd[:, None]):
         logits_bv = subject.forward(subject.batch([[some_token]] * len(states_bd)))

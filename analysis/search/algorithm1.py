@@ -39,9 +39,9 @@ def block_sequence(n_candidates: int, block_size: int, rng: np.random.Generator)
     return order[: n_blocks * block_size].reshape(n_blocks, block_size)
 
 
-def found_sets(blocks: np.ndarray, p_refusal: np.ndarray, taus: np.ndarray) -> list[np.ndarray]:
-    """K_tau for every tau, as sorted places in the pool, nested; blocks are (n_blocks, N), p_refusal (n_blocks + 1,)."""
-    change = changes(p_refusal)
+def found_sets(blocks: np.ndarray, p_target: np.ndarray, taus: np.ndarray) -> list[np.ndarray]:
+    """K_tau for every tau, as sorted places in the pool, nested; blocks are (n_blocks, N), p_target (n_blocks + 1,)."""
+    change = changes(p_target)
     return [np.sort(blocks[change >= tau].ravel()) for tau in taus]
 
 
@@ -111,9 +111,9 @@ def _search(
     """The searches of one method; a trace is kept for the recipe's own block size, not for further ones."""
     context, taus = work.context, np.array(work.context.recipe.algorithm1.taus)
     requests = [Request(s.pool.prompt, features) for s in sequences for features in s.ablated()]
-    p_refusal = context.engine.next_token(requests).p_refusal.astype(np.float64)
+    p_target = context.engine.next_token(requests).p_target.astype(np.float64)
     stops = np.cumsum([len(s.blocks) + 1 for s in sequences])
-    traces = np.split(p_refusal, stops[:-1]) if sequences else []
+    traces = np.split(p_target, stops[:-1]) if sequences else []
     found = [found_sets(s.blocks, trace, taus) for s, trace in zip(sequences, traces, strict=True)]
     moved = [changes(trace) for trace in traces]
     by_rounding = [noise.of_changes(trace) for trace in traces]

@@ -63,7 +63,7 @@ def judged(
     first = context.subject.spelling.texts(answers.first.token_id.tolist())
     texts = [
         answer_to(context, r.prompt, token, float(p), context.text(tokens))
-        for r, token, p, tokens in zip(requests, first, answers.first.p_refusal, answers.token_ids, strict=True)
+        for r, token, p, tokens in zip(requests, first, answers.first.p_target, answers.token_ids, strict=True)
     ]
     judges = [context.oracle_of(r.prompt) for r in requests]
     verdicts = {
@@ -82,7 +82,7 @@ def flipped(context: StudyContext, requests: Sequence[Request]) -> list[bool]:
     """
     if not _by_first_token(context, requests):
         return [a.verdict.flipped is True for a in judged(context, requests, whole=False)]
-    passes = ~np.isin(context.engine.next_token(requests).token_id, context.subject.refusal_token_ids)
+    passes = ~np.isin(context.engine.next_token(requests).token_id, context.subject.target_token_ids)
     flips = np.zeros(len(requests), dtype=bool)
     flips[passes] = [
         a.verdict.flipped is True
@@ -108,13 +108,13 @@ def shown(context: StudyContext, requests: Sequence[Request]) -> Shown:
     first = context.engine.next_token(requests)
     asked = np.ones(len(requests), dtype=bool)
     if _by_first_token(context, requests):
-        asked = np.isin(first.token_id, context.subject.refusal_token_ids)
+        asked = np.isin(first.token_id, context.subject.target_token_ids)
     found = np.zeros(len(requests), dtype=bool)
     found[asked] = [
         a.verdict.refused is True
         for a in judged(context, [r for r, one in zip(requests, asked, strict=True) if one], whole=False)
     ]
-    return Shown(first.p_refusal, found)
+    return Shown(first.p_target, found)
 
 
 def _by_first_token(context: StudyContext, requests: Sequence[Request]) -> bool:

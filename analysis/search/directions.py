@@ -182,8 +182,8 @@ class Selection:
         """For each layer, with its direction projected out: answers whose first token is no target token, and mean P(target)."""
         requests = [Request(p, direction=self._out[layer]) for layer in layers for p in self._refused]
         said = self._context.engine.next_token(requests)
-        passes = ~np.isin(said.token_id, self._context.subject.refusal_token_ids).reshape(len(layers), -1)
-        p_target = said.p_refusal.reshape(len(layers), -1)
+        passes = ~np.isin(said.token_id, self._context.subject.target_token_ids).reshape(len(layers), -1)
+        p_target = said.p_target.reshape(len(layers), -1)
         return [(int(n), float(p)) for n, p in zip(passes.sum(1), p_target.mean(1), strict=True)]
 
     def _whole(self, layer: int) -> tuple[int, float]:

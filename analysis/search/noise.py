@@ -49,9 +49,9 @@ class Noise:
         """What may be rounding alone."""
         return max(self.batch, self.dtype)
 
-    def of_changes(self, p_refusal: np.ndarray) -> np.ndarray:
+    def of_changes(self, p_target: np.ndarray) -> np.ndarray:
         """(n,): how far rounding may move the relative changes of P(A_0) .. P(A_n) (n + 1,)."""
-        return self.floor * _scale(p_refusal) + _held(p_refusal)
+        return self.floor * _scale(p_target) + _held(p_target)
 
 
 def measured(
@@ -62,7 +62,7 @@ def measured(
 
     def traces(batch_tokens: int) -> list[np.ndarray]:
         engine = AblationEngine(subject, saes, token_ids, batch_tokens=batch_tokens)
-        return [engine.next_token(one).p_refusal.astype(np.float64) for one in sequences]
+        return [engine.next_token(one).p_target.astype(np.float64) for one in sequences]
 
     alone, together = traces(1), traces(BATCH_TOKENS)
     batch, dtype = _exceeded_by_few(alone, together), 0.0
@@ -72,22 +72,22 @@ def measured(
     return Noise(batch, dtype, sum(len(one) - 1 for one in sequences))
 
 
-def changes(p_refusal: np.ndarray) -> np.ndarray:
+def changes(p_target: np.ndarray) -> np.ndarray:
     """(n,): relative change by each step, from P(A_0) .. P(A_n) (n + 1,)."""
-    before, after = p_refusal[:-1], p_refusal[1:]
+    before, after = p_target[:-1], p_target[1:]
     moved: np.ndarray = np.abs(before - after) / np.maximum(before, SMALLEST_P)
     return moved
 
 
-def _scale(p_refusal: np.ndarray) -> np.ndarray:
-    before, after = p_refusal[:-1], p_refusal[1:]
+def _scale(p_target: np.ndarray) -> np.ndarray:
+    before, after = p_target[:-1], p_target[1:]
     scale: np.ndarray = after / np.maximum(before, SMALLEST_P) * ((1 - before) + (1 - after))
     return scale
 
 
-def _held(p_refusal: np.ndarray) -> np.ndarray:
+def _held(p_target: np.ndarray) -> np.ndarray:
     """How far changes move because probabilities are float32."""
-    moved: np.ndarray = p_refusal[1:] / np.maximum(p_refusal[:-1], SMALLEST_P) * 2 * np.finfo(np.float32).eps
+    moved: np.ndarray = p_target[1:] / np.maximum(p_target[:-1], SMALLEST_P) * 2 * np.finfo(np.float32).eps
     return moved
 
 

@@ -22,7 +22,7 @@ LEAST = 1e-3
 
 def log_odds(subject: Subject) -> Callable[[Tensor], Tensor]:
     """Of next-token logits (b, v): how likely a target token is beside all others, (b,)."""
-    targets = list(subject.refusal_token_ids)
+    targets = list(subject.target_token_ids)
 
     def of(logits_bv: Tensor) -> Tensor:
         others_bv = logits_bv.index_fill(1, logits_bv.new_tensor(targets).long(), -float("inf"))

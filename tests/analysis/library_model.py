@@ -49,7 +49,7 @@ def p_by_hand(token_ids: list[int], edits: dict[int, Callable[[Tensor], Tensor]]
         for layer, edit in edits.items():
             hooks.enter_context(subject().resid_post(layer, edit))
         logits = subject().model(torch.tensor([token_ids]), use_cache=False).logits[0, -1].float()
-    return float(logits.softmax(-1)[list(subject().refusal_token_ids)].sum())
+    return float(logits.softmax(-1)[list(subject().target_token_ids)].sum())
 
 
 def held(module: Any, values: dict[int, float], positions: list[int] | None = None) -> Callable[[Tensor], Tensor]:

@@ -25,8 +25,8 @@ def test_every_threshold_from_one_sequence_equals_the_published_loop(n: int, blo
         return 1e-9 + float(1 / (1 + np.exp(-2 + weights[sorted(ablated)].sum())))
 
     ablated = [set(range(n)) - set(blocks[:t].ravel().tolist()) for t in range(len(blocks) + 1)]
-    p_refusal = np.array([p(frozenset(a)) for a in ablated])
-    for tau, found in zip(TAUS, found_sets(blocks, p_refusal, TAUS), strict=True):
+    p_target = np.array([p(frozenset(a)) for a in ablated])
+    for tau, found in zip(TAUS, found_sets(blocks, p_target, TAUS), strict=True):
         assert set(found.tolist()) == literal_loop(n, block_size, tau, blocks, p)
 
 

@@ -49,7 +49,7 @@ def test_rows_of_the_heads_come_to_the_residual_stream_by_the_layers_own_project
 
 
 def test_log_odds_are_those_of_all_target_tokens_together() -> None:
-    subject: Any = SimpleNamespace(refusal_token_ids=(1, 4))
+    subject: Any = SimpleNamespace(target_token_ids=(1, 4))
     logits_bv = torch.randn(7, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
     p = logits_bv.softmax(-1)[:, [1, 4]].sum(-1)
     torch.testing.assert_close(log_odds(subject)(logits_bv), (p / (1 - p)).log())
@@ -65,7 +65,7 @@ def test_answers_are_read_some_at_a_time(at_once: int, monkeypatch: pytest.Monke
         asked.append(len(requests))
         return log_p_nv[requests]
 
-    subject = SimpleNamespace(refusal_token_ids=(1, 4), n_vocab=6)
+    subject = SimpleNamespace(target_token_ids=(1, 4), n_vocab=6)
     context: Any = SimpleNamespace(subject=subject, engine=SimpleNamespace(log_probabilities=log_probabilities))
     requests: Any = list(range(7))
     odds, flips = answered(context, requests)

@@ -71,7 +71,7 @@ def test_a_step_is_the_literal_projected_step(bench: Bench) -> None:
         return torch.cat([left[:, :-N_CHANGED], left[:, -N_CHANGED:] + change_td], dim=1) if at == layer else left
 
     logits_v = hooked(bench, tokens, hook)
-    target = list(bench.subject.refusal_token_ids)
+    target = list(bench.subject.target_token_ids)
     others = [i for i in range(len(logits_v)) if i not in target]
     gap = logits_v[target].max() - logits_v[others].max()
     (gradient_td,) = torch.autograd.grad(gap, change_td, retain_graph=True)
@@ -121,7 +121,7 @@ def test_a_pass_is_of_the_changed_tokens_alone_and_says_what_the_whole_one_does(
 
         with torch.no_grad():
             logits_v = hooked(bench, tokens, hook)
-        target = list(bench.subject.refusal_token_ids)
+        target = list(bench.subject.target_token_ids)
         others = [i for i in range(len(logits_v)) if i not in target]
         assert float(said.gap_b[row]) == pytest.approx(float(logits_v[target].max() - logits_v[others].max()), abs=2e-3)
 
@@ -158,6 +158,6 @@ def test_what_is_kept_of_earlier_tokens_goes_by_a_sliding_window(tmp_path: Path,
 
     with subject.at(site, changed_btd, len(prompts)):
         logits_bv = subject.forward(subject.batch(prompts))
-    target = list(subject.refusal_token_ids)
+    target = list(subject.target_token_ids)
     gap_b = logits_bv[:, target].amax(1) - logits_bv.index_fill(1, torch.tensor(target), -torch.inf).amax(1)
     torch.testing.assert_close(passes.said(change_btd).gap_b, gap_b, rtol=1e-4, atol=1e-4)

@@ -38,7 +38,7 @@ def sae_of(site: Site) -> Sae:
 
 
 def gaps(subject: Subject, logits_bv: Tensor) -> Tensor:
-    target = list(subject.refusal_token_ids)
+    target = list(subject.target_token_ids)
     return logits_bv[:, target].amax(1) - logits_bv.index_fill(1, torch.tensor(target), -torch.inf).amax(1)
 
 

@@ -47,9 +47,9 @@ def test_every_verdict_is_that_of_the_literal_network(study: Analysed) -> None:
         "join feature_sets as s on s.set_id = a.set_id group by all"
     )
     assert {what for what, *_ in rows} == {"source", "woken", "random"}
-    for _, text, p_refusal, flipped, members in rows:
+    for _, text, p_target, flipped, members in rows:
         outcome = ablate(study.loaded, prompt_ids(study.loaded, text), [members])
-        assert p_refusal == pytest.approx(float(outcome.p_refusal_b[0]), abs=1e-5)
+        assert p_target == pytest.approx(float(outcome.p_refusal_b[0]), abs=1e-5)
         assert flipped == bool(outcome.flipped_b[0])
 
 

@@ -40,10 +40,10 @@ def test_prompts_of_one_wording_are_one_observation_and_held_out_ones_have_a_row
     minimal = rows["flipped", "minimal"]
     assert (minimal.low_families, minimal.high_families) == pytest.approx(wilson(3, 3)), "three wordings, whatever their number"
     assert (minimal.low, minimal.high) == pytest.approx(wilson(12, 12))
-    flips, p_refusal = corrected(list(comparisons(answers, [("minimal", "random_minimal")], prompts, "harmful", seed=0)))
+    flips, p_target = corrected(list(comparisons(answers, [("minimal", "random_minimal")], prompts, "harmful", seed=0)))
     assert (flips.test, flips.p, flips.p_families) == ("permutation", 2 / 2**12, 2 / 2**3)
     assert (flips.p_holm, flips.p_families_holm) == (flips.p, flips.p_families), "alone of its measure"
-    assert p_refusal.p_families == 2 / 2**3
+    assert p_target.p_families == 2 / 2**3
     assert flips.low_families is not None
     assert flips.high_families is not None
     assert flips.low_families <= flips.estimate <= flips.high_families

@@ -111,7 +111,7 @@ def test_first_token_of_an_answer_is_the_next_token() -> None:
     requests = [some_request(rng) for _ in range(7)]
     following, answers = bench.engine().next_token(requests), bench.engine().answer(requests, max_new_tokens=1)
     np.testing.assert_array_equal(following.token_id, answers.first.token_id)
-    np.testing.assert_allclose(following.p_refusal, answers.first.p_refusal, atol=1e-5)
+    np.testing.assert_allclose(following.p_target, answers.first.p_target, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", [None, (0,), (1, 4, 5)])
@@ -205,7 +205,7 @@ def test_a_bfloat16_model_answers(tmp_path: Path) -> None:
     assert half.dtype == torch.float32
     torch.testing.assert_close(half.exp(), full.exp(), atol=0.05, rtol=0.2)
     answers = bench.engine().answer(requests, 4)
-    np.testing.assert_allclose(answers.first.p_refusal, bench.engine().next_token(requests).p_refusal, atol=0.02)
+    np.testing.assert_allclose(answers.first.p_target, bench.engine().next_token(requests).p_target, atol=0.02)
 
 
 def test_a_feature_set_is_known_by_its_content() -> None:

@@ -260,7 +260,7 @@ def test_the_unembedding_of_a_bfloat16_model_is_computed_in_float32() -> None:
     handle.remove()
     logits = read[-1].float() @ model.lm_head.weight.float().T
     cap = model.config.final_logit_softcapping
-    chosen = list(given.subject.refusal_token_ids)
+    chosen = list(given.subject.target_token_ids)
     assert p == pytest.approx(float(((logits / cap).tanh() * cap).softmax(-1)[0, chosen].sum()), rel=1e-5)
     with torch.no_grad():
         rounded = model(torch.tensor([ids]), use_cache=False).logits
@@ -271,7 +271,7 @@ def test_a_subject_is_loaded_by_folder(tmp_path: Path) -> None:
     save_model("llama", tmp_path)
     loaded = saelake.Subject.load(tmp_path, target_tokens=["I"], system="I am sorry.")
     assert loaded.encode("I").roles.count("user") == 1
-    assert loaded.refusal_token_ids == subject().refusal_token_ids
+    assert loaded.target_token_ids == subject().target_token_ids
     with pytest.raises(saelake.UserError, match="cannot be loaded"):
         saelake.Subject.load("org/absent")
 

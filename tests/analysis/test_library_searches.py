@@ -23,7 +23,7 @@ def test_attribution_is_the_derivative_of_the_target_along_each_feature(target: 
     table = saelake.attribution(mixed, [text], target).to_pylist()
     assert len(table) == mixed.activations([text]).num_rows
     rng = np.random.default_rng(0)
-    ids_target = list(subject().refusal_token_ids)
+    ids_target = list(subject().target_token_ids)
     functions = {
         "p_target": lambda z: z.softmax(-1)[:, ids_target].sum(-1),
         "logit": lambda z: z[:, ids_target].mean(-1) - z.mean(-1),

@@ -57,7 +57,7 @@ class Dtypes:
 
     def traces(self, dtype: str) -> list[np.ndarray]:
         engine = AblationEngine(self.subjects[dtype], self.saes, self.prompts)
-        return [engine.next_token(one).p_refusal.astype(np.float64) for one in self.sequences]
+        return [engine.next_token(one).p_target.astype(np.float64) for one in self.sequences]
 
     def noise(self, dtype: str) -> Noise:
         return measured(self.subjects[dtype], self.saes, self.prompts, self.sequences[::2])
@@ -88,12 +88,12 @@ def test_in_bfloat16_the_decisions_that_differ_are_flagged_and_few_others(dtypes
 
 
 @given(arrays(np.float64, 12, elements=st.floats(10 * SMALLEST_P, 1.0)))
-def test_rounding_of_probabilities_to_float32_moves_no_change_further_than_is_said(p_refusal: np.ndarray) -> None:
-    rounded = p_refusal.astype(np.float32).astype(np.float64)
-    moved = np.abs(changes(rounded) - changes(p_refusal))
+def test_rounding_of_probabilities_to_float32_moves_no_change_further_than_is_said(p_target: np.ndarray) -> None:
+    rounded = p_target.astype(np.float32).astype(np.float64)
+    moved = np.abs(changes(rounded) - changes(p_target))
     said = Noise(0.0, 0.0, 0).of_changes(rounded)
     assert (moved <= said + 1e-12).all()
-    assert (said <= 1e-6 * np.maximum(p_refusal[1:] / p_refusal[:-1], 1)).all(), "and no more than a few units in the last place"
+    assert (said <= 1e-6 * np.maximum(p_target[1:] / p_target[:-1], 1)).all(), "and no more than a few units in the last place"
 
 
 def test_in_float32_the_floor_is_rounding_and_nothing_is_flagged(dtypes: Dtypes) -> None:

@@ -17,7 +17,7 @@ from tests.planted import Feature, ablate, prompt_ids
 def test_cosines_are_the_largest_with_a_target_tokens_row() -> None:
     head = torch.tensor([[9.0, 9.0], [3.0, 4.0], [0.0, -0.5]])
     model = SimpleNamespace(get_output_embeddings=lambda: SimpleNamespace(weight=head))
-    context: Any = SimpleNamespace(subject=SimpleNamespace(model=model, refusal_token_ids=(1, 2)))
+    context: Any = SimpleNamespace(subject=SimpleNamespace(model=model, target_token_ids=(1, 2)))
     written = {(0, 1): np.array([2.0, 0.0]), (0, 2): np.array([0.0, -7.0]), (1, 1): np.array([-1.0, 0.0]), (1, 2): np.zeros(2)}
     assert unembedding_cosines(context, written) == pytest.approx({(0, 1): 0.6, (0, 2): 1.0, (1, 1): 0.0, (1, 2): 0.0})
 

@@ -32,7 +32,7 @@ def another(subject: Subject, change: Callable[[Any], object]) -> Subject:
     model = copy.deepcopy(subject.model)
     with torch.no_grad():
         change(model)
-    return Subject.of(model, subject.tokenizer, subject.template, subject.refusal_token_ids)
+    return Subject.of(model, subject.tokenizer, subject.template, subject.target_token_ids)
 
 
 class PaddedOnTheRight(Padded):

@@ -77,6 +77,6 @@ def test_from_python_it_is_the_same(tmp_path: Path) -> None:
     for prompt in PROMPTS:
         assert by_recipe.encode(prompt) == loaded.encode(prompt) == given.encode(prompt)
     assert by_recipe.template_hash == loaded.template_hash == given.template_hash
-    assert by_recipe.refusal_token_ids == given.refusal_token_ids
+    assert by_recipe.target_token_ids == given.target_token_ids
     with pytest.raises(UserError, match="there is no template, so that system has no effect"):
         Subject(loaded.model, loaded.tokenizer, chat_template="none", system="Be kind.")

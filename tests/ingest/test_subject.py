@@ -173,8 +173,8 @@ def test_tokenizer_without_chat_template(tmp_path: Path) -> None:
 
 def test_the_first_target_token_is_the_one_that_the_model_would_write(subject: Subject) -> None:
     answered = subject.tokenizer(subject.template.render("x") + "I", add_special_tokens=False)["input_ids"]
-    assert answered == [*subject.encode("x").token_ids, subject.refusal_token_ids[0]]
-    assert {text.strip() for text in subject.spelling.texts(subject.refusal_token_ids)} == {"I"}
+    assert answered == [*subject.encode("x").token_ids, subject.target_token_ids[0]]
+    assert {text.strip() for text in subject.spelling.texts(subject.target_token_ids)} == {"I"}
 
 
 def test_prompt_over_the_limit_is_an_error_with_both_numbers(folders: dict[str, Path]) -> None:
