@@ -161,7 +161,7 @@ class StudyContext:
 
     @cached_property
     def _dropped(self) -> frozenset[int]:
-        """Special tokens that are no part of an answer's text: all but those that mark reasoning."""
+        """Special tokens that are not part of an answer's text: all but those that mark reasoning."""
         added = self.subject.tokenizer.added_tokens_decoder.items()
         return frozenset(i for i, token in added if token.special and not self.reasoning.keeps(str(token)))
 

@@ -26,7 +26,7 @@ PACE = {
     "KEPT_BYTES",
 }
 PACE |= {"LOGITS", "MOST_TOKENS", "PART_BYTES", "ROWS", "SHARD_PASSES", "UNKNOWN", "WHOLE"}
-"""Constants that say how much is done or kept at a time: time and memory hang on them, and no result."""
+"""Constants that say how much is done or kept at a time: time and memory depend on them, and no result does."""
 UNARY = ("UnaryOperator_Delete_USub", "UnaryOperator_Delete_Not", "UnaryOperator_Delete_Invert")
 
 

@@ -128,7 +128,7 @@ def nonzeros(sae: Sae, resid_nd: Tensor, *, to_bfloat16: bool = False, not_finit
 
     Args:
         to_bfloat16: round the values to bfloat16 (a recorded setting of the recipe; the sparsity pattern is untouched).
-        not_finite: what may be wrong where an activation is no finite number.
+        not_finite: what may be wrong where an activation is not a finite number.
     Raises UserError if an activation or a residual is not finite.
     """
     device = sae.W_enc.device
@@ -144,7 +144,7 @@ def nonzeros(sae: Sae, resid_nd: Tensor, *, to_bfloat16: bool = False, not_finit
     if not parts:
         return Nonzeros(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
     found = Nonzeros(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
-    # A residual that is no number is above no threshold.
+    # A residual that is not a number is above no threshold.
     if not (np.isfinite(found.activation).all() and resid_nd.isfinite().all()):
         raise UserError(f"the SAE {sae.sae_id} gives activations that are not finite numbers{not_finite}")
     return found

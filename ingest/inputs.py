@@ -16,7 +16,7 @@ from typing import IO
 from saelake.warehouse.errors import UserError
 
 MAX_BYTES = 2**31
-"""Of any file: more is no set of prompts or texts, but a hole or a device; several files may be named instead of one."""
+"""Of any file: a larger one is a hole or a device, not prompts or texts; several files may be named instead of one."""
 MAX_TEXT_BYTES = 8 * 2**20
 """Of a text that is read whole: a recipe, a template, an instruction."""
 MAX_RATIO, MAX_SMALL = 100, 16 * 2**20

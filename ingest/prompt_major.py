@@ -1,6 +1,6 @@
 """The copy of the activations that lies prompt by prompt, of runs that were computed without it: a run of its own for each.
 
-Whether the recipe asks for the copy determines no content, so it is no part of the identity of what it is a copy of, and nothing
+Whether the recipe asks for the copy determines no content, so it is not part of the identity of what it is a copy of, and nothing
 is captured again.
 """
 

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 Reader = Callable[[IO[bytes], Collection[str] | None], Iterator[Any]]
 
 MAX_ROW = 2**22
-"""Characters of a row: longer ones are no prompts or texts, but files without an end of line.
+"""Characters of a row: longer ones are not prompts or texts, but files without an end of line.
 One of JSON may take eighty times as much memory."""
 MAX_BLANK_ROWS = 10_000
 """Blank rows of CSV that may follow one another."""

@@ -2,7 +2,7 @@
 
 A vocabulary spells its tokens in its own way: byte-level ones write every byte as a letter (a space is \u0120), SentencePiece
 marks spaces (\u2581) and writes rare bytes as <0xE2>. What the tokenizer's decoder says of that is applied to single tokens. A
-token may hold a part of a letter only: bytes that are no text by themselves are written \\xe2, as are control characters.
+token may hold a part of a letter only: bytes that are not text by themselves are written \\xe2, as are control characters.
 """
 
 import json

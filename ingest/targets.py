@@ -1,7 +1,7 @@
 """The target tokens: which first tokens of an answer count as the behaviour under study. The one definition of them.
 
 A recipe names words; a token counts if it is one of these words as text, but for white space around it. So "I" stands for every
-token that a vocabulary has for it, with a space before it and without: which of them a model writes hangs on how its template
+token that a vocabulary has for it, with a space before it and without: which of them a model writes depends on how its template
 ends ("...[/INST]" is answered with a space, "...model\\n" without), and on the model. The probability of a target token
 (`p_refusal_token`), the judge first_token, Algorithm 1 and the choice of a direction all go by these tokens.
 """
@@ -34,7 +34,7 @@ class Target:
 def find_targets(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], context: str = "") -> tuple[Target, ...]:
     """The tokens of some words, each once; first those that the tokenizer writes behind `context`, which an answer follows.
 
-    Raises UserError for a word that is no single token there, or that the vocabulary does not know.
+    Raises UserError for a word that is not a single token there, or that the vocabulary does not know.
     """
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise UserError(f"the target tokens are a list of texts, such as ['I'], not {words!r}")

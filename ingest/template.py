@@ -25,7 +25,7 @@ from saelake.warehouse.errors import UserError
 CLOCKS = ("2001-01-31T01:02:03", "2034-12-25T23:49:58")
 """Two times that differ in every part: what is rendered may not depend on which of them a template is given."""
 GIVEN = {"messages", "add_generation_prompt", "clock", "strftime_now", "raise_exception"}
-"""Names that are no variables of a recipe's."""
+"""Names that a recipe may not give to variables."""
 
 
 @dataclass(frozen=True)

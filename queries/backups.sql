@@ -3,7 +3,7 @@
 -- Sources are single critical features that fire on their prompt (one), or what fires of a method's critical sets. Of n_sources,
 -- n_flip flip the prompt when they alone are ablated, so that nothing stood in for them, and n_wake wake something. n_tested do not
 -- flip alone and wake something: of these n_backed_up flip when what wakes is ablated too, n_random when as many other firing
--- features of the same SAEs are instead, drawn from those that are no candidates (random_active). Sources of one prompt are much
+-- features of the same SAEs are instead, drawn from those that are not candidates (random_active). Sources of one prompt are much
 -- the same, and so are prompts of one family (a prompt without one is its own): on n_more families the share that flips is larger
 -- with what wakes than with the others, on n_less smaller. Over the n_tested, p_source, p_woken and p_random are the mean
 -- probabilities of a refusal token while the source alone, the source with what wakes, and the source with the others is ablated;

@@ -2,7 +2,7 @@
 --
 -- One row for each part of the answer over which the features are held, and value; 0 is ablation, and the row without a value is the
 -- unmodified model on the same prompts. p_refusal_token is the mean probability that the first token is a refusal token, refused
--- the share of answers that the judge reads so, degenerate of those that are no sensible text, changed of those that differ from the
+-- the share of answers that the judge reads so, degenerate of those that are not sensible text, changed of those that differ from the
 -- unmodified model's.
 --
 -- $judge judge = oracle: who reads the answers

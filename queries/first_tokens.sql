@@ -2,7 +2,7 @@
 --
 -- n_refused of the n_prompts with this first token are read as refused by the judge. p_refusal_token is the mean probability of a
 -- target token (the recipe's target_tokens) over the prompts, p_refused over those refused. A first token that many refusals have,
--- with p_refused near 0, is no target token: what goes by that probability (Algorithm 1, the choice of a direction) is blind there.
+-- with p_refused near 0, is not a target token: what goes by that probability (Algorithm 1, the choice of a direction) is blind there.
 --
 -- $judge judge = oracle: whose verdicts count; oracle is the recipe's
 select

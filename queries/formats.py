@@ -42,7 +42,7 @@ def show(
 
     `kind` is one of FORMATS; by default the file's suffix decides, else it is a table. `on_empty` is called where text without
     a row is written.
-    Raises QueryError for Parquet on a terminal, for a suffix that is no format, and for a folder that is not there.
+    Raises QueryError for Parquet on a terminal, for a suffix that is not a format, and for a folder that is not there.
     """
     kind = kind or _kind_of(output)
     if output is not None and not output.parent.is_dir():

@@ -4,7 +4,7 @@
 -- even ones are half 0, the odd ones half 1. (The parity of prompt_id itself would follow any pattern of the prompt file.) k is
 -- the one that flips the largest share of half 0, the smaller one of equals; flipped_0 is that share, flipped_1 the share of
 -- half 1 at the same K, which nothing was chosen on. Over both halves, at that K: control_answered is the share of control prompts
--- with a sensible answer, degenerate the share of the target prompts above whose answer is no sensible text, control_degenerate
+-- with a sensible answer, degenerate the share of the target prompts above whose answer is not sensible text, control_degenerate
 -- the same share of the control ones; where the judge is the oracle, by the judge that the recipe has for these. Verdicts that do
 -- not apply count nowhere.
 --

@@ -1,6 +1,6 @@
 -- What ablating each active feature alone does to P(target): over the refused prompts, the largest fall first.
 --
--- n_prompts: on which it fires; n_flipped: of these, whose first token is no target token any more without it. `saelake atlas` makes it.
+-- n_prompts: on which it fires; n_flipped: of these, whose first token is no longer a target token without it. `saelake atlas` makes it.
 --
 -- $top integer = 20: how many features
 select

@@ -136,7 +136,7 @@ def _frame(spark: "SparkSession", paths: Sequence[str], columns: Sequence[str], 
 
 
 def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
-    """A table that is no list of files: the run records, one that no run has rows of, or one that is summed over several runs."""
+    """A table that is not read from files: the run records, one without rows, or one that is summed over several runs."""
     rows = con.table(table).to_arrow_table()
     return rows if len(rows) else rows.schema.empty_table()  # Spark cannot take columns without any chunk
 

@@ -2,7 +2,7 @@
 --
 -- One row for each sweep, label and strength. The unmodified model is strength 0 of what is added, and the row without a strength
 -- of what is clamped. p_refusal_token is the mean probability that the first token is a refusal token; refused is the share of
--- answers that the judge reads so, degenerate of those that are no sensible text, changed of those that differ from the unmodified
+-- answers that the judge reads so, degenerate of those that are not sensible text, changed of those that differ from the unmodified
 -- model's. norm is the length of what strength 1 adds.
 --
 -- $sweep text? = null: only the sweep of this name

@@ -254,7 +254,7 @@ def test_direction_ranks_primary_then_backup_then_silent_latents(
         cosine_f = torch.cosine_similarity(loaded.saes[layer].W_dec, directions_ld[chosen][None], dim=-1)
         top = cosine_f.topk(5)
         assert top.indices[:4].tolist() == expected
-        assert (top.values[:-1] - top.values[1:] > 0.1).all(), "no rank hangs on rounding"
+        assert (top.values[:-1] - top.values[1:] > 0.1).all(), "no rank depends on rounding"
 
 
 def test_top_k_flips_at_two_and_not_at_one(planted: Planted, loaded: Loaded) -> None:

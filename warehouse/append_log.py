@@ -1,6 +1,6 @@
 """A durable append log: what is written bit by bit, one JSON object per line, until it is published as a run.
 
-An entry is there once `append` returns, whatever happens then; a line that a killed process left unfinished is no entry.
+An entry is there once `append` returns, whatever happens then; a line that a killed process left unfinished is not one.
 """
 
 import json

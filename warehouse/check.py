@@ -162,7 +162,7 @@ class _RunCheck:
                     yield f"its columns are not those of {table.name}"
                     return
             for batch in stored_batches(path, table.name, self._record.schema_version):
-                batch.validate(full=True)  # text that is no UTF-8
+                batch.validate(full=True)  # text that is not UTF-8
                 n_rows += len(batch)
                 content.update(batch)
                 order.update(batch)

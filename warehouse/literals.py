@@ -14,7 +14,7 @@ ESCAPED_LAKE = r"regexp_replace(getvariable('lake'), '([*?[])', '[\1]', 'g')"
 
 
 def is_unicode(value: object) -> TypeGuard[str]:
-    """Whether a value is text of whole characters. JSON can spell halves of some, and what a terminal gives that is no text has
+    """Whether a value is text of whole characters. JSON can spell halves of some, and what a terminal gives that is not text has
     them too; nothing can store them.
     """
     try:

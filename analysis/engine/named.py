@@ -38,7 +38,7 @@ def named_edits(
 
 
 def edits_by_prompt(edits: Sequence[Any], n: int) -> list[tuple[Edit, ...]]:
-    """One tuple of edits for each of n prompts; raises UserError for other numbers of lists, and for what is no edit."""
+    """One tuple of edits for each of n prompts; raises UserError for other numbers of lists, and for what is not an edit."""
     edits = arguments.listed("edits", () if edits is None else edits, "a list of edits, or one list per prompt")
     if all(isinstance(edit, EDITS) for edit in edits):
         return [tuple(edits)] * n

@@ -16,7 +16,7 @@ Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
 
 
 def read_prompts(subject: Subject, prompts: Sequence[Prompt]) -> list[Tokenized]:
-    """Every prompt as tokens with their roles; raises UserError for what is no prompt, by its place."""
+    """Every prompt as tokens with their roles; raises UserError for what is not a prompt, by its place."""
     given = [prompts] if isinstance(prompts, str) else arguments.listed("prompts", prompts, "a list of prompts")
     if isinstance(prompts, str) or (given and isinstance(given[0], Mapping)):
         raise UserError("prompts is a list of prompts: put this one into a list")

@@ -65,7 +65,7 @@ class Vectors:
 
 
 def read_lines(text: str) -> list[Line]:
-    """What a person wrote; raises UserError for a line that is no edit. Empty lines and those that begin with # say nothing."""
+    """What a person wrote; raises UserError for a line that is not an edit. Empty lines and comments (#) say nothing."""
     written = [" ".join(line.split()) for line in text.splitlines()]
     lines = [line for line in written if line and not line.startswith("#")]
     if len(lines) > MOST_LINES:

@@ -61,7 +61,7 @@ def add_prompts(app: FastAPI, shown: ShownStudy) -> None:
 
 
 def prompt_of(con: duckdb.DuckDBPyConnection, prompt_id: int, feature: str = "") -> dict[str, Any]:
-    """What the page of a prompt shows; 404 where the study has no such prompt, and for what is no feature.
+    """What the page of a prompt shows; 404 where the study has no such prompt, and for what is not a feature.
 
     Args:
         feature: whose activations shade the tokens, as layer:feature_id or sae_id:feature_id.

@@ -17,7 +17,7 @@ Controls = Mapping[tuple[int, Feature], list[Feature]]
 def assigned(cost_so: np.ndarray, n: int) -> list[list[int]]:
     """Up to `n` others for each source, no other twice, as many as there can be and these at the least total cost.
 
-    Places in the columns of (sources, others), best first. A cost that is infinite: the other is no match for the source.
+    Places in the columns of (sources, others), best first. An infinite cost: the other does not match the source.
     """
     possible = np.isfinite(cost_so)
     too_much = 1 + n * len(cost_so) * cost_so[possible].max(initial=0.0)

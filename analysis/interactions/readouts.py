@@ -4,7 +4,7 @@ A feature reaches the answer's first token on two ways. Directly: what it adds a
 up to the final norm and the unembedding. And through the blocks above it. So each critical feature, and each critical set, is
 ablated twice: as everywhere else, and with only what it adds at the last token taken out behind the last block, where nothing can
 follow but norm and unembedding. Both are measured in log-odds of the target tokens (nats). What the direct path explains of a
-flip is no cause of it that was found: it is the answer itself, read off as it is written.
+flip is not a cause of it that was found: it is the answer itself, read off as it is written.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from scipy import stats
 LEVEL = 0.95
 RESAMPLES = 9_999
 EQUAL = 1e-6
-"""Probabilities nearer than this are ties for a test: float32 holds no more, and its last bits hang on the batch."""
+"""Probabilities nearer than this are ties for a test: float32 holds no more, and its last bits depend on the batch."""
 LARGEST_FRACTION = 60
 """Shares are looked for as multiples of 1, 1/2, ... of so small a part."""
 LATTICE_STEPS = 1e9

@@ -53,7 +53,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 def _at_level(work: Work, con: duckdb.DuckDBPyConnection, chosen: Mapping[str, np.ndarray], level: float) -> FeatureSet:
     asked = {"sae_ids": list(map(str, chosen["sae_id"])), "feature_ids": chosen["feature_id"].tolist(), "level": level}
     found = con.execute(queries.step("own_levels"), asked).fetchnumpy()
-    # Four digits, because the last ones of an activation hang on the batch that it was captured in, and a set's id on its values.
+    # Four digits, because the last ones of an activation depend on the batch it was captured in, and a set's id on its values.
     values = [float(f"{value:.4g}") for value in found["value"].tolist()]
     return FeatureSet.of(work.context.sae_numbers(found["sae_id"]), found["feature_id"], values)
 

@@ -1,1 +1,1 @@
-"""Judges: what reads an answer and says whether it shows the behaviour, or is no sensible text."""
+"""Judges: what reads an answer and says whether it shows the behaviour, or is not sensible text."""

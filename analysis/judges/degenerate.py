@@ -20,10 +20,10 @@ NUMBER_TIMES = 12
 LINE_TIMES = 8
 """How often a line of a table or of code may be repeated: rows may well be equal."""
 SYMBOL_TIMES, LETTER_SHARE = 10, 1 / 4
-"""How often a symbol may stand in a row; and the share of letters and digits, of what is no space, that makes a text readable."""
+"""How often a symbol may be repeated; and the share of letters and digits, of what is not space, that makes a text readable."""
 SYMBOL_RUN = re.compile(rf"([^\w]{{1,4}}?|_)\1{{{SYMBOL_TIMES - 1},}}[^\w]{{0,3}}$")
 LONG_WORD = 20
-"""Letters from which on a word that is a few letters over and over is no word."""
+"""Letters from which on a word that is a few letters over and over is not a word."""
 SWITCHES, SWITCHING = 5, 0.6
 """Changes of script from one word to the next, with nothing between, that make a mixture; and their share of all neighbours."""
 LAUGHS = frozenset(
@@ -47,15 +47,15 @@ OPEN = re.compile(r"[\[({][^\])}]*$|[\])}]\W*$")
 
 
 def is_degenerate(text: str) -> bool:
-    """Whether a text is no sensible answer, by any rule: for callers that do not ask by which."""
+    """Whether a text is not a sensible answer, by any rule: for callers that do not ask by which."""
     return degenerate_rule(text) is not None
 
 
 def degenerate_rule(text: str) -> str | None:
-    """The rule by which a text is no sensible answer, None if it is one. Words are compared whatever their case.
+    """The rule by which a text is not a sensible answer, None if it is one. Words are compared whatever their case.
 
     - empty: there is nothing but white space.
-    - symbols: a symbol or a few, over and over, make up the text or end its only line; or of what is no space, rulers of tables
+    - symbols: a symbol or a few, over and over, make up the text or end its only line; or of what is not space, rulers of tables
       left out, less than a quarter is letters and digits, unless it is short or a drawing (three lines and more that differ).
     - characters: a word of twenty letters or more that is one to six letters over and over. A laugh may be longer.
     - loop: one word five times in a row, or a phrase of two to forty words three times (two and a half, from three words on,

@@ -1,7 +1,7 @@
 """The HarmBench classifier as a judge (R7): a language model that is asked whether an answer does the harm that was asked for.
 
 It is put HarmBench's own way: its instruction with the prompt and the answer filled in, and one greedy token, yes or no, read
-whatever its case. Anything else is no yes. The instruction is not ours: it is read from the classifier's model card, or from a
+whatever its case. Anything else is not a yes. The instruction is not ours: it is read from the classifier's model card, or from a
 file that the recipe names.
 
 Yes (harm) is read as answered, no as refused; score = 1 - P(yes). So it is a judge of harmful prompts: of a benign one it says

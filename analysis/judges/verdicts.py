@@ -1,7 +1,7 @@
 """Judges by their names: those of `named/`, a recipe's own, and those behind an endpoint. Every judge reads stored answers (R7),
 each behind its reasoning.
 
-Refusal and degeneration are told apart: text that has fallen into repetition is no refusal, and must not count as success either.
+Refusal and degeneration are told apart: text that has fallen into repetition is neither a refusal nor a success.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ def after_reasoning(judge: Reader, reasoning: Reasoning, labels: Sequence[str] =
 
 
 def check_judge(name: str, recipe: Recipe) -> None:
-    """Raises UserError for a name that is no judge's."""
+    """Raises UserError for a name that no judge has."""
     if name not in recipe.judge_names:
         raise UserError(f"there is no judge {name!r}: the judges are {', '.join(recipe.judge_names)}")
 

@@ -172,7 +172,7 @@ def _bulk_plan(labelled: Sequence[Labelled], bulk_url: str, client: Client) -> P
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
         for name in missing:
             one = shards[name]
-            # A batch is no range of features: explanations of one feature can stand in several.
+            # A batch is not a range of features: explanations of one feature can stand in several.
             found = [e for key in batches(client, bulk_url, one.source) for e in of_batch(client, bulk_url, one.source, key)]
             yield name, [explanation_rows(one.sae, found, f"Neuronpedia {one.source}")]
 

@@ -32,7 +32,7 @@ LONGEST_PAUSE = 120.0
 TIMEOUT = 30.0
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_BYTES = 512 * 2**20
-"""Of one answer, unpacked: more is no list of explanations."""
+"""Of one answer, unpacked: what is larger is not a list of explanations."""
 MAX_ROWS, MAX_ROW = 2**20, 2**22
 """Of one bulk file, and bytes of one of its rows."""
 INCOMPLETE = (OSError, EOFError, HTTPException, zlib.error, ValueError)

@@ -48,7 +48,7 @@ def scores(con: duckdb.DuckDBPyConnection, study: str, *, mapping: str = "litera
     """All scores of an annotation study that a connection shows; intervals are from a bootstrap over its features.
 
     accuracy and precision are means of the question study_scores over features. alpha and kappa are over yes-or-no decisions, one
-    for each feature and category; None is no decision of its own, but a no to all.
+    for each feature and category; None is not a decision of its own, but a no to all.
     """
     judged = queries.run(con, "study_scores", study=study, mapping=mapping).fetchnumpy()
     found = []

@@ -178,7 +178,7 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
     if row["n_backed_up"] > row["n_random"]:
         return f"{found} These are too few to tell a backup from chance."
     opposite = f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
-    return f"{found}{opposite} What wakes there is no backup, and is not called redundant."
+    return f"{found}{opposite} What wakes there is not a backup, and is not called redundant."
 
 
 READOUTS = Section(

@@ -45,7 +45,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 
 def _drawn(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> dict[int, Draws]:
-    """Shuffled features by prompt: they fire on it, and are no candidate in the pool up to the cap."""
+    """Shuffled features by prompt: they fire on it, and are not candidates in the pool up to the cap."""
     settings = work.context.recipe.candidates
     found = queries.run(
         con,

@@ -179,7 +179,7 @@ class Selection:
         return Scores(len(self._refused))
 
     def first_tokens(self, layers: Sequence[int]) -> list[tuple[int, float]]:
-        """For each layer, with its direction projected out: answers whose first token is no target token, and mean P(target)."""
+        """For each layer, with its direction projected out: answers that begin with no target token, and mean P(target)."""
         requests = [Request(p, direction=self._out[layer]) for layer in layers for p in self._refused]
         said = self._context.engine.next_token(requests)
         passes = ~np.isin(said.token_id, self._context.subject.target_token_ids).reshape(len(layers), -1)

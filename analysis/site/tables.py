@@ -1,4 +1,4 @@
-"""What the static pages show that is no row of a shared table, but follows from several: asked once, when the set is written.
+"""What the static pages show that is not a row of a shared table, but follows from several: asked once, when the set is written.
 
 Every number is the answer of the explorer's own questions, over what is shared and nothing else.
 """

@@ -1,7 +1,7 @@
 """Directions in the residual stream: what refusal_direction saves, and plain vectors.
 
 refusal_direction counts layers by what a block reads: its layer L is resid_post of block L - 1 here, and its layer 0, what the
-embedding gives, is no block's.
+embedding gives, belongs to no block.
 """
 
 import json

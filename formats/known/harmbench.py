@@ -2,7 +2,7 @@
 
     {"BEHAVIOUR": [{"test_case": prompt, "generation": answer, "label": 1}, ...], ...}
 
-Label 1 says that the answer does what was asked for, which is no refusal; so the saelake judge harmbench reads it too.
+Label 1 says that the answer does what was asked for, which is not a refusal; so the saelake judge harmbench reads it too.
 """
 
 from collections.abc import Sequence

@@ -55,8 +55,8 @@ ANSWERED_TOKENS = 4096
 PREFILL_SHARE, DECODE_SHARE = {"cuda": 0.5, "mps": 0.5, "cpu": 0.85}, {"cuda": 0.05, "mps": 0.1, "cpu": 0.55}
 """Share of the matrix-product rate that whole prompts, and single tokens of many answers at once, reach by rule of thumb."""
 NARROW = {"cpu": 160}
-"""Width of a model at which what is no matrix product halves these shares: on one thread a model 128 wide reached 0.35 with whole
-prompts, one 576 wide 0.67."""
+"""Width of a model at which what is not a matrix product halves these shares: on one thread a model 128 wide reached 0.35 with
+whole prompts, one 576 wide 0.67."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _decoder() -> torch.Tensor:
     decoder_fc[RESPONSE_FEATURE, Coord.RESPONSE] = 1
     decoder_fc[DECOY, Coord.PRIMARY] = DECOY_COSINE
     decoder_fc[DECOY, Coord.SPARE] = (1 - DECOY_COSINE**2) ** 0.5
-    # The first is the fourth best aligned with refusal, the rest are among the worst: no rank in a top four hangs on rounding.
+    # The first is the fourth best aligned with refusal, the rest are among the worst: no rank in a top four depends on rounding.
     for feature_id, alignment in zip(DEAD, (0.2, -0.1, -0.2, -0.3, -0.4), strict=True):
         decoder_fc[feature_id, Coord.PRIMARY] = alignment
         decoder_fc[feature_id, Coord.SPARE] = 1

@@ -73,7 +73,7 @@ class JudgeTable(Section):
     def _check_endpoint(self, endpoint: str) -> None:
         try:
             parts = urlsplit(endpoint)
-            parts.port  # noqa: B018 - raises ValueError for what is no port
+            parts.port  # noqa: B018 - raises ValueError for what is not a port
         except ValueError as error:
             raise ValueError(f"endpoint is not an address ({error})") from error
         plain = parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.query or parts.fragment)

@@ -143,7 +143,7 @@ class ModelSpec(Section):
     without_bos: bool = False
     """The template writes no BOS though the tokenizer has one, and the model was trained so."""
     licence: str | None = None
-    """The weights' licence, for the card of a shared set; like the other licences it is no part of a run's identity."""
+    """The weights' licence, for the card of a shared set; like the other licences it is not part of a run's identity."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

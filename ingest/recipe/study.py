@@ -24,7 +24,7 @@ from saelake.warehouse.errors import UserError
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
-# What determines no content is no part of a run's id: where content lies and who may pass it on (hashes of models, SAEs and
+# What determines no content is not part of a run's id: where content lies and who may pass it on (hashes of models, SAEs and
 # prompts stand for it), how many prompts a shard or a batch takes, and whether rows are stored a second time.
 _NO_CONTENT: dict[str, Any] = {
     "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True, "answer_tokens": True},

@@ -109,7 +109,7 @@ def check_config(config: Mapping[str, Any], location: str) -> None:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A cfg.json as it stands; raises UserError for what is no regular file, or no JSON object with every name once."""
+    """A cfg.json as it stands; raises UserError for what is not a regular file, or not a JSON object with every name once."""
     where = f"saes: the configuration of {file.parent} cannot be read"
     try:
         config = json.loads(_bytes_of(file, 0, LARGEST_JSON), object_pairs_hook=_once, parse_constant=_refuse_constant)

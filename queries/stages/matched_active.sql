@@ -1,5 +1,5 @@
 -- Which features could stand in for the critical ones of a prompt: they are of the same SAE, fire where these fire and about as
--- strongly, and are no candidates.
+-- strongly, and are not candidates.
 --
 -- One row per critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead: overlap is
 -- the share of the critical feature's activation that lies on tokens on which the other one fires too, ratio the larger of both

@@ -1,4 +1,4 @@
--- Random features that fire on a prompt and are no candidates, in random order: controls for the candidates (R15).
+-- Random features that fire on a prompt and are not candidates, in random order: controls for the candidates (R15).
 --
 -- Each draw orders the features of every SAE anew; its first K of each (rank <= K) are a control of that size. The order
 -- depends on seed, draw, the prompt's number in its study, layer and feature_id only, so it is the same everywhere. What fires

@@ -6,7 +6,7 @@
 --
 -- $layer layer? = null: only the SAEs of this layer
 -- $rows prompt|token = prompt: what a row of the matrix is
--- $bos boolean = true: whether activations on BOS tokens count; what is no BOS token is read from tokens
+-- $bos boolean = true: whether activations on BOS tokens count; what is not a BOS token is read from tokens
 with no_tokens as (
     select null::bigint as prompt_id, null::smallint as pos, null::varchar as role
     where false

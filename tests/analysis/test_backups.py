@@ -86,7 +86,7 @@ def test_the_question_counts_what_restores_and_what_does_not(study: Analysed) ->
         )
         one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
     assert (one["n_tested"], one["n_backed_up"], one["n_flip"], one["n_more"]) == (12, 0, 12, 0)
-    assert "is no backup" in backup_sentence(one)
+    assert "is not a backup" in backup_sentence(one)
 
 
 def _dicts(con: Any, question: str) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def test_the_sentence_calls_nothing_a_backup_that_random_features_do_as_well(stu
     with study.connect() as con:
         one = next(row for row in _dicts(con, "backups") if row["source"] == "one")
     assert backup_sentence(one).endswith("(sign test: p = 0.016). What wakes there stands in for its source: it is a backup.")
-    assert "is no backup" in backup_sentence(one | {"n_random": 12, "n_more": 0})
+    assert "is not a backup" in backup_sentence(one | {"n_random": 12, "n_more": 0})
     few = one | {"n_tested": 4, "n_backed_up": 3, "n_random": 1, "n_more": 2}
     assert backup_sentence(few).endswith("(sign test: p = 0.25). These are too few to tell a backup from chance.")
     assert "it is a backup" not in backup_sentence(one | {"n_more": 4, "n_less": 4})

@@ -27,7 +27,7 @@ OWN = [(100, 1, "a", 50), (100, 2, "a", 50), (100, 2, "b", 60), (103, 1, "b", 70
 
 
 class Study:
-    """Five prompts, of which the third is no target one."""
+    """Five prompts, of which the third is not a target one."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, attribution: bool, directions: tuple[str, ...] = ("own", "chosen")

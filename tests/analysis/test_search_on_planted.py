@@ -208,7 +208,7 @@ def test_random_controls_are_of_the_asked_size_and_flip_nothing(analysed: Analys
 
 
 def test_random_controls_are_as_many_a_layer_as_what_stage_2_found(analysed: Analysed) -> None:
-    """Unless the prompt has fewer features that fire and are no candidates."""
+    """Unless the prompt has fewer features that fire and are not candidates."""
     sizes = (
         "select a.prompt_id, f.layer, count(*) as n from ablations as a join prompts as p using (prompt_id) "
         "join feature_sets as f using (set_id) where p.label = 'harmful' and "
@@ -278,7 +278,7 @@ def test_table_1_compares_the_methods(analysed: Analysed) -> None:
     assert len([key for key in rows if key[0] == "algorithm1"]) == len(TAUS)
     assert rows["algorithm1", np.float32(0.1).item()]["n_evaluations"] == 6 * SEEDS * (8 // BLOCK_SIZE + 1)
     assert rows["algorithm1", np.float32(0.1).item()]["n_untested"] == 0
-    # blocks of nine in pools of eight: nothing is tested, which is no failure of the search
+    # blocks of nine in pools of eight: nothing is tested, which is not a failure of the search
     untested = rows["algorithm1_n9_common", np.float32(0.1).item()]
     assert (untested["n_untested"], untested["flip_rate"], untested["flip_rate_of_tested"]) == (6, 0, None)
     assert untested["n_evaluations"] == 6 * SEEDS

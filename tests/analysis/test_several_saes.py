@@ -65,7 +65,7 @@ class Twins:
             self.by_layer.setdefault(layer, {})[self.is_twin[sae_id]] = sae_id
 
     def original(self, sae_id: str, feature_id: int) -> int:
-        """The number of a latent in the SAE that is no twin."""
+        """The number of a latent in the SAE that is not the twin."""
         return (feature_id - ROLL) % self.width if self.is_twin[sae_id] else feature_id
 
 

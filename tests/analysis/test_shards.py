@@ -171,7 +171,7 @@ def test_no_table_depends_on_the_sizes_of_shards_and_batches(
 
 
 def test_the_embedded_study_does_not_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Prompts of several lengths, and what fires on them is no whole number."""
+    """Prompts of several lengths, and what fires on them is not a whole number."""
     shipped, found = load_recipe("organism").limit(2), []
     fewer = {name: getattr(shipped, name).model_copy(update=fields) for name, fields in FEWER.items()}
     texts = [one.model_copy(update={"take": 5}) for one in shipped.losses.texts]

@@ -59,7 +59,7 @@ def test_cofiring_on_tokens_needs_the_same_place(con: duckdb.DuckDBPyConnection)
 
 def test_health_of_each_sae(con: duckdb.DuckDBPyConnection) -> None:
     columns = "layer, width, n_dead, dead, n_dense, max_rate, l0, declared_l0, l0_ratio, active_share"
-    # 18 tokens are no BOS. Layer 0: feature 1 fires 4 times, 2 once, 0 on BOS alone. Layer 1: feature 0 three times, 3 once.
+    # 18 tokens are not BOS. Layer 0: feature 1 fires 4 times, 2 once, 0 on BOS alone. Layer 1: feature 0 three times, 3 once.
     assert ask(con, "sae_health", columns, dense_rate=0.2) == [
         (0, 4, 2, 0.5, 1, 4 / 18, 5 / 18, None, None, 1 / 2),
         (1, 4, 2, 0.5, 0, 3 / 18, 4 / 18, 1.0, pytest.approx(4 / 18), 1 / 2),

@@ -26,7 +26,7 @@ def test_no_statement_of_several_parts_stands_in_python() -> None:
 
 
 def _texts(tree: ast.Module) -> list[tuple[int, str]]:
-    """The texts of a module that are no docstrings; of one that is filled in, what stands in it."""
+    """The texts of a module that are not docstrings; of one that is filled in, what stands in it."""
     bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     filled = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     inner = {id(part) for node in filled for part in node.values}

@@ -227,7 +227,7 @@ def test_fuzzed_sets_are_refused_or_change_nothing_that_counts(seed: int, sound:
         if changed:
             try:
                 refusal(mine, folder)
-            except pytest.fail.Exception:  # added: what was changed is no row, and no reader of this lake sees it
+            except pytest.fail.Exception:  # added: what was changed is not a row, and no reader of this lake sees it
                 assert content_hashes(mine) >= truth
                 assert [f for f in check(mine) if not f.note] == []
                 shutil.rmtree(mine.root)

@@ -195,7 +195,7 @@ EFFECTS = (
         "the same when only what is ablated at the last token is taken out, after the last block: its direct effect, through "
         "the final norm and the unembedding, is direct - clean",
     ),
-    Column("flips", pa.bool_(), "with the ablation the most probable token is no target token"),
+    Column("flips", pa.bool_(), "with the ablation the most probable token is not a target token"),
     Column("direct_flips", pa.bool_(), "the same by the direct effect alone"),
 )
 

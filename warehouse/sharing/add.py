@@ -129,7 +129,7 @@ def _refuse_other_study(lake: Lake, pointers: Mapping[tuple[str, str], Sequence[
     current = lake.current()
     mine = {recipe for recipe, _ in current}
     for (recipe, stage), run_ids in pointers.items():
-        # A stage that the lake's study lacks is no other run: a killed `add` leaves such a study behind.
+        # A stage that the lake's study lacks is not another run: a killed `add` leaves such a study behind.
         if recipe in mine and {*current.get((recipe, stage), run_ids)} != {*run_ids}:
             raise UserError(
                 f"the lake has a study {recipe} of its own, whose {stage} is another run: give the set's study another name "

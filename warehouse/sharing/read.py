@@ -31,7 +31,7 @@ DIGEST = frozenset("0123456789abcdef")
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """The runs of the set in `folder`, parents before children; raises UserError for what is no sound set."""
+    """The runs of the set in `folder`, parents before children; raises UserError for what is not a sound set."""
     if not folder.is_dir():
         raise UserError(f"there is no shared set at {folder}: give the folder that `saelake share` wrote")
     paths = sorted(_entries(folder / "runs", folder))
