@@ -55,7 +55,7 @@ atlas: analyze  ## ablate every active feature alone and in pairs, score each me
 	rm -rf atlas && mv atlas.new atlas
 
 # SAEs that were made from the same model, prompts, texts and settings are kept; a run that was stopped goes on where it was. On a
-# processor two workers share the analysis: an answer is said token by token, which a second thread makes no faster.
+# processor two workers share the analysis: an answer is generated token by token, which a second thread makes no faster.
 laptop: $(BENCH)/search  ## a real chat model that refuses: its SAEs, the whole analysis, its audit and laptop.html (within an hour)
 	PYTHONPATH=$(BENCH)/search $(BIN)/saelake train-saes smollm2-refusal --update
 	PYTHONPATH=$(BENCH)/search $(BIN)/saelake analyze smollm2-refusal --lake $(LAPTOP) $(if $(shell nvidia-smi -L 2>/dev/null),,--workers ray:2)
@@ -69,8 +69,8 @@ lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy --num-workers 2
 
-# CI runs the DuckDB of constraints.txt, 1.5.5. Another one in front of it: make test DUCKDB=2.0.1, to be run by hand before what changes
-# SQL, or how rows are read and written. Its extension for S3 has the same number; where there is none, the tests of buckets skip.
+# CI runs the DuckDB of constraints.txt, 1.5.5. `make test DUCKDB=2.0.1` puts another one in front of it: run that by hand before a change
+# to SQL, or to how rows are read and written. Its extension for S3 has the same number; without one, the tests of buckets are skipped.
 OTHER := $(BENCH)/duckdb-$(DUCKDB)
 
 $(OTHER): $(INSTALLED)
@@ -78,7 +78,7 @@ $(OTHER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ duckdb-extension-httpfs==$(DUCKDB) || true
 	@touch $@
 
-test: lint $(if $(DUCKDB),$(OTHER))  ## everything that CI runs (without Java or Chromium, not what needs them); DUCKDB=2.0.1 tries another DuckDB
+test: lint $(if $(DUCKDB),$(OTHER))  ## everything that CI runs (tests that need Java or Chromium are skipped without them); DUCKDB=2.0.1 tries another DuckDB
 	$(if $(DUCKDB),PYTHONPATH=$(OTHER)) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # in tests/conftest.py's order
 
 test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end (minutes)

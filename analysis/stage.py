@@ -38,8 +38,8 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents; of [verdicts] that is
-    the oracle alone, so that judges can be added.
+    """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents; of [verdicts] only the
+    oracle counts, so that adding a judge changes no run.
     """
 
     name: str
@@ -50,8 +50,11 @@ class Stage:
     shards: Callable[[Study], Sequence[str]]
     """Names of its shards."""
     compute: Callable[[Work, Sequence[str]], Iterator[tuple[str, list[Rows]]]]
+    """From the names of the missing shards: each with its rows, as soon as it is done."""
     code_version: int = 1
+    """A higher one computes the stage's runs again: raised when the code gives other rows."""
     unit: str = "shards"
+    """What its shards are called while they are counted."""
     identity: Callable[[Study], Mapping[str, object]] = lambda _study: {}
     """What else its content depends on."""
     conditions: tuple[str, ...] = ()

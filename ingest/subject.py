@@ -254,7 +254,7 @@ class Subject:
         return self.sites.widths.get(site, self.d_model)
 
     def resid_post(self, layer: int, fn: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
-        """`at` the residual stream after block `layer`; the last of the model's own hidden_states is normalised."""
+        """`at` the residual stream after block `layer`, not yet normalised, as the last of the model's own hidden_states is."""
         return self.at(Site(layer), fn)
 
     def read_resid_post(self, batch: Batch, layers: Sequence[int], stop_after_last: bool = True) -> dict[int, Tensor]:

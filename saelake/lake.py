@@ -95,7 +95,7 @@ class OpenLake:
             return sparse(self.connection, **options)
 
     def dataset(self, **options: Any) -> "LakeRows":
-        """A PyTorch IterableDataset of batches, for those who train on activations; needs the extra compute.
+        """A PyTorch IterableDataset of batches, for those who train on activations; needs the extra `compute`.
 
         Options are layer, rows ("token" or "prompt"), bos, batch_rows, dense, shuffle and seed. Raises UserError for a wrong one,
         and where the lake shows several studies.

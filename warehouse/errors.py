@@ -44,7 +44,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def view_errors(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
-    """Turns what a view says of a damaged table into UserError, of one that was left out into LeftOut; `con` can be asked on."""
+    """Turns what a view says of a damaged table into UserError, of one that was left out into LeftOut; `con` stays usable."""
     try:
         yield
     except duckdb.InvalidInputException as error:

@@ -160,7 +160,7 @@ class Lake:
 
     @property
     def stale(self) -> Path:
-        """A file that exists while runs or pointers change: if it is still there, the catalog has to be built again."""
+        """A file that exists while runs or pointers change; left behind by a killed process, it has the catalog built again."""
         return self.root / "locks" / "catalog.stale"
 
     def data_folders(self, run_id: str) -> list[str]:
@@ -210,7 +210,7 @@ class Lake:
             return ()
 
     def current(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        """Which runs are current for each (recipe, stage), as its pointer says, sound or not, or POINTER_IS_FOLDER."""
+        """(recipe, stage) -> the runs that its pointer names, sound or not; POINTER_IS_FOLDER where the pointer is a folder."""
         found: dict[tuple[str, str], tuple[str, ...]] = {}
         for entry in self.published.entries("current"):
             recipe, _, rest = entry.key.removeprefix("current/").partition("/")

@@ -183,7 +183,8 @@ class Engine:
     ) -> pa.Table:
         """What fires, without the zeros: columns prompt (its place), pos, sae_id, feature_id and activation, in this order.
 
-        Under edits it is what SAEs read in the edited pass, each before the edits at its own site: held features as they were.
+        Under edits it is what SAEs read in the edited pass, each before the edits at its own site, so that a feature that is held
+        shows its own activation.
 
         Args:
             saes: only these, or only these features of them; None: all.

@@ -127,7 +127,7 @@ class ModelSpec(Section):
     """First tokens that count as the behaviour under study: a refusal or, by the other name, target_tokens, any other.
     A word stands for all tokens that are this word, with a space before it and without."""
     max_prompt_tokens: Count = 512
-    """Longer prompts, template included, are refused."""
+    """Longer prompts, template included, are an error: none is cut."""
     template: Literal["none"] | None = None
     """none for a base model: prompts are read as they are, after the BOS token if the tokenizer puts one."""
     chat_template: str | None = None
@@ -314,6 +314,6 @@ class Compute(Section):
     """Processor threads; by default what torch chooses."""
     compile: bool = False
     """On a CUDA device, have torch compile the model's blocks: passes of many short prompts are a tenth to a third faster. It is
-    part of a run's identity, because it rounds otherwise."""
+    part of a run's identity, because it rounds differently."""
     seed: int = 0
     """The seed of everything that is drawn, unless a section has its own."""

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 DELTA, BYTE_STREAM, PLAIN = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT", "PLAIN"
 """Encodings of sorted ids, of measured values, and of a number that a file has once, which is written twice as fast as a
-dictionary of it. DuckDB reads byte streams of floats only: `pos` takes a dictionary, +2%."""
+dictionary of it. DuckDB reads byte streams of floats only, so `pos` takes a dictionary: 2% more bytes."""
 MADE_ELSEWHERE = "made elsewhere: not measured here"
 """Why a value of imported rows is missing."""
 ABOVE_0 = 2.0**-149
@@ -55,7 +55,7 @@ class Column:
     is_ranged: bool = True
     """Row groups can be skipped by its range, which is written; not if a file has one value, or a row group nearly every one."""
     is_private: bool = False
-    """It holds what models answered, even to target prompts: the table's files are their owner's alone, as those of studies."""
+    """It holds what models answered, even to target prompts: only their owner can read the table's files."""
     since: int = 1
     """The schema's version from which on files hold it."""
     until: int | None = None
@@ -172,7 +172,7 @@ SAE_ID = Column("sae_id", pa.string(), "the SAE; unique for its exact weights", 
 LAYER = Column(
     "layer",
     pa.int16(),
-    "block at which the SAE reads, most of them the residual stream after it, from 0",
+    "block at which the SAE reads, most often the residual stream after it; from 0",
     at_least=0,
     limit=of_layer("sae_id"),
 )
