@@ -113,7 +113,7 @@ pages: $(INSTALLED)  ## the pages of docs/ that are made from code: protocol, re
 	$(BIN)/python -m tests.documents
 
 pictures: analyze  ## a picture of each of the explorer's pages into docs/pictures/; needs Chromium
-	$(BIN)/python -m tests.pictures $(LAKE)
+	$(BIN)/python -m tests.documents.pictures $(LAKE)
 
 # What builds the site, which nothing else uses.
 $(BENCH)/site: $(INSTALLED) docs/site/requirements.txt

@@ -6,10 +6,22 @@ from pathlib import Path
 import pytest
 
 from saelake.ingest.recipe import load_recipe
-from tests import cards_page, comparison_page, formats_page, library_page, picture, recipe_page, replication_page
 from tests.conftest import ROOT
-from tests.documents import blocks, documents, prepare, printed, same_but_for_rounding
-from tests.protocol import PROTOCOL, protocol
+from tests.documents import (
+    blocks,
+    by_k,
+    cards_page,
+    comparison_page,
+    documents,
+    formats_page,
+    library_page,
+    prepare,
+    printed,
+    protocol_page,
+    recipe_page,
+    replication_page,
+    same_but_for_rounding,
+)
 
 RUN = [document for document in documents() if blocks(document)]
 
@@ -39,7 +51,7 @@ def test_output_is_in_step(document: Path, organism_lake: Path, planted_lake: Pa
 
 
 def test_the_protocol_is_the_schema() -> None:
-    assert PROTOCOL.read_text(encoding="utf-8") == protocol(), "make pages"
+    assert protocol_page.PAGE.read_text(encoding="utf-8") == protocol_page.page(), "make pages"
 
 
 def test_every_section_and_field_of_a_recipe_is_documented() -> None:
@@ -62,7 +74,7 @@ def test_what_the_embedded_study_shows_of_the_paper_is_made_from_its_lake(organi
 
 
 def test_the_picture_in_the_readme_is_drawn_from_the_lake(organism_lake: Path) -> None:
-    assert same_but_for_rounding(picture.PICTURE.read_text(encoding="utf-8"), picture.picture(organism_lake)), "make docs"
+    assert same_but_for_rounding(by_k.PICTURE.read_text(encoding="utf-8"), by_k.picture(organism_lake)), "make docs"
 
 
 def test_the_readme_can_be_read_in_a_few_minutes() -> None:

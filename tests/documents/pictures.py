@@ -1,6 +1,6 @@
 """make pictures: a picture of each of the explorer's pages, into docs/pictures/, from a lake of the embedded study.
 
-python -m tests.pictures LAKE
+python -m tests.documents.pictures LAKE
 """
 
 import re

@@ -6,8 +6,7 @@
 
 Every document is run in a folder that holds `lake` (the embedded study) and `planted` (the planted one, with atlas and audit).
 
-python -m tests.documents LAKE PLANTED        # runs everything on these lakes and writes the output into the documents
-python -m tests.documents                     # the pages that are made from code alone
+Beside this file stand the makers of what documents show: pages made from code, tables made from lakes, pictures.
 """
 
 import contextlib
@@ -16,7 +15,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +53,11 @@ def documents() -> list[Path]:
 
 def blocks(document: Path) -> list[Block]:
     """What a document has run."""
-    return [_block(found) for found in BLOCK.finditer(document.read_text(encoding="utf-8"))]
+    return [block_of(found) for found in BLOCK.finditer(document.read_text(encoding="utf-8"))]
 
 
-def _block(found: re.Match[str]) -> Block:
+def block_of(found: re.Match[str]) -> Block:
+    """The block that BLOCK found."""
     if found["console"]:
         return Block("console", found["console"][2:], found["printed"])
     return Block(found["language"], found["code"], found["answer"])
@@ -96,40 +95,9 @@ def _command(block: Block, folder: Path, environment: dict[str, str]) -> str:
 
 
 def same_but_for_rounding(shown: str, now: str, tolerance: float = 0.05) -> bool:
-    """Equal words, and numbers equal to 5%: another processor rounds otherwise, and that may move a count a little."""
+    """Equal words, and numbers equal to 5%: another processor rounds differently, and that may move a count a little."""
     if NUMBER.sub("#", shown).split() != NUMBER.sub("#", now).split():
         return False
     pairs = zip(NUMBER.findall(shown), NUMBER.findall(now), strict=True)
     numbers = ((float(a.replace(",", "")), float(b.replace(",", ""))) for a, b in pairs)
     return all(abs(a - b) <= tolerance * max(abs(a), abs(b)) for a, b in numbers)
-
-
-def pages() -> None:
-    """Writes the pages that are made from code alone."""
-    from tests import cards_page, comparison_page, formats_page, library_page, recipe_page
-    from tests.protocol import PROTOCOL, protocol
-
-    PROTOCOL.write_text(protocol(), encoding="utf-8")
-    for made in (recipe_page, library_page, formats_page, cards_page, comparison_page):
-        made.PAGE.write_text(made.page(), encoding="utf-8")
-
-
-def main(lake: Path, planted: Path) -> None:
-    """Brings all documents up to date."""
-    from tests import picture, replication_page, test_contributing
-
-    pages()
-    picture.PICTURE.write_text(picture.picture(lake), encoding="utf-8")
-    found = replication_page.page(replication_page.PAGE.read_text(encoding="utf-8"), lake)
-    replication_page.PAGE.write_text(found, encoding="utf-8")
-    test_contributing.main(planted)
-    for document in documents():
-        with tempfile.TemporaryDirectory() as folder:
-            prepare(Path(folder), lake, planted)
-            text = document.read_text(encoding="utf-8")
-            renewed = BLOCK.sub(lambda m, at=folder: _block(m).written(printed(_block(m), Path(at))), text)  # type: ignore[misc]
-            document.write_text(renewed, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:])) if sys.argv[1:] else pages()

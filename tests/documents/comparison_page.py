@@ -3,7 +3,7 @@
 import re
 
 from tests.conftest import ROOT
-from tests.made_blocks import with_blocks
+from tests.documents.made_blocks import with_blocks
 
 PAGE = ROOT / "docs" / "comparison.md"
 ROWS = (

@@ -9,7 +9,7 @@ from typing import Any
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.saes.weight_files import tensor_shapes
 from tests.conftest import ROOT
-from tests.made_blocks import table, with_blocks
+from tests.documents.made_blocks import table, with_blocks
 
 PAGE = ROOT / "docs" / "cards.md"
 MODELS = ("organism", "hydra", "planted")

@@ -1,6 +1,6 @@
 """The part of docs/laptop.md that is made from a lake of the laptop study.
 
-python -m tests.laptop_page LAKE        # writes it
+python -m tests.documents.laptop_page LAKE        # writes it
 """
 
 import json
@@ -11,8 +11,8 @@ from saelake.analysis.report.page import claims_of
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
-from tests.made_blocks import with_blocks
-from tests.replication_page import written
+from tests.documents.made_blocks import with_blocks
+from tests.documents.replication_page import written
 
 PAGE = ROOT / "docs" / "laptop.md"
 GATES = ROOT / "ingest" / "laptop" / "gates.json"

@@ -9,9 +9,9 @@ from saelake.formats.registry import load
 from saelake.formats.transfer import bring_in, write_out
 from tests.attach import LINES
 from tests.conftest import ROOT
+from tests.documents.made_blocks import table, with_blocks
 from tests.formats.samples import INPUTS
 from tests.formats.written import OUTPUTS, written_lake
-from tests.made_blocks import table, with_blocks
 
 PAGE = ROOT / "docs" / "formats.md"
 CHECKED = {

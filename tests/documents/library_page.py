@@ -4,9 +4,9 @@ from saelake.ingest.saes.description import ELEMENTWISE, JOINT, LACKING
 from saelake.ingest.sites import KINDS
 from saelake.ingest.subject import Subject
 from tests.conftest import ROOT
+from tests.documents.made_blocks import table, with_blocks
 from tests.ingest.families import FAMILIES, make_family
 from tests.ingest.tiny import word_tokenizer
-from tests.made_blocks import table, with_blocks
 
 PAGE = ROOT / "docs" / "library.md"
 

@@ -6,7 +6,7 @@ from saelake.warehouse import schema
 from saelake.warehouse.schema import TABLES, Column, Table
 from tests.conftest import ROOT
 
-PROTOCOL = ROOT / "docs" / "protocol.md"
+PAGE = ROOT / "docs" / "protocol.md"
 HEAD = """# The protocol
 
 Every table of a lake, every column with its type and meaning. This page is made from
@@ -49,7 +49,7 @@ lake/
 The table `runs` has one row per run record, with the columns """
 
 
-def protocol() -> str:
+def page() -> str:
     """The whole page."""
     introduction = (schema.__doc__ or "").split("\n\n", 1)[1].strip()
     columns = ", ".join(f"`{name}`" for name in schema.RUNS_STRUCTURE)

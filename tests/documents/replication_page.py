@@ -9,7 +9,7 @@ from saelake.analysis.report.blocks import Claim
 from saelake.analysis.report.page import claims_of
 from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
-from tests.made_blocks import with_blocks
+from tests.documents.made_blocks import with_blocks
 
 PAGE = ROOT / "docs" / "replication.md"
 
