@@ -69,7 +69,7 @@ class Plan:
 
 
 def land(folder: Path, shard: Iterable[Rows]) -> None:
-    """Writes one shard, durable and atomically. The files are plain: they live until the run is published."""
+    """Writes one shard, durably and atomically. The files are plain: they live until the run is published."""
     parts: dict[tuple[str, int | None], list[pa.Table]] = {}
     for part in shard:
         parts.setdefault((part.table, part.layer), []).append(_checked(part))

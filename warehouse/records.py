@@ -128,4 +128,4 @@ def without_storage(config: dict[str, Any]) -> dict[str, Any]:
 
 def newer(what: str, version: int) -> str:
     """What to say of something that a newer saelake wrote."""
-    return f"{what} has schema version {version}, this saelake reads versions up to {SCHEMA_VERSION}: upgrade saelake"
+    return f"{what} has schema version {version}, but this saelake reads versions up to {SCHEMA_VERSION}: upgrade saelake"

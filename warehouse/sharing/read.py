@@ -96,7 +96,7 @@ def _read_record(path: Path) -> RunRecord:
     fields = json.loads(text.decode("utf-8"))
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
-        raise ValueError(f"it has schema version {str(version)[:20]}, this saelake reads 1 to {SCHEMA_VERSION}")
+        raise ValueError(f"it has schema version {str(version)[:20]}, but this saelake reads 1 to {SCHEMA_VERSION}")
     _require_plain(fields)
     record = RunRecord.from_json(text.decode("utf-8"))
     _require_types(record)
