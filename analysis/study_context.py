@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import torch
 
 from saelake.analysis.engine.engine import AblationEngine
@@ -131,6 +132,12 @@ class StudyContext:
     def sae_numbers(self, sae_ids: Iterable[str]) -> np.ndarray:
         """The numbers of the SAEs in a column of their ids."""
         return np.fromiter(map(self.sae_number.__getitem__, sae_ids), dtype=np.int64)
+
+    def sae_id_column(self, numbers: np.ndarray) -> pa.DictionaryArray:
+        """The ids of the SAEs in a column of their numbers."""
+        return pa.DictionaryArray.from_arrays(
+            pa.array(numbers, pa.int32()), [self.sae_ids.get(n, "") for n in range(max(self.sae_ids) + 1)]
+        )
 
     def feature_set(self, rows: Mapping[str, np.ndarray], chosen: Any = slice(None), value: float = 0.0) -> FeatureSet:
         """The features that some rows name by the columns sae_id and feature_id."""

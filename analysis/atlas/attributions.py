@@ -9,7 +9,9 @@ from saelake.analysis.engine.attribution import attribution
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import refused_prompts
+from saelake.analysis.search.ranking import engine_of
 from saelake.analysis.stage import Stage, Work, searched_split
+from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ATTRIBUTIONS
 
@@ -18,7 +20,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     context, shards = work.context, shards_of_split(work.context.study)
     with work.sql() as con:
         refused = set(refused_prompts(work, con))
-    engine = Engine(context.subject, list(context.saes.values()))
+    engine = engine_of(context)
     for name in missing:
         prompts = [prompt for prompt in shards[name] if prompt in refused]
         methods = {"gradient": 0, "integrated_gradients": context.recipe.atlas.steps}
@@ -29,13 +31,12 @@ def _rows(work: Work, engine: Engine, prompt: int, method: str, steps: int) -> R
     """Each feature's effects, summed over the tokens."""
     by_token = attribution(engine, [work.context.token_ids[prompt]], steps=steps).combine_chunks()
     summed = by_token.group_by(["sae_id", "feature_id"], use_threads=False).aggregate([("effect", "sum")])
-    layers = {ref.sae_id: ref.layer for ref in work.context.study.numbered_saes.values()}
     sae_ids = summed["sae_id"].cast(pa.string()).to_pylist()
     columns = {
         "method": [method] * len(sae_ids),
         "prompt_id": np.full(len(sae_ids), work.context.prompt_ids[prompt]),
         "sae_id": sae_ids,
-        "layer": [layers[sae_id] for sae_id in sae_ids],
+        "layer": layer_of(work.context.sae_numbers(sae_ids)),
         "feature_id": summed["feature_id"],
         "effect": summed["effect_sum"],
     }

@@ -15,11 +15,10 @@ import numpy as np
 
 from saelake import queries
 from saelake.analysis.engine.requests import Feature, FeatureSet, Request
-from saelake.analysis.search.answers import Ablation, Columns, ablation_id, ablation_rows, flipped, judged
+from saelake.analysis.search.answers import Ablation, Columns, ablation_id, ablation_rows, feature_columns, flipped, judged
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.minimal import Members, drawn_set, run_together
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
-from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import BACKUP_TESTS, BACKUPS
@@ -104,14 +103,11 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 def _named(work: Work, some: Sequence[Source]) -> Columns:
     """The columns that name sources."""
-    ones = [s.features[0] if s.method is None else None for s in some]
     return {
         "prompt_id": work.context.prompt_ids[[s.prompt for s in some]],
         "method": [s.method for s in some],
         "start": [s.start for s in some],
-        "source_sae_id": [None if one is None else work.context.sae_ids[one[0]] for one in ones],
-        "source_layer": [None if one is None else layer_of(one[0]) for one in ones],
-        "source_feature_id": [None if one is None else one[1] for one in ones],
+        **feature_columns(work.context, [s.features[0] if s.method is None else None for s in some], "source_"),
     }
 
 
@@ -150,9 +146,7 @@ def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
     }
     smallest = {i: {backed_up[i].woken[m] for m in end.members} for i, end in run_together(searches, flips).items()}
     columns = {
-        "sae_id": [context.sae_ids[sae] for _, (sae, _) in pairs],
-        "layer": [layer_of(sae) for _, (sae, _) in pairs],
-        "feature_id": [feature_id for _, (_, feature_id) in pairs],
+        **feature_columns(context, [feature for _, feature in pairs]),
         "p_refusal_token": first.p_target,
         "flips": by_itself,
         "is_needed": [feature in smallest[i] for i, feature in pairs],

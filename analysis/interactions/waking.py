@@ -19,7 +19,7 @@ from saelake import queries
 from saelake.analysis.engine.requests import Feature, FeatureSet, Request
 from saelake.analysis.engine.watch import Watched
 from saelake.analysis.interactions.matching import Controls, matched
-from saelake.analysis.search.answers import Columns, condition_columns, content_id, set_rows
+from saelake.analysis.search.answers import Columns, condition_columns, content_id, feature_columns, set_rows
 from saelake.analysis.search.candidates import pool_by_sae, shards_of_split
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
@@ -137,7 +137,6 @@ def _ids(work: Work, asked: Sequence[Pass]) -> np.ndarray:
 
 def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
     context, n = work.context, len(asked)
-    sae_ids = context.sae_ids
     first = context.engine.next_token([Request(p.prompt, p.features) for p in asked])
     prompt_ids = context.prompt_ids[[p.prompt for p in asked]]
     ablations: Columns = {
@@ -160,9 +159,7 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "prompt_id": prompt_ids,
         "method": [p.method for p in asked],
         "start": [p.start for p in asked],
-        "source_sae_id": [None if p.source is None else sae_ids[p.source[0]] for p in asked],
-        "source_layer": [None if p.source is None else layer_of(p.source[0]) for p in asked],
-        "source_feature_id": [None if p.source is None else p.source[1] for p in asked],
+        **feature_columns(context, [p.source for p in asked], "source_"),
         "control": [p.control for p in asked],
     }
     yield Rows.of(ABLATIONS, ablations)

@@ -7,7 +7,6 @@ about prompts changes with them.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from saelake import queries
 from saelake.analysis.engine.engine import AblationEngine
@@ -54,9 +53,8 @@ def _rows(
     kept = fired.pos >= lengths[fired.request]
     request, sae = fired.request[kept], fired.sae[kept]
     ids, prompts = np.array(ablation_ids, dtype=np.int64), context.prompt_ids[[one.prompt for one in asked]]
-    sae_ids = [context.sae_ids.get(n, "") for n in range(max(context.sae_ids) + 1)]
     activations = {
-        "sae_id": pa.DictionaryArray.from_arrays(pa.array(sae, pa.int32()), sae_ids),
+        "sae_id": context.sae_id_column(sae),
         "layer": layer_of(sae),
         "feature_id": fired.feature_id[kept],
         "ablation_id": ids[request],

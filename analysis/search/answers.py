@@ -3,16 +3,15 @@
 The oracle is the judge that a recipe's searches go by. Its verdicts are stored with the answers; other judges read them later.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from saelake.analysis.engine.engine import AblationEngine
-from saelake.analysis.engine.requests import NO_FEATURES, FeatureSet, Request
+from saelake.analysis.engine.requests import NO_FEATURES, Feature, FeatureSet, Request
 from saelake.analysis.judges.protocol import Answer, Verdict
 from saelake.analysis.search.edit_sets import EditSet
 from saelake.analysis.stage import Condition
@@ -80,15 +79,10 @@ def flipped(context: StudyContext, requests: Sequence[Request]) -> list[bool]:
 
     An oracle that goes by the first token needs whole answers only of the prompts whose first token passes.
     """
-    if not _by_first_token(context, requests):
-        return [a.verdict.flipped is True for a in judged(context, requests, whole=False)]
-    passes = ~np.isin(context.engine.next_token(requests).token_id, context.subject.target_token_ids)
-    flips = np.zeros(len(requests), dtype=bool)
-    flips[passes] = [
-        a.verdict.flipped is True
-        for a in judged(context, [r for r, passed in zip(requests, passes, strict=True) if passed], whole=False)
-    ]
-    return [bool(flip) for flip in flips]
+    asked = np.ones(len(requests), dtype=bool)
+    if _by_first_token(context, requests):
+        asked = ~np.isin(context.engine.next_token(requests).token_id, context.subject.target_token_ids)
+    return _read(context, requests, asked, lambda verdict: verdict.flipped is True).tolist()
 
 
 class Shown(NamedTuple):
@@ -109,12 +103,15 @@ def shown(context: StudyContext, requests: Sequence[Request]) -> Shown:
     asked = np.ones(len(requests), dtype=bool)
     if _by_first_token(context, requests):
         asked = np.isin(first.token_id, context.subject.target_token_ids)
+    return Shown(first.p_target, _read(context, requests, asked, lambda verdict: verdict.refused is True))
+
+
+def _read(context: StudyContext, requests: Sequence[Request], asked: np.ndarray, says: Callable[[Verdict], bool]) -> np.ndarray:
+    """(n,) bool: what the oracle says of the whole answers that are asked for, (n,) bool; False of all others."""
     found = np.zeros(len(requests), dtype=bool)
-    found[asked] = [
-        a.verdict.refused is True
-        for a in judged(context, [r for r, one in zip(requests, asked, strict=True) if one], whole=False)
-    ]
-    return Shown(first.p_target, found)
+    answers = judged(context, [r for r, one in zip(requests, asked, strict=True) if one], whole=False)
+    found[asked] = [says(a.verdict) for a in answers]
+    return found
 
 
 def _by_first_token(context: StudyContext, requests: Sequence[Request]) -> bool:
@@ -201,6 +198,15 @@ def condition_columns(asked: Sequence[Condition]) -> dict[str, list[str | None]]
     }
 
 
+def feature_columns(context: StudyContext, features: Sequence[Feature | None], prefix: str = "") -> Columns:
+    """The columns that name features; null for None."""
+    return {
+        f"{prefix}sae_id": [None if one is None else context.sae_ids[one[0]] for one in features],
+        f"{prefix}layer": [None if one is None else layer_of(one[0]) for one in features],
+        f"{prefix}feature_id": [None if one is None else one[1] for one in features],
+    }
+
+
 def content_id(name: str) -> int:
     """60 bits that stand for a name until publishing numbers the rows."""
     return int(sha256_text(name)[:15], 16)
@@ -223,11 +229,10 @@ def verdict_rows(ablation_ids: Sequence[int], judges: Sequence[str], verdicts: S
 def set_rows(context: StudyContext, sets: Iterable[FeatureSet | EditSet]) -> Rows:
     """Rows of `feature_sets`; each set once, the empty one left out."""
     distinct = {s.key: s for s in sets if len(s)}
-    sae_ids = context.sae_ids
     features = np.concatenate([NO_FEATURES.rows, *(s.rows for s in distinct.values())])
     columns: Columns = {
         "set_id": np.repeat(np.array(list(distinct), dtype=np.int64), [len(s) for s in distinct.values()]),
-        "sae_id": pa.DictionaryArray.from_arrays(features["sae"], [sae_ids.get(n, "") for n in range(max(sae_ids) + 1)]),
+        "sae_id": context.sae_id_column(features["sae"]),
         "layer": layer_of(features["sae"]),
         "feature_id": features["feature_id"],
         "value": features["value"],

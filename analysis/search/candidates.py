@@ -17,6 +17,7 @@ from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, search
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.plan.work import passes_a_prompt
 from saelake.ingest.recipe import Candidates
+from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
@@ -75,8 +76,7 @@ def _attributed(context: StudyContext, engine: Engine, prompt: int) -> Iterator[
     """What fires on a prompt and holds its target tokens up, to first order: the first K features of each SAE, for growing K."""
     settings = context.recipe.candidates
     saes, ids, falls = ranked(context, engine, prompt)
-    layers = np.array([context.study.numbered_saes[n].layer for n in saes.tolist()], dtype=np.int64)
-    searched = ~np.isin(layers, settings.exclude_layers) & (falls > 0)
+    searched = ~np.isin(layer_of(saes), settings.exclude_layers) & (falls > 0)
     saes, ids, falls = saes[searched], ids[searched], falls[searched]
     order = np.lexsort((ids, -falls, saes))
     rank = np.empty(len(order), dtype=np.int64)

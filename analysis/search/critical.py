@@ -15,6 +15,7 @@ from saelake.analysis.search.candidates import ATTRIBUTED, pool
 from saelake.analysis.search.ranking import engine_of, ranked
 from saelake.analysis.stage import Work
 from saelake.analysis.study_context import StudyContext
+from saelake.ingest.saes.refs import layer_of
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import SEARCHES
 
@@ -100,8 +101,7 @@ def active_pools(work: Work) -> dict[int, Pool]:
     engine, found = engine_of(context), {}
     for prompt in refused:
         saes, ids, _ = ranked(context, engine, prompt)
-        layers = np.array([context.study.numbered_saes[n].layer for n in saes.tolist()])
-        kept = ~np.isin(layers, context.recipe.candidates.exclude_layers)
+        kept = ~np.isin(layer_of(saes), context.recipe.candidates.exclude_layers)
         if kept.any():
             found[prompt] = Pool(prompt, 0, saes[kept], ids[kept])
     return found
