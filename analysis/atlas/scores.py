@@ -23,7 +23,7 @@ from saelake.analysis.atlas.learned import NOT_NAMED, Learned, OnPrompt
 from saelake.analysis.engine.requests import codes_of
 from saelake.analysis.interactions.comparisons import Prompts
 from saelake.analysis.interactions.statistics import Families, tied_places
-from saelake.analysis.search.alignments import to_residual
+from saelake.analysis.search.alignments import residual_rows
 from saelake.analysis.search.ranking import PASSES_OF_A_GRADIENT
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.ingest.recipe.atlas import Atlas
@@ -218,9 +218,7 @@ def _decoder_rows(work: Work, active: _Active) -> torch.Tensor:
     rows_nd = torch.empty(len(active.sae), work.context.subject.d_model)
     for number in np.unique(active.sae).tolist():
         mine = np.flatnonzero(active.sae == number)
-        sae, ids = work.context.saes[number], torch.from_numpy(active.feature_id[mine].astype(np.int64))
-        rows, projection = sae.decoder_rows(ids, torch.device("cpu")).float(), to_residual(work.context, sae)
-        rows_nd[torch.from_numpy(mine)] = rows if projection is None else rows @ projection.cpu()
+        rows_nd[torch.from_numpy(mine)] = residual_rows(work.context, work.context.saes[number], active.feature_id[mine])
     return rows_nd
 
 

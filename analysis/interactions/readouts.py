@@ -15,13 +15,12 @@ import torch
 
 from saelake import queries
 from saelake.analysis.engine.requests import DirectionEdit, Feature, FeatureSet, Request
-from saelake.analysis.search.alignments import to_residual
-from saelake.analysis.search.answers import Columns
+from saelake.analysis.search.alignments import residual_rows
+from saelake.analysis.search.answers import Columns, feature_columns
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.ranking import log_odds
 from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.sites import Site
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import READOUT_SETS, READOUTS
@@ -73,24 +72,16 @@ def written_by(context: StudyContext, features: Sequence[Feature]) -> dict[Featu
     """The decoder rows, where they lie in the residual stream."""
     found: dict[Feature, np.ndarray] = {}
     for number in dict.fromkeys(sae for sae, _ in features):
-        sae, ids = context.saes[number], sorted({f for one, f in features if one == number})
-        rows = sae.W_dec[torch.tensor(ids, device=sae.W_dec.device)].float()
-        projection = to_residual(context, sae)
-        rows = rows if projection is None else rows @ projection
-        found |= {(number, f): row for f, row in zip(ids, rows.cpu().numpy(), strict=True)}
+        ids = np.unique([f for one, f in features if one == number])
+        rows = residual_rows(context, context.saes[number], ids).numpy()
+        found |= {(number, f): row for f, row in zip(ids.tolist(), rows, strict=True)}
     return found
 
 
 def unembedding_cosines(context: StudyContext, written: Written) -> dict[Feature, float]:
     """The largest cosine of a decoder row with the unembedding's row of a target token."""
-    head = (
-        context.subject.model.get_output_embeddings()
-        .weight[list(context.subject.target_token_ids)]
-        .detach()
-        .float()
-        .cpu()
-        .numpy()
-    )
+    unembedding = context.subject.model.get_output_embeddings().weight.detach()
+    head = unembedding[list(context.subject.target_token_ids)].float().cpu().numpy()
     targets = head / np.linalg.norm(head, axis=1, keepdims=True)
     return {
         feature: float((targets @ row).max() / max(np.linalg.norm(row), np.finfo(np.float32).tiny))
@@ -131,9 +122,7 @@ def _rows(context: StudyContext, sets: Mapping[tuple[int, str, int], list[Featur
     of_ones, activations = effects([(prompt, [f]) for prompt, f in ones])
     of_sets, _ = effects([(prompt, found) for (prompt, *_), found in sets.items()])
     features: Columns = {
-        "sae_id": [context.sae_ids[sae] for _, (sae, _) in ones],
-        "layer": [layer_of(sae) for _, (sae, _) in ones],
-        "feature_id": [feature_id for _, (_, feature_id) in ones],
+        **feature_columns(context, [f for _, f in ones]),
         "cosine": [cosines[f] for _, f in ones],
         "activation": [found[f] for (_, f), found in zip(ones, activations, strict=True)],
     }

@@ -10,7 +10,6 @@ import torch
 from saelake.analysis.stage import Stage, Work, direction_splits
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.sae import Sae
-from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
 ROWS = 1 << 15
@@ -32,10 +31,6 @@ def _cosines(rows_fd: torch.Tensor, direction: np.ndarray, to_residual: torch.Te
     return (along / W_dec.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)).cpu().numpy()
 
 
-def _shards(study: Study) -> Sequence[str]:
-    return list(study.sae_shards)
-
-
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     with work.sql("direction") as con:
         found = con.execute("select layer, vector, chosen from directions").fetchall()
@@ -53,6 +48,13 @@ def to_residual(context: StudyContext, sae: Sae) -> torch.Tensor | None:
     projection: Any = context.subject.sites.places[sae.writes].module
     weight: torch.Tensor = projection.weight.detach().float()
     return weight.T if isinstance(projection, torch.nn.Linear) else weight  # GPT-2's Conv1D lies the other way
+
+
+def residual_rows(context: StudyContext, sae: Sae, feature_ids: np.ndarray) -> torch.Tensor:
+    """(k, d) float32, on the CPU: the decoder rows of some features, as they lie in the residual stream."""
+    rows = sae.decoder_rows(torch.from_numpy(feature_ids.astype(np.int64)), torch.device("cpu")).float()
+    projection = to_residual(context, sae)
+    return rows if projection is None else rows @ projection.cpu()
 
 
 def _rows(sae: Sae, directions: dict[str, np.ndarray], to_residual: torch.Tensor | None) -> Rows:
@@ -77,7 +79,7 @@ STAGE = Stage(
     splits=direction_splits,
     sections=(),
     tables=("alignments",),
-    shards=_shards,
+    shards=lambda study: list(study.sae_shards),
     compute=_compute,
     unit="SAEs",
 )
