@@ -236,8 +236,8 @@ def _rows(
             for place in same:
                 prompt = asked[place][0]
                 places.append(asked[place])
-                own = {"p_before": float(before.p_target[place])}
-                own["pos"] = len(context.token_ids[prompt]) - n + t if is_changed else None  # type: ignore[assignment]
+                pos = len(context.token_ids[prompt]) - n + t if is_changed else None
+                own = {"p_before": float(before.p_target[place]), "pos": pos}
                 for name, value in {**values, **own}.items():
                     columns.setdefault(name, []).append(value)
     return Rows.of(RECOVERIES, {**_named(context, places, sae), **columns})

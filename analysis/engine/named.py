@@ -17,8 +17,8 @@ def named_edits(
     answering: bool | None,
 ) -> list[Edit]:
     """The edits that are given by name; raises UserError for what is not of the form of one, and for positions of none."""
-    # A generator would be used up by the first prompt.
-    several = positions if isinstance(positions, str) or not isinstance(positions, Iterator) else list(positions)
+    # A generator would be used up by the first edit.
+    several = list(positions) if isinstance(positions, Iterator) else positions
     where: dict[str, Any] = {"positions": several, "answering": answering}
     found: list[Edit] = [Ablate(key, ids, **where) for key, ids in arguments.mapping("ablate", ablate, "{key: features}").items()]
     for key, given in arguments.mapping("clamp", clamp, "{key: {feature: value}}").items():

@@ -250,14 +250,10 @@ def corrected(rows: Sequence[Row]) -> list[Row]:
     """The rows with p_holm and p_families_holm, over all comparisons of the same measure."""
     found = list(rows)
     for measure in {row.measure for row in rows}:
-        places = [i for i, row in enumerate(rows) if row.measure == measure and row.p is not None]
-        for i, p_holm in zip(places, holm(np.array([rows[i].p for i in places], dtype=np.float64)).tolist(), strict=True):
-            found[i] = replace(found[i], p_holm=p_holm)
-        places = [i for i in places if rows[i].p_families is not None]
-        for i, p_holm in zip(
-            places, holm(np.array([rows[i].p_families for i in places], dtype=np.float64)).tolist(), strict=True
-        ):
-            found[i] = replace(found[i], p_families_holm=p_holm)
+        for name in ("p", "p_families"):
+            p_values = {i: p for i, row in enumerate(rows) if row.measure == measure and (p := getattr(row, name)) is not None}
+            for i, p in zip(p_values, holm(np.array(list(p_values.values()), dtype=np.float64)).tolist(), strict=True):
+                found[i] = replace(found[i], **{f"{name}_holm": p})
     return found
 
 

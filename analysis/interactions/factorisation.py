@@ -10,7 +10,6 @@ from saelake.analysis.interactions.examples import SPLITS, Examples, examples_of
 from saelake.analysis.interactions.machine import Machine, Settings, Trained, train
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.study_context import StudyContext
-from saelake.ingest.recipe.interactions import Training
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import FM_EMBEDDINGS, FM_METRICS, FM_PAIRS, MODELS, PREDICTIONS
@@ -94,11 +93,6 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def settings_of(training: Training, n_factors: int, seed: int, init_sd: float = 0.0) -> Settings:
-    """A recipe's training settings, for embeddings of some length."""
-    return Settings(n_factors, training.learning_rate, training.epochs, training.batch_size, init_sd, seed)
-
-
 def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> list[Rows]:
     """Rows of models, fm_metrics and predictions: what a machine and a probe have in common."""
     machine, n_train = trained.machine, examples.places["train"]
@@ -145,7 +139,7 @@ def model_rows(model: str, size: int, examples: Examples, trained: Trained) -> l
     ]
 
 
-def feature_columns(examples: Examples, machine: Machine) -> dict[str, object]:
+def weight_columns(examples: Examples, machine: Machine) -> dict[str, object]:
     """The columns that say which feature has which weight."""
     return {
         "sae_id": examples.sae_ids,
@@ -160,13 +154,13 @@ def feature_columns(examples: Examples, machine: Machine) -> dict[str, object]:
 def _embedding_rows(model: str, examples: Examples, machine: Machine) -> Rows:
     vectors = machine.embeddings
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
-    columns = {"model": [model] * len(vectors)} | feature_columns(examples, machine)
+    columns = {"model": [model] * len(vectors)} | weight_columns(examples, machine)
     return Rows.of(FM_EMBEDDINGS, columns | {"vector": pa.ListArray.from_arrays(offsets, vectors.ravel())})
 
 
 def _pair_rows(context: StudyContext, model: str, examples: Examples, machine: Machine) -> Rows:
     pairs = strongest_pairs(examples, machine.embeddings, context.recipe.fm.pairs)
-    features = feature_columns(examples, machine)
+    features = weight_columns(examples, machine)
     columns: dict[str, object] = {"model": [model] * len(pairs["a"]), "rank": np.arange(1, len(pairs["a"]) + 1)}
     for name in ("sae_id", "layer", "feature_id"):
         for side in ("a", "b"):
@@ -197,7 +191,9 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     sizes, own = _shards(context.study), held_out(context.study)
     for name in missing:
         examples = examples_of(work, context.recipe.candidates.split if name == own else None)
-        fitting = settings_of(settings, sizes[name], work.spec.seed, settings.init_sd)
+        fitting = Settings(
+            sizes[name], settings.learning_rate, settings.epochs, settings.batch_size, settings.init_sd, work.spec.seed
+        )
         trained = train(examples.x, examples.y, examples.places, fitting)
         yield (
             name,

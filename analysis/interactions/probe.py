@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 
 from saelake.analysis.interactions.examples import examples_of, identity
-from saelake.analysis.interactions.factorisation import feature_columns, model_rows
+from saelake.analysis.interactions.factorisation import model_rows, weight_columns
 from saelake.analysis.interactions.machine import Epoch, Machine, Trained, score
 from saelake.analysis.stage import Stage, Work, single_shard
 from saelake.warehouse.runs import Rows
@@ -60,7 +60,7 @@ def converged(x: csr_matrix, y: np.ndarray, places: Mapping[str, np.ndarray], pe
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     examples = examples_of(work)
     trained = converged(examples.x, examples.y, examples.places, work.context.recipe.probe.penalties)
-    weights = Rows.of(PROBE_WEIGHTS, feature_columns(examples, trained.machine))
+    weights = Rows.of(PROBE_WEIGHTS, weight_columns(examples, trained.machine))
     for name in missing:
         yield name, [*model_rows(MODEL, 0, examples, trained), weights]
 

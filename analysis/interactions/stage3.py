@@ -24,7 +24,6 @@ from saelake.analysis.search.critical import controls_by_donor, on_controls
 from saelake.analysis.search.ranking import log_odds
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
-from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CAUSAL_LINKS
 
@@ -214,11 +213,6 @@ def _compute_probe(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, li
         yield name, rows
 
 
-def _critical(study: Study) -> Mapping[str, object]:
-    """The part of [stage3] that the probe's ablations share."""
-    return {"critical": study.recipe.stage3.critical, "active": study.recipe.stage3.active}
-
-
 STAGE = Stage(
     name="stage3",
     parents=("fm", "inert", "prompts", "activations"),
@@ -245,7 +239,7 @@ PROBE_STAGE = Stage(
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study, "stage3_probe")),
     compute=_compute_probe,
-    identity=_critical,
+    identity=lambda study: {"critical": study.recipe.stage3.critical, "active": study.recipe.stage3.active},
     code_version=5,
     conditions=(*RANKED_BESIDE, GRADIENT),
     compared=tuple(

@@ -16,7 +16,6 @@ from saelake.analysis.search.alignments import to_residual
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.sae import Sae
-from saelake.ingest.study import Study
 from saelake.ingest.subject import Subject
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import FEATURE_LOGITS, LOGIT_MOMENTS
@@ -81,10 +80,6 @@ def _rows(context: StudyContext, sae: Sae, known: np.ndarray, start: int, stop: 
     return [Rows.of(FEATURE_LOGITS, by_token), Rows.of(LOGIT_MOMENTS, named | moments(logits_nv))]
 
 
-def _identity(study: Study) -> dict[str, object]:
-    return {"saes": sorted(ref.sae_id for ref in study.numbered_saes.values())}
-
-
 STAGE = Stage(
     name="logits",
     parents=(),
@@ -93,5 +88,5 @@ STAGE = Stage(
     shards=lambda study: list(study.sae_shards),
     compute=_compute,
     unit="SAEs",
-    identity=_identity,
+    identity=lambda study: {"saes": sorted(ref.sae_id for ref in study.numbered_saes.values())},
 )

@@ -1,6 +1,6 @@
 """Verdicts over stored answers (R7): a run for each judge, so that judges can be added without ablating again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from saelake import queries
@@ -9,7 +9,6 @@ from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.analysis.search.answers import verdict_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.stage import Stage, Work, searched_split
-from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 
 PREFIX = "verdicts_"
@@ -33,10 +32,6 @@ def _compute(judge: str, work: Work, missing: Sequence[str]) -> Iterator[tuple[s
             yield name, [verdict_rows([row[0] for row in found], [judge] * len(found), verdicts)]
 
 
-def _identity(judge: str, study: Study) -> Mapping[str, object]:
-    return {"judge": judge_identity(judge, study.recipe)}
-
-
 def stage(judge: str, answered_by: Sequence[str]) -> Stage:
     """The stage in which one judge reads the answers of some stages."""
     return Stage(
@@ -47,5 +42,5 @@ def stage(judge: str, answered_by: Sequence[str]) -> Stage:
         tables=("verdicts",),
         shards=lambda study: list(shards_of_split(study)),
         compute=partial(_compute, judge),
-        identity=partial(_identity, judge),
+        identity=lambda study: {"judge": judge_identity(judge, study.recipe)},
     )
