@@ -15,20 +15,22 @@ ORACLE = "oracle"
 
 def oracle(con: "duckdb.DuckDBPyConnection") -> str | None:
     """The judge whose verdicts were stored with the answers of the study; None before its analysis."""
-    # These stages alone: an oracle that the recipe had earlier may stand in runs of chosen features.
-    found = con.execute(
-        "select config->'verdicts'->>'name' from runs where stage in ('baseline', 'candidates') order by finished desc limit 1"
-    ).fetchall()
-    return found[0][0] if found else None
+    return _judges(con)[0]
 
 
 def control(con: "duckdb.DuckDBPyConnection") -> str | None:
     """The judge whose verdicts count on all but target prompts, beside the oracle's on these; most often the oracle itself."""
+    target, others = _judges(con)
+    return others or target
+
+
+def _judges(con: "duckdb.DuckDBPyConnection") -> tuple[str | None, str | None]:
+    # These stages alone: an oracle that the recipe had earlier may stand in runs of chosen features.
     found = con.execute(
-        "select config->'verdicts'->'control'->>'name' from runs where stage in ('baseline', 'candidates') "
-        "order by finished desc limit 1"
+        "select config->'verdicts'->>'name', config->'verdicts'->'control'->>'name' "
+        "from runs where stage in ('baseline', 'candidates') order by finished desc limit 1"
     ).fetchall()
-    return found[0][0] if found and found[0][0] else oracle(con)
+    return found[0] if found else (None, None)
 
 
 def written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:

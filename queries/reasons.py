@@ -5,6 +5,8 @@ Derived from the study's own tables and records, so that it is said alike by the
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelake.queries.judges import oracle
@@ -76,8 +78,9 @@ class _Study(NamedTuple):
     words: dict[str, str]
     """What the behaviour is called."""
 
-    def count(self, statement: str) -> int:
-        return int(self.con.execute(statement).fetchall()[0][0])
+    def has(self, rows: str) -> bool:
+        """Whether there are rows: of a table, or `<table> where ...`."""
+        return bool(self.con.execute(f"select 1 from {rows} limit 1").fetchall())
 
     def setting(self, stage: str, section: str, field: str) -> Any:
         return self.configs[stage].get(section, {}).get(field)
@@ -97,9 +100,10 @@ def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:
 
 def _why(stage: str, study: _Study, found: dict[str, str]) -> str | None:
     """Why a stage had no input; None also where a shared set left out what would say so."""
+    rows, rule = RULES[stage]
     try:
         with view_errors():
-            return RULES[stage](study, found)
+            return None if study.has(rows) else rule(study, found)
     except LeftOut:
         return None
 
@@ -127,7 +131,7 @@ def why_empty(con: "duckdb.DuckDBPyConnection", sql: str, given: str = "") -> li
         elif stage not in study.configs:
             said.append(f"{stage} is not computed: `saelake analyze` does that")
     by_command = [name for name in COMMANDS_OF if re.search(rf"\b{name}\b", needed)]
-    said += [COMMANDS_OF[name] for name in by_command if not study.count(f"select count(*) from {name}")]
+    said += [COMMANDS_OF[name] for name in by_command if not study.has(name)]
     return list(dict.fromkeys(said))
 
 
@@ -154,8 +158,6 @@ def _study(con: "duckdb.DuckDBPyConnection") -> _Study | None:
 
 
 def _direction(study: _Study, _: dict[str, str]) -> str | None:
-    if study.count("select count(*) from directions where chosen"):
-        return None
     left_out = study.con.execute("select distinct unnest(string_split(left_out, ', ')) from directions").fetchall()
     fields = ", ".join(field for word, field in FILTERS.items() if (word,) in left_out)
     return (
@@ -165,8 +167,6 @@ def _direction(study: _Study, _: dict[str, str]) -> str | None:
 
 
 def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
-    if study.count(f"select count(*) from searches where method = '{stage}'"):
-        return None
     judge, words = {"judge": oracle(study.con)}, study.words
     n, n_refused = study.con.execute(step("refused_targets"), judge).fetchall()[0]
     if not n_refused:
@@ -190,28 +190,22 @@ def _search(stage: str, study: _Study, _: dict[str, str]) -> str | None:
     )
 
 
-def _inert(study: _Study, found: dict[str, str]) -> str | None:
-    if study.count("select count(*) from critical_features"):
-        return None
+def _inert(_: _Study, found: dict[str, str]) -> str | None:
     upstream = [found[stage] for stage in ("minimal", "algorithm1") if stage in found]
     return upstream[0] if upstream else "the searches found no set that flips a prompt: see the question search_methods"
 
 
-def _readouts(study: _Study, found: dict[str, str]) -> str | None:
-    return None if study.count("select count(*) from readouts") else found.get("inert")
+def _readouts(_: _Study, found: dict[str, str]) -> str | None:
+    return found.get("inert")
 
 
-def _waking(study: _Study, found: dict[str, str]) -> str | None:
-    if study.count("select count(*) from waking_passes"):
-        return None
+def _waking(_: _Study, found: dict[str, str]) -> str | None:
     return found.get(
         "inert", "no critical feature fires on its own prompt, so ablating it changes nothing that could wake others"
     )
 
 
 def _waking_graph(study: _Study, found: dict[str, str]) -> str | None:
-    if study.count("select count(*) from wakings"):
-        return None
     woken = "no feature that is silent on a prompt wakes while its critical ones are ablated"
     hint = (
         "" if study.setting("waking", "waking", "watched") == "all" else ': waking.watched = "all" looks at more than candidates'
@@ -220,16 +214,12 @@ def _waking_graph(study: _Study, found: dict[str, str]) -> str | None:
 
 
 def _backups(study: _Study, found: dict[str, str]) -> str | None:
-    if study.count("select count(*) from backups"):
-        return None
-    tested = "select count(*) from backup_tests where ablated = 'woken'"
     none = "nothing that wakes is a backup: no prompt that a source alone does not flip flips with what wakes ablated too"
-    return found.get("waking_graph") or (none if study.count(tested) else "nothing wakes, so there is nothing to ablate as well")
+    tested = study.has("backup_tests where ablated = 'woken'")
+    return found.get("waking_graph") or (none if tested else "nothing wakes, so there is nothing to ablate as well")
 
 
 def _steering(study: _Study, found: dict[str, str]) -> str | None:
-    if study.count("select count(*) from ablations where stage = 'steering'"):
-        return None
     if not any(study.setting("steering", "steering", field) for field in ("values", "levels")):
         return "steering.values and steering.levels name no value to hold features at"
     redundant = "no critical feature is silent on its prompt and wakes when the others are ablated"
@@ -237,54 +227,45 @@ def _steering(study: _Study, found: dict[str, str]) -> str | None:
 
 
 def _losses(study: _Study, found: dict[str, str]) -> str | None:
-    if not study.count("select count(*) from losses"):
-        return "losses.texts names no ordinary text to measure side effects on"
-    if not study.count("select count(*) from losses where method = 'minimal'"):
-        return found.get("inert")
-    return None
+    return found.get("inert") if study.has("losses") else "losses.texts names no ordinary text to measure side effects on"
 
 
-def _stage3(stage: str, study: _Study, found: dict[str, str]) -> str | None:
-    if study.count(f"select count(*) from ablations where stage = '{stage}'"):
-        return None
+def _stage3(_: _Study, found: dict[str, str]) -> str | None:
     unranked = "none of the features that fire with critical ones was seen in the machine's training, so none can be ranked"
     return found.get("inert", f"{unranked}: raise interactions.tokens, or train on more prompts (interactions.sets)")
 
 
-def _populations(study: _Study, found: dict[str, str]) -> str | None:
-    if study.count("select count(*) from populations"):
-        return None
+def _populations(_: _Study, found: dict[str, str]) -> str | None:
     return found.get("inert", "no stage of the search found a feature")
 
 
 def _taxonomy(study: _Study, _: dict[str, str]) -> str | None:
-    if study.count("select count(*) from taxonomy"):
-        return None
     label = study.setting("taxonomy", "taxonomy", "label")
     asked = "select any_value(label_role) from prompts where label = $1"
     role = "target" if label is None else study.con.execute(asked, [label]).fetchall()[0][0]
     return f"no {study.words.get(role, label)} prompt has a category: give category to a set of [[prompts]]"
 
 
-def _concepts(study: _Study, _: dict[str, str]) -> str | None:
-    return None if study.count("select count(*) from concepts") else "concepts.patterns names no concept"
+def _concepts(_: _Study, __: dict[str, str]) -> str | None:
+    return "concepts.patterns names no concept"
 
 
-RULES = {
-    "direction": _direction,
-    "algorithm1": lambda study, found: _search("algorithm1", study, found),
-    "minimal": lambda study, found: _search("minimal", study, found),
-    "inert": _inert,
-    "readouts": _readouts,
-    "waking": _waking,
-    "waking_graph": _waking_graph,
-    "backups": _backups,
-    "steering": _steering,
-    "losses": _losses,
-    "stage3": lambda study, found: _stage3("stage3", study, found),
-    "stage3_probe": lambda study, found: _stage3("stage3_probe", study, found),
-    "populations": _populations,
-    "taxonomy": _taxonomy,
-    "concepts": _concepts,
+Rule = Callable[[_Study, dict[str, str]], str | None]
+RULES: dict[str, tuple[str, Rule]] = {
+    "direction": ("directions where chosen", _direction),
+    "algorithm1": ("searches where method = 'algorithm1'", partial(_search, "algorithm1")),
+    "minimal": ("searches where method = 'minimal'", partial(_search, "minimal")),
+    "inert": ("critical_features", _inert),
+    "readouts": ("readouts", _readouts),
+    "waking": ("waking_passes", _waking),
+    "waking_graph": ("wakings", _waking_graph),
+    "backups": ("backups", _backups),
+    "steering": ("ablations where stage = 'steering'", _steering),
+    "losses": ("losses where method = 'minimal'", _losses),
+    "stage3": ("ablations where stage = 'stage3'", _stage3),
+    "stage3_probe": ("ablations where stage = 'stage3_probe'", _stage3),
+    "populations": ("populations", _populations),
+    "taxonomy": ("taxonomy", _taxonomy),
+    "concepts": ("concepts", _concepts),
 }
-"""stage -> its reason, from the reasons of the stages before it; in the order of the stages"""
+"""stage -> the rows that say it found something, and why it did not, from the reasons of the stages before it; in their order"""
