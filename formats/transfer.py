@@ -3,8 +3,7 @@
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.rules import broken_values
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES
+from saelake.warehouse.sharing.names import check_study_name
 
 CODE_VERSION = 1
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
 MOST_FILES = 100_000
 MOST_TOLD = 2**18
 """Characters of one thing that a run's record says of its source: a set whose records are too large is not read."""
@@ -40,8 +39,8 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
     if known.read is None:
         raise UserError(f"{name} is written only: `saelake export {name}`")
     check_options(name, known.reads, asked)
-    if asked.recipe is not None and not NAME.fullmatch(asked.recipe):
-        raise UserError(f"{asked.recipe!r} is not a name for a study: use letters, digits, ., - and _, a letter first")
+    if asked.recipe is not None:
+        check_study_name(asked.recipe)
     files = source_files(known, Path(source), owner)
     sha256 = _hash(files, Path(source), owner)
     with join(Lake.at(lake), asked.recipe, needs_study=known.needs_study) as joined:
@@ -59,13 +58,8 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
         raise UserError(f"{owner}: {Path(source).name} holds nothing that a lake keeps")
     for one in rows:
         _check(one, owner)
-
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        for shard in missing:
-            yield shard, rows
-
     tables = list(dict.fromkeys(one.table for one in rows))
-    return ensure_run(Lake.create(lake), spec, Plan(["all"], compute, tables, completion=found.completion), progress=progress)
+    return ensure_run(Lake.create(lake), spec, Plan.of(rows, tables, found.completion), progress=progress)
 
 
 def write_out(lake: str | Path, name: str, folder: Path, asked: Asked) -> Mapping[str, int]:

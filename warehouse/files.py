@@ -1,6 +1,6 @@
 """The files of a run: their names, and how a run record lists them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,10 @@ class DataFile:
     n_rows: int
     n_bytes: int
     sha256: str
+
+    def below(self, folder: str) -> "DataFile":
+        """The file of a run's folder as a file of the lake, where that folder is `folder`."""
+        return replace(self, path=f"{folder}/{self.path}")
 
 
 def file_name(table: str, layer: int | None) -> str:

@@ -67,6 +67,16 @@ class Plan:
     completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None
     """Makes the completion from a function that reads a landed table."""
 
+    @classmethod
+    def of(
+        cls,
+        rows: list[Rows],
+        tables: Sequence[str],
+        completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None,
+    ) -> "Plan":
+        """The plan of a run whose rows are there already: one shard."""
+        return cls(["all"], lambda missing: ((name, rows) for name in missing), tables, completion=completion)
+
 
 def land(folder: Path, shard: Iterable[Rows]) -> None:
     """Writes one shard, durably and atomically. The files are plain: they live until the run is published."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from saelake.warehouse.damage import file_damage
 from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
@@ -24,8 +25,8 @@ def require_sound(lake: Lake, run_ids: Iterable[str]) -> None:
     if isinstance(lake.published, Folder):
         wrong = list(at_once(os.cpu_count() or 1, lambda one: _wrong(lake.root, one[1]), listed))
     else:
-        sizes = {entry.key: entry.n_bytes for entry in lake.published.entries("data")}
-        wrong = ["" if sizes.get(file.path) == file.n_bytes else "is missing or of another size" for _, file in listed]
+        damage = file_damage(lake, [file for _, file in listed])
+        wrong = [damage.get(file.path, "") for _, file in listed]
     for (record, file), what in zip(listed, wrong, strict=True):
         if what:
             raise UserError(

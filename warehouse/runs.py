@@ -215,7 +215,7 @@ def _write(lake: Lake, progress: Quiet, one: Planned) -> _Written:
         folder = lake.published.unused(data_key(spec.run_id))
         with lake.published.new_folder(folder) as draft:
             contents, files = publish_files(lake.landing(spec.run_id), spec, plan, draft, progress)
-    return _Written(folder, contents, [_below(folder, f) for f in files])
+    return _Written(folder, contents, [file.below(folder) for file in files])
 
 
 def _record_written(
@@ -280,7 +280,3 @@ def _land_missing(
         progress.advance(1, sum(r.rows.num_rows for r in rows))
     unlanded = [name for run_id, names in missing.items() for name in names if not (landings[run_id] / name).is_dir()]
     assert not unlanded, f"{what}: shards were not computed: {', '.join(unlanded)}"
-
-
-def _below(folder: str, file: DataFile) -> DataFile:
-    return replace(file, path=f"{folder}/{file.path}")

@@ -10,7 +10,7 @@ An answer to a feature replaces that person's answer before; one that is withdra
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -220,14 +220,8 @@ def close(lake: Lake, study: AnnotationStudy, *, unfinished: bool = False) -> Ru
     content = {"code": CODE_VERSION, "study": study.name, "sampling": asdict(study.sampling)}
     content["items"] = sha256_text(canonical_json(items))
     content["answers"] = sha256_text(canonical_json({one: sorted(mine.items()) for one, mine in final.items()}))
-    rows = _rows(study, final)
-
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        for name in missing:
-            yield name, [rows]
-
     spec = RunSpec(stage(study.name), study.recipe, content, parents, study.sampling.seed)
-    return ensure_run(lake, spec, Plan(["all"], compute, [ANNOTATIONS.name]))
+    return ensure_run(lake, spec, Plan.of([_rows(study, final)], [ANNOTATIONS.name]))
 
 
 def stage(name: str) -> str:

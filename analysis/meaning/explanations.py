@@ -193,12 +193,7 @@ def _ensure_own(
     sha256 = hash_input(file, "explanations")
     spec = RunSpec(STAGE, recipe.name, {"code": CODE_VERSION, "from": "file", "sha256": sha256}, ingested)
     rows = [explanation_rows(sae, found, f"{file.name}@sha256:{sha256[:12]}") for sae, found in by_sae.items()]
-
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        for name in missing:
-            yield name, rows
-
-    return ensure_run(lake, spec, Plan(["all"], compute, [EXPLANATIONS.name]), force=force, progress=progress)
+    return ensure_run(lake, spec, Plan.of(rows, [EXPLANATIONS.name]), force=force, progress=progress)
 
 
 def read_own(file: Path, saes: Sequence[KnownSae]) -> dict[KnownSae, list[Explanation]]:

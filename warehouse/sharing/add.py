@@ -31,7 +31,7 @@ from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import RunRecord, run_tag
 from saelake.warehouse.schema import TABLES
-from saelake.warehouse.sharing.names import NAME, STUDIES, lake_names
+from saelake.warehouse.sharing.names import STUDIES, check_study_name, lake_names
 from saelake.warehouse.sharing.pages import check_pages
 from saelake.warehouse.sharing.read import check_footer, open_file, read_records
 from saelake.warehouse.storage import Folder
@@ -92,10 +92,10 @@ def _pointers(records: Sequence[RunRecord], name: str | None) -> dict[tuple[str,
     # Sets of older versions do not say which studies show a run: of each stage there was one, the latest.
     older = {(r.recipe, r.stage): [r.run_id] for r in latest if STUDIES not in r.about}
     studies = sorted({study for study, _ in (*found, *older)})
-    if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is not a name for a study: use letters, digits, ., - and _, a letter first")
-    if name is not None and len(studies) > 1:
-        raise UserError(f"the set has several studies ({', '.join(studies)}): they keep their names")
+    if name is not None:
+        check_study_name(name)
+        if len(studies) > 1:
+            raise UserError(f"the set has several studies ({', '.join(studies)}): they keep their names")
     return {(name or study, stage): tuple(run_ids) for (study, stage), run_ids in (older | found).items()}
 
 
@@ -169,7 +169,7 @@ def _copy(
 
 def _below(record: RunRecord, folder: str, files: Sequence[DataFile]) -> RunRecord:
     """The record with files that lie below the key `folder`."""
-    return replace(record, files=tuple(replace(f, path=f"{folder}/{f.path}") for f in files))
+    return replace(record, files=tuple(file.below(folder) for file in files))
 
 
 def _take_file(folder: Path, file: DataFile, draft: Path, name: str, version: int) -> DataFile:
