@@ -2,7 +2,7 @@
 
 import click
 
-from saelake.commands.options import Computing, computing_options, open_lake
+from saelake.commands.options import Computing, computing_options, listed, open_lake
 
 
 @click.command()
@@ -33,7 +33,7 @@ def compare(recipe: str, backends: str, n_prompts: int, computing: Computing) ->
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
 
-    names = [name.strip() for name in backends.split(",") if name.strip()]
+    names = listed(backends)
     check_backends(names)
     opened_study = open_study(study)
     with Bar() as progress:

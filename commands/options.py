@@ -43,6 +43,11 @@ def open_lake(lake: str, recipe: str | None, files: Sequence[Path] = ()) -> "Abs
     return opened
 
 
+def listed(names: str | None) -> tuple[str, ...]:
+    """What an option lists, with commas between."""
+    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
+
+
 def lake_option(command: Command) -> Command:
     place: dict[str, Any] = {"default": "lake", "show_default": True, "envvar": "SAELAKE_LAKE", "show_envvar": True}
     return click.option("--lake", metavar="DIR", help="The lake's folder, or s3://bucket/prefix.", **place)(command)

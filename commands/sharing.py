@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from saelake.commands.options import lake_option, study_option
+from saelake.commands.options import lake_option, listed, study_option
 
 
 @click.command()
@@ -49,7 +49,7 @@ def share(
     if repository:
         require_login()
     opened = Lake.existing(lake)
-    choice = Choice(recipe, _listed(runs), _listed(tables), restrict, with_completions, by_ranges=site)
+    choice = Choice(recipe, listed(runs), listed(tables), restrict, with_completions, by_ranges=site)
     pages = None
     if site:
         from saelake.analysis.site.site import write_site
@@ -125,10 +125,6 @@ def report(lake: str, recipe: str | None, target: Path, with_completions: bool, 
         return
     n_bytes = write_report(Lake.existing(lake), recipe, target, with_completions=with_completions)
     click.echo(f"{target}: {n_bytes:,} bytes")
-
-
-def _listed(names: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
 COMMANDS = (report, share, add)

@@ -3,14 +3,13 @@
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from saelake import queries
-from saelake.analysis.explorer.study import ShownStudy, found, listed
+from saelake.analysis.explorer.study import ShownStudy, found, listed, page_length
 from saelake.queries.rows import rows
 
 
 def add_conditions(app: FastAPI, shown: ShownStudy) -> None:
     """Adds the list of conditions and a page for each."""
-    limit = int(next(p.default or 0 for p in queries.load("condition_answers").parameters if p.name == "limit"))
+    limit = page_length("condition_answers")
     labels = shown.choices("label", "prompts")
 
     @app.get("/b/{token}/conditions")

@@ -58,7 +58,7 @@ class Line:
 class Vectors:
     """Where the vectors come from that lines name: both raise UserError for what is not there."""
 
-    row: Callable[[str, int], np.ndarray]
+    row: Callable[[str | int, int], np.ndarray]
     """the decoder row of a feature of an SAE"""
     direction: Callable[[int | None], tuple[int, np.ndarray]]
     """the study's direction of a layer, or the chosen one: its layer, and the vector"""
@@ -99,7 +99,7 @@ def _edits(line: Line, vectors: Vectors) -> list[Edit]:
         return [Clamp(_key(sae), [feature_id], line.number or 0.0, where)]
     if line.features:
         ((sae, feature_id),) = line.features
-        site, vector = _key(sae), vectors.row(sae, feature_id)
+        site, vector = _key(sae), vectors.row(_key(sae), feature_id)
     else:
         layer = None if line.what[0] == "chosen" else int(line.what[0].split()[1])
         site, vector = vectors.direction(layer)

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from saelake.analysis import stages
-from saelake.analysis.engine.asked import Edit
+from saelake.analysis.engine.asked import Edit, feature_ids
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.explorer.edits import FORM, Vectors, check_kept, edits_of, in_python, in_shell, read_lines, selected
 from saelake.analysis.explorer.study import ShownStudy, found
@@ -260,11 +260,10 @@ def _fired(shown: ShownStudy, live: Live, prompt: str) -> tuple[list[Row], list[
     return tokens, [one | {"max_activation": largest[one["sae_id"], one["feature_id"]]} for one in telling]
 
 
-def _decoder_row(engine: Engine, sae: str, feature_id: int) -> np.ndarray:
-    held = engine.saes[engine.sae_id(int(sae) if sae.isdecimal() else sae)]
-    if not 0 <= feature_id < held.width:
-        raise UserError(f"{held.sae_id} has no feature {feature_id}: its features are 0 to {held.width - 1}")
-    return np.asarray(held.decoder_rows(torch.tensor([feature_id]), torch.device("cpu"))[0].float().numpy())
+def _decoder_row(engine: Engine, sae: str | int, feature_id: int) -> np.ndarray:
+    held = engine.saes[engine.sae_id(sae)]
+    ids = torch.from_numpy(feature_ids([feature_id], held))
+    return np.asarray(held.decoder_rows(ids, torch.device("cpu"))[0].float().numpy())
 
 
 def _direction(shown: ShownStudy, layer: int | None) -> tuple[int, np.ndarray]:

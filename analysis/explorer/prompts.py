@@ -6,8 +6,7 @@ import duckdb
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from saelake import queries
-from saelake.analysis.explorer.study import ShownStudy, found, listed
+from saelake.analysis.explorer.study import ShownStudy, found, listed, page_length
 from saelake.analysis.served.cards import strength, visible
 from saelake.queries.rows import Row, rows, selected
 
@@ -29,7 +28,7 @@ class PromptToken(NamedTuple):
 
 def add_prompts(app: FastAPI, shown: ShownStudy) -> None:
     """Adds the list of prompts and a page for each."""
-    limit = int(next(p.default or 0 for p in queries.load("prompt_list").parameters if p.name == "limit"))
+    limit = page_length("prompt_list")
     labels, categories = shown.choices("label", "prompts"), shown.choices("category", "prompts")
 
     @app.get("/b/{token}/prompts")

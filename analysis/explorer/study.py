@@ -141,6 +141,11 @@ def listed(
         return [], f"{fields.get(parameter, parameter)} {rest}"
 
 
+def page_length(name: str) -> int:
+    """Rows that a question gives at the most where it is not said: those of one page."""
+    return int(next(p.default or 0 for p in queries.load(name).parameters if p.name == "limit"))
+
+
 def given(asked: Mapping[str, str]) -> dict[str, str]:
     """The fields of a form that say something."""
     return {name: " ".join(value.split()) for name, value in asked.items() if value.strip()}

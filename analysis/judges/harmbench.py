@@ -9,7 +9,6 @@ no however well that is answered. Benign prompts are for first_token and phrases
 """
 
 import ast
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from saelake.ingest.inputs import read_text
 from saelake.ingest.loading import resolve_device
 from saelake.ingest.recipe import Compute
 from saelake.ingest.recipe.answers import Harmbench
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError, first_line
 
 FIELD = "verdicts.harmbench"
@@ -47,7 +47,7 @@ def identify(settings: Harmbench) -> dict[str, object]:
     else:
         model = f"{settings.hub_id}@{_commit(settings)}"
     template = read_template(settings)
-    return {"model": model, "template_sha256": _sha256(template), "dtype": settings.dtype}
+    return {"model": model, "template_sha256": sha256_text(template), "dtype": settings.dtype}
 
 
 def read_template(settings: Harmbench) -> str:
@@ -64,8 +64,10 @@ def read_template(settings: Harmbench) -> str:
                 f"{{generation}} alone: write the right one to a file and name it as {FIELD}.template"
             )
         template = found[0]
-    if settings.template_sha256 not in (None, _sha256(template)):
-        raise UserError(f"{FIELD}.template_sha256 is {settings.template_sha256}, but that of the template is {_sha256(template)}")
+    if settings.template_sha256 not in (None, sha256_text(template)):
+        raise UserError(
+            f"{FIELD}.template_sha256 is {settings.template_sha256}, but that of the template is {sha256_text(template)}"
+        )
     return template
 
 
@@ -207,7 +209,3 @@ def _model_card(settings: Harmbench) -> Path:
             f"{FIELD}: the model card of {settings.hub_id}, with the instruction in it, is not in the hub's cache and cannot be "
             f"read from the hub: write the instruction to a file and name it as {FIELD}.template"
         ) from error
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -5,7 +5,6 @@ Shapes: r annotators, i items (features), c categories; ratings are 1 (chosen), 
 """
 
 from collections.abc import Callable
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -90,11 +89,6 @@ def kappa(sums_nk: np.ndarray) -> np.ndarray:
     a, b = _ratio(sums_nk[:, 0] + sums_nk[:, 1], n), _ratio(sums_nk[:, 0] + sums_nk[:, 2], n)
     expected = a * b + (1 - a) * (1 - b)
     return _ratio(observed - expected, 1 - expected)
-
-
-def pairs(annotators: list[str]) -> list[tuple[int, int]]:
-    """Every two annotators, by place."""
-    return list(combinations(range(len(annotators)), 2))
 
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The scores of a closed annotation study (R19): agreement with what features fire on, and of people with each other."""
 
+from itertools import combinations
 from typing import NamedTuple
 
 import duckdb
@@ -15,7 +16,6 @@ from saelake.analysis.meaning.agreement import (
     mean,
     mean_sums,
     measured,
-    pairs,
 )
 from saelake.analysis.meaning.annotation_study import NONE, AnnotationStudy, stage
 from saelake.warehouse.catalog import connect
@@ -63,7 +63,7 @@ def scores(con: duckdb.DuckDBPyConnection, study: str, *, mapping: str = "litera
     found.append(Score("alpha", "all", measured(alpha_sums(ratings_ric), alpha, seed)))
     for c, category in enumerate(categories):
         found.append(Score("alpha", category, measured(alpha_sums(ratings_ric[:, :, [c]]), alpha, seed)))
-    for a, b in pairs(annotators):
+    for a, b in combinations(range(len(annotators)), 2):
         sums = kappa_sums(ratings_ric[a], ratings_ric[b])
         found.append(Score("kappa", f"{annotators[a]} and {annotators[b]}", measured(sums, kappa, seed)))
     return found

@@ -45,6 +45,11 @@ class Answer:
         return next((row for row in self.rows if all(row[name] == value for name, value in values.items())), None)
 
 
+def as_said(name: str) -> str:
+    """A name that a person gave, for a sentence in which {words} are filled in."""
+    return name.replace("{", "{{").replace("}", "}}")
+
+
 def _as_text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from saelake.analysis.report import evidence
-from saelake.analysis.report.answers import Studied
+from saelake.analysis.report.answers import Studied, as_said
 from saelake.analysis.report.blocks import Block, Claim, Claims, Section
-from saelake.analysis.report.evidence import always, as_said
+from saelake.analysis.report.evidence import always
 from saelake.warehouse.errors import LeftOut, view_errors
 
 

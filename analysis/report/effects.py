@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from saelake.analysis.report import charts
-from saelake.analysis.report.answers import Answer, Studied
+from saelake.analysis.report.answers import Answer, Studied, as_said
 from saelake.analysis.report.blocks import Block, Cell, Figure, Note, Section, Table
 
 
@@ -149,17 +149,13 @@ def _losses(study: Studied) -> Sequence[Block]:
 
 BY_HEART = 0.1
 """Nats a token up to which texts are said to be known by heart: good models have twenty times as many on prose."""
-DISTINCT_TOKENS = """
-select count(distinct token_id)
-from tokens
-"""
 
 
 def text_sentences(study: Studied) -> list[str]:
     """What texts are to the unmodified model, where that decides what can be seen on them: by heart, or worse than guessed."""
     rows = [row for row in study.ask("losses", judge=study.judge).rows if row["condition"] == "none"]
-    named = {row["texts"]: row["texts"].replace("{", "{{").replace("}", "}}") for row in rows}
-    ((n,),) = study.con.execute(DISTINCT_TOKENS).fetchall()
+    named = {row["texts"]: as_said(row["texts"]) for row in rows}
+    ((n,),) = study.con.execute("select count(distinct token_id) from tokens").fetchall()
     guess = math.log(max(n, 1))
     known = [f"{named[row['texts']]} ({row['loss']:.3f} nats a token)" for row in rows if row["loss"] < BY_HEART]
     foreign = [f"{named[row['texts']]} ({row['loss']:.2f} nats a token)" for row in rows if n and row["loss"] > guess]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from saelake import queries
-from saelake.analysis.report.answers import Studied
+from saelake.analysis.report.answers import Studied, as_said
 from saelake.analysis.report.blocks import count, percent
 from saelake.analysis.report.causes import backup_sentence, chosen_layer
 from saelake.analysis.report.effects import clamping_sentences, text_sentences
@@ -28,11 +28,6 @@ RANKINGS = {
 
 def always(sentence: str) -> Callable[[Studied], str]:
     return lambda _study: sentence
-
-
-def as_said(name: str) -> str:
-    """A name that a person gave, for a sentence in which {words} are filled in."""
-    return name.replace("{", "{{").replace("}", "}}")
 
 
 def model(study: Studied) -> str:
