@@ -21,7 +21,7 @@ from saelake.analysis.stage_list import specs
 from saelake.analysis.stages import ensure_stage
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.backends.backend import LOG_PROBS, Backend, Place, Read, depth, site_of, sketch
-from saelake.ingest.backends.opening import identity_of, opener, wrapped
+from saelake.ingest.backends.opening import identity_of, open_backend, wrapped
 from saelake.ingest.backends.ours import Transformers
 from saelake.ingest.job import ingest_study
 from saelake.ingest.study import Study
@@ -170,7 +170,7 @@ def compare_study(
     context, model = StudyContext(study, lake), study.recipe.model
     ingest_study(study, lake, progress=progress, loaded=context.loaded)
     asked = [
-        stage(name, opener(name, model), identity_of(name, model), n_prompts)
+        stage(name, partial(open_backend, name, model), identity_of(name, model), n_prompts)
         for name in dict.fromkeys((Transformers.name, *names))
     ]
     known = specs(study, asked, lake)

@@ -183,8 +183,7 @@ def _chat(spec: PromptSet, number: int, row: Row) -> Chat | None:
             chat = read_chat(row[spec.messages])
         except ValueError as error:
             raise UserError(f"{spec.owner}, row {number}: column {spec.messages!r} holds no chat: {error}") from error
-    blank = spec.system is None or (isinstance(spec.system, Column) and is_missing(row[spec.system.column]))
-    if spec.system is None or blank:
+    if spec.system is None or (isinstance(spec.system, Column) and is_missing(row[spec.system.column])):
         return chat if spec.messages is not None else None
     if chat[0][0] == "system":
         raise UserError(f"{spec.owner}, row {number}: the chat has a system message, and system gives it another")

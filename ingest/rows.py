@@ -61,7 +61,7 @@ def read_rows(file: Path, owner: str, wanted: Collection[str] | None = None) -> 
                 yield row
         except UserError:
             raise
-        except (*UNREADABLE, zlib.error) as error:
+        except UNREADABLE as error:
             raise UserError(f"{owner}: {file.name} is not a readable {kind} file ({first_line(error)})") from error
 
 

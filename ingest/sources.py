@@ -35,11 +35,8 @@ def rows_of(spec: RowSet, wanted: Collection[str]) -> Iterator[Row]:
 def _source_rows(source: Source, owner: str, wanted: Collection[str]) -> Iterator[Row]:
     file = _downloaded(source, owner) if source.url is not None else source.file
     assert file is not None, "a source has a file or url"
-    if source.url is None and source.sha256 is not None and (found := hash_input(file, owner)) != source.sha256:
-        raise UserError(
-            f"{owner}: {file} has sha256 {found}, but the recipe says {source.sha256}: "
-            f"the file has changed, so look at it before changing the hash"
-        )
+    if source.url is None and source.sha256 is not None:
+        _check_hash(source, hash_input(file, owner), owner)
     n_rows = 0
     for row in read_rows(file, owner, wanted):
         n_rows += 1
@@ -76,13 +73,17 @@ def _downloaded(source: Source, owner: str) -> Path:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         arrived = Path(folder, file.name)
         _fetch(source.url, arrived, owner)
-        if (found := sha256_file(arrived)) != source.sha256:
-            raise UserError(
-                f"{owner}: {source.url} has sha256 {found}, but the recipe says {source.sha256}: "
-                "the file has changed, so look at it before changing the hash"
-            )
+        _check_hash(source, sha256_file(arrived), owner)
         arrived.replace(file)
     return file
+
+
+def _check_hash(source: Source, found: str, owner: str) -> None:
+    if found != source.sha256:
+        raise UserError(
+            f"{owner}: {source.url or source.file} has sha256 {found}, but the recipe says {source.sha256}: "
+            "the file has changed, so look at it before changing the hash"
+        )
 
 
 def _fetch(url: str, target: Path, owner: str) -> None:

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelake.ingest.sites import Site
+from saelake.ingest.sites import KINDS, Site
 from saelake.ingest.template import ChatTemplate
 
-COMPARED = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in_unit", "mlp_in", "mlp_out", "resid_post")
-"""Kinds of sites that are read, where model and backend have them."""
 LOG_PROBS = "log_probs"
 """The log-probabilities of the next token, behind the last layer: a constant in all logits leaves them as they are."""
 SKETCH = 64
@@ -69,7 +67,7 @@ def tokens_of(tokenizer: Any, template: ChatTemplate, texts: Sequence[str]) -> l
 def depth(place: Place) -> tuple[int, int]:
     """Sorts places in the order in which a pass comes to them."""
     layer, kind = place
-    return layer, -1 if kind == LOG_PROBS else COMPARED.index(kind)
+    return layer, -1 if kind == LOG_PROBS else KINDS.index(kind)
 
 
 def site_of(place: Place) -> Site:

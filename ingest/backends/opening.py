@@ -1,7 +1,6 @@
 """Backends by their names in a command, each with the model that the recipe names, and those of models that are loaded."""
 
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -84,11 +83,6 @@ def open_backend(name: str, model: ModelSpec, subject: Subject) -> Backend:
     except Exception as error:  # whatever another library makes of a model that it does not know
         raise UserError(f"TransformerLens cannot load the model ({first_line(error)})") from error
     return TransformerLens(bridge, subject.template)
-
-
-def opener(name: str, model: ModelSpec) -> Any:
-    """`open_backend` for a subject that comes later."""
-    return partial(open_backend, name, model)
 
 
 def wrapped(name: str, given: Any, subject: Subject) -> Backend:

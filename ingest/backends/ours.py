@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saelake.ingest.backends.backend import COMPARED, LOG_PROBS, Place, Read, site_of
+from saelake.ingest.backends.backend import LOG_PROBS, Place, Read, site_of
 from saelake.ingest.backends.padded import unpadded
-from saelake.ingest.sites import Site
+from saelake.ingest.sites import KINDS, Site
 from saelake.ingest.subject import Batch, Subject
 from saelake.warehouse.errors import UserError
 
@@ -47,7 +47,7 @@ class Transformers:
     def places(self) -> list[Place]:
         """All that the model has, in the order of a pass."""
         layers = range(self.subject.n_layers)
-        found: list[Place] = [(layer, kind) for layer in layers for kind in COMPARED if _has(self.subject, Site(layer, kind))]
+        found: list[Place] = [(layer, kind) for layer in layers for kind in KINDS if _has(self.subject, Site(layer, kind))]
         return [*found, (self.subject.n_layers, LOG_PROBS)]
 
     def _read(self, texts: Sequence[str], places: Sequence[Place], noise: torch.Generator | None) -> Read:

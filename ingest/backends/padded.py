@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def padded(token_ids: Sequence[Sequence[int]], device: torch.device, pad_id: int = 0) -> dict[str, Tensor]:
+def padded(token_ids: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
     """input_ids, attention_mask and position_ids (b, t), as transformers names them."""
     width = max(map(len, token_ids))
-    ids_bt = torch.full((len(token_ids), width), pad_id, dtype=torch.int64)
+    ids_bt = torch.zeros(len(token_ids), width, dtype=torch.int64)
     mask_bt = torch.zeros_like(ids_bt)
     for row, ids in enumerate(token_ids):
         ids_bt[row, width - len(ids) :] = torch.tensor(ids)

@@ -68,7 +68,7 @@ def _kind(value: Any) -> Hashable:
 
 
 Name = Annotated[str, Field(min_length=1)]
-Label = Annotated[
+Named = Annotated[
     Annotated[Name, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
     Discriminator(_kind),
 ]
@@ -78,12 +78,6 @@ Category = Annotated[
 ]
 Split = Annotated[
     Annotated[str, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Fractions, Tag("other")],
-    Discriminator(_kind),
-]
-
-
-System = Annotated[
-    Annotated[Name, Tag("constant")] | Annotated[Column, Tag("column")] | Annotated[Column, Tag("other")],
     Discriminator(_kind),
 ]
 
@@ -99,10 +93,10 @@ class PromptSet(RowSet):
     messages: Annotated[str | None, LATER] = None
     """The column of chats, in place of `text`: lists of {role, content}, of roles system, user and assistant, of which the last
     is what the user says. In CSV they are JSON."""
-    system: Annotated[System | None, LATER] = None
+    system: Annotated[Named | None, LATER] = None
     """A system message before the prompts, instead of model.system, or the column that it is read from: blank cells have none of
     their own."""
-    label: Label
+    label: Named
     """The label of all rows, any text, or the column that it is read from; [labels] says which are target and control."""
     category: Category | None = None
     """The category of all rows, or the column that it is read from."""

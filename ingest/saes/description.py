@@ -1,6 +1,6 @@
 """What an SAE says about itself, read through SAELens without its weights, and whether it fits a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,8 +114,7 @@ def read_description(ref: SaeRef) -> SaeDescription:
                 config = load_sae_config_from_huggingface(ref.release, ref.release_id)
         check_config(config, ref.location)
         metadata = config.get("metadata") or {}
-        hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
-        hook_out = metadata.get("hook_name_out") or metadata.get("hf_hook_name_out")
+        hook, hook_out = hooks_of(metadata)
         sizes = config["d_in"], config["d_sae"]
         check_kind(str(config["architecture"]), ref)
     except UserError:
@@ -127,6 +126,12 @@ def read_description(ref: SaeRef) -> SaeDescription:
         raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out')
     norm = norm_convention(ref, config.get("normalize_activations", "none"), scale)
     return SaeDescription(ref, config["architecture"], *sizes, hook, norm, hook_out, config.get("d_out"))
+
+
+def hooks_of(metadata: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The hook points that an SAE was trained on and, if it is a transcoder, writes to, as far as it declares them."""
+    hook, hook_out = (metadata.get(name) or metadata.get(f"hf_{name}") for name in ("hook_name", "hook_name_out"))
+    return hook, hook_out
 
 
 def check_description(description: SaeDescription, subject: Sized) -> None:

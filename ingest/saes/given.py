@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from saelake.ingest.saes.description import SaeDescription, check_kind, norm_convention, norm_scale
-from saelake.ingest.saes.refs import SaeRef
+from saelake.ingest.saes.description import SaeDescription, check_kind, hooks_of, norm_convention, norm_scale
+from saelake.ingest.saes.refs import SaeRef, sae_id_of
 from saelake.ingest.saes.sae import Sae, laid_open
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
@@ -52,14 +52,14 @@ def _opened(given: Any, site: Site | None, device: torch.device) -> Sae:
     stays = device.type != "cpu" and all(one.device.type == "cpu" for one in given.parameters())
     module = _for_inference(given, torch.device("cpu") if stays else device)
     metadata = module.cfg.metadata.to_dict()
-    hook = metadata.get("hook_name") or metadata.get("hf_hook_name")
+    hook, hook_out = hooks_of(metadata)
     if site is None and hook is None:
         raise UserError("an SAE does not say which hook it reads: give saes as {hook or Site: SAE}")
     reads = site or Site.parse(str(hook))
-    hook_out = metadata.get("hook_name_out") or metadata.get("hf_hook_name_out")
     content_hash = _content_hash(module, f"{reads.hook} {hook_out}")
-    sae_id = f"layer_{reads.layer:02d}-{content_hash[:8]}"
-    ref = SaeRef(sae_id, f"given@sha256:{content_hash}", reads.layer, content_hash, None, None, None, None)
+    ref = SaeRef(
+        sae_id_of(reads.layer, content_hash), f"given@sha256:{content_hash}", reads.layer, content_hash, None, None, None, None
+    )
     check_kind(module.cfg.architecture(), ref)
     scale = norm_scale(ref, metadata)
     norm = norm_convention(ref, module.cfg.normalize_activations, scale)

@@ -8,13 +8,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from saelake.ingest.saes.description import SaeDescription
-from saelake.ingest.saes.sae import Sae, Weights, load_sae, moved, with_tensors
+from saelake.ingest.saes.sae import Sae, Weights, load_sae, moved, replaced
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.machine import host_bytes
 
@@ -85,21 +84,16 @@ class SaeLoader(Mapping[int, Sae]):
         """For rows to be read one by one: an encoder's in one piece each, in page-locked memory beside CUDA, or in a file."""
         in_memory = self._n_bytes <= KEPT_SHARE * host_bytes()
         pinned = in_memory and self._device.type == "cuda"
-        copies: dict[tuple[int, ...], Tensor] = {}
 
         def laid(one: Tensor) -> Tensor:
             if one.numel() * one.element_size() < SMALL:
                 return one
-            place = (one.data_ptr(), *one.shape)  # a module shares its tensors with what is laid open of it
-            if place not in copies:
-                across = one.shape == weights.W_enc.shape and one.shape[0] < one.shape[1]
-                rows = one.T if across else one
-                kept = _in_memory(rows, pinned) if in_memory else _in_a_file(rows)
-                copies[place] = kept.T if across else kept
-            return copies[place]
+            across = one.shape == weights.W_enc.shape and one.shape[0] < one.shape[1]
+            rows = one.T if across else one
+            kept = _in_memory(rows, pinned) if in_memory else _in_a_file(rows)
+            return kept.T if across else kept
 
-        opened: dict[str, Any] = {name: laid(one) for name, one in weights._asdict().items() if isinstance(one, Tensor)}
-        return weights._replace(**opened, module=with_tensors(weights.module, laid, torch.device("cpu")))
+        return replaced(weights, laid, torch.device("cpu"))
 
 
 def _in_memory(rows: Tensor, pinned: bool) -> Tensor:

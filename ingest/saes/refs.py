@@ -86,6 +86,11 @@ def layer_of(number: Any) -> Any:
     return number % NEXT_OF_LAYER
 
 
+def sae_id_of(layer: int, content_hash: str) -> str:
+    """The short key of an SAE in tables."""
+    return f"layer_{layer:02d}-{content_hash[:8]}"
+
+
 def _local(spec: SaesSpec) -> list[SaeRef]:
     refs = []
     for layer in spec.layers:
@@ -101,7 +106,7 @@ def _local(spec: SaesSpec) -> list[SaeRef]:
         check_folder(folder)
         content_hash = hash_folder(folder, SAE_FILES, field)
         name = f"{folder.name}@sha256:{content_hash}"
-        key = f"layer_{layer:02d}-{content_hash[:8]}"
+        key = sae_id_of(layer, content_hash)
         refs.append(SaeRef(key, name, layer, content_hash, spec.declared_l0(layer), folder, None, None))
     return refs
 
@@ -149,7 +154,7 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
         name = f"{spec.release}/{release_id}@{commit}" + (" (threshold as published)" if published else "")
         content_hash = hashlib.sha256(name.encode()).hexdigest()
         declared = spec.declared_l0(layer)
-        key = f"layer_{layer:02d}-{content_hash[:8]}"
+        key = sae_id_of(layer, content_hash)
         declared = l0 if declared is None else declared
         refs.append(SaeRef(key, name, layer, content_hash, declared, None, spec.release, release_id, published))
     return refs

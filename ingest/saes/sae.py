@@ -261,20 +261,25 @@ def laid_open(module: Any, description: SaeDescription) -> Sae:
 
 
 def moved(weights: Weights, device: torch.device) -> Weights:
-    """The same on another device; tensors that a module shares with what is laid open of it are copied once."""
+    """The same on another device."""
+    return replaced(weights, lambda one: one.to(device, non_blocking=True), device)
+
+
+def replaced(weights: Weights, make: Callable[[Tensor], Tensor], device: torch.device) -> Weights:
+    """The same with other tensors; one that the module shares with what is laid open of it is made once."""
     copies: dict[tuple[int, ...], Tensor] = {}
 
     def copy_of(one: Tensor) -> Tensor:
         place = (one.data_ptr(), *one.shape)
         if place not in copies:
-            copies[place] = one.to(device, non_blocking=True)
+            copies[place] = make(one)
         return copies[place]
 
     opened: dict[str, Any] = {name: copy_of(one) for name, one in weights._asdict().items() if isinstance(one, Tensor)}
-    return weights._replace(**opened, module=with_tensors(weights.module, copy_of, device))
+    return weights._replace(**opened, module=_with_tensors(weights.module, copy_of, device))
 
 
-def with_tensors(module: Any, given: Callable[[Tensor], Tensor], device: torch.device) -> Any:
+def _with_tensors(module: Any, given: Callable[[Tensor], Tensor], device: torch.device) -> Any:
     """A copy of SAELens' object whose tensors are others, and are not copied for it."""
     tensors = [*module.parameters(), *module.buffers()]
     made = copy.deepcopy(module, {id(one): _empty_like(one) for one in tensors})
