@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from saelake import queries
 from saelake.analysis.judges.degenerate import degenerate_rule
 from saelake.analysis.judges.named.phrases import plain_phrases, refuses
 from saelake.formats.joined import Joined
@@ -31,8 +32,6 @@ READER = "phrases"
 """The judge that reads answers that come without verdicts: it needs nothing but their text."""
 LABELS = {"target": "harmful", "control": "benign", "other": "other"}
 """What prompts are labelled in a study that has none of the kind."""
-OWN = f"not starts_with(run_id, '{STAGE_PREFIX}')"
-"""Rows that no import brought: what one import makes of a source does not depend on others."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +109,12 @@ def _known(joined: Joined, condition: str, owner: str, texts: set[str]) -> _Know
     if con is None:
         return _Known({}, {}, LABELS)
     con.register("asked_texts", pa.table({"text": sorted(texts)}))
-    rows = con.execute(
-        "select text, min(prompt_id), min_by(run_id, prompt_id) from prompts semi join asked_texts using (text) "
-        f"where {OWN} group by text"
-    ).fetchall()
-    labels = con.execute(f"select label_role, min(label) from prompts where {OWN} group by label_role").fetchall()
-    (n_before,) = con.execute(
-        "select count(distinct prompt_id) from ablations join prompts using (prompt_id) semi join asked_texts using (text) "
-        f"where condition = $1 and not starts_with(ablations.stage, '{STAGE_PREFIX}')",
-        [condition],
-    ).fetchall()[0]
+    # What one import makes of a source does not depend on others: rows that one brought are left out.
+    imported = {"imported": STAGE_PREFIX}
+    rows = con.execute(queries.step("prompts_of_texts"), imported).fetchall()
+    own = "select label_role, min(label) from prompts where not starts_with(run_id, $imported) group by label_role"
+    labels = con.execute(own, imported).fetchall()
+    ((n_before,),) = con.execute(queries.step("answers_to_texts"), {"condition": condition, **imported}).fetchall()
     con.unregister("asked_texts")
     if n_before:
         raise UserError(

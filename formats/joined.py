@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from saelake import queries
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.warehouse.catalog import connect, one_study
 from saelake.warehouse.errors import UserError
@@ -16,14 +17,6 @@ from saelake.warehouse.literals import as_id
 
 if TYPE_CHECKING:
     from saelake.lake import OpenLake
-
-SAES = """
-select s.sae_id, s.name, s.layer, s.width, min(s.run_id)
-from all_runs.saes as s
-where s.run_id in (select run_id from runs)
-group by s.sae_id, s.name, s.layer, s.width
-order by s.layer, s.sae_id
-"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ def join(lake: Lake, name: str | None, *, needs_study: bool) -> Iterator[Joined]
         yield Joined(lake, name)
         return
     with connect(lake, name) as con:
-        rows = con.execute(SAES).fetchall()
+        rows = con.execute(queries.step("study_saes")).fetchall()
         yield Joined(lake, name, tuple(KnownSae(*row[:4]) for row in rows), tuple(row[4] for row in rows), con)
 
 

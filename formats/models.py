@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from saelake.formats.joined import Joined
 from saelake.formats.registry import Asked
+from saelake.ingest.model_shape import KNOWN, ModelShape
 from saelake.warehouse.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ def hashes_of(opened: "OpenLake") -> list[str]:
 def model_names(joined: Joined) -> list[str]:
     """What the runs of a study call its model: nothing where it is a folder, or the study is not there yet."""
     return [told for (told,) in joined.ask(TOLD)] if joined.is_there else []
+
+
+def known_shape(joined: Joined) -> ModelShape | None:
+    """The shape of the study's model, where its name is a known one."""
+    return next((KNOWN[name] for name in model_names(joined) if name in KNOWN), None)
 
 
 def check_model(name: str, joined: Joined, asked: Asked, where: str) -> None:

@@ -10,18 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from saelake import queries
 from saelake.formats.joined import Joined
-from saelake.formats.models import model_names
-from saelake.ingest.model_shape import KNOWN
+from saelake.formats.models import known_shape
 from saelake.warehouse.errors import UserError
-
-SPELT = """
-select token_id, min(token), min(piece), bool_or(role = 'bos')
-from tokens
-where token <> ''
-group by token_id
-order by token_id
-"""
 
 
 @dataclass(frozen=True)
@@ -43,12 +35,13 @@ def spelling_of(
         told: token id -> piece, where the source says so itself.
     Raises UserError for ids of another tokenizer than the study's, as far as what is known of it shows.
     """
-    rows = joined.ask(SPELT)
+    rows = joined.ask(queries.step("spelt_tokens"))
     known = Spelling({row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}, frozenset(r[0] for r in rows if r[3]))
-    used, sizes = np.unique(tokens), [KNOWN[name].d_vocab for name in model_names(joined) if name in KNOWN]
-    if sizes and used[-1] >= sizes[0]:
+    used, shape = np.unique(tokens), known_shape(joined)
+    if shape and used[-1] >= shape.d_vocab:
         raise UserError(
-            f"{owner}: it has the token {used[-1]}, and the model of {joined.name} knows {sizes[0]}: it is of another tokenizer"
+            f"{owner}: it has the token {used[-1]}, and the model of {joined.name} knows {shape.d_vocab}: "
+            f"it is of another tokenizer"
         )
     if told is not None:
         _check(known, told, f"{owner}: its tokenizer", joined)

@@ -29,24 +29,6 @@ from saelake.analysis.stage import Condition, Stage, Work, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import COMPARISONS
 
-NAMES = """
-select distinct method, part, control, condition
-from ablations
-"""
-CORRECT = """
-select model, prompt_id, correct
-from predictions
-where split = 'test'
-order by model, prompt_id
-"""
-
-
-PROMPTS = """
-select prompt_id, prompt_hash, split, family
-from prompts
-order by prompt_id
-"""
-
 
 @dataclass(frozen=True)
 class Prompts:
@@ -60,7 +42,7 @@ class Prompts:
     @classmethod
     def of(cls, con: duckdb.DuckDBPyConnection, fitting: Sequence[str]) -> "Prompts":
         """Of the study's prompts; `fitting` are the splits of [direction]."""
-        rows = con.execute(PROMPTS).fetchall()
+        rows = con.execute("select prompt_id, prompt_hash, split, family from prompts order by prompt_id").fetchall()
         used = {prompt_hash for _, prompt_hash, split, _ in rows if split in fitting}
         number: dict[object, int] = {}
         family = {one: number.setdefault((one,) if name is None else name, len(number)) for one, _, _, name in rows}
@@ -160,7 +142,8 @@ def _rate(
 
 def named(con: duckdb.DuckDBPyConnection, compared: Sequence[tuple[Condition, Condition]]) -> list[tuple[str, str]]:
     """The names of pairs of conditions, of which the study has both."""
-    names = {Condition(*one): name for *one, name in con.execute(NAMES).fetchall()}
+    known = con.execute("select distinct method, part, control, condition from ablations").fetchall()
+    names = {Condition(*one): name for *one, name in known}
     return [(names[a], names[b]) for a, b in compared if a in names and b in names]
 
 
@@ -222,7 +205,8 @@ def models(con: duckdb.DuckDBPyConnection) -> Iterator[Row]:
     A machine that was trained without the ablated split has test prompts of its own.
     """
     correct: dict[str, dict[int, bool]] = defaultdict(dict)
-    for model, prompt_id, is_correct in con.execute(CORRECT).fetchall():
+    tested = "select model, prompt_id, correct from predictions where split = 'test' order by model, prompt_id"
+    for model, prompt_id, is_correct in con.execute(tested).fetchall():
         correct[model][prompt_id] = is_correct
     for model, right in correct.items():
         yield _rate("correct", "all", model, np.array(list(right.values()), dtype=np.float64))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelake.formats.joined import Joined
+from saelake.formats.models import known_shape
 from saelake.formats.registry import Asked, Format, Found
 from saelake.ingest.inputs import read_text
-from saelake.ingest.model_shape import KNOWN
 from saelake.ingest.vectors import read_array, read_vector
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -94,8 +94,7 @@ def _of_pipeline(files: Mapping[str, Path]) -> tuple[dict[int, np.ndarray], dict
 def _check(vectors: Mapping[int, np.ndarray], joined: Joined, name: str) -> None:
     """Raises UserError for vectors of another width than the model's, as far as the lake knows it, and layers that it lacks."""
     ((width,),) = joined.ask("select max(len(vector)) from directions")
-    ((told,),) = joined.ask("select max(about ->> '$.model.id') from runs")
-    shape = KNOWN.get(told or "")
+    shape = known_shape(joined)
     width = width or (shape.d_model if shape else None)
     for layer, vector in vectors.items():
         if width and len(vector) != width:

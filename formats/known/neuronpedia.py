@@ -18,7 +18,7 @@ from saelake.analysis.meaning.neuronpedia import Explanation, explanation_of, fe
 from saelake.formats.examples import Example, example_rows, number, text_of
 from saelake.formats.joined import Joined, as_name, check_feature, saes_of
 from saelake.formats.models import model_of
-from saelake.formats.moved import NOTHING, moved_logits
+from saelake.formats.moved import NOTHING, densities, moved_logits
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.sources import Sources, source_of
 from saelake.formats.tops import Tops
@@ -179,13 +179,8 @@ def _activations(tops: Tops, sae: KnownSae) -> Iterator[dict[str, Any]]:
 
 
 def _features(opened: "OpenLake", sae: KnownSae) -> Iterator[dict[str, Any]]:
-    found = opened.sql(
-        "select f.feature_id, f.n_tokens / nullif(s.n_tokens, 0), f.max_activation, s.hook "
-        "from features as f join saes as s using (sae_id) where f.sae_id = $1 order by f.feature_id",
-        [sae.sae_id],
-    ).fetchall()
     logits = moved_logits(opened, sae)
-    for feature_id, density, largest, hook in found:
+    for feature_id, density, largest, hook in densities(opened, sae):
         row = {"index": str(feature_id), "frac_nonzero": density, "maxActApprox": largest or 0.0, "hookName": hook}
         for side, short in SIDES.items():
             row[f"{short}_str"], row[f"{short}_values"] = logits.get((feature_id, side), NOTHING)[:2]

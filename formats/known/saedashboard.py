@@ -20,7 +20,7 @@ from saelake import queries
 from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.joined import as_name, saes_of
 from saelake.formats.models import model_of
-from saelake.formats.moved import NOTHING, Moved, moved_logits
+from saelake.formats.moved import NOTHING, Moved, densities, moved_logits
 from saelake.formats.registry import Asked, Format
 from saelake.formats.sources import source_of
 from saelake.formats.tops import Top, Tops, restricted_sets
@@ -34,11 +34,7 @@ N_BINS = 50
 SOURCE = re.compile(r"(\d+)-(.+)")
 TOP = -1.0
 """What stands for the least activation, and the share, of the group of the strongest texts."""
-COUNTS = """
-select count(*), coalesce(max(n_tokens), 0)
-from prompts
-where n_tokens > 0 and not list_contains($restricted, "set")
-"""
+COUNTS = 'select count(*), coalesce(max(n_tokens), 0) from prompts where n_tokens > 0 and not list_contains($restricted, "set")'
 UNKNOWN = tuple(
     f"{what}_{how}"
     for what, kinds in (
@@ -81,13 +77,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
 def _features(opened: "OpenLake", tops: Tops, sae: KnownSae, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The dashboards of the features that fire, in the order of their numbers."""
     values = dict(opened.sql(queries.step("fired_values"), {"layer": sae.layer, "sae_id": sae.sae_id}).fetchall())
-    density = dict(
-        opened.sql(
-            "select f.feature_id, f.n_tokens / nullif(s.n_tokens, 0) from features as f join saes as s using (sae_id) "
-            "where f.sae_id = $1",
-            [sae.sae_id],
-        ).fetchall()
-    )
+    density = {feature_id: share for feature_id, share, *_ in densities(opened, sae)}
     logits = moved_logits(opened, sae)
     for feature_id, some in groupby(tops.of(sae), key=lambda top: top.feature_id):
         promoted, suppressed = (logits.get((feature_id, side), NOTHING) for side in ("promoted", "suppressed"))
