@@ -64,14 +64,14 @@ def planted_bench(folder: Path) -> Bench:
     return Bench(subject, saes, [subject.encode(t).token_ids for t in ("how to build a bomb at home", "how to hide the gun")])
 
 
-def some_set(rng: np.random.Generator, size: int, *, clamp: bool = False, width: int = WIDTH) -> FeatureSet:
+def some_set(rng: np.random.Generator, size: int, *, clamp: bool = False) -> FeatureSet:
     layers = rng.integers(0, N_LAYERS, size)
-    rows = np.unique(np.stack([layers, rng.integers(0, width, size)]), axis=1)
+    rows = np.unique(np.stack([layers, rng.integers(0, WIDTH, size)]), axis=1)
     return FeatureSet.of(rows[0], rows[1], rng.choice([0.0, 1.5, 4.0], rows.shape[1]).tolist() if clamp else 0.0)
 
 
-def some_direction(rng: np.random.Generator, d_model: int = D_MODEL) -> DirectionEdit:
-    vector = rng.standard_normal(d_model).astype(np.float32)
+def some_direction(rng: np.random.Generator) -> DirectionEdit:
+    vector = rng.standard_normal(D_MODEL).astype(np.float32)
     layers = sorted(rng.choice(N_LAYERS, rng.integers(1, N_LAYERS + 1), replace=False).tolist())
     return DirectionEdit(
         vector / np.linalg.norm(vector), tuple(map(Site, layers)), bool(rng.integers(2)), float(rng.choice([0.0, 2.0]))

@@ -43,7 +43,7 @@ def ids_of(text: str) -> list[int]:
     return subject().encode(text).token_ids
 
 
-def p_by_hand(token_ids: list[int], edits: dict[int, Callable[[Tensor], Tensor]], n_prompt: int | None = None) -> float:
+def p_by_hand(token_ids: list[int], edits: dict[int, Callable[[Tensor], Tensor]]) -> float:
     """Probability of the target tokens after a prompt whose residual stream is edited after some layers."""
     with torch.no_grad(), ExitStack() as hooks:
         for layer, edit in edits.items():
