@@ -15,6 +15,7 @@ from saelake.formats.joined import Joined
 from saelake.formats.prompts import prompt_rows
 from saelake.formats.spelling import Spelling
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.landing import repeated
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ACTIVATIONS, FEATURES, SAES, TOKENS
 
@@ -109,7 +110,7 @@ def context_rows(
 
 def _activation_rows(first_id: int, firings: Firings, sae: KnownSae) -> Rows:
     columns = {
-        "sae_id": pa.DictionaryArray.from_arrays(np.zeros(len(firings), dtype=np.int32), [sae.sae_id]).cast(pa.string()),
+        "sae_id": repeated(sae.sae_id, len(firings)).cast(pa.string()),
         "layer": np.full(len(firings), sae.layer),
         "feature_id": firings.feature_id,
         "prompt_id": first_id + firings.row.astype(np.int64),

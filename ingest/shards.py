@@ -24,6 +24,7 @@ from saelake.ingest.sites import Site
 from saelake.ingest.study import Study
 from saelake.ingest.tokenized import Tokenized
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.landing import repeated
 from saelake.warehouse.machine import host_bytes
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import MESSAGES
@@ -97,7 +98,7 @@ class ShardMaker:
 
     def _features(self, sae: Sae) -> Rows:
         columns = {
-            "sae_id": _constant(sae.ref.sae_id, sae.width),
+            "sae_id": repeated(sae.ref.sae_id, sae.width),
             "layer": np.full(sae.width, sae.layer, dtype=np.int16),
             "feature_id": np.arange(sae.width, dtype=np.int32),
             "decoder_norm": sae.W_dec.norm(dim=1).cpu().numpy(),
@@ -208,7 +209,7 @@ class ShardMaker:
         if rows.start < L0_PROMPTS:
             self._count_l0(one, numbers, found.token)
         columns = {
-            "sae_id": _constant(one.ref.sae_id, len(found.token)),
+            "sae_id": repeated(one.ref.sae_id, len(found.token)),
             "layer": np.full(len(found.token), one.ref.layer, dtype=np.int16),
             "feature_id": found.feature_id,
             "prompt_id": np.repeat(self._prompt_ids[numbers], lengths)[found.token],
@@ -237,8 +238,3 @@ def check_l0(sae: Sae | SaeDescription, measured: float) -> None:
         f"saes: {sae.ref.location} has {measured:.3g} active latents a token on the first prompts, but {declared:g} are "
         f"declared{convention}: check that it belongs to this model and layer, or give the L0 that you expect as saes.l0"
     )
-
-
-def _constant(text: str, n: int) -> pa.DictionaryArray:
-    """A column of one repeated text, stored once."""
-    return pa.DictionaryArray.from_arrays(np.zeros(n, dtype=np.int8), [text])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -33,6 +34,11 @@ class Rows:
 
 def _typed(values: Any, kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
+
+
+def repeated(text: str, n: int) -> pa.DictionaryArray:
+    """A column of one repeated text, stored once."""
+    return pa.DictionaryArray.from_arrays(np.zeros(n, dtype=np.int8), [text])
 
 
 class Completion(Protocol):

@@ -10,7 +10,7 @@ from saelake.warehouse.durable import sha256_file
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.lake import Lake
-from saelake.warehouse.records import RunRecord
+from saelake.warehouse.records import with_ancestors
 from saelake.warehouse.storage import Folder
 from saelake.warehouse.threads import at_once
 
@@ -21,7 +21,7 @@ def require_sound(lake: Lake, run_ids: Iterable[str]) -> None:
     A file is read once a process, as long as it is not touched. In a bucket, whose store guards the bytes itself, sizes are
     compared.
     """
-    listed = [(record, file) for record in _with_ancestors(lake, run_ids) for file in record.files]
+    listed = [(record, file) for record in with_ancestors(run_ids, lake.record).values() for file in record.files]
     if isinstance(lake.published, Folder):
         wrong = list(at_once(os.cpu_count() or 1, lambda one: _wrong(lake.root, one[1]), listed))
     else:
@@ -32,17 +32,6 @@ def require_sound(lake: Lake, run_ids: Iterable[str]) -> None:
             raise UserError(
                 f"{file.path} of run {record.run_id}, which this stage is computed from, {what}: `saelake check` says what to do"
             )
-
-
-def _with_ancestors(lake: Lake, run_ids: Iterable[str]) -> list[RunRecord]:
-    found: dict[str, RunRecord] = {}
-    waiting = list(run_ids)
-    while waiting:
-        run_id = waiting.pop()
-        if run_id not in found and (record := lake.record(run_id)) is not None:
-            found[run_id] = record
-            waiting += record.parents
-    return list(found.values())
 
 
 def _wrong(root: Path, file: DataFile) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -118,6 +119,18 @@ class RunRecord:
 
     def n_rows(self, table: str) -> int:
         return sum(t.n_rows for t in self.tables if t.name == table)
+
+
+def with_ancestors(run_ids: Iterable[str], record_of: Callable[[str], RunRecord | None]) -> dict[str, RunRecord]:
+    """These runs and all that they are computed from, by their ids; those that have no record are left out."""
+    found: dict[str, RunRecord] = {}
+    waiting = list(run_ids)
+    while waiting:
+        run_id = waiting.pop()
+        if run_id not in found and (record := record_of(run_id)) is not None:
+            found[run_id] = record
+            waiting += record.parents
+    return found
 
 
 def without_storage(config: dict[str, Any]) -> dict[str, Any]:

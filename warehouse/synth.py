@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.lake import Lake
+from saelake.warehouse.landing import repeated
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
@@ -102,7 +103,7 @@ class _Layer:
 
     def features(self) -> Rows:
         columns = {
-            "sae_id": _repeated(self.sae_id, self.shape.width),
+            "sae_id": repeated(self.sae_id, self.shape.width),
             "layer": np.full(self.shape.width, self.number, dtype=np.int16),
             "feature_id": np.arange(self.shape.width, dtype=np.int32),
             "decoder_norm": np.ones(self.shape.width, dtype=np.float32),
@@ -131,7 +132,7 @@ class _Layer:
         prompt, pos = np.divmod(place, length)
         activation = self.threshold[feature_id] * (1 + random.standard_exponential(len(cell), dtype=np.float32))
         columns = {
-            "sae_id": _repeated(self.sae_id, len(cell)),
+            "sae_id": repeated(self.sae_id, len(cell)),
             "layer": np.full(len(cell), self.number, dtype=np.int16),
             "feature_id": feature_id.astype(np.int32),
             "prompt_id": (spec.tag << 32) + prompts[prompt],
@@ -222,7 +223,3 @@ def _tokens(shape: Shape, spec: RunSpec, prompts: np.ndarray) -> Rows:
         "role": np.tile(roles, n_prompts),
     }
     return Rows("tokens", pa.table(columns))
-
-
-def _repeated(text: str, n: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(np.zeros(n, dtype=np.int8), [text])

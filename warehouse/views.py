@@ -49,7 +49,8 @@ def create_views(
         there: what an earlier call has created in this database and returned: of it only what differs now is replaced.
     Returns what is created -> the statement that did; nothing if one of them failed.
     """
-    _point_at(con, shown.lake)
+    shown.lake.published.prepare(con)
+    set_lake(con, shown.lake)
     damage = file_damage(shown.lake, (f for r in shown.published for f in r.files))
     made = {head(one): one for one in _statements(shown, damage, is_saved and shown.lake.remote is None, is_saved)}
     statements = [one for head, one in made.items() if (there or {}).get(head) != one]
@@ -67,11 +68,6 @@ def create_views(
         con.commit()
     con.execute(f"reset variable {MAKING}")
     return made
-
-
-def _point_at(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    lake.published.prepare(con)
-    set_lake(con, lake)
 
 
 def set_lake(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:

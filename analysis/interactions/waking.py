@@ -23,6 +23,7 @@ from saelake.analysis.search.answers import Columns, condition_columns, content_
 from saelake.analysis.search.candidates import pool_by_sae, shards_of_split
 from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.ingest.saes.refs import layer_of
+from saelake.warehouse.landing import repeated
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import ABLATIONS, REACTIVATIONS, WAKING_PASSES
 
@@ -173,7 +174,7 @@ def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Ite
         here = kept.filter(sae_ids == ref.sae_id)
         columns = {name: here[name].to_numpy() for name in ("layer", "feature_id", "pos", "activation")}
         columns |= {"ablation_id": ids[here["number"].to_numpy()]}
-        sae_id = pa.DictionaryArray.from_arrays(np.zeros(len(here), dtype=np.int8), [ref.sae_id]).cast(pa.string())
+        sae_id = repeated(ref.sae_id, len(here)).cast(pa.string())
         yield Rows.of(REACTIVATIONS, columns | {"sae_id": sae_id}, ref.layer)
 
 

@@ -10,6 +10,7 @@ import torch
 from saelake.analysis.stage import Stage, Work, direction_splits
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.sae import Sae
+from saelake.warehouse.landing import repeated
 from saelake.warehouse.runs import Rows
 
 ROWS = 1 << 15
@@ -61,7 +62,7 @@ def _rows(sae: Sae, directions: dict[str, np.ndarray], to_residual: torch.Tensor
     tables = [
         pa.table(
             {
-                "direction": pa.DictionaryArray.from_arrays(np.zeros(sae.width, dtype=np.int8), [name]).cast(pa.string()),
+                "direction": repeated(name, sae.width).cast(pa.string()),
                 "sae_id": [sae.ref.sae_id] * sae.width,
                 "layer": np.full(sae.width, sae.layer, dtype=np.int16),
                 "feature_id": np.arange(sae.width, dtype=np.int32),

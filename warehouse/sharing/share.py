@@ -9,7 +9,7 @@ would refuse, are written anew. The folder appears complete or not at all.
 import difflib
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from saelake.warehouse.files import DataFile
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import BATCH_ROWS, PRIVATE, rechunk, write_table
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import RunRecord, TableContent
+from saelake.warehouse.records import RunRecord, TableContent, with_ancestors
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.card import write_card
 from saelake.warehouse.sharing.croissant import write_croissant
@@ -131,7 +131,7 @@ def _chosen(lake: Lake, choice: Choice) -> list[RunRecord]:
             raise UserError(f"the lake {lake} has no run {', '.join(unknown)}: `saelake runs` lists them")
         wanted = set(choice.runs)
     else:
-        wanted = _with_ancestors([r.run_id for r in current_records(lake, choice.recipe)], known)
+        wanted = set(with_ancestors((r.run_id for r in current_records(lake, choice.recipe)), known.get))
     if not wanted:
         raise UserError(f"the lake {lake} has no runs to share")
     return [r for r in known.values() if r.run_id in wanted]
@@ -154,16 +154,6 @@ def _in_studies(record: RunRecord, studies: list[str], recipe: str | None) -> Ru
     return replace(record, recipe=recipe or record.recipe, about={**record.about, STUDIES: studies})
 
 
-def _with_ancestors(run_ids: Iterable[str], known: dict[str, RunRecord]) -> set[str]:
-    found, waiting = set[str](), list(run_ids)
-    while waiting:
-        run_id = waiting.pop()
-        if run_id in known and run_id not in found:
-            found.add(run_id)
-            waiting += known[run_id].parents
-    return found
-
-
 def _require_sets(known: Sequence[str], asked: Sequence[str]) -> None:
     for name in asked:
         if name not in known:
@@ -179,7 +169,8 @@ def _share_run(lake: Lake, record: RunRecord, choice: Choice, withheld: Withheld
             continue
         content = ContentHash(TABLES[table.name].schema_at(record.schema_version))
         for file in (f for f in record.files if f.table == table.name):
-            files.append(_share_file(lake, record, file, withheld, folder, content, RANGED if choice.by_ranges else {}))
+            ranged = RANGED.get(file.table) if choice.by_ranges else None
+            files.append(_share_file(lake, record, file, withheld, folder, content, ranged))
             progress.advance(1, file.n_rows)
         columns = withheld.columns(table.name)
         shared = replace(table, content_hash=content.hexdigest()) if columns else table
@@ -201,38 +192,24 @@ def _share_file(
     withheld: Withheld,
     folder: Path,
     content: ContentHash,
-    ranged: Mapping[str, int],
+    group_rows: int | None,
 ) -> DataFile:
-    name = data_name(file, record.run_id)
+    name, loses = data_name(file, record.run_id), bool(withheld.columns(file.table))
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with lake.published.local(file.path) as source:
-        group_rows = ranged.get(file.table)
-        return _share_local(source, file, withheld, target, name, content, record.schema_version, group_rows)
-
-
-def _share_local(
-    source: Path,
-    file: DataFile,
-    withheld: Withheld,
-    target: Path,
-    name: str,
-    content: ContentHash,
-    version: int,
-    group_rows: int | None,
-) -> DataFile:
-    if not source.is_file() or sha256_file(source) != file.sha256:
-        raise UserError(f"{source} is missing or damaged: `saelake check` says what to do")
-    with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
-        group_rows, loses = group_rows or _group_rows(parquet.metadata), bool(withheld.columns(file.table))
-        if not loses and group_rows is None:
-            shutil.copyfile(source, target)
-            return replace(file, path=name)
-        rows = parquet.iter_batches(group_rows or BATCH_ROWS)
-        cut = rechunk((withheld.apply(file.table, batch) if loses else batch for batch in rows), group_rows or BATCH_ROWS)
-        private = withheld.with_completions and file.table in PRIVATE
-        n_rows, n_bytes, sha256 = write_table(target, file.table, cut, content, group_rows, version, private=private)
-    return DataFile(file.table, name, n_rows, n_bytes, sha256)
+        if not source.is_file() or sha256_file(source) != file.sha256:
+            raise UserError(f"{source} is missing or damaged: `saelake check` says what to do")
+        with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+            group_rows = group_rows or _group_rows(parquet.metadata)
+            if not loses and group_rows is None:
+                shutil.copyfile(source, target)
+                return replace(file, path=name)
+            rows = parquet.iter_batches(group_rows or BATCH_ROWS)
+            cut = rechunk((withheld.apply(file.table, batch) if loses else batch for batch in rows), group_rows or BATCH_ROWS)
+            private = withheld.with_completions and file.table in PRIVATE
+            written = write_table(target, file.table, cut, content, group_rows, record.schema_version, private=private)
+    return DataFile(file.table, name, *written)
 
 
 def _group_rows(metadata: pq.FileMetaData) -> int | None:

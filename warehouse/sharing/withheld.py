@@ -48,18 +48,17 @@ class Withheld:
         """The rows as they are shared."""
         if table == "ablations":
             is_out = pc.invert(_is_in(rows["prompt_id"], self.answered))
-            digests = [_digest(*pair) for pair in _pairs(rows.filter(is_out))]
+            left_out = rows.filter(is_out)
+            digests = list(map(_digest, left_out["prompt_id"].to_pylist(), left_out["completion"].to_pylist()))
             return _with(rows, "completion", pc.replace_with_mask(rows["completion"], is_out, pa.array(digests, pa.string())))
-        is_out = pc.invert(_is_in(rows["prompt_id"], self.answered)) if table == "answer_tokens" else self._is_hidden(rows)
+        answers = table == "answer_tokens"
+        is_out = pc.invert(_is_in(rows["prompt_id"], self.answered)) if answers else _is_in(rows["prompt_id"], self.hidden)
         if table == "tokens":
             is_out = pc.and_(is_out, pc.is_in(rows["role"], pa.array(SAID)))
         for name in set(self.columns(table)) & set(rows.schema.names):
             blank = pa.scalar("" if pa.types.is_string(rows[name].type) else 0, rows[name].type)
             rows = _with(rows, name, pc.if_else(is_out, blank, rows[name]))
         return rows
-
-    def _is_hidden(self, rows: pa.RecordBatch) -> pa.Array:
-        return _is_in(rows["prompt_id"], self.hidden)
 
 
 def find_withheld(
@@ -79,10 +78,6 @@ def find_withheld(
 
 def _is_in(ids: pa.Array, known: np.ndarray) -> pa.Array:
     return pc.is_in(ids, pa.array(known, pa.int64()))
-
-
-def _pairs(rows: pa.RecordBatch) -> list[tuple[int, str]]:
-    return list(zip(rows["prompt_id"].to_pylist(), rows["completion"].to_pylist(), strict=True))
 
 
 def _digest(prompt_id: int, completion: str) -> str:
