@@ -73,10 +73,8 @@ def _draw(opened: "OpenLake", name: str, judge: str, file: Path) -> None:
     from saelake.analysis.report import charts
     from saelake.analysis.report.answers import Studied
     from saelake.analysis.report.effects import sweep_chart
-    from saelake.warehouse.catalog import current_records
 
-    records = {record.stage: record for record in current_records(opened.lake, opened.recipe)}
-    study = Studied(opened.connection, str(opened.recipe), records)
+    study = Studied.of(opened.connection, opened.lake, str(opened.recipe))
     spec, drawn = sweep_chart(study.ask("sweeps", sweep=name, judge=judge).rows, study)
     file.write_bytes(charts.picture(spec, drawn, file.suffix))
 

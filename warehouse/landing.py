@@ -31,6 +31,11 @@ class Rows:
         names = columns.column_names if isinstance(columns, pa.Table) else columns
         return cls(table.name, pa.table({name: _typed(columns[name], table.column(name).type) for name in names}), layer)
 
+    @classmethod
+    def none(cls, table: Table) -> "Rows":
+        """No rows of a table."""
+        return cls.of(table, {column.name: [] for column in table.columns if column.name != "run_id"})
+
 
 def _typed(values: Any, kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)

@@ -72,7 +72,7 @@ def separations(con: duckdb.DuckDBPyConnection) -> pa.Table:
     """
     n = dict(con.execute("select label_role, count(*) from prompts group by label_role").fetchall())
     n_target, n_control = n.get("target", 0), n.get("control", 0)
-    empty = Rows.of(SEPARATIONS, {c.name: [] for c in SEPARATIONS.columns if c.name != "run_id"}).rows
+    empty = Rows.none(SEPARATIONS).rows
     if not n_target or not n_control:
         return empty
     parts = []

@@ -51,7 +51,7 @@ def taxonomy(con: duckdb.DuckDBPyConnection, label: str, sets: Sequence[str]) ->
     counts = pa.concat_tables(queries.run(con, "taxonomy_counts", **asked, layer=layer).to_arrow_table() for layer in layers)
     n_categories = len(counts["category"].unique())
     if not n_categories:
-        return Rows.of(TAXONOMY, {c.name: [] for c in TAXONOMY.columns if c.name != "run_id"}).rows
+        return Rows.none(TAXONOMY).rows
     n_user_fc = counts["n_user"].to_numpy().reshape(-1, n_categories)
     p_fc, q_fc = enrichment(n_user_fc, counts["n_prompts"].to_numpy()[:n_categories])
     columns = {name: counts[name] for name in counts.column_names}

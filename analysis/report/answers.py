@@ -12,6 +12,8 @@ import duckdb
 from saelake import queries
 from saelake.ingest.recipe.sections import Behaviour
 from saelake.queries.formats import json_objects, printable
+from saelake.warehouse.catalog import current_records
+from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import RunRecord
 
 LONGEST_WORD = 60
@@ -83,6 +85,11 @@ class Studied:
     has_backups_page: bool = False
     """Whether the report of the study with backups lies beside this one."""
     asked: list[Answer] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, con: duckdb.DuckDBPyConnection, lake: Lake, recipe: str, **shown: Any) -> "Studied":
+        """A study of a lake, on a connection that shows it."""
+        return cls(con, recipe, {record.stage: record for record in current_records(lake, recipe)}, **shown)
 
     @cached_property
     def words(self) -> Mapping[str, str]:

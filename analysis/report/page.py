@@ -28,7 +28,7 @@ from saelake.analysis.report.claims import claims
 from saelake.analysis.report.published import figures
 from saelake.analysis.report.sections import SECTIONS
 from saelake.queries.formats import printable
-from saelake.warehouse.catalog import connect, current_records, one_study
+from saelake.warehouse.catalog import connect, one_study
 from saelake.warehouse.durable import clear_drafts, write_atomic
 from saelake.warehouse.errors import LeftOut, view_errors
 from saelake.warehouse.lake import Lake
@@ -62,10 +62,9 @@ def write_report(lake: Lake, recipe: str | None, target: Path, *, with_completio
     Raises UserError for a lake without studies, or with several where none is named.
     """
     name = one_study(lake, recipe)
-    records = {record.stage: record for record in current_records(lake, name)}
+    has_backups_page = _has_backups_page(target)
     with connect(lake, name, alone=True) as con:
-        study = Studied(con, name, records, with_completions, _has_backups_page(target))
-        html = page(study)
+        html = page(Studied.of(con, lake, name, with_completions=with_completions, has_backups_page=has_backups_page))
     clear_drafts(target)  # of killed processes
     write_atomic(target, html, private=with_completions)
     return len(html.encode())
@@ -79,9 +78,8 @@ def _has_backups_page(target: Path) -> bool:
 def claims_of(lake: Lake, recipe: str | None) -> list[Claim]:
     """What a study shows of each of the paper's claims, and cannot show; raises UserError as `write_report` does."""
     name = one_study(lake, recipe)
-    records = {record.stage: record for record in current_records(lake, name)}
     with connect(lake, name, alone=True) as con:
-        return claims(Studied(con, name, records))
+        return claims(Studied.of(con, lake, name))
 
 
 def page(study: Studied) -> str:

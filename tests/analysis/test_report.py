@@ -49,7 +49,7 @@ def test_the_page_needs_nothing_else(html: str) -> None:
 def test_the_sql_that_is_shown_gives_the_rows_that_are_shown(organism_lake: Path) -> None:
     lake = Lake(organism_lake)
     with connect(lake, "organism") as con:
-        study = Studied(con, "organism", {r.stage: r for r in current_records(lake, "organism")})
+        study = Studied.of(con, lake, "organism")
         page(study)
         for answer in study.asked:
             assert len(con.sql(answer.sql).fetchall()) == answer.n_rows, answer.question

@@ -6,7 +6,7 @@ from saelake.analysis.report import charts
 from saelake.analysis.report.answers import Studied
 from saelake.analysis.report.blocks import Figure
 from saelake.analysis.report.search import _by_k
-from saelake.warehouse.catalog import connect, current_records
+from saelake.warehouse.catalog import connect
 from saelake.warehouse.lake import Lake
 from tests.conftest import ROOT
 
@@ -17,6 +17,6 @@ def picture(lake: Path) -> str:
     """The figure, in a light page's colours."""
     opened = Lake.existing(lake)
     with connect(opened, "organism") as con:
-        study = Studied(con, "organism", {record.stage: record for record in current_records(opened, "organism")})
+        study = Studied.of(con, opened, "organism")
         figure = next(block for block in _by_k(study) if isinstance(block, Figure))
         return charts.picture(figure.spec, figure.answer.rows, ".svg").decode() + "\n"
