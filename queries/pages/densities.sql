@@ -12,10 +12,10 @@ with total as (
 ),
 
 shares as (
-    select f.feature_id, greatest(log10((f.n_tokens - f.n_bos) / t.n_tokens), -6) as density
+    select f.feature_id, greatest(log10(f.n_tokens / t.n_tokens), -6) as density
     from features as f
     cross join total as t
-    where f.sae_id = $sae_id and f.n_tokens > f.n_bos
+    where f.sae_id = $sae_id and f.n_tokens > 0
 ),
 
 binned as (

@@ -48,8 +48,8 @@ select
     l.layer, l.sae_id, l.feature_id, f.n_prompts, f.n_target, f.n_control, f.n_tokens, f.n_bos, f.mean_activation, f.max_activation,
     f.decoder_norm, l.auroc, l.n_critical, l.effect, l.n_effect, l.recovered, l.q, l.category,
     if(
-        f.n_tokens > f.n_bos and t.n_tokens > 0,
-        least(floor((greatest(log10((f.n_tokens - f.n_bos) / t.n_tokens), -6) + 6) * 24 / 6), 23)::integer, null
+        f.n_tokens > 0 and t.n_tokens > 0,
+        least(floor((greatest(log10(f.n_tokens / t.n_tokens), -6) + 6) * 24 / 6), 23)::integer, null
     ) as density,
     if(
         e.sae_id is not null,

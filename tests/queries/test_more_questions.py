@@ -1,6 +1,7 @@
 """Questions about tokens, samples, SAEs, prompts and doses, against answers computed by hand from tests/lakes.py."""
 
 from collections.abc import Iterator
+from math import log10
 from typing import Any
 
 import duckdb
@@ -46,6 +47,13 @@ def test_features_on_bos_are_those_that_fire_there(con: duckdb.DuckDBPyConnectio
     found = ask(con, "features_on_token", "layer, feature_id, n_fired, n_places, of_feature", token="<bos>")
     assert found == [(0, 0, 6, 6, 1.0), (1, 3, 1, 6, 1 / 2)]
     assert ask(con, "features_on_token", "1", token="bos", match="contains") == []
+
+
+def test_a_feature_that_fires_on_bos_too_has_the_density_of_its_other_tokens(con: duckdb.DuckDBPyConnection) -> None:
+    ((sae_id, n),) = con.execute("select sae_id, n_tokens from saes where layer = 1").fetchall()
+    bins = ask(con, "densities", "low, high, is_here", sae_id=sae_id, feature_id=3)
+    ((low, high),) = [(low, high) for low, high, is_here in bins if is_here]
+    assert low <= log10(1 / n) <= high, "one token beside a BOS token"
 
 
 def test_cofiring_on_tokens_needs_the_same_place(con: duckdb.DuckDBPyConnection) -> None:
