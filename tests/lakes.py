@@ -6,7 +6,7 @@ Prompts 0 to 3 are harmful, 4 and 5 benign; prompts are called by these numbers 
 
 import atexit
 import shutil
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -116,11 +116,7 @@ def tree(folder: Path) -> dict[Path, tuple[int, int]]:
 
 def publish(lake: Lake, spec: RunSpec, rows: Sequence[Rows], completion: type[FeatureStatistics] | None = None) -> RunRecord:
     """A run of these rows, landed as one shard."""
-
-    def compute(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
-        yield "all", list(rows)
-
-    return ensure_run(lake, spec, Plan(["all"], compute, sorted({r.table for r in rows}), completion=completion))
+    return ensure_run(lake, spec, Plan.of(list(rows), sorted({r.table for r in rows}), completion))
 
 
 def _ingest_rows(first_id: int) -> list[Rows]:
