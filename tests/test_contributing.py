@@ -6,19 +6,19 @@ Hunks are apart by @@. A console block has commands, each behind `$ `; what stan
 python -m tests.test_contributing PLANTED      # walks on a copy of this lake and writes what the commands print into the document
 """
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.documents import same_but_for_rounding
+from tests.forked import LIBRARIES, Forks
 
 DOCUMENT = ROOT / "CONTRIBUTING.md"
 FOLDERS = ("analysis", "commands", "docs", "formats", "ingest", "queries", "recipes", "saelake", "tests", "warehouse")
@@ -26,6 +26,13 @@ STEP = re.compile(
     r'```(?P<language>\w+) title="(?P<path>[^"]+)"\n(?P<text>.*?)```|```console\n(?P<console>.*?)```',
     re.DOTALL,
 )
+ENVIRONMENT = {
+    "COLUMNS": "120",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONWARNINGS": "ignore",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+}
+"""The plugins of packages that are imported already would warn that pytest comes too late to rewrite them."""
 
 
 def walks() -> dict[str, str]:
@@ -44,16 +51,16 @@ def copied(folder: Path, planted: Path) -> Path:
     return folder
 
 
-def walk(text: str, folder: Path) -> str:
+def walk(text: str, folder: Path, running: Forks) -> str:
     """Takes all steps of a walk in a copy; gives its text with what the commands print now."""
 
     def step(found: re.Match[str]) -> str:
         if found["console"] is not None:
             *commands, last = re.findall(r"^\$ (.+)$", found["console"], re.MULTILINE)
             for command in commands:
-                run(command, folder)
+                run(command, folder, running)
             shown = "\n".join(f"$ {command}" for command in (*commands, last))
-            return f"```console\n{shown}\n{run(last, folder)}```"
+            return f"```console\n{shown}\n{run(last, folder, running)}```"
         path = folder / found["path"]
         if found["language"] == "diff":
             path.write_text(changed(path.read_text("utf-8"), found["text"], found["path"]), "utf-8")
@@ -76,17 +83,24 @@ def changed(text: str, diff: str, name: str) -> str:
     return text
 
 
-def run(command: str, folder: Path) -> str:
+def forks() -> Forks:
+    """What the walks' commands run in: of saelake itself, the copy that is walked in is imported."""
+    return Forks(LIBRARIES, ENVIRONMENT)
+
+
+def run(command: str, folder: Path, running: Forks) -> str:
     """What a command prints in a copy."""
     words = shlex.split(command)
-    program = ["-m", "saelake.cli"] if words[0] == "saelake" else []
-    assert program or words[0] == "python", command
-    own = {"PYTHONPATH": str(folder), "COLUMNS": "120", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
-    given = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | own
-    called = [sys.executable, "-W", "ignore", *program, *words[1:]]
-    done = subprocess.run(called, cwd=folder, env=given, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
+    program = ["python", "-m", "saelake.cli"] if words[0] == "saelake" else words[:1]
+    done = running.run(*program, *words[1:], cwd=folder, latest=600)
+    assert done.code == 0, f"{command}: {done.out}{done.err}"
+    return "".join(f"{line.rstrip()}\n" for line in done.out.splitlines())
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Forks]:
+    with forks() as one:
+        yield one
 
 
 def test_there_are_five_walks() -> None:
@@ -94,17 +108,17 @@ def test_there_are_five_walks() -> None:
 
 
 @pytest.mark.parametrize("title", walks())
-def test_a_walk_leads_where_it_says(title: str, planted_lake: Path, tmp_path: Path) -> None:
+def test_a_walk_leads_where_it_says(title: str, planted_lake: Path, tmp_path: Path, running: Forks) -> None:
     text = walks()[title]
-    now = walk(text, copied(tmp_path, planted_lake))
+    now = walk(text, copied(tmp_path, planted_lake), running)
     assert same_but_for_rounding(text, now), f"CONTRIBUTING.md is out of date (make docs):\n{now}"
 
 
 def main(planted: Path) -> None:
     """Brings the document up to date."""
     for text in walks().values():
-        with tempfile.TemporaryDirectory() as folder:
-            now = walk(text, copied(Path(folder), planted))
+        with tempfile.TemporaryDirectory() as folder, forks() as running:
+            now = walk(text, copied(Path(folder), planted), running)
         DOCUMENT.write_text(DOCUMENT.read_text(encoding="utf-8").replace(text, now), encoding="utf-8")
 
 

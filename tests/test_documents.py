@@ -1,6 +1,7 @@
 """Every command, statement and program that a document shows runs, and prints what the document shows."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from tests.documents import (
     library_page,
     prepare,
     printed,
+    programs,
     protocol_page,
     recipe_page,
     replication_page,
     same_but_for_rounding,
 )
+from tests.forked import Forks
 
 RUN = [document for document in documents() if blocks(document)]
 
@@ -41,11 +44,17 @@ def test_a_command_ends_with_its_quotes(tmp_path: Path) -> None:
     assert (listed.code, listed.shown) == ("saelake runs", "none\n")
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with programs(tmp_path_factory.mktemp("hub")) as one:
+        yield one
+
+
 @pytest.mark.parametrize("document", RUN, ids=lambda document: document.name)
-def test_output_is_in_step(document: Path, organism_lake: Path, planted_lake: Path, tmp_path: Path) -> None:
+def test_output_is_in_step(document: Path, organism_lake: Path, planted_lake: Path, tmp_path: Path, running: Forks) -> None:
     prepare(tmp_path, organism_lake, planted_lake)
     for block in blocks(document):
-        now = printed(block, tmp_path)
+        now = printed(block, tmp_path, running)
         if block.shown is not None:
             assert same_but_for_rounding(block.shown, now), f"{document.name} is out of date (make docs):\n{block.code}\n{now}"
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.forked import Commands, Ended
+from tests.forked import Ended, Forks
 from tests.ingest.small_study import write_prompts
 from tests.ingest.tiny import save_model, save_sae
 
@@ -40,9 +40,9 @@ device = "cpu"
 
 
 @pytest.fixture(scope="module")
-def saelake() -> Iterator[Commands]:
-    with Commands() as commands:
-        yield commands
+def forks() -> Iterator[Forks]:
+    with Forks() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -222,40 +222,40 @@ ROWS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("what", ROWS)
-def test_prompts(what: str, saelake: Commands, folder: Path) -> None:
+def test_prompts(what: str, forks: Forks, folder: Path) -> None:
     name, make = ROWS[what]
     make(folder / name)
     recipe(folder, name)
-    told = refused(saelake.run("ingest", "recipe.toml", "--lake", "lake", cwd=folder))
+    told = refused(forks.run("saelake", "ingest", "recipe.toml", "--lake", "lake", cwd=folder))
     assert "'small'" in told
     assert not (folder / "lake").exists(), "there was nothing to make a lake for"
 
 
 @pytest.mark.parametrize("name", ["x" * 5000 + ".jsonl", "a/" * 3000 + "x.csv", "~nobody/x.csv"])
-def test_names_that_no_file_has(name: str, saelake: Commands, folder: Path) -> None:
+def test_names_that_no_file_has(name: str, forks: Forks, folder: Path) -> None:
     recipe(folder, name)
-    assert "prompts[0].file" in refused(saelake.run("ingest", "recipe.toml", "--lake", "lake", cwd=folder))
-    refused(saelake.run("plan", name + ".toml", cwd=folder))
+    assert "prompts[0].file" in refused(forks.run("saelake", "ingest", "recipe.toml", "--lake", "lake", cwd=folder))
+    refused(forks.run("saelake", "plan", name + ".toml", cwd=folder))
 
 
 @pytest.mark.parametrize("what", ["a long line", "a list without end", "a huge field", "a bomb"])
-def test_texts_of_losses_are_looked_at_before_anything_is_computed(what: str, saelake: Commands, folder: Path) -> None:
+def test_texts_of_losses_are_looked_at_before_anything_is_computed(what: str, forks: Forks, folder: Path) -> None:
     name, make = ROWS[what]
     make(folder / name)
     recipe(folder, more=f'[[losses.texts]]\nset = "t"\nfile = "{name}"\ntext = "instruction"')
-    assert "texts 't'" in refused(saelake.run("analyze", "recipe.toml", "--lake", "lake", cwd=folder))
+    assert "texts 't'" in refused(forks.run("saelake", "analyze", "recipe.toml", "--lake", "lake", cwd=folder))
 
 
 @pytest.mark.parametrize("what", SPECIAL)
 @pytest.mark.parametrize(
     "name", ["model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "saes/layer_0/cfg.json"]
 )
-def test_files_of_models_and_saes(name: str, what: str, saelake: Commands, folder: Path) -> None:
+def test_files_of_models_and_saes(name: str, what: str, forks: Forks, folder: Path) -> None:
     recipe(folder)
     (folder / name).unlink()
     SPECIAL[what](folder / name)
     for command in (["ingest", "recipe.toml", "--lake", "lake"], ["plan", "recipe.toml"]):
-        ended = saelake.run(*command, cwd=folder)
+        ended = forks.run("saelake", *command, cwd=folder)
         told = refused(ended)
         assert Path(name).parts[0] in told
 
@@ -264,18 +264,18 @@ def test_files_of_models_and_saes(name: str, what: str, saelake: Commands, folde
 @pytest.mark.parametrize(
     "name", ["model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "saes/layer_0/cfg.json"]
 )
-def test_json_of_models_and_saes(name: str, make: Callable[[Path], None], saelake: Commands, folder: Path) -> None:
+def test_json_of_models_and_saes(name: str, make: Callable[[Path], None], forks: Forks, folder: Path) -> None:
     recipe(folder)
     (folder / name).unlink()
     make(folder / name)
-    refused(saelake.run("ingest", "recipe.toml", "--lake", "lake", cwd=folder))
-    refused(saelake.run("plan", "recipe.toml", cwd=folder))
+    refused(forks.run("saelake", "ingest", "recipe.toml", "--lake", "lake", cwd=folder))
+    refused(forks.run("saelake", "plan", "recipe.toml", cwd=folder))
 
 
-def test_a_study_that_is_sound_is_ingested(saelake: Commands, folder: Path) -> None:
+def test_a_study_that_is_sound_is_ingested(forks: Forks, folder: Path) -> None:
     recipe(folder)
-    ended = saelake.run("ingest", "recipe.toml", "--lake", "lake", cwd=folder)
+    ended = forks.run("saelake", "ingest", "recipe.toml", "--lake", "lake", cwd=folder)
     assert ended.code == 0, ended.err
     rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
-    counted = saelake.run("sql", "select count(*) as n from prompts", "--lake", "lake", "--format", "csv", cwd=folder)
+    counted = forks.run("saelake", "sql", "select count(*) as n from prompts", "--lake", "lake", "--format", "csv", cwd=folder)
     assert counted.out.split() == ["n", str(len(rows))], counted.err

@@ -10,11 +10,8 @@ Beside this file stand the makers of what documents show: pages made from code, 
 """
 
 import contextlib
-import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +19,13 @@ from click.testing import CliRunner
 
 from saelake import cli
 from tests.conftest import ROOT
+from tests.forked import Forks
 
 BLOCK = re.compile(
     r"```console\n(?P<console>\$ [^\"\n]*(?:\"[^\"]*\"[^\"\n]*)*)\n(?P<printed>(?:(?!```).*\n)*)```"
     r"|```(?P<language>sql|python)\n(?P<code>(?:(?!```).*\n)*)```(?:\n\n```text\n(?P<answer>(?:(?!```).*\n)*)```)?"
 )
+ENVIRONMENT = {"SAELAKE_LAKE": "lake", "COLUMNS": "120", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?")
 
 
@@ -69,27 +68,29 @@ def prepare(folder: Path, lake: Path, planted: Path) -> None:
     (folder / "planted").symlink_to(planted.resolve())
 
 
-def printed(block: Block, folder: Path) -> str:
-    """What a block prints in a prepared folder."""
-    environment = {"SAELAKE_LAKE": "lake", "COLUMNS": "120", "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hub")}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    output = _program(block.code, folder, environment) if block.language == "python" else _command(block, folder, environment)
+def programs(hub: Path) -> Forks:
+    """What the documents' programs run in; `hub` is where they keep what they take from the hub."""
+    return Forks(env=ENVIRONMENT | {"HF_HOME": str(hub), "PYTHONWARNINGS": "ignore"})
+
+
+def printed(block: Block, folder: Path, running: Forks) -> str:
+    """What a block prints in a prepared folder; `running` is made by `programs`."""
+    output = _program(block.code, folder, running) if block.language == "python" else _command(block, folder)
     return "".join(f"{line.rstrip()}\n" for line in output.splitlines())
 
 
-def _program(code: str, folder: Path, environment: dict[str, str]) -> str:
-    run = [sys.executable, "-W", "ignore", "-"]
-    done = subprocess.run(run, cwd=folder, env=os.environ | environment, input=code, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{code}: {done.stderr}"
-    return done.stdout
+def _program(code: str, folder: Path, running: Forks) -> str:
+    done = running.run("python", "-c", code, cwd=folder)
+    assert done.code == 0, f"{code}: {done.err}"
+    return done.out
 
 
-def _command(block: Block, folder: Path, environment: dict[str, str]) -> str:
+def _command(block: Block, folder: Path) -> str:
     words = shlex.split(block.code) if block.language == "console" else ["saelake", "sql", "-"]
     assert words[0] == "saelake", f"not a saelake command: {block.code}"
     given = block.code if block.language == "sql" else None
     with contextlib.chdir(folder):
-        done = CliRunner().invoke(cli.main, words[1:], input=given, env=environment)
+        done = CliRunner().invoke(cli.main, words[1:], input=given, env=ENVIRONMENT)
     assert done.exit_code == 0, f"{block.code}: {done.output}"
     return done.stdout
 

@@ -4,8 +4,10 @@ python -m tests.documents LAKE PLANTED        # runs everything on these lakes a
 python -m tests.documents                     # the pages that are made from code alone
 """
 
+import re
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from tests import test_contributing
@@ -20,10 +22,12 @@ from tests.documents import (
     library_page,
     prepare,
     printed,
+    programs,
     protocol_page,
     recipe_page,
     replication_page,
 )
+from tests.forked import Forks
 
 
 def pages() -> None:
@@ -39,12 +43,17 @@ def main(lake: Path, planted: Path) -> None:
     found = replication_page.page(replication_page.PAGE.read_text(encoding="utf-8"), lake)
     replication_page.PAGE.write_text(found, encoding="utf-8")
     test_contributing.main(planted)
-    for document in documents():
-        with tempfile.TemporaryDirectory() as folder:
-            prepare(Path(folder), lake, planted)
-            text = document.read_text(encoding="utf-8")
-            renewed = BLOCK.sub(lambda m, at=folder: block_of(m).written(printed(block_of(m), Path(at))), text)  # type: ignore[misc]
-            document.write_text(renewed, encoding="utf-8")
+    with tempfile.TemporaryDirectory() as hub, programs(Path(hub)) as running:
+        for document in documents():
+            with tempfile.TemporaryDirectory() as folder:
+                prepare(Path(folder), lake, planted)
+                renewed = BLOCK.sub(partial(_renewed, Path(folder), running), document.read_text(encoding="utf-8"))
+                document.write_text(renewed, encoding="utf-8")
+
+
+def _renewed(folder: Path, running: Forks, found: re.Match[str]) -> str:
+    block = block_of(found)
+    return block.written(printed(block, folder, running))
 
 
 if __name__ == "__main__":
