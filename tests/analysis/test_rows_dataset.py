@@ -1,5 +1,6 @@
 """A lake as a PyTorch data set: every row once an epoch, mixed anew, the same as the sparse matrix, in one process or several."""
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from saelake.warehouse.synth import Shape, synthesize
 from tests.lakes import build_lake
 
 SHAPE = Shape(n_prompts=70, tokens_per_prompt=9, n_layers=3, width=64, l0=6)
+PROCESSES = multiprocessing.get_context("forkserver")
+"""What a worker is given is pickled, as where it is spawned, but what it imports is there."""
+PROCESSES.set_forkserver_preload(["saelake.analysis.rows_dataset"])
 
 
 @pytest.fixture(params=[False, True], ids=["in memory", "by prompt"])
@@ -72,7 +76,7 @@ def test_workers_share_the_rows(lake: Path) -> None:
     with saelake.open(lake) as opened:
         rows = opened.dataset(layer=2, batch_rows=40)
     alone = gathered(rows)
-    together = gathered(DataLoader(rows, batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+    together = gathered(DataLoader(rows, batch_size=None, num_workers=2, multiprocessing_context=PROCESSES))
     assert alone.keys() == together.keys()
     assert all((alone[key] == together[key]).all() for key in alone)
 
@@ -81,7 +85,7 @@ def test_workers_share_the_rows(lake: Path) -> None:
 def test_workers_have_the_epoch_that_is_set(lake: Path, is_persistent: bool) -> None:
     with saelake.open(lake) as opened:
         rows = opened.dataset(layer=2, batch_rows=40)
-    workers = {"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": is_persistent}
+    workers = {"num_workers": 2, "multiprocessing_context": PROCESSES, "persistent_workers": is_persistent}
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(rows, batch_size=None, **workers)  # type: ignore[arg-type]
     orders = []
     for epoch in (0, 1, 0):
