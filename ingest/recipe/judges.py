@@ -107,7 +107,7 @@ class JudgeTable(Section):
 Judges = dict[OwnName, JudgeTable]
 
 
-def names(judges: Judges) -> tuple[str, ...]:
+def known_judges(judges: Judges) -> tuple[str, ...]:
     """All judges that a recipe with these tables knows."""
     return (*NAMED, *judges)
 
@@ -117,6 +117,6 @@ def check_names(judges: Judges, asked: "dict[str, str]") -> None:
     if taken := [name for name in judges if name in RESERVED]:
         raise ValueError(f"judges.{taken[0]}: the name is taken: give it another")
     for field, name in asked.items():
-        if name not in names(judges):
-            listed = ", ".join(map(repr, names(judges)))
+        if name not in known_judges(judges):
+            listed = ", ".join(map(repr, known_judges(judges)))
             raise ValueError(f"{field} should be one of {listed} (or a table [judges.{name}]), not {name!r}")

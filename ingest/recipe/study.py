@@ -14,7 +14,7 @@ from saelake.ingest.recipe.audit import Audit
 from saelake.ingest.recipe.effects import Diagnostic, Losses, Redundancy, Steering, Waking
 from saelake.ingest.recipe.errors import nearest, sentence
 from saelake.ingest.recipe.interactions import FactorisationMachine, Interactions, Probe, Stage3
-from saelake.ingest.recipe.judges import Judges, check_names, names
+from saelake.ingest.recipe.judges import Judges, check_names, known_judges
 from saelake.ingest.recipe.meaning import Concepts, Explanations, Taxonomy
 from saelake.ingest.recipe.prompts import PromptSet
 from saelake.ingest.recipe.search import Algorithm1, Candidates, Controls, Direction, Minimal
@@ -24,17 +24,12 @@ from saelake.warehouse.errors import UserError
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
-# What determines no content is not part of a run's id: where content lies and who may pass it on (hashes of models, SAEs and
-# prompts stand for it), how many prompts a shard or a batch takes, and whether rows are stored a second time.
+# What determines no content is not part of a run's id: where content lies and who may pass it on (its hash is there), how many
+# prompts a shard or a batch takes, whether rows are stored a second time, and that a missing BOS is no error. How many tokens of
+# answers are read counts in the stages that read them, each of which says so itself.
 _NO_CONTENT: dict[str, Any] = {
     "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True, "answer_tokens": True},
     "model": dict.fromkeys(("path", "package", "adapter", "chat_template_file", "licence", "without_bos"), True),
-    "saes": {"path": True, "licence": True},
-    "prompts": {
-        **dict.fromkeys(("file", "url", "licence", "restricted", "overlap"), True),
-        "sources": {"__all__": {"file": True, "url": True}},
-    },
-    "verdicts": {"harmbench": True},
     "losses": {"texts": {"__all__": {"file": True, "url": True}}},
     "train_saes": {"texts": {"__all__": {"file": True, "url": True}}},
 }
@@ -147,7 +142,7 @@ class Recipe(Section):
     @property
     def judge_names(self) -> tuple[str, ...]:
         """All judges that the study knows."""
-        return names(self.judges)
+        return known_judges(self.judges)
 
     def allowing(self, code: bool = False, hosts: Sequence[str] = ()) -> "Recipe":
         """The same recipe, whose judges may be the user's own code and send answers to these hosts: it cannot say so itself."""
@@ -201,19 +196,13 @@ class Recipe(Section):
     def section(self, name: str) -> dict[str, Any]:
         """One section as JSON values, defaults filled in, without what determines no content: equal content gives equal dicts.
 
-        The pinned template stands in "model" as text. "prompts" gives {"sets": [...], "prompts_per_group": n or absent}.
+        The pinned template stands in "model" as text. Prompts, SAEs and verdicts have no such section: a run's id holds hashes of
+        the first two, and the identity of the oracle.
         """
-        left_out = _NO_CONTENT.get(name, {})
-        if name == "prompts":
-            sets = [one.model_dump(mode="json", exclude=left_out, exclude_none=True) for one in self.prompts]
-            limited = {} if self.prompts_per_group is None else {"prompts_per_group": self.prompts_per_group}
-            return {"sets": sets, **limited}
-        if name == "saes" and self.more_saes:
-            # One group is its own content, as it was before there were groups.
-            return {"groups": [g.model_dump(mode="json", exclude=left_out, exclude_none=True) for g in self.sae_groups]}
-        section = getattr(self, name)
-        assert isinstance(section, Section), f"no recipe section {name!r}"
-        content = section.model_dump(mode="json", exclude={**left_out, **section.unused_later_fields()}, exclude_none=True)
+        section = None if name in ("saes", "verdicts") else getattr(self, name)
+        assert isinstance(section, Section), f"no section {name!r} in a run's id"
+        left_out = {**_NO_CONTENT.get(name, {}), **section.unused_later_fields()}
+        content = section.model_dump(mode="json", exclude=left_out, exclude_none=True)
         if isinstance(section, Taxonomy):
             content["label"] = section.label or self.labels.target
         if isinstance(section, ModelSpec) and (template := section.pinned_template()) is not None:

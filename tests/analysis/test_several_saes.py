@@ -158,7 +158,7 @@ def test_one_group_is_the_study_that_it_was_before_there_were_groups(tmp_path: P
     table = load_recipe(planted.recipe)
     planted.recipe.write_text(planted.recipe.read_text().replace("[saes]", "[[saes]]"))
     group = load_recipe(planted.recipe)
-    assert group.section("saes") == table.section("saes")
+    assert group.sae_groups == table.sae_groups
 
 
 @pytest.mark.parametrize(

@@ -287,4 +287,3 @@ def test_the_judge_of_a_recipe_is_the_classifier(judge_folder: Path, recipe: Rec
         Classifier.load(settings(), with_judge.compute)(answers("Here you go."))[0].score
     )
     assert judge_identity("harmbench", with_judge)["dtype"] == "float32"
-    assert with_judge.section("verdicts") == {"judges": ["harmbench"], "oracle": "harmbench"}, "places are not part of what it is"

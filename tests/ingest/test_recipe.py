@@ -101,25 +101,28 @@ def test_split_can_be_constant_column_or_fractions(tmp_path: Path) -> None:
 def test_section_is_json_without_paths(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ messages }}")
     recipe = load(tmp_path, ("[saes]", 'chat_template_file = "t.jinja"\n[saes]'))
-    names = ["model", "saes", "prompts", "capture", "direction", "candidates", "controls", "generation", "verdicts", "compute"]
-    text = json.dumps([recipe.section(name) for name in names])
-    assert str(tmp_path) not in text
-    assert "own.csv" not in text
+    names = ["model", "capture", "direction", "candidates", "controls", "generation", "compute"]
+    assert str(tmp_path) not in json.dumps([recipe.section(name) for name in names])
     assert recipe.section("model")["chat_template"] == "{{ messages }}", "the pinned template counts by its text"
 
 
 def test_section_depends_on_content_not_on_the_folder(tmp_path: Path) -> None:
     here, there = load(tmp_path / "a"), load(tmp_path / "b", ("id = ", 'dtype = "float32"\nid = '))
     assert here.section("model") == there.section("model"), "a default written out is the same content"
-    assert here.section("prompts") == there.section("prompts")
-    assert here.section("saes") != load(tmp_path / "c", ("[0, 1]", "[0, 2]")).section("saes")
+    assert here.section("model") != load(tmp_path / "c", ("id = ", 'dtype = "bfloat16"\nid = ')).section("model")
 
 
-def test_limit_is_a_new_recipe_whose_prompts_section_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prompts", "saes", "verdicts"])
+def test_what_a_runs_id_holds_by_hashes_has_no_section_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AssertionError, match=f"no section '{name}' in a run's id"):
+        load(tmp_path).section(name)
+
+
+def test_limit_is_a_new_recipe_from_the_same_file(tmp_path: Path) -> None:
     recipe = load(tmp_path)
-    assert recipe.limit(5).section("prompts")["prompts_per_group"] == 5
+    assert recipe.limit(5).prompts_per_group == 5
     assert recipe.limit(5).file == recipe.file
-    assert "prompts_per_group" not in recipe.section("prompts")
+    assert recipe.prompts_per_group is None
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,6 @@ def test_several_sources_are_one_set(tmp_path: Path) -> None:
         return Recipe.model_validate({"name": "test", "model": {"id": "a/b"}, "saes": saes, "prompts": [one]})
 
     assert [prompt.text for prompt in load_prompts(study())] == ["a", "b", "c", "d", "e"]
-    assert "file" not in str(study().section("prompts")), "places are not part of what a set is"
     with pytest.raises(UserError, match="rows 1 and 4 are the same prompt"):
         load_prompts(study(deduplicate=False))
     with pytest.raises(UserError, match="has 5 prompts, but its count says 6"):
