@@ -254,10 +254,10 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
     file = _recipe_file(path_or_name)
     try:
         content = tomllib.loads(read_text(file, "recipe"))
-        if not content:
-            raise UserError(f"recipe {file} is not valid TOML: it is empty")
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"recipe {file} is not valid TOML: {error}") from error
+    if not content:
+        raise UserError(f"recipe {file} is empty: give at least name, [model], [saes] and one [[prompts]]")
     try:
         recipe = Recipe.model_validate(content, context={"folder": file.absolute().parent})
     except ValidationError as error:

@@ -259,8 +259,14 @@ def test_unknown_names_and_files() -> None:
 
 
 def test_recipe_that_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfea\x00")
     with pytest.raises(UserError, match=r"x\.toml is not valid TOML"):
+        load_recipe(tmp_path / "x.toml")
+
+
+def test_recipe_that_is_empty_says_what_one_needs(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("# to be written\n")
+    with pytest.raises(UserError, match=r"x\.toml is empty: give at least name, \[model\], \[saes\] and one \[\[prompts\]\]"):
         load_recipe(tmp_path / "x.toml")
 
 
