@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
         from saelake.extras import missing
         from saelake.warehouse.errors import UserError
 
-        if sentence := missing(error):
+        if sentence := missing(error, f"saelake.{name}"):
             raise UserError(sentence) from error
         raise
     globals()[name] = found

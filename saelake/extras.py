@@ -27,13 +27,13 @@ def require(extra: str, what: str, *modules: str) -> None:
             raise UserError(_sentence(what, module, extra))
 
 
-def missing(error: ImportError) -> str | None:
-    """The sentence for an import that failed because an extra is not installed; None if no extra brings the module."""
+def missing(error: ImportError, what: str = "this command") -> str | None:
+    """The sentence for an import by `what` that failed because an extra is not installed; None if no extra brings the module."""
     module = (error.name or "").partition(".")[0]
     extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
     if extra is None or _is_installed(module):
         return None
-    return _sentence("this command", module, extra)
+    return _sentence(what, module, extra)
 
 
 def _sentence(what: str, module: str, extra: str) -> str:

@@ -67,6 +67,13 @@ def test_a_command_that_computes_names_the_extra(module: str, tmp_path: Path) ->
     assert not lake.exists()
 
 
+def test_a_name_of_the_package_names_the_extra() -> None:
+    asked = "import saelake\ntry:\n    saelake.Engine\nexcept saelake.UserError as error:\n    print(error)"
+    code = WITHOUT.partition("from click")[0] + asked
+    done = subprocess.run([sys.executable, "-c", code, '["torch"]'], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "saelake.Engine needs the extra compute: pip install 'saelake[compute]' (torch is not installed)\n"
+
+
 def test_every_extra_is_named_and_known() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert set(extras) - {"dev"} == set(EXTRAS)
