@@ -1,4 +1,4 @@
-"""Loads the questions beside this file, in stages/, pages/ and steps/, and asks them."""
+"""Loads the questions beside this file, in stages/ and pages/, and asks them; loads the statements in steps/."""
 
 import difflib
 import re

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelake.queries.judges import oracle
 from saelake.queries.loader import step
-from saelake.warehouse.errors import LeftOut, view_errors
 
 if TYPE_CHECKING:
     import duckdb
@@ -100,6 +99,8 @@ def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:
 
 def _why(stage: str, study: _Study, found: dict[str, str]) -> str | None:
     """Why a stage had no input; None also where a shared set left out what would say so."""
+    from saelake.warehouse.errors import LeftOut, view_errors
+
     rows, rule = RULES[stage]
     try:
         with view_errors():

@@ -1,6 +1,8 @@
 """Parameters of a query: what they accept, what they refuse in one sentence, and that a value is never more than a value."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -234,3 +236,12 @@ def test_no_question_counts_a_part_of_its_rows_in_a_window_over_all() -> None:
     """DuckDB 1.5.5 fails there, one time in some hundred: `Attempted to access index 1 within vector of size 1`."""
     for name in (*queries.names(), *queries.names_of_stages(), *queries.names_of_pages()):
         assert not re.search(r"filter\s*\([^)]*\)\s*over\s*\(\s*\)", queries.load(name).sql), name
+
+
+def test_documentation_is_printed_without_duckdb() -> None:
+    code = (
+        "import sys\nfrom saelake.cli import main\nmain(['queries'], standalone_mode=False)\nassert 'duckdb' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "candidates" in done.stdout
