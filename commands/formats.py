@@ -14,8 +14,8 @@ LISTED = ", ".join(names())
     "import",
     help=f"""Verify what another tool has written and publish it in the lake, as a run that says where it is from.
 
-    FORMAT is one of {LISTED}; SOURCE is a file or, of some, a folder. docs/formats.md says what each holds and which options
-    it has. Nothing is computed again, and nothing of the lake changes: the run is dropped like any other.
+    The formats are {LISTED}; docs/formats.md says whether FORMAT is read, what it holds and which options it has. SOURCE is
+    a file or, of some, a folder. What the lake holds stays as it is; the run can be dropped like any other.
     """,
 )
 @click.argument("format")
@@ -68,7 +68,7 @@ def import_(
 @click.command(
     help=f"""Write what a study holds as files that another tool reads, into the new or empty folder DIR.
 
-    FORMAT is one of {LISTED}; docs/formats.md says which are written, and what with.
+    The formats are {LISTED}; docs/formats.md says whether FORMAT is written, and with which options.
     """
 )
 @click.argument("format")

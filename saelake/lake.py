@@ -6,7 +6,7 @@ Sparse matrices, of a lake or of a shared set without one:
     matrix, rows, features = saelake.open("lake").sparse(layer=4)                          # SciPy CSR, prompts x features
     matrix, rows, features = saelake.sparse("set/data/activations/*.parquet", layer=4, rows="token", library="torch")
 
-Nothing here needs a GPU stack.
+Only `OpenLake.dataset` and library="torch" need torch.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""The one exception for mistakes that a user can fix; the command line shows it as a sentence, without a traceback."""
+"""The exception for mistakes that a user can fix: the command line shows it as a sentence, without a traceback.
+
+A question that is asked wrongly is a `saelake.queries.QueryError`, which is shown alike.
+"""
 
 import textwrap
 from collections.abc import Iterator
