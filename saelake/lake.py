@@ -61,7 +61,6 @@ class OpenLake:
         """
         if engine not in ENGINES:
             raise UserError(f"there is no engine {arguments.shown(engine)}: there are {' and '.join(ENGINES)}")
-        self._renew()
         if engine == "duckdb":
             return self.sql(self.statement(name, **params))
         from saelake.queries import spark
@@ -79,6 +78,7 @@ class OpenLake:
     def _check(self, name: str, params: Mapping[str, Any]) -> None:
         if queries.load(arguments.text("the question", name)).of_one_study and len(self.studies) > 1:
             raise several_studies(self.lake, self.studies)
+        self._renew()
         with view_errors(self.connection):
             queries.check_choices(self.connection, name, params)
 
@@ -89,7 +89,6 @@ class OpenLake:
         """
         from saelake.queries.sparse import sparse
 
-        self._renew()
         self._check("sparse", {name: value for name, value in options.items() if name != "library"})
         with view_errors(self.connection):
             return sparse(self.connection, **options)
@@ -108,13 +107,15 @@ class OpenLake:
         known = ("layer", "rows", "bos", "batch_rows", "dense", "shuffle", "seed")
         if unknown := [name for name in options if name not in known]:
             raise UserError(f"a data set has no option {arguments.shown(unknown[0])}: its options are {', '.join(known)}")
-        if len(self.studies) != 1:
+        if not self.studies:
+            raise UserError(f"the lake {self.lake} holds no study yet, and so no rows")
+        if len(self.studies) > 1:
             raise several_studies(self.lake, self.studies)
         with view_errors(self.connection):
             return LakeRows(self.lake, self.studies[0], **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
-        """Stores rows of a table of the protocol as a run, with what made them, and shows it on this connection.
+        """Stores rows of a table of the protocol as a run, with what made them; it is shown on this connection if its study is.
 
         Args:
             rows: an Arrow table, a data frame, a list of dicts, or a dict of columns; `run_id` and the id that the table numbers
@@ -140,8 +141,8 @@ class OpenLake:
         self.lake.published.renew(self.connection)
 
     def _show_again(self) -> None:
-        """Opens another connection, with the views as they are now; relations of the one before stay as they were."""
-        self.connection = connect(self.lake, self.recipe)
+        """Opens another connection, with views and studies as they are now; relations of the one before stay as they were."""
+        self.connection, self.studies = _shown(self.lake, self.recipe)
 
     def tables(self) -> list[str]:
         """The names of the lake's tables."""
@@ -165,11 +166,16 @@ def open(path: str | Path, recipe: str | None = None) -> OpenLake:
         raise UserError(f"the lake is {arguments.shown(path)}: give a folder or s3://bucket/prefix")
     recipe = None if recipe is None else arguments.text("recipe", recipe)
     lake = Lake.existing(path)
+    return OpenLake(*_shown(lake, recipe), lake, recipe)
+
+
+def _shown(lake: Lake, recipe: str | None) -> tuple[duckdb.DuckDBPyConnection, tuple[str, ...]]:
+    """A connection to the current runs, and the studies whose they are."""
     shown = current_runs(lake, recipe)
-    return OpenLake(connect(lake, shown=shown), (recipe,) if recipe else shown.studies, lake, recipe)
+    return connect(lake, shown=shown), (recipe,) if recipe else shown.studies
 
 
-def sparse(files: str, **options: Any) -> "Sparse":
+def sparse(files: str | Path, **options: Any) -> "Sparse":
     """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`.
 
     Rows and columns are those of the set's tables `prompts` and `saes`, beside its activations; where it has none, a warning says
