@@ -29,7 +29,7 @@ class Work:
 
 
 class Condition(NamedTuple):
-    """What is ablated, as rows of `ablations` name it; every stage has its own."""
+    """What is edited, as rows of `ablations` name it; every stage has its own."""
 
     method: str
     part: str | None = None
@@ -58,7 +58,7 @@ class Stage:
     identity: Callable[[Study], Mapping[str, object]] = lambda _study: {}
     """What else its content depends on."""
     conditions: tuple[str, ...] = ()
-    """The names of what it ablates, as answers tell them apart, or how these begin."""
+    """The names of its conditions, or what they begin with: `top_k` stands for `top_k_own` too."""
     compared: tuple[tuple[Condition, Condition], ...] = ()
     """What is tested: every setting of the first against the one of the second with the same K and tau, or its only one."""
     splits: Callable[[Recipe], Collection[str]] | None = None

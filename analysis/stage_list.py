@@ -61,15 +61,15 @@ INTERACTIONS = (
 )
 MEANING = (populations.STAGE, taxonomy.STAGE, separation.STAGE, logits.STAGE, concepts.STAGE)
 COMPUTED = (*SEARCH, *INTERACTIONS, *MEANING)
-"""The stages of every analysis, each after the ones that it needs; beside them come those of `stages` that a recipe asks for."""
+"""The stages of every analysis, each after the ones that it needs; `stages` adds the comparisons, and what a recipe asks for."""
 ATLAS = (effects.STAGE, effects.JOINT_STAGE, attributions.STAGE, scores.STAGE)
 """What `saelake atlas` computes beside them."""
 AUDIT = (recoveries.STAGE, rates.STAGE)
 """What `saelake audit` computes beside them."""
 ANSWERING = tuple(stage for stage in COMPUTED if "verdicts" in stage.tables)
-"""The stages that ablate and store answers, which the judges read."""
+"""The stages that store answers, which the judges read."""
 OWN_CONDITIONS = tuple(name for stage in COMPUTED for name in stage.conditions)
-"""The names of the analysis' own conditions, or how these begin: no other condition may be called so."""
+"""The names of the analysis' own conditions, or what they begin with: no other condition may be called so."""
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -86,7 +86,7 @@ def stage_named(recipe: Recipe, name: str) -> Stage:
 
 
 def judging_stage(judge: str) -> Stage:
-    """The stage in which a judge reads all stored answers."""
+    """The stage in which a judge reads all answers that the analysis stored."""
     return judging.stage(judge, [stage.name for stage in ANSWERING])
 
 

@@ -61,7 +61,7 @@ def analyze(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet 
 def analyze_study(
     study: Study, lake: Lake, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
 ) -> list[RunRecord]:
-    """`analyze` for a study that is opened already; workers compute the shards elsewhere than in this process."""
+    """`analyze` for a study that is opened already; workers compute the shards outside this process."""
     with up_to_date_at_the_end(lake):
         known = specs(study, lake=lake)
         context = StudyContext(study, lake)
@@ -130,7 +130,7 @@ def _absent(needed: Collection[str], known: Mapping[str, RunSpec], lake: Lake) -
 
 
 def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None) -> RunRecord:
-    """Verdicts of one judge over all stored answers of a recipe, as a run of its own: nothing is ablated again.
+    """Verdicts of one judge over all answers that a recipe's analysis stored, as a run of its own: nothing is ablated again.
 
     Raises UserError for an unknown judge, for the recipe's oracle (its verdicts were stored with the answers), and where the
     answers are not there yet.
@@ -141,7 +141,7 @@ def judge(recipe: Recipe, lake: Lake, name: str, *, force: bool = False, progres
 def judge_study(
     study: Study, lake: Lake, name: str, *, force: bool = False, progress: Quiet | None = None, workers: Workers | None = None
 ) -> RunRecord:
-    """`judge` for a study that is opened already; workers compute the shards elsewhere than in this process."""
+    """`judge` for a study that is opened already; workers compute the shards outside this process."""
     check_judge(name, study.recipe)
     recipe, stage = study.recipe, judging_stage(name)
     if name == recipe.verdicts.oracle:

@@ -75,7 +75,7 @@ def audit(recipe: str, computing: Computing) -> None:
 )
 @computing_options()
 def judge(recipe: str, name: str, computing: Computing) -> None:
-    """Let another judge read the stored answers of RECIPE, without ablating anything again, and show the shares that flip.
+    """Let another judge read the answers that the analysis of RECIPE stored, ablating nothing, and show the shares that flip.
 
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
     """

@@ -50,7 +50,7 @@ def ingest_study(
     """`ingest` for a study that is opened already.
 
     Args:
-        compute: makes the shards elsewhere than in this process.
+        compute: makes the shards outside this process.
         loaded: the subject and SAEs, to be shared with what follows in this process.
     """
     sets, name = ingest_runs(study, lake), study.recipe.name

@@ -250,11 +250,11 @@ class Subject:
             yield
 
     def width(self, site: Site) -> int:
-        """d at a site: of all kinds but z that of the residual stream."""
+        """d at a site: for every kind of site but z, that of the residual stream."""
         return self.sites.widths.get(site, self.d_model)
 
     def resid_post(self, layer: int, fn: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
-        """`at` the residual stream after block `layer`, not yet normalised, as the last of the model's own hidden_states is."""
+        """`at` the residual stream after block `layer`, before the final norm; the model's last hidden_states come after it."""
         return self.at(Site(layer), fn)
 
     def read_resid_post(self, batch: Batch, layers: Sequence[int], stop_after_last: bool = True) -> dict[int, Tensor]:

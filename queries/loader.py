@@ -1,4 +1,4 @@
-"""Loads the questions beside this file, in stages/ and pages/, and asks them; loads the statements in steps/."""
+"""Loads the questions beside this file and in stages/ and pages/, and asks them; loads the statements of steps/."""
 
 import difflib
 import re

@@ -1,6 +1,6 @@
 """The exception for mistakes that a user can fix: the command line shows it as a sentence, without a traceback.
 
-A question that is asked wrongly is a `saelake.queries.QueryError`, which is shown alike.
+A question that is asked wrongly raises `saelake.queries.QueryError`, which is shown in the same way.
 """
 
 import textwrap

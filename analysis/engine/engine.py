@@ -4,8 +4,9 @@
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)
 
 Exact: up to rounding, a request's answer is what the full decode-plus-error pass would give, whatever else is in the batch. Fast:
-requests of similar length share a batch, the network below their first touched layer is computed once per prompt, and logits are
-computed only at the last position. Batches are as large as memory allows, and shrink where it runs out.
+requests of similar length share a batch, the network below their first touched layer is computed once for all requests of a batch
+that share a prompt, and logits are computed only at the last position. Batches are as large as memory allows, and shrink where it
+runs out.
 """
 
 import warnings

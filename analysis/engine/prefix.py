@@ -1,4 +1,4 @@
-"""The part of the network below the first touched layer: computed once per prompt; every pass then resumes above it."""
+"""The network below the first touched layer: computed once for requests that share a prompt; their passes resume above it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 DELTA, BYTE_STREAM, PLAIN = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT", "PLAIN"
-"""Encodings of sorted ids, of measured values, and of a number that a file has once, which is written twice as fast as a
-dictionary of it. DuckDB reads byte streams of floats only, so `pos` takes a dictionary: 2% more bytes."""
+"""Encodings of sorted ids, of measured values, and of a number that is the same in all rows of a file, which is
+written twice as fast as with a dictionary. DuckDB reads byte streams of floats only: `pos` takes a dictionary, 2% more bytes."""
 MADE_ELSEWHERE = "made elsewhere: not measured here"
 """Why a value of imported rows is missing."""
 ABOVE_0 = 2.0**-149
@@ -23,11 +23,11 @@ class Limit:
     by: str
     """That other column."""
     fact: str
-    """The column of the row that is pointed to: the value is below it."""
+    """The column of the row that is pointed to; the value must be below what it holds."""
     otherwise: str
     """What is said of a value that is not."""
     is_equal: bool = False
-    """It is equal to it instead."""
+    """The value must be equal to that, instead of below it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Column:
     is_repeated: bool = False
     """Few texts come again and again: the writer gets an Arrow dictionary, which it writes faster; the file is the same."""
     is_ranged: bool = True
-    """Row groups can be skipped by its range, which is written; not if a file has one value, or a row group nearly every one."""
+    """Row groups can be skipped by its range, which is written; not where a file has one value, or each row group nearly all."""
     is_private: bool = False
     """It holds what models answered, even to target prompts: only their owner can read the table's files."""
     since: int = 1
