@@ -20,12 +20,13 @@ class Pair(NamedTuple):
     i: int
     j: int
     interaction: float
-    """<v_i, v_j>: what the logit gains where both are 1."""
+    """`<v_i, v_j>`: what the logit gains where both are 1."""
     cosine: float
+    """Of v_i and v_j."""
 
 
 class FactorizationMachine:
-    """y(x) = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j, as a probability of label 1.
+    """`y(x) = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j`, as a probability of label 1.
 
     Args:
         k: length of the embeddings; 0 is a logistic regression.

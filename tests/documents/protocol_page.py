@@ -2,6 +2,8 @@
 
 import re
 
+import pyarrow as pa
+
 from saelake.warehouse import schema
 from saelake.warehouse.schema import TABLES, Column, Table
 from tests.conftest import ROOT
@@ -67,12 +69,17 @@ def page() -> str:
         key = ", ".join(f"`{name}`" for name in table.key)
         order = ", ".join(f"`{name}`" for name in table.order)
         files = "One file per layer" if table.by_layer else "One file"
-        rows = [f"| `{c.name}` | {c.type} | {_meaning(table, c)} |" for c in table.columns]
+        rows = [f"| `{c.name}` | {_type(c)} | {_meaning(table, c)} |" for c in table.columns]
         parts.append(
             f"\n## {table.name}\n\nA row is {table.row}. Unique: {key}. {files}, ordered by {order}.\n\n"
             "| column | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
         )
     return "".join(parts)
+
+
+def _type(column: Column) -> str:
+    """In words where Arrow's own name has angle brackets, which a page takes for HTML."""
+    return f"list of {column.type.value_type}" if pa.types.is_list(column.type) else str(column.type)
 
 
 def _meaning(table: Table, column: Column) -> str:
