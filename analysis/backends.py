@@ -43,6 +43,7 @@ class Parting(NamedTuple):
 
     backend: str
     parts: bool
+    """Whether it diverges: past what rounding explains, or in its token ids."""
     layer: int | None
     """None: it does not diverge, or does so in its token ids."""
     site: str | None
@@ -56,7 +57,9 @@ class Parting(NamedTuple):
     floor: float | None
     """What rounding explains there."""
     n_parted: int
+    """Readings that diverge, of n_compared."""
     n_compared: int
+    """Readings, one at each place and position."""
 
     def __str__(self) -> str:
         if not self.parts:

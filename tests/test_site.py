@@ -1,6 +1,7 @@
 """The site holds every document, every public name and every question, and asks nothing of another host."""
 
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import saelake
 from saelake import queries
 from tests.conftest import ROOT
 from tests.documents import documents
+
+VOID = {"br", "hr", "img", "input", "link", "meta", "path"}
+"""Elements of the site's pages that are not closed."""
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +45,18 @@ def _pages(part: str | list[dict[str, str]]) -> list[str]:
 
 def test_pages_made_from_code_leave_nothing_out(pages: ModuleType) -> None:
     api, questions = pages._api(), pages._questions()
-    assert api.count("\n:::") == len(saelake.__all__)
+    assert api.count("\n:::") == len(saelake.__all__) + len(pages.RETURNED)
     assert re.findall(r"^## (\w+)$", questions, re.MULTILINE) == queries.names()
     assert "\n## saelake study create\n" in pages._commands()
+
+
+def test_what_public_calls_return_is_described(pages: ModuleType) -> None:
+    calls = [
+        saelake.Engine.answer, saelake.Engine.next_token, saelake.minimal_set, saelake.FactorizationMachine.pairs,
+        saelake.compare, saelake.OpenLake.sparse, saelake.OpenLake.dataset, saelake.Subject.encode, saelake.Subject.batch,
+    ]  # fmt: skip
+    returned = [re.findall(r"\w+", inspect.formatannotation(call.__annotations__["return"]))[-1] for call in calls]
+    assert returned == [name.rpartition(".")[2] for name in pages.RETURNED]
 
 
 def test_links_out_of_the_documents_lead_to_pages_that_show_the_files(pages: ModuleType) -> None:
@@ -59,5 +72,8 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "-d", tmp_path / "site"], cwd=ROOT, check=True)
     for page in (tmp_path / "site").rglob("*.html"):
         text = page.read_text("utf-8")
+        seen = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+        unclosed = set(re.findall(r"<([a-z]\w*)", seen)) - set(re.findall(r"</(\w+)>", seen)) - VOID
+        assert not unclosed, f"{page.name}: angle brackets of a text are taken for HTML"
         assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"https?:", text), page.name
     assert "minimal_set" in (tmp_path / "site" / "search" / "search_index.json").read_text("utf-8")

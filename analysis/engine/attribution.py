@@ -26,8 +26,6 @@ from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 Target = str | int | Sequence[int] | Callable[[Tensor], Tensor]
-"""p_target: the target tokens' probability; logit: the mean of their logits less that of all; a token's id, or ids: the logit, or
-the sum; or a function of next-token logits (b, v) that gives (b,)."""
 AT_ONCE = 1 << 14
 """Rows of a decoder that exist at a time."""
 NO_SHIFTS: Mapping[Site, Tensor] = {}
@@ -37,11 +35,15 @@ ATTRIBUTIONS = ACTIVATIONS.append(pa.field("effect", pa.float32()))
 def attribution(engine: Engine, prompts: Sequence[Prompt], target: Target = "p_target", *, steps: int = 0) -> pa.Table:
     """The first-order effect of every feature that fires: columns prompt, pos, sae_id, feature_id, activation and effect.
 
-    Rows come by prompt, the largest effects first, whatever their sign. A positive effect: without the feature the target grows.
+    Rows come by prompt, the largest effects first, whatever their sign. Effects are in the target's unit; where one is positive,
+    the target grows without the feature.
 
     Args:
+        target: p_target, the target tokens' probability; logit, the mean of their logits less that of all; a token's id, or ids:
+            the logit, or the sum; or a function of next-token logits (b, v) that gives (b,).
         steps: gradients that are averaged on the way to a pass without any feature of the SAE; 0 takes the one at the clean pass,
             which costs one forward and one backward pass per prompt, where n steps cost n of them for every SAE.
+    Raises UserError for another target, and for a prompt that cannot be read.
     """
     check_engine(engine)
     steps, function = arguments.whole("steps", steps, 0), _function(engine, target)

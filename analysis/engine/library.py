@@ -64,8 +64,9 @@ class Answers(NamedTuple):
     """Greedy answers, with what the first token's distribution was."""
 
     texts: list[str]
+    """One for each prompt (n), in their order."""
     token_ids: list[list[int]]
-    """Without the end-of-turn token."""
+    """Of each answer, without the end-of-turn token."""
     p_target: np.ndarray
     """(n,) float32: probability that the first token is a target token."""
     first_token: list[str]
@@ -77,7 +78,8 @@ class Answers(NamedTuple):
 class Engine:
     """A model with SAEs, asked for answers, next tokens and activations under edits.
 
-    Edits are given by name for all prompts, or as `edits`: one list for all prompts, or one list per prompt.
+    Prompts are texts, chats or lists of token ids. Edits are given by name for all of them, or as `edits`: one list for all, or
+    one list per prompt. A key is an sae_id, a hook's name, a Site, or a layer; positions are places from either end, or roles.
 
         ablate={key: ids}          clamp={key: {id: value}}          add={key: (vector, scale)}
         project_out=vector (after every block) or {key: vector}      positions=... (of those four), answering=...
@@ -85,7 +87,8 @@ class Engine:
     Args:
         saes: SAEs of SAELens, which know their hooks, or a mapping from hooks, Sites or layers (resid_post) to SAEs.
         batch_tokens: the most padded tokens per forward pass; by default what suits the device.
-    Raises UserError for an SAE that does not fit the model, or is of a kind that cannot be edited exactly.
+    Raises UserError for an SAE that does not fit the model, or is of a kind that cannot be edited exactly; its calls for an edit
+    that does not fit model, SAE or prompt, before anything is computed.
     """
 
     def __init__(self, subject: Subject, saes: Any, *, batch_tokens: int | None = None) -> None:

@@ -26,6 +26,22 @@ API = {
     "Lakes": ("open", "OpenLake", "sparse", "UserError"),
 }
 """Heading -> names of saelake.__all__, in the order in which one meets them."""
+RETURNED = (
+    "analysis.engine.library.Answers",
+    "analysis.engine.library.NextTokens",
+    "analysis.search.one_prompt.MinimalSet",
+    "analysis.interactions.estimator.Pair",
+    "analysis.backends.Parting",
+    "queries.sparse.Sparse",
+    "analysis.rows_dataset.LakeRows",
+    "ingest.tokenized.Tokenized",
+    "ingest.subject.Batch",
+)
+"""What these return, in the same order: one meets it without ever importing it. All fields are shown, explained or not."""
+ALL_FIELDS = """    options:
+      show_if_no_docstring: true
+      filters: ["!^_"]
+"""
 
 
 def on_files(files: "Files", config: Any) -> "Files":
@@ -127,7 +143,7 @@ def _commands() -> str:
 
 
 def _api() -> str:
-    """Every public name, from its docstring."""
+    """Every public name, and what its calls return, from their docstrings."""
     assert sorted(name for names in API.values() for name in names) == sorted(saelake.__all__), "docs/site/pages.py names all"
     parts = ["# The Python API\n\nAll that is public is what `saelake` exports; [versions](versions.md) says what that means.\n"]
     for heading, names in API.items():
@@ -135,6 +151,8 @@ def _api() -> str:
         for name in names:
             where = getattr(saelake, name)
             parts.append(f"\n::: {where.__module__}.{where.__name__}\n")
+    parts.append("\n## What calls return\n")
+    parts += [f"\n::: saelake.{name}\n{ALL_FIELDS}" for name in RETURNED]
     return "".join(parts)
 
 
