@@ -85,7 +85,8 @@ class OpenLake:
     def sparse(self, **options: Any) -> "Sparse":
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch".
 
-        It has a row for every prompt (or token) of the study and a column for every feature of its SAEs.
+        It has a row for every prompt (or token) of the study and a column for every feature of its SAEs. Raises QueryError for a
+        wrong option, UserError for another library, and where the lake shows several studies.
         """
         from saelake.queries.sparse import sparse
 
@@ -179,7 +180,7 @@ def sparse(files: str | Path, **options: Any) -> "Sparse":
     """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`.
 
     Rows and columns are those of the set's tables `prompts` and `saes`, beside its activations; where it has none, a warning says
-    what they are.
+    what they are. Raises as `OpenLake.sparse`.
     """
     from saelake.queries.sparse import sparse_of_files
 

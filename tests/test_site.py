@@ -45,7 +45,7 @@ def _pages(part: str | list[dict[str, str]]) -> list[str]:
 
 def test_pages_made_from_code_leave_nothing_out(pages: ModuleType) -> None:
     api, questions = pages._api(), pages._questions()
-    assert api.count("\n:::") == len(saelake.__all__) + len(pages.RETURNED)
+    assert api.count("\n:::") == len(saelake.__all__) + len(pages.RETURNED) + len(pages.RAISED)
     assert re.findall(r"^## (\w+)$", questions, re.MULTILINE) == queries.names()
     assert "\n## saelake study create\n" in pages._commands()
 

@@ -38,6 +38,8 @@ RETURNED = (
     "ingest.subject.Batch",
 )
 """What these return, in the same order: one meets it without ever importing it. All fields are shown, explained or not."""
+RAISED = ("queries.parameters.QueryError",)
+"""What they raise beside UserError."""
 ALL_FIELDS = """    options:
       show_if_no_docstring: true
       filters: ["!^_"]
@@ -143,7 +145,7 @@ def _commands() -> str:
 
 
 def _api() -> str:
-    """Every public name, and what its calls return, from their docstrings."""
+    """Every public name, and what its calls return and raise, from their docstrings."""
     assert sorted(name for names in API.values() for name in names) == sorted(saelake.__all__), "docs/site/pages.py names all"
     parts = ["# The Python API\n\nAll that is public is what `saelake` exports; [versions](versions.md) says what that means.\n"]
     for heading, names in API.items():
@@ -151,8 +153,8 @@ def _api() -> str:
         for name in names:
             where = getattr(saelake, name)
             parts.append(f"\n::: {where.__module__}.{where.__name__}\n")
-    parts.append("\n## What calls return\n")
-    parts += [f"\n::: saelake.{name}\n{ALL_FIELDS}" for name in RETURNED]
+    parts.append("\n## What calls return and raise\n")
+    parts += [f"\n::: saelake.{name}\n{ALL_FIELDS}" for name in (*RETURNED, *RAISED)]
     return "".join(parts)
 
 
