@@ -17,6 +17,7 @@ from saelake.ingest.recipe import Column, Fractions, PromptSet, Recipe
 from saelake.ingest.recipe.sections import Scalar
 from saelake.ingest.rows import Row
 from saelake.ingest.sources import rows_of
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import is_unicode
 
@@ -55,7 +56,7 @@ class Prompt:
 
 def hash_prompt(text: str) -> str:
     """First 16 hex digits of the sha256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256_text(text)[:16]
 
 
 def content_hash(prompts: Iterable[Prompt]) -> str:

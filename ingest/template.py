@@ -8,7 +8,6 @@ A base model has no template (`model.template = "none"`): a prompt is then what 
 BOS token where it puts one by itself, and all of it is the user's.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from saelake.ingest.messages import Asked, Chat, as_messages
 from saelake.ingest.recipe import ModelSpec
 from saelake.ingest.rendering import render
 from saelake.ingest.tokenized import SENTINEL, Tokenized
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 
 CLOCKS = ("2001-01-31T01:02:03", "2034-12-25T23:49:58")
@@ -68,7 +68,7 @@ class ChatTemplate:
         if model.template == "none":
             return cls.plain(tokenizer)
         text = model.pinned_template() or _own_template(tokenizer)
-        found = hashlib.sha256(text.encode()).hexdigest()
+        found = sha256_text(text)
         if model.template_sha256 not in (None, found):
             raise UserError(f"model.template_sha256 is {model.template_sha256}, but the chat template's sha256 is {found}")
         _require_offsets(tokenizer)
@@ -86,7 +86,7 @@ class ChatTemplate:
     @property
     def sha256(self) -> str:
         """Hash of the template's text, in hex."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return sha256_text(self.text)
 
     def context(self, prompt: str, **changed: Any) -> dict[str, Any]:
         """What the template is given, with some of it changed; None takes the system's text away."""

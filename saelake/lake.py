@@ -19,7 +19,7 @@ import duckdb
 
 from saelake import queries
 from saelake.warehouse import arguments
-from saelake.warehouse.catalog import connect, current_files, current_runs, several_studies
+from saelake.warehouse.catalog import connect, current_files, current_runs, only_study, several_studies
 from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import RunRecord
@@ -108,12 +108,9 @@ class OpenLake:
         known = ("layer", "rows", "bos", "batch_rows", "dense", "shuffle", "seed")
         if unknown := [name for name in options if name not in known]:
             raise UserError(f"a data set has no option {arguments.shown(unknown[0])}: its options are {', '.join(known)}")
-        if not self.studies:
-            raise UserError(f"the lake {self.lake} holds no study yet, and so no rows")
-        if len(self.studies) > 1:
-            raise several_studies(self.lake, self.studies)
+        study = only_study(self.lake, self.studies)
         with view_errors(self.connection):
-            return LakeRows(self.lake, self.studies[0], **options)
+            return LakeRows(self.lake, study, **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
         """Stores rows of a table of the protocol as a run, with what made them; it is shown on this connection if its study is.
@@ -130,9 +127,9 @@ class OpenLake:
         study = None if study is None else arguments.text("study", study)
         told = arguments.json_values("about", about, "what made the rows, as {name: JSON value}")
         if study is None:
-            if len(self.studies) != 1:
-                raise several_studies(self.lake, self.studies) if self.studies else UserError("say which study: study=NAME")
-            study = self.studies[0]
+            if not self.studies:
+                raise UserError("say which study: study=NAME")
+            study = only_study(self.lake, self.studies)
         record = write_rows(self.lake, study, table, rows, {"written_by": "saelake.OpenLake.write", **told})
         self._show_again()
         return record

@@ -96,13 +96,20 @@ def _given_runs(lake: Lake, run_ids: Sequence[str]) -> ShownRuns:
 def one_study(lake: Lake, recipe: str | None = None) -> str:
     """The study of that name, else the only one of the lake; raises UserError where there is none, or are several."""
     studies = sorted({name for name, _ in lake.current()})
-    if recipe is not None and recipe not in studies:
+    if recipe is None:
+        return only_study(lake, studies)
+    if recipe not in studies:
         raise _unknown_study(lake, recipe, studies)
+    return recipe
+
+
+def only_study(lake: Lake, studies: Sequence[str]) -> str:
+    """The study, of those that are shown; raises UserError where there is none, or are several."""
     if not studies:
         raise UserError(f"the lake {lake} holds no study yet: `saelake analyze RECIPE --lake {lake}` makes one")
-    if recipe is None and len(studies) > 1:
+    if len(studies) > 1:
         raise several_studies(lake, studies)
-    return recipe or studies[0]
+    return studies[0]
 
 
 def several_studies(lake: Lake, studies: Sequence[str]) -> UserError:

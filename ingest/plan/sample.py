@@ -15,6 +15,7 @@ from saelake.ingest.saes.refs import list_saes
 from saelake.ingest.saes.sae import check_fits, load_sae
 from saelake.ingest.subject import Subject
 from saelake.warehouse.content import ContentHash
+from saelake.warehouse.landing import repeated
 from saelake.warehouse.layout import write_table
 from saelake.warehouse.schema import ACTIVATIONS
 
@@ -51,8 +52,8 @@ def measure(recipe: Recipe, prompts: list[Prompt], token_ids: list[list[int]]) -
             prompt, pos = prompt_of_token[found.token], pos_of_token[found.token]
             order = np.lexsort((pos, prompt, found.feature_id))
             columns = {
-                "run_id": pa.DictionaryArray.from_arrays(np.zeros(len(order), np.int32), ["ingest"]),
-                "sae_id": pa.DictionaryArray.from_arrays(np.zeros(len(order), np.int32), [ref.sae_id]),
+                "run_id": repeated("ingest", len(order)),
+                "sae_id": repeated(ref.sae_id, len(order)),
                 "layer": np.full(len(order), ref.layer, dtype=np.int16),
                 "feature_id": found.feature_id[order],
                 "prompt_id": prompt[order].astype(np.int64),

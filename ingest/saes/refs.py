@@ -3,7 +3,6 @@
 SAELens' directory of releases is read from the file that sae-lens installs, because importing sae_lens imports torch.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from saelake.ingest.fingerprint import SAE_FILES, hash_folder, hub_commit, requi
 from saelake.ingest.recipe import Recipe, SaesSpec
 from saelake.ingest.recipe.errors import nearest
 from saelake.ingest.saes.folder import check_folder
+from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 
 
@@ -152,7 +152,7 @@ def _released(spec: SaesSpec) -> list[SaeRef]:
     published = spec.threshold == "published"
     for layer, release_id, l0 in zip(spec.layers, listed.ids, listed.l0s, strict=True):
         name = f"{spec.release}/{release_id}@{commit}" + (" (threshold as published)" if published else "")
-        content_hash = hashlib.sha256(name.encode()).hexdigest()
+        content_hash = sha256_text(name)
         declared = spec.declared_l0(layer)
         key = sae_id_of(layer, content_hash)
         declared = l0 if declared is None else declared
