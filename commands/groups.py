@@ -117,7 +117,6 @@ def sentence(error: Exception, resumes: bool) -> str:
     import duckdb
 
     from saelake.extras import missing
-    from saelake.queries import QueryError
     from saelake.queries.formats import printable
     from saelake.warehouse.damage import HINT
     from saelake.warehouse.errors import UserError, view_errors
@@ -127,7 +126,7 @@ def sentence(error: Exception, resumes: bool) -> str:
             raise error
     except Exception as caught:
         error = caught
-    if isinstance(error, UserError | QueryError):
+    if isinstance(error, UserError):
         text = str(error)
     elif isinstance(error, ImportError) and (needed := missing(error)):
         text = needed

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import is_unicode, literal, literals
 
 DECLARATION = re.compile(
@@ -51,7 +52,7 @@ NUMBERS = {"feature": "integer", "layer": "integer", "prompt": "integer", "layer
 INT64 = range(-(2**63), 2**63)
 
 
-class QueryError(ValueError):
+class QueryError(UserError):
     """A question that cannot be asked so: what is wrong and how to fix it, in one sentence."""
 
 

@@ -17,8 +17,9 @@ def test_open_answers_sql_and_questions(tmp_path: Path) -> None:
         assert lake.sql("select count(*) from prompts where label = $label", {"label": "benign"}).fetchall() == [(2,)]
         assert len(lake.query("candidates", k=1).fetchall()) == 2
         assert {"activations", "prompts", "runs"} <= set(lake.tables())
-        with pytest.raises(QueryError):
+        with pytest.raises(UserError, match="candidates") as raised:
             lake.query("candidate")
+        assert raised.type is QueryError
 
 
 def test_questions_are_about_one_study(tmp_path: Path) -> None:

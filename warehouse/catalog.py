@@ -114,7 +114,9 @@ def only_study(lake: Lake, studies: Sequence[str]) -> str:
 
 def several_studies(lake: Lake, studies: Sequence[str]) -> UserError:
     """What to say where one study is meant and none is named."""
-    return UserError(f"the lake {lake} holds several studies ({', '.join(studies)}): choose one with --recipe NAME")
+    return UserError(
+        f"the lake {lake} holds several studies ({', '.join(studies)}): choose one with --recipe NAME, or recipe=NAME in Python"
+    )
 
 
 def _unknown_study(lake: Lake, recipe: str, studies: Sequence[str]) -> UserError:

@@ -1,13 +1,12 @@
-"""The exception for mistakes that a user can fix: the command line shows it as a sentence, without a traceback.
-
-A question that is asked wrongly raises `saelake.queries.QueryError`, which is shown in the same way.
-"""
+"""The exception for mistakes that a user can fix: the command line shows it as a sentence, without a traceback."""
 
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 
 class UserError(ValueError):
@@ -46,8 +45,10 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def view_errors(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
+def view_errors(con: "duckdb.DuckDBPyConnection | None" = None) -> Iterator[None]:
     """Turns what a view says of a damaged table into UserError, of one that was left out into LeftOut; `con` stays usable."""
+    import duckdb
+
     try:
         yield
     except duckdb.InvalidInputException as error:
@@ -63,6 +64,8 @@ def view_errors(con: duckdb.DuckDBPyConnection | None = None) -> Iterator[None]:
 @contextmanager
 def storage_errors(lake: object) -> Iterator[None]:
     """Turns what the file system refuses (disk full, no permission, read-only) into one sentence about the `lake`."""
+    import duckdb
+
     try:
         yield
     except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:

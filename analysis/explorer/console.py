@@ -142,7 +142,7 @@ def add_console(app: FastAPI, shown: ShownStudy) -> None:
                 if kind in MEDIA:
                     return _file(con, statement, kind)
                 told = _answer(con, statement, form)
-        except (QueryError, UserError, duckdb.Error) as error:  # of DuckDB's all lines are told: they point at the place
+        except (UserError, duckdb.Error) as error:  # of DuckDB's all lines are told: they point at the place
             return page(statement, 422, problem=str(error), asked=form, ticket=ticket)
         return page(statement, answer=told, asked=form, ticket=ticket)
 

@@ -25,7 +25,6 @@ from saelake.analysis.served.server import form_of
 from saelake.ingest.loaded import Loaded
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.study import open_study
-from saelake.queries import QueryError
 from saelake.queries.rows import Row, rows
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
@@ -129,7 +128,7 @@ class Live:
                 record = stages.ablate_study(study, lake, condition, features)
                 done()
                 self.kept[condition] = record.run_id
-            except (UserError, QueryError) as error:
+            except UserError as error:
                 self.kept[condition] = f"failed: {error}"
 
         Thread(target=work, daemon=True).start()
@@ -218,7 +217,7 @@ def add_live(app: FastAPI, shown: ShownStudy, live: Live) -> None:
         try:
             features = selected(read_lines(edits))
             await run_in_threadpool(live.keep, shown.lake, condition, features, shown.show_again)
-        except (UserError, QueryError) as error:
+        except UserError as error:
             return page(prompt, edits, n, 422, problem=str(error))
         return RedirectResponse(f"{shown.base}/live/kept", 303)
 
