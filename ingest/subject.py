@@ -210,7 +210,7 @@ class Subject:
         """Raises UserError when a prompt has more tokens than max_prompt_tokens: prompts are never cut."""
         if len(prompt.token_ids) > self.max_prompt_tokens:
             raise UserError(
-                f"{name} has {len(prompt.token_ids)} tokens, but model.max_prompt_tokens is {self.max_prompt_tokens}: "
+                f"{name} has {len(prompt.token_ids)} tokens, but max_prompt_tokens is {self.max_prompt_tokens}: "
                 f"raise it or leave the prompt out"
             )
 
@@ -301,7 +301,7 @@ class Subject:
             )
 
     def _attention(self) -> AbstractContextManager[Any]:
-        """On a GPU without cuDNN's attention, whose planning takes a third of the time of many short prompts."""
+        """Leaves cuDNN's attention out on a GPU: planning it takes a third of the time of many short prompts."""
         return sdpa_kernel(OF_ANY_SHAPE) if self.device.type == "cuda" else nullcontext()
 
     def _padding_id(self) -> int:

@@ -287,6 +287,26 @@ def test_sentences_are_about_arguments_where_there_is_no_recipe(call: dict[str, 
     assert not RECIPES.search(str(raised.value)), raised.value
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: engine().answer(TEXTS),
+        lambda: engine().next_token(TEXTS),
+        lambda: engine().activations(TEXTS),
+        lambda: engine().activations(TEXTS, max_new_tokens=2),
+        lambda: engine().means(TEXTS, 1),
+        lambda: engine().next_token(TEXTS, edits=[saelake.MeanAblate(1, [3], TEXTS)]),
+    ],
+)
+def test_short_memory_is_told_without_a_recipe(call: Callable[[], object]) -> None:
+    def no_memory(_resid_btd: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError
+
+    with subject().resid_post(0, no_memory), pytest.raises(saelake.UserError, match="set dtype = .* another device") as raised:
+        call()
+    assert not RECIPES.search(str(raised.value)), raised.value
+
+
 @cache
 def lake_folder() -> Path:
     return build_lake(Path(mkdtemp()) / "lake").root

@@ -118,7 +118,7 @@ MISTAKES = {
         recipe("[model]", '[labels]\ntarget = "rude"\n\n[model]'), ("labels.target is 'rude'", "the labels are 'benign'")
     ),
     "a prompt too long": Mistake(
-        recipe("max_prompt_tokens = 64", "max_prompt_tokens = 14"), ("has 16 tokens", "model.max_prompt_tokens is 14"), False
+        recipe("max_prompt_tokens = 64", "max_prompt_tokens = 14"), ("has 16 tokens", "max_prompt_tokens is 14"), False
     ),
     "no chat template": Mistake(without_template, ("the tokenizer has no chat template", "model.chat_template"), False),
     "NaN activations": Mistake(

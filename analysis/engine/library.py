@@ -91,16 +91,16 @@ class Engine:
     that does not fit model, SAE or prompt, before anything is computed.
     """
 
+    @arguments.without_recipe()
     def __init__(self, subject: Subject, saes: Any, *, batch_tokens: int | None = None) -> None:
         if not isinstance(subject, Subject):
             raise UserError(f"a {type(subject).__name__} is not a Subject: give saelake.Subject(model, tokenizer)")
         if batch_tokens is not None:
             batch_tokens = arguments.whole("batch_tokens", batch_tokens, 1)
         self.subject = subject
-        with arguments.without_recipe():
-            found = saes_of(saes, subject)
-            for sae in found:
-                check_fits(sae, subject)
+        found = saes_of(saes, subject)
+        for sae in found:
+            check_fits(sae, subject)
         self._table = SaeTable(dict(enumerate(found)))
         self._prompts: list[Sequence[int]] = []
         self._numbers: dict[tuple[int, ...], int] = {}
@@ -115,6 +115,7 @@ class Engine:
         """The sae_id of the SAE that a key means."""
         return self._table.saes[self._table.number(key)].sae_id
 
+    @arguments.without_recipe()
     def answer(
         self,
         prompts: Sequence[Prompt],
@@ -147,11 +148,11 @@ class Engine:
                     on_token(place, self._text(tokens))
             return False
 
-        with arguments.without_recipe():
-            found = self._engine.answer(requests, max_new_tokens, told)
+        found = self._engine.answer(requests, max_new_tokens, told)
         said = self._said(found.first)
         return Answers([self._text(ids) for ids in found.token_ids], found.token_ids, *said)
 
+    @arguments.without_recipe()
     def next_token(
         self,
         prompts: Sequence[Prompt],
@@ -167,9 +168,9 @@ class Engine:
         """What would come first in the answers, without generating them."""
         named = named_edits(ablate, clamp, add, project_out, positions, answering)
         _, requests = self._requests(prompts, named, edits)
-        with arguments.without_recipe():
-            return self._said(self._engine.next_token(requests))
+        return self._said(self._engine.next_token(requests))
 
+    @arguments.without_recipe()
     def activations(
         self,
         prompts: Sequence[Prompt],
@@ -203,9 +204,9 @@ class Engine:
                 with_answer(request, self._number([*prompt.token_ids, *answer]), len(prompt.token_ids), answer)
                 for prompt, request, answer in zip(read, requests, answers, strict=True)
             ]
-        with arguments.without_recipe():
-            return self._rows(self._engine.activations(requests, watched))
+        return self._rows(self._engine.activations(requests, watched))
 
+    @arguments.without_recipe()
     def means(self, prompts: Sequence[Prompt], sae: Key) -> np.ndarray:
         """(f,) float64: mean activation of every feature of an SAE over the prompts' tokens, BOS left out."""
         number = self._table.number(sae)
