@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # documentation is printed without DuckDB
 
 FOLDER = Path(__file__).parent
 STAGES = FOLDER / "stages"
-"""Questions that stages ask: anyone may, but they are not listed."""
+"""Questions that stages and commands ask: anyone may, but they are not listed."""
 PAGES = FOLDER / "pages"
 """Questions that the pages of the explorer ask: not listed either."""
 STEPS = FOLDER / "steps"

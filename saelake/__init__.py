@@ -4,7 +4,7 @@
 
     with saelake.open("lake") as lake:
         lake.sql("select label, count(*) from prompts group by label").show()
-        lake.query("candidates", k=5, exclude_layers=[0, 1]).df()
+        lake.query("candidates", k=5, exclude_layers=[0, 1]).show()
 
 What is listed in `__all__` is the public API; everything else may change. Names are imported when they are first used, so that
 neither `import saelake` nor reading a lake loads a GPU stack.

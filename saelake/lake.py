@@ -1,6 +1,7 @@
 """A lake from Python, by SQL and by the shipped questions.
 
-`OpenLake.sql` and `OpenLake.query` give a DuckDB relation: fetchall(), df(), pl(), to_arrow_table(), write_parquet(...).
+`OpenLake.sql` and `OpenLake.query` give a DuckDB relation: fetchall(), to_arrow_table(), write_parquet(...), and with
+pandas or polars installed df() or pl().
 Sparse matrices, of a lake or of a shared set without one:
 
     matrix, rows, features = saelake.open("lake").sparse(layer=4)                          # SciPy CSR, prompts x features
@@ -168,7 +169,7 @@ def open(path: str | Path, recipe: str | None = None) -> OpenLake:
 
 
 def _shown(lake: Lake, recipe: str | None) -> tuple[duckdb.DuckDBPyConnection, tuple[str, ...]]:
-    """A connection to the current runs, and the studies whose they are."""
+    """A connection to the current runs, and the studies they belong to."""
     shown = current_runs(lake, recipe)
     return connect(lake, shown=shown), (recipe,) if recipe else shown.studies
 
