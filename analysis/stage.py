@@ -39,7 +39,7 @@ class Condition(NamedTuple):
 @dataclass(frozen=True)
 class Stage:
     """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents; of [verdicts] only the
-    oracle counts, so that adding a judge changes no run.
+    oracle and the control_oracle count, so that adding a judge changes no run.
     """
 
     name: str
@@ -89,7 +89,7 @@ def prompt_shards(prompts: Sequence[int], size: int) -> dict[str, Sequence[int]]
 
 
 def searched_split(recipe: Recipe) -> Collection[str]:
-    """The split of the prompts that are ablated on."""
+    """The split of the prompts on which features are ablated."""
     return [recipe.candidates.split]
 
 

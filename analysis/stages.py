@@ -149,7 +149,7 @@ def judge_study(
     known = specs(study, [*COMPUTED, stage], lake)
     if absent := _absent(stage.parents, known, lake):
         raise UserError(
-            f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} not done; run `saelake analyze` first"
+            f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} are not done; run `saelake analyze` first"
         )
     return ensure_stage(stage, known, StudyContext(study, lake), force=force, progress=progress, workers=workers)
 

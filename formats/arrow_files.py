@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from saelake.ingest.inputs import MAX_RATIO, MAX_SMALL
 from saelake.ingest.rows import refuse_bombs
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """What a finished stream ends with: without it a file that was cut off between two parts would pass for a whole one."""
@@ -44,7 +44,7 @@ def tables_of(file: Path, owner: str) -> Iterator[pa.Table]:
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError, EOFError, MemoryError, struct.error) as error:
-        raise UserError(f"{owner}: {file.name} cannot be read ({first_line(error)})") from error
+        raise UserError(f"{owner}: {file.name} cannot be read ({one_line(error)})") from error
 
 
 def check_streams_whole(file: Path, owner: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from saelake.ingest.inputs import open_input, open_text, unpacked
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 MAX_CHARACTERS = 2**29
 MAX_VALUES = 2**24
@@ -23,7 +23,7 @@ def read_json(file: Path, owner: str) -> Any:
             check_values(text)
             return json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
         except (ValueError, OSError, EOFError, RecursionError, gzip.BadGzipFile) as error:
-            raise UserError(f"{owner}: {file.name} is not complete JSON ({first_line(error)})") from error
+            raise UserError(f"{owner}: {file.name} is not complete JSON ({one_line(error)})") from error
 
 
 def check_values(text: str) -> None:

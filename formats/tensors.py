@@ -6,7 +6,7 @@ import numpy as np
 
 from saelake.extras import require
 from saelake.ingest.inputs import open_input
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 
 def read_tensors(file: Path, owner: str) -> dict[str, np.ndarray]:
@@ -21,5 +21,5 @@ def read_tensors(file: Path, owner: str) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # whatever the reader makes of a stranger's file
-        raise UserError(f"{owner}: {file.name} cannot be read ({first_line(error)})") from error
+        raise UserError(f"{owner}: {file.name} cannot be read ({one_line(error)})") from error
     return found

@@ -15,7 +15,7 @@ from saelake.ingest.inputs import hash_input
 from saelake.lake import open as open_lake
 from saelake.warehouse.catalog import several_studies
 from saelake.warehouse.durable import folder_atomic
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import RunRecord, RunSpec
@@ -53,7 +53,7 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
         try:
             rows = [one for one in found.rows(spec.tag << 32) if one.rows.num_rows]
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
-            raise UserError(f"{owner}: {Path(source).name} holds what no column of a lake does ({first_line(error)})") from error
+            raise UserError(f"{owner}: {Path(source).name} holds what no column of a lake does ({one_line(error)})") from error
     if not rows:
         raise UserError(f"{owner}: {Path(source).name} holds nothing that a lake keeps")
     for one in rows:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from saelake.ingest.inputs import open_input
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 ZSTANDARD = 93
 """How zip files call it; Python's own reader knows it from 3.14 on."""
@@ -37,7 +37,7 @@ def members(file: Path, wanted: Callable[[str], bool], owner: str) -> Iterator[t
     except UserError:
         raise
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, RuntimeError, zlib.error) as error:
-        raise UserError(f"{owner}: {file.name} is not a complete zip archive ({first_line(error)})") from error
+        raise UserError(f"{owner}: {file.name} is not a complete zip archive ({one_line(error)})") from error
 
 
 def _unpacked(archive: zipfile.ZipFile, content: bytes, info: zipfile.ZipInfo) -> bytes:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saelake.ingest.fingerprint import ADAPTER_FILES, check_files
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 FIELD = "model.adapter"
 MATRIX = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])(\.default)?\.weight$")
@@ -76,7 +76,7 @@ def _read(folder: Path) -> tuple[Any, dict[str, dict[str, Tensor]]]:
         config = json.loads((folder / ADAPTER_FILES[0]).read_text("utf-8"))
         weights = load_file(folder / ADAPTER_FILES[1])
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{FIELD}: {folder} cannot be read ({first_line(error)})") from error
+        raise UserError(f"{FIELD}: {folder} cannot be read ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise UserError(f"{FIELD}: {folder / ADAPTER_FILES[0]} is not a table of fields")
     for field, plain in PLAIN.items():

@@ -17,7 +17,7 @@ from saelake.ingest.model_checks import leaves_out_its_soft_cap
 from saelake.ingest.recipe import ModelSpec
 from saelake.ingest.targets import Target, targets_of
 from saelake.ingest.template import ChatTemplate
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 # Where the decoder blocks of known architectures lie, from the ...ForCausalLM or ...ForConditionalGeneration model.
 BLOCK_LISTS = (
@@ -65,7 +65,7 @@ def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder or model.id, revision=model.revision, trust_remote_code=False, **_gguf(model))
     except Exception as error:  # the tokenizers library raises nothing more specific for a damaged file
-        raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({first_line(error)})") from error
+        raise UserError(f"{_field(model)}: the tokenizer cannot be loaded ({one_line(error)})") from error
 
 
 def read_targets(model: ModelSpec) -> tuple[Target, ...]:
@@ -89,7 +89,7 @@ def load_network(model: ModelSpec, dtype: torch.dtype) -> PreTrainedModel:
             **_unpacked(model),
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{_field(model)}: the model cannot be loaded ({first_line(error)})") from error
+        raise UserError(f"{_field(model)}: the model cannot be loaded ({one_line(error)})") from error
     if leaves_out_its_soft_cap(network):
         network.set_attn_implementation("eager")
     if absent := sorted(info["missing_keys"]):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from saelake.extras import require
 from saelake.ingest.inputs import read_text
 from saelake.ingest.recipe.sections import ModelSpec
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_shape(model: ModelSpec) -> ModelShape | None:
         except UserError:
             raise
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-            raise UserError(f"model: {file} describes no model's shape ({first_line(error)})") from error
+            raise UserError(f"model: {file} describes no model's shape ({one_line(error)})") from error
     if model.gguf is not None and (folder := model.folder) is not None:
         require("gguf", "model.gguf")
         from transformers import AutoConfig

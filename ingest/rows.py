@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from saelake.ingest.inputs import MAX_RATIO, MAX_SMALL, open_input, open_text, unpacked
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 Row = dict[str, Any]
 Reader = Callable[[IO[bytes], Collection[str] | None], Iterator[Any]]
@@ -62,7 +62,7 @@ def read_rows(file: Path, owner: str, wanted: Collection[str] | None = None) -> 
         except UserError:
             raise
         except UNREADABLE as error:
-            raise UserError(f"{owner}: {file.name} is not a readable {kind} file ({first_line(error)})") from error
+            raise UserError(f"{owner}: {file.name} is not a readable {kind} file ({one_line(error)})") from error
 
 
 def rows_suffix(name: str) -> str | None:

@@ -14,7 +14,7 @@ from saelake.ingest.inputs import hash_input
 from saelake.ingest.recipe.sources import RowSet, Source
 from saelake.ingest.rows import Row, read_rows, rows_suffix
 from saelake.warehouse.durable import sha256_file
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 MAX_DOWNLOAD_BYTES = 512 * 2**20
 HUB_DATA_FILES = [f"*.{kind}" for kind in ("md", "json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip")]
@@ -119,7 +119,7 @@ def _hub_rows(spec: RowSet, wanted: Collection[str]) -> Iterator[Row]:
             rows = rows.select_columns(list(wanted))
         yield from rows
     except (OSError, ValueError, HTTPError, DatasetsError) as error:
-        raise UserError(f"{spec.owner}: hub data set {spec.hub} cannot be read ({first_line(error)})") from error
+        raise UserError(f"{spec.owner}: hub data set {spec.hub} cannot be read ({one_line(error)})") from error
 
 
 def _snapshot(hub: str, revision: str | None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from saelake.extras import require
 from saelake.ingest.inputs import open_input
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 SUFFIXES = (".npy", ".safetensors", ".pt")
 
@@ -26,7 +26,7 @@ def read_array(file: Path, owner: str) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # whatever the readers make of a stranger's file
-        raise UserError(f"{owner}: {file.name} cannot be read ({first_line(error)})") from error
+        raise UserError(f"{owner}: {file.name} cannot be read ({one_line(error)})") from error
     if len(found) != 1 or not isinstance(found[0], np.ndarray) or found[0].dtype.kind not in "fiu" or not found[0].size:
         raise UserError(f"{owner}: {file.name} does not hold one tensor of numbers, and nothing else")
     with np.errstate(over="ignore"):

@@ -302,7 +302,7 @@ def test_short_memory_is_told_without_a_recipe(call: Callable[[], object]) -> No
     def no_memory(_resid_btd: torch.Tensor) -> None:
         raise torch.OutOfMemoryError
 
-    with subject().resid_post(0, no_memory), pytest.raises(saelake.UserError, match="set dtype = .* another device") as raised:
+    with subject().resid_post(0, no_memory), pytest.raises(saelake.UserError, match=r"set dtype = .* another device") as raised:
         call()
     assert not RECIPES.search(str(raised.value)), raised.value
 

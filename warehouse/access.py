@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import duckdb
 
 from saelake.extras import require
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 AGAIN_AFTER = timedelta(minutes=5)
 """How soon obstore asks again for keys that expire; they are renewed in time by who gives them."""
@@ -54,7 +54,7 @@ class Access:
             region = region or session.get_config_variable("region") or "us-east-1"
             endpoint = endpoint or session.get_scoped_config().get("endpoint_url")
         except BotoCoreError as error:
-            raise UserError(f"no credentials for {url}: {first_line(error)}; see AWS_PROFILE") from error
+            raise UserError(f"no credentials for {url}: {one_line(error)}; see AWS_PROFILE") from error
         if keys is None:
             raise UserError(
                 f"no credentials for {url}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with "
@@ -69,7 +69,7 @@ class Access:
         try:
             return self._given.get_frozen_credentials()
         except (BotoCoreError, ClientError) as error:
-            raise UserError(f"the credentials for S3 cannot be had: {first_line(error)}; log in again") from error
+            raise UserError(f"the credentials for S3 cannot be had: {one_line(error)}; log in again") from error
 
     def for_obstore(self) -> dict[str, Any]:
         """Keys, as obstore asks for them, again and again."""

@@ -40,7 +40,7 @@ ARGUMENTS = {
 
 
 def shown(value: object) -> str:
-    """A value in a sentence: its first line, shortened."""
+    """A value in a sentence: on one line, shortened."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # repr is the value's own code

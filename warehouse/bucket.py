@@ -19,7 +19,7 @@ import duckdb
 from saelake.extras import require
 from saelake.warehouse.access import Access
 from saelake.warehouse.durable import aside, make_private
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.literals import literal
 from saelake.warehouse.storage import Entry
 
@@ -84,7 +84,7 @@ class Bucket:
         except AlreadyExistsError:
             raise
         except (BaseError, PermissionError) as error:
-            reason = first_line(error)
+            reason = one_line(error)
             raise UserError(
                 f"cannot {what} {self.url}: {reason}; check AWS_ENDPOINT_URL, AWS_REGION, the credentials and that the bucket "
                 f"exists, and run the same command again"

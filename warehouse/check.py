@@ -14,7 +14,7 @@ from saelake.warehouse.commit import content_hash
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.damage import pointer_damage
 from saelake.warehouse.durable import sha256_file
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import pointer_key, record_key
 from saelake.warehouse.lake import Lake
@@ -169,7 +169,7 @@ class _RunCheck:
                 for what, n in broken_rules(table, batch, self._record.run_id, self._known):
                     broken[what] = broken.get(what, 0) + n
         except UNREADABLE as error:
-            yield f"the file cannot be read ({first_line(error)})"
+            yield f"the file cannot be read ({one_line(error)})"
             return
         broken[f"({', '.join(unique)}) repeats"] = order.n_repeated
         broken[f"order by {', '.join(unique)} is broken"] = order.n_misplaced
@@ -235,7 +235,7 @@ def _check_catalog(lake: Lake) -> Iterator[Finding]:
                 con.execute("select count(*) from duckdb_views()").fetchall()
                 con.execute("select count(*) from all_runs.runs").fetchall()
         except duckdb.Error as error:
-            yield Finding("", lake.catalog.name, f"it cannot be opened ({first_line(error)})", fix)
+            yield Finding("", lake.catalog.name, f"it cannot be opened ({one_line(error)})", fix)
 
 
 def _unlisted(keys: list[str]) -> list[Finding]:

@@ -25,7 +25,7 @@ TERSE = 80
 """Characters up to which a message is completed by that of the error's cause: libraries wrap what went wrong in a general one."""
 
 
-def first_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, as one line that fits into a sentence.
 
     All lines of its message count, since libraries put the word that matters into any of them: torch names a missing key in the
@@ -39,7 +39,7 @@ def first_line(error: BaseException) -> str:
         text = f"{error.strerror}: {error.filename}"
     text = text or type(error).__name__
     cause = error.__cause__
-    if cause is not None and len(text) <= TERSE and (why := first_line(cause)) not in text:
+    if cause is not None and len(text) <= TERSE and (why := one_line(cause)) not in text:
         text = f"{text.rstrip('.:')}: {why}"
     return textwrap.shorten(text, MOST_SAID, placeholder=" ...").rstrip(".:") if " " in text else text[:MOST_SAID]
 
@@ -69,7 +69,7 @@ def storage_errors(lake: object) -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
         raise UserError(
             f"cannot write to the lake {lake}: {reason}; what is published is intact and what is landed is kept: "
             f"fix the cause and run the same command again"

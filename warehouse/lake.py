@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from saelake.warehouse.durable import canonical_json
-from saelake.warehouse.errors import UserError, first_line, storage_errors
+from saelake.warehouse.errors import UserError, one_line, storage_errors
 from saelake.warehouse.keys import data_key, pointed, pointer_key, record_key, run_of_folder
 from saelake.warehouse.records import RunRecord, newer
 from saelake.warehouse.schema import SCHEMA_VERSION
@@ -123,7 +123,7 @@ class Lake:
         except (ValueError, KeyError, TypeError) as error:
             text = _marker(SCHEMA_VERSION).strip()
             raise UserError(
-                f"{self}/{MARKER} is damaged ({first_line(error)}): a lake of this saelake holds {text} there"
+                f"{self}/{MARKER} is damaged ({one_line(error)}): a lake of this saelake holds {text} there"
             ) from error
         return version
 
@@ -196,7 +196,7 @@ class Lake:
             raise
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"the run record {self}/{record_key(run_id)} is damaged ({first_line(error)}): `saelake drop {run_id}`, then "
+                f"the run record {self}/{record_key(run_id)} is damaged ({one_line(error)}): `saelake drop {run_id}`, then "
                 f"compute it again"
             ) from error
 

@@ -72,8 +72,8 @@ def ensure_runs(
 ) -> list[RunRecord]:
     """The published runs of several specs, parents before children, whose missing shards are computed together.
 
-    Nothing is published before all is landed; each run then is by itself, and what a killed process published stands. None
-    becomes current: that is left to `make_current`. Raises as `ensure_run`.
+    Nothing is published before all is landed; each run is then published by itself, and what a killed process published
+    stands. None becomes current: that is left to `make_current`. Raises as `ensure_run`.
     """
     return _ensure(lake, planned, compute, what, force, progress or Quiet(), is_alone=False, more_follows=True)
 

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from saelake.warehouse.damage import HINT, file_damage, withheld_sentence
-from saelake.warehouse.errors import first_line
+from saelake.warehouse.errors import one_line
 from saelake.warehouse.files import DataFile, file_layer
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.literals import ESCAPED_LAKE, literal, literals, parquet
@@ -255,7 +255,7 @@ def _create_if_readable(con: duckdb.DuckDBPyConnection, statement: str) -> None:
         *_, kind, name = head(statement).partition("(")[0].split()
         table = name.partition(".")[2]
         if kind == "view" and table in TABLES:
-            con.execute(f"create or replace view {name} as {_unreadable(TABLES[table], view_sentence(table, first_line(error)))}")
+            con.execute(f"create or replace view {name} as {_unreadable(TABLES[table], view_sentence(table, one_line(error)))}")
         elif kind != "macro":
             raise
 

@@ -4,9 +4,9 @@
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)
 
 Exact: up to rounding, a request's answer is what the full decode-plus-error pass would give, whatever else is in the batch. Fast:
-requests of similar length share a batch, the network below their first touched layer is computed once for all requests of a batch
-that share a prompt, and logits are computed only at the last position. Batches are as large as memory allows, and shrink where it
-runs out.
+requests of similar length share a batch, the network below their first touched layer is computed once for all requests that
+share a prompt (prefix.py says how long that is kept), and logits are computed only at the last position. Batches are as large as
+memory allows, and shrink where it runs out.
 """
 
 import warnings
@@ -165,8 +165,8 @@ class AblationEngine:
     ) -> Iterator[tuple[list[int], Part]]:
         """Computes batches of requests that resume from one layer and are of similar lengths: their places, and what they gave.
 
-        A request's pass resumes from the clean residual below its first touched site, before the edit, or from `lowest`; from -1
-        it is run as a whole. Grouped with others it resumes from below theirs, where that costs less than a pass of its own.
+        A request's pass resumes from the clean residual below its first touched site, but no later than from `lowest`; from -1 it
+        is run as a whole. Grouped with others it resumes from below theirs, where that costs less than a pass of its own.
         """
         latest = self._subject.n_layers - 1 if lowest is None else lowest
         firsts = [r.first_site(self._saes) for r in requests]

@@ -27,7 +27,7 @@ from saelake.ingest.loading import resolve_device
 from saelake.ingest.recipe import Compute
 from saelake.ingest.recipe.answers import Harmbench
 from saelake.warehouse.durable import sha256_text
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 FIELD = "verdicts.harmbench"
 ANSWER_TOKENS = 512
@@ -125,7 +125,7 @@ class Classifier:
                 **options,
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{FIELD}: {settings.location} cannot be loaded ({first_line(error)})") from error
+            raise UserError(f"{FIELD}: {settings.location} cannot be loaded ({one_line(error)})") from error
         if absent := sorted(info["missing_keys"]):
             raise UserError(f"{FIELD}: the files of {settings.location} lack weights, for example {absent[0]}")
         # The vocabulary's spellings mark a space before the word.

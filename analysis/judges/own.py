@@ -9,7 +9,7 @@ from typing import Any
 
 from saelake.analysis.judges.protocol import Answer, Need, Verdict
 from saelake.ingest.recipe import Recipe
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 
 class OwnJudge:
@@ -29,7 +29,7 @@ class OwnJudge:
         except Exception as error:
             raise UserError(
                 f"{self._field}: {self._class_name} needs a property `identity` of JSON values, by which one version of it is "
-                f"told from another ({type(error).__name__}: {first_line(error)})"
+                f"told from another ({type(error).__name__}: {one_line(error)})"
             ) from error
         return {"class": self._class_name, "options": self._options, "identity": own}
 
@@ -37,7 +37,7 @@ class OwnJudge:
         try:
             refused = list(self._made(list(answers)))
         except Exception as error:
-            raise UserError(f"{self._field}: {self._class_name} failed ({type(error).__name__}: {first_line(error)})") from error
+            raise UserError(f"{self._field}: {self._class_name} failed ({type(error).__name__}: {one_line(error)})") from error
         if len(refused) != len(answers) or not all(map(_is_answer, refused)):
             raise UserError(f"{self._field}: {self._class_name} must give True, False or None for each of {len(answers)} answers")
         return [
@@ -64,7 +64,7 @@ def load(name: str, recipe: Recipe) -> OwnJudge:
         made = getattr(_module(module_name, recipe.file), class_name)(**table.options)
     except Exception as error:
         raise UserError(
-            f"judges.{name}.class: {table.class_} cannot be loaded ({type(error).__name__}: {first_line(error)})"
+            f"judges.{name}.class: {table.class_} cannot be loaded ({type(error).__name__}: {one_line(error)})"
         ) from error
     return OwnJudge(name, table.class_, made, table.options, table.labels)
 

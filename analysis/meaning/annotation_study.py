@@ -20,7 +20,7 @@ from saelake.ingest.runs import STAGES
 from saelake.warehouse.append_log import AppendLog, Entry
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.durable import canonical_json, folder_atomic, make_private, open_regular, sha256_text, utc_now
-from saelake.warehouse.errors import UserError, first_line, storage_errors
+from saelake.warehouse.errors import UserError, one_line, storage_errors
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.runs import Plan, Rows, ensure_run
@@ -152,7 +152,7 @@ def load(lake: Lake, name: str) -> AnnotationStudy:
         parents, categories = tuple(fields.pop("parents")), tuple(fields.pop("categories"))
         return AnnotationStudy(**fields, parents=parents, sampling=sampling, categories=categories, items=items)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({first_line(error)}): restore it from a copy") from error
+        raise UserError(f"{file} is damaged ({one_line(error)}): restore it from a copy") from error
 
 
 def state(lake: Lake, study: AnnotationStudy) -> State:

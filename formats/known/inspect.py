@@ -15,7 +15,7 @@ from saelake.formats.json_files import check_values
 from saelake.formats.models import check_model
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.zip_files import members
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 OWNER = "import inspect"
 HEADER, SAMPLES = "header.json", "samples/"
@@ -58,7 +58,7 @@ def _object(content: bytes, where: str) -> dict[str, Any]:
         check_values(text)
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: it is not JSON ({first_line(error)})") from error
+        raise UserError(f"{where}: it is not JSON ({one_line(error)})") from error
     if not isinstance(found, dict):
         raise UserError(f"{where}: it is not an object")
     return found

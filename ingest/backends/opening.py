@@ -15,7 +15,7 @@ from saelake.ingest.backends.traced import NNsight
 from saelake.ingest.loading import load_network, load_tokenizer
 from saelake.ingest.recipe import ModelSpec
 from saelake.ingest.subject import Subject
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 
 class Kind(NamedTuple):
@@ -81,7 +81,7 @@ def open_backend(name: str, model: ModelSpec, subject: Subject) -> Backend:
             dtype=dtype,
         )
     except Exception as error:  # whatever another library makes of a model that it does not know
-        raise UserError(f"TransformerLens cannot load the model ({first_line(error)})") from error
+        raise UserError(f"TransformerLens cannot load the model ({one_line(error)})") from error
     return TransformerLens(bridge, subject.template)
 
 

@@ -75,7 +75,7 @@ class Section(BaseModel):
         return given[0]
 
     def is_given(self, field: str) -> bool:
-        """Whether the recipe says something about a field, be it what holds by default."""
+        """Whether the recipe says something about a field, even if that is the default."""
         return field in self.model_fields_set
 
     def only_with(self, field: str, *companions: str) -> None:
@@ -118,7 +118,7 @@ class ModelSpec(Section):
     package: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), LATER] = None
     """The name by which a Python package is imported that holds the model's files; it is found, not imported."""
     gguf: str | None = None
-    """The name of a .gguf file there, which is read instead of safetensors (needs the package gguf); its weights are unpacked."""
+    """The name of a .gguf file among the model's files, read instead of safetensors (needs the package gguf) and unpacked."""
     adapter: Annotated[ExistingPath | None, LATER] = None
     """The folder of a LoRA adapter in PEFT's layout, which is merged into the weights when they are loaded."""
     dtype: Dtype = "float32"
@@ -229,9 +229,9 @@ class Behaviour(Section):
     name: Word = "refusal"
     """What the behaviour is called."""
     shown: Word = "refused"
-    """What a prompt is whose answer shows the behaviour."""
+    """What a prompt is called when its answer shows the behaviour."""
     absent: Word = "answered"
-    """What a prompt is whose answer, a sensible one, does not."""
+    """What a prompt is called when its answer makes sense and does not show the behaviour."""
     target: Annotated[Word | None, Field(validation_alias=AliasChoices("target", "harmful"))] = None
     """What the prompts of the target label are called (also: harmful); by default that label."""
     control: Annotated[Word | None, Field(validation_alias=AliasChoices("control", "benign"))] = None

@@ -74,7 +74,7 @@ class Recipe(Section):
     train_saes: TrainSaes = TrainSaes()
     compute: Compute = Compute()
     prompts_per_group: Count | None = None
-    """Keep only this many prompts of every set, label and split, the first ones: a smoke run (see `limit`)."""
+    """Keep only this many prompts of every set, label and split, the first ones: a smoke run, as `--limit` makes it."""
     _file: Path | None = PrivateAttr(None)
     _allows_code: bool = PrivateAttr(False)
     _hosts: frozenset[str] = PrivateAttr(frozenset())
@@ -197,7 +197,7 @@ class Recipe(Section):
         """One section as JSON values, defaults filled in, without what determines no content: equal content gives equal dicts.
 
         The pinned template stands in "model" as text. Prompts, SAEs and verdicts have no such section: a run's id holds hashes of
-        the first two, and the identity of the oracle.
+        the first two, and the identity of the judges whose verdicts count.
         """
         section = None if name in ("saes", "verdicts") else getattr(self, name)
         assert isinstance(section, Section), f"no section {name!r} in a run's id"

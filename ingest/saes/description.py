@@ -11,7 +11,7 @@ from saelake.ingest.saes.folder import check_config, check_folder
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.saes.weight_files import tensor_shapes
 from saelake.ingest.sites import Site
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 ELEMENTWISE = (
     "standard",
@@ -120,7 +120,7 @@ def read_description(ref: SaeRef) -> SaeDescription:
     except UserError:
         raise
     except Exception as error:  # SAELens takes the fields of a stranger's file for what they should be
-        raise UserError(f"saes: the configuration of {ref.location} cannot be read ({first_line(error)})") from error
+        raise UserError(f"saes: the configuration of {ref.location} cannot be read ({one_line(error)})") from error
     scale = norm_scale(ref, metadata)
     if ref.published_threshold and (ref.release is None or get_conversion_loader_name(ref.release) != "llama_scope"):
         raise UserError(f'saes.threshold = "published" is about Llama Scope, and {ref.location} is another SAE: leave it out')

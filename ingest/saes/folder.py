@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saelake.warehouse.durable import UNWAITING
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 LARGEST_JSON = 1 << 20
@@ -118,7 +118,7 @@ def read_config(file: Path) -> dict[str, Any]:
         if not all(math.isfinite(number) for number in _floats(config)):
             raise ValueError("it has a number that is too large")
     except (OSError, ValueError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
         raise UserError(f"{where} ({file.name}: {reason})") from error
     return config
 
@@ -135,7 +135,7 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
         n_bytes = file.stat().st_size - 8 - length
         return {name: _tensor(name, entry, n_bytes) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, RecursionError, struct.error) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
         raise UserError(f"saes: {file.parent} cannot be loaded ({file.name}: {reason})") from error
 
 

@@ -28,7 +28,7 @@ from saelake.ingest.saes.description import (
 from saelake.ingest.saes.refs import SaeRef
 from saelake.ingest.sites import Site
 from saelake.ingest.upload import upload
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 
 class Weights(NamedTuple):
@@ -212,7 +212,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever SAELens makes of a stranger's files
-        raise UserError(f"saes: {ref.location} cannot be loaded ({first_line(error)})") from error
+        raise UserError(f"saes: {ref.location} cannot be loaded ({one_line(error)})") from error
     if module.cfg.normalize_activations == "expected_average_only_in":
         scale = norm_scale(ref, module.cfg.metadata.to_dict())
         assert scale is not None, "read_description refuses an SAE without its norm"

@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from saelake.warehouse.errors import MOST_SAID, first_line
+from saelake.warehouse.errors import MOST_SAID, one_line
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -39,17 +39,17 @@ DUCKDB = 'Binder Error: no such column\nCandidate bindings: "x"\n\nLINE 1: selec
     ],
 )
 def test_the_word_that_matters_is_told(error: Exception, says: str) -> None:
-    assert says in first_line(error)
-    assert "\n" not in first_line(error)
-    assert not first_line(error).endswith(".")
+    assert says in one_line(error)
+    assert "\n" not in one_line(error)
+    assert not one_line(error).endswith(".")
 
 
 def test_a_message_without_end_is_cut() -> None:
     for text in ("x" * 10_000, "many words " * 1_000):
-        assert len(first_line(ValueError(text))) <= MOST_SAID
+        assert len(one_line(ValueError(text))) <= MOST_SAID
 
 
 def test_the_place_of_a_mistake_in_json_is_kept() -> None:
     with pytest.raises(ValueError, match="line 2") as error:
         json.loads('{"a": 1,\n b}')
-    assert "line 2" in first_line(error.value)
+    assert "line 2" in one_line(error.value)

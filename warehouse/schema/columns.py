@@ -149,7 +149,7 @@ def of_layer(by: str) -> Limit:
 
 
 def of_width(by: str) -> Limit:
-    """That the SAE that another column names has so many features."""
+    """That it is below the width of the SAE that another column names."""
     return Limit(by, "width", "is past the SAE's width")
 
 

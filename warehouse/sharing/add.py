@@ -22,7 +22,7 @@ from saelake.warehouse.check import check_records
 from saelake.warehouse.commit import refuse_tag_collision
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.durable import locked, make_private
-from saelake.warehouse.errors import UserError, first_line, storage_errors
+from saelake.warehouse.errors import UserError, one_line, storage_errors
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.keys import data_key
 from saelake.warehouse.lake import Lake
@@ -192,7 +192,7 @@ def _take_file(folder: Path, file: DataFile, draft: Path, name: str, version: in
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's, not the file's
             raise
-        raise UserError(f"{folder / file.path} is refused: {first_line(error)}") from error
+        raise UserError(f"{folder / file.path} is refused: {one_line(error)}") from error
     finally:
         incoming.unlink(missing_ok=True)
     return DataFile(file.table, name, n_rows, n_bytes, sha256)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.sharing.names import PAGE, SITE
 
 
@@ -36,6 +36,6 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
         )
     except (HfHubHTTPError, HFValidationError, HTTPError, ValueError) as error:
         raise UserError(
-            f"the hub refuses {repository} ({first_line(error)}); the set is in {folder}, and the same --push can be tried again"
+            f"the hub refuses {repository} ({one_line(error)}); the set is in {folder}, and the same --push can be tried again"
         ) from error
     return f"{api.endpoint}/datasets/{repository}"

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.layout import open_parquet
 from saelake.warehouse.records import RunRecord
@@ -48,7 +48,7 @@ def read_records(folder: Path) -> list[RunRecord]:
         except UserError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
-            raise UserError(f"{folder}: the run record runs/{path.name!r} is refused: {first_line(error)}") from error
+            raise UserError(f"{folder}: the run record runs/{path.name!r} is refused: {one_line(error)}") from error
     return list(_in_order(records))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from saelake.warehouse.errors import UserError, first_line
+from saelake.warehouse.errors import UserError, one_line
 
 PATTERNS = ["runs/*.json", "data/*/*.parquet"]
 """What of a set is needed to add it."""
@@ -50,7 +50,7 @@ def fetch_hub(source: str, folder: Path) -> None:
         snapshot = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{source} cannot be reached ({first_line(error)}): check the name, or log in with `hf auth login`"
+            f"{source} cannot be reached ({one_line(error)}): check the name, or log in with `hf auth login`"
         ) from error
     for path in (p for pattern in PATTERNS for p in snapshot.glob(pattern)):
         blob = path.resolve()  # the cache links to its blobs
