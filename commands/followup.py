@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 FOUND = {
     "causes": "Causes",
-    "interactions": "Interactions, of effects on P(target),",
-    "interactions_log_odds": "Interactions, of effects on the log-odds of P(target),",
+    "interactions": "Interactions in P(target)",
+    "interactions_log_odds": "Interactions in the log-odds of P(target)",
 }
 """Column finds of method_scores -> what methods are to find, in words."""
 
@@ -41,7 +41,7 @@ def atlas(recipe: str, full: bool, computing: Computing) -> None:
     with open_lake(computing.lake, study.name) as shown:
         for finds, words in FOUND.items():
             k = (study.atlas.ks if finds == "causes" else study.atlas.pair_ks)[-1]
-            click.echo(f"\n{words} that each method names, of {k} at most a prompt")
+            click.echo(f"\n{words}: the share that each method finds among the first {k} it names per prompt")
             show(
                 shown.query("atlas_scores", k=k)
                 .filter(f"finds = '{finds}' and k is not null")

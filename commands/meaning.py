@@ -66,9 +66,16 @@ def study() -> None:
     help="Critical features for each number of categories.",
 )
 @click.option(
-    "--random", "n_random", type=click.IntRange(min=0), default=23, show_default=True, help="Random features that fire."
+    "--random",
+    "n_random",
+    type=click.IntRange(min=0),
+    default=23,
+    show_default=True,
+    help="Random features that fire on prompts with a category.",
 )
-@click.option("--silent", "n_silent", type=click.IntRange(min=0), default=7, show_default=True, help="Features that never fire.")
+@click.option(
+    "--silent", "n_silent", type=click.IntRange(min=0), default=7, show_default=True, help="Features that fire on none of these."
+)
 @click.option(
     "--population",
     type=click.Choice(["candidates", "critical", "stage3", "stage3_new", "redundant"]),

@@ -1,4 +1,4 @@
--- Which tokens the decoder rows of features promote and suppress, most first: what they write, beside what they fire on.
+-- Which tokens the decoder rows of features promote and suppress, most first: what they write.
 --
 -- A row is read through the final norm and the unembedding as if the residual stream were that row alone; the norm sets its length, so
 -- compare logits of one feature only. skewness above 0: it promotes a few tokens; kurtosis: how much it singles out a few. Features

@@ -147,19 +147,19 @@ def _losses(study: Studied) -> Sequence[Block]:
     return [*figures, *notes, Table("Table 9: side effects on ordinary text", answer, cells, shown=24)]
 
 
-BY_HEART = 0.1
-"""Nats a token up to which texts are said to be known by heart: good models have twenty times as many on prose."""
+ALMOST_SURE = 0.1
+"""Nats a token up to which texts are said to be predicted almost perfectly: good models have twenty times as many on prose."""
 
 
 def text_sentences(study: Studied) -> list[str]:
-    """What texts are to the unmodified model, where that decides what can be seen on them: by heart, or worse than guessed."""
+    """What texts are to the unmodified model, where that decides what can be seen on them: almost sure, or worse than guessed."""
     rows = [row for row in study.ask("losses", judge=study.judge).rows if row["condition"] == "none"]
     named = {row["texts"]: as_said(row["texts"]) for row in rows}
     ((n,),) = study.con.execute("select count(distinct token_id) from tokens").fetchall()
     guess = math.log(max(n, 1))
-    known = [f"{named[row['texts']]} ({row['loss']:.3f} nats a token)" for row in rows if row["loss"] < BY_HEART]
+    known = [f"{named[row['texts']]} ({row['loss']:.3f} nats a token)" for row in rows if row["loss"] < ALMOST_SURE]
     foreign = [f"{named[row['texts']]} ({row['loss']:.2f} nats a token)" for row in rows if n and row["loss"] > guess]
-    said = [f"The unmodified model knows {', '.join(known)} by heart, where little can be lost."] if known else []
+    said = [f"The unmodified model predicts {', '.join(known)} almost perfectly, where little can be lost."] if known else []
     if foreign:
         said.append(
             f"The unmodified model expects {', '.join(foreign)} less than guessing among the {n:,} tokens of the study's prompts "

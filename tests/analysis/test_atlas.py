@@ -261,7 +261,7 @@ def test_all_pairs_of_every_prompt_are_ablated_when_asked_for(atlas: Analysed, t
     recipe = str(atlas.planted.folder / "atlas.toml")
     done = CliRunner().invoke(cli.main, ["atlas", recipe, "--full", "--lake", str(tmp_path / "lake")])
     assert done.exit_code == 0, done.output
-    assert "Interactions, of effects on the log-odds of P(target), that each method names" in done.stdout
+    assert "Interactions in the log-odds of P(target): the share that each method finds" in done.stdout
     n_pairs = "select count(distinct prompt_id) from joint_effects where drawn = 'last_tokens'"
     assert atlas._replace(lake=Lake.existing(str(tmp_path / "lake"))).sql(n_pairs) == [(6,)]
 
