@@ -82,12 +82,6 @@ def single_shard(_study: Study) -> Sequence[str]:
     return ["all"]
 
 
-def prompt_shards(prompts: Sequence[int], size: int) -> dict[str, Sequence[int]]:
-    """Slices of some prompts, by shard name, which says where they end too: landed slices of another size are not these."""
-    starts = range(0, len(prompts), size)
-    return {f"prompts-{start:07d}-{min(start + size, len(prompts)):07d}": prompts[start : start + size] for start in starts}
-
-
 def searched_split(recipe: Recipe) -> Collection[str]:
     """The split of the prompts on which features are ablated."""
     return [recipe.candidates.split]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,14 @@ STAGES = (PROMPTS, ACTIVATIONS, OLDER)
 CODE_VERSION = {PROMPTS: 1, ACTIVATIONS: 1}
 OLDER_CODE = (2, 3)
 """Of `ingest`: code 2 differs in how a token is spelt alone, and stands."""
+Places = TypeVar("Places", range, Sequence[int])
+"""Of prompts in the study: those of a set lie together."""
+
+
+def prompt_shards(prompts: Places, size: int) -> dict[str, Places]:
+    """Slices of some prompts, by shard name, which says where they end too: landed slices of another size are not these."""
+    starts = range(0, len(prompts), size)
+    return {f"prompts-{start:07d}-{min(start + size, len(prompts)):07d}": prompts[start : start + size] for start in starts}
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,7 @@ class SetRuns:
 
     def shards(self, size: int) -> dict[str, range]:
         """Slices of the set: names of shards -> places of their prompts in the study."""
-        starts = range(self.prompt_numbers.start, self.prompt_numbers.stop, size)
-        slices = [range(start, min(start + size, self.prompt_numbers.stop)) for start in starts]
-        first = self.prompt_numbers.start
-        return {f"prompts-{one.start - first:07d}-{one.stop - first:07d}": one for one in slices}
+        return prompt_shards(self.prompt_numbers, size)
 
     @property
     def run_ids(self) -> list[str]:

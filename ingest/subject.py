@@ -138,7 +138,7 @@ class Subject:
             raise UserError(f"model: the tokenizer has token id {largest}, but the model embeds only {self.n_vocab}")
         self.target_token_ids: tuple[int, ...] = tuple(target_token_ids)
         self.n_positions = learned_positions(model)
-        self.max_prompt_tokens = max_prompt_tokens or self.n_positions or sys.maxsize
+        self.max_prompt_tokens = min(max_prompt_tokens or sys.maxsize, self.n_positions or sys.maxsize)
         self._forward_takes = inspect.signature(model.forward).parameters
         self.sites = find_sites(self.blocks, self._probe, self.device, self.n_vocab)
 
@@ -150,9 +150,9 @@ class Subject:
 
         Args:
             spec: with an id or a folder, further fields of a recipe's [model], e.g. dtype="bfloat16" or system="...".
-        Raises UserError, which names the recipe field: files or id that cannot be loaded, weights missing from the files, an
-        architecture without a known list of blocks, no chat template or one other than asserted, a target token that is not
-        one token.
+        Raises UserError, which names the recipe's field, or the argument: files or id that cannot be loaded, weights missing
+        from the files, an architecture without a known list of blocks, no chat template or one other than asserted, a target
+        token that is not one token.
         """
         if not isinstance(model, ModelSpec):
             if not isinstance(model, str | Path) or not isinstance(compute, Compute | None):
@@ -200,18 +200,22 @@ class Subject:
     def encode(self, prompt: Asked) -> Tokenized:
         """A prompt through the chat template, ready for the answer's first token.
 
-        Raises UserError when it has more tokens than max_prompt_tokens: prompts are never cut.
+        Raises UserError as `check_length` does: prompts are never cut.
         """
         tokenized = self.template.encode(prompt)
         self.check_length(tokenized, f"the prompt {(prompt if isinstance(prompt, str) else prompt[-1][1])[:60]!r}")
         return tokenized
 
     def check_length(self, prompt: Tokenized, name: str) -> None:
-        """Raises UserError when a prompt has more tokens than max_prompt_tokens: prompts are never cut."""
-        if len(prompt.token_ids) > self.max_prompt_tokens:
+        """Raises UserError when a prompt has more tokens than max_prompt_tokens, or than the model has learned positions."""
+        n = len(prompt.token_ids)
+        if n > (self.n_positions or n):
             raise UserError(
-                f"{name} has {len(prompt.token_ids)} tokens, but max_prompt_tokens is {self.max_prompt_tokens}: "
-                f"raise it or leave the prompt out"
+                f"{name} has {n} tokens, but the model has learned {self.n_positions} positions: leave the prompt out"
+            )
+        if n > self.max_prompt_tokens:
+            raise UserError(
+                f"{name} has {n} tokens, but max_prompt_tokens is {self.max_prompt_tokens}: raise it or leave the prompt out"
             )
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 STAGES = FOLDER / "stages"
 """Questions that stages and commands ask: anyone may, but they are not listed."""
 PAGES = FOLDER / "pages"
-"""Questions that the pages of the explorer ask: not listed either."""
+"""Questions that pages ask, of the explorer and of shared sets: not listed either."""
 STEPS = FOLDER / "steps"
 """Statements that are not questions: each belongs to one module."""
 RENAMED = {

@@ -42,7 +42,7 @@ class OpenLake:
     """The recipes whose current runs the plain table names show."""
     lake: Lake
     recipe: str | None = None
-    """The one study that is shown, if there are others."""
+    """The study that `open` was given, if any."""
 
     def sql(self, statement: str, params: Any = None) -> duckdb.DuckDBPyRelation:
         """The rows of a SQL statement, with prepared parameters if any.
@@ -114,7 +114,8 @@ class OpenLake:
             return LakeRows(self.lake, study, **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
-        """Stores rows of a table of the protocol as a run, with what made them; it is shown on this connection if its study is.
+        """Stores rows of a table of the protocol as a run, with what made them; from then on the lake shows it, by another
+        connection.
 
         Args:
             rows: an Arrow table, a data frame, a list of dicts, or a dict of columns; `run_id` and the id that the table numbers

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import saelake
 from saelake.queries import QueryError
 from tests.analysis.library_model import TEXTS, engine, sae, subject
-from tests.ingest.tiny import D_MODEL
+from tests.ingest.tiny import D_MODEL, save_model
 from tests.lakes import build_lake
 
 NAN = float("nan")
@@ -305,6 +305,33 @@ def test_short_memory_is_told_without_a_recipe(call: Callable[[], object]) -> No
     with subject().resid_post(0, no_memory), pytest.raises(saelake.UserError, match=r"set dtype = .* another device") as raised:
         call()
     assert not RECIPES.search(str(raised.value)), raised.value
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        ([saelake.MeanAblate(1, [3], TEXTS), saelake.Ablate(1, [10**9])], "has no feature"),
+        ([saelake.MeanAblate(1, [3], TEXTS), saelake.Ablate(1, [3])], "hold the same feature"),
+        ([saelake.MeanAblate(1, [3], TEXTS), saelake.MeanAblate(1, [4], ["a", []])], "prompt 1 is neither"),
+        ([saelake.MeanAblate(1, [3], TEXTS, positions=[99])], "positions"),
+    ],
+)
+def test_edits_are_checked_before_a_mean_is_computed(edits: list[Any], expected: str) -> None:
+    def computed(_resid_btd: torch.Tensor) -> None:
+        pytest.fail("computed already")
+
+    with subject().resid_post(0, computed), pytest.raises(saelake.UserError, match=expected):
+        engine().answer(TEXTS, edits=edits)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["two words"], "target_tokens: the target token 'two words'"), ([" "], "a target token is white space")],
+)
+def test_target_tokens_are_named_as_the_argument_is(words: list[str], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(saelake.UserError, match=expected) as raised:
+        saelake.Subject.load(save_model("llama", tmp_path), target_tokens=words)
+    assert "refusal_tokens" not in str(raised.value)
 
 
 @cache

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 60
 """Characters of a value that a sentence carries."""
-FIELD = re.compile(r"\b(?P<table>model|saes|compute)\.(?P<name>[a-z_]+)(?:\.(?P<key>[a-z_]+))?")
+FIELD = re.compile(r"\b(?P<table>model|saes|compute)\.(?P<name>[a-z_]+)(?:\.(?P<key>[a-z_]+))?(?: \(or [a-z_]+\))?")
+"""A field of a recipe in a sentence, with its other name if it has one."""
 ARGUMENTS = {
     "chat_template": "chat_template",
     "template": "chat_template",

@@ -219,8 +219,8 @@ def changing_catalog(lake: Lake, more_follows: bool = False) -> Iterator[None]:
         lake.stale.touch()
         try:
             yield
-        except UserError:  # raised before anything was changed
-            if not was_stale:
+        except UserError:  # raised before anything was changed, unless a bucket refused a later one of several changes
+            if not was_stale and lake.remote is None:
                 lake.stale.unlink()
             raise
         if not more_follows:

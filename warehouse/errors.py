@@ -1,6 +1,5 @@
 """The exception for mistakes that a user can fix: the command line shows it as a sentence, without a traceback."""
 
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ WITHOUT = " was shared without "
 """What is said of such a table, and of no other: DuckDB passes on nothing of an error but its text."""
 MOST_SAID = 300
 """Characters of a library's message that a sentence carries."""
+CUT = " ..."
 TERSE = 80
 """Characters up to which a message is completed by that of the error's cause: libraries wrap what went wrong in a general one."""
 
@@ -41,7 +41,8 @@ def one_line(error: BaseException) -> str:
     cause = error.__cause__
     if cause is not None and len(text) <= TERSE and (why := one_line(cause)) not in text:
         text = f"{text.rstrip('.:')}: {why}"
-    return textwrap.shorten(text, MOST_SAID, placeholder=" ...").rstrip(".:") if " " in text else text[:MOST_SAID]
+    text = text.rstrip(".:")
+    return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID - len(CUT)].rstrip()}{CUT}"
 
 
 @contextmanager

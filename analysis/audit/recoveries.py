@@ -21,8 +21,9 @@ from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.search.answers import Shown, shown
 from saelake.analysis.search.critical import refused_prompts
 from saelake.analysis.search.directions import stored_direction
-from saelake.analysis.stage import Stage, Work, prompt_shards, searched_split
+from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
+from saelake.ingest.runs import prompt_shards
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError

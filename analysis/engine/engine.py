@@ -74,7 +74,7 @@ class AblationEngine:
     """Holds a subject, its SAEs and the tokenised prompts that requests refer to by number.
 
     Args:
-        saes: number -> SAE, by the numbers that requests name them with; checked to fit the subject.
+        saes: number -> SAE, by the numbers that requests name them with; the caller has checked that they fit the subject.
         batch_tokens: the most padded tokens per forward pass; by default what suits the device.
     """
 
@@ -112,13 +112,13 @@ class AblationEngine:
         return out[torch.from_numpy(place)]
 
     def answer(self, requests: Sequence[Request], max_new_tokens: int, is_enough: IsEnough = lambda *_: False) -> Answers:
-        """Greedy continuations; interventions at all positions stay on for every generated token.
+        """Greedy continuations; interventions whose `on_answers` is true stay on for every generated token.
 
         Args:
             is_enough: asked after each token of an answer, which ends where it says so.
         Raises UserError where a model's learned positions run out.
         """
-        self._check_positions(requests, max_new_tokens)
+        self.check_positions(requests, max_new_tokens - 1)  # the last one is not read again
         requests, place = _distinct(requests)
         firsts: list[tuple[list[int], _Said]] = []
         token_ids: list[list[int]] = [[] for _ in requests]
@@ -147,11 +147,12 @@ class AblationEngine:
         ]
         return Activations.of(parts, place)
 
-    def _check_positions(self, requests: Sequence[Request], max_new_tokens: int) -> None:
+    def check_positions(self, requests: Sequence[Request], n_answered: int) -> None:
+        """Raises UserError if the model has learned too few positions to read the prompts and so many tokens of their answers."""
         longest, most = max((len(self._prompts[r.prompt]) for r in requests), default=0), self._subject.n_positions
-        if most is not None and longest + max_new_tokens > most:
+        if most is not None and longest + n_answered > most:
             raise UserError(
-                f"a prompt of {longest} tokens and {max_new_tokens} new ones need more positions than the {most} that the model "
+                f"a prompt of {longest} tokens and {n_answered} of its answer need more positions than the {most} that the model "
                 f"has learned: ask for fewer tokens, or leave the prompt out"
             )
 

@@ -199,6 +199,7 @@ class Engine:
         watched = self._watched(saes)
         read, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens)
         if max_new_tokens:
+            self._engine.check_positions(requests, max_new_tokens)
             answers = self._engine.answer(requests, max_new_tokens).token_ids
             requests = [
                 with_answer(request, self._number([*prompt.token_ids, *answer]), len(prompt.token_ids), answer)
@@ -210,15 +211,19 @@ class Engine:
     def means(self, prompts: Sequence[Prompt], sae: Key) -> np.ndarray:
         """(f,) float64: mean activation of every feature of an SAE over the prompts' tokens, BOS left out."""
         number = self._table.number(sae)
-        read, requests = self._requests(prompts, [], ())
+        read = self._averaged(prompts)
+        requests = [request_of(self._number(one.token_ids), ()) for one in read]
         found = self._engine.activations(requests, {number: None})
         counted = np.array([read[i].roles[pos] != "bos" for i, pos in zip(found.request, found.pos, strict=True)], dtype=bool)
-        n_tokens = sum(role != "bos" for one in read for role in one.roles)
-        if not n_tokens:
-            raise UserError("the prompts have no token to take a mean over, BOS left out")
         width = self._table.saes[number].width
         total = np.bincount(found.feature_id[counted], found.activation[counted].astype(np.float64), width)
-        return total / n_tokens
+        return total / sum(role != "bos" for one in read for role in one.roles)
+
+    def _averaged(self, prompts: Sequence[Prompt]) -> list[Tokenized]:
+        read = read_prompts(self.subject, prompts)
+        if all(role == "bos" for one in read for role in one.roles):
+            raise UserError("the prompts have no token to take a mean over, BOS left out")
+        return read
 
     def _watched(self, saes: Sequence[Key] | Mapping[Key, Sequence[int] | None] | None) -> dict[int, np.ndarray | None]:
         """Number of an SAE -> which features of it; None: all."""
@@ -235,12 +240,34 @@ class Engine:
     def _requests(
         self, prompts: Sequence[Prompt], named: list[Edit], edits: Sequence[Any], *, n_answered: int = 0
     ) -> tuple[list[Tokenized], list[Request]]:
-        """The prompts and what is asked of them, in passes that read this many tokens of an answer."""
+        """The prompts and what is asked of them, in passes that read this many tokens of an answer.
+
+        All is checked, with zeros for the means of MeanAblate, before these are computed.
+        """
         read = read_prompts(self.subject, prompts)
         by_prompt = [(*named, *some) for some in edits_by_prompt(edits, len(read))]
-        compiled: dict[int, FeatureSet | DirectionEdit] = {}
-        for edit in {id(edit): edit for some in by_prompt for edit in some}.values():
-            compiled[id(edit)] = self._compiled(edit)
+        means: dict[int, np.ndarray] = {}
+        held = [edit for edit in _once(by_prompt) if isinstance(edit, MeanAblate)]
+        for edit in held:
+            self._averaged(edit.over)
+            means[id(edit)] = np.zeros(len(self._ids(edit)))
+        requests = self._built(read, by_prompt, means, n_answered)
+        if held:
+            means = {id(edit): self.means(edit.over, edit.sae)[self._ids(edit)] for edit in held}
+            requests = self._built(read, by_prompt, means, n_answered)
+        return read, requests
+
+    def _ids(self, edit: MeanAblate) -> np.ndarray:
+        return feature_ids(edit.ids, self._table.saes[self._table.number(edit.sae)])
+
+    def _built(
+        self,
+        read: Sequence[Tokenized],
+        by_prompt: Sequence[tuple[Edit, ...]],
+        means: Mapping[int, np.ndarray],
+        n_answered: int,
+    ) -> list[Request]:
+        compiled = {id(edit): self._compiled(edit, means) for edit in _once(by_prompt)}
         requests = []
         for place, (prompt, some) in enumerate(zip(read, by_prompt, strict=True)):
             acting = interventions([(edit, compiled[id(edit)]) for edit in some], prompt, place)
@@ -249,15 +276,11 @@ class Engine:
                     f"an edit of prompt {place} acts on its answer alone, and no token of that is read: it would act nowhere"
                 )
             requests.append(request_of(self._number(prompt.token_ids), acting))
-        return read, requests
+        return requests
 
-    def _compiled(self, edit: Edit) -> FeatureSet | DirectionEdit:
+    def _compiled(self, edit: Edit, means: Mapping[int, np.ndarray]) -> FeatureSet | DirectionEdit:
         if isinstance(edit, Add | ProjectOut):
             return direction_of(edit, self._table, self.subject)
-        means = {}
-        if isinstance(edit, MeanAblate):
-            ids = feature_ids(edit.ids, self._table.saes[self._table.number(edit.sae)])
-            means[id(edit)] = self.means(edit.over, edit.sae)[ids]
         return features_of(edit, self._table, means)
 
     def _number(self, token_ids: Sequence[int]) -> int:
@@ -281,6 +304,11 @@ class Engine:
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self.subject.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
+
+
+def _once(by_prompt: Sequence[tuple[Edit, ...]]) -> list[Edit]:
+    """Every edit once, be it of many prompts."""
+    return list({id(edit): edit for some in by_prompt for edit in some}.values())
 
 
 def check_engine(engine: object) -> None:

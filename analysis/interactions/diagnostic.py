@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from saelake.analysis.search.answers import Columns
-from saelake.analysis.stage import Stage, Work, prompt_shards
+from saelake.analysis.stage import Stage, Work
 from saelake.ingest.capture import last_residuals
+from saelake.ingest.runs import prompt_shards
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows

@@ -13,7 +13,8 @@ import numpy as np
 from saelake import queries
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_id, ablation_rows, answer_to, judged, verdict_rows
-from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
+from saelake.ingest.runs import prompt_shards
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import CLAMPS

@@ -37,6 +37,7 @@ def answer_rows(context: StudyContext, asked: Sequence[Request], ablation_ids: S
     found: list[Rows] = []
     for start in range(0, len(asked) if n_most else 0, AT_ONCE):
         some = asked[start : start + AT_ONCE]
+        context.engine.check_positions(some, n_most)
         answers = context.engine.answer(some, n_most).token_ids
         found += _rows(context, some, ablation_ids[start : start + AT_ONCE], answers)
     return found

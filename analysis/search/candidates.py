@@ -13,10 +13,11 @@ from saelake.analysis.engine.library import Engine
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.ranking import engine_of, ranked
-from saelake.analysis.stage import Condition, Stage, Work, prompt_shards, searched_split
+from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.plan.work import passes_a_prompt
 from saelake.ingest.recipe import Candidates
+from saelake.ingest.runs import prompt_shards
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.study import Study
 from saelake.warehouse.runs import Rows

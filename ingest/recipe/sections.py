@@ -150,7 +150,7 @@ class ModelSpec(Section):
         self.one_of("path", "id", "package")
         self.only_with("id", "revision")
         if not all(self.target_words):
-            raise ValueError("refusal_tokens names a token of white space: give the first word of such an answer")
+            raise ValueError("a target token is white space: give the first word of such an answer")
         if self.chat_template is not None and self.chat_template_file is not None:
             raise ValueError("give chat_template or chat_template_file, not both")
         if self.chat_template == "none":

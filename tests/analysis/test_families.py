@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+import saelake
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import DirectionEdit, FeatureSet, Request
 from saelake.ingest.saes.refs import SaeRef
@@ -263,12 +264,18 @@ def test_learned_positions_that_run_out_are_told_before_the_pass(family: str) ->
     assert subject.n_positions == 64
     ids = subject.encode("I " * 50).token_ids
     engine = AblationEngine(subject, {}, [ids])
-    fits = 64 - len(ids)
+    fits = 64 - len(ids) + 1  # the last token is not read
     engine.answer([Request(0)], fits)
-    with pytest.raises(UserError, match=f"a prompt of {len(ids)} tokens and {fits + 1} new ones need more positions than the 64"):
+    too_long = f"a prompt of {len(ids)} tokens and {fits} of its answer need more positions than the 64"
+    with pytest.raises(UserError, match=too_long):
         engine.answer([Request(0)], fits + 1)
-    with pytest.raises(UserError, match="max_prompt_tokens"):
-        subject.encode("I " * 64)
+    for most in (None, 512, 100):
+        limited = Subject(subject.model, subject.tokenizer, max_prompt_tokens=most)
+        with pytest.raises(UserError, match=r"has .* tokens, but the model has learned 64 positions: leave the prompt out"):
+            limited.encode("I " * 64)
+    public = saelake.Engine(subject, [sae_at(Site(0))])
+    with pytest.raises(UserError, match=too_long):
+        public.activations(["I " * 50], max_new_tokens=fits)
 
 
 def test_a_pad_token_that_is_the_eos_token_changes_nothing() -> None:

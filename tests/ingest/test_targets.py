@@ -63,7 +63,7 @@ def test_what_is_no_token_is_told() -> None:
     for unknown in ("Sorry", "<unk>"):
         with pytest.raises(UserError, match=rf"the target token '{unknown}' is not in this model's vocabulary"):
             find_targets(word_tokenizer(), [unknown])
-    with pytest.raises(ValueError, match="names a token of white space"):
+    with pytest.raises(ValueError, match="a target token is white space"):
         specified(target_tokens=[" "])
 
 

@@ -15,7 +15,7 @@ import saelake
 from saelake import cli
 from saelake.extras import EXTRAS
 from saelake.warehouse.bucket import Bucket
-from saelake.warehouse.catalog import connect
+from saelake.warehouse.catalog import connect, is_catalog_current, recover_catalog
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import drop, gc
@@ -178,6 +178,22 @@ def test_a_dropped_run_is_unknown_and_its_files_go_after_a_day(lake: Lake) -> No
     assert gone.n_bytes == sum(f.n_bytes for f in record.files)
     assert toys.answers(lake).content_hash == record.content_hash
     assert check(lake) == []
+
+
+def test_a_change_that_a_bucket_refuses_after_others_leaves_a_catalog_to_mend(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys.ingest(lake)
+    monkeypatch.setattr(Lake, "point", refuse)
+    with pytest.raises(UserError, match="refused"):
+        toys.answers(lake)
+    assert len(lake.records()) == 2, "the record was written first"
+    assert not is_catalog_current(lake)
+    assert recover_catalog(lake)
+
+
+def refuse(*_: object) -> None:
+    raise UserError("the bucket refused it")
 
 
 @pytest.fixture

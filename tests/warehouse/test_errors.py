@@ -44,9 +44,12 @@ def test_the_word_that_matters_is_told(error: Exception, says: str) -> None:
     assert not one_line(error).endswith(".")
 
 
-def test_a_message_without_end_is_cut() -> None:
-    for text in ("x" * 10_000, "many words " * 1_000):
-        assert len(one_line(ValueError(text))) <= MOST_SAID
+@pytest.mark.parametrize("text", ["x" * 10_000, "many words " * 1_000, "Error: " + "x" * 400 + " is wrong", "ends. " * 100])
+def test_a_message_without_end_is_cut(text: str) -> None:
+    said = one_line(ValueError(text))
+    assert MOST_SAID - 10 < len(said) <= MOST_SAID
+    assert said.endswith(" ...")
+    assert text.startswith(said.removesuffix(" ..."))
 
 
 def test_the_place_of_a_mistake_in_json_is_kept() -> None:
