@@ -159,7 +159,7 @@ def test_questions_have_the_same_rows_over_many_more_activations(synthetic: sael
     assert synthetic.sql("select count(*) > 190_000 from activations").fetchall() == [(True,)]
     asked = [name for name in ON_SPARK if synthetic.query(name, **_required(synthetic, name)).fetchmany(1)]
     answered = {name for name in asked if _assert_same(synthetic, name, {})}
-    assert answered >= {"cofiring", "features", "firing_on_tokens", "histogram", "prompt", "random_active", "sample_tokens"}
+    assert answered >= {"cofiring", "features", "firing_on_tokens", "histogram", "prompt", "random_active"}
     assert answered >= {"sparse", "taxonomy_counts", "top_samples"}
 
 
