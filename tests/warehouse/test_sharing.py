@@ -143,6 +143,23 @@ def test_adding_to_the_lake_it_came_from_keeps_the_whole_runs(lake: Lake, shared
     assert rows(lake, "select count(*) from ablations where completion like 'withheld:%'") == [(0,)]
 
 
+def test_a_set_takes_nothing_from_a_run_that_the_lake_has(lake: Lake, shared: Path, tmp_path: Path) -> None:
+    other, answers_alone = Lake.create(tmp_path / "other"), tmp_path / "answers"
+    share(lake, answers_alone, Choice(tables=("ablations", "verdicts"), with_completions=True))
+    add(other, shared)
+    gc(other, older_than_seconds=0)
+    before = [table for record in other.records() for table in record.tables]
+    says = r"comes without feature_sets, which the lake has, and the lake has it without ablations\.completion"
+    with pytest.raises(UserError, match=says):
+        add(other, answers_alone)
+    assert [table for record in other.records() for table in record.tables] == before
+    share(lake, tmp_path / "sets", Choice(tables=("feature_sets",), with_completions=True))
+    assert not add(other, tmp_path / "sets").published, "a table that is left out lacks all its columns"
+    share(lake, tmp_path / "whole", Choice(with_completions=True))
+    (whole,) = add(other, tmp_path / "whole").published
+    assert not whole.withheld, "it has all that the lake has, and more"
+
+
 def test_a_study_of_the_same_name_needs_another_one(lake: Lake, shared: Path, tmp_path: Path) -> None:
     other = Lake.create(tmp_path / "other")
     share(lake, tmp_path / "ingest", Choice(runs=tuple(r.run_id for r in lake.records() if r.stage == "ingest")))

@@ -108,7 +108,10 @@ def _refuse_collisions(records: Sequence[RunRecord]) -> None:
 
 
 def _is_known(lake: Lake, record: RunRecord) -> bool:
-    """Whether the lake has a run with at least this content; raises UserError if it has it with other content."""
+    """Whether the lake has a run with at least this content; False for one that the set's can replace, as it lacks nothing of it.
+
+    Raises UserError if the lake has the run with other content, or each has something that the other lacks.
+    """
     mine = lake.record(record.run_id)
     if mine is None:
         refuse_tag_collision(lake, record.run_id)
@@ -122,7 +125,20 @@ def _is_known(lake: Lake, record: RunRecord) -> bool:
                 f"the lake has run {record.run_id} with other content in {table}: `saelake drop {record.run_id}` first, "
                 f"if the set is right"
             )
-    return set(mine.withheld) <= set(record.withheld)
+    ours_lacks, theirs_lacks = _lacking(mine, record), _lacking(record, mine)
+    if ours_lacks and theirs_lacks:
+        raise UserError(
+            f"run {record.run_id} of the set comes without {', '.join(theirs_lacks)}, which the lake has, and the lake has it "
+            f"without {', '.join(ours_lacks)}: add a set with all of this, or `saelake drop {record.run_id}` first, to have "
+            f"the set's instead"
+        )
+    return not ours_lacks
+
+
+def _lacking(one: RunRecord, other: RunRecord) -> list[str]:
+    """Tables and columns that were left out of one record of a run and are in the other."""
+    absent = set(other.withheld)
+    return [name for name in one.withheld if not absent & {name, name.partition(".")[0]}]
 
 
 def _refuse_other_study(lake: Lake, pointers: Mapping[tuple[str, str], Sequence[str]]) -> None:
