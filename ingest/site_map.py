@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from saelake.ingest.norms import Inside, inside_of
 from saelake.ingest.sites import Site
+from saelake.ingest.sums import alike, sums_to
 from saelake.warehouse.errors import UserError
 
 ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
 PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 MLPS = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "moe")
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""By how much each number of a sum may be off, of the sizes of what is added there: a few roundings. Not of the largest number:
-beside the huge activations of a first token, another output would pass for the one that is added."""
 PROBE_TOKENS = 5
 
 Seen = Callable[[Tensor], Tensor | None]
@@ -79,6 +78,8 @@ class Sites:
     refusals: dict[Site, str] = field(default_factory=dict)
     n_given: list[int | None] = field(default_factory=list)
     """How many things each block gives, the residual stream first; None: the residual stream by itself."""
+    insides: dict[Site, Inside] = field(default_factory=dict)
+    """How what is inside the norm is read at each mlp_in_unit."""
     _mids: dict[int, list["_Mid"]] = field(default_factory=dict)
     """Layer -> what is open at its resid_mid."""
 
@@ -100,8 +101,8 @@ class Sites:
                 yield
             return
         if site.kind == "mlp_in_unit":
-            norm = self.places[site].module
-            with self.places[site].open(lambda x: _only_read(fn, normalised(norm, x)), n_rows):
+            inside = self.insides[site]
+            with self.places[site].open(lambda x: _only_read(fn, inside.read(x)), n_rows):
                 yield
             return
         with self.places[site].open(fn, n_rows):
@@ -156,15 +157,6 @@ class _Mid:
 
 def _only_read(fn: Seen, x_btd: Tensor) -> None:
     assert fn(x_btd) is None, "the inside of a norm is read only"
-
-
-def normalised(norm: nn.Module, x_btd: Tensor) -> Tensor:
-    """What a norm makes of its input before its gain and bias, in float32."""
-    x = x_btd.float()
-    epsilon = getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-6))
-    if getattr(norm, "bias", None) is not None or isinstance(norm, nn.LayerNorm):
-        x = x - x.mean(-1, keepdim=True)
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
 
 
 @torch.no_grad()
@@ -244,11 +236,15 @@ def _map_block(sites: Sites, layer: int, block: nn.Module, trace: _Trace) -> Non
     if mlp_first is not None and mlp_first in trace.took:
         sites.places[Site(layer, "mlp_in")] = Place(mlp_first, "input")
         del refuse["mlp_in"]
-        if norm := _giver(block, trace, mlp_first):
-            sites.places[Site(layer, "mlp_in_unit")] = Place(norm, "input")
+        norm = _giver(block, trace, mlp_first)
+        if norm is None:
+            refuse["mlp_in_unit"] = f"the MLP of a {type(block).__name__} reads no norm's output"
+        elif inside := inside_of(norm, trace.took[norm], trace.gave[norm]):
+            sites.insides[Site(layer, "mlp_in_unit")] = inside
+            sites.places[Site(layer, "mlp_in_unit")] = Place(norm, inside.of)
             del refuse["mlp_in_unit"]
         else:
-            refuse["mlp_in_unit"] = f"the MLP of a {type(block).__name__} reads no norm's output"
+            refuse["mlp_in_unit"] = f"how a {type(norm).__name__} normalises is not known"
     if attention is not None and mlp_last is not None:
         added = _additions(block, trace, attention, mlp_last)
         if added is None:
@@ -263,7 +259,7 @@ def _map_block(sites: Sites, layer: int, block: nn.Module, trace: _Trace) -> Non
                 del refuse[kind]
             mid = [trace.took[block], trace.gave[added[0]]]
             taken = (took for part, took in trace.took.items() if part not in (block, added[0]) and took.shape == mid[0].shape)
-            if any(_sums_to(mid, took) for took in taken):
+            if any(sums_to(mid, took) for took in taken):
                 del refuse["resid_mid"]
             else:
                 refuse["resid_mid"] = f"in a {type(block).__name__} attention and MLP read the same residual stream side by side"
@@ -290,7 +286,7 @@ def _giver(block: nn.Module, trace: _Trace, mlp: nn.Module) -> nn.Module | None:
     norms = {part for name, part in block.named_children() if "norm" in name or "ln" in name}
     called = list(trace.gave)
     before = called[: called.index(mlp)] if mlp in trace.gave else called
-    return next((part for part in reversed(before) if part in norms and _alike(trace.gave[part], trace.took[mlp])), None)
+    return next((part for part in reversed(before) if part in norms and alike(trace.gave[part], trace.took[mlp])), None)
 
 
 def _additions(block: nn.Module, trace: _Trace, attention: nn.Module, mlp: nn.Module) -> tuple[nn.Module, nn.Module] | None:
@@ -301,7 +297,7 @@ def _additions(block: nn.Module, trace: _Trace, attention: nn.Module, mlp: nn.Mo
     for of_attention in _outputs(block, trace, attention):
         for of_mlp in _outputs(block, trace, mlp):
             parts = trace.gave[of_attention], trace.gave[of_mlp]
-            if all(part.shape == before.shape for part in parts) and _sums_to([before, *parts], after):
+            if all(part.shape == before.shape for part in parts) and sums_to([before, *parts], after):
                 return of_attention, of_mlp
     return None
 
@@ -312,20 +308,8 @@ def _outputs(block: nn.Module, trace: _Trace, part: nn.Module) -> Iterator[nn.Mo
         return
     yield part
     for other in block.children():
-        if other in trace.took and other in trace.gave and _alike(trace.took[other], trace.gave[part]):
+        if other in trace.took and other in trace.gave and alike(trace.took[other], trace.gave[part]):
             yield other
     for inner in reversed(list(part.children())):
         if inner in trace.gave:
             yield inner
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and _sums_to([one], other)
-
-
-def _sums_to(parts: Sequence[Tensor], total: Tensor) -> bool:
-    """Whether numbers are sums, each up to a few roundings of a model's dtype."""
-    whole = [part.float().to(total.device) for part in parts]
-    size = sum((part.abs() for part in whole), torch.zeros_like(total, dtype=torch.float32))
-    off = (sum(whole, torch.zeros_like(size)) - total.float()).abs()
-    return bool((off <= TOLERANCE.get(total.dtype, TOLERANCE[torch.bfloat16]) * size + torch.finfo(torch.float32).tiny).all())

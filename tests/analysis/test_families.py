@@ -207,17 +207,30 @@ def test_saes_that_write_at_one_site_act_in_the_order_of_their_numbers(transcode
     torch.testing.assert_close(engine.log_probabilities([Request(0, held)])[0], expected, atol=2e-4, rtol=2e-4)
 
 
-def test_the_inside_of_a_norm_is_what_it_gives_without_its_gain() -> None:
-    for family, name in {"Llama": "post_attention_layernorm", "GPT-2": "ln_2", "Gemma 2": "pre_feedforward_layernorm"}.items():
-        subject = subject_of(family)
-        norm = subject.blocks[1].get_submodule(name)
-        weight = norm.get_parameter("weight")
-        gain = weight + 1 if family == "Gemma 2" else weight
-        bias = getattr(norm, "bias", None)
-        batch = subject.batch([subject.encode(PROMPTS[0]).token_ids])
-        read = subject.read(batch, [Site(1, "mlp_in_unit"), Site(1, "mlp_in")])
-        given = read[Site(1, "mlp_in_unit")] * gain + (0 if bias is None else bias)
-        torch.testing.assert_close(given, read[Site(1, "mlp_in")], atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("family", [name for name, known in FAMILIES.items() if "mlp_in_unit" not in known.refused])
+def test_the_inside_of_a_norm_is_what_it_gives_without_its_gain(family: str) -> None:
+    subject, unit = subject_of(family), Site(1, "mlp_in_unit")
+    norm = subject.sites.places[unit].module
+    weight, bias = (getattr(norm, name, None) for name in ("weight", "bias"))
+    gain = 1 if weight is None else weight + 1 if "Gemma" in family else weight
+    read = subject.read(subject.batch([subject.encode(PROMPTS[0]).token_ids]), [unit, Site(1, "mlp_in")])
+    given = read[unit] * gain + (0 if bias is None else bias)
+    torch.testing.assert_close(given, read[Site(1, "mlp_in")].view(given.shape), atol=1e-4, rtol=1e-4)
+
+
+def test_the_inside_of_a_norm_that_is_not_known_is_refused() -> None:
+    model = make_family("Llama")
+
+    class Squashing(type(model.model.layers[1].post_attention_layernorm)):  # type: ignore[misc]
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            given: Tensor = super().forward(hidden_states).tanh()
+            return given
+
+    model.model.layers[1].post_attention_layernorm.__class__ = Squashing
+    subject = Subject(model, word_tokenizer())
+    check_fits(sae_at(Site(0, "mlp_in_unit"), Site(0, "mlp_out"), "transcoder"), subject)
+    with pytest.raises(UserError, match=r"mlp_in_unit of layer 1 cannot be used .*: how a Squashing normalises is not known"):
+        check_fits(sae_at(Site(1, "mlp_in_unit"), Site(1, "mlp_out"), "transcoder"), subject)
 
 
 def test_directions_act_at_any_site() -> None:
