@@ -20,14 +20,15 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.keys import record_key
 from saelake.warehouse.lake import Lake
-from saelake.warehouse.runs import whole_run
-from saelake.warehouse.schema import TABLES
+from saelake.warehouse.records import RunSpec
+from saelake.warehouse.runs import Rows, whole_run
+from saelake.warehouse.schema import READINGS, TABLES
 from saelake.warehouse.sharing import share as sharing
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.names import data_name, lake_names
 from saelake.warehouse.sharing.share import Choice, share
 from tests.conftest import ROOT
-from tests.lakes import build_lake
+from tests.lakes import build_lake, prompt_id, publish
 from tests.warehouse.toys import answers, ingest
 
 COUNTS = "select count(*), sum(feature_id), sum(pos) from activations"
@@ -105,6 +106,24 @@ def test_restricted_sets_lose_their_text_and_their_tokens(lake: Lake, tmp_path: 
     assert rows(other, "select count(*) from ablations where completion not like 'withheld:%' and completion <> ''") == [(0,)]
     assert rows(other, COUNTS) == rows(lake, COUNTS)
     assert str(name) in (tmp_path / "set" / "README.md").read_text()
+
+
+def test_what_backends_read_of_restricted_sets_spells_nothing(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
+    ids = [prompt_id(lake, prompt) for prompt in (0, 0, 1, 1)]
+    read = {"backend": ["transformers"] * 4, "prompt_id": ids, "layer": [0] * 4, "site": ["z"] * 4, "pos": [0, 1] * 2}
+    measured = {"norm": [1.0] * 4, "sketch": [[0.5] * 64] * 4, "noise": [None] * 4}
+    parents, about = lake.current()["small", "ingest"], {"graph_prompts": ["what it was given"]}
+    spec = RunSpec("readings_transformers", "small", {}, parents, about=about)
+    publish(lake, spec, [Rows.of(READINGS, read | {"token_id": [5, 6, 7, 8]} | measured)])
+    spelt = "select token_id, norm from readings order by prompt_id, pos"
+    for choice, ids in ((Choice(), [5, 6, 7, 8]), (Choice(restricted=("hand",)), [0] * 4)):
+        target = tmp_path / str(len(choice.restricted))
+        shared = next(r for r in share(lake, target, choice) if r.stage == spec.stage)
+        add(Lake.create(target / "lake"), target)
+        assert rows(Lake(target / "lake"), spelt) == [(one, 1.0) for one in ids]
+        assert shared.withheld == (("readings.token_id",) if choice.restricted else ())
+        assert ("graph_prompts" in shared.about) == (not choice.restricted)
 
 
 def test_chosen_tables_and_runs_only(lake: Lake, tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def _share_run(lake: Lake, record: RunRecord, choice: Choice, withheld: Withheld
         tables=tuple(contents),
         files=tuple(files),
         content_hash=content_hash(contents),
+        about=withheld.about(record.about),
         withheld=tuple(sorted(left_out)),
     )
 

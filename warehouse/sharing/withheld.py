@@ -1,11 +1,14 @@
 """What a shared set leaves out by default: completions to all prompts but control ones, and the text of restricted prompt sets.
 
 A completion that is left out is replaced by a short digest of it, so that questions about equal answers (does the ablation of
-silent features change anything? R8, R13) keep their counts. Tokens of restricted text keep their place and lose token and id.
+silent features change anything? R8, R13) keep their counts. Tokens of restricted text keep their place and lose token and id, in
+what backends read of it too.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -24,6 +27,8 @@ SPELT = ("token_id", "token", "piece")
 """What a token is."""
 SAID = ("user", "system", "assistant")
 """Roles of tokens that hold what a prompt set says."""
+QUOTED = "graph_prompts"
+"""What a run's record says of prompts that another tool was given: they may be of any set."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,12 @@ class Withheld:
 
     def columns(self, table: str) -> list[str]:
         """The columns of a table that are left out on some rows."""
-        texts = {"prompts": ["text"], "messages": ["content"], "tokens": list(SPELT)} if len(self.hidden) else {}
-        return (texts | {"ablations": ["completion"], "answer_tokens": list(SPELT)}).get(table, [])
+        texts = {"prompts": ["text"], "messages": ["content"], "tokens": list(SPELT), "readings": ["token_id"]}
+        return ((texts if len(self.hidden) else {}) | {"ablations": ["completion"], "answer_tokens": list(SPELT)}).get(table, [])
+
+    def about(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run's record tells, as it is shared."""
+        return {name: value for name, value in told.items() if name != QUOTED or not len(self.hidden)}
 
     def apply(self, table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The rows as they are shared."""
