@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelake import queries
 from saelake.analysis.meaning.explanations import KnownSae
+from saelake.warehouse.sharing.withheld import restricted_sets as marked
 
 if TYPE_CHECKING:
     from saelake.lake import OpenLake
@@ -34,9 +35,9 @@ class Top(NamedTuple):
 
 
 def restricted_sets(opened: "OpenLake") -> list[str]:
-    """The prompt sets whose text is not passed on."""
-    told = opened.sql("select distinct about ->> '$.prompts' from runs where about ->> '$.prompts' is not null").fetchall()
-    return sorted({one["set"] for (text,) in told for one in json.loads(text) if one.get("restricted")})
+    """The prompt sets whose text is not passed on, as in what is shared."""
+    told = opened.sql("select about ->> '$' from all_runs.runs where about ->> '$.prompts' is not null").fetchall()
+    return sorted(marked(json.loads(text) for (text,) in told))
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,20 @@ def test_restricted_sets_lose_their_text_and_their_tokens(lake: Lake, tmp_path: 
     assert str(name) in (tmp_path / "set" / "README.md").read_text()
 
 
+def test_a_set_is_restricted_whichever_runs_are_shared(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
+    (ingested, answered), about = (lake.current()["small", stage][0] for stage in ("ingest", "candidates")), {"set": "hand"}
+    record = lake.record(ingested)
+    assert record is not None
+    lake.publish(replace(record, about={**record.about, "prompts": [about | {"restricted": True}]}))
+    share(lake, tmp_path / "set", Choice(runs=(answered,), with_completions=True))
+    add(Lake.create(tmp_path / "other"), tmp_path / "set")
+    said = "select count(*) from ablations where completion not like 'withheld:%'"
+    assert rows(Lake(tmp_path / "other"), said) == [(0,)]
+    assert "hand" in (tmp_path / "set" / "README.md").read_text()
+    assert rows(lake, "select count(*) from ablations where completion like 'withheld:%'") == [(0,)]
+
+
 def test_what_backends_read_of_restricted_sets_spells_nothing(tmp_path: Path) -> None:
     lake = build_lake(tmp_path / "lake")
     ids = [prompt_id(lake, prompt) for prompt in (0, 0, 1, 1)]

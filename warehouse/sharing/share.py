@@ -75,13 +75,15 @@ def share(
         for record in sorted(chosen, key=lambda r: r.run_id):
             held.enter_context(locked(lake.lock(record.run_id)))  # gc leaves alone what a process works on
         with connect(lake) as con:
-            if not any(f.table == "prompts" for r in lake.records() for f in r.files):  # a set that left them out was added
+            published = {record.run_id: record for record in lake.records()}
+            if not any(f.table == "prompts" for r in published.values() for f in r.files):  # a set that left them out was added
                 con.execute(
-                    "create or replace view all_runs.prompts as select 0 as prompt_id, '' as set, '' as label_role where false"
+                    "create or replace view all_runs.prompts as "
+                    "select 0 as prompt_id, '' as run_id, '' as set, '' as label_role where false"
                 )
             known = [name for (name,) in con.execute('select distinct "set" from all_runs.prompts').fetchall()]
             _require_sets(known, choice.restricted)
-            withheld = find_withheld(con, chosen, choice.restricted, choice.with_completions)
+            withheld = find_withheld(con, chosen, published, choice.restricted, choice.with_completions)
         with _folder(target) as draft:
             progress.start("sharing", sum(len(r.files) for r in chosen), "files")
             studies = _studies(lake, choice.recipe)

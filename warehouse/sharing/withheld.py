@@ -6,7 +6,7 @@ what backends read of it too.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from saelake.warehouse.records import RunRecord
+from saelake.warehouse.records import RunRecord, with_ancestors
 
 PROMPTS = """
-select prompt_id, list_contains($restricted, "set") as is_restricted, label_role = 'control' as is_control
+select
+    prompt_id,
+    "set" as prompt_set,
+    list_contains($restricted, "set") as is_restricted,
+    label_role = 'control' as is_control,
+    list_contains($shared, run_id) as is_shared
 from all_runs.prompts
 order by prompt_id
 """
@@ -36,7 +41,7 @@ class Withheld:
     """What is left out of every run of a set."""
 
     restricted: tuple[str, ...] = ()
-    """Prompt sets whose text is left out."""
+    """Prompt sets whose text is left out, of those that the runs are about."""
     with_completions: bool = False
     """Keep the completions to all prompts."""
     answered: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -71,18 +76,33 @@ class Withheld:
 
 
 def find_withheld(
-    con: duckdb.DuckDBPyConnection, records: list[RunRecord], restricted: tuple[str, ...], with_completions: bool
+    con: duckdb.DuckDBPyConnection,
+    records: Sequence[RunRecord],
+    published: Mapping[str, RunRecord],
+    restricted: tuple[str, ...],
+    with_completions: bool,
 ) -> Withheld:
     """What to leave out of some runs of the lake that `con` shows.
 
-    Restricted are the sets that the recipe marks so, and those named in `restricted`.
+    Restricted are the sets that any recipe of the lake marks so, and those named in `restricted`: the run that says it need not
+    be among those that are shared.
+
+    Args:
+        published: run_id -> every record of the lake.
     """
-    sets = [one for record in records for one in record.about.get("prompts", ())]
-    names = tuple(sorted({*restricted, *(one["set"] for one in sets if one.get("restricted"))}))
-    rows = con.execute(PROMPTS, {"restricted": list(names)}).fetchnumpy()
-    is_restricted, is_control = (np.asarray(rows[name], dtype=bool) for name in ("is_restricted", "is_control"))
+    about = with_ancestors((record.run_id for record in records), published.get)
+    names = {*restricted, *restricted_sets(record.about for record in published.values())}
+    rows = con.execute(PROMPTS, {"restricted": sorted(names), "shared": list(about)}).fetchnumpy()
+    is_restricted, is_control, is_shared = (np.asarray(rows[n], dtype=bool) for n in ("is_restricted", "is_control", "is_shared"))
     is_answered = ~is_restricted & (is_control | with_completions)
-    return Withheld(names, with_completions, rows["prompt_id"][is_answered], rows["prompt_id"][is_restricted])
+    told = {*restricted, *restricted_sets(record.about for record in about.values())}
+    told |= names & set(rows["prompt_set"][is_shared])
+    return Withheld(tuple(sorted(told)), with_completions, rows["prompt_id"][is_answered], rows["prompt_id"][is_restricted])
+
+
+def restricted_sets(about: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The prompt sets that recipes mark as restricted, from what the records of runs tell of them."""
+    return {one["set"] for told in about for one in told.get("prompts", ()) if one.get("restricted")}
 
 
 def _is_in(ids: pa.Array, known: np.ndarray) -> pa.Array:
