@@ -21,7 +21,7 @@ from saelake.analysis.stage_list import specs
 from saelake.analysis.stages import ensure_stage
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.backends.backend import LOG_PROBS, Backend, Place, Read, depth, site_of, sketch
-from saelake.ingest.backends.opening import identity_of, open_backend, wrapped
+from saelake.ingest.backends.opening import REFERENCE, identity_of, open_backend, wrapped
 from saelake.ingest.backends.ours import Transformers
 from saelake.ingest.job import ingest_study
 from saelake.ingest.study import Study
@@ -82,7 +82,7 @@ def compare(subject: Subject, backends: Mapping[str, Any], texts: Sequence[str])
 
     Args:
         backends: name -> a HookedTransformer or TransformerBridge, an nnsight model, a vllm.LLM, another Subject, or an object
-            with a name and read(texts, places), as `ingest.backends.backend.Backend` describes it.
+            with read(texts, places), as `ingest.backends.backend.Backend` describes it.
     Raises UserError for what is not a text or not a backend.
     """
     if not isinstance(subject, Subject):
@@ -91,12 +91,13 @@ def compare(subject: Subject, backends: Mapping[str, Any], texts: Sequence[str])
     named = arguments.mapping("backends", backends, "{name: model}")
     if not given or not named:
         raise UserError(f"there is nothing to compare: {'texts' if not given else 'backends'} is empty")
-    if "transformers" in named:
-        raise UserError("the backend transformers is the subject: give yours another name")
+    if REFERENCE in named:
+        raise UserError(f"the backend {REFERENCE} is the subject: give yours another name")
     reference = Transformers(subject)
-    others = [wrapped(arguments.text("a backend's name", name), one, subject) for name, one in named.items()]
+    compared: dict[str, Backend] = {REFERENCE: reference}
+    compared |= {name: wrapped(arguments.text("a backend's name", name), one, subject) for name, one in named.items()}
     with arguments.without_recipe():
-        tables = [readings(one, reference, given, range(len(given))) for one in (reference, *others)]
+        tables = [readings(name, one, reference, given, range(len(given))) for name, one in compared.items()]
     with duckdb.connect() as con:
         con.register("readings", pa.concat_tables(pa.table(one, READINGS.schema.remove(0)) for one in tables))
         return partings(queries.run(con, "backends"))
@@ -107,8 +108,10 @@ def partings(found: duckdb.DuckDBPyRelation) -> list[Parting]:
     return [Parting(*row) for row in found.fetchall()]
 
 
-def readings(backend: Backend, reference: Transformers, texts: Sequence[str], prompt_ids: Sequence[int]) -> dict[str, list[Any]]:
-    """What a backend reads of some texts, as columns of `readings`; of the reference with its noise."""
+def readings(
+    name: str, backend: Backend, reference: Transformers, texts: Sequence[str], prompt_ids: Sequence[int]
+) -> dict[str, list[Any]]:
+    """What the backend of a name reads of some texts, as columns of `readings`; of the reference with its noise."""
     places = reference.places()
     read = backend.read(texts, places)
     noise = _noise(reference, read, texts, places) if isinstance(backend, Transformers) else {}
@@ -116,8 +119,8 @@ def readings(backend: Backend, reference: Transformers, texts: Sequence[str], pr
     for place in sorted(read.values, key=depth):
         for number, values_td in enumerate(read.values[place]):
             ids, norms = read.token_ids[number], values_td.float().norm(dim=-1).tolist()
-            assert len(ids) == len(norms), f"{backend.name} reads {len(norms)} tokens of {len(ids)}"
-            columns["backend"] += [backend.name] * len(ids)
+            assert len(ids) == len(norms), f"{name} reads {len(norms)} tokens of {len(ids)}"
+            columns["backend"] += [name] * len(ids)
             columns["prompt_id"] += [prompt_ids[number]] * len(ids)
             columns["layer"] += [place[0]] * len(ids)
             columns["site"] += [place[1]] * len(ids)
@@ -174,7 +177,7 @@ def compare_study(
     ingest_study(study, lake, progress=progress, loaded=context.loaded)
     asked = [
         stage(name, partial(open_backend, name, model), identity_of(name, model), n_prompts)
-        for name in dict.fromkeys((Transformers.name, *names))
+        for name in dict.fromkeys((REFERENCE, *names))
     ]
     known = specs(study, asked, lake)
     return [ensure_stage(one, known, context, force=force, progress=progress) for one in asked]
@@ -192,15 +195,18 @@ def stage(name: str, opened: Opened, identity: Mapping[str, Any], n_prompts: int
         sections=(),
         tables=("readings",),
         shards=single_shard,
-        compute=partial(_compute, opened, n_prompts),
+        compute=partial(_compute, name, opened, n_prompts),
         identity=lambda study: {"backend": name, "n_prompts": n_prompts, "split": study.recipe.candidates.split, **identity},
     )
 
 
-def _compute(opened: Opened, n_prompts: int, work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+def _compute(
+    backend: str, opened: Opened, n_prompts: int, work: Work, missing: Sequence[str]
+) -> Iterator[tuple[str, list[Rows]]]:
     context = work.context
     prompts = compared_prompts(context.study, n_prompts)
     texts = [context.study.prompts[i].text for i in prompts]
-    found = readings(opened(context.subject), Transformers(context.subject), texts, context.prompt_ids[prompts].tolist())
+    subject, prompt_ids = context.subject, context.prompt_ids[prompts].tolist()
+    found = readings(backend, opened(subject), Transformers(subject), texts, prompt_ids)
     for name in missing:
         yield name, [Rows.of(READINGS, found)]

@@ -36,11 +36,7 @@ class Read(NamedTuple):
 
 
 class Backend(Protocol):
-    """A library that runs a model."""
-
-    @property
-    def name(self) -> str:
-        """How its runs and rows are called."""
+    """A library that runs a model; its runs and rows are called by the name that it is given for, not by one of its own."""
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -22,10 +22,8 @@ class TransformerLens:
         prepend_bos: what TransformerLens is to do about BOS; None: the template and the tokenizer decide, as in a study.
     """
 
-    def __init__(
-        self, model: Any, template: ChatTemplate, name: str = "transformer_lens", prepend_bos: bool | None = None
-    ) -> None:
-        self.model, self.template, self.name, self.prepend_bos = model, template, name, prepend_bos
+    def __init__(self, model: Any, template: ChatTemplate, prepend_bos: bool | None = None) -> None:
+        self.model, self.template, self.prepend_bos = model, template, prepend_bos
 
     @property
     def identity(self) -> Mapping[str, Any]:

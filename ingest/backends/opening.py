@@ -26,13 +26,15 @@ class Kind(NamedTuple):
     module: str
 
 
+REFERENCE = "transformers"
+"""One prompt a pass: what all others are compared with."""
 KINDS = {
-    "transformers": Kind("transformers", "transformers"),
+    REFERENCE: Kind("transformers", "transformers"),
     "padded": Kind("transformers", "transformers"),
     "transformer_lens": Kind("transformer-lens", "transformer_lens"),
     "nnsight": Kind("nnsight", "nnsight"),
 }
-"""Name -> what it needs. transformers is the reference, one prompt a pass; padded reads the same prompts in saelake's batches."""
+"""Name -> what it needs; padded reads the same prompts as the reference in saelake's batches."""
 
 
 def check_backends(names: Sequence[str]) -> None:
@@ -44,8 +46,8 @@ def check_backends(names: Sequence[str]) -> None:
             raise UserError(f"the backend {name} is named twice")
     for name in names:
         require("backends", f"the backend {name}", KINDS[name].module)
-    if set(names) <= {"transformers"}:
-        raise UserError("name a backend beside transformers, which all others are compared with")
+    if set(names) <= {REFERENCE}:
+        raise UserError(f"name a backend beside {REFERENCE}, which all others are compared with")
 
 
 def identity_of(name: str, model: ModelSpec) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def identity_of(name: str, model: ModelSpec) -> dict[str, Any]:
 
 def open_backend(name: str, model: ModelSpec, subject: Subject) -> Backend:
     """A backend with the model of a recipe, loaded by itself; raises UserError where the library cannot load it."""
-    if name == "transformers":
+    if name == REFERENCE:
         return Transformers(subject)
     if name == "padded":
         return Padded(subject)
@@ -86,19 +88,19 @@ def open_backend(name: str, model: ModelSpec, subject: Subject) -> Backend:
 
 
 def wrapped(name: str, given: Any, subject: Subject) -> Backend:
-    """A loaded model of another library as a backend; raises UserError for what is none."""
-    if hasattr(given, "read") and hasattr(given, "name"):
-        return given
+    """A loaded model of another library as a backend; raises UserError, which says its name, for what is none."""
     if isinstance(given, Subject):
-        return Padded(given, name)
+        return Padded(given)
+    if hasattr(given, "read"):
+        return given
     origins = {base.__module__.partition(".")[0] for base in type(given).__mro__}
     if "transformer_lens" in origins:
-        return TransformerLens(given, subject.template, name)
+        return TransformerLens(given, subject.template)
     if "nnsight" in origins:
-        return NNsight(given, subject, name=name)
+        return NNsight(given, subject)
     if "vllm" in origins:
         return Vllm(given, subject.template, subject.n_vocab)
     raise UserError(
         f"{name} is a {type(given).__name__}: give a HookedTransformer or TransformerBridge, an nnsight model, a vllm.LLM, a "
-        f"Subject, or an object with a name and read(texts, places)"
+        f"Subject, or an object with read(texts, places)"
     )

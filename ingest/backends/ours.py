@@ -24,8 +24,6 @@ PASSES = 4
 class Transformers:
     """Each prompt in a pass of its own: nothing is padded, so that nothing of padding can be wrong."""
 
-    name = "transformers"
-
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
 
@@ -80,8 +78,8 @@ class Transformers:
 class Padded:
     """A subject's model on all prompts in one batch, padded on the left: saelake's own batches, or another model of yours."""
 
-    def __init__(self, subject: Subject, name: str = "padded") -> None:
-        self.subject, self.name = subject, name
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -24,8 +24,6 @@ class Vllm:
         parameters: vllm.SamplingParams, or what makes the like.
     """
 
-    name = "vllm"
-
     def __init__(self, model: Any, template: ChatTemplate, n_vocab: int, parameters: Any = None) -> None:
         self.model, self.template, self.n_vocab, self._parameters = model, template, n_vocab, parameters
 

@@ -19,8 +19,8 @@ class NNsight:
         subject: says which module holds which site.
     """
 
-    def __init__(self, model: Any, subject: Subject, tokenizer: Any = None, name: str = "nnsight") -> None:
-        self.model, self.subject, self.name = model, subject, name
+    def __init__(self, model: Any, subject: Subject, tokenizer: Any = None) -> None:
+        self.model, self.subject = model, subject
         self.tokenizer = tokenizer or getattr(model, "tokenizer", None) or subject.tokenizer
         self._names = {id(module): name for name, module in subject.model.named_modules()}
 

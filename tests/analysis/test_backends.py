@@ -184,6 +184,16 @@ def test_a_server_that_gives_probabilities_alone_is_compared_by_them() -> None:
     assert one(here, Vllm(Served(wrong), here.template, here.n_vocab, dict))[2:4] == (N_LAYERS, "log_probs")
 
 
+def test_a_backend_is_called_what_it_is_given_as() -> None:
+    """Not by a name of its own, by which two would be one, or one taken for the reference."""
+    here = subject("Llama")
+    mine = WRONG["another revision"].make(here)
+    mine.name = "transformers"
+    served = [Vllm(Served(here), here.template, here.n_vocab, dict) for _ in range(2)]
+    found = saelake.compare(here, {"mine": mine, "one": served[0], "two": served[1]}, TEXTS)
+    assert [(one.backend, one.parts) for one in found] == [("mine", True), ("one", False), ("two", False)]
+
+
 @pytest.mark.parametrize("width", [3, 64, 5000])
 def test_sketches_keep_distances(width: int) -> None:
     x = torch.randn(40, width, generator=torch.Generator().manual_seed(width))
