@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from saelake.ingest.cells import is_missing
 from saelake.ingest.inputs import hash_input
+from saelake.ingest.messages import Asked
 from saelake.ingest.prompts import hash_prompt
 from saelake.ingest.recipe.effects import TextSet
 from saelake.ingest.rows import Row
@@ -20,7 +21,7 @@ class Reader(Protocol):
     @property
     def tokenizer(self) -> Any: ...
 
-    def encode(self, prompt: str) -> Tokenized: ...
+    def encode(self, prompt: Asked) -> Tokenized: ...
 
 
 @dataclass(frozen=True)

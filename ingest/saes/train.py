@@ -4,6 +4,7 @@ The subject's own residuals of the recipe's prompts and texts, one SAE a layer, 
 passes and all are moved to where saes.path says, or nothing is.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 from saelake.ingest.access import require_access
 from saelake.ingest.capture import Captured, capture
 from saelake.ingest.fingerprint import fingerprint
+from saelake.ingest.loading import load_tokenizer
 from saelake.ingest.prompts import load_prompts
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.recipe.training import TrainSaes
@@ -29,7 +31,8 @@ from saelake.ingest.saes.side_by_side import side_by_side
 from saelake.ingest.saes.training import Fit, Settings, fit, metadata_of, train_sae
 from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
-from saelake.ingest.texts import read_texts, source_hash
+from saelake.ingest.template import ChatTemplate
+from saelake.ingest.texts import Reader, read_texts, source_hash
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.machine import host_bytes
@@ -79,9 +82,9 @@ def train_saes(recipe: Recipe, *, force: bool = False, update: bool = False, pro
         return []
     subject = Subject.load(recipe.model, recipe.compute)
     check_layer(max(target.layer for target in targets), subject)
-    sequences = _sequences(recipe, subject)
+    sequences = _sequences(recipe, subject.template, subject)
     held_out = _held_out(sequences, recipe.train_saes, recipe.compute.seed)
-    known = _provenance(recipe) | {"versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")}}
+    known = _provenance(recipe, sequences) | {"versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")}}
     drafts = _existing_parent(targets[0].folder) / f".train-saes-{sha256_text(json.dumps(known, default=str))[:16]}"
     found = {target: _read_fit(drafts / target.draft) for target in targets}
     missing = [target for target, fit in found.items() if fit is None]
@@ -128,8 +131,9 @@ class Target(NamedTuple):
 
 
 def _stale(recipe: Recipe, targets: Sequence[Target]) -> list[Target]:
-    """Those that are not there, or were made from something else than the recipe names now."""
-    wanted = _as_json(_provenance(recipe))
+    """Those that are not there, or were made from something else than the recipe names now; the tokenizer alone is loaded."""
+    template = ChatTemplate.of(load_tokenizer(recipe.model), recipe.model)
+    wanted = _as_json(_provenance(recipe, _sequences(recipe, template, template)))
     return [t for t in targets if not (wanted | {"seed": t.seed}).items() <= _read_json(t.folder / MADE_FROM).items()]
 
 
@@ -156,11 +160,11 @@ def _targets(recipe: Recipe, force: bool) -> list[Target]:
     return targets
 
 
-def _sequences(recipe: Recipe, subject: Subject) -> list[list[int]]:
+def _sequences(recipe: Recipe, template: ChatTemplate, reader: Reader) -> list[list[int]]:
     """Token ids of the prompts in the direction's split and of all texts; the splits that are ablated stay unseen."""
-    known = load_prompts(recipe, subject.template.identities)
-    prompts = [subject.encode(p.asked).token_ids for p in known if p.split == recipe.direction.split]
-    texts = [text.token_ids for spec in recipe.train_saes.texts for text in read_texts(spec, subject)]
+    known = load_prompts(recipe, template.identities)
+    prompts = [reader.encode(p.asked).token_ids for p in known if p.split == recipe.direction.split]
+    texts = [text.token_ids for spec in recipe.train_saes.texts for text in read_texts(spec, reader)]
     return [ids for ids in prompts + texts if len(ids) > 1]
 
 
@@ -245,13 +249,19 @@ def _check_gates(layer: int, found: Fit, training: TrainSaes) -> None:
         )
 
 
-def _provenance(recipe: Recipe) -> dict[str, object]:
-    """What an SAE is made from, for the file beside it."""
-    prompts = [prompt.text for prompt in load_prompts(recipe) if prompt.split == recipe.direction.split]
+def _provenance(recipe: Recipe, sequences: Sequence[Sequence[int]]) -> dict[str, object]:
+    """What an SAE is made from, for the file beside it.
+
+    The token ids stand for all that makes them of prompts and texts: messages, template, variables, system message and BOS.
+    """
+    read = hashlib.sha256()
+    for token_ids in sequences:
+        read.update(f"{json.dumps(token_ids)}\n".encode())
     return {
         "model": fingerprint(recipe.model),
+        "dtype": recipe.model.dtype,
         "prompts": recipe.direction.split,
-        "prompts_sha256": sha256_text(json.dumps(prompts)),
+        "token_ids_sha256": read.hexdigest(),
         "train_saes": {name: value for name, value in recipe.section("train_saes").items() if name not in GATES},
         "texts": [source_hash(spec) for spec in recipe.train_saes.texts],
     }

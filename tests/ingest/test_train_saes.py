@@ -21,7 +21,7 @@ from saelake.ingest.subject import Subject
 from saelake.ingest.texts import read_texts
 from saelake.warehouse.errors import UserError
 from tests.ingest.small_study import lake_in, sql, write_study
-from tests.ingest.tiny import CORPUS
+from tests.ingest.tiny import CORPUS, LLAMA3_TEMPLATE
 
 L0, LAYERS = 6, [0, 2]
 
@@ -141,6 +141,32 @@ def test_update_trains_what_is_missing_or_was_made_from_something_else(
     longer = mine.train_saes.model_copy(update={"steps": 151})
     assert [one.layer for one in train_saes(mine.model_copy(update={"train_saes": longer}), update=True)] == [0, 2]
     assert json.loads((tmp_path / "layer_0" / "training.json").read_text())["train_saes"]["steps"] == 151
+
+
+def test_saes_are_stale_once_the_model_reads_something_else(recipe: Recipe, trained: list[Trained]) -> None:
+    """Whatever changes the token ids of prompts or texts, and what they are computed in; not how a template is written."""
+
+    def stale(**model: Any) -> list[int]:
+        changed = recipe.model_copy(update={"model": recipe.model.model_copy(update=model)})
+        return [one.layer for one in training._stale(changed, training._targets(changed, force=True))]
+
+    bare = "{% for message in messages %}{{ message['content'] | trim }}{% endfor %}"
+    again = LLAMA3_TEMPLATE.replace("{{ bos_token }}", "{{- bos_token }}")
+    assert stale() == stale(chat_template=again) == []
+    assert stale(system="You help.") == LAYERS
+    assert stale(chat_template="{{ bos_token }}" + bare) == LAYERS
+    assert stale(chat_template=bare, without_bos=True) == LAYERS
+    assert stale(template="none") == LAYERS
+    assert stale(dtype="bfloat16") == LAYERS
+    chats = Path(str(recipe.prompts[0].file)).with_name("chats.jsonl")
+    rows = [json.loads(line) for line in Path(str(recipe.prompts[0].file)).read_text().splitlines()]
+    for row in rows:
+        row["turns"] = [("user", "Hello."), ("assistant", "Sure."), ("user", row["instruction"])]
+        row["turns"] = [{"role": role, "content": content} for role, content in row["turns"]]
+    chats.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = recipe.prompts[0].model_copy(update={"file": chats, "messages": "turns"})
+    asked = recipe.model_copy(update={"prompts": (prompts,)})
+    assert [one.layer for one in training._stale(asked, training._targets(asked, force=True))] == LAYERS
 
 
 def test_saes_that_are_there_are_kept(recipe: Recipe, trained: list[Trained]) -> None:
