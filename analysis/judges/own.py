@@ -47,7 +47,10 @@ class OwnJudge:
 
 
 def _is_answer(one: Any) -> bool:
-    return one is None or (getattr(one, "shape", ()) == () and one in (True, False))  # rows of an array have no truth value
+    try:
+        return one is None or (getattr(one, "shape", ()) == () and one in (True, False))  # rows of an array have no truth value
+    except Exception:  # nor has pandas' NA; what cannot be compared is no answer
+        return False
 
 
 def load(name: str, recipe: Recipe) -> OwnJudge:

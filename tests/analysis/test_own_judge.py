@@ -32,6 +32,16 @@ class Wrong(Mine):
     def __call__(self, answers):
         return ["yes"]
 
+class NA:  # as pandas has it
+    def __eq__(self, other):
+        return self
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+class Missing(Mine):
+    def __call__(self, answers):
+        return [NA()]
+
 class Rows(Mine):
     def __call__(self, answers):
         return np.zeros((len(answers), 2))
@@ -83,6 +93,7 @@ def test_its_own_identity_and_its_options_are_part_of_the_run(tmp_path: Path) ->
     [
         ("Nameless", "needs a property `identity` of JSON values"),
         ("Wrong", "must give True, False or None for each of 1 answers"),
+        ("Missing", "must give True, False or None for each of 1 answers"),
         ("Rows", "must give True, False or None for each of 1 answers"),
         ("Fails", r"failed \(ZeroDivisionError"),
         ("Absent", r"cannot be loaded \(AttributeError"),
