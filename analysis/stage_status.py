@@ -15,6 +15,8 @@ from saelake.warehouse.schema import SCHEMA_VERSION
 
 Pointers = Mapping[tuple[str, str], Sequence[str]]
 """(study, stage) -> current runs"""
+COMPILED = "compiled"
+"""The field that stands in a run's configuration only where it is true."""
 OLDER_VERSION = "published by an older version of saelake, with the content that the recipe asks for"
 
 
@@ -104,8 +106,8 @@ def _new_activations(missing: Sequence[RunSpec], before: Sequence[RunRecord], n_
 def _settings(missing: Sequence[RunSpec], before: Sequence[RunRecord]) -> list[str]:
     """What has changed of what all activations depend on."""
     old = [record.config for record in before if record.stage == ACTIVATIONS]
-    fields = ("device", "dtype", "model_hash", "code", "round")
-    found = [field for field in fields if not any(config.get(field) == missing[0].config[field] for config in old)]
+    fields = ("device", "dtype", COMPILED, "model_hash", "code", "round")
+    found = [field for field in fields if not any(config.get(field) == missing[0].config.get(field) for config in old)]
     there = {(one.config["set"], one.config["sae"]["name"]): one for one in before if one.stage == ACTIVATIONS}
     same = [(spec, there[key]) for spec in missing if (key := (spec.config["set"], spec.config["sae"]["name"])) in there]
     found += ["declared L0"] if any(spec.config["sae"] != one.config["sae"] for spec, one in same) else []
@@ -193,7 +195,8 @@ def _other_runs(asked: _Read, before: _Read) -> list[str]:
         if held.sae is None:
             found[f"prompt set {_which_changed(held.set, config, previous)}"] = None
         elif held.set not in sets:
-            fields = [field for field in config if field in previous and config[field] != previous[field]]
+            known = (*(field for field in config if field in previous and field != COMPILED), COMPILED)
+            fields = [field for field in known if config.get(field) != previous.get(field)]
             found[f"activations ({', '.join(fields)})" if fields else "activations"] = None
     return list(found)
 

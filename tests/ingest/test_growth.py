@@ -11,7 +11,7 @@ from saelake import queries
 from saelake.analysis import stage_list, stages
 from saelake.analysis.stage_status import StageStatus
 from saelake.analysis.study_status import study_status
-from saelake.ingest import shards
+from saelake.ingest import compiled, shards
 from saelake.ingest.capture import capture
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe
@@ -239,7 +239,7 @@ def test_a_set_that_leaves_the_recipe_is_shown_no_more_and_kept(
     assert passed == []
 
 
-def test_a_changed_setting_is_told(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_changed_setting_is_told(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = lake_in(tmp_path)
     ingest(recipe, lake)
     found = states(change(recipe, "capture", round="bfloat16"), lake)
@@ -249,6 +249,9 @@ def test_a_changed_setting_is_told(recipe: Recipe, tmp_path: Path) -> None:
     assert declared["activations"].why == "3 of 3 are missing: 3 SAEs on prompt set small; changed: declared L0"
     labelled = states(change(recipe, "labels", target="benign", control="harmful"), lake)
     assert labelled["prompts"].why == "changed: small (labels)"
+    monkeypatch.setattr(compiled, "check_compiles", lambda *_: None)  # as on a CUDA device
+    found = states(change(recipe, "compute", compile=True), lake)
+    assert found["activations"].why == "3 of 3 are missing: 3 SAEs on prompt set small; changed: compiled"
     assert labelled["activations"].why == "3 of 3 are missing: 3 SAEs on prompt set small; changed: run of prompts"
     file = Path(str(recipe.prompts[0].file))
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
@@ -290,7 +293,7 @@ def test_status_names_what_is_new_for_each_later_stage(recipe: Recipe, done: Lak
     assert later == {"verdicts_phrases": "never computed"}
 
 
-def test_status_names_what_is_no_more_and_what_has_changed(recipe: Recipe, done: Lake) -> None:
+def test_status_names_what_is_no_more_and_what_has_changed(recipe: Recipe, done: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     base = first(recipe)
     (sae_id,) = [ref.sae_id for ref in list_saes(recipe) if ref.layer == 2]
     fewer = with_layers(recipe, 0).model_copy(update={"verdicts": base.verdicts})
@@ -299,6 +302,11 @@ def test_status_names_what_is_no_more_and_what_has_changed(recipe: Recipe, done:
     assert states(other, done)["baseline"].why.startswith("changed: oracle (phrases, was first_token)")
     rounded = states(change(base, "capture", round="bfloat16"), done)
     assert rounded["separation"].why == "changed: activations (round)"
+    with monkeypatch.context() as on_cuda:
+        on_cuda.setattr(compiled, "check_compiles", lambda *_: None)
+        assert (
+            states(change(base, "compute", compile=True), done)["separation"].why == "changed: compiled, activations (compiled)"
+        )
     assert rounded["baseline"].why == "changed: capture.round"
     assert states(change(base, "generation", max_new_tokens=3), done)["direction"].why == "changed: generation.max_new_tokens"
     assert states(change(base, "compute", seed=7), done)["direction"].why == "changed: seed"
