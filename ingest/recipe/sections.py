@@ -127,7 +127,7 @@ class ModelSpec(Section):
     """First tokens that count as the behaviour under study: a refusal or, by the other name, target_tokens, any other.
     A word stands for all tokens that are this word, with a space before it and without."""
     max_prompt_tokens: Count = 512
-    """Longer prompts, template included, are an error: none is cut."""
+    """Longer prompts, template included, are an error: none is cut. In a study at most 32,768, with capture.answer_tokens."""
     template: Literal["none"] | None = None
     """none for a base model: prompts are read as they are, after the BOS token if the tokenizer puts one."""
     chat_template: str | None = None

@@ -22,6 +22,8 @@ from saelake.ingest.recipe.sections import Behaviour, Capture, Compute, Count, L
 from saelake.ingest.recipe.training import TrainSaes
 from saelake.warehouse.errors import UserError
 
+POSITIONS = 1 << 15
+"""Of a prompt with what is stored of its answer: positions are int16."""
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 # What determines no content is not part of a run's id: where content lies and who may pass it on (its hash is there), how many
@@ -122,6 +124,12 @@ class Recipe(Section):
             raise ValueError(
                 f"capture.answer_tokens is {self.capture.answer_tokens}, but answers end after generation.max_new_tokens = "
                 f"{self.generation.max_new_tokens}"
+            )
+        if self.model.max_prompt_tokens + self.capture.answer_tokens > POSITIONS:
+            answers = f" and capture.answer_tokens is {self.capture.answer_tokens:,}" if self.capture.answer_tokens else ""
+            raise ValueError(
+                f"model.max_prompt_tokens is {self.model.max_prompt_tokens:,}{answers}, but the tables of a lake have "
+                f"{POSITIONS:,} positions: lower it"
             )
         if self.model.system is not None and all(one.messages or isinstance(one.system, str) for one in self.prompts):
             raise ValueError("model.system changes nothing: all [[prompts]] are chats, or have a system message of their own")

@@ -181,6 +181,16 @@ def test_limit_is_a_new_recipe_from_the_same_file(tmp_path: Path) -> None:
             "interactions.sets names 'won', but the sets of [[prompts]] are own",
         ),
         (
+            "[saes]",
+            "max_prompt_tokens = 32_769\n[saes]",
+            "model.max_prompt_tokens is 32,769, but the tables of a lake have 32,768",
+        ),
+        (
+            "[saes]",
+            "max_prompt_tokens = 32_768\n[capture]\nanswer_tokens = 1\n[saes]",
+            "model.max_prompt_tokens is 32,768 and capture.answer_tokens is 1, but the tables of a lake have 32,768 positions",
+        ),
+        (
             'label = "harmful"',
             'label = "harmful"\n[capture]\nshard_prompts = 0',
             "capture.shard_prompts: Input should be greater",
