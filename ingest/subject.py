@@ -197,6 +197,11 @@ class Subject:
         """sha256 of the chat template's text, in hex."""
         return self.template.sha256
 
+    @property
+    def without_bos(self) -> bool:
+        """Whether the model was trained without the BOS that its tokenizer has."""
+        return self.template.without_bos
+
     def encode(self, prompt: Asked) -> Tokenized:
         """A prompt through the chat template, ready for the answer's first token.
 

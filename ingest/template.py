@@ -45,6 +45,8 @@ class ChatTemplate:
     """Where the template stands: how sentences about it begin."""
     is_plain: bool = False
     """There is no template: prompts are read as they are."""
+    without_bos: bool = False
+    """The model was trained without the BOS that the tokenizer has."""
 
     @classmethod
     def plain(cls, tokenizer: PreTrainedTokenizerBase) -> "ChatTemplate":
@@ -72,7 +74,9 @@ class ChatTemplate:
         if model.template_sha256 not in (None, found):
             raise UserError(f"model.template_sha256 is {model.template_sha256}, but the chat template's sha256 is {found}")
         _require_offsets(tokenizer)
-        bare = cls(tokenizer, text, dict(model.template_variables), model.system, "", "", _owner(model))
+        bare = cls(
+            tokenizer, text, dict(model.template_variables), model.system, "", "", _owner(model), without_bos=model.without_bos
+        )
         rendered = _checked(bare)
         parts = rendered.split(SENTINEL)
         if len(parts) != 2:

@@ -21,6 +21,9 @@ class Reader(Protocol):
     @property
     def tokenizer(self) -> Any: ...
 
+    @property
+    def without_bos(self) -> bool: ...
+
     def encode(self, prompt: Asked) -> Tokenized: ...
 
 
@@ -33,7 +36,7 @@ class Text:
     text_hash: str
     token_ids: list[int]
     n_context: int
-    """Tokens at the beginning whose loss does not count: BOS, or the templated prompt."""
+    """Tokens at the beginning whose loss does not count: BOS, or without one the text's first token, or the templated prompt."""
     is_cut: bool
 
     @property
@@ -91,7 +94,9 @@ def _tokens(subject: Reader, text: str, prompt: str | None) -> tuple[list[int], 
     if prompt is not None:
         context = subject.encode(prompt).token_ids
         return [*context, *tokenizer(text, add_special_tokens=False)["input_ids"]], len(context)
-    token_ids: list[int] = tokenizer(text)["input_ids"]
+    token_ids: list[int] = tokenizer(text, add_special_tokens=not subject.without_bos)["input_ids"]
+    if subject.without_bos:
+        return token_ids, 1
     if tokenizer.bos_token_id is not None and token_ids[:1] != [tokenizer.bos_token_id]:
         token_ids = [tokenizer.bos_token_id, *token_ids]
     return token_ids, 1

@@ -131,6 +131,13 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         yield name, [Rows.of(LOSSES, columns)]
 
 
+def _identity(study: Study) -> Mapping[str, object]:
+    """The texts, and that those without a prompt are read without BOS, where they are."""
+    texts = study.recipe.losses.texts
+    without_bos = study.recipe.model.without_bos and any(spec.prompt is None for spec in texts)
+    return {"texts": [source_hash(spec) for spec in texts]} | ({"without_bos": True} if without_bos else {})
+
+
 STAGE = Stage(
     name="losses",
     parents=("inert", "direction", "prompts"),
@@ -141,5 +148,5 @@ STAGE = Stage(
     compute=_compute,
     unit="sets of texts",
     code_version=2,
-    identity=lambda study: {"texts": [source_hash(spec) for spec in study.recipe.losses.texts]},
+    identity=_identity,
 )

@@ -141,7 +141,7 @@ class ModelSpec(Section):
     system: str | None = None
     """The system prompt, where the template takes one."""
     without_bos: bool = False
-    """The template writes no BOS though the tokenizer has one, and the model was trained so."""
+    """The template writes no BOS though the tokenizer has one, and the model was trained so: texts get none either."""
     licence: str | None = None
     """The weights' licence, for the card of a shared set; like the other licences it is not part of a run's identity."""
 

@@ -28,7 +28,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 # What determines no content is not part of a run's id: where content lies and who may pass it on (its hash is there), how many
 # prompts a shard or a batch takes, whether rows are stored a second time, and that a missing BOS is no error. How many tokens of
-# answers are read counts in the stages that read them, each of which says so itself.
+# answers are read, and that texts have no BOS, counts in the stages that read them, each of which says so itself.
 _NO_CONTENT: dict[str, Any] = {
     "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True, "answer_tokens": True},
     "model": dict.fromkeys(("path", "package", "adapter", "chat_template_file", "licence", "without_bos"), True),

@@ -8,8 +8,10 @@ import pytest
 
 from saelake.ingest.prompts import Prompt, load_prompts
 from saelake.ingest.recipe import ModelSpec
+from saelake.ingest.recipe.effects import TextSet
 from saelake.ingest.rendering import render
 from saelake.ingest.template import CLOCKS, ChatTemplate
+from saelake.ingest.texts import read_texts
 from saelake.warehouse.errors import UserError
 from tests.ingest.test_prompts import make_recipe
 from tests.ingest.tiny import CHATML_TEMPLATE, FAMILIES, GEMMA_TEMPLATE, TOKENIZERS, gemma_tokenizer, llama3_tokenizer
@@ -89,6 +91,19 @@ def test_bos_is_there_once_or_its_absence_is_meant() -> None:
     assert llama3_tokenizer()("I")["input_ids"][0] == llama3_tokenizer().bos_token_id
     with pytest.raises(UserError, match="writes no BOS"):
         template_of(CHATML_TEMPLATE, family="llama")
+
+
+@pytest.mark.parametrize(("family", "text"), [("llama", CHATML_TEMPLATE), ("gemma2", "{{ messages[0]['content'] }}")])
+def test_plain_texts_have_no_bos_where_the_model_was_trained_without(tmp_path: Path, family: str, text: str) -> None:
+    """Whether the tokenizer would put one by itself, as Llama's does, or not."""
+    (tmp_path / "texts.jsonl").write_text('{"text": "a small house by the sea"}\n')
+    spec = TextSet(set="some", file=tmp_path / "texts.jsonl")
+    without = template_of(text, family, without_bos=True)
+    (found,) = read_texts(spec, without)
+    assert found.token_ids == without.tokenizer("a small house by the sea", add_special_tokens=False)["input_ids"]
+    assert found.n_context == 1
+    (usual,) = read_texts(spec, template_of(family=family))
+    assert usual.token_ids == [without.tokenizer.bos_token_id, *found.token_ids]
 
 
 HOSTILE = {
