@@ -36,7 +36,7 @@ def study_status(recipe: Recipe, lake: Lake) -> list[StageStatus]:
 def _with_reasons(found: Sequence[StageStatus], study: Study, lake: Lake) -> list[StageStatus]:
     """The same with what is known of stages that had nothing to work on, and of those that never will."""
     done = {one.stage for one in found if one.state == "done"}
-    if not done:
+    if not any(recipe == study.recipe.name for recipe, _ in lake.current()):  # computed under another name, or not yet
         return list(found)
     with connect(lake, study.recipe.name) as con:
         why = {stage: f"no input: {sentence}" for stage, sentence in queries.reasons(con).items() if stage in done}

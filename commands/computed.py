@@ -55,6 +55,7 @@ def print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) -> 
     )
     choice = own.union(chosen)
     ks = sorted({k for (k,) in choice.select("k").fetchall()})
+    at = f", at K = {', '.join(map(str, ks))}" if ks else ""
     rates = opened.query("asr", judge=judge, k=ks).filter("tau is null")
     methods = opened.query("search_methods", judge=judge)
     for title, found in (
@@ -64,7 +65,7 @@ def print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) -> 
             choice.select("* exclude (judge)"),
         ),
         (
-            f"Prompts that are {words['absent']}, by condition, at K = {', '.join(map(str, ks))}, by {judge}",
+            f"Prompts that are {words['absent']}, by condition{at}, by {judge}",
             rates.select("* exclude (judge, tau)"),
         ),
         (f"Critical features by method (Table 1), by {judge}", methods.select("* exclude (judge)")),

@@ -21,7 +21,6 @@ from saelake.warehouse.schema import ACTIVATIONS, FEATURES, SAES, TOKENS
 
 LONGEST = 2**15 - 1
 """Tokens of a row: positions are 16 bits."""
-TABLES = ("prompts", "tokens", "saes", "features", "activations")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Texts on which features fire, from another tool, as rows of `examples`: numbered, checked, strongest first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +46,8 @@ def position(value: Any, where: str) -> int:
     return int(found)
 
 
-def example_rows(examples: Sequence[Example], source: str) -> Rows:
-    """Rows of examples, of whichever order."""
+def example_rows(examples: Sequence[Example], sources: Mapping[str, str]) -> Rows:
+    """Rows of examples, of whichever order; sources by sae_id."""
     ordered = sorted(examples, key=lambda one: (one.sae.layer, one.sae.sae_id, one.feature_id, -one.activation, one.context))
     seen: dict[tuple[str, int], int] = {}
     numbers = []
@@ -66,7 +66,7 @@ def example_rows(examples: Sequence[Example], source: str) -> Rows:
         "context": [one.context for one in ordered],
         "tokens": [one.tokens for one in ordered],
         "values": [one.values for one in ordered],
-        "source": [source] * len(ordered),
+        "source": [sources[one.sae.sae_id] for one in ordered],
     }
     return Rows.of(EXAMPLES, columns)
 

@@ -3,6 +3,7 @@
 SAELens' directory says so, or a person does.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -67,6 +68,16 @@ class Sources:
             if self.asked.sae is not None and len(self.saes) > 1:
                 raise UserError(f"{where}: it is of {model}/{layer}, and rows before of another source: --sae names one SAE")
         return self.saes[model, layer]
+
+
+def sources_of(saes: Iterable[KnownSae], model: str) -> dict[str, tuple[str, str]]:
+    """sae_id -> what `source_of` gives; raises UserError where two SAEs would go by one name."""
+    found = {sae.sae_id: source_of(sae, model) for sae in saes}
+    owner: dict[tuple[str, str], str] = {}
+    for sae_id, source in found.items():
+        if (other := owner.setdefault(source, sae_id)) != sae_id:
+            raise UserError(f"Neuronpedia has one name, {'/'.join(source)}, for {other} and {sae_id}: write one of them alone")
+    return found
 
 
 def source_of(sae: KnownSae, model: str) -> tuple[str, str]:

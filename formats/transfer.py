@@ -46,7 +46,7 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
     with join(Lake.at(lake), asked.recipe, needs_study=known.needs_study) as joined:
         found = known.read(files, joined, asked)
         stage = f"{STAGE_PREFIX}{name.replace('-', '_')}_{sha256[:8]}"
-        config = {"code": CODE_VERSION, "format": name, "sha256": sha256, **asked.given, **found.config}
+        config = {"code": CODE_VERSION, "format": name.replace("-", "_"), "sha256": sha256, **asked.given, **found.config}
         told = {key: _told(value) for key, value in found.about.items()}
         about = {"source": Path(source).name, "format": name, "n_files": len(files), **told}
         spec = RunSpec(stage, joined.name, config, found.parents, about=about)
@@ -87,7 +87,7 @@ def write_out(lake: str | Path, name: str, folder: Path, asked: Asked) -> Mappin
             raise UserError(f"{above} is a file, so that there can be no folder {folder}")
         if folder.is_dir():
             folder.rmdir()
-        with folder_atomic(folder) as draft:
+        with folder_atomic(folder, is_same=False) as draft:
             written = known.write(opened, draft, asked)
             if not any(written.values()):
                 raise UserError(f"the lake {opened.lake} holds nothing that {name} takes")
@@ -118,8 +118,11 @@ def _hash(files: Sequence[Path], source: Path, owner: str) -> str:
 
 
 def _told(value: Any) -> Any:
-    n = len(json.dumps(value))
-    return value if n <= MOST_TOLD else f"{n:,} characters, left out"
+    """What is said of a source, as JSON that a record can hold: half letters and numbers without end are a stranger's."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) > MOST_TOLD:
+        return f"{len(text):,} characters, left out"
+    return json.loads(text.encode("utf-8", "replace"), parse_constant=str)
 
 
 def _check(part: Rows, owner: str) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -19,6 +18,7 @@ import duckdb
 
 from saelake.queries.fetched import ShownRows, distinct, rows_of, write_parquet
 from saelake.queries.parameters import QueryError
+from saelake.warehouse.durable import aside
 
 FORMATS = ("table", "csv", "json", "parquet")
 MAX_ROWS, MAX_ROWS_PIPED = 50, 1_000
@@ -102,7 +102,7 @@ def show_table(rows: ShownRows, out: TextIO, max_rows: int | None = MAX_ROWS) ->
 
 def is_numeric(kind: str) -> bool:
     """Whether a DuckDB type is one of numbers."""
-    return re.match(r"(U?(TINY|SMALL|BIG|HUGE)?INT)|FLOAT|DOUBLE|DECIMAL", kind) is not None
+    return re.fullmatch(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)", kind) is not None
 
 
 def printable(text: str) -> str:
@@ -156,7 +156,7 @@ def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None, private: bo
 
 def _whole(path: Path, write: Callable[[Path], None], private: bool) -> None:
     """Lets `write` write a draft beside `path`, put in place when it is complete; a `private` file is its owner's alone."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    draft = aside(path)
     try:
         if private:
             os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

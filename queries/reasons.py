@@ -82,7 +82,8 @@ class _Study(NamedTuple):
         return bool(self.con.execute(f"select 1 from {rows} limit 1").fetchall())
 
     def setting(self, stage: str, section: str, field: str) -> Any:
-        return self.configs[stage].get(section, {}).get(field)
+        found = self.configs[stage].get(section)
+        return found.get(field) if isinstance(found, dict) else None  # an added set's record may say anything
 
 
 def reasons(con: "duckdb.DuckDBPyConnection") -> dict[str, str]:

@@ -38,23 +38,25 @@ class Access:
         given = os.environ.get
         region = given("AWS_REGION") or given("AWS_DEFAULT_REGION")
         endpoint = given("AWS_ENDPOINT_URL_S3") or given("AWS_ENDPOINT_URL")
-        if (given("AWS_SKIP_SIGNATURE") or "").lower() in ("1", "true", "yes"):
-            return cls(region or "us-east-1", endpoint, True, None)
+        is_anonymous = (given("AWS_SKIP_SIGNATURE") or "").lower() in ("1", "true", "yes")
         require("s3", "a lake on S3")
         from botocore.credentials import Credentials
         from botocore.exceptions import BotoCoreError
         from botocore.session import Session
 
-        if given("AWS_ACCESS_KEY_ID"):
-            keys = Credentials(given("AWS_ACCESS_KEY_ID"), given("AWS_SECRET_ACCESS_KEY") or "", given("AWS_SESSION_TOKEN"))
-            return cls(region or "us-east-1", endpoint, False, keys)
+        keys: Any = None
         try:
             session = Session()
-            keys = session.get_credentials()
+            if given("AWS_ACCESS_KEY_ID"):
+                keys = Credentials(given("AWS_ACCESS_KEY_ID"), given("AWS_SECRET_ACCESS_KEY") or "", given("AWS_SESSION_TOKEN"))
+            elif not is_anonymous:
+                keys = session.get_credentials()
             region = region or session.get_config_variable("region") or "us-east-1"
             endpoint = endpoint or session.get_scoped_config().get("endpoint_url")
         except BotoCoreError as error:
             raise UserError(f"no credentials for {url}: {one_line(error)}; see AWS_PROFILE") from error
+        if is_anonymous:
+            return cls(region, endpoint, True, None)
         if keys is None:
             raise UserError(
                 f"no credentials for {url}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with "

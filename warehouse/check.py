@@ -216,7 +216,12 @@ def _references(
 def _check_pointers(lake: Lake, records: Mapping[str, RunRecord]) -> Iterator[Finding]:
     pointers = lake.current()
     stages = {run_id: records[run_id].stage if run_id in records else None for run_id in lake.run_ids()}
-    for (recipe, stage), what in pointer_damage(pointers, stages).items():
+    damaged = pointer_damage(pointers, stages)
+    now = lake.current() if damaged else {}
+    for recipe, stage in damaged:
+        if now.get((recipe, stage)) != pointers[recipe, stage]:
+            continue  # another process has dropped or replaced what it pointed to meanwhile
+        what = damaged[recipe, stage]
         fix = f"delete it, then repeat stage {stage} of recipe {recipe}"
         yield Finding(", ".join(pointers[recipe, stage]), pointer_key(recipe, stage), what, fix)
 

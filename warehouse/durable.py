@@ -15,6 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.locks import hold
 
 UNWAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -107,10 +108,11 @@ def write_atomic(path: Path, text: str, *, private: bool = False) -> None:
 
 
 @contextmanager
-def folder_atomic(path: Path) -> Iterator[Path]:
+def folder_atomic(path: Path, *, is_same: bool = True) -> Iterator[Path]:
     """A folder that appears at `path` with all its files, or not at all; yields the draft to write into.
 
-    If another process has made `path` meanwhile, that one stays and the draft goes.
+    If another process has made `path` meanwhile, that one stays and the draft goes. Unless that one holds the same (`is_same`),
+    UserError says so.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft, held = _new_draft(path)
@@ -124,6 +126,8 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         except OSError:
             if not path.is_dir():
                 raise
+            if not is_same:
+                raise UserError(f"another process has made {path} meanwhile: this one has written nothing") from None
         sync_folder(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

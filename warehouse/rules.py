@@ -79,8 +79,8 @@ def broken_rules(table: Table, rows: pa.RecordBatch, run_id: str, known: Referen
     columns = [c for c in table.columns if c.name in rows.schema.names]
     places: dict[str, np.ndarray] = {}
     for column in columns:
-        for what, is_wrong in _column_rules(table, column, rows[column.name], run_id):
-            yield f"{column.name} {what}", _count(is_wrong)
+        for what, n in _column_rules(table, column, rows[column.name], run_id):
+            yield f"{column.name} {what}", n
         if column.table is not None and column.table in known and column.table != table.name:
             places[column.name] = _places(known[column.table].ids, rows[column.name])
             what = f"{column.name} is not in {column.table} of this run or of one that it is computed from"
@@ -97,15 +97,22 @@ def broken_rules(table: Table, rows: pa.RecordBatch, run_id: str, known: Referen
 
 def broken_values(table: Table, column: Column, values: pa.Array) -> Iterator[tuple[str, int]]:
     """What is wrong with the values of a column by themselves, each with the number of rows that it is wrong with."""
-    for what, is_wrong in _column_rules(table, column, values, ""):
-        yield what, _count(is_wrong)
+    return _column_rules(table, column, values, "")
 
 
-def _column_rules(table: Table, column: Column, values: pa.Array, run_id: str) -> Iterator[tuple[str, pa.Array]]:
+def _column_rules(table: Table, column: Column, values: pa.Array, run_id: str) -> Iterator[tuple[str, int]]:
+    if not pa.types.is_list(values.type):
+        for what, is_wrong in _value_rules(table, column, values, run_id):
+            yield what, int(pc.sum(is_wrong).as_py() or 0)
+        return
+    rows = pc.list_parent_indices(values)
+    for what, is_wrong in _value_rules(table, column, values.flatten(), run_id):
+        yield what, len(pc.unique(rows.filter(is_wrong)))
+
+
+def _value_rules(table: Table, column: Column, values: pa.Array, run_id: str) -> Iterator[tuple[str, pa.Array]]:
     if column.name == RUN_ID.name:
         yield f"is not {run_id}", pc.not_equal(values, run_id)
-    if pa.types.is_list(values.type):
-        values = values.flatten()
     if pa.types.is_floating(values.type):
         yield "is not a finite number", pc.invert(pc.is_finite(values))
     slack = SLACK if values.type == pa.float32() and None not in (column.at_least, column.at_most) else 0
@@ -117,10 +124,6 @@ def _column_rules(table: Table, column: Column, values: pa.Array, run_id: str) -
         yield f"is neither {' nor '.join(column.choices)}", pc.invert(pc.is_in(values.drop_null(), pa.array(column.choices)))
     if column.table == table.name and values.type == pa.int64():
         yield "does not carry the run's tag", pa.array(values.to_numpy() >> 32 != run_tag(run_id))
-
-
-def _count(is_wrong: pa.Array) -> int:
-    return int(pc.sum(is_wrong).as_py() or 0)
 
 
 def _places(known: np.ndarray, ids: pa.Array) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from saelake.warehouse.durable import sha256_text
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import repeated
 from saelake.warehouse.progress import Quiet
@@ -144,6 +145,8 @@ class _Layer:
 
 def _zipf_rates(width: int, exponent: float, l0: float) -> np.ndarray:
     """(width,) chances that fall with the rank's power, at most MAX_RATE, with the sum `l0`."""
+    if l0 > MAX_RATE * width:
+        raise UserError(f"{width:,} features fire on {MAX_RATE * width:g} a token at the most, not on {l0:g}: raise the width")
     shape = np.arange(1, width + 1) ** -float(exponent)
     low, high = 0.0, l0 / shape[-1]
     for _ in range(100):

@@ -129,7 +129,7 @@ def create(lake: Lake, recipe: str, name: str, annotators: Sequence[str], sampli
         )
     tokens = {one: secrets.token_urlsafe(16) for one in annotators}
     study = AnnotationStudy(name, recipe, parents, sampling, tuple(categories), items, tokens)
-    with storage_errors(lake), folder_atomic(_folder(lake, name)) as draft:
+    with storage_errors(lake), folder_atomic(_folder(lake, name), is_same=False) as draft:
         file = draft / "study.json"
         make_private(file)  # it holds the links
         file.write_text(json.dumps(asdict(study), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -118,14 +118,16 @@ def _write(opened: "OpenLake", folder: Path, _asked: Asked) -> Mapping[str, int]
     means = torch.zeros(1, max(layer for layer, *_ in rows) + 2, width, dtype=torch.float64)
     for layer, vector, norm, _ in rows:
         means[0, layer + 1] = torch.tensor(vector, dtype=torch.float64) * norm
-    layer = next((layer for layer, *_, chosen in rows if chosen), rows[-1][0])
+    chosen = next((layer for layer, *_, is_chosen in rows if is_chosen), None)
     (folder / "generate_directions").mkdir()
     torch.save(means, folder / "generate_directions" / MEAN_DIFFS)
-    torch.save(means[0, layer + 1].float(), folder / DIRECTION)
-    (folder / METADATA).write_text(json.dumps({"pos": -1, "layer": layer + 1}) + "\n", encoding="utf-8")
+    if chosen is not None:
+        torch.save(means[0, chosen + 1].float(), folder / DIRECTION)
+        (folder / METADATA).write_text(json.dumps({"pos": -1, "layer": chosen + 1}) + "\n", encoding="utf-8")
     for at, vector, *_ in rows:
         np.save(folder / f"layer_{at:02d}.npy", np.array(vector, dtype=np.float32), allow_pickle=False)
-    return {f"generate_directions/{MEAN_DIFFS}": len(rows), DIRECTION: 1, "layer_NN.npy": len(rows)}
+    one = {} if chosen is None else {DIRECTION: 1}
+    return {f"generate_directions/{MEAN_DIFFS}": len(rows), **one, "layer_NN.npy": len(rows)}
 
 
 FORMAT = Format(

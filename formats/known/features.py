@@ -14,7 +14,7 @@ from saelake.analysis.meaning.explanations import KnownSae
 from saelake.formats.joined import Joined, feature_of, saes_of
 from saelake.formats.models import model_of
 from saelake.formats.registry import Asked, Format, Found
-from saelake.formats.sources import Sources, source_of
+from saelake.formats.sources import Sources, sources_of
 from saelake.ingest.cells import as_text
 from saelake.ingest.inputs import read_text
 from saelake.ingest.rows import Row, read_rows, rows_suffix
@@ -58,6 +58,8 @@ def _listed(file: Path, joined: Joined, asked: Asked) -> str:
     if rows_suffix(file.name) is None:
         parts = read_text(file, OWNER).replace(",", " ").split()
         said = None if asked.sae is None else joined.named(asked.sae, "--sae").sae_id
+        if said is not None and all(":" in part for part in parts):
+            raise UserError(f"--sae says nothing about {file.name}, whose features name their SAEs: leave it out")
         text = ",".join(part if ":" in part or said is None else f"{said}:{part}" for part in parts)
         if wrong := next((part for part in text.split(",") if not _is_feature(part)), None):
             raise UserError(f"{OWNER}: {file.name} holds {wrong[:60]!r}, which is not of the form LAYER:FEATURE")
@@ -108,7 +110,7 @@ def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
         (saes[int(n)], int(i), float(value), place)
         for (n, i, value), place in zip(edits.rows[["sae", "feature_id", "value"]].tolist(), edits.places, strict=True)
     ]
-    sources = {sae.sae_id: source_of(sae, model) for sae in saes.values()}
+    sources = sources_of(dict.fromkeys(sae for sae, *_ in held), model)
     listed: list[dict[str, Any]] = [
         {"modelId": sources[sae.sae_id][0], "layer": sources[sae.sae_id][1], "index": str(i)} for sae, i, *_ in held
     ]

@@ -20,7 +20,7 @@ from saelake.formats.joined import Joined, as_name, check_feature, saes_of
 from saelake.formats.models import model_of
 from saelake.formats.moved import NOTHING, densities, moved_logits
 from saelake.formats.registry import Asked, Format, Found
-from saelake.formats.sources import Sources, source_of
+from saelake.formats.sources import Sources, sources_of
 from saelake.formats.tops import Tops
 from saelake.ingest.rows import read_rows
 from saelake.warehouse.errors import UserError
@@ -82,8 +82,11 @@ class _Read:
                 self.logits.append((sae, feature_id, side, rank, text_of(text, "token", where), number(value, where)))
 
     def rows(self) -> list[Rows]:
-        source = f"Neuronpedia {', '.join(self.sources)}"
-        found = [explanation_rows(sae, told, source) for sae, told in self.explanations.items()]
+        named: dict[str, list[str]] = {}
+        for pair, sae in self._sources.saes.items():
+            named.setdefault(sae.sae_id, []).append("/".join(pair))
+        source = {sae_id: f"Neuronpedia {', '.join(pairs)}" for sae_id, pairs in named.items()}
+        found = [explanation_rows(sae, told, source[sae.sae_id]) for sae, told in self.explanations.items()]
         reports = list(self.reports.items())
         return [
             *found,
@@ -96,7 +99,7 @@ class _Read:
                     "feature_id": [feature_id for (_, feature_id), _ in reports],
                     "density": [told["density"] for _, told in reports],
                     "max_activation": [told["max_activation"] for _, told in reports],
-                    "source": [source] * len(reports),
+                    "source": [source[sae.sae_id] for (sae, _), _ in reports],
                 },
             ),
             Rows.of(
@@ -132,9 +135,10 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
 
 
 def _write(opened: "OpenLake", folder: Path, asked: Asked) -> Mapping[str, int]:
-    model, written, tops = model_of(opened), dict[str, int](), Tops(opened)
-    for sae in saes_of(opened, asked.sae):
-        named = source_of(sae, model)
+    written, tops, saes = dict[str, int](), Tops(opened), saes_of(opened, asked.sae)
+    sources = sources_of(saes, model_of(opened))
+    for sae in saes:
+        named = sources[sae.sae_id]
         place = "/".join(("v1", *map(as_name, named)))
         about = {"modelId": named[0], "layer": named[1], "source": named[1]}
         for kind, rows in zip(KINDS, (_explanations(opened, sae), _activations(tops, sae), _features(opened, sae)), strict=True):

@@ -57,7 +57,9 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
             )
     saes = list(dict.fromkeys(one.sae for one in found))
     return Found(
-        lambda _: [example_rows(found, files[0].name)], joined.run_of(saes), {"n_features": len({one[:2] for one in found})}
+        lambda _: [example_rows(found, {sae.sae_id: files[0].name for sae in saes})],
+        joined.run_of(saes),
+        {"n_features": len({one[:2] for one in found})},
     )
 
 

@@ -17,12 +17,13 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
-from saelake.formats import joined
+from saelake.formats import joined, sources
 from saelake.formats.names import names
 from saelake.formats.registry import Asked, load
-from saelake.formats.transfer import bring_in, write_out
+from saelake.formats.transfer import _told, bring_in, write_out
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
+from saelake.warehouse.durable import canonical_json
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
 from tests.formats.files import as_csv
@@ -170,6 +171,30 @@ def test_lists_of_features_make_the_round_trip(lake: Lake, tmp_path: Path) -> No
     assert found["json"] == found["txt"] == [(sae, i, 0.0, None) for sae in ("sae0", "sae1") for i in (1, 3)]
 
 
+def test_a_list_that_names_its_saes_takes_no_other(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("sae0:1 sae0:2")
+    assert "--sae says nothing" in refusal(lake, "features", tmp_path / "list.txt", Asked(sae="sae1"))
+    (tmp_path / "list.txt").write_text("sae0:1 2")
+    bring_in(lake.root, "features", str(tmp_path / "list.txt"), Asked(sae="sae1"))
+
+
+def test_two_saes_of_one_public_name_are_not_written_over_each_other(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "source_of", lambda sae, model: (model, "3-res-16k"))
+    with pytest.raises(UserError, match="one name, small/3-res-16k, for sae0 and sae1"):
+        write_out(lake.root, "neuronpedia", tmp_path / "out", Asked())
+    select = "select sae_id, 1 as feature_id from saes"
+    with pytest.raises(UserError, match="for sae0 and sae1"):
+        write_out(lake.root, "features", tmp_path / "out", Asked(features=select))
+    assert write_out(lake.root, "features", tmp_path / "out", Asked(features=f"{select} where sae_id = 'sae0'"))
+
+
+@pytest.mark.parametrize("value", [{"x": float("inf")}, {"x": float("nan")}, "half \ud800 letter", {"x": ["\udc00"]}])
+def test_what_is_told_of_a_source_fits_a_record(value: object) -> None:
+    assert canonical_json(_told(value)).encode()
+
+
 @pytest.mark.parametrize(
     ("row", "asked", "why"),
     [
@@ -204,6 +229,17 @@ def test_the_studys_own_directions_make_the_round_trip(lake: Lake, tmp_path: Pat
     with saelake.open(lake.root) as opened:
         found = opened.sql("select layer, vector, norm from directions order by layer").fetchall()
     assert found == [(row["layer"], row["vector"], row["norm"]) for row in OWN_DIRECTIONS]
+
+
+def test_where_no_direction_is_chosen_none_is_written_as_if_it_were(tmp_path: Path) -> None:
+    own = written_lake(tmp_path / "own")
+    with saelake.open(own.root) as opened:
+        rows = opened.sql("select * exclude (run_id) replace (false as chosen) from directions").to_arrow_table()
+        opened.write("directions", rows, study="other")
+    written = write_out(own.root, "direction", tmp_path / "out", Asked(recipe="other"))
+    assert "direction.pt" not in written
+    assert not {"direction.pt", "direction_metadata.json"} & {path.name for path in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "generate_directions" / "mean_diffs.pt").is_file()
 
 
 def test_directions_of_another_model_or_run_are_refused(lake: Lake, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from saelake.queries import QueryError
 from saelake.queries.fetched import ShownRows
-from saelake.queries.formats import printable, show, show_table
+from saelake.queries.formats import is_numeric, printable, show, show_table
 from tests.lakes import HOSTILE
 
 ROW = f"""
@@ -126,6 +126,13 @@ def test_table_escapes_markup_and_control_characters(
     header, _, line = shown.splitlines()
     assert line.split()[-3:] == ["-", "1.235e+04", "9007199254740993"]
     assert header.rstrip().endswith("prompt_id")
+
+
+@pytest.mark.parametrize("kind", ["INTEGER", "UTINYINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL(18,3)", "BIGINT", "SMALLINT"])
+def test_numbers_are_known_by_their_type(kind: str) -> None:
+    assert is_numeric(kind)
+    assert not is_numeric(f"{kind}[]")
+    assert not is_numeric("INTERVAL")
 
 
 def test_table_aligns_numbers_right_and_text_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import parquet_options
 from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.pages import _page
 from tests.lakes import tree
 from tests.measured import measured
 from tests.warehouse.spoiled import Record, edit, ingest_record, rewrite, set_first_file, sign
@@ -57,6 +58,32 @@ def page_of_two_gigabytes(content: bytearray) -> None:
     largest = bytes([0xFE, 0xFF, 0xFF, 0xFF, 0x0F])  # zigzag
     width = rest + 1 - (at + 1)
     content[at + 1 : at + 1 + width] = largest[: width - 1] + bytes([0x7F]) if width > 1 else bytes([0x7E])
+
+
+def struct(fields: Mapping[int, Any]) -> bytes:
+    """A struct in Thrift's compact protocol, of small integers and structs."""
+    out, last = b"", 0
+    for number, value in fields.items():
+        kind, content = (5, bytes([2 * value])) if isinstance(value, int) else (12, struct(value))
+        out += bytes([(number - last) << 4 | kind]) + content
+        last = number
+    return out + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "true", "false"),
+    [
+        (0, {5: {1: 9, 2: 7}}, {8: {1: 1, 4: 0}}),
+        (3, {8: {1: 9, 4: 7}}, {5: {1: 1, 2: 0}}),
+        (2, {7: {1: 9, 2: 7}}, {5: {1: 1, 2: 0}}),
+    ],
+)
+def test_a_page_is_what_its_type_says(kind: int, true: dict[int, dict[int, int]], false: dict[int, dict[int, int]]) -> None:
+    fields = {1: kind, 2: 30, 3: 20, **dict(sorted((true | false).items()))}
+    page = _page(struct(fields), 0)
+    assert (page.n_values, page.encoding, page.is_data) == (9, 7, kind != 2)
+    with pytest.raises(ValueError, match="without a header"):
+        _page(struct({1: 1, 2: 30, 3: 20, **false}), 0)
 
 
 def rewritten(table: str, change: Callable[[pa.Table], pa.Table], **options: Any) -> Callable[[Path], object]:

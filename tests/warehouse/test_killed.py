@@ -149,6 +149,18 @@ def test_drafts_of_killed_shares_go_and_those_of_living_ones_stay(tmp_path: Path
     assert len(list(tmp_path.glob(".set.*"))) == 2, "another target's are not looked at"
 
 
+def test_of_two_that_write_into_one_folder_the_second_says_that_it_wrote_nothing(tmp_path: Path) -> None:
+    lake, target = build(tmp_path / "lake"), tmp_path / "set"
+
+    def other(*_: object) -> None:
+        target.mkdir()
+        (target / "theirs").touch()
+
+    with pytest.raises(UserError, match=f"another process has made {target} meanwhile"):
+        share(lake, target, then=other)
+    assert [path.name for path in target.iterdir()] == ["theirs"]
+
+
 def flip(path: Path, at: int) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 1

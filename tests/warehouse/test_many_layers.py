@@ -1,9 +1,12 @@
-"""A lake of more layers than two digits count is shared, added and asked."""
+"""Made-up lakes of unusual shapes: more layers than two digits count, more firings than there are features."""
 
 from pathlib import Path
 
+import pytest
+
 import saelake
 from saelake.warehouse.check import check
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import share
@@ -23,3 +26,8 @@ def test_a_lake_with_a_hundred_layers_and_more_is_shared_and_added(tmp_path: Pat
     assert rows(other, layers) == rows(lake, layers)
     with saelake.open(other.root) as opened:
         assert opened.query("top_samples", features="102:0, 100:1, 10:1").fetchall()
+
+
+def test_more_firings_a_token_than_features_can_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not on 73: raise the width"):
+        synthesize(Lake.create(tmp_path / "lake"), Shape(n_prompts=1, tokens_per_prompt=2, n_layers=1, width=64, l0=73))

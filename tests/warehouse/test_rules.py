@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from saelake.warehouse.rules import POINTED, Known, broken_rules, broken_values
-from saelake.warehouse.schema import TABLES
+from saelake.warehouse.schema import DIRECTIONS, TABLES
 
 SAES = {"saes": Known(np.array(["a", "b"]), {"layer": np.array([1, 2]), "width": np.array([4, 8])})}
 
@@ -39,6 +39,12 @@ def test_the_other_feature_of_a_pair_is_held_to_its_sae_too() -> None:
         "other_feature_id is past the SAE's width": 1,
         "sae_id is not in saes of this run or of one that it is computed from": 1,
     }
+
+
+def test_of_a_list_the_rows_are_counted_and_not_its_items() -> None:
+    nan = float("nan")
+    values = pa.array([[1.0, nan, nan], [1.0], [nan]], pa.list_(pa.float32()))
+    assert ("is not a finite number", 2) in list(broken_values(DIRECTIONS, DIRECTIONS.column("vector"), values))
 
 
 def test_what_is_missing_points_nowhere() -> None:

@@ -151,6 +151,15 @@ def test_chosen_tables_and_runs_only(lake: Lake, tmp_path: Path) -> None:
     assert whole_run(other, record.run_id) is None, "an analysis must not build on a part of a run"
 
 
+def test_runs_without_rows_are_not_shared_alone(tmp_path: Path) -> None:
+    golden = Lake.existing(shutil.copytree(ROOT / "tests" / "golden" / "v2" / "lake", tmp_path / "lake"))
+    (empty,) = [record.run_id for record in golden.records() if record.stage == "losses"]
+    for choice in (Choice(runs=(empty,)), Choice(tables=("losses",))):
+        with pytest.raises(UserError, match="none of the chosen runs has rows"):
+            share(golden, tmp_path / "set", choice)
+    assert not (tmp_path / "set").exists()
+
+
 def test_an_incomplete_run_is_computed_again_and_then_whole(shared: Path, tmp_path: Path) -> None:
     other = Lake.create(tmp_path / "other")
     add(other, shared)

@@ -33,6 +33,9 @@ SPARE_BYTES = 64 << 20
 ENCODINGS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 5: "DELTA_BINARY_PACKED", 8: "RLE_DICTIONARY", 9: "BYTE_STREAM_SPLIT"}
 """What `share` writes. Those for text by its differences from the text before it could make gigabytes of a page."""
 
+HEADERS = {0: (5, 2, True), 2: (7, 2, False), 3: (8, 4, True)}
+"""Type of a page, by which Arrow goes -> the field of its header, that of the encoding in it, and whether its values are data."""
+
 
 class Page(NamedTuple):
     """What the header of a page declares."""
@@ -104,17 +107,17 @@ def _pages(content: mmap.mmap, column: Any) -> Iterator[Page]:
         at = page.begins + page.n_stored
 
 
-def _page(content: mmap.mmap, at: int) -> Page:
+def _page(content: mmap.mmap | bytes, at: int) -> Page:
     try:
         fields, begins = _struct(content, at)
-        header = fields.get(5) or fields.get(7) or fields[8]
-        encoding = header[4] if 8 in fields else header[2]
-        return Page(fields[2], fields[3], header[1], encoding, 7 not in fields, begins)
+        field, encoding, is_data = HEADERS[fields[1]]
+        header = fields[field]
+        return Page(fields[2], fields[3], header[1], header[encoding], is_data, begins)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError("it has a page without a header") from error
 
 
-def _struct(content: mmap.mmap, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+def _struct(content: mmap.mmap | bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
     """The integers and structs of a struct in Thrift's compact protocol, by field, and where it ends."""
     fields: dict[int, Any] = {}
     number = 0
@@ -143,12 +146,12 @@ def _struct(content: mmap.mmap, at: int, depth: int = 0) -> tuple[dict[int, Any]
     return fields, at + 1
 
 
-def _integer(content: mmap.mmap, at: int) -> tuple[int, int]:
+def _integer(content: mmap.mmap | bytes, at: int) -> tuple[int, int]:
     value, at = _unsigned(content, at)
     return (value >> 1) ^ -(value & 1), at
 
 
-def _unsigned(content: mmap.mmap, at: int) -> tuple[int, int]:
+def _unsigned(content: mmap.mmap | bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         byte = content[at]

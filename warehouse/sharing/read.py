@@ -131,14 +131,11 @@ def _require_types(record: RunRecord) -> None:
     _require(all(isinstance(p, str) and RUN_ID.fullmatch(p) for p in record.parents), "a parent is not a run_id")
     for value in (record.config, record.hardware, record.versions, record.about):
         _require(isinstance(value, dict), "config, hardware, versions or about is not an object")
-    sets = record.about.get("prompts", [])
-    _require(
-        isinstance(sets, list) and all(isinstance(one, dict) and isinstance(one.get("set"), str) for one in sets), "about is none"
-    )
     studies = record.about.get(STUDIES, [])
     _require(isinstance(studies, list) and all(isinstance(s, str) and NAME.fullmatch(s) for s in studies), "about is none")
     words = record.about.get("behaviour", {})
     _require(isinstance(words, dict) and all(isinstance(word, str) for word in words.values()), "about is none")
+    _require_told(record)
     _require(isinstance(record.code_version, str), "its code_version is not text")
     _require(type(record.seed) is int, "its seed is not an integer")
     for time in (record.started, record.finished):
@@ -155,6 +152,7 @@ def _require_types(record: RunRecord) -> None:
     for file in record.files:
         _require(file.table in names, "a file belongs to none of its tables")
         _require(type(file.n_rows) is int and type(file.n_bytes) is int, "a file's rows or bytes are not integers")
+        _require(file.n_bytes >= 0, f"a file has {file.n_bytes} bytes")
         _require(
             0 <= file.n_rows <= SPARE_ROWS + MOST_ROWS_A_BYTE * file.n_bytes,
             f"{file.n_rows:,} rows do not fit in {file.n_bytes:,} bytes",
@@ -162,6 +160,27 @@ def _require_types(record: RunRecord) -> None:
         _require(_is_digest(file.sha256), "a file's sha256 is none")
     columns = {f"{t.name}.{c.name}" for t in TABLES.values() for c in t.columns}
     _require(all(name in columns or name in TABLES for name in record.withheld), "it withholds what is not a table or column")
+
+
+def _require_told(record: RunRecord) -> None:
+    """Raises ValueError unless what a card tells of model, SAEs and prompts is what it takes it for."""
+    about, config = record.about, record.config
+    sets, older = about.get("prompts", []), config.get("prompts", {})
+    is_listed = isinstance(sets, list) and isinstance(older, dict) and isinstance(older.get("sets", []), list)
+    _require(is_listed, "its prompt sets are no list")
+    for told in (*sets, *older.get("sets", []), about.get("model", {}), about.get("saes", {}), config.get("sae", {})):
+        _require(isinstance(told, dict), "model, SAEs or prompts are not objects")
+        texts = [told.get(name) for name in ("id", "licence", "name", "revision", "sha256")]
+        for name in ("sources", "pins"):
+            _require(isinstance(told.get(name, []), list), f"its {name} are no list")
+            texts += [one.get("sha256") if isinstance(one, dict) else one for one in told.get(name, [])]
+        _require(all(text is None or isinstance(text, str) for text in texts), "model, SAEs or prompts are not told as text")
+    _require(all(isinstance(one.get("set"), str) for one in (*sets, *older.get("sets", []))), "a prompt set has no name")
+    _require(isinstance(config.get("model_hash", ""), str), "its model_hash is not text")
+    if any(table.name == "saes" for table in record.tables) and "sae" not in config:
+        named = config.get("saes", {})
+        names = named.get("names", []) if isinstance(named, dict) else None
+        _require(isinstance(names, list) and all(isinstance(name, str) for name in names), "its SAEs are not told as text")
 
 
 def _require(is_so: object, otherwise: str) -> None:

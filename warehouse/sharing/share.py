@@ -93,8 +93,8 @@ def share(
             ]
             shared = [_share_run(lake, record, choice, withheld, draft, progress) for record in named]
             shared = [record for record in shared if record.tables]
-            if not shared:
-                raise UserError(f"none of the chosen runs has rows in {', '.join(choice.tables)}")
+            if not any(record.files for record in shared):
+                raise UserError(f"none of the chosen runs has rows{' in ' if choice.tables else ''}{', '.join(choice.tables)}")
             for record in shared:
                 path = draft / record_name(record.run_id)
                 path.parent.mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ def _folder(target: Path) -> Iterator[Path]:
         clear_drafts(target, SET_NAMES)  # of killed processes
         if target.is_dir():
             target.rmdir()  # a rename would keep an empty folder that is there already
-        with folder_atomic(target) as draft:
+        with folder_atomic(target, is_same=False) as draft:
             yield draft
     except OSError as error:
         raise UserError(f"cannot write to {target}: {error.strerror or error}") from error
