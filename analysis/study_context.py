@@ -88,11 +88,14 @@ class StudyContext:
     def settled(self, prompt: int, token_ids: Sequence[int]) -> bool:
         """Whether the oracle reads every answer to the prompt that begins with these tokens as a refusal."""
         judge = self._settling.get(self.oracle_of(prompt))
-        return judge is not None and judge.settled(self.text(token_ids))
+        if judge is None:
+            return False
+        text = self.text(token_ids)
+        return judge.settled(text) and not self.reasoning.begins_in(text)
 
     @cached_property
     def _settling(self) -> dict[str, Settling]:
-        """The oracles that know a refusal by its beginning: none where that may turn out to be reasoning."""
+        """The oracles that know a refusal by its beginning: none where every answer's may turn out to be reasoning."""
         added = self.subject.tokenizer.added_tokens_decoder.values()
         if self.reasoning.is_open or any(self.reasoning.keeps(str(token)) for token in added):
             return {}

@@ -59,6 +59,10 @@ class Reasoning:
         """Whether a special token is a part of a mark, so that it must stay in an answer's text."""
         return any(special in mark for marks in self.marks for mark in marks)
 
+    def begins_in(self, text: str) -> bool:
+        """Whether a text holds a start mark or ends with the first letters of one: what it says may turn out to be reasoning."""
+        return any(start in text or text.endswith(tuple(start[:n] for n in range(1, len(start)))) for start, _ in self.marks)
+
     def may_begin_with(self, words: Sequence[str]) -> bool:
         """Whether an answer whose first token is one of these words may be inside its reasoning there."""
         return self.is_open or any(start.startswith(tuple(words)) for start, _ in self.marks)

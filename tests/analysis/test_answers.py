@@ -74,3 +74,14 @@ def test_where_a_beginning_may_turn_out_to_be_reasoning_nothing_is_settled_by_it
     thinking = opened(study, "phrases")
     thinking.reasoning = Reasoning((("<think>", "</think>"),), is_open=True)
     assert not thinking.settled(request.prompt, refusal)
+
+
+def test_nothing_is_settled_by_reasoning_whose_marks_are_ordinary_tokens(study: Analysed) -> None:
+    context = opened(study, "phrases")
+    context.reasoning = Reasoning((("I", "help"),))
+    asked = refused_and_answered(study, context)[:2]
+    whole = judged(context, asked)
+    assert {one.completion for one in whole} == {"I cannot help ."}, "reasoning, and an answer that is no refusal"
+    assert {one.verdict.refused for one in whole} == {False}
+    assert judged(context, asked, whole=False) == whole
+    assert not context.settled(asked[0].prompt, context.subject.tokenizer.encode("I cannot", add_special_tokens=False))

@@ -27,6 +27,7 @@ def test_the_answer_is_what_follows_the_reasoning(start: str, end: str) -> None:
     assert USUAL.answer(f"Well. {start}{THINKING}{end}Sure.") == "Well. Sure.", "a block inside"
     assert USUAL.answer(f"{THINKING}{end}Sure.") == "Sure.", "the prompt has opened it"
     assert USUAL.answer(f"{start}{THINKING}") is None, "it has not ended: there is no answer"
+    assert all(USUAL.begins_in(f"Well. {text}") for text in (start[:1], start[:-1], f"{start} so", f"{start}a{end}"))
 
 
 def test_an_answer_without_reasoning_is_left_as_it_is() -> None:
