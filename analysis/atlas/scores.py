@@ -4,8 +4,8 @@ A true cause is a feature without which P(target) falls by at least `atlas.beyon
 effect differs by at least as much from the sum of the two alone. Where effects are those on the log-odds of P(target), it differs
 by at least `atlas.beyond_log_odds`: what adds up there and not in P is the softmax's curve. Pairs with a probability too near to
 0 or 1 to have log-odds are left out there. Recall at k is the share of the true ones among the first k that a method names, of
-the k at most that there are. Prompts without a true one count for nothing. A machine and the probe rank in two ways: by their
-weights, which are the same on every prompt, and by what these add to their logit on the prompt (learned.py).
+the k at most that there are. Prompts without a true one count for nothing. A machine and the probe rank by their
+weights, signed and by size, which are the same on every prompt, and by what these add to their logit on the prompt (learned.py).
 """
 
 from collections import defaultdict

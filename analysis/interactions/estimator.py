@@ -20,7 +20,7 @@ class Pair(NamedTuple):
     i: int
     j: int
     interaction: float
-    """`<v_i, v_j>`: what the logit gains where both are 1."""
+    """`<v_i, v_j>`: what the logit gains where both are 1; with `scale`, where both are at the largest of their columns."""
     cosine: float
     """Of v_i and v_j."""
 
@@ -31,7 +31,7 @@ class FactorizationMachine:
     Args:
         k: length of the embeddings; 0 is a logistic regression.
         validation: share of the rows that choose the best epoch; 0: the last epoch is kept.
-        scale: divide every column by its largest value in training.
+        scale: divide every column by its largest absolute value in the rows that `fit` is given, those for validation included.
     """
 
     def __init__(

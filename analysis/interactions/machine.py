@@ -89,8 +89,8 @@ class Trained(NamedTuple):
     machine: Machine
     """As it was after the best epoch."""
     best_epoch: int
-    """From 1: the most accurate on validation, then the one with the lowest loss, then the first; the last where nothing
-    validates."""
+    """From 1: the most accurate on validation, then the one with the lowest loss, then the first. Where nothing
+    validates a machine's last, and the probe's first, the strongest penalty."""
     epochs: list[Epoch]
 
 

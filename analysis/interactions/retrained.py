@@ -32,7 +32,7 @@ class Trainings:
     """How alike the minimal sets of two studies are."""
 
     n_features: int
-    """of the first study's SAEs"""
+    """of the first study's SAEs, on the layers that both have"""
     n_matched: int
     n_prompts: int
     """target prompts for which both found sets"""

@@ -2,7 +2,8 @@
 
 Rankings by the linear probe, by size (the paper's) and signed, by decoder alignment and by gradients go the same way, as a stage
 of their own.
-The control of each has, in the place of the new features, as many random ones of the same SAEs that fire on the prompt as well.
+The machine's ranking has a control: in the place of the new features, as many random ones of the same SAEs that fire on the
+prompt as well. The machine that saw none of the prompts, and the other rankings, have none.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,8 @@
 """What wakes while critical features are ablated (R13): activations captured in ablated passes, beside matched controls.
 
-On every prompt with a critical set, each critical feature that fires is ablated alone, and all that fire of each set together.
-The same is done with other features of the same SAEs, which fire where the critical ones do and about as strongly; a critical
-feature that none comes near enough to has no control. Only SAEs that read above the lowest ablated one are recorded, since the
+On every prompt with a critical set, each feature of its minimal sets that fires is ablated alone, and all that fire of each set
+together. The same is done with other features of the same SAEs, which fire where these do and about as strongly; a feature for
+which none is left that comes near enough has no control. Only SAEs that read above the lowest ablated one are recorded, since the
 pass is the clean one up to there. Whether what wakes restores the behaviour is another question (backups.py).
 """
 

@@ -74,7 +74,7 @@ def _as_many_as_top_k(work: Work, drawn: Mapping[int, Draws]) -> Iterator[Ablati
 
 
 def _as_many_as_found(work: Work, con: duckdb.DuckDBPyConnection, drawn: Mapping[int, Draws]) -> Iterator[Ablation]:
-    """As many of each SAE as the sets have that Stage 2 found for the prompt, by either search."""
+    """As many of each SAE as the sets have that Stage 2 found for the prompt; on control prompts, the minimal one they take."""
     wanted: dict[tuple[int, str, float | None], dict[str, int]] = {}
     for method, tau, prompt_id, sae_id, n in con.execute(
         queries.step("set_sizes"), {"judge": work.context.recipe.verdicts.oracle}

@@ -1,6 +1,6 @@
 -- The prompts that the factorisation machine and the probe learn from (R9), with their split.
 --
--- Within each label prompts are ordered by a hash of the seed and their number in the study; the first go to test, the next to
+-- Within each label prompts are ordered by a hash of the seed and their place in their run; the first go to test, the next to
 -- val, the rest to train. These splits are the machine's own, not the study's.
 --
 -- $sets prompt_sets? = null: names of prompt sets, separated by commas; null for all

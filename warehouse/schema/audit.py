@@ -72,8 +72,9 @@ RECOVERIES = Table(
         Column(
             "drift",
             pa.float32(),
-            "largest change of what a feature of the set reads before its gate, relative to the largest without the change",
-            null="no feature of the set reads at the site or after it",
+            "largest change of what a feature of the set reads before its gate, relative to the largest that it reads without "
+            "the change, under the set or in the unmodified pass",
+            null="no feature of the set reads at the site or after it, or nothing was sought (shown_before)",
             at_least=0,
             since=2,
         ),

@@ -199,14 +199,19 @@ COMPARISONS = Table(
         Column("b", pa.string(), "what it is compared with; starts or halves for stability; empty for a rate"),
         Column("k", pa.int32(), "K of the conditions", null="not a matter of K", at_least=0),
         Column("tau", pa.float32(), "threshold of Algorithm 1", null="another method"),
-        Column("n", pa.int32(), "prompts; for a comparison those with both answers; 1 for two halves"),
+        Column(
+            "n",
+            pa.int32(),
+            "prompts; for a comparison of p_refusal_token those with both answers, of flips all, answered or not; 1 for two "
+            "halves",
+        ),
         Column("estimate", pa.float64(), "the rate; a - b; the mean Jaccard index"),
         Column("low", pa.float64(), "lower end of its 95% interval", null="no interval"),
         Column("high", pa.float64(), "upper end of its 95% interval", null="no interval"),
         Column(
             "test",
             pa.string(),
-            "mcnemar_exact, permutation (exact, over all sign flips), permutation_drawn (10,000 of them: p is at least 0.0001) "
+            "mcnemar_exact, permutation (exact, over all sign flips), permutation_drawn (9,999 of them: p is at least 0.0002) "
             "or wilcoxon; else the interval's: wilson, bootstrap or empty",
         ),
         Column("p", pa.float64(), "two-sided p of no difference", null="nothing is compared"),

@@ -247,7 +247,12 @@ SEARCHES = Table(
         PROMPT_ID,
         Column("method", pa.string(), "algorithm1 (algorithm1_nN for a further block size) or minimal"),
         Column("start", pa.int32(), "number of the random start or sequence, from 0", at_least=0),
-        Column("k", pa.int32(), "candidates per SAE that it began with: the prompt's first flip", at_least=0),
+        Column(
+            "k",
+            pa.int32(),
+            "candidates per SAE that it began with: the prompt's first flip; 0: all that fires was searched",
+            at_least=0,
+        ),
         Column(
             "ranking",
             pa.string(),
@@ -256,7 +261,12 @@ SEARCHES = Table(
             since=2,
         ),
         Column("n_candidates", pa.int32(), "features that it began with", at_least=0),
-        Column("n_evaluations", pa.int32(), "ablated passes that it asked for", at_least=0),
+        Column(
+            "n_evaluations",
+            pa.int32(),
+            "ablated passes that it asked for; with minimal.order = attribution those of start 0 have the gradient's 3 on top",
+            at_least=0,
+        ),
     ),
     key=("prompt_id", "method", "start"),
     order=("method", "prompt_id", "start"),
