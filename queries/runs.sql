@@ -4,7 +4,8 @@
 -- rows, not times or hardware: equal hashes are equal content.
 --
 -- $stage stage? = null: only runs of this stage
--- $study recipe? = null: only runs of this study, by its recipe's name
+-- $study recipe? = null: only runs of the study that published them first, by its recipe's name
+-- $current boolean = false: only runs that plain table names show, whichever study published them first
 with counted as (
     select
         run_id,
@@ -31,5 +32,8 @@ select
     r.versions ->> 'duckdb' as duckdb
 from all_runs.runs as r
 join counted on counted.run_id = r.run_id
-where ($stage is null or r.stage = $stage) and ($study is null or r.recipe = $study)
+where
+    ($stage is null or r.stage = $stage)
+    and ($study is null or r.recipe = $study)
+    and (not $current or r.run_id in (select run_id from runs))
 order by r.started, r.run_id

@@ -1,9 +1,9 @@
 -- How many control prompts change when features are held at a positive value, by value and level (R14).
 --
 -- One row for each value or level (see the question steering) and part of the answer over which the features are held. Of n_prompts
--- control prompts, n_clean are refused by the unmodified model, n_refused while the features are held, by the judge's reading of the
--- whole answer, n_first by its first token alone, n_degenerate are answered with no sensible text, n_changed otherwise than before.
--- Where n_refused is n_clean at every level up to 2, the features do not bring the behaviour about by themselves.
+-- control prompts, n_clean are refused by the unmodified model, n_refused while the features are held, n_begun of these not by the
+-- unmodified model, by the judge's reading of the whole answer, n_first by its first token alone, n_degenerate are answered with no sensible text, n_changed otherwise than before.
+-- Where n_begun is 0 at every level up to 2, the features do not bring the behaviour about by themselves.
 --
 -- $judge judge? = null: who reads the answers; null: the oracle, but phrases where that goes by the first token alone
 with judged as (
@@ -54,6 +54,7 @@ select
     count(*) as n_prompts,
     count(*) filter (where n.refused) as n_clean,
     count(*) filter (where a.refused) as n_refused,
+    count(*) filter (where a.refused and not n.refused) as n_begun,
     count(*) filter (where f.refused) as n_first,
     count(*) filter (where a.degenerate) as n_degenerate,
     count(*) filter (where a.completion <> n.completion) as n_changed

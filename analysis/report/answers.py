@@ -30,11 +30,14 @@ class Answer:
     sql: str
     columns: tuple[str, ...]
     rows: list[dict[str, Any]]
-    """JSON values; ids as text"""
-    n_rows: int
-    """All rows, of which `rows` are the first."""
+    """All of them, as JSON values, ids as text: what is said of an answer is said of these."""
     why: Sequence[str] = ()
     """Where there are none: why the tables that it reads are empty, as far as that is known."""
+
+    @property
+    def carried(self) -> list[dict[str, Any]]:
+        """The first rows: what the page carries of them."""
+        return self.rows[:MOST_ROWS]
 
     @property
     def command(self) -> str:
@@ -123,7 +126,7 @@ class Studied:
         rows = list(json_objects(relation))
         sql = queries.load(question).statement(self.con, given)
         why = () if rows else queries.why_no_rows(self.con, question, given)
-        answer = Answer(question, given, sql, tuple(relation.columns), rows[:MOST_ROWS], len(rows), why)
+        answer = Answer(question, given, sql, tuple(relation.columns), rows, why)
         self.asked.append(answer)
         return answer
 

@@ -135,8 +135,9 @@ def _elsewhere(study: Studied, backups: Answer) -> list[Block]:
     """Where backups are to be seen, for a study that shows none."""
     if study.recipe == "hydra" or any(_shows_backups(row) for row in backups.rows):
         return []
+    seen = "beyond chance is seen" if any(row["n_backed_up"] for row in backups.rows) else "is seen"
     other = (
-        "No backup is seen here. The shipped study hydra asks the same, with the same controls, of a model trained to have some:"
+        f"No backup {seen} here. The shipped study hydra asks the same, with the same controls, of a model trained to have some:"
     )
     if study.has_backups_page:
         return [Note(other, f"{BACKUPS_PAGE}#{BACKUPS.key}")]

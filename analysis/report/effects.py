@@ -20,6 +20,7 @@ def _steering(study: Studied) -> Sequence[Block]:
         Cell("n_prompts", "{control} prompts"),
         Cell("n_clean", "{shown} unmodified"),
         Cell("n_refused", "{shown}"),
+        Cell("n_begun", "of these not unmodified"),
         Cell("n_first", "by the first token"),
         Cell("n_degenerate", "degenerate"),
         Cell("n_changed", "changed"),
@@ -50,10 +51,10 @@ def clamping_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         own = [row for row in mine if row["level"] is not None]
         if not mine:
             continue
-        most = max(own or mine, key=lambda row: row["n_refused"] - row["n_clean"])
-        up_to = f"at up to {max(row['level'] for row in own):g} times their largest activation" if own else "at any value"
+        most = max(own or mine, key=lambda row: row["n_begun"])
+        up_to = _up_to(max(row["level"] for row in own)) if own else "at any value"
         n = most["n_prompts"]
-        if most["n_refused"] <= most["n_clean"]:
+        if not most["n_begun"]:
             said.append(
                 f"Held {where}, {up_to}, {most['n_features']} features make no {{control}} prompt {{shown}} that was not: "
                 f"a negative result, over {n:,} prompts."
@@ -61,10 +62,17 @@ def clamping_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         else:
             at = f"level {most['level']:g}" if most["level"] is not None else f"the value {most['value']:g}"
             said.append(
-                f"Held {where}, {up_to}, they make at most {most['n_refused']:,} of {n:,} {{control}} prompts {{shown}} (at "
-                f"{at}; {most['n_clean']:,} are unmodified, {most['n_degenerate']:,} answers are degenerate)."
+                f"Held {where}, {up_to}, they make at most {most['n_begun']:,} of {n:,} {{control}} prompts {{shown}} that "
+                f"were not (at {at}; {most['n_clean']:,} are unmodified, {most['n_degenerate']:,} answers are degenerate)."
             )
     return said
+
+
+def _up_to(level: float) -> str:
+    """How strongly features are held at most, by the highest level: see `steering.levels`."""
+    if level < 1:
+        return f"at up to the {level:g} quantile of their activations"
+    return "at up to their largest activation" if level == 1 else f"at up to {level:g} times their largest activation"
 
 
 SWEEP_SHARES = {"p_refusal_token": "probability of a target token", "refused": "{shown}", "degenerate": "degenerate"}

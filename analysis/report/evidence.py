@@ -141,7 +141,7 @@ def _algorithm1(rows: list[dict[str, Any]]) -> str:
             f"{row['n_searched'] - row['n_untested']:,} prompts on which it tests anything{of_random} (on {row['n_untested']:,} "
             "the pool is smaller than a block)"
         )
-    return f"What Algorithm 1 finds under all seeds at tau {tau:.1f} flips {'; '.join(parts)}."
+    return f"What Algorithm 1 finds under all seeds at tau {tau:g} flips {'; '.join(parts)}."
 
 
 def of_searches(study: Studied) -> str:
@@ -158,7 +158,12 @@ def of_searches(study: Studied) -> str:
 def judges(study: Studied) -> str:
     found = study.con.execute(queries.step("judges_differ")).fetchall()
     parts = [f"{as_said(one)} and {as_said(other)} differ on {percent(share)} of {n:,} answers" for one, other, n, share in found]
-    return f"{'; '.join(parts)}." if parts else f"One judge, {as_said(study.judge)}, read the answers."
+    if parts:
+        return f"{'; '.join(parts)}."
+    names = [as_said(name) for (name,) in study.con.execute(queries.step("judges")).fetchall()]
+    if len(names) > 1:
+        return f"{' and '.join(names)} read answers, but no answer was read by two of them."
+    return f"One judge, {''.join(names)}, read the answers." if names else ""
 
 
 def inert(study: Studied) -> str:
@@ -173,12 +178,12 @@ def inert(study: Studied) -> str:
 
 def machine(study: Studied) -> str:
     rows = study.ask("fm_metrics").rows
-    parts = [f"{row['model']} {percent(row['test_accuracy'])} of {row['n_test']:,}" for row in rows]
+    right = {row["model"]: row["test_accuracy"] for row in rows if row["test_accuracy"] is not None}
+    parts = [f"{row['model']} {percent(right[row['model']])} of {row['n_test']:,}" for row in rows if row["model"] in right]
     alike = [row["model"] for row in rows if row["too_alike"]]
     line = f" The embeddings of {', '.join(alike)} lie on one line." if alike else ""
-    probe = next((row["test_accuracy"] for row in rows if row["model"] == "probe"), None)
-    best = max((row["test_accuracy"] for row in rows if row["model"] != "probe"), default=None)
-    as_good = probe is not None and best is not None and probe >= best
+    probe = right.pop("probe", None)
+    as_good = probe is not None and bool(right) and probe >= max(right.values())
     linear = " The probe, which knows no pairs, is right as often." if as_good else ""
     return f"Right on held-out prompts: {', '.join(parts)}.{linear}{line}" if parts else ""
 
@@ -237,7 +242,7 @@ def probe(study: Studied) -> str:
     row = study.ask("fm_metrics").one(model="probe")
     rows = study.ask("stage3", judge=study.judge).rows
     alone = _alone(rows, ["stage3_probe_alone", "stage3_signed_alone", "stage3_alone"])
-    if row is None:
+    if row is None or row["test_accuracy"] is None:
         return ""
     ranked = f" New features alone flip at most, ranked by {alone}." if alone else ""
     return f"The probe is right on {percent(row['test_accuracy'])} of held-out prompts.{ranked}"

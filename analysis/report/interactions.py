@@ -71,8 +71,18 @@ WITHOUT_MACHINE = {
 """Rankings of new features that need no factorisation machine."""
 
 
-def machine_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Which part of the paper's claim about the machine stands, of rows of the question stage3, in words; empty without any."""
+SURE = 0.05
+"""Largest p, after Holm's correction, at which one ranking is said to flip more than another."""
+
+
+def machine_sentence(rows: Sequence[Mapping[str, Any]], tests: Sequence[Mapping[str, Any]]) -> str:
+    """Which part of the paper's claim about the machine stands, in words; empty without any.
+
+    Args:
+        rows: of the question stage3.
+        tests: of the question comparisons: whether a lead is more than chance, K by K. The K that does best was chosen on these
+            prompts, so a lead at that one alone decides nothing.
+    """
     rates = {(row["condition"], row["k"]): row["flip_rate"] for row in rows if row["flip_rate"] is not None}
     mine = {k: rate for (condition, k), rate in rates.items() if condition == "stage3_alone"}
     shared = {k: rate for k, rate in mine.items() if any((name, k) in rates for name in WITHOUT_MACHINE)}
@@ -83,14 +93,28 @@ def machine_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
     listed = ", ".join(f"{percent(rate)} by {name}" for name, rate in beside.items())
     paper = rates.get(("stage3_probe_alone", k))
     by_size = "" if paper is None else f" By the size of the probe's weights, the paper's comparison, it is {percent(paper)}."
-    verdict = (
-        "the machine finds more than rankings that need none, so that part of the paper's claim stands here"
-        if shared[k] > max(beside.values())
-        else "that such features exist stands, that it takes the machine to find them does not"
-    )
+    first = f"The first {k} new features alone flip {percent(shared[k])} by the machine's ranking, {listed}.{by_size}"
+    ahead = sorted(one for one in shared if _is_ahead(one, rates, tests))
+    if len(ahead) > 1:
+        return (
+            f"{first} The machine flips more than each ranking that needs none at K = {', '.join(map(str, ahead))} (p < {SURE:g} "
+            "after Holm's correction), so that part of the paper's claim stands here."
+        )
+    where = f"At K = {ahead[0]} alone" if ahead else "At no K"
     return (
-        f"The first {k} new features alone flip {percent(shared[k])} by the machine's ranking, {listed}.{by_size} So {verdict}."
+        f"{first} {where} does the machine flip more than each ranking that needs none (p < {SURE:g} after Holm's "
+        "correction). So that such features exist stands, that it takes the machine to find them does not."
     )
+
+
+def _is_ahead(k: int, rates: Mapping[tuple[str, int], float], tests: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the machine's first k features alone flip more than those of each ranking that has them, beyond chance."""
+    p = {
+        one["b"]: one["p_holm"]
+        for one in tests
+        if (one["measure"], one["a"], one["k"]) == ("flipped", "stage3_alone", k) and one["estimate"] > 0
+    }
+    return all(p.get(name, 1.0) < SURE for name in WITHOUT_MACHINE if (name, k) in rates)
 
 
 def _stage3(study: Studied) -> Sequence[Block]:
@@ -125,10 +149,10 @@ def _stage3(study: Studied) -> Sequence[Block]:
     ]
     here: dict[str, str] = {}
     if best := _best(answer, "stage3"):
-        here |= {"asr": percent(best["flip_rate_up_to"]), "features": count(best["n_unique"])}
+        here |= {"asr": percent(best["flip_rate"]), "features": count(best["n_unique"])}
     if probe := _best(answer, "stage3_probe"):
-        here |= {"probe": count(probe["flip_rate_up_to"] * probe["n_refused"])}
-    stands = machine_sentence(answer.rows)
+        here |= {"probe": count(probe["flip_rate"] * probe["n_refused"])}
+    stands = machine_sentence(answer.rows, study.ask("comparisons", rows="comparison").rows)
     return [
         *([Note(stands)] if stands else []),
         Figure("Flips by the number of new features", charts.spec(chart, 320), rates, "Share of flips by K, with 95% intervals"),
@@ -148,9 +172,9 @@ def _stage3(study: Studied) -> Sequence[Block]:
 
 
 def _best(answer: Answer, condition: str) -> dict[str, Any] | None:
-    """The row of the K up to which most prompts flip, of new features that are ablated."""
-    rows = (row for row in answer.rows if row["condition"] == condition and row["k"])
-    return max(rows, key=lambda row: row["flip_rate_up_to"], default=None)
+    """The row of the K at which most prompts flip, of new features that are ablated: one rate and the features behind it."""
+    rows = (row for row in answer.rows if row["condition"] == condition and row["k"] and row["flip_rate"] is not None)
+    return max(rows, key=lambda row: row["flip_rate"], default=None)
 
 
 def _causal_link(study: Studied) -> Sequence[Block]:

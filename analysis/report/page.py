@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from saelake import queries
-from saelake.analysis.report.answers import MOST_ROWS, Answer, Studied
+from saelake.analysis.report.answers import Answer, Studied
 from saelake.analysis.report.blocks import Beside, Block, Claim, Claims, Figure, Note, Section, Table, Tiles, count, percent
 from saelake.analysis.report.causes import BACKUPS_PAGE
 from saelake.analysis.report.claims import claims
@@ -117,7 +117,6 @@ def page(study: Studied) -> str:
         answer_id=lambda answer: answer_of[id(answer)],
         numeric=_is_numeric,
         published=lambda section, here: _published(study, section, here),
-        most_rows=MOST_ROWS,
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         data=Markup(_script_json(data)),
         scripts=[Markup(script) for script in scripts],
@@ -148,7 +147,7 @@ def _is(kind: type) -> Any:
 
 
 def _matrix(answer: Answer) -> list[list[Any]]:
-    return [[row[name] for name in answer.columns] for row in answer.rows]
+    return [[row[name] for name in answer.columns] for row in answer.carried]
 
 
 def _drawing(figure: Figure, answer_of: Mapping[int, str]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from saelake.analysis.report.blocks import Block, Cell, Figure, Section, Table
 
 
 def _runs(study: Studied) -> Sequence[Block]:
-    answer = study.ask("runs", study=next(record.recipe for record in study.records.values()))
-    current = [row for row in answer.rows if row["current"]]
+    answer = study.ask("runs", current=True)
     chart = charts.bars(
         alt.Y("stage:N", title=None, sort=None),
         alt.X("seconds:Q", title="seconds"),
@@ -31,10 +30,10 @@ def _runs(study: Studied) -> Sequence[Block]:
         Cell("saelake", "saelake"),
         Cell("content_hash", "content", "tokens"),
     ]
-    rows = [row | {"content_hash": str(row["content_hash"])[:12], "started": str(row["started"])[:19]} for row in current]
+    rows = [row | {"content_hash": str(row["content_hash"])[:12], "started": str(row["started"])[:19]} for row in answer.rows]
     words = "Seconds that each stage took"
     return [
-        Figure("How long each stage took", charts.spec(chart, 60 + 20 * len(current)), answer, words, rows),
+        Figure("How long each stage took", charts.spec(chart, 60 + 20 * len(answer.rows)), answer, words, rows),
         Table("Runs, seeds and versions", answer, cells, shown=60, rows=rows, folded=True),
     ]
 

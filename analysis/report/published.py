@@ -37,7 +37,7 @@ LLAMA: Figures = {
     },
     "redundancy": {
         "system": ("silent critical features that wake at system tokens", "74%"),
-        "first": ("of these at the first token", "97%"),
+        "first_of_system": ("of these at the first token", "97%"),
     },
     "study": {"score": ("accuracy of annotators", "13.42%")},
 }

@@ -1,6 +1,6 @@
 """Sections about what ablating features wakes: R13."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -39,12 +39,19 @@ def _redundancy(study: Studied) -> Sequence[Block]:
     )
     words = "Share of woken tokens that are the first, template or user tokens"
     default = redundant.one(reading="default", method="minimal")
-    here = {"first": percent(default["at_first"]), "system": percent(default["at_system"])} if default else {}
+    here = _beside(default) if default else {}
     return [
         Table("Critical features that are silent, and wake when the active ones go", redundant, cells),
         Beside(here),
         Figure("Where features wake, by what is ablated", charts.spec(chart, 40 + 36 * len(roles.rows)), roles, words, rows),
     ]
+
+
+def _beside(default: Mapping[str, Any]) -> dict[str, str]:
+    """Where silent features wake, as the paper counts: of all that wake, and of those that do at system tokens."""
+    first, system = default["at_first"], default["at_system"]
+    of_system = first / system if system else None
+    return {"first": percent(first), "system": percent(system), "first_of_system": percent(of_system)}
 
 
 def _waking(study: Studied) -> Sequence[Block]:
@@ -86,10 +93,15 @@ def _unmatched(controls: Answer) -> list[Block]:
     n, without = sum(row["n_sources"] for row in ones), sum(row["n_unmatched"] for row in ones)
     if not without:
         return []
+    if without == n:
+        return [
+            Note(f"None of {n:,} sources has a matched control. They are in no test, and nothing is said about what they wake.")
+        ]
     return [
         Note(
-            f"{without:,} of {n:,} sources could not be matched: no other feature of their SAE fires where they do and about "
-            "as strongly. They are in no test, and nothing is said about what they wake."
+            f"{without:,} of {n:,} sources have no matched control. No feature of their SAE was left for them that fires where "
+            "they do and about as strongly: candidates and critical features are no controls, and a feature is the control of "
+            "one source of a prompt. They are in no test, and nothing is said about what they wake."
         )
     ]
 

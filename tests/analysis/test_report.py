@@ -52,7 +52,7 @@ def test_the_sql_that_is_shown_gives_the_rows_that_are_shown(organism_lake: Path
         study = Studied.of(con, lake, "organism")
         page(study)
         for answer in study.asked:
-            assert len(con.sql(answer.sql).fetchall()) == answer.n_rows, answer.question
+            assert len(con.sql(answer.sql).fetchall()) == len(answer.rows), answer.question
             assert answer.command.startswith(f"saelake query {answer.question}")
 
 
@@ -157,9 +157,7 @@ def test_all_published_figures_stand_beside_ours_and_beside_no_other_model(organ
 
 
 def test_a_comparison_whose_p_is_0_counts_as_one_that_differs() -> None:
-    tested = Answer(
-        "comparisons", {}, "", ("p_holm",), [{"p_holm": p, "p_families_holm": None} for p in (0.0, 0.04, 0.05, None)], 4
-    )
+    tested = Answer("comparisons", {}, "", ("p_holm",), [{"p_holm": p, "p_families_holm": None} for p in (0.0, 0.04, 0.05, None)])
 
     class Asked(Studied):
         def ask(self, question: str, **parameters: Any) -> Answer:

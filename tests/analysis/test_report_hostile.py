@@ -28,7 +28,7 @@ def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     from saelake.analysis.report import charts
 
-    answer = Answer("prompt", {"prompt_id": POISON}, f"select '{POISON}'", ("text", "n"), [{"text": POISON, "n": 1}], 1)
+    answer = Answer("prompt", {"prompt_id": POISON}, f"select '{POISON}'", ("text", "n"), [{"text": POISON, "n": 1}])
 
     def render(study: Studied) -> list[Any]:
         study.asked.append(answer)

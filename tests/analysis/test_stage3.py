@@ -108,16 +108,26 @@ def test_the_report_says_which_part_of_the_papers_claim_stands() -> None:
     def row(condition: str, k: int, rate: float) -> dict[str, object]:
         return {"condition": condition, "k": k, "flip_rate": rate}
 
+    def test(k: int, b: str, estimate: float, p_holm: float) -> dict[str, object]:
+        return {"measure": "flipped", "a": "stage3_alone", "b": b, "k": k, "estimate": estimate, "p_holm": p_holm}
+
     rows = [row("stage3_alone", 20, 0.6), row("stage3_alone", 40, 0.9), row("stage3_probe_alone", 20, 0.0)]
-    assert machine_sentence(rows) == "", "nothing fair to hold it against"
-    rows += [row("stage3_signed_alone", 20, 0.6), row("stage3_alignment_alone", 20, 0.7)]
-    said = machine_sentence(rows)
+    assert machine_sentence(rows, []) == "", "nothing fair to hold it against"
+    rows += [row(f"stage3_{name}_alone", k, rate) for k in (20, 40) for name, rate in (("signed", 0.6), ("alignment", 0.7))]
+    said = machine_sentence(rows, [])
     assert said.startswith(
-        "The first 20 new features alone flip 60% by the machine's ranking, 60% by the signed probe, 70% by decoder"
+        "The first 40 new features alone flip 90% by the machine's ranking, 60% by the signed probe, 70% by decoder"
     )
-    assert "the paper's comparison, it is 0%" in said
-    assert said.endswith("that it takes the machine to find them does not.")
-    assert machine_sentence([row("stage3_alone", 20, 0.71), *rows[1:]]).endswith("that part of the paper's claim stands here.")
+    assert "the paper's comparison, it is 0%" in machine_sentence(rows[:1] + rows[2:], [])
+    assert said.endswith("that it takes the machine to find them does not."), "a lead that no test tells from chance"
+    ahead = [test(40, f"stage3_{name}_alone", 0.2, 0.01) for name in ("signed", "alignment")]
+    assert "At K = 40 alone does the machine" in machine_sentence(rows, ahead), "the K that does best was chosen here"
+    for more in ([0.2, 0.01], [0.2, 0.3], [-0.2, 0.01]):
+        said = machine_sentence(
+            rows, [*ahead, test(20, "stage3_signed_alone", 0.2, 0.01), test(20, "stage3_alignment_alone", *more)]
+        )
+        stands = more == [0.2, 0.01]
+        assert ("at K = 20, 40 (p < 0.05" in said) == said.endswith("that part of the paper's claim stands here.") == stands
 
 
 def test_a_machine_that_saw_none_of_the_ablated_prompts_ranks_beside_the_papers(study: Analysed) -> None:

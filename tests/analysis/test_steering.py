@@ -111,6 +111,21 @@ def test_answers_are_read_whole_where_the_oracle_goes_by_the_first_token(study: 
         assert set(queries.run(con, "steering", judge="first_token").project("refused_first_token").fetchall()) == {(False,)}
 
 
+def test_a_prompt_that_stops_makes_up_for_none_that_begins(study: Analysed) -> None:
+    """Half of the control prompts are refused unmodified, and the other half while features are held."""
+    with study.connect() as con:
+        con.execute(
+            "create temp table said as "
+            "select ablation_id, (prompt_id // 2) % 2 = if(method = 'none', 0, 1) as begins from ablations"
+        )
+        con.execute("create temp table real as from verdicts")
+        con.execute(
+            "create temp view verdicts as select v.* replace (begins as refused) from real as v join said using (ablation_id)"
+        )
+        rows = queries.run(con, "steering_rates").project("n_clean, n_refused, n_begun").fetchall()
+        assert set(rows) == {(3, 3, 3)}
+
+
 def test_nothing_is_a_finding_in_words(study: Analysed) -> None:
     with study.connect() as con:
         relation = queries.run(con, "steering_rates")
