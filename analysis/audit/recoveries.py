@@ -85,16 +85,22 @@ def _changed(context: StudyContext) -> list[int]:
 def _asked(work: Work, con: duckdb.DuckDBPyConnection) -> dict[int, list[Set]]:
     """Prompt -> what is held on it, one after another: target prompts their own sets, control prompts those of one of them."""
     context, recipe = work.context, work.context.recipe
-    judge, split = recipe.verdicts.oracle, recipe.candidates.split
-    rows = queries.run(con, "audit_sets", judge=judge, direction=recipe.minimal.direction, split=split).fetchall()
+    refused = refused_prompts(work, con)
+    rows = queries.run(
+        con,
+        "audit_sets",
+        judge=recipe.verdicts.oracle,
+        direction=recipe.minimal.direction,
+        prompts=[int(context.prompt_ids[prompt]) for prompt in refused],
+    ).fetchall()
     sets: dict[int, list[Set]] = {}
     for (prompt_id, source, control, set_id), features in groupby(rows, key=lambda row: row[:4]):
         _, _, _, _, sae_ids, ids = zip(*features, strict=True)
         held = FeatureSet.of(context.sae_numbers(sae_ids), np.array(ids))
         sets.setdefault(context.number_of[prompt_id], []).append(Set(source, control, set_id, held))
-    audited = [prompt for prompt in refused_prompts(work, con) if prompt in sets][: recipe.audit.prompts or None]
+    audited = [prompt for prompt in refused if prompt in sets][: recipe.audit.prompts or None]
     asked = {prompt: [NOTHING, *sets[prompt]] for prompt in audited}
-    controls = context.study.prompts_of(split, "control")[: recipe.audit.controls]
+    controls = context.study.prompts_of(recipe.candidates.split, "control")[: recipe.audit.controls]
     for prompt, donor in zip(controls, cycle(audited), strict=False):
         asked[prompt] = [NOTHING, *sets[donor]]
     return asked

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 
 from saelake import queries
 from saelake.analysis.stage import Work
+from saelake.ingest.recipe.interactions import Interactions
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 
@@ -51,12 +52,11 @@ class Examples:
 def examples_of(work: Work, leave_out: str | None = None) -> Examples:
     """The examples that a recipe describes, by SQL over the study's activations; none of a split that is left out."""
     settings = work.context.recipe.interactions
-    sets = ",".join(settings.sets) or None
     with work.sql("prompts", "activations", "direction") as con:
         prompts = queries.run(
             con,
             "fm_prompts",
-            sets=sets,
+            sets=_sets(settings),
             balanced=settings.balanced,
             val=settings.val,
             test=settings.test,
@@ -68,13 +68,17 @@ def examples_of(work: Work, leave_out: str | None = None) -> Examples:
     return examples({**prompts, "label_role": np.array(roles, dtype=object)}, cells)
 
 
+def _sets(settings: Interactions) -> str | None:
+    """The prompt sets to learn from, as the questions take them; None for all."""
+    return ",".join(settings.sets) or None
+
+
 def cells_of(con: duckdb.DuckDBPyConnection, work: Work) -> Mapping[str, np.ndarray]:
     """The value of each feature on each prompt that has one: columns prompt_id, number, layer, sae_id, feature_id and value."""
     settings = work.context.recipe.interactions
-    sets = ",".join(settings.sets) or None
     excluded = list(work.context.recipe.candidates.exclude_layers)
     found = queries.run(
-        con, "fm_input", tokens=settings.tokens, aggregate=settings.aggregate, exclude_layers=excluded, sets=sets
+        con, "fm_input", tokens=settings.tokens, aggregate=settings.aggregate, exclude_layers=excluded, sets=_sets(settings)
     ).to_arrow_table()
     if not len(found):
         raise UserError(

@@ -81,14 +81,12 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     context, shards = work.context, shards_of_split(work.context.study)
     with work.sql("direction", "baseline", "prompts") as con:
         direction = chosen_everywhere(context, con)
+        assert direction is not None, "without one the analysis ended before this stage"
         found = con.execute(queries.step("first_answers")).fetchall()
         known = {(prompt_id, condition): ablation_id for prompt_id, condition, ablation_id in found}
     for name in missing:
-        asked = [Request(p) for p in shards[name]]
-        ids = [known[int(context.prompt_ids[p]), "none"] for p in shards[name]]
-        if direction is not None:
-            asked += [Request(p, direction=direction) for p in shards[name]]
-            ids += [known[int(context.prompt_ids[p]), "direction"] for p in shards[name]]
+        asked = [Request(p, direction=edit) for edit in (None, direction) for p in shards[name]]
+        ids = [known[int(context.prompt_ids[p]), condition] for condition in ("none", "direction") for p in shards[name]]
         yield name, answer_rows(context, asked, ids)
 
 

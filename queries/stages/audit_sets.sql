@@ -1,25 +1,17 @@
--- The sets that flip prompts which the unmodified model refuses, and as many random active features: what an audit holds ablated.
+-- The sets that flip prompts, and as many random active features: what an audit holds ablated. The prompts are those of the
+-- question atlas_prompts, which the unmodified model refuses.
 --
 -- source minimal: the first minimal set; top_k: the candidates of the first flip; common: what Algorithm 1 finds under all seeds, at
 -- the smallest tau that flips. control random: the first draw of random features that the study has for such a set.
 --
 -- $judge judge: whose verdict counts
 -- $direction own|chosen|attribution|first = own: whose candidates; first: of the ranking that flips a prompt at the smallest K
--- $split text: the prompts of the analysis
-with refused as (
-    select a.prompt_id
-    from ablations as a
-    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
-    join prompts as p on p.prompt_id = a.prompt_id
-    where a.method = 'none' and p.label_role = 'target' and p.split = $split and v.refused
-),
-
-flips as (
+-- $prompts prompts: the prompt_ids
+with flips as (
     select a.prompt_id, a.method, a.part, a.control, a.k, a.tau, a.draw, a.set_id
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
-    semi join refused as r on r.prompt_id = a.prompt_id
-    where a.control is null and a.set_id is not null and v.flipped
+    where list_contains($prompts, a.prompt_id) and a.control is null and a.set_id is not null and v.flipped
 ),
 
 found as (

@@ -163,7 +163,7 @@ def test_a_pool_is_that_of_the_ranking_that_flips_the_prompt_first(study: Analys
     for prompt, _, _, n_candidates in ended:
         assert found.sql(f"select count(*) from feature_sets where set_id = {first[prompt][2]}") == [(n_candidates,)]
     with found.connect() as con:
-        audited = queries.run(con, "audit_sets", judge="first_token", direction="first", split="test").fetchall()
+        audited = queries.run(con, "audit_sets", judge="first_token", direction="first", prompts=sorted(first)).fetchall()
     assert {row[0]: row[3] for row in audited if row[1] == "top_k" and row[2] is None} == {p: one[2] for p, one in first.items()}
     assert frozenset(found.sql(SETS)[0][2]) in study.planted.minimal_sets
 

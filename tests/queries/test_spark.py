@@ -76,7 +76,6 @@ WITH_ROWS: dict[str, dict[str, Any]] = {
     "features_on_token": {"token": "beach"},
     "promoting": {"token": "I"},
     "atlas_prompts": {"split": "test"},
-    "audit_sets": {"split": "test"},
     "find_prompts": {"words": "how to"},
 }
 """Values for which the embedded lake has an answer, where it has none by default."""
