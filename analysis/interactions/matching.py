@@ -30,7 +30,7 @@ def assigned(cost_so: np.ndarray, n: int) -> list[list[int]]:
 
 
 def matched(context: StudyContext, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int], seed: int) -> Controls:
-    """Controls of the critical features of some prompts, without replacement within a prompt; none where none is near enough."""
+    """Controls of the critical features of some prompts, none twice within a prompt; none where none near enough is left."""
     recipe = context.recipe
     n = recipe.waking.controls
     found = queries.run(

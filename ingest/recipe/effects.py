@@ -31,7 +31,7 @@ class Waking(Section):
     """The largest factor between a critical feature's largest activation and its control's on the tokens of the former."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The least share of a critical feature's activation that lies on tokens on which its control fires too. A critical feature
-    that no other comes near enough to has no control, and is counted as not matched."""
+    for which none is left that comes near enough has no control, and is counted as not matched."""
     watched: Literal["candidates", "all"] = "candidates"
     """Which features are recorded: the candidates up to the cap, or all features of the layers above."""
 
