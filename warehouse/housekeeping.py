@@ -131,7 +131,7 @@ def _garbage_of_run(
     if again.exists():
         yield lake.work, _key(lake, again), "landed by a killed process, to be compared"
     if landing.exists():
-        if record:
+        if record and not record.withheld:  # else it is computed again, whole
             yield lake.work, _key(lake, landing), "landed for a run that is published"
         elif landings:
             yield lake.work, _key(lake, landing), "landed for a run that is not finished"

@@ -15,6 +15,8 @@ from saelake.warehouse.housekeeping import drop, gc
 from saelake.warehouse.keys import record_key
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.runs import Rows, ensure_run
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import share
 from saelake.warehouse.storage import Folder
 from tests.warehouse import processes, toys
 
@@ -91,6 +93,26 @@ def test_gc_takes_what_killed_processes_left(lake: Lake) -> None:
     assert [name for name in left + kept if (lake.root / name).exists()] == kept
     assert [g.path for g in gc(lake, landings=True)] == ["landing/unfinished_0123"]
     assert all(f.note for f in check(lake))
+
+
+def test_gc_spares_what_is_landed_for_a_run_that_came_in_part(lake: Lake, tmp_path: Path) -> None:
+    share(lake, tmp_path / "set")
+    other = Lake.create(tmp_path / "other")
+    add(other, tmp_path / "set")
+
+    def killed(missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
+        yield next(toys.answers_plan().compute(missing))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure_run(other, toys.answers_spec(), replace(toys.answers_plan(), compute=killed))
+    assert gc(other, older_than_seconds=0) == []
+    asked: list[str] = []
+    plan = toys.answers_plan()
+    ensure_run(
+        other, toys.answers_spec(), replace(plan, compute=lambda missing: (asked.extend(missing), plan.compute(missing))[1])
+    )
+    assert asked == ["b", "c"]
 
 
 COLLECT = """
