@@ -80,7 +80,8 @@ def current_runs(lake: Lake, recipe: str | None = None) -> ShownRuns:
             break
     sentence = next((pointer_sentence(key, what) for key, what in damage.items()), None)
     wanted = {run_id for run_ids in asked.values() for run_id in run_ids}
-    return ShownRuns([r for r in records if r.run_id in wanted], records, now, tuple(recipes), sentence)
+    shown = [r for r in records if r.run_id in wanted]
+    return ShownRuns(shown, records, now, tuple(recipes), sentence, is_one_study=recipe is not None or len(recipes) == 1)
 
 
 def _given_runs(lake: Lake, run_ids: Sequence[str]) -> ShownRuns:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
@@ -34,6 +33,8 @@ class ShownRuns(NamedTuple):
     """All that pointers name."""
     damage: str | None = None
     """Why they can show nothing."""
+    is_one_study: bool = True
+    """Whether all is of one study, which a table is not shown a part of."""
 
 
 def create_views(
@@ -82,12 +83,12 @@ def head(statement: str) -> str:
 
 def statements_without_runs() -> Iterator[str]:
     """What makes the views of a lake without runs, but those of the runs themselves, which no lake is without for long."""
-    nothing = ShownRuns((), (), Lake(Path()))
     yield SCHEMA
     for table in TABLES.values():
-        yield from (_table_view(table, (), (), {}, schema, guarded=False, is_far=False) for schema in ("all_runs", "main"))
+        for schema in ("all_runs", "main"):
+            yield _table_view(table, (), {}, schema, guarded=False, is_far=False, left_out=None)
         if table.by_layer:
-            yield _layer_macro(table, nothing, (), {})
+            yield _layer_macro(table, (), {}, failing=None)
 
 
 def view_statements(shown: ShownRuns) -> list[str]:
@@ -106,13 +107,15 @@ def _statements(shown: ShownRuns, damage: Mapping[str, str], guarded: bool, is_s
     published, records = files_by_table(shown.published), files_by_table(shown.records)
     for table in TABLES.values():
         of_all, of_shown = published.get(table.name, ()), records.get(table.name, ())
-        yield _table_view(table, shown.published, of_all, damage, "all_runs", guarded, is_far)
+        everywhere = None if of_all else withheld_sentence(table.name, shown.published)
+        left_out = withheld_sentence(table.name, shown.records) if shown.is_one_study or not of_shown else None
+        yield _table_view(table, of_all, damage, "all_runs", guarded, is_far, everywhere)
         if shown.damage:
             yield f"create or replace view main.{table.name} as {_unreadable(table, shown.damage)}"
         else:
-            yield _table_view(table, shown.records, of_shown, damage, "main", guarded, is_far)
+            yield _table_view(table, of_shown, damage, "main", guarded, is_far, left_out)
         if table.by_layer:
-            yield _layer_macro(table, shown, of_shown, damage)
+            yield _layer_macro(table, of_shown, damage, shown.damage or left_out)
 
 
 Versioned = Sequence[tuple[int, DataFile]]
@@ -138,14 +141,13 @@ def by_columns(table: Table, files: Versioned) -> dict[frozenset[str], list[str]
 
 
 def _table_view(
-    table: Table, runs: Sequence[RunRecord], held: Versioned, damage: Mapping[str, str], schema: str, guarded: bool, is_far: bool
+    table: Table, held: Versioned, damage: Mapping[str, str], schema: str, guarded: bool, is_far: bool, left_out: str | None
 ) -> str:
     files = [file for _, file in held]
-    is_one_study = schema == "main" and len({r.recipe for r in runs}) == 1
     wrong = next((f"{f.path} {damage[f.path]}" for f in files if f.path in damage), None)
-    withheld = withheld_sentence(table.name, runs) if not files or is_one_study else None
-    if wrong or withheld:
-        rows = _unreadable(table, view_sentence(table.name, str(wrong)) if wrong else str(withheld))
+    failing = view_sentence(table.name, wrong) if wrong else left_out
+    if failing:
+        rows = _unreadable(table, failing)
     elif not files:
         rows = _no_rows(table)
     else:
@@ -182,10 +184,9 @@ def _guard(table: Table, files: Sequence[DataFile]) -> str:
     return f" where case when ({sizes}) = {sum(f.n_bytes for f in files)} then true else error({changed}) end"
 
 
-def _layer_macro(table: Table, shown: ShownRuns, held: Versioned, damage: Mapping[str, str]) -> str:
+def _layer_macro(table: Table, held: Versioned, damage: Mapping[str, str], failing: str | None) -> str:
     """`activations_of(layer)`: the rows of one layer, which opens only that layer's files; `layer` must be a literal."""
     parts = [_rows_of_layer(table, names, paths, damage) for names, paths in by_columns(table, held).items()]
-    failing = shown.damage or (None if parts else withheld_sentence(table.name, shown.records))
     files = [file for _, file in held]
     rows = " union all ".join(parts) or _no_rows(table)
     rows = _over_runs(table, rows) if is_of_several_runs(table, files) else rows

@@ -193,3 +193,20 @@ def test_what_a_shared_set_left_out_is_told(lake: Lake, tmp_path: Path) -> None:
     share(third, tmp_path / "without prompts")
     with connect(other) as con, pytest.raises(duckdb.Error, match=left_out):
         con.execute("select count(*) from tokens")
+
+
+def test_a_study_does_not_show_a_part_of_a_table_whichever_study_its_runs_were_computed_for(lake: Lake, tmp_path: Path) -> None:
+    theirs = build_lake(tmp_path / "theirs", "other", 1)
+    (ours,), (run_id,) = lake.current()["small", "ingest"], theirs.current()["other", "ingest"]
+    share(theirs, tmp_path / "set", Choice(runs=(run_id,), tables=("features", "saes", "prompts")))
+    add(lake, tmp_path / "set")
+    lake.point("other", "ingest", [ours, run_id])
+    rows = "select count(*) > 0 from {}"
+    with saelake.open(lake.root, recipe="other") as opened:
+        assert opened.sql("select count(distinct run_id) from prompts").fetchall() == [(2,)]
+        for table in ("activations", "activations_of(1)"):
+            with pytest.raises(LeftOut, match=f"activations is not here: run {run_id} was shared without"):
+                opened.sql(rows.format(table)).fetchall()
+    with saelake.open(lake.root) as opened:
+        for table in ("activations", "activations_of(1)", "all_runs.activations"):
+            assert opened.sql(rows.format(table)).fetchall() == [(True,)], "what one study lacks is not taken from another"
