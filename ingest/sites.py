@@ -22,7 +22,7 @@ from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 
 KINDS = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in_unit", "mlp_in", "mlp_out", "resid_post")
-"""In the order in which a block computes them."""
+"""In the order in which a block computes them; where attention and MLP lie side by side, a pass may come to the MLP's first."""
 HOOKS = {
     "resid_pre": "blocks.{}.hook_resid_pre",
     "z": "blocks.{}.attn.hook_z",
@@ -76,7 +76,7 @@ class Site:
 
     @property
     def depth(self) -> tuple[int, int]:
-        """Sorts sites in the order in which a pass comes to them."""
+        """Sorts sites in the order in which a pass comes to them; within a block as KINDS says."""
         return self.layer, KINDS.index(self.kind)
 
     @property

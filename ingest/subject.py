@@ -272,16 +272,16 @@ class Subject:
         return {site.layer: resid_btd for site, resid_btd in found.items()}
 
     def read(self, batch: Batch, sites: Sequence[Site], stop_after_last: bool = True) -> dict[Site, Tensor]:
-        """x_btd at each site, in the model's dtype, from one pass that ends after the last of them.
+        """x_btd at each site, in the model's dtype, from one pass that ends once all of them were seen.
 
         Of the residual stream after a block the tensors are the pass's own, elsewhere copies.
         """
         read: dict[Site, Tensor] = {}
-        last = max(sites, key=lambda site: site.depth)
+        n_asked = len(set(sites))
 
         def keep(site: Site, x_btd: Tensor) -> None:
             read[site] = x_btd if site.kind == "resid_post" else x_btd.clone()
-            if stop_after_last and site == last:
+            if stop_after_last and len(read) == n_asked:
                 raise StopForward
 
         with ExitStack() as hooks:

@@ -61,13 +61,15 @@ class Watch:
         self._subject = subject
         self._slices = slices
         self._watched = watched
+        self._unseen: set[int] = set()
         self._kept_bt = batch.attention_mask_bt.bool()
         self._row_n = self._kept_bt.nonzero()[:, 0].cpu().numpy()
         self._pos_n = batch.position_ids_bt[self._kept_bt].int().cpu().numpy()
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """While open, a pass over the batch is read, and left after the last watched site."""
+        """While open, a pass over the batch is read, and left once all that is watched was seen."""
+        self._unseen = set(self._watched)
         with suppress(StopForward), ExitStack() as hooks:
             for number in sorted(self._watched, key=self._depth):
                 site = self._slices[number].sae.reads
@@ -86,7 +88,8 @@ class Watch:
         else:
             for ids, encode in self._encoders(slices, wanted):
                 self._encode(number, ids, encode, resid_nd)
-        if number == max(self._watched, key=self._depth):
+        self._unseen.discard(number)
+        if not self._unseen:
             raise StopForward
 
     def _encoders(self, slices: SliceCache, wanted: np.ndarray | None) -> Iterator[tuple[np.ndarray, Callable[[Tensor], Tensor]]]:

@@ -160,6 +160,24 @@ def test_a_transcoder_reads_at_one_site_and_writes_at_another(family: str, archi
     assert len(seen.pos) == int((acts_tf != 0).sum())
 
 
+@pytest.mark.parametrize("family", ["Phi", "Cohere", "Falcon", "GPT-NeoX", "Llama"])
+def test_all_sites_of_a_block_are_read_in_whichever_order_it_comes_to_them(family: str) -> None:
+    """Where attention and MLP lie side by side, their shared norm is called before the attention."""
+    subject = subject_of(family)
+    ids, sites = subject.encode(PROMPTS[0]).token_ids, [Site(1, kind) for kind in ("z", "attn_out", "mlp_in_unit")]
+    batch = subject.batch([ids])
+    read = subject.read(batch, sites)
+    whole = subject.read(batch, [*sites, Site(2)])
+    assert read.keys() == set(sites)
+    assert all(torch.equal(read[site], whole[site]) for site in sites)
+    saes = dict(enumerate(sae_at(site, d_in=subject.width(site)) for site in sites[:2]))
+    saes[2] = sae_at(sites[2], Site(1, "mlp_out"), "transcoder")
+    found = AblationEngine(subject, saes, [ids]).activations([Request(0)], dict.fromkeys(saes))
+    expected = [int((sae.encode(read[sae.reads][0].float()) != 0).sum()) for sae in saes.values()]
+    assert np.bincount(found.sae, minlength=3).tolist() == expected
+    assert min(expected) > 0
+
+
 @pytest.mark.parametrize("family", ["Llama", "Gemma 2", "OPT", "BLOOM", "GPT-2"])
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (2, 1, 0)], ids=str)
 def test_resid_mid_is_the_sum_of_what_other_saes_leave_whatever_their_numbers(family: str, numbers: Sequence[int]) -> None:
