@@ -28,7 +28,6 @@ from saelake.analysis.engine.requests import Request
 from saelake.analysis.engine.slices import SliceCache
 from saelake.analysis.engine.watch import Activations, Watch, Watched
 from saelake.ingest.saes.sae import Sae
-from saelake.ingest.sites import Site
 from saelake.ingest.subject import Batch, Subject
 from saelake.warehouse.errors import UserError
 
@@ -170,8 +169,8 @@ class AblationEngine:
         is run as a whole. Grouped with others it resumes from below theirs, where that costs less than a pass of its own.
         """
         latest = self._subject.n_layers - 1 if lowest is None else lowest
-        firsts = [r.first_site(self._saes) for r in requests]
-        starts = [latest if first is None else min(self._below(first), latest) for first in firsts]
+        belows = [r.below(self._saes) for r in requests]
+        starts = [latest if one is None else min(one, latest) for one in belows]
         lengths = [len(self._prompts[r.prompt]) for r in requests]
         worth = WORTH.get(self._subject.device.type, WORTH["cpu"]) * max(n_new, 1)
         for start, group in together(starts, [r.prompt for r in requests], lengths, worth * self._subject.n_layers):
@@ -197,11 +196,6 @@ class AblationEngine:
         resid_btd = self._prefix.states(start, [r.prompt for r in requests])
         with resumed(self._subject, start, resid_btd), self._interventions(requests, batch).at_work(batch):
             return self._subject.forward(batch)
-
-    def _below(self, first: Site) -> int:
-        """The block whose clean output a pass resumes from. A transcoder reads before it writes, within the same block."""
-        read = [sae.reads for sae in self._saes.values() if sae.writes == first]
-        return min([first.below, *(site.below for site in read)])
 
     def _answer(
         self, max_new_tokens: int, is_enough: IsEnough, start: int, requests: Sequence[Request]

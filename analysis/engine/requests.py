@@ -147,11 +147,14 @@ class Request:
         """What determines the answer: equal states need one pass."""
         return (self.prompt, *(one.state for one in self.interventions))
 
-    def first_site(self, saes: Mapping[int, Sae]) -> Site | None:
-        """The site that a pass comes to first, of those that are touched; None for the unmodified model."""
-        held = (saes[n].writes for one in self.interventions for n in one.features.saes)
+    def below(self, saes: Mapping[int, Sae]) -> int | None:
+        """The highest block that may be left out of its passes, -1 for none; None: the model is not modified.
+
+        A transcoder reads before it writes, in the same block or an earlier one.
+        """
+        held = (site for one in self.interventions for n in one.features.saes for site in (saes[n].reads, saes[n].writes))
         along = (site for one in self.interventions if one.direction for site in one.direction.sites)
-        return min((*held, *along), key=lambda site: site.depth, default=None)
+        return min((site.below for site in (*held, *along)), default=None)
 
 
 def request_of(number: int, acting: tuple[Intervention, ...]) -> Request:

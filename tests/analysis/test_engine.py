@@ -250,9 +250,9 @@ def test_a_prompt_with_its_answer_is_asked_what_the_prompt_was() -> None:
     assert (first.features, first.positions, len(first.then)) == (some, (0,), 1), "the plain form, where it says the same"
 
 
-def test_a_pass_comes_first_to_the_lowest_site_that_is_touched() -> None:
+def test_a_pass_resumes_below_the_lowest_site_that_is_touched() -> None:
     saes = tiny("llama").saes
     low, high = FeatureSet.of([0], [1]), FeatureSet.of([2], [1])
     along = DirectionEdit(np.zeros(D_MODEL, np.float32), (Site(1), Site(2)))
-    firsts = [Request(0, high), Request(0, high, along), Request(0, high, then=(Intervention(low),)), Request(0)]
-    assert [one.first_site(saes) for one in firsts] == [Site(2), Site(1), Site(0), None]
+    asked = [Request(0, high), Request(0, high, along), Request(0, high, then=(Intervention(low),)), Request(0)]
+    assert [one.below(saes) for one in asked] == [2, 1, 0, None]

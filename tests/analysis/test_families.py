@@ -160,6 +160,26 @@ def test_a_transcoder_reads_at_one_site_and_writes_at_another(family: str, archi
     assert len(seen.pos) == int((acts_tf != 0).sum())
 
 
+def test_a_transcoder_may_write_in_a_later_layer_than_it_reads() -> None:
+    """With another SAE held between the two, which must not hide from the pass what is read below it."""
+    subject = subject_of("Llama")
+    saes = {0: sae_at(Site(0, "mlp_in"), Site(2, "mlp_out"), "transcoder"), 1: sae_at(Site(1))}
+    for sae in saes.values():
+        check_fits(sae, subject)
+    ids, read = [subject.encode(text).token_ids for text in PROMPTS], list[Tensor]()
+    with (
+        hooked(subject, "Llama", "mlp_in", 0, lambda x: read.append(x) or x),
+        hooked(subject, "Llama", "resid_post", 1, lambda x: without(saes[1], FEATURES, x, x)),
+        hooked(subject, "Llama", "mlp_out", 2, lambda y: without(saes[0], FEATURES, read[-1], y)),
+    ):
+        expected = torch.stack([literal(subject, one) for one in ids])
+        answers = [literal_answer(subject, one, subject.tokenizer.eos_token_id) for one in ids]
+    features = FeatureSet.of(*zip(*product(range(2), FEATURES), strict=True))
+    requests, engine = [Request(i, features) for i in range(len(ids))], AblationEngine(subject, saes, ids)
+    torch.testing.assert_close(engine.log_probabilities(requests), expected, atol=2e-4, rtol=2e-4)
+    assert engine.answer(requests, N_NEW).token_ids == answers
+
+
 @pytest.mark.parametrize("family", ["Phi", "Cohere", "Falcon", "GPT-NeoX", "Llama"])
 def test_all_sites_of_a_block_are_read_in_whichever_order_it_comes_to_them(family: str) -> None:
     """Where attention and MLP lie side by side, their shared norm is called before the attention."""
