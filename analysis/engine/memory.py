@@ -35,7 +35,7 @@ class Size(NamedTuple):
     n_features: int = 0
     """Features held, of all SAEs."""
     widest: int = 0
-    """Features of one SAE that are held or watched, at most."""
+    """Features of one SAE that are held, at most."""
 
 
 class Batches:

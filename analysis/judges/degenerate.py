@@ -65,8 +65,9 @@ def degenerate_rule(text: str) -> str | None:
       row (three and a half at the end).
     - few words: in some stretch of forty words (or in a whole text of 20 to 39) fewer than a quarter are distinct; numbers,
       tables and code are left out.
-    - scripts: words of different scripts follow each other with nothing but a space between them, or less, five times and more,
-      and that is so of most neighbours. Chinese, Japanese and Korean letters are one script here.
+    - scripts: there are letters of three scripts or more, and words of different ones follow each other with nothing but a space
+      between them, or less, five times and more, which is so of most neighbours (60%). Chinese, Japanese and Korean letters are
+      one script here.
     """
     if not text.strip():
         return "empty"
