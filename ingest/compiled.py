@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import Cache
 
 from saelake.ingest.recipe import Compute
 from saelake.warehouse.errors import UserError
@@ -32,7 +33,9 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str | Callable[..., Any
 
 
 def _forward(block: nn.Module, plain: Any, fast: Any, *args: Any, **kwargs: Any) -> Any:
-    if kwargs.get("past_key_values") is not None or torch.is_grad_enabled() or _is_hooked(block):
+    # By whatever name or place a family's blocks take their cache.
+    is_cached = any(isinstance(one, Cache) for one in (*args, *kwargs.values()))
+    if is_cached or torch.is_grad_enabled() or _is_hooked(block):
         return plain(*args, **kwargs)
     from torch._dynamo.exc import TorchDynamoException  # seconds, which only who compiles should wait
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
@@ -17,7 +18,8 @@ from saelake.ingest.sites import Site
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 from tests.analysis.engines import TEXTS, tiny, tiny_subject
-from tests.ingest.tiny import save_model
+from tests.ingest.families import make_family
+from tests.ingest.tiny import save_model, word_tokenizer
 
 FAMILY = "gemma2"
 RUNS: list[int] = []
@@ -70,6 +72,18 @@ def test_what_is_read_inside_a_block_a_cache_and_gradients_take_the_plain_one(su
     assert not RUNS
     assert engine.answer([Request(0)], 4).token_ids == said.token_ids
     subject.read_resid_post(batch, [subject.n_layers - 1])
+    assert RUNS
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT-2", "Falcon", "GPT-NeoX", "OPT"])
+def test_a_cache_is_seen_by_whatever_name_or_place_a_block_takes_it(family: str) -> None:
+    subject = Subject(make_family(family), word_tokenizer())
+    batch = subject.batch([subject.encode(text).token_ids for text in TEXTS])
+    compile_blocks(subject.blocks, backend)
+    RUNS.clear()
+    subject.forward(batch, DynamicCache())
+    assert not RUNS
+    subject.forward(batch)
     assert RUNS
 
 
