@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from saelake.analysis.judges.protocol import Answer, Verdict
+from saelake.ingest.backends.padded import padded
 from saelake.ingest.capture import length_batches
 from saelake.ingest.fingerprint import MODEL_FILES, hash_folder, hub_commit
 from saelake.ingest.inputs import read_text
@@ -173,16 +174,8 @@ class Classifier:
 
     @torch.inference_mode()
     def _forward(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        width = max(map(len, sequences))
-        ids_bt = torch.zeros(len(sequences), width, dtype=torch.int64)  # padding is masked, so any token will do
-        mask_bt = torch.zeros_like(ids_bt)
-        for row, sequence in enumerate(sequences):
-            ids_bt[row, width - len(sequence) :] = torch.tensor(sequence)
-            mask_bt[row, width - len(sequence) :] = 1
-        positions_bt = (mask_bt.cumsum(dim=1) - 1).clamp(min=0)
-        inputs = {"input_ids": ids_bt, "attention_mask": mask_bt, "position_ids": positions_bt}
-        on_device = {name: values.to(self.model.device) for name, values in inputs.items()}
-        logits_bv = self.model(**on_device, use_cache=False, logits_to_keep=1).logits[:, -1]
+        batch = padded(sequences, self.model.device)
+        logits_bv = self.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits_bv.float().softmax(-1).cpu()
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def padded(token_ids: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-    """input_ids, attention_mask and position_ids (b, t), as transformers names them."""
+    """input_ids, attention_mask and position_ids (b, t), as transformers names them; padding, which is masked, is token 0."""
     width = max(map(len, token_ids))
     ids_bt = torch.zeros(len(token_ids), width, dtype=torch.int64)
     mask_bt = torch.zeros_like(ids_bt)
