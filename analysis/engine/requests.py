@@ -116,10 +116,6 @@ class Intervention:
         return self.positions is None if self.answering is None else self.answering
 
     @property
-    def everywhere(self) -> bool:
-        return self.positions is None and self.on_answers
-
-    @property
     def state(self) -> tuple[int, DirectionEdit | None, tuple[int, ...] | None, bool]:
         """What it does: equal states do the same."""
         return self.features.key, self.direction, self.positions, self.on_answers

@@ -229,10 +229,9 @@ def test_a_feature_set_by_hand() -> None:
 
 
 def test_an_intervention_stays_on_for_answers_if_it_acts_on_all_of_the_prompt_or_is_told_to() -> None:
-    cases = {(None, None): (True, True), (None, False): (False, False), ((0,), None): (False, False), ((0,), True): (True, False)}
-    for (positions, answering), (on_answers, everywhere) in cases.items():
-        one = Intervention(positions=positions, answering=answering)
-        assert (one.on_answers, one.everywhere) == (on_answers, everywhere)
+    cases = {(None, None): True, (None, False): False, ((0,), None): False, ((0,), True): True}
+    for (positions, answering), on_answers in cases.items():
+        assert Intervention(positions=positions, answering=answering).on_answers == on_answers
 
 
 def test_a_prompt_with_its_answer_is_asked_what_the_prompt_was() -> None:
