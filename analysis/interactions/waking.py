@@ -152,7 +152,7 @@ def _pass_rows(work: Work, asked: Sequence[Pass]) -> Iterator[Rows]:
         "tau": [None] * n,
         "p_refusal_token": first.p_target,
         "margin": first.margin,
-        "first_token": [context.text([int(token)]) for token in first.token_id],
+        "first_token": context.subject.spelling.texts(first.token_id.tolist()),
         "completion": [""] * n,  # nothing is generated in these passes
     }
     named: Columns = {
@@ -180,12 +180,12 @@ def _reactivation_rows(work: Work, asked: Sequence[Pass], kept: pa.Table) -> Ite
 
 STAGE = Stage(
     name="waking",
-    parents=("inert", "alignments", "prompts", "activations"),
+    parents=("candidates", "inert", "alignments", "prompts", "activations"),
     splits=searched_split,
     sections=("waking", "candidates", "capture"),
     tables=("feature_sets", "ablations", "waking_passes", "reactivations"),
     shards=lambda study: list(shards_of_split(study, "waking")),
     compute=_compute,
-    code_version=2,
+    code_version=3,
     conditions=("waking",),
 )

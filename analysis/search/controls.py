@@ -31,7 +31,7 @@ Draws = Mapping[str, np.ndarray]
 
 def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     shards = shards_of_split(work.context.study, "controls")
-    with work.sql("prompts", "activations", "alignments", "minimal", "algorithm1") as con:
+    with work.sql("prompts", "activations", "alignments", "candidates", "minimal", "algorithm1") as con:
         often = _often(work, con)
         for name in missing:
             drawn = _drawn(work, con, shards[name])
@@ -45,7 +45,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 
 def _drawn(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int]) -> dict[int, Draws]:
-    """Shuffled features by prompt: they fire on it, and are not candidates in the pool up to the cap."""
+    """Shuffled features by prompt: they fire on it, and are neither candidates up to the cap nor in its own minimal sets."""
     settings = work.context.recipe.candidates
     found = queries.run(
         con,
@@ -121,13 +121,13 @@ def _clamped(work: Work, con: duckdb.DuckDBPyConnection, prompts: Sequence[int])
 
 STAGE = Stage(
     name="controls",
-    parents=("minimal", "algorithm1", "alignments", "prompts", "activations"),
+    parents=("candidates", "minimal", "algorithm1", "alignments", "prompts", "activations"),
     splits=searched_split,
     sections=("candidates", "controls", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts"),
     shards=lambda study: list(shards_of_split(study, "controls")),
     compute=_compute,
-    code_version=3,
+    code_version=4,
     conditions=("random", "firing_on_tokens", "clamp"),
     compared=(
         (OWN, TOP_K),

@@ -1,11 +1,12 @@
 -- Which features could stand in for the critical ones of a prompt: they are of the same SAE, fire where these fire and about as
--- strongly, and are not candidates.
+-- strongly, and are not candidates: neither the first of each SAE by cosine nor the prompt's own, its top_k_attribution features
+-- and its critical ones.
 --
 -- One row per critical feature that fires (of any minimal set of the prompt) and a feature that could be ablated instead: overlap is
 -- the share of the critical feature's activation that lies on tokens on which the other one fires too, ratio the larger of both
 -- largest activations by the smaller, the other's on these tokens only. A critical feature that none comes near enough to has no
--- row. BOS counts only for features that fire nowhere else. cost is a random number below 1, which depends on seed, the prompt's
--- number in its study, layer and both features only, so that it is the same everywhere.
+-- row. BOS counts only for features that fire nowhere else. cost is below 1, the place of the other one among all that come near
+-- the critical feature there, in a random order that depends on seed, the prompt's place in its run, layer and both features only.
 --
 -- $prompts prompts: the prompt_ids
 -- $pool integer = 200: features of each SAE, by cosine with either direction, that count as candidates and are left out
@@ -25,12 +26,21 @@ ranked as (
     from alignments
 ),
 
-left_out as (
-    select sae_id, feature_id
+candidates as (
+    select distinct sae_id, feature_id
     from ranked
     where rank <= $pool
+),
+
+own as (
+    select a.prompt_id, s.sae_id, s.feature_id
+    from ablations as a
+    join feature_sets as s on s.set_id = a.set_id
+    where
+        a.method = 'top_k' and a.part = 'attribution' and a.control is null
+        and list_contains($prompts, a.prompt_id)
     union
-    select sae_id, feature_id
+    select prompt_id, sae_id, feature_id
     from critical
 ),
 
@@ -68,7 +78,8 @@ sources as (
 others as (
     select f.prompt_id, f.sae_id, f.feature_id, f.pos, f.activation
     from counted as f
-    anti join left_out as l on l.sae_id = f.sae_id and l.feature_id = f.feature_id
+    anti join candidates as c on c.sae_id = f.sae_id and c.feature_id = f.feature_id
+    anti join own as o on o.prompt_id = f.prompt_id and o.sae_id = f.sae_id and o.feature_id = f.feature_id
 ),
 
 met as (

@@ -1,6 +1,8 @@
 """R13 and beyond: the waking graph against the enumeration, and the matched null where it is true by construction."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from scipy.stats import binom
 
 from saelake import queries
 from saelake.analysis import stage_list, stages
+from saelake.analysis.engine.requests import FeatureSet
 from saelake.analysis.interactions import waking
 from saelake.analysis.interactions.matching import assigned
-from saelake.analysis.interactions.waking import passes
+from saelake.analysis.interactions.waking import Pass, _pass_rows, passes
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.lake import Lake
 from tests.analysis.effects import Analysed
@@ -159,6 +162,18 @@ def test_a_source_that_nothing_comes_near_to_is_counted_and_not_tested(study: An
         rows = queries.run(con, "waking_controls").fetchall()
         assert rows[1] == (3, 6, 0, 6, None)
         assert {row[3] for row in rows} == {0, 6}
+
+
+def test_the_first_token_of_a_pass_is_spelt_as_in_every_answer() -> None:
+    """A special token and a space at the beginning are part of it."""
+    first = SimpleNamespace(token_id=np.array([1, 2]), p_target=np.zeros(2), margin=np.zeros(2))
+    spelling = SimpleNamespace(texts=lambda ids: [("", " Sure", "<end>")[i] for i in ids])
+    context = SimpleNamespace(
+        engine=SimpleNamespace(next_token=lambda _: first), subject=SimpleNamespace(spelling=spelling), prompt_ids=np.array([7])
+    )
+    work: Any = SimpleNamespace(context=context, spec=SimpleNamespace(stage="waking", seed=0))
+    asked = [Pass(0, FeatureSet.ablating([(2, f)]), "minimal", 0) for f in (5, 6)]
+    assert next(_pass_rows(work, asked)).rows["first_token"].to_pylist() == [" Sure", "<end>"]
 
 
 def test_assignment_is_balanced_and_takes_the_cheapest() -> None:

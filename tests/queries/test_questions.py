@@ -222,6 +222,46 @@ def test_random_controls_fire_on_the_prompt_outside_the_pool(con: duckdb.DuckDBP
     assert draws[0] != draws[1]
 
 
+@pytest.fixture
+def searched() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Two prompts on which features 0 to 5 fire; 0 is the first by cosine, the others are candidates of one prompt each."""
+    with duckdb.connect() as con:
+        con.execute(
+            "create table alignments as "
+            "select 'own' as direction, 's' as sae_id, i as feature_id, -i as cosine from range(6) t(i)"
+        )
+        con.execute(
+            "create table activations as "
+            "select p as prompt_id, 1 as pos, 0 as layer, 's' as sae_id, i as feature_id, 1.0 as activation "
+            "from range(2) prompts(p), range(6) features(i)"
+        )
+        con.execute("create table tokens as select p as prompt_id, 1 as pos, 'user' as role from range(2) prompts(p)")
+        con.execute(
+            "create table ablations as from (values (0, 10, 'top_k', 'attribution', null), (0, 11, 'minimal', null, null), "
+            "(1, 12, 'minimal', null, null), (0, 13, 'minimal', null, 'random'), (0, 14, 'algorithm1', 'complement', null)) "
+            "t(prompt_id, set_id, method, part, control)"
+        )
+        con.execute(
+            "create table feature_sets as from (values (10, 's', 1), (11, 's', 2), (12, 's', 3), (13, 's', 4), (14, 's', 5)) "
+            "t(set_id, sae_id, feature_id)"
+        )
+        con.execute(
+            "create table critical_features as "
+            "select prompt_id, 0 as layer, sae_id, feature_id, 'minimal' as method, 1 as n_tokens "
+            "from ablations join feature_sets using (set_id) where method = 'minimal' and control is null"
+        )
+        yield con
+
+
+def test_controls_are_neither_a_prompts_own_candidates_nor_what_was_found_for_it(searched: duckdb.DuckDBPyConnection) -> None:
+    """Whatever other prompts of the same call have: what a control is drawn from does not depend on the shard."""
+    for name, column in (("random_active", "feature_id"), ("matched_active", "other_feature_id")):
+        both = set(ask(searched, name, f"prompt_id, {column}", prompts=[0, 1], pool=1))
+        assert both == {(0, f) for f in (3, 4, 5)} | {(1, f) for f in (1, 2, 4, 5)}, name
+        alone = set(ask(searched, name, f"prompt_id, {column}", prompts=[0], pool=1))
+        assert alone == {(prompt, f) for prompt, f in both if prompt == 0}, name
+
+
 def test_runs_tell_where_everything_comes_from(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     stages = ask(con, "runs", "stage, recipe, current, parents, rows, device, seed")
     ingest, alignments = (lake.current()["small", stage][0] for stage in ("ingest", "alignments"))
