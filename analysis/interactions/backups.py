@@ -25,6 +25,10 @@ from saelake.warehouse.schema import BACKUP_TESTS, BACKUPS
 
 ALONE, WITH_WOKEN = Condition("woken", "without"), Condition("woken", "with")
 WITH_OTHERS = Condition("woken", "with", "matched")
+ALONE_UNMATCHED, WITH_UNMATCHED = Condition("woken", "without_unmatched"), Condition("woken", "with_unmatched")
+"""Sources beside whose woken features no others fire. They are named apart, and so are those that wake nothing: what is compared
+is over the same sources, not over those alone that happen to have an answer."""
+NOTHING_WOKEN = Condition("woken", "nothing")
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,10 @@ def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int
 
 def tests(source: Source, seed: int) -> Iterator[tuple[Source, str, Ablation]]:
     """What is asked about one source: (source, what is ablated, the ablation)."""
-    yield source, "source", Ablation(source.ablated(), ALONE, about=source.name)
+    alone, woken = (ALONE, WITH_WOKEN) if source.others else (ALONE_UNMATCHED, WITH_UNMATCHED)
+    yield source, "source", Ablation(source.ablated(), alone if source.woken else NOTHING_WOKEN, about=source.name)
     if source.woken:
-        yield source, "woken", Ablation(source.ablated(source.woken), WITH_WOKEN, about=source.name)
+        yield source, "woken", Ablation(source.ablated(source.woken), woken, about=source.name)
     if source.others:
         others = source.ablated(source.others)
         yield source, "random", Ablation(others, WITH_OTHERS, draw=0, seed=seed, about=source.name)
@@ -156,12 +161,13 @@ def _backup_rows(work: Work, backed_up: Sequence[Source]) -> Rows:
 
 STAGE = Stage(
     name="backups",
-    parents=("waking", "waking_graph", "alignments", "prompts", "activations"),
+    parents=("candidates", "minimal", "waking", "waking_graph", "alignments", "prompts", "activations"),
     splits=searched_split,
     sections=("candidates", "generation", "verdicts", "capture"),
     tables=("feature_sets", "ablations", "verdicts", "backup_tests", "backups"),
     shards=lambda study: list(shards_of_split(study, "backups")),
     compute=_compute,
+    code_version=2,
     conditions=("woken",),
-    compared=((WITH_WOKEN, ALONE), (WITH_WOKEN, WITH_OTHERS)),
+    compared=((WITH_WOKEN, ALONE), (WITH_WOKEN, WITH_OTHERS), (WITH_UNMATCHED, ALONE_UNMATCHED)),
 )

@@ -123,7 +123,12 @@ def test_what_is_asked_of_a_source_by_hand() -> None:
         [(2, 5, 0.0), (3, 8, 0.0)],
     ]
     assert {ablation.request.prompt for *_, ablation in found} == {7}
-    assert [what for _, what, _ in backups.tests(Source(7, "minimal", 0, ((2, 5),), (), ()), 11)] == ["source"]
+    silent, unmatched = (Source(7, "minimal", 0, ((2, 5),), woken, ()) for woken in ((), ((3, 1),)))
+    parts = {source: [(what, one.condition.part) for _, what, one in backups.tests(source, 11)] for source in (silent, unmatched)}
+    assert parts == {
+        silent: [("source", "nothing")],
+        unmatched: [("source", "without_unmatched"), ("woken", "with_unmatched")],
+    }, "what is compared with what is over the same sources"
     names = [Source(7, method, start, ((2, i),), (), ()).name for method, start in ((None, None), ("minimal", 0)) for i in (5, 6)]
     names.append(Source(7, "minimal", 1, ((2, 5),), (), ()).name)
     assert len(set(names)) == 4, "a feature by itself, a set by its method and start"
