@@ -25,6 +25,7 @@ from saelake.analysis.stage import Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.runs import prompt_shards
 from saelake.ingest.saes.sae import Sae
+from saelake.ingest.sites import Site
 from saelake.ingest.study import Study
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -234,7 +235,7 @@ def _rows(
                 "p_target": float(after.p_target[answered]),
                 "norm": float(one.norm_b[row]),
                 "drift": None if one.drift_b[row].isnan() else float(one.drift_b[row]),
-                "cosine": _cosine(one.change_btd[row, t], direction) if is_changed else None,
+                "cosine": _cosine(sae.reads, one.change_btd[row, t], direction) if is_changed else None,
                 "in_features": float(one.in_features_b[row]) if is_changed else None,
                 "in_error": float(one.in_error_b[row]) if is_changed else None,
                 "at_pos": float(size_bt[row, t] ** 2 / whole_b[row]) if is_changed else None,
@@ -264,8 +265,8 @@ def changed(prompt: int, held: FeatureSet, sae: Sae, change_td: np.ndarray, firs
     return Request(prompt, held, then=tuple(edits))
 
 
-def _cosine(change_d: torch.Tensor, direction: np.ndarray | None) -> float | None:
-    if direction is None or len(change_d) != len(direction):
+def _cosine(site: Site, change_d: torch.Tensor, direction: np.ndarray | None) -> float | None:
+    if direction is None or site.kind == "z":  # the heads' outputs: of another space, however wide
         return None
     return float(change_d.double().numpy() @ direction / change_d.double().norm() / np.linalg.norm(direction))
 
@@ -278,5 +279,5 @@ STAGE = Stage(
     tables=("recoveries",),
     shards=lambda study: list(_shards(study)),
     compute=_compute,
-    code_version=2,
+    code_version=3,
 )

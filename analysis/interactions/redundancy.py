@@ -1,6 +1,7 @@
 """Decoder rows that are alike, within a layer and across layers: what the questions about near-duplicates join.
 
-The pairs are candidates only, so that their number stays small whatever the width of the SAEs.
+They are compared as they lie in the residual stream: the heads' outputs of two layers are different spaces. The pairs are
+candidates only, so that their number stays small whatever the width of the SAEs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,8 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from saelake.analysis.search.alignments import residual_rows
 from saelake.analysis.search.candidates import pool_by_sae
 from saelake.analysis.stage import Stage, Work, direction_splits
+from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.saes.sae import Sae
 from saelake.ingest.study import Study
@@ -17,10 +20,9 @@ from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DECODER_COSINES
 
 
-def unit_rows(sae: Sae, feature_ids: np.ndarray) -> torch.Tensor:
-    """(k, d) float32: the decoder rows of some features at length 1; rows of zeros stay zero."""
-    ids = torch.from_numpy(feature_ids.astype(np.int64)).to(sae.W_dec.device)
-    return torch.nn.functional.normalize(sae.W_dec.index_select(0, ids).float(), dim=-1)
+def unit_rows(context: StudyContext, sae: Sae, feature_ids: np.ndarray) -> torch.Tensor:
+    """(k, d) float32: some features' decoder rows as they lie in the residual stream, at length 1; rows of zeros stay zero."""
+    return torch.nn.functional.normalize(residual_rows(context, sae, feature_ids), dim=-1)
 
 
 def pairs_above(unit_kd: torch.Tensor, other_kd: torch.Tensor, least: float, *, same: bool) -> tuple[np.ndarray, ...]:
@@ -54,12 +56,10 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         members = pool_by_sae(con, recipe.candidates, {n: context.sae_ids[n] for n in searched.values()})
     for name in missing:
         number = searched[name]
-        unit_kd = unit_rows(context.saes[number], members[number])
+        unit_kd = unit_rows(context, context.saes[number], members[number])
         parts: list[Rows] = []
         for other in [n for n in members if _place(n) >= _place(number)]:
-            other_kd = unit_kd if other == number else unit_rows(context.saes[other], members[other])
-            if unit_kd.shape[1] != other_kd.shape[1]:  # rows of different spaces: the heads' and the residual stream's
-                continue
+            other_kd = unit_kd if other == number else unit_rows(context, context.saes[other], members[other])
             first, second, cosine = pairs_above(unit_kd, other_kd, recipe.redundancy.min_cosine, same=other == number)
             columns = {
                 "sae_id": [context.sae_ids[number]] * len(first),
@@ -82,5 +82,6 @@ STAGE = Stage(
     tables=("decoder_cosines",),
     shards=_shards,
     compute=_compute,
+    code_version=2,
     unit="SAEs",
 )

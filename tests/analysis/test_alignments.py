@@ -1,15 +1,17 @@
 """Cosines of decoder rows with a direction, and log-odds of target tokens, by hand and some rows at a time."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from saelake.analysis.audit.recoveries import _cosine
 from saelake.analysis.interactions import readouts
 from saelake.analysis.interactions.readouts import answered
+from saelake.analysis.interactions.redundancy import unit_rows
 from saelake.analysis.search import alignments, candidates
 from saelake.analysis.search.alignments import cosines, to_residual
 from saelake.analysis.search.candidates import shards_of_split
@@ -46,6 +48,23 @@ def test_rows_of_the_heads_come_to_the_residual_stream_by_the_layers_own_project
         assert not found.requires_grad
     resid: Any = SimpleNamespace(writes=Site(1))
     assert to_residual(context, resid) is None
+
+
+def test_rows_of_two_layers_heads_are_compared_behind_their_own_projections() -> None:
+    """As wide as the residual stream, which says nothing: (1, 0) of layer 0 writes what (0, 1) of layer 1 writes."""
+    weights = {0: torch.eye(2), 1: torch.tensor([[0.0, 1.0], [1.0, 0.0]])}
+    modules = {Site(layer, "z"): SimpleNamespace(module=SimpleNamespace(weight=weight)) for layer, weight in weights.items()}
+    context: Any = SimpleNamespace(subject=SimpleNamespace(sites=SimpleNamespace(places=modules)))
+    rows_kd = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    first, second, resid = (
+        unit_rows(context, cast(Any, SimpleNamespace(writes=site, decoder_rows=lambda ids, _: rows_kd[ids])), np.arange(2))
+        for site in (Site(0, "z"), Site(1, "z"), Site(1))
+    )
+    assert (first @ second.T).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert (first @ resid.T).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    direction = np.array([1.0, 0.0])
+    assert _cosine(Site(0), rows_kd[0], direction) == 1.0
+    assert _cosine(Site(0, "z"), rows_kd[0], direction) is None
 
 
 def test_log_odds_are_those_of_all_target_tokens_together() -> None:

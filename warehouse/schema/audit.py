@@ -82,7 +82,7 @@ RECOVERIES = Table(
             "cosine",
             pa.float32(),
             "cosine with the chosen direction of the change at the token that it changes most",
-            null="nothing is changed, or the site is not of the residual stream's width",
+            null="nothing is changed, or the site is that of the heads' outputs, which are not of the residual stream",
             at_least=-1.001,
             at_most=1.001,
             since=2,
