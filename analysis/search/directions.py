@@ -23,7 +23,8 @@ from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import DIRECTIONS
 
 OUTDONE = "outdone"
-"""What left_out says of a layer that another one flips more than, by the first token already: the rest was not asked."""
+"""What left_out says of a layer that stands behind another one, by the first token already or by its whole answers: the rest was
+not asked."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def left_out(scores: Sequence[Scores], settings: Direction) -> list[str | None]:
             "induced": one.induced is not None and one.induced < settings.induce_min,
         }
         out = [name for name, is_out in filters.items() if is_out]
-        found.append(", ".join(out or ([OUTDONE] if one.n_flipped is None else [])) or None)
+        found.append(", ".join(out or ([OUTDONE] if one.induced is None else [])) or None)
     return found
 
 
@@ -273,5 +274,5 @@ STAGE = Stage(
     tables=("directions",),
     shards=single_shard,
     compute=_compute,
-    code_version=2,
+    code_version=3,
 )

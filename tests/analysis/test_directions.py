@@ -144,7 +144,7 @@ def test_the_best_direction_is_found_without_measuring_every_layer(
         known = {name: value for name, value in vars(one).items() if value is not None}
         assert known == {name: pytest.approx(vars(whole)[name], abs=1e-6) for name in known}, layer
     assert left_out(few, settings)[chosen(few) or 0] is None
-    assert all(out is not None for layer, out in enumerate(left_out(few, settings)) if few[layer].n_flipped is None)
+    assert all(out is not None for layer, out in enumerate(left_out(few, settings)) if few[layer].induced is None)
 
 
 def test_filters_leave_out_what_is_beyond_them_and_not_what_is_at_them() -> None:
@@ -153,7 +153,7 @@ def test_filters_leave_out_what_is_beyond_them_and_not_what_is_at_them() -> None
     nan = float("nan")
     scores = [at, Scores(9, 5, 0.5, 0.11, 0.5), Scores(9, 5, 0.5, 0.1, 0.49), Scores(9, 5, 0.5, nan, 0.2)]
     scores += [Scores(9), Scores(9, None, 0.5, 0.2), Scores(9, 5, 0.5, 0.05), Scores(9, 0, 0.0, 0.0, 1.0)]
-    expected = [None, "kl", "induced", "kl, induced", "outdone", "kl", None, None]
+    expected = [None, "kl", "induced", "kl, induced", "outdone", "kl", "outdone", None]
     assert left_out([*scores, at, Scores(9)], settings) == [*expected, "late", "late"], "of ten layers the last two are late"
     assert left_out([at] * 3, settings) == [None, None, "late"], "the open ones are rounded"
     assert left_out([at] * 2, settings) == [None, None]

@@ -64,8 +64,8 @@ DIRECTIONS = Table(
         Column(
             "left_out",
             pa.string(),
-            "which filters leave the layer out: late, kl, induced, joined by a comma; outdone: another layer flips more by "
-            "first tokens, and the rest was not asked; unknown in older files; imported",
+            "which filters leave the layer out: late, kl, induced, joined by a comma; outdone: another layer does better "
+            "by first tokens or whole answers, and the rest was not asked; unknown in older files; imported",
             null="it passes",
             since=2,
             elsewhere="case when admitted then null else 'unknown' end",
