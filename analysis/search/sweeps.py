@@ -72,6 +72,8 @@ def check_sweep(sweep: Sweep, n_sources: int) -> None:
         raise UserError(f"strengths are 1 to {MOST_STRENGTHS} finite numbers, as 0,10,20")
     if len(set(sweep.strengths)) < len(sweep.strengths):
         raise UserError("a strength is named twice")
+    if not sweep.clamp and not any(sweep.strengths):
+        raise UserError("what is added needs a strength beside 0: that is the unmodified model, which is asked in any case")
     if sweep.clamp and (sweep.direction or sweep.vector):
         raise UserError("only features can be clamped: a direction or a vector is added")
     if (sweep.site is None) != (sweep.vector is None):

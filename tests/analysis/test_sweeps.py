@@ -131,6 +131,7 @@ def test_a_vector_and_a_direction_are_what_the_library_adds(steered: Steered) ->
         ((), "5:5", {}, UserError, "strengths are"),
         ((float("nan"),), "5:5", {}, UserError, "strengths are"),
         ((1.0, 1.0), "5:5", {}, UserError, "named twice"),
+        ((0.0,), "5:5", {}, UserError, "needs a strength beside 0"),
         ((1.0,), None, {"direction": "chosen", "clamp": True}, UserError, "only features can be clamped"),
         ((1.0,), None, {"vector": Path("absent.npy")}, UserError, "a vector needs a site"),
         ((1.0,), None, {"vector": Path("absent.npy"), "site": "5"}, UserError, "there is no file absent.npy"),
@@ -163,6 +164,7 @@ def test_strengths_at_their_limits() -> None:
     for n in (0, 2):
         with pytest.raises(UserError, match="steer needs one of"):
             check_sweep(Sweep("a", (1.0,)), n)
+    check_sweep(Sweep("a", (0.0,), clamp=True), 1)
     assert doses(Sweep("a", (3.0, -1.0))) == [-1.0, 0.0, 3.0]
     assert doses(Sweep("a", (3.0, 0.0))) == [0.0, 3.0]
     assert doses(Sweep("a", (3.0, 0.0), clamp=True)) == [None, 0.0, 3.0]
