@@ -41,7 +41,7 @@ counted as (
     select
         rank, concept,
         count(*) as n_features,
-        list(if(layer in (select layer from shared), sae_id, layer::varchar) || ':' || feature_id order by n_prompts desc, layer, feature_id)[:$examples] as examples
+        list(if(layer in (select layer from shared), sae_id, layer::varchar) || ':' || feature_id order by n_prompts desc, layer, feature_id, sae_id)[:$examples] as examples
     from grouped
     group by rank, concept
 )

@@ -2,7 +2,8 @@
 --
 -- The clean activations are joined with those of ablated passes. n_prompts counts the captured prompts on which a feature
 -- is woken, n_silent those on which it is silent when clean, whether it wakes or not; n_passes the ablated passes in
--- which it wakes, matched controls not counted. Features that never wake are left out.
+-- which it wakes, matched controls not counted. Of its n_tokens n_first are the prompt's first, n_template the template's others,
+-- n_user the user's; those of a system's message or an earlier answer are none of these. Features that never wake are left out.
 --
 -- $features features: which features
 -- $prompt_id prompt? = null: only on this prompt
@@ -53,7 +54,7 @@ select
     max(w.activation) as max_activation,
     count(*) as n_tokens,
     count(*) filter (where w.pos = 0) as n_first,
-    count(*) filter (where w.pos > 0 and w.role <> 'user') as n_template,
+    count(*) filter (where w.pos > 0 and w.role in ('bos', 'template')) as n_template,
     count(*) filter (where w.pos > 0 and w.role = 'user') as n_user
 from woken as w
 left join firing_counts as n on n.sae_id = w.sae_id and n.feature_id = w.feature_id

@@ -2,8 +2,9 @@
 --
 -- One row for each value or level (see the question steering) and part of the answer over which the features are held. Of n_prompts
 -- control prompts, n_clean are refused by the unmodified model, n_refused while the features are held, n_begun of these not by the
--- unmodified model, by the judge's reading of the whole answer, n_first by its first token alone, n_degenerate are answered with no sensible text, n_changed otherwise than before.
--- Where n_begun is 0 at every level up to 2, the features do not bring the behaviour about by themselves.
+-- unmodified model, by the judge's reading of the whole answer, n_first by its first token alone (null where first_token has read
+-- none), n_degenerate are answered with no sensible text, n_changed otherwise than before. Where n_begun is 0 at every level up to 2,
+-- the features do not bring the behaviour about by themselves.
 --
 -- $judge judge? = null: who reads the answers; null: the oracle, but phrases where that goes by the first token alone
 with judged as (
@@ -55,7 +56,7 @@ select
     count(*) filter (where n.refused) as n_clean,
     count(*) filter (where a.refused) as n_refused,
     count(*) filter (where a.refused and not n.refused) as n_begun,
-    count(*) filter (where f.refused) as n_first,
+    if(count(f.refused) = 0, null, count(*) filter (where f.refused)) as n_first,
     count(*) filter (where a.degenerate) as n_degenerate,
     count(*) filter (where a.completion <> n.completion) as n_changed
 from answers as a

@@ -63,4 +63,5 @@ STAGE = Stage(
     tables=("wakings", "waking_edges"),
     shards=single_shard,
     compute=_compute,
+    code_version=2,
 )

@@ -1,5 +1,7 @@
 -- The answers of one condition beside the unmodified model's, for the explorer: prompt by prompt, those that flip first.
 --
+-- Prompts of no target label are read, beside the oracle, by the recipe's judge of these.
+--
 -- $condition condition: the condition
 -- $k integer? = null: only this K
 -- $label label? = null: only prompts of this label
@@ -11,7 +13,10 @@ with answered as (
         a.ablation_id, a.prompt_id, a.method, a.condition, a.k, a.tau, a.draw, a.set_id, a.p_refusal_token as p_target,
         a.completion, v.refused, coalesce(v.flipped, false) as flipped, v.degenerate
     from ablations as a
-    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    left join verdicts as v
+        on v.ablation_id = a.ablation_id
+        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
     where a.method = 'none' or a.condition = $condition
 ),
 

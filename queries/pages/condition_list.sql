@@ -1,13 +1,17 @@
 -- The conditions of a study's answers, for the explorer: on how many prompts, and what share flips.
 --
 -- answers of prompts that showed the behaviour without an edit are what can flip: n_refused of them, n_flipped that do. p_target is the
--- mean of P(target) over the answers to target prompts, p_control over all others.
+-- mean of P(target) over the answers to target prompts, p_control over all others. Prompts of no target label are read, beside the
+-- oracle, by the recipe's judge of these.
 --
 -- $judge judge = oracle: whose verdicts count
 with refusing as (
     select a.prompt_id
     from ablations as a
-    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    join verdicts as v
+        on v.ablation_id = a.ablation_id
+        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
     where a.method = 'none' and v.refused
     group by a.prompt_id
 )
@@ -23,7 +27,9 @@ select
     count(*) filter (where a.completion <> '') as n_texts
 from ablations as a
 join prompts as p on p.prompt_id = a.prompt_id
-left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+left join verdicts as v
+    on v.ablation_id = a.ablation_id
+    and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
 left join refusing as r on r.prompt_id = a.prompt_id
 group by a.condition
 order by any_value(a.method) <> 'none', any_value(a.control) is not null, a.condition

@@ -22,7 +22,10 @@ alone as (
 clean as (
     select a.prompt_id, avg(a.p_refusal_token) as p_clean, bool_or(v.refused) as refused
     from ablations as a
-    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    left join verdicts as v
+        on v.ablation_id = a.ablation_id
+        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
     where a.method = 'none'
     group by a.prompt_id
 ),
@@ -34,7 +37,10 @@ stored as (
     from ablations as a
     join alone as s on s.set_id = a.set_id
     join clean as c on c.prompt_id = a.prompt_id
-    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    left join verdicts as v
+        on v.ablation_id = a.ablation_id
+        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
     where a.method not like 'clamp%'
     group by s.layer, s.sae_id, s.feature_id, a.prompt_id, c.p_clean
 ),

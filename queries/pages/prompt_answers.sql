@@ -1,30 +1,39 @@
 -- What one prompt was answered under each condition, for the explorer: the unmodified model first, then what flipped it.
 --
 -- One row per method, part and control: the answer that flipped it with the fewest features, else the one with the lowest P(target).
--- n counts the answers of the condition, n_flipped those that flip. features: of the set that the row is about, at most so many.
+-- n counts the answers of the condition, n_flipped those that flip. features: of the set that the row is about, at most so many. A
+-- prompt of no target label is read, beside the oracle, by the recipe's judge of these.
 --
 -- $prompt_id prompt: the prompt
 -- $judge judge = oracle: whose verdicts count
 -- $features integer = 12: features of a set that are listed
-with answered as (
+with reader as (
+    select if(label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge) as judge
+    from prompts
+    where prompt_id = $prompt_id
+),
+
+answered as (
     select
         a.ablation_id, a.condition, a.method, a.control, a.k, a.tau, a.draw, a.set_id, a.p_refusal_token as p_target,
         a.first_token, a.completion, v.refused, v.degenerate,
         v.flipped and exists (
             select 1
             from ablations as c
-            join verdicts as w on w.ablation_id = c.ablation_id and w.judge = $judge
+            join verdicts as w on w.ablation_id = c.ablation_id and w.judge = (select judge from reader)
             where c.prompt_id = $prompt_id and c.method = 'none' and w.refused
         ) as flipped
     from ablations as a
-    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = (select judge from reader)
     where a.prompt_id = $prompt_id
 ),
 
 sets as (
     select
         s.set_id, count(*) as n_features, count(*) filter (where s.value <> 0) as n_clamped,
-        list({'layer': s.layer, 'sae_id': s.sae_id, 'feature_id': s.feature_id} order by s.layer, s.feature_id)[:$features] as features
+        list(
+            {'layer': s.layer, 'sae_id': s.sae_id, 'feature_id': s.feature_id} order by s.layer, s.feature_id, s.sae_id
+        )[:$features] as features
     from feature_sets as s
     where s.set_id in (select set_id from answered)
     group by s.set_id

@@ -1,7 +1,7 @@
 -- The prompts of a study with what became of them, for the explorer: those on which most methods flip first.
 --
--- p_target and refused are of the unmodified model; n_methods counts the methods of the search that flip it, controls left out, where the
--- unmodified model shows the behaviour.
+-- p_target and refused are of the unmodified model; n_methods counts the methods of Stages 1 to 3 that flip it, controls left out, where
+-- the unmodified model shows the behaviour. Prompts of no target label are read, beside the oracle, by the recipe's judge of these.
 --
 -- $words text? = null: words of the prompt, separated by spaces
 -- $label label? = null: only this label
@@ -10,9 +10,12 @@
 -- $limit integer = 50: at most this many
 -- $skip integer = 0: how many are passed over
 with answered as (
-    select a.prompt_id, a.method, a.control, a.p_refusal_token, v.refused, v.flipped
+    select a.prompt_id, a.stage, a.method, a.control, a.p_refusal_token, v.refused, v.flipped
     from ablations as a
-    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    join prompts as p on p.prompt_id = a.prompt_id
+    left join verdicts as v
+        on v.ablation_id = a.ablation_id
+        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
 ),
 
 clean as (
@@ -25,7 +28,9 @@ clean as (
 flips as (
     select prompt_id, count(distinct method) as n_methods
     from answered
-    where flipped and control is null
+    where
+        flipped and control is null and method <> 'direction'
+        and stage in ('candidates', 'algorithm1', 'minimal', 'stage3', 'stage3_probe')
     group by prompt_id
 )
 

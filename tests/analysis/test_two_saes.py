@@ -16,8 +16,8 @@ from saelake.warehouse.catalog import connect
 from saelake.warehouse.schema import TABLES
 from tests.analysis.effects import Analysed
 
-BY_ORDER = {"wakings", "causal_link"}
-"""They ask which of two layers lies above the other."""
+BY_ORDER = {"causal_link"}
+"""It asks which of two layers lies above the other."""
 OF_LAYERS = {"directions", "direction_by_layer", "waking_controls"}
 """They are about whole layers, and no SAE."""
 ABOUT_RUNS = {"run", "runs", "causal_roles", "compare_runs", "study_scores"}
