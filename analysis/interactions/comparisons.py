@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 
 from saelake import queries
+from saelake.analysis.interactions.stage3 import JOINED
 from saelake.analysis.interactions.statistics import (
     Families,
     Test,
@@ -111,6 +112,26 @@ def answers_of(con: duckdb.DuckDBPyConnection, judge: str) -> dict[Setting, Answ
         ids, flips, p_target = zip(*answered, strict=True)
         found[setting] = Answers(np.array(ids), np.array(flips, dtype=np.float64), np.array(p_target, dtype=np.float64))
     return found
+
+
+def with_nothing_new(
+    con: duckdb.DuckDBPyConnection, answers: dict[Setting, Answers], judge: str, method: str, target: str
+) -> tuple[dict[Setting, Answers], list[tuple[str, str]]]:
+    """Stage 3's sets and what they are without new features: the critical features that fire, of the first set of a prompt.
+
+    The conditions themselves are of every start of a search, and of one tau each. Returns answers and what is to be compared.
+    """
+    joined = {one: found for one, found in answers.items() if (one.condition, one.label) == (JOINED.method, target)}
+    rows = con.execute(queries.step("active_parts"), {"judge": judge, "method": method}).fetchall()
+    if not joined or not rows:
+        return {}, []
+    ids = next(iter(joined.values())).prompt_ids
+    known = {prompt_id: (float(flipped), p) for prompt_id, flipped, p in rows}
+    flips, p_target = zip(*(known.get(prompt_id, (0.0, np.nan)) for prompt_id in ids.tolist()), strict=True)
+    name = f"{method}_active"
+    return joined | {Setting(name, None, None, target): Answers(ids, np.array(flips), np.array(p_target))}, [
+        (JOINED.method, name)
+    ]
 
 
 def rates(answers: dict[Setting, Answers], prompts: Prompts, target: str) -> Iterator[Row]:
@@ -246,11 +267,15 @@ def _compute(
 ) -> Iterator[tuple[str, list[Rows]]]:
     seed = work.spec.seed
     with work.sql() as con:
-        answers = answers_of(con, work.context.recipe.verdicts.oracle)
-        settings = work.context.recipe.direction
+        recipe = work.context.recipe
+        settings, judge = recipe.direction, recipe.verdicts.oracle
+        answers = answers_of(con, judge)
         prompts = Prompts.of(con, (settings.split, settings.select_split))
-        target = work.context.recipe.labels.target
-        tested = comparisons(answers, named(con, compared), prompts, target, seed)
+        target = recipe.labels.target
+        tested = [
+            *comparisons(answers, named(con, compared), prompts, target, seed),
+            *comparisons(*with_nothing_new(con, answers, judge, recipe.stage3.critical, target), prompts, target, seed),
+        ]
         rows = corrected([*rates(answers, prompts, target), *tested, *models(con), *stability(con, target, seed)])
     names = list(Row.__dataclass_fields__)
     for name in missing:
@@ -267,5 +292,5 @@ def stage(answered_by: Sequence[Stage]) -> Stage:
         tables=("comparisons",),
         shards=single_shard,
         compute=partial(_compute, compared),
-        code_version=4,
+        code_version=5,
     )

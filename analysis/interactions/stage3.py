@@ -18,7 +18,6 @@ from saelake import queries
 from saelake.analysis.engine.attribution import gradients
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.interactions.factorisation import held_out
-from saelake.analysis.interactions.inert import MINIMAL_ACTIVE
 from saelake.analysis.search.answers import Ablation, ablation_rows
 from saelake.analysis.search.candidates import shards_of_split
 from saelake.analysis.search.critical import controls_by_donor, on_controls
@@ -228,7 +227,6 @@ STAGE = Stage(
         (JOINED, Condition(METHOD, control="matched")),
         (JOINED, Condition(HELD_OUT)),
         (ALONE, Condition(HELD_OUT, "alone")),
-        (JOINED, MINIMAL_ACTIVE),
         (ALONE, Condition(METHOD, "alone", "matched")),
     ),
 )

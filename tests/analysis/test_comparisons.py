@@ -4,7 +4,17 @@ import duckdb
 import numpy as np
 import pytest
 
-from saelake.analysis.interactions.comparisons import Answers, Prompts, Row, Setting, comparisons, corrected, models, rates
+from saelake.analysis.interactions.comparisons import (
+    Answers,
+    Prompts,
+    Row,
+    Setting,
+    comparisons,
+    corrected,
+    models,
+    rates,
+    with_nothing_new,
+)
 from saelake.analysis.interactions.statistics import wilson
 from saelake.ingest.prompts import content_hash, load_prompts
 from saelake.ingest.recipe import load_recipe
@@ -66,6 +76,34 @@ def test_every_measure_is_a_family_of_tests_and_rates_are_none() -> None:
     assert [one.p_holm for one in found] == pytest.approx([0.03, 0.04, None, 0.04, 0.04, 0.5])
     assert [one.p_families_holm for one in found] == pytest.approx([0.04, None, None, 0.02, None, 0.5])
     assert [(one.p, one.p_families) for one in found] == [(one.p, one.p_families) for one in rows]
+
+
+def test_stage_3_is_compared_with_the_critical_features_that_it_adds_to(con: duckdb.DuckDBPyConnection) -> None:
+    """Those of the recipe's method, of the first start and whatever tau: not of all starts, nor of another method."""
+    con.execute(
+        "create table ablations (prompt_id int, method text, part text, control text, draw int, tau float, p_refusal_token float)"
+    )
+    con.execute("alter table ablations add column ablation_id int")
+    con.execute("create table verdicts (ablation_id int, judge text, flipped bool)")
+    stored = [
+        ("algorithm1", None, 0.1, True),
+        ("algorithm1", None, 0.4, False),
+        ("minimal", 0, None, False),
+        ("minimal", 1, None, True),
+    ]
+    for i, (method, draw, tau, flipped) in enumerate(stored):
+        prompt = 1 if tau == 0.4 else 0
+        con.execute("insert into ablations values (?, ?, 'active', null, ?, ?, 0.25, ?)", [prompt, method, draw, tau, i])
+        con.execute("insert into verdicts values (?, 'phrases', ?)", [i, flipped])
+    answers = {Setting("stage3", k, None, "harmful"): answered([1.0, 1.0, 0.0]) for k in (5, 10)}
+    for method, flips in (("algorithm1", [1, 0, 0]), ("minimal", [0, 0, 0])):
+        compared, pairs = with_nothing_new(con, answers, "phrases", method, "harmful")
+        assert compared[Setting(f"{method}_active", None, None, "harmful")].flipped.tolist() == flips
+        rows = list(comparisons(compared, pairs, Prompts(None, frozenset()), "harmful", seed=0))
+        told = {(row.a, row.k, row.b, row.measure): (row.n, row.estimate) for row in rows}
+        assert told["stage3", 5, f"{method}_active", "flipped"] == (3, pytest.approx((2 - sum(flips)) / 3))
+        assert told["stage3", 10, f"{method}_active", "p_refusal_token"][0] == (2 if method == "algorithm1" else 1)
+    assert with_nothing_new(con, {}, "phrases", "minimal", "harmful") == ({}, [])
 
 
 def test_machines_are_compared_with_the_probe_on_the_same_prompts_alone(con: duckdb.DuckDBPyConnection) -> None:
