@@ -3,8 +3,8 @@
 -- (a) Of the n_active prompts that flip when the critical features that fire are ablated, n_alone flip also when the top K new ones
 -- alone are, alone_share of them; n_alone_up_to with this or a smaller K. Verdicts that do not apply count nowhere. (b) While the
 -- new ones alone are ablated: the share of those critical features that switch off (mean over prompts, and the largest), and how
--- far the largest activation of the others falls (1: to nothing; below 0: it rises). in_reach: the share of them that lie above the
--- lowest ablated layer; the others cannot change, and count as unchanged.
+-- far the largest activation of the others falls (1: to nothing; below 0: it rises). in_reach: the share of them whose SAE reads behind
+-- the lowest ablated site; the others cannot change, and count as unchanged.
 --
 -- $judge judge? = null: only this judge
 -- $method method = minimal: whose critical sets
@@ -61,14 +61,44 @@ flips as (
     group by s.judge, s.k
 ),
 
+hooks as (
+    select sae_id, layer, hook, 'reads' as place
+    from saes
+    union all
+    select sae_id, layer, coalesce(hook_out, hook) as hook, 'writes' as place
+    from saes
+),
+
+-- in the order in which a pass comes to sites; a name that is none of theirs is the residual stream behind its block
+depths as (
+    select
+        sae_id, place,
+        10 * coalesce(try_cast(regexp_extract(hook, 'blocks\.(\d+)\.', 1) as integer), layer) + coalesce(list_position(
+            ['hook_resid_pre', 'hook_z', 'hook_attn_out', 'hook_resid_mid', 'hook_normalized', 'hook_in', 'hook_mlp_out', 'hook_resid_post'],
+            regexp_extract(hook, '[^.]+$')
+        ), 8) as depth
+    from hooks
+),
+
+lowest as (
+    select a.prompt_id, a.k, min(d.depth) as depth
+    from ablations as a
+    join feature_sets as f on f.set_id = a.set_id
+    join depths as d on d.sae_id = f.sae_id and d.place = 'writes'
+    where a.condition = 'stage3_alone'
+    group by a.prompt_id, a.k
+),
+
 of_prompts as (
     select
-        k, prompt_id,
+        c.k, c.prompt_id,
         avg((ablated = 0)::integer) as switched_off,
         avg(1 - ablated / clean) filter (where ablated > 0) as fall,
-        avg((layer > lowest_layer)::integer) as in_reach
-    from causal_links
-    group by k, prompt_id
+        avg((d.depth > l.depth)::integer) as in_reach
+    from causal_links as c
+    join depths as d on d.sae_id = c.sae_id and d.place = 'reads'
+    join lowest as l on l.prompt_id = c.prompt_id and l.k = c.k
+    group by c.k, c.prompt_id
 ),
 
 links as (

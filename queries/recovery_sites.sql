@@ -7,17 +7,38 @@
 -- many tokens before the prompt's end it is largest. behind: the share whose site lies after all of the set. `saelake audit` makes it.
 --
 -- $source minimal|top_k|common = minimal: the source of the sets
-with deepest as (
-    select set_id, max(layer) as layer
-    from feature_sets
-    group by set_id
+with hooks as (
+    select sae_id, layer, hook, 'reads' as place
+    from saes
+    union all
+    select sae_id, layer, coalesce(hook_out, hook) as hook, 'writes' as place
+    from saes
+),
+
+-- in the order in which a pass comes to sites; a name that is none of theirs is the residual stream behind its block
+depths as (
+    select
+        sae_id, place,
+        10 * coalesce(try_cast(regexp_extract(hook, 'blocks\.(\d+)\.', 1) as integer), layer) + coalesce(list_position(
+            ['hook_resid_pre', 'hook_z', 'hook_attn_out', 'hook_resid_mid', 'hook_normalized', 'hook_in', 'hook_mlp_out', 'hook_resid_post'],
+            regexp_extract(hook, '[^.]+$')
+        ), 8) as depth
+    from hooks
+),
+
+deepest as (
+    select f.set_id, max(d.depth) as depth
+    from feature_sets as f
+    join depths as d on d.sae_id = f.sae_id and d.place = 'writes'
+    group by f.set_id
 ),
 
 searched as (
-    select r.*, p.n_tokens - 1 - r.pos as from_end, r.layer > d.layer as is_behind
+    select r.*, p.n_tokens - 1 - r.pos as from_end, s.depth > d.depth as is_behind
     from recoveries as r
     join prompts as p on p.prompt_id = r.prompt_id
     left join deepest as d on d.set_id = r.set_id
+    left join depths as s on s.sae_id = r.sae_id and s.place = 'reads'
     where r.source = $source and r.control is null and p.label_role = 'target' and not r.shown_before
 ),
 

@@ -97,15 +97,17 @@ def test_a_verdict_that_does_not_apply_is_no_answer_that_did_not_flip() -> None:
             create table ablations as
             select prompt_id * 10 + kind as ablation_id, prompt_id, null::integer as draw, null as control,
                 ['none', 'minimal_active', 'stage3_alone'][kind] as condition, ['none', 'minimal', 'stage3'][kind] as method,
-                [null, 'active', 'alone'][kind] as part, if(kind = 3, 5, null) as k
+                [null, 'active', 'alone'][kind] as part, if(kind = 3, 5, null) as k, null::integer as set_id
             from prompts, range(1, 4) as kinds(kind);
             create table verdicts as
             select ablation_id, 'first_token' as judge, condition = 'none' as refused, condition <> 'none' as flipped
             from ablations;
             update verdicts set flipped = false where ablation_id = 13;
             create table causal_links (
-                k integer, prompt_id integer, ablated float, clean float, layer integer, lowest_layer integer
+                k integer, prompt_id integer, ablated float, clean float, sae_id text
             );
+            create table feature_sets (set_id integer, sae_id text);
+            create table saes (sae_id text, layer integer, hook text, hook_out text);
             """
         )
         counted = "k, n_active, n_alone, alone_share, n_alone_up_to"

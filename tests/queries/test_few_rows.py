@@ -120,6 +120,46 @@ def test_a_deeper_site_of_the_ablated_layer_wakes_and_a_chats_messages_are_not_t
     assert ask(con, "dormant", counts, features="select 'mlp' as sae_id, 5 as feature_id") == [(3, 5, 6, 1, 2, 1)]
 
 
+def test_what_lies_behind_a_site_goes_by_sites_and_not_by_layers(con: duckdb.DuckDBPyConnection) -> None:
+    """In layer 3 the attention's output comes before the MLP's, whose transcoder reads before it writes."""
+    hooks = {"attn": ("hook_attn_out", None), "code": ("ln2.hook_normalized", "hook_mlp_out"), "resid": ("hook_resid_post", None)}
+    at = {name: [one and f"blocks.3.{one}" for one in pair] for name, pair in hooks.items()}
+    fill(
+        con,
+        "saes",
+        "sae_id, layer, hook, hook_out",
+        *((name, 3, *pair) for name, pair in at.items()),
+        ("old", 4, "resid_post", None),
+    )
+    sets = {name: n for n, name in enumerate((*at, "old"))}
+    fill(con, "feature_sets", "set_id, layer, sae_id, feature_id", *((n, 3, name, 1) for name, n in sets.items()))
+    fill(con, "prompts", "prompt_id, label_role, n_tokens", *((n, "target", 9) for n in sets.values()))
+    asked: list[tuple[Any, ...]] = [(n, n, "stage3", "alone", "stage3_alone", 5, n) for n in sets.values()]
+    asked += [(10 + n, n, "none", None, "none", None, None) for n in sets.values()]
+    asked += [(20 + n, n, "minimal", "active", "minimal_active", None, None) for n in sets.values()]
+    fill(con, "ablations", "ablation_id, prompt_id, method, part, condition, k, set_id", *asked)
+    fill(
+        con,
+        "verdicts",
+        "ablation_id, judge, refused, flipped",
+        *((one[0], "j", one[2] == "none", one[2] != "none") for one in asked),
+    )
+    columns = "prompt_id, k, sae_id, layer, feature_id, lowest_layer, clean, ablated"
+    expected = {"attn": ("code", "resid", "old"), "code": ("resid", "old"), "resid": ("old",), "old": ()}
+    fill(con, "causal_links", columns, *((n, 5, name, 3, 1, 3, 1.0, 1.0) for name in sets for n in sets.values()))
+    shares = [len(behind) / len(sets) for behind in expected.values()]
+    assert ask(con, "causal_link", "round(in_reach, 6)") == [(round(sum(shares) / len(shares), 6),)]
+    columns = "prompt_id, source, set_id, sae_id, layer, kind, budget, shown_before, shown, pos"
+    fill(
+        con,
+        "recoveries",
+        columns,
+        *((n, "minimal", n, s, 3, "gradient", 0.1, False, True, 0) for n in sets.values() for s in sets),
+    )
+    behind = {row[0]: row[1] for row in ask(con, "recovery_sites", "sae_id, behind")}
+    assert behind == {name: sum(name in those for those in expected.values()) / len(sets) for name in sets}
+
+
 def test_what_is_cut_or_joined_has_one_order(con: duckdb.DuckDBPyConnection) -> None:
     """Features of equal rank by their SAE, the widths of SAEs by size."""
     fill(con, "saes", "sae_id, layer, width", *((name, 0, width) for name, width in (("b", 10), ("a", 10), ("c", 9), ("d", 100))))

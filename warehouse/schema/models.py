@@ -167,7 +167,7 @@ CAUSAL_LINKS = Table(
         SAE_ID,
         LAYER,
         FEATURE_ID,
-        Column("lowest_layer", pa.int16(), "lowest layer of the new features; nothing below or in it can change"),
+        Column("lowest_layer", pa.int16(), "lowest layer of the new features; nothing below it can change"),
         Column("clean", pa.float32(), "its largest activation on the clean pass"),
         Column("ablated", pa.float32(), "its largest activation in the ablated pass; 0: it is switched off"),
     ),
