@@ -73,10 +73,10 @@ hooks as (
 depths as (
     select
         sae_id, place,
-        10 * coalesce(try_cast(regexp_extract(hook, 'blocks\.(\d+)\.', 1) as integer), layer) + coalesce(list_position(
+        10 * coalesce(try_cast(regexp_extract(hook, 'blocks\.(\d+)\.', 1) as integer), layer) + coalesce(nullif(array_position(
             ['hook_resid_pre', 'hook_z', 'hook_attn_out', 'hook_resid_mid', 'hook_normalized', 'hook_in', 'hook_mlp_out', 'hook_resid_post'],
             regexp_extract(hook, '[^.]+$')
-        ), 8) as depth
+        ), 0), 8) as depth
     from hooks
 ),
 
