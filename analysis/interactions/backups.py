@@ -2,13 +2,14 @@
 
 A backup is what wakes and whose removal flips: the source alone does not flip the prompt, the source with what wakes does.
 Whatever else wakes is a side effect. Beside it as many features of the same SAEs are ablated with the source that fire on the
-prompt anyway. Where what wakes is a backup as a whole, each woken feature is tried by itself with the source, and a smallest part
-of them is searched that still flips.
+prompt anyway: fewer, or none, where it has no more. Where what wakes is a backup as a whole, each woken feature is tried by
+itself with the source, and a smallest part of them is searched that still flips.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 
 import duckdb
 import numpy as np
@@ -67,12 +68,19 @@ def sources(work: Work, con: duckdb.DuckDBPyConnection, prompt_ids: Sequence[int
         queries.step("waking_sources"), {"prompts": list(prompt_ids)}
     ).fetchall():
         mine, awake = (tuple((context.sae_number[sae_id], f) for sae_id, f in members or ()) for members in (source, woken))
-        others: list[Feature] = []
-        for sae, group in groupby(awake, key=lambda feature: feature[0]):
-            beside = [(sae, f) for f in active.get((prompt_id, sae), ()) if (sae, f) not in mine]
-            others += beside[: len(list(group))]
-        found.append(Source(context.number_of[prompt_id], method, start, mine, awake, tuple(others)))
+        firing = {sae: active.get((prompt_id, sae), ()) for sae, _ in awake}
+        found.append(Source(context.number_of[prompt_id], method, start, mine, awake, others_of(firing, mine, awake)))
     return found
+
+
+def others_of(firing: Mapping[int, Sequence[int]], source: Sequence[Feature], woken: Sequence[Feature]) -> tuple[Feature, ...]:
+    """What is ablated with a source in place of what wakes: of each SAE as many as wake, or all that it has beside the source.
+
+    Args:
+        firing: SAE -> its features that may be taken, the first ones first.
+    """
+    taken = ([(sae, f) for f in firing[sae] if (sae, f) not in source][:n] for sae, n in Counter(sae for sae, _ in woken).items())
+    return tuple(chain.from_iterable(taken))
 
 
 def tests(source: Source, seed: int) -> Iterator[tuple[Source, str, Ablation]]:

@@ -106,7 +106,8 @@ def _backups(study: Studied) -> Sequence[Block]:
         Cell("n_flip", "flip alone"),
         Cell("n_tested", "do not, and wake something"),
         Cell("n_backed_up", "flip with what wakes"),
-        Cell("n_random", "with as many others"),
+        Cell("n_compared", "have others to compare with"),
+        Cell("n_random", "flip with as many others"),
         Cell("p_source", "P(target) source"),
         Cell("p_woken", "with what wakes"),
         Cell("p_random", "with others"),
@@ -170,8 +171,10 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
         )
     found = (
         f"Of {row['n_tested']:,} {what} that do not flip their prompt alone and wake something, {row['n_backed_up']:,} flip it "
-        f"when what wakes is ablated too, and {row['n_random']:,} when as many other active features are."
+        f"when what wakes is ablated too, and {_others(row)}."
     )
+    if not row["n_compared"] and row["n_backed_up"]:
+        return f"{found} Whether chance does as much is not known."
     found += f" On {row['n_more']:,} families of prompts more of them do with what wakes, on {row['n_less']:,} fewer"
     found += f" (sign test: p = {by_chance(row):.2g})."
     if _shows_backups(row):
@@ -180,6 +183,17 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
         return f"{found} These are too few to tell a backup from chance."
     opposite = f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
     return f"{found}{opposite} What wakes there is not a backup, and is not called redundant."
+
+
+def _others(row: Mapping[str, Any]) -> str:
+    """What the control of a row of the question backups shows: it has none where nothing else fires that could be ablated."""
+    if row["n_compared"] == row["n_tested"]:
+        return f"{row['n_random']:,} when as many other active features are"
+    if not row["n_compared"]:
+        return "there are no other active features to ablate instead"
+    return (
+        f"{row['n_random']:,} of the {row['n_compared']:,} that have other active features to ablate instead flip it with as many"
+    )
 
 
 READOUTS = Section(
@@ -195,8 +209,8 @@ READOUTS = Section(
 BACKUPS = Section(
     "backups",
     "Does what wakes restore the behaviour?",
-    "Each source is ablated alone, with what wakes when it goes, and with as many other active features. A backup is what "
-    "wakes and whose removal flips; whatever else wakes is a side effect.",
+    "Each source is ablated alone, with what wakes when it goes, and with as many other active features, or fewer where its "
+    "prompt has no more. A backup is what wakes and whose removal flips; whatever else wakes is a side effect.",
     _backups,
     "R13",
     ("backups",),

@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 
@@ -102,6 +103,10 @@ def test_the_sentence_calls_nothing_a_backup_that_random_features_do_as_well(stu
     few = one | {"n_tested": 4, "n_backed_up": 3, "n_random": 1, "n_more": 2}
     assert backup_sentence(few).endswith("(sign test: p = 0.25). These are too few to tell a backup from chance.")
     assert "it is a backup" not in backup_sentence(one | {"n_more": 4, "n_less": 4})
+    part = backup_sentence(one | {"n_compared": 7, "n_random": 2})
+    assert "when what wakes is ablated too, and 2 of the 7 that have other active features to ablate instead flip it with" in part
+    alone = backup_sentence(one | {"n_compared": 0, "n_more": 0})
+    assert alone.endswith("no other active features to ablate instead. Whether chance does as much is not known.")
     assert "nothing can be said" in backup_sentence(one | {"n_tested": 0})
     assert backup_sentence(one | {"n_sources": 0}) == ""
 
@@ -133,3 +138,34 @@ def test_what_is_asked_of_a_source_by_hand() -> None:
     names.append(Source(7, "minimal", 1, ((2, 5),), (), ()).name)
     assert len(set(names)) == 4, "a feature by itself, a set by its method and start"
     assert names[2] == names[3]
+
+
+def test_others_are_taken_once_where_two_saes_of_a_layer_wake_in_turn() -> None:
+    woken = ((1, 1), (2, 2), (1, 3))
+    assert backups.others_of({1: (8, 5, 9, 7), 2: ()}, ((1, 5),), woken) == ((1, 8), (1, 9)), "as many of SAE 1 as wake of it"
+    assert backups.others_of({1: (8,), 2: (6, 4)}, (), woken) == ((1, 8), (2, 6)), "fewer where the prompt has no more"
+
+
+def test_a_source_without_others_is_compared_with_nothing() -> None:
+    """Three sources that what wakes flips; the second has no control, and the third's flips as well."""
+    tests = [
+        (prompt, ablated, ablated == "woken" or (prompt, ablated) == (3, "random"))
+        for prompt, ablated in product((1, 2, 3), ("source", "woken", "random"))
+        if (prompt, ablated) != (2, "random")
+    ]
+    with duckdb.connect() as con:
+        con.execute(
+            "create table prompts as select p as prompt_id, null::text as family, 'h' || p as prompt_hash from range(4) t(p)"
+        )
+        con.execute(
+            "create table backup_tests (ablation_id int, prompt_id int, ablated text, n_woken int, "
+            "method text, start int, source_sae_id text, source_feature_id int)"
+        )
+        con.execute("create table ablations (ablation_id int, p_refusal_token float)")
+        con.execute("create table verdicts (ablation_id int, judge text, flipped bool)")
+        for i, (prompt, ablated, flips) in enumerate(tests):
+            con.execute("insert into backup_tests values (?, ?, ?, 2, null, null, 'sae', 5)", [i, prompt, ablated])
+            con.execute("insert into ablations values (?, 0.5)", [i])
+            con.execute("insert into verdicts values (?, 'hand', ?)", [i, flips])
+        found = queries.run(con, "backups", judge="hand").project("n_tested, n_backed_up, n_compared, n_random, n_more, n_less")
+        assert found.fetchall() == [(3, 3, 2, 1, 1, 0)]
