@@ -2,17 +2,25 @@
 --
 -- candidates: Stage 1, the top K features per SAE at the K at which a target prompt first flips. critical: the sets of Stage 2.
 -- stage3: the sets of Stage 3 that flip a target prompt; stage3_new: of these neither candidates nor critical. redundant: critical,
--- silent on their prompt, and woken while the active features of the set are ablated. n_prompts counts the target prompts that a
--- feature was found for.
+-- silent on their prompt, and woken while the active features of the set are ablated. A prompt flips only if the judge reads it as
+-- refused without an edit. n_prompts counts the target prompts that a feature was found for.
 --
 -- $judge judge = oracle: who decides what flips
 -- $direction own|chosen|attribution|first = chosen: whose candidates; first: of the ranking that flips a prompt at the smallest K
 -- $method method = minimal: whose critical sets
-with flips as (
+with refused as (
+    select distinct a.prompt_id
+    from ablations as a
+    join verdicts as v on v.ablation_id = a.ablation_id
+    where a.method = 'none' and v.judge = $judge and v.refused
+),
+
+flips as (
     select a.condition, a.method, a.part, a.k, a.prompt_id, a.set_id
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
+    semi join refused as r on r.prompt_id = a.prompt_id
     where v.judge = $judge and v.flipped and p.label_role = 'target' and a.set_id is not null and a.k is not null
 ),
 

@@ -21,10 +21,11 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
 
 STAGE = Stage(
     name="populations",
-    parents=("candidates", "inert", "waking", "waking_graph", "stage3", "prompts"),
+    parents=("baseline", "candidates", "inert", "waking", "waking_graph", "stage3", "prompts"),
     splits=searched_split,
     sections=("stage3", "minimal", "algorithm1", "verdicts"),
     tables=("populations",),
     shards=single_shard,
     compute=_compute,
+    code_version=2,
 )

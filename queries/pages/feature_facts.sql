@@ -1,15 +1,17 @@
 -- One feature in numbers, for its card: how it fires, how it tells the labels apart, and what audits of sets that hold it found.
 --
--- recovered: of the prompts on which a set that holds it was audited, the share whose behaviour a change brought back.
+-- recovered: of the target prompts on which a set that holds it was audited and took the behaviour away, the share on which a change
+-- brought it back.
 --
 -- $layer layer: the feature's layer
 -- $feature_id feature: the feature
 -- $sae_id sae? = null: the feature's SAE, where its layer has several; null for whichever the layer has
 with audited as (
-    select set_id, prompt_id, bool_or(shown) as recovered
-    from recoveries
-    where control is null and set_id is not null and kind <> 'random'
-    group by set_id, prompt_id
+    select r.set_id, r.prompt_id, bool_or(r.shown) as recovered
+    from recoveries as r
+    join prompts as p on p.prompt_id = r.prompt_id and p.label_role = 'target'
+    where r.control is null and r.set_id is not null and r.kind <> 'random' and not r.shown_before
+    group by r.set_id, r.prompt_id
 ),
 
 holding as (

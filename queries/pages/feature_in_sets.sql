@@ -1,7 +1,8 @@
 -- The role of one feature in the sets of the search: which methods hold it, on how many prompts, and how often such a set flips.
 --
 -- n_prompts: prompts for which the method has a set that holds the feature; of_prompts: for which it has any. n_flipped: of those with
--- the feature, which a set that holds it flips. smallest: features of the smallest such set. Controls and clamps are left out.
+-- the feature, which are refused without an edit and a set that holds it flips. smallest: features of the smallest such set. Controls
+-- and clamps are left out.
 --
 -- $layer layer: the feature's layer
 -- $feature_id feature: the feature
@@ -26,16 +27,24 @@ searched as (
     join prompts as p on p.prompt_id = a.prompt_id and p.label_role = 'target'
     left join sizes as z on z.set_id = a.set_id
     where a.control is null and a.set_id is not null and a.method not like 'clamp%' and a.method not in ('waking', 'woken')
+),
+
+refused as (
+    select distinct a.prompt_id
+    from ablations as a
+    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    where a.method = 'none' and v.refused
 )
 
 select
     s.condition,
     count(distinct s.prompt_id) filter (where s.n_features is not null) as n_prompts,
     count(distinct s.prompt_id) as of_prompts,
-    count(distinct s.prompt_id) filter (where s.n_features is not null and v.flipped) as n_flipped,
+    count(distinct s.prompt_id) filter (where s.n_features is not null and v.flipped and r.prompt_id is not null) as n_flipped,
     min(s.n_features) as smallest
 from searched as s
 left join verdicts as v on v.ablation_id = s.ablation_id and v.judge = $judge
+left join refused as r on r.prompt_id = s.prompt_id
 group by s.condition
 having count(s.n_features) > 0
 order by n_prompts desc, s.condition

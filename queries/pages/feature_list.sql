@@ -1,9 +1,9 @@
 -- Features by what tells something of them, for the explorer's list: every condition that is given must hold.
 --
 -- auroc: how well it tells the labels apart; n_critical: prompts of whose minimal sets it is one; effect: what P(target) falls by where
--- it alone is ablated, over n_effect prompts, from stored ablations and the atlas; recovered: of the prompts on which a set that holds
--- it was audited, the share whose behaviour a change brought back; q: the smallest of its categories, category the one. Where nothing
--- is known, nothing is said, and it comes last.
+-- it alone is ablated, over n_effect prompts, from stored ablations, and from the atlas where there is none; recovered: of the target
+-- prompts on which a set that holds it was audited and took the behaviour away, the share on which a change brought it back; q: the
+-- smallest of its categories, category the one. Where nothing is known, nothing is said, and it comes last.
 --
 -- $layer layer? = null: only this layer
 -- $feature_id feature? = null: only this number
@@ -51,16 +51,27 @@ clean as (
     group by prompt_id
 ),
 
-measured as (
+stored as (
     select s.sae_id, s.feature_id, a.prompt_id, avg(c.p_clean - a.p_refusal_token) as fall
     from ablations as a
     join alone as s on s.set_id = a.set_id
     join clean as c on c.prompt_id = a.prompt_id
     where a.method not like 'clamp%'
     group by s.sae_id, s.feature_id, a.prompt_id
-    union by name
-    select sae_id, feature_id, prompt_id, p_clean - p_target as fall
-    from single_effects
+),
+
+atlas as (
+    select e.sae_id, e.feature_id, e.prompt_id, e.p_clean - e.p_target as fall
+    from single_effects as e
+    anti join stored as s on s.sae_id = e.sae_id and s.feature_id = e.feature_id and s.prompt_id = e.prompt_id
+),
+
+measured as (
+    select sae_id, feature_id, prompt_id, fall
+    from stored
+    union all
+    select sae_id, feature_id, prompt_id, fall
+    from atlas
 ),
 
 effects as (
@@ -70,10 +81,11 @@ effects as (
 ),
 
 audited as (
-    select set_id, prompt_id, bool_or(shown) as recovered
-    from recoveries
-    where control is null and set_id is not null and kind <> 'random'
-    group by set_id, prompt_id
+    select r.set_id, r.prompt_id, bool_or(r.shown) as recovered
+    from recoveries as r
+    join prompts as p on p.prompt_id = r.prompt_id and p.label_role = 'target'
+    where r.control is null and r.set_id is not null and r.kind <> 'random' and not r.shown_before
+    group by r.set_id, r.prompt_id
 ),
 
 recovered as (

@@ -29,17 +29,25 @@ held as (
     select distinct set_id, sae_id, layer, feature_id, n_features
     from members
     where value = 0
+),
+
+refused as (
+    select distinct a.prompt_id
+    from ablations as a
+    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge
+    where a.method = 'none' and v.refused
 )
 
 select
     h.layer, h.sae_id, h.feature_id, s.condition,
     count(distinct s.prompt_id) as n_prompts,
     any_value(t.of_prompts) as of_prompts,
-    count(distinct s.prompt_id) filter (where v.flipped) as n_flipped,
+    count(distinct s.prompt_id) filter (where v.flipped and r.prompt_id is not null) as n_flipped,
     min(h.n_features) as smallest
 from searched as s
 join held as h on h.set_id = s.set_id
 join totals as t on t.condition = s.condition
 left join verdicts as v on v.ablation_id = s.ablation_id and v.judge = $judge
+left join refused as r on r.prompt_id = s.prompt_id
 group by h.layer, h.sae_id, h.feature_id, s.condition
 order by h.layer, h.feature_id, h.sae_id, n_prompts desc, s.condition

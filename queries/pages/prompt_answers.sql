@@ -46,7 +46,7 @@ ranked as (
         count(*) filter (where a.flipped) over same as n_flipped,
         row_number() over (
             partition by a.condition
-            order by a.flipped desc, s.n_features, a.p_target, a.ablation_id
+            order by coalesce(a.flipped, false) desc, if(a.flipped, s.n_features, null), a.p_target, a.ablation_id
         ) as number
     from answered as a
     left join sets as s on s.set_id = a.set_id
