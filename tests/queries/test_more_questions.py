@@ -114,3 +114,31 @@ def test_two_runs_side_by_side(tmp_path_factory: pytest.TempPathFactory) -> None
         con.execute(f"update told set p_refusal_token = 0.75 where run_id = '{b}' and condition = 'none'")
         statement = queries.load("compare_runs").statement(con, {"a": a, "b": b}).replace("all_runs.ablations", "told")
         assert con.sql(statement).project("condition, p_a, p_b, difference").fetchall() == [("none", 0.5, 0.75, 0.25)] * 6
+
+
+def test_answers_of_one_condition_are_matched_by_the_features_that_are_held() -> None:
+    """As stages waking and backups ask: one prompt many times, by nothing told apart but the set, which two sources may share."""
+    sets = {"a": (5, 6, 5), "b": (6, 5)}
+    with duckdb.connect() as con:
+        con.execute("create schema all_runs")
+        con.execute("create table all_runs.runs as select unnest(['a', 'b']) as run_id")
+        con.execute(
+            "create table all_runs.prompts as select 1 as prompt_id, 'h' as prompt_hash, 'harmful' as label, 'text' as text"
+        )
+        con.execute(
+            "create table all_runs.ablations (run_id text, ablation_id int, prompt_id int, set_id int, condition text, k int, "
+            "tau float, seed int, draw int, p_refusal_token float, first_token text, completion text)"
+        )
+        con.execute(
+            "create table all_runs.feature_sets "
+            "(run_id text, set_id int, sae_id text, feature_id int, value float, positions text)"
+        )
+        for run, features in sets.items():
+            for i, feature in enumerate(features):
+                con.execute("insert into all_runs.feature_sets values (?, ?, 'sae', ?, 0, null)", [run, i, feature])
+                con.execute(
+                    "insert into all_runs.ablations values (?, ?, 1, ?, 'waking_one', null, null, null, null, ?, 'I', '')",
+                    [run, i, i, feature / 10],
+                )
+        found = ask(con, "compare_runs", "p_a, p_b", a="a", b="b", differing=False)
+        assert found == [(pytest.approx(p), pytest.approx(p)) for p in (0.5, 0.6)], "the second 5 of a has none in b"
