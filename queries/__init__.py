@@ -5,7 +5,7 @@
     queries.run(con, "candidates", k=5, exclude_layers=[0, 1]).fetchall()
 
 Those that only stages, commands or pages ask are in stages/ and pages/, and `names` leaves them out. `step` gives a statement of
-steps/, which is part of one module rather than a question.
+steps/, which is part of one module, or of several statements as `$step(name)`, rather than a question.
 """
 
 from saelake.queries.judges import oracle

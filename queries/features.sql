@@ -1,40 +1,15 @@
 -- How often, how strongly and on what each feature fires. BOS tokens are left out.
 --
--- rate is the share of all tokens on which it fires; mean and max are over the tokens on which it fires. target and control
--- are the shares of the prompts of that label on which it fires, difference is target - control; n_prompts counts all labels.
+-- rate is the share of the tokens that its SAE has read on which it fires; mean and max are over the tokens on which it fires. target
+-- and control are the shares of the prompts of that label on which it fires, difference is target - control; n_prompts counts all
+-- labels.
 -- Rows come in descending order of `order_by` (difference by its size, whatever its sign), ties by layer and feature_id.
 --
 -- $layer layer? = null: only this layer
 -- $min_prompts integer = 1: only features that fire on at least this many prompts
 -- $order_by difference|rate|mean|max|prompts = difference: what comes first
 -- $limit integer? = 100: at most this many rows; null for all
--- What version 1 did not count beside an SAE is counted in its run, which has the prompts too.
-with alone as (
-    select
-        run_id,
-        count(*) filter (where label_role = 'target') as n_target_prompts,
-        count(*) filter (where label_role = 'control') as n_control_prompts
-    from prompts
-    group by run_id
-),
-
-read as (
-    select run_id, count(*) as n_tokens
-    from tokens
-    where role <> 'bos'
-    group by run_id
-),
-
-seen as (
-    select
-        s.sae_id,
-        coalesce(s.n_tokens, r.n_tokens) as n_tokens,
-        coalesce(s.n_target_prompts, a.n_target_prompts) as n_target_prompts,
-        coalesce(s.n_control_prompts, a.n_control_prompts) as n_control_prompts
-    from saes as s
-    left join alone as a on a.run_id = s.run_id
-    left join read as r on r.run_id = s.run_id
-),
+with seen as $step(sae_counts),
 
 shares as (
     select

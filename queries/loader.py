@@ -20,7 +20,7 @@ STAGES = FOLDER / "stages"
 PAGES = FOLDER / "pages"
 """Questions that pages ask, of the explorer and of shared sets: not listed either."""
 STEPS = FOLDER / "steps"
-"""Statements that are not questions: each belongs to one module."""
+"""Statements that are not questions: each belongs to one module, or to several statements."""
 RENAMED = {
     "layer_diagnostic": "direction_by_layer",
     "methods": "search_methods",
@@ -29,6 +29,8 @@ RENAMED = {
 }
 """Former name -> name of a question."""
 PLACEHOLDER = re.compile(r"\$([a-z]\w*)(?:\((\w+(?:\|\w+)?)\))?")
+INCLUDED = re.compile(r"\$step\((\w+)\)")
+"""Where a statement takes one of steps/ for a table: what several ask alike stands there once."""
 FIRST_SENTENCE = re.compile(r".+?[.?](?= |$)")
 WHOLE_LAKE = "Over the whole lake:"
 """How the documentation of a question about all studies of a lake begins; all others are about one study."""
@@ -113,9 +115,13 @@ def names_of_pages() -> list[str]:
 
 @cache
 def step(name: str) -> str:
-    """A statement of steps/, which one module executes with prepared parameters of its own."""
+    """A statement of steps/, which one module executes with prepared parameters of its own, or others take for a table."""
     lines = (STEPS / f"{name}.sql").read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("--"))
+    return _with_steps("\n".join(line for line in lines if not line.startswith("--")))
+
+
+def _with_steps(sql: str) -> str:
+    return INCLUDED.sub(lambda found: f"(\n{step(found[1])}\n)", sql)
 
 
 @cache
@@ -154,7 +160,7 @@ def _parse(name: str, text: str) -> Query:
             doc.append(comment)
     parameters = [parameter(declaration) for declaration in declarations]
     assert all(parameters), f"{name}.sql: not a declaration: {declarations[parameters.index(None)]}"
-    return Query(name, "\n".join(doc).strip(), tuple(p for p in parameters if p), "\n".join(lines[n_head:]).strip())
+    return Query(name, "\n".join(doc).strip(), tuple(p for p in parameters if p), _with_steps("\n".join(lines[n_head:]).strip()))
 
 
 def _nearest(name: str, known: Mapping[str, object] | list[str]) -> str:

@@ -5,21 +5,12 @@
 -- its input norm. active_share is the part of the firing features that half of all activations come from: small, a few dominate.
 --
 -- $dense_rate number = 0.1: the share of tokens above which a feature is dense
--- What version 1 did not count beside an SAE is counted in its run, which has the tokens too.
-with read as (
-    select run_id, count(*) as n_tokens
-    from tokens
-    where role <> 'bos'
-    group by run_id
-),
+with seen as $step(sae_counts),
 
 rates as (
-    select
-        f.sae_id, f.feature_id, f.n_tokens,
-        f.n_tokens / nullif(coalesce(s.n_tokens, r.n_tokens), 0) as rate, coalesce(s.n_tokens, r.n_tokens) as n_study_tokens
+    select f.sae_id, f.feature_id, f.n_tokens, f.n_tokens / nullif(s.n_tokens, 0) as rate, s.n_tokens as n_study_tokens
     from features as f
-    join saes as s on s.sae_id = f.sae_id
-    left join read as r on r.run_id = s.run_id
+    join seen as s on s.sae_id = f.sae_id
 ),
 
 shares as (
@@ -44,7 +35,7 @@ counted as (
         count(*) filter (where rate > $dense_rate) as n_dense,
         max(rate) as max_rate,
         sum(n_tokens)::bigint as n_activations,
-        sum(n_tokens) / any_value(n_study_tokens) as l0
+        sum(n_tokens) / nullif(any_value(n_study_tokens), 0) as l0
     from rates
     group by sae_id
 )

@@ -106,7 +106,7 @@ def run(
         for table in tables:
             parts = [_frame(spark, *part, con.table(table)) for part in files.get(table, ())]
             parts = parts or [spark.createDataFrame(_in_memory(con, table))]
-            reduce(lambda one, other: one.union(other), parts).createOrReplaceTempView(table)
+            reduce(lambda one, other: one.union(other), parts).createOrReplaceTempView(table.replace(".", "_"))
         rows = spark.sql(translated).toArrow()
     except (PySparkException, Py4JJavaError) as error:
         raise QueryError(f"Spark cannot answer {name}: {_reason(error)}; ask DuckDB") from error
@@ -137,18 +137,19 @@ def _frame(spark: "SparkSession", paths: Sequence[str], columns: Sequence[str], 
 
 def _in_memory(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
     """A table that is not read from files: the run records, one without rows, or one that is summed over several runs."""
-    rows = con.table(table).to_arrow_table()
+    rows = con.sql(f"from {table}").to_arrow_table()  # con.table knows one schema alone
     return rows if len(rows) else rows.schema.empty_table()  # Spark cannot take columns without any chunk
 
 
 def translate(statement: str) -> tuple[str, list[str]]:
-    """A DuckDB statement in Spark's words, and the tables that it reads."""
+    """A DuckDB statement in Spark's words, and the tables that it reads, one of another schema as SCHEMA.NAME."""
     import sqlglot
     from sqlglot import exp
 
     tree = sqlglot.parse_one(statement, read="duckdb")
     ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
-    tables = sorted({table.name for table in tree.find_all(exp.Table) if table.name and table.name not in ctes})
+    read = [table for table in tree.find_all(exp.Table) if table.name]
+    tables = sorted({f"{table.db}.{table.name}".lstrip(".") for table in read if table.db or table.name not in ctes})
     return tree.transform(_in_words_of_spark).sql(dialect="spark", identify=True), tables
 
 
@@ -166,6 +167,9 @@ def _in_words_of_spark(node: "exp.Expr") -> "exp.Expr":
             return sqlglot.parse_one(f"transform({listing}, pair -> pair.value)", read="spark")
         case exp.Table(this=exp.GenerateSeries() as series):
             node.set("this", exp.func("range", series.args["start"], series.args["end"]))
+        case exp.Table() if node.db:  # a view of Spark has a name alone
+            node.set("this", exp.to_identifier(f"{node.db}_{node.name}"))
+            node.set("db", None)
         case exp.TimeToUnix():
             return exp.Div(this=exp.func("unix_micros", node.this), expression=exp.Literal.number("1e6"))
         case exp.Limit(expression=exp.Cast(this=number)):

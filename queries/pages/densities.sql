@@ -1,21 +1,17 @@
--- On what share of the tokens the features of an SAE fire: their numbers by powers of ten, for the explorer.
+-- On what share of the tokens that an SAE has read its features fire: their numbers by powers of ten, for the explorer.
 --
 -- low and high are the ends of a bin, as log10 of the share; features that never fire stand in none. is_here: the bin of the feature.
 --
 -- $sae_id sae: the SAE
 -- $feature_id feature: the feature whose bin is marked
 -- $bins integer = 24: how many bins, over six powers of ten
-with total as (
-    select count(*) as n_tokens
-    from tokens
-    where role <> 'bos'
-),
+with seen as $step(sae_counts),
 
 shares as (
-    select f.feature_id, greatest(log10(f.n_tokens / t.n_tokens), -6) as density
+    select f.feature_id, greatest(log10(f.n_tokens / c.n_tokens), -6) as density
     from features as f
-    cross join total as t
-    where f.sae_id = $sae_id and f.n_tokens > 0
+    join seen as c on c.sae_id = f.sae_id
+    where f.sae_id = $sae_id and f.n_tokens > 0 and c.n_tokens > 0
 ),
 
 binned as (

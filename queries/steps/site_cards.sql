@@ -3,11 +3,7 @@
 -- for it, wakes and lies near; site_dense what is too much to read in a browser).
 --
 -- density: its bin of those that the question `densities` counts, where it fires on any token but BOS.
-with total as (
-    select count(*) as n_tokens
-    from tokens
-    where role <> 'bos'
-),
+with seen as $step(sae_counts),
 
 roles as (
     select sae_id, feature_id, to_json(list({'population': population, 'n_prompts': n_prompts} order by population)) as roles
@@ -59,7 +55,7 @@ select
     m.skewness, m.kurtosis, r.roles, s.sets, c.categories, x.explanations, d.firing
 from site_listed as l
 join features as f on f.sae_id = l.sae_id and f.feature_id = l.feature_id
-cross join total as t
+left join seen as t on t.sae_id = l.sae_id
 left join site_effects as e on e.sae_id = l.sae_id and e.feature_id = l.feature_id
 left join site_edges as g on g.sae_id = l.sae_id and g.feature_id = l.feature_id
 left join logit_moments as m on m.sae_id = l.sae_id and m.feature_id = l.feature_id

@@ -230,3 +230,9 @@ def test_a_spark_that_has_ended_is_one_sentence_and_leaves_nothing_where_it_was_
 )
 def test_translations_that_sqlglot_does_not_make(duckdb_sql: str, spark_sql: str) -> None:
     assert translate(duckdb_sql) == (spark_sql, ["t"])
+
+
+def test_a_view_of_every_run_is_another_than_that_of_the_current_ones() -> None:
+    read = translate("select a.run_id from all_runs.saes as a join saes as b on b.sae_id = a.sae_id")
+    joined = "`all_runs_saes` AS `a` JOIN `saes` AS `b` ON `b`.`sae_id` = `a`.`sae_id`"
+    assert read == (f"SELECT `a`.`run_id` FROM {joined}", ["all_runs.saes", "saes"])
