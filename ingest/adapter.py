@@ -8,6 +8,7 @@ So nothing of an adapter is left to hook or to slow a pass, and PEFT itself is n
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ PLAIN: Mapping[str, tuple[object, ...]] = {
 def merge(model: nn.Module, folder: Path) -> None:
     """Adds an adapter to a model's weights in place, each sum in float32.
 
+    A projection whose weight is the embeddings' too (a tied lm_head) gets one of its own: an adapter is the projection's alone.
+
     Raises UserError, before any weight is changed, for files that cannot be read, an adapter that is more than pairs of A and B,
     and matrices that fit no projection of the model.
     """
     scale_of, pairs = _read(folder)
-    added: list[tuple[Tensor, Tensor]] = []
+    added: list[tuple[nn.Linear, Tensor]] = []
     for name, matrices in sorted(pairs.items()):
         if set(matrices) != {"A", "B"}:
             raise UserError(f"{FIELD}: {folder} has only one of the matrices A and B for {name}")
@@ -51,20 +54,22 @@ def merge(model: nn.Module, folder: Path) -> None:
             module = model.get_submodule(name)
         except AttributeError:
             module = None
-        weight = module.weight if isinstance(module, nn.Linear) else None
-        if weight is None or A_rd.ndim != 2 or B_or.ndim != 2 or len(A_rd) != B_or.shape[1]:
+        if not isinstance(module, nn.Linear) or A_rd.ndim != 2 or B_or.ndim != 2 or len(A_rd) != B_or.shape[1]:
             raise UserError(
                 f"{FIELD}: {folder} has matrices for {name}, which is not a linear projection of the model that they fit"
             )
-        if weight.shape != (len(B_or), A_rd.shape[1]):
-            shapes = f"{len(B_or)} x {A_rd.shape[1]}, not {' x '.join(map(str, weight.shape))}"
+        if module.weight.shape != (len(B_or), A_rd.shape[1]):
+            shapes = f"{len(B_or)} x {A_rd.shape[1]}, not {' x '.join(map(str, module.weight.shape))}"
             raise UserError(f"{FIELD}: the matrices of {folder} for {name} come to {shapes}: it is an adapter of another model")
         if not (torch.isfinite(A_rd).all() and torch.isfinite(B_or).all()):
             raise UserError(f"{FIELD}: {folder} has numbers for {name} that are not finite")
-        added.append((weight, scale_of(len(A_rd)) * (B_or @ A_rd)))
+        added.append((module, scale_of(len(A_rd)) * (B_or @ A_rd)))
+    n_owners = Counter(id(weight) for part in model.modules() for weight in part.parameters(recurse=False))
     with torch.no_grad():
-        for weight, delta in added:
-            weight.copy_(weight.float() + delta.to(weight.device))
+        for module, delta in added:
+            if n_owners[id(module.weight)] > 1:
+                module.weight = nn.Parameter(module.weight.clone(), module.weight.requires_grad)
+            module.weight.copy_(module.weight.float() + delta.to(module.weight.device))
 
 
 def _read(folder: Path) -> tuple[Any, dict[str, dict[str, Tensor]]]:

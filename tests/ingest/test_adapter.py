@@ -70,6 +70,24 @@ def test_a_merged_model_says_what_the_matrices_beside_the_weights_say(
     torch.testing.assert_close(adapted.forward(batch), wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_an_adapter_of_a_tied_unembedding_leaves_the_embeddings_as_they_are(tmp_path: Path) -> None:
+    folder = save_model("gemma2", tmp_path / "model")
+    plain = Subject.load(folder)
+    head, embeddings = plain.model.get_output_embeddings(), plain.model.get_input_embeddings()
+    assert head.weight is embeddings.weight, "they are tied"
+    draw = torch.Generator().manual_seed(0)
+    A_rd, B_or = (torch.randn(*shape, generator=draw) for shape in ((RANK, head.in_features), (head.out_features, RANK)))
+    adapted = Subject.load(folder, adapter=write(tmp_path / "adapter", {"lm_head": (A_rd, B_or)}))
+    assert torch.equal(adapted.model.get_input_embeddings().weight, embeddings.weight)
+    wanted = head.weight + ALPHA / RANK * (B_or @ A_rd)
+    torch.testing.assert_close(adapted.model.get_output_embeddings().weight, wanted, atol=1e-5, rtol=1e-5)
+    batch = plain.batch([PROMPT])
+    (resid_btd,) = adapted.read_resid_post(batch, [1]).values()
+    torch.testing.assert_close(resid_btd, plain.read_resid_post(batch, [1])[1])
+    head.weight = nn.Parameter(wanted.detach(), requires_grad=False)
+    torch.testing.assert_close(adapted.forward(batch), plain.forward(batch), atol=1e-4, rtol=1e-4)
+
+
 def test_a_model_is_known_by_its_adapter_too(model: Path, tmp_path: Path) -> None:
     known = matrices(model)
     one = write(tmp_path / "one", known)
