@@ -49,11 +49,19 @@ def check_attention(model: PreTrainedModel) -> None:
 
 
 def check_states(model: PreTrainedModel) -> None:
-    """Raises UserError for a model that remembers a prompt by other states than keys and values, which rows cannot share."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTIONS
+    """Raises UserError for a model that remembers a prompt by other states than every layer's own keys and values, which rows
+    cannot share."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTIONS
     if kinds or getattr(model, "_is_stateful", False):
         named = f" ({', '.join(sorted(kinds))})" if kinds else ""
         raise UserError(
             f"model: a {type(model).__name__} has layers that are not attention{named}, whose states cannot be resumed and "
             f"shared between ablated passes: models of attention and MLP alone are supported"
+        )
+    shared = [mode for mode in getattr(config, "kv_sharing_modes", None) or () if mode is not None]
+    if shared or bool(getattr(config, "num_kv_shared_layers", 0)):  # transformers 5.0 has but their number
+        raise UserError(
+            f"model: a {type(model).__name__} has layers that attend to keys and values of a layer below them, which a pass that "
+            f"resumes above that does not have: models whose layers all make their own are supported"
         )

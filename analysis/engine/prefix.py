@@ -81,7 +81,8 @@ def below(
 def resumed(subject: Subject, layer: int, resid_btd: Tensor) -> Iterator[None]:
     """While open, the model's blocks up to `layer` do nothing but hand `resid_btd` to the block above.
 
-    Masks, positions and everything else stay the model's own, so this holds for every architecture alike.
+    Masks, positions and everything else stay the model's own, so this holds for every architecture whose blocks take nothing else
+    of those below (`model_checks.check_states` refuses others).
     """
 
     def given(layer: int, hidden: Any) -> Any:

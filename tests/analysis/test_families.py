@@ -309,6 +309,32 @@ def test_models_with_other_states_than_keys_and_values_are_refused(name: str, co
         Subject(model, tokenizer)
 
 
+def test_models_whose_layers_share_keys_and_values_are_refused() -> None:
+    tokenizer = word_tokenizer()
+
+    def gemma4(n_shared: int) -> transformers.PreTrainedModel:
+        sizes = {
+            "vocab_size": len(tokenizer),
+            "vocab_size_per_layer_input": len(tokenizer),
+            "pad_token_id": 0,
+            "sliding_window": 6,
+        }
+        sizes |= {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "hidden_size_per_layer_input": 8,
+            "head_dim": 8,
+            "global_head_dim": 8,
+        }
+        sizes |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "num_kv_shared_layers": n_shared}
+        kinds = ["sliding_attention", "full_attention"] * 2
+        return transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**sizes, layer_types=kinds))
+
+    Subject(gemma4(0), tokenizer)
+    with pytest.raises(UserError, match="a Gemma4ForCausalLM has layers that attend to keys and values of a layer below them"):
+        Subject(gemma4(2), tokenizer)
+
+
 @pytest.mark.parametrize("family", ["GPT-2", "OPT"])
 def test_learned_positions_that_run_out_are_told_before_the_pass(family: str) -> None:
     subject = subject_of(family)
