@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelake import queries
 from saelake.analysis.meaning.explanations import KnownSae
-from saelake.warehouse.sharing.withheld import restricted_sets as marked
+from saelake.warehouse.sharing.marks import restricted_sets as marked
 
 if TYPE_CHECKING:
     from saelake.lake import OpenLake

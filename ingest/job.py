@@ -18,6 +18,7 @@ from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import with_others
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.runs import JointCompute, Plan, Planned, Rows, ensure_runs, make_current, published
+from saelake.warehouse.sharing.marks import restrict, restricted_sets
 from saelake.warehouse.statistics import FeatureStatistics
 
 if TYPE_CHECKING:
@@ -56,11 +57,24 @@ def ingest_study(
     sets, name = ingest_runs(study, lake), study.recipe.name
     planned = plans(study, lake, sets)
     ensure_runs(lake, planned, compute or computed_here(study, sets, loaded), what="ingest", force=force, progress=progress)
+    _keep_marks(lake, sets, progress or Quiet())
     found = Ingested(tuple(published(lake, run_id) for run_id in dict.fromkeys(i for one in sets for i in one.run_ids)))
     copies = copy_by_prompt(name, found.records, lake, asked=study.recipe.capture.prompt_major, progress=progress)
     current = {stage: [record for record in found.records if record.stage == stage] for stage in STAGES}
     make_current(lake, name, current | {"prompt_major": copies})
     return found
+
+
+def _keep_marks(lake: Lake, sets: Sequence[SetRuns], progress: Quiet) -> None:
+    """Has the lake know which sets are restricted, though their runs were published before the recipe said so."""
+    marked = restricted_sets(one.prompts.about for one in sets)
+    restrict(lake, {one.name: one.prompts.run_id for one in sets if one.name in marked})
+    for one in sets:
+        if one.name not in marked and one.name in restricted_sets([published(lake, one.prompts.run_id).about]):
+            progress.say(
+                f"prompt set {one.name} stays restricted, as a recipe marked it before: its text is shared only if its run "
+                f"{one.prompts.run_id} is dropped and computed again"
+            )
 
 
 def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:

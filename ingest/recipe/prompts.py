@@ -116,7 +116,8 @@ class PromptSet(RowSet):
     licence: str | None = None
     """The set's licence, for the card of a shared set."""
     restricted: bool = False
-    """Its text is not ours to pass on: `saelake share` leaves it out."""
+    """Its text is not ours to pass on: `saelake share` leaves it out. Said later, it holds from the next `saelake ingest`
+    on, and stays."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,7 +6,7 @@ what backends read of it too.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from saelake.warehouse.records import RunRecord, with_ancestors
+from saelake.warehouse.sharing.marks import restricted_sets
 
 PROMPTS = """
 select
@@ -98,11 +99,6 @@ def find_withheld(
     told = {*restricted, *restricted_sets(record.about for record in about.values())}
     told |= names & set(rows["prompt_set"][is_shared])
     return Withheld(tuple(sorted(told)), with_completions, rows["prompt_id"][is_answered], rows["prompt_id"][is_restricted])
-
-
-def restricted_sets(about: Iterable[Mapping[str, Any]]) -> set[str]:
-    """The prompt sets that recipes mark as restricted, from what the records of runs tell of them."""
-    return {one["set"] for told in about for one in told.get("prompts", ()) if one.get("restricted")}
 
 
 def _is_in(ids: pa.Array, known: np.ndarray) -> pa.Array:
