@@ -20,8 +20,14 @@ def check_loaded(model: Any, tokenizer: Any) -> None:
         raise UserError(
             f"a {type(tokenizer).__name__} is not a tokenizer of transformers: give what AutoTokenizer.from_pretrained gives"
         )
-    if any(weight.device.type == "meta" for weight in model.parameters()):
+    devices = {str(weight.device) for weight in model.parameters()}
+    if "meta" in devices:
         raise UserError("the model has weights on no device (meta): load it with its weights")
+    if len(devices) > 1:
+        raise UserError(
+            f"the model lies on several devices ({', '.join(sorted(devices))}), between which an edited pass cannot go: load "
+            f'it on one, such as device_map={{"": "cuda:0"}}'
+        )
 
 
 def learned_positions(model: nn.Module) -> int | None:

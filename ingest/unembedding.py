@@ -20,11 +20,15 @@ def exact_unembedding(model: PreTrainedModel) -> Iterator[None]:
     if model.dtype == torch.float32 or not isinstance(head, nn.Linear):
         yield
         return
-    head.__dict__["forward"] = partial(_project_float32, head)
+    own = {
+        name: value for name, value in vars(head).items() if name == "forward"
+    }  # accelerate's, where it watches over the model
+    vars(head)["forward"] = partial(_project_float32, head)
     try:
         yield
     finally:
-        del head.__dict__["forward"]
+        del vars(head)["forward"]
+        vars(head).update(own)
 
 
 def _project_float32(head: nn.Linear, hidden_bkd: Tensor) -> Tensor:

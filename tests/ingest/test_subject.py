@@ -1,7 +1,9 @@
 """The model under study: its template, its padding, its hook points, and the sentence for every mistake."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.ingest.tiny import (
     N_LAYERS,
     TOKENIZERS,
     as_hub_cache,
+    make_model,
     save_model,
 )
 
@@ -258,6 +261,30 @@ def test_resid_post_hook_replaces_what_the_next_block_reads(subject: Subject) ->
         noisy_bv = subject.forward(batch)
     assert not torch.allclose(noisy_bv, clean_bv)
     torch.testing.assert_close(subject.forward(batch), clean_bv, msg="the hook is gone")
+
+
+def test_a_forward_that_another_library_gave_to_the_unembedding_is_put_back() -> None:
+    tokenizer = TOKENIZERS["llama"]()
+    model = make_model("llama", tokenizer).bfloat16()
+    head = model.get_output_embeddings()
+    subject = Subject(model, tokenizer)
+    batch = subject.batch([subject.encode("I").token_ids])
+    plain = subject.forward(batch)
+    assert "forward" not in vars(head)
+    vars(head)["forward"] = theirs = partial(type(head).forward, head)
+    assert torch.equal(subject.forward(batch), plain)
+    assert vars(head)["forward"] is theirs
+
+
+def test_a_model_on_several_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TOKENIZERS["llama"]()
+    model = make_model("llama", tokenizer)
+    weights = [SimpleNamespace(device=torch.device("cuda", n)) for n in (0, 1, 1)]
+    monkeypatch.setattr(model, "parameters", lambda: iter(weights))
+    with pytest.raises(
+        UserError, match=r"the model lies on several devices \(cuda:0, cuda:1\).*load it on one, such as device_map"
+    ):
+        Subject(model, tokenizer)
 
 
 def test_hooks_are_removed_when_the_pass_fails(subject: Subject) -> None:
