@@ -1,6 +1,7 @@
 """Samples of lm-evaluation-harness (`--log_samples`): what was asked, what was answered, and the metrics of each.
 
-Only tasks that generate text have answers. A metric is a verdict where --refused says so: 1 for a refusal.
+Only tasks that generate text have answers. A metric is a verdict where --refused says so: 1 for a refusal. It is of what a filter
+made of all texts of a sample, and so of an answer only where one was generated.
 """
 
 from collections.abc import Sequence
@@ -29,16 +30,26 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     for model in models:
         check_model(model, joined, asked, OWNER)
     for file in samples:
+        first: Any = None
         for number, row in enumerate(read_rows(file, OWNER), start=1):
             where = f"{OWNER}: {file.name}, sample {number}"
             if absent := [name for name in ("arguments", "resps") if name not in row]:
                 raise UserError(f"{where}: it has no {absent[0]}: give a file of samples, as --log_samples writes them")
             if asked.refused is not None and asked.refused not in row:
                 raise UserError(f"{where}: it has no metric {asked.refused!r}")
-            refused = None if asked.refused is None else as_bool(row[asked.refused], where)
+            first = row.get("filter") if number == 1 else first
+            if row.get("filter") != first:  # the harness writes a sample once for each filter, with the same answers
+                if asked.refused is not None:
+                    raise UserError(
+                        f"{where}: its filter is {row.get('filter')!r}, and {first!r} before: {asked.refused} is another metric "
+                        f"under each; give a file with the samples of one filter"
+                    )
+                continue
+            texts = _answers(row, where)
+            refused = None if asked.refused is None or len(texts) > 1 else as_bool(row[asked.refused], where)
             score = None if refused is None else float(refused)
             prompt = _prompt(row, where)
-            answers += [Answer(prompt, said, where, refused, score) for said in _answers(row, where)]
+            answers += [Answer(prompt, said, where, refused, score) for said in texts]
     if asked.judge is None and asked.refused is not None:
         raise UserError(f"{OWNER}: say with --judge what the judge is called whose verdict {asked.refused} is")
     return found_answers(answers, joined, asked, "lm_eval", "none", {"tasks": [file.stem for file in samples], "models": models})
