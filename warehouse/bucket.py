@@ -18,7 +18,7 @@ import duckdb
 
 from saelake.extras import require
 from saelake.warehouse.access import Access
-from saelake.warehouse.durable import aside, make_private
+from saelake.warehouse.durable import aside, living, make_private
 from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.literals import literal
 from saelake.warehouse.storage import Entry
@@ -170,10 +170,11 @@ class Bucket:
         self._work.mkdir(parents=True, exist_ok=True)
         try:
             make_private(copy)
-            with self._opened("read") as objects, copy.open("wb") as file:
-                for piece in obstore.get(objects, key):
-                    file.write(piece)
-            yield copy
+            with living(copy):  # gc leaves it alone
+                with self._opened("read") as objects, copy.open("wb") as file:
+                    for piece in obstore.get(objects, key):
+                        file.write(piece)
+                yield copy
         finally:
             copy.unlink(missing_ok=True)
 

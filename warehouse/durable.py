@@ -162,6 +162,19 @@ def _hold(fd: int) -> None:
         hold(fd)
 
 
+@contextmanager
+def living(draft: Path) -> Iterator[None]:
+    """Within it, a file that lies there is the draft of a living process."""
+    fd = _open_draft(draft)
+    try:
+        if fd is not None:
+            _hold(fd)
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
 def _open_draft(draft: Path) -> int | None:
     """A descriptor of a draft; None on Windows, where what is open can neither be locked like this nor renamed."""
     return None if os.name == "nt" else os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | UNWAITING)

@@ -80,8 +80,8 @@ def gc(lake: Lake, *, dry_run: bool = False, older_than_seconds: float | None = 
                         deleted.append(_delete(storage, key, why, dry_run))
         with try_locked(lake.lock("catalog")) as is_free:
             if is_free:
-                drafts = [p for part in ("*", "runs/*", "current/*/*") for p in lake.root.glob(part) if is_draft(p)]
-                drafts += [p for p in lake.root.glob("studies/*") if is_dead_draft(p)]
+                parts = ("*", "runs/*", "current/*/*", "studies/*")
+                drafts = [p for part in parts for p in lake.root.glob(part) if is_dead_draft(p)]
                 deleted += [_delete(lake.work, _key(lake, p), "a draft of a killed process", dry_run) for p in sorted(drafts)]
         if lake.stale.exists() if dry_run else recover_catalog(lake):
             deleted.append(Garbage(lake.catalog.name, 0, f"{LEFT_BEHIND}: built again"))

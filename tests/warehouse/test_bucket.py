@@ -180,6 +180,17 @@ def test_a_dropped_run_is_unknown_and_its_files_go_after_a_day(lake: Lake) -> No
     assert check(lake) == []
 
 
+def test_gc_spares_the_copies_that_a_living_process_reads(lake: Lake) -> None:
+    record = toys.ingest(lake)
+    with lake.published.local(record.files[0].path) as copy:
+        assert copy.is_file()
+        assert gc(lake) == []
+        assert copy.is_file()
+    assert not copy.exists()
+    copy.write_text("of a killed process")
+    assert [one.path for one in gc(lake)] == [copy.name]
+
+
 def test_a_change_that_a_bucket_refuses_after_others_leaves_a_catalog_to_mend(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
