@@ -4,17 +4,19 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from saelake.formats.joined import join
+from saelake.formats.answers import CLEAN
+from saelake.formats.joined import Joined, join
 from saelake.formats.registry import STAGE_PREFIX, Asked, Format, check_options, load
 from saelake.ingest.inputs import hash_input
 from saelake.lake import open as open_lake
 from saelake.warehouse.catalog import several_studies
-from saelake.warehouse.durable import folder_atomic
+from saelake.warehouse.durable import canonical_json, folder_atomic, sha256_text
 from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
@@ -45,7 +47,7 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
     sha256 = _hash(files, Path(source), owner)
     with join(Lake.at(lake), asked.recipe, needs_study=known.needs_study) as joined:
         found = known.read(files, joined, asked)
-        stage = f"{STAGE_PREFIX}{name.replace('-', '_')}_{sha256[:8]}"
+        stage = _stage(joined, f"{STAGE_PREFIX}{name.replace('-', '_')}_{sha256[:8]}", asked)
         config = {"code": CODE_VERSION, "format": name.replace("-", "_"), "sha256": sha256, **asked.given, **found.config}
         told = {key: _told(value) for key, value in found.about.items()}
         about = {"source": Path(source).name, "format": name, "n_files": len(files), **told}
@@ -60,6 +62,31 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
         _check(one, owner)
     tables = list(dict.fromkeys(one.table for one in rows))
     return ensure_run(Lake.create(lake), spec, Plan.of(rows, tables, found.completion), progress=progress)
+
+
+def _stage(joined: Joined, plain: str, asked: Asked) -> str:
+    """The stage of an import: one of its own for each thing that a source is said to be about, so that none hides another.
+
+    The same source, read in another way about the same thing, takes the earlier reading's place.
+    """
+    if not joined.is_there:
+        return plain
+    wanted, taken = _subject(joined, asked.given), set[str]()
+    for (study, stage), run_ids in sorted(joined.lake.current().items()):
+        if study == joined.name and (stage == plain or stage.startswith(f"{plain}_")):
+            records = [joined.lake.record(run_id) for run_id in run_ids]
+            if any(record is not None and _subject(joined, record.config) == wanted for record in records):
+                return stage
+            taken.add(stage)
+    return f"{plain}_{sha256_text(canonical_json(wanted))[:8]}" if plain in taken else plain
+
+
+def _subject(joined: Joined, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a source is about, of what a person said: an SAE, however it was named, a layer, a condition."""
+    sae = said.get("sae")
+    with suppress(UserError):  # of an SAE that the study has not any more
+        sae = joined.sae(sae, "it").sae_id
+    return {"sae": sae, "layer": said.get("layer"), "condition": said.get("condition") or CLEAN}
 
 
 def write_out(lake: str | Path, name: str, folder: Path, asked: Asked) -> Mapping[str, int]:

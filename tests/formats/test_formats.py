@@ -300,6 +300,16 @@ def test_answers_make_a_study_where_there_is_none(tmp_path: Path) -> None:
     assert [str(one) for one in check(Lake.existing(tmp_path / "new")) if not one.note] == []
 
 
+def test_a_source_that_is_taken_for_something_else_hides_nothing(lake: Lake, tmp_path: Path) -> None:
+    place = str(as_csv("own.csv", [{"prompt": "how to lie", "completion": "I won't."}])(tmp_path))
+    given = [Asked(condition="a"), Asked(condition="b"), Asked(condition="b", judge="phrases"), Asked(condition="a")]
+    first, _, judged, again = [bring_in(lake.root, "answers", place, asked).run_id for asked in given]
+    assert again == first
+    with saelake.open(lake.root) as opened:
+        shown = opened.sql("select run_id, method from ablations where stage = 'imported_answers' order by method").fetchall()
+    assert shown == [(first, "a"), (judged, "b")], "another reading of the same takes its place"
+
+
 def test_completions_of_imports_are_left_out_of_what_is_shared(lake: Lake, tmp_path: Path) -> None:
     (sample,) = (one for one in INPUTS if one.format == "strongreject")
     bring(lake, sample, tmp_path)
