@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import saelake
 from saelake.queries import QueryError
 from tests.analysis.library_model import TEXTS, engine, sae, subject
-from tests.ingest.tiny import D_MODEL, save_model
+from tests.ingest.tiny import D_MODEL
 from tests.lakes import build_lake
 
 NAN = float("nan")
@@ -264,74 +264,6 @@ def test_junk_edits_are_named(call: dict[str, Any], expected: str) -> None:
 def test_positions_that_are_used_up_by_reading_act_on_every_prompt() -> None:
     once = engine().next_token(TEXTS, ablate={1: range(20)}, positions=(pos for pos in (0, 1))).p_target
     np.testing.assert_array_equal(once, engine().next_token(TEXTS, ablate={1: range(20)}, positions=[0, 1]).p_target)
-
-
-@pytest.mark.parametrize(
-    ("call", "expected"),
-    [
-        ({"saes": [sae(0, hook="hook_resid_post")], "at": 7}, "saes: layer 7 does not exist|layer 7 does not exist"),
-        ({"max_prompt_tokens": 3}, "but max_prompt_tokens is 3: raise it"),
-        ({"template_variables": {"nothing": 1}}, r"template_variables\['nothing'\] changes nothing"),
-        ({"chat_template": "{{ messages[0]['content'] }}"}, "begin it with .* in chat_template, or say without_bos = true"),
-    ],
-)
-def test_sentences_are_about_arguments_where_there_is_no_recipe(call: dict[str, Any], expected: str) -> None:
-    options = {name: value for name, value in call.items() if name not in ("saes", "at")}
-
-    def asked() -> None:
-        made = saelake.Subject(subject().model, subject().tokenizer, **options)
-        saelake.Engine(made, {call.get("at", 0): sae(0)}).answer(TEXTS)
-
-    with pytest.raises(saelake.UserError, match=expected) as raised:
-        asked()
-    assert not RECIPES.search(str(raised.value)), raised.value
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: engine().answer(TEXTS),
-        lambda: engine().next_token(TEXTS),
-        lambda: engine().activations(TEXTS),
-        lambda: engine().activations(TEXTS, max_new_tokens=2),
-        lambda: engine().means(TEXTS, 1),
-        lambda: engine().next_token(TEXTS, edits=[saelake.MeanAblate(1, [3], TEXTS)]),
-    ],
-)
-def test_short_memory_is_told_without_a_recipe(call: Callable[[], object]) -> None:
-    def no_memory(_resid_btd: torch.Tensor) -> None:
-        raise torch.OutOfMemoryError
-
-    with subject().resid_post(0, no_memory), pytest.raises(saelake.UserError, match=r"set dtype = .* another device") as raised:
-        call()
-    assert not RECIPES.search(str(raised.value)), raised.value
-
-
-@pytest.mark.parametrize(
-    ("edits", "expected"),
-    [
-        ([saelake.MeanAblate(1, [3], TEXTS), saelake.Ablate(1, [10**9])], "has no feature"),
-        ([saelake.MeanAblate(1, [3], TEXTS), saelake.Ablate(1, [3])], "hold the same feature"),
-        ([saelake.MeanAblate(1, [3], TEXTS), saelake.MeanAblate(1, [4], ["a", []])], "prompt 1 is neither"),
-        ([saelake.MeanAblate(1, [3], TEXTS, positions=[99])], "positions"),
-    ],
-)
-def test_edits_are_checked_before_a_mean_is_computed(edits: list[Any], expected: str) -> None:
-    def computed(_resid_btd: torch.Tensor) -> None:
-        pytest.fail("computed already")
-
-    with subject().resid_post(0, computed), pytest.raises(saelake.UserError, match=expected):
-        engine().answer(TEXTS, edits=edits)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [(["two words"], "target_tokens: the target token 'two words'"), ([" "], "a target token is white space")],
-)
-def test_target_tokens_are_named_as_the_argument_is(words: list[str], expected: str, tmp_path: Path) -> None:
-    with pytest.raises(saelake.UserError, match=expected) as raised:
-        saelake.Subject.load(save_model("llama", tmp_path), target_tokens=words)
-    assert "refusal_tokens" not in str(raised.value)
 
 
 @cache

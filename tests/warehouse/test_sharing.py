@@ -20,15 +20,14 @@ from saelake.warehouse.errors import UserError
 from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.keys import record_key
 from saelake.warehouse.lake import Lake
-from saelake.warehouse.records import RunSpec
-from saelake.warehouse.runs import Rows, whole_run
-from saelake.warehouse.schema import READINGS, TABLES
+from saelake.warehouse.runs import whole_run
+from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing import share as sharing
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.names import data_name, lake_names
 from saelake.warehouse.sharing.share import Choice, share
 from tests.conftest import ROOT
-from tests.lakes import build_lake, prompt_id, publish
+from tests.lakes import build_lake
 from tests.warehouse.toys import answers, ingest
 
 COUNTS = "select count(*), sum(feature_id), sum(pos) from activations"
@@ -108,38 +107,6 @@ def test_restricted_sets_lose_their_text_and_their_tokens(lake: Lake, tmp_path: 
     assert str(name) in (tmp_path / "set" / "README.md").read_text()
 
 
-def test_a_set_is_restricted_whichever_runs_are_shared(tmp_path: Path) -> None:
-    lake = build_lake(tmp_path / "lake")
-    (ingested, answered), about = (lake.current()["small", stage][0] for stage in ("ingest", "candidates")), {"set": "hand"}
-    record = lake.record(ingested)
-    assert record is not None
-    lake.publish(replace(record, about={**record.about, "prompts": [about | {"restricted": True}]}))
-    share(lake, tmp_path / "set", Choice(runs=(answered,), with_completions=True))
-    add(Lake.create(tmp_path / "other"), tmp_path / "set")
-    said = "select count(*) from ablations where completion not like 'withheld:%'"
-    assert rows(Lake(tmp_path / "other"), said) == [(0,)]
-    assert "hand" in (tmp_path / "set" / "README.md").read_text()
-    assert rows(lake, "select count(*) from ablations where completion like 'withheld:%'") == [(0,)]
-
-
-def test_what_backends_read_of_restricted_sets_spells_nothing(tmp_path: Path) -> None:
-    lake = build_lake(tmp_path / "lake")
-    ids = [prompt_id(lake, prompt) for prompt in (0, 0, 1, 1)]
-    read = {"backend": ["transformers"] * 4, "prompt_id": ids, "layer": [0] * 4, "site": ["z"] * 4, "pos": [0, 1] * 2}
-    measured = {"norm": [1.0] * 4, "sketch": [[0.5] * 64] * 4, "noise": [None] * 4}
-    parents, about = lake.current()["small", "ingest"], {"graph_prompts": ["what it was given"]}
-    spec = RunSpec("readings_transformers", "small", {}, parents, about=about)
-    publish(lake, spec, [Rows.of(READINGS, read | {"token_id": [5, 6, 7, 8]} | measured)])
-    spelt = "select token_id, norm from readings order by prompt_id, pos"
-    for choice, ids in ((Choice(), [5, 6, 7, 8]), (Choice(restricted=("hand",)), [0] * 4)):
-        target = tmp_path / str(len(choice.restricted))
-        shared = next(r for r in share(lake, target, choice) if r.stage == spec.stage)
-        add(Lake.create(target / "lake"), target)
-        assert rows(Lake(target / "lake"), spelt) == [(one, 1.0) for one in ids]
-        assert shared.withheld == (("readings.token_id",) if choice.restricted else ())
-        assert ("graph_prompts" in shared.about) == (not choice.restricted)
-
-
 def test_chosen_tables_and_runs_only(lake: Lake, tmp_path: Path) -> None:
     (record,) = share(lake, tmp_path / "set", Choice(tables=("features", "saes")))
     assert [p.name for p in sorted((tmp_path / "set" / "data").iterdir())] == ["features", "saes"]
@@ -149,15 +116,6 @@ def test_chosen_tables_and_runs_only(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"activations is not here: run \w+ was shared without activations, prompts, tokens"):
         rows(other, "select count(*) from activations")
     assert whole_run(other, record.run_id) is None, "an analysis must not build on a part of a run"
-
-
-def test_runs_without_rows_are_not_shared_alone(tmp_path: Path) -> None:
-    golden = Lake.existing(shutil.copytree(ROOT / "tests" / "golden" / "v2" / "lake", tmp_path / "lake"))
-    (empty,) = [record.run_id for record in golden.records() if record.stage == "losses"]
-    for choice in (Choice(runs=(empty,)), Choice(tables=("losses",))):
-        with pytest.raises(UserError, match="none of the chosen runs has rows"):
-            share(golden, tmp_path / "set", choice)
-    assert not (tmp_path / "set").exists()
 
 
 def test_an_incomplete_run_is_computed_again_and_then_whole(shared: Path, tmp_path: Path) -> None:

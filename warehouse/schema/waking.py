@@ -329,12 +329,7 @@ LOSSES = Table(
             elsewhere="lender",
         ),
         Column("n_features", pa.int32(), "features that are ablated"),
-        Column(
-            "n_context",
-            pa.int32(),
-            "tokens that are context only: BOS or else the first token, or the templated prompt",
-            at_least=0,
-        ),
+        Column("n_context", pa.int32(), "context alone: BOS or else the first token, or the templated prompt", at_least=0),
         Column("n_tokens", pa.int32(), "tokens whose loss counts", at_least=0),
         Column("is_cut", pa.bool_(), "the text was longer than the recipe's max_tokens"),
         Column("loss", pa.float32(), "mean negative log-likelihood of these tokens (nats)", at_least=0),
