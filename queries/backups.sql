@@ -1,7 +1,6 @@
 -- Does what wakes restore the behaviour (R13)? A backup is what wakes and whose removal flips; whatever else wakes is none.
 --
 -- Sources are single critical features that fire on their prompt (one), or what fires of a method's critical sets. Of n_sources,
--- Sources are single critical features that fire on their prompt (one), or what fires of a method's critical sets. Of n_sources,
 -- n_flip flip the prompt when they alone are ablated, so that nothing stood in for them, and n_wake wake something. n_tested do not
 -- flip alone and wake something: of these n_backed_up flip when what wakes is ablated too. The control are as many other firing
 -- features of the same SAEs, drawn from those that are not candidates (random_active): fewer, or none, where the prompt has no more.
@@ -71,7 +70,7 @@ select
     count(distinct prompt_id) filter (where is_tested and woken_flips) as n_prompts_backed_up,
     avg(p_source) filter (where is_tested) as p_source,
     avg(p_woken) filter (where is_tested) as p_woken,
-    avg(p_random) filter (where is_tested) as p_random,
+    avg(p_random) filter (where is_compared) as p_random,
     count(*) filter (where is_tested and p_woken < p_source - $by) as n_lower,
     count(*) filter (where is_tested and p_woken > p_source + $by) as n_higher,
     coalesce(any_value(a.n_more), 0) as n_more,

@@ -5,7 +5,8 @@
 -- of the same measure. The columns _families take prompts that are alike (the recipe's family, a wording) as one observation:
 -- low_families to high_families is the interval over families, p_families keeps one sign for all prompts of a family. Without
 -- families they are null. measure flipped_held_out is the rate over the prompts from which no direction was made or chosen, by
--- prompt_hash; it stands where these are not all prompts. kind stability: mean Jaccard index of the sets found again. The
+-- prompt_hash; it stands where these are not all prompts. stage3 is compared with what fires of the first start's sets, on which
+-- it builds; the rate of that name is over all starts. kind stability: mean Jaccard index of the sets found again. The
 -- documentation of the table's columns says more.
 --
 -- $rows rate|comparison|stability|all = comparison: which rows

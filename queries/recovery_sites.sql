@@ -7,24 +7,7 @@
 -- many tokens before the prompt's end it is largest. behind: the share whose site lies after all of the set. `saelake audit` makes it.
 --
 -- $source minimal|top_k|common = minimal: the source of the sets
-with hooks as (
-    select sae_id, layer, hook, 'reads' as place
-    from saes
-    union all
-    select sae_id, layer, coalesce(hook_out, hook) as hook, 'writes' as place
-    from saes
-),
-
--- in the order in which a pass comes to sites; a name that is none of theirs is the residual stream behind its block
-depths as (
-    select
-        sae_id, place,
-        10 * coalesce(try_cast(regexp_extract(hook, 'blocks\.(\d+)\.', 1) as integer), layer) + coalesce(nullif(array_position(
-            ['hook_resid_pre', 'hook_z', 'hook_attn_out', 'hook_resid_mid', 'hook_normalized', 'hook_in', 'hook_mlp_out', 'hook_resid_post'],
-            regexp_extract(hook, '[^.]+$')
-        ), 0), 8) as depth
-    from hooks
-),
+with depths as $step(site_depths),
 
 deepest as (
     select f.set_id, max(d.depth) as depth

@@ -5,7 +5,7 @@
 -- its input norm. active_share is the part of the firing features that half of all activations come from: small, a few dominate.
 --
 -- $dense_rate number = 0.1: the share of tokens above which a feature is dense
-with seen as $step(sae_counts),
+with seen as $step(sae_tokens),
 
 rates as (
     select f.sae_id, f.feature_id, f.n_tokens, f.n_tokens / nullif(s.n_tokens, 0) as rate, s.n_tokens as n_study_tokens

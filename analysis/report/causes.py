@@ -180,7 +180,8 @@ def backup_sentence(row: Mapping[str, Any]) -> str:
     if _shows_backups(row):
         return f"{found} What wakes there stands in for its source: it is a backup."
     if row["n_backed_up"] > row["n_random"]:
-        return f"{found} These are too few to tell a backup from chance."
+        why = "too few, or without others to compare with," if row["n_compared"] < row["n_tested"] else "too few"
+        return f"{found} These are {why} to tell a backup from chance."
     opposite = f" For {row['n_higher']:,} of them that makes the behaviour likelier instead, for {row['n_lower']:,} less likely."
     return f"{found}{opposite} What wakes there is not a backup, and is not called redundant."
 

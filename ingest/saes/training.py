@@ -59,7 +59,7 @@ def metadata_of(model_name: str, layer: int, seed: int) -> SAEMetadata:
 
 
 def shuffled_batches(resid_td: Tensor, batch_tokens: int, seed: int) -> Iterator[Tensor]:
-    """Endless float32 batches (batch_tokens, d), all but the last of each pass over the tokens, which has an order of its own."""
+    """Endless float32 batches (batch_tokens, d): each pass over the tokens has a new order, and leaves its last batch out."""
     assert len(resid_td) > batch_tokens, f"{len(resid_td)} tokens make no batch of {batch_tokens}"
     generator = torch.Generator().manual_seed(seed)
     while True:

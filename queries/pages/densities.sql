@@ -5,7 +5,7 @@
 -- $sae_id sae: the SAE
 -- $feature_id feature: the feature whose bin is marked
 -- $bins integer = 24: how many bins, over six powers of ten
-with seen as $step(sae_counts),
+with seen as $step(sae_tokens),
 
 shares as (
     select f.feature_id, greatest(log10(f.n_tokens / c.n_tokens), -6) as density

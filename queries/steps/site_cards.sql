@@ -3,7 +3,7 @@
 -- for it, wakes and lies near; site_dense what is too much to read in a browser).
 --
 -- density: its bin of those that the question `densities` counts, where it fires on any token but BOS.
-with seen as $step(sae_counts),
+with seen as $step(sae_tokens),
 
 roles as (
     select sae_id, feature_id, to_json(list({'population': population, 'n_prompts': n_prompts} order by population)) as roles

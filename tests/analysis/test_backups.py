@@ -102,6 +102,10 @@ def test_the_sentence_calls_nothing_a_backup_that_random_features_do_as_well(stu
     assert "is not a backup" in backup_sentence(one | {"n_random": 12, "n_more": 0})
     few = one | {"n_tested": 4, "n_backed_up": 3, "n_random": 1, "n_more": 2}
     assert backup_sentence(few).endswith("(sign test: p = 0.25). These are too few to tell a backup from chance.")
+    without = few | {"n_compared": 2, "n_random": 0, "n_more": 0}
+    assert backup_sentence(without).endswith(
+        "These are too few, or without others to compare with, to tell a backup from chance."
+    )
     assert "it is a backup" not in backup_sentence(one | {"n_more": 4, "n_less": 4})
     part = backup_sentence(one | {"n_compared": 7, "n_random": 2})
     assert "when what wakes is ablated too, and 2 of the 7 that have other active features to ablate instead flip it with" in part

@@ -24,6 +24,8 @@ from saelake.warehouse.check import check
 from saelake.warehouse.durable import canonical_json
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
+from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.share import share
 from tests.formats.files import as_csv
 from tests.formats.samples import INPUTS, Sample
 from tests.formats.written import OUTPUTS, written_lake
@@ -92,6 +94,11 @@ def test_a_source_becomes_a_sound_run_once(sample: Sample, tmp_path: Path) -> No
             assert opened.sql(f"select count(*) from all_runs.{table} where starts_with(run_id, 'imported_')").fetchall() == [
                 (n_rows,)
             ]
+    share(lake, tmp_path / "set")
+    other = Lake.create(tmp_path / "other")
+    add(other, tmp_path / "set")
+    assert other.run_ids() == lake.run_ids()
+    share(other, tmp_path / "again")
 
 
 @pytest.mark.parametrize("sample", INPUTS, ids=IDS)

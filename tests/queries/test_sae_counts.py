@@ -48,9 +48,14 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def test_counts_are_added_up_over_the_current_runs_of_each_sae(con: duckdb.DuckDBPyConnection) -> None:
-    assert con.sql(queries.step("sae_counts")).order("sae_id").fetchall() == [("a", 12 + 12 + 8, 3, 3), ("b", 12 + 12, 3, 3)]
+    assert con.sql(queries.step("sae_tokens")).order("sae_id").fetchall() == [("a", 12 + 12 + 8), ("b", 12 + 12)]
     con.execute("delete from tokens where run_id = 'old'")
-    assert con.sql(queries.step("sae_counts")).project("n_tokens").fetchall() == [(None,)] * 2
+    assert con.sql(queries.step("sae_tokens")).project("n_tokens").fetchall() == [(None,)] * 2
+
+
+def test_the_health_of_an_sae_needs_no_prompts(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("drop table prompts")
+    assert len(queries.run(con, "sae_health").fetchall()) == 2
 
 
 def test_every_share_of_tokens_is_of_those_that_the_sae_has_read(con: duckdb.DuckDBPyConnection) -> None:

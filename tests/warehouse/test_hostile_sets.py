@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
+from saelake.warehouse.sharing.read import _require_told, read_records
 from saelake.warehouse.sharing.share import Choice, share
 from tests.lakes import HOSTILE, build_lake, tree
 from tests.warehouse.spoiled import Record, edit, ingest_record, records, rewrite, set_first_file, sign
@@ -69,8 +71,6 @@ RECORDS: dict[str, tuple[Callable[[Record], object], str]] = {
     "prompts that are not a list": (lambda r: r["about"].update(prompts=5), "no list"),
     "a prompt set without a name": (lambda r: r["about"].update(prompts=[{}]), "no name"),
     "sources that are not a list": (lambda r: r["about"].update(prompts=[{"set": "x", "sources": 5}]), "no list"),
-    "a model that is text": (lambda r: r["about"].update(model="x"), "not objects"),
-    "a licence that is a list": (lambda r: r["about"].update(saes={"licence": ["x"]}), "not told as text"),
     "a behaviour that is not a table": (lambda r: r["about"].update(behaviour=[]), "about"),
     "a behaviour whose word is none": (lambda r: r["about"].update(behaviour={"name": 1}), "about"),
     "config that is not an object": (lambda r: r.update(config=[1]), "not an object"),
@@ -94,6 +94,20 @@ def test_a_record_that_lies_is_refused(name: str, hostile: Path, mine: Lake) -> 
     change, says = RECORDS[name]
     edit(ingest_record(hostile), change)
     assert says in refusal(mine, hostile)
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ({"prompts": [], "model": "x"}, "not objects"),
+        ({"prompts": [], "saes": {"licence": ["x"]}}, "not told as text"),
+        ({"prompts": [{"set": "x", "pins": [5]}]}, "not told as text"),
+    ],
+)
+def test_what_a_card_tells_is_of_its_types(about: dict[str, Any], says: str, hostile: Path) -> None:
+    record = replace(read_records(hostile)[0], about=about, config={"model_hash": "x"})
+    with pytest.raises(ValueError, match=says):
+        _require_told(record)
 
 
 @pytest.mark.parametrize(

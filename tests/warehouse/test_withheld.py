@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import saelake
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import RunSpec
@@ -57,3 +58,16 @@ def test_runs_without_rows_are_not_shared_alone(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="none of the chosen runs has rows"):
             share(golden, tmp_path / "set", choice)
     assert not (tmp_path / "set").exists()
+
+
+def test_whatever_is_told_of_rows_they_are_shared_and_added(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
+    with saelake.open(lake.root) as opened:
+        (row,) = opened.sql("select prompt_id from prompts limit 1").fetchall()
+        columns = {"prompt_id": row, "p_refusal_token": [0.5], "first_token": ["I"], "completion": ["I cannot."]}
+        about = {"model": "gpt-4o", "saes": ["a", 1], "prompts": [{"set": "theirs"}]}
+        opened.write("ablations", columns | {"stage": ["notebook"], "method": ["mine"]}, about=about)
+    share(lake, tmp_path / "set")
+    other = Lake.create(tmp_path / "other")
+    add(other, tmp_path / "set")
+    assert set(other.run_ids()) == set(lake.run_ids())

@@ -118,11 +118,12 @@ def _studies(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
 
 
 def _saes(record: RunRecord) -> list[str]:
-    """The SAEs of a run with activations; a run of version 1 held those of a whole study."""
+    """The SAEs of a run with activations; a run of version 1 held those of a whole study. An import names those of others."""
     if not any(table.name == "saes" for table in record.tables):
         return []
-    one = record.config.get("sae", {}).get("name")
-    return [one] if one else record.config.get("saes", {}).get("names", [])
+    one, several = record.config.get("sae"), record.config.get("saes")
+    names = [one.get("name")] if isinstance(one, dict) else several.get("names") if isinstance(several, dict) else []
+    return [name for name in names or () if isinstance(name, str)]
 
 
 def _prompt_sets(record: RunRecord) -> Iterator[dict[str, Any]]:

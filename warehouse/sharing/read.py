@@ -163,24 +163,28 @@ def _require_types(record: RunRecord) -> None:
 
 
 def _require_told(record: RunRecord) -> None:
-    """Raises ValueError unless what a card tells of model, SAEs and prompts is what it takes it for."""
+    """Raises ValueError unless prompt sets, and what a card tells of a study's model and SAEs, are what it takes them for.
+
+    What an import or a person says of rows may be anything.
+    """
     about, config = record.about, record.config
-    sets, older = about.get("prompts", []), config.get("prompts", {})
-    is_listed = isinstance(sets, list) and isinstance(older, dict) and isinstance(older.get("sets", []), list)
-    _require(is_listed, "its prompt sets are no list")
-    for told in (*sets, *older.get("sets", []), about.get("model", {}), about.get("saes", {}), config.get("sae", {})):
-        _require(isinstance(told, dict), "model, SAEs or prompts are not objects")
-        texts = [told.get(name) for name in ("id", "licence", "name", "revision", "sha256")]
+    sets = about.get("prompts", [])
+    _require(isinstance(sets, list), "its prompt sets are no list")
+    told = [*sets]
+    if "prompts" in about and "model_hash" in config:
+        older = config.get("prompts", {})
+        _require(isinstance(older, dict) and isinstance(older.get("sets", []), list), "its prompt sets are no list")
+        told += [about.get("model", {}), about.get("saes", {}), *older.get("sets", [])]
+        sets = [*sets, *older.get("sets", [])]
+        _require(isinstance(config["model_hash"], str), "its model_hash is not text")
+    for one in told:
+        _require(isinstance(one, dict), "model, SAEs or prompts are not objects")
+        texts = [one.get(name) for name in ("id", "licence", "revision", "sha256")]
         for name in ("sources", "pins"):
-            _require(isinstance(told.get(name, []), list), f"its {name} are no list")
-            texts += [one.get("sha256") if isinstance(one, dict) else one for one in told.get(name, [])]
+            _require(isinstance(one.get(name, []), list), f"its {name} are no list")
+            texts += [each.get("sha256") if isinstance(each, dict) else each for each in one.get(name, [])]
         _require(all(text is None or isinstance(text, str) for text in texts), "model, SAEs or prompts are not told as text")
-    _require(all(isinstance(one.get("set"), str) for one in (*sets, *older.get("sets", []))), "a prompt set has no name")
-    _require(isinstance(config.get("model_hash", ""), str), "its model_hash is not text")
-    if any(table.name == "saes" for table in record.tables) and "sae" not in config:
-        named = config.get("saes", {})
-        names = named.get("names", []) if isinstance(named, dict) else None
-        _require(isinstance(names, list) and all(isinstance(name, str) for name in names), "its SAEs are not told as text")
+    _require(all(isinstance(one.get("set"), str) for one in sets), "a prompt set has no name")
 
 
 def _require(is_so: object, otherwise: str) -> None:
