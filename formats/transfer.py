@@ -26,7 +26,7 @@ from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.sharing.names import check_study_name
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 MOST_FILES = 100_000
 MOST_TOLD = 2**18
 """Characters of one thing that a run's record says of its source: a set whose records are too large is not read."""

@@ -9,7 +9,7 @@
 -- $min_prompts integer = 1: only features that fire on at least this many prompts
 -- $order_by difference|rate|mean|max|prompts = difference: what comes first
 -- $limit integer? = 100: at most this many rows; null for all
-with tokens_read as $step(sae_tokens),
+with tokens_seen as $step(sae_tokens),
 
 prompts_of_runs as (
     select
@@ -55,7 +55,7 @@ shares as (
         f.n_target / nullif(p.n_target_prompts, 0) as target,
         f.n_control / nullif(p.n_control_prompts, 0) as control
     from features as f
-    join tokens_read as t on t.sae_id = f.sae_id
+    join tokens_seen as t on t.sae_id = f.sae_id
     join prompts_read as p on p.sae_id = f.sae_id
     where ($layer is null or f.layer = $layer) and f.n_prompts >= $min_prompts
 )

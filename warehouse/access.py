@@ -45,16 +45,17 @@ class Access:
         from botocore.session import Session
 
         keys: Any = None
+        if given("AWS_ACCESS_KEY_ID"):
+            keys = Credentials(given("AWS_ACCESS_KEY_ID"), given("AWS_SECRET_ACCESS_KEY") or "", given("AWS_SESSION_TOKEN"))
         try:
             session = Session()
-            if given("AWS_ACCESS_KEY_ID"):
-                keys = Credentials(given("AWS_ACCESS_KEY_ID"), given("AWS_SECRET_ACCESS_KEY") or "", given("AWS_SESSION_TOKEN"))
-            elif not is_anonymous:
-                keys = session.get_credentials()
-            region = region or session.get_config_variable("region") or "us-east-1"
+            keys = session.get_credentials() if keys is None and not is_anonymous else keys
+            region = region or session.get_config_variable("region")
             endpoint = endpoint or session.get_scoped_config().get("endpoint_url")
-        except BotoCoreError as error:
-            raise UserError(f"no credentials for {url}: {one_line(error)}; see AWS_PROFILE") from error
+        except BotoCoreError as error:  # a profile that is not there, say, which those who give keys do not need
+            if keys is None and not is_anonymous:
+                raise UserError(f"no credentials for {url}: {one_line(error)}; see AWS_PROFILE") from error
+        region = region or "us-east-1"
         if is_anonymous:
             return cls(region, endpoint, True, None)
         if keys is None:

@@ -8,7 +8,7 @@ with hooks as (
     from saes
 ),
 
-depths as (
+by_hook as (
     select
         sae_id, place,
         10 * coalesce(try_cast(regexp_extract(hook, 'blocks\.(\d+)\.', 1) as integer), layer) + coalesce(nullif(array_position(
@@ -19,4 +19,4 @@ depths as (
 )
 
 select sae_id, place, depth
-from depths
+from by_hook

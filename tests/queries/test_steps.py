@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from saelake import queries
 from saelake.queries.loader import STEPS, step
 from tests.conftest import ROOT
 
 STATEMENT = re.compile(r"\s*(?:select\b.+\bfrom\b|with\s+\w+\s+as\s*\()", re.DOTALL)
 LONGEST = 200
 """Letters of a statement that may stand where it is asked: some columns of a table, a count."""
+PART = re.compile(r"^(?:with )?(\w+) as (?:materialized )?\(", re.MULTILINE)
+"""A part of a statement with a name."""
 FOLDERS = ("analysis", "commands", "formats", "ingest", "saelake")
 """queries/ writes statements, warehouse/ the views of a catalog."""
 
@@ -47,3 +50,10 @@ def test_a_step_says_what_it_is_and_is_asked_once(file: Path) -> None:
     asked = [path for path in python if f'step("{file.stem}")' in path.read_text("utf-8")]
     included = [path for path in STEPS.parent.rglob("*.sql") if f"$step({file.stem})" in path.read_text("utf-8")]
     assert len(asked) == 1 or (not asked and len(included) > 1), "by one module, or within several statements"
+
+
+@pytest.mark.parametrize("name", [*queries.names(), *queries.names_of_stages(), *queries.names_of_pages()])
+def test_no_part_of_a_statement_has_the_name_of_one_in_a_step_that_it_takes(name: str) -> None:
+    """Spark sees them all side by side."""
+    parts = PART.findall(queries.load(name).sql)
+    assert len(set(parts)) == len(parts)

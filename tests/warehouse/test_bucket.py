@@ -229,6 +229,10 @@ def test_a_bucket_is_asked_as_anybody_may_only_when_that_is_said(
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     with pytest.raises(UserError, match=r"cannot read s3://.*403 Forbidden"):
         Lake.existing(str(lake))
+    monkeypatch.delenv("AWS_SKIP_SIGNATURE")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # who gives keys needs no profile
+        monkeypatch.setenv(name, "testing")
+    assert Lake.existing(str(lake)).run_ids() == []
 
 
 def test_a_profile_whose_keys_expire_opens_a_lake_and_is_asked_again(
