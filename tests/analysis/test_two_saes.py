@@ -106,6 +106,8 @@ def _copy(lake: duckdb.DuckDBPyConnection, layer: str, order: str = "") -> duckd
         replaced = ", ".join(f"{layer.format(column, column)} as {column}" for column in moved)
         con.execute(f"create table {name} as select * {f'replace ({replaced})' if replaced else ''} from rows {order}")
     con.execute("update directions set chosen = layer = 5")  # so that no layer lies above it
+    con.execute("create schema all_runs")
+    con.execute("create view all_runs.saes as from main.saes")
     return con
 
 
