@@ -17,7 +17,7 @@ select a.prompt_id, p.text, a.k, a.draw, v.flipped, v.degenerate, c.completion a
 from ablations as a
 join prompts as p on p.prompt_id = a.prompt_id
 join verdicts as v
-    on v.ablation_id = a.ablation_id and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+    on v.ablation_id = a.ablation_id and v.judge = $judge(p)
 left join clean as c on c.prompt_id = a.prompt_id
 where a.condition = $condition and if($label is null, p.label_role = 'target', p.label = $label) and coalesce(a.draw, 0) = 0
 order by a.prompt_id, a.k nulls first, a.ablation_id

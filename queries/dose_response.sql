@@ -12,7 +12,7 @@ with answers as (
     from ablations as a
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where v.refused is not null and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+    where v.refused is not null and v.judge = $judge(p)
 ),
 
 doses as (

@@ -34,7 +34,7 @@ answers as (
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
     left join verdicts as v
-        on v.ablation_id = a.ablation_id and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+        on v.ablation_id = a.ablation_id and v.judge = $judge(p)
     where a.condition = 'none'
     qualify row_number() over (partition by a.prompt_id order by v.refused is null, a.ablation_id) = 1
 )

@@ -15,6 +15,6 @@ select
 from ablations as a
 join verdicts as v on v.ablation_id = a.ablation_id
 join prompts as p on p.prompt_id = a.prompt_id
-where a.condition = 'none' and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+where a.condition = 'none' and v.judge = $judge(p)
 group by p.label, a.first_token
 order by p.label, n_prompts desc, a.first_token

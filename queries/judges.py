@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 ORACLE = "oracle"
 """What a question's default calls the judge that the searches of the study asked."""
+CONTROL = "control"
 
 
 def oracle(con: "duckdb.DuckDBPyConnection") -> str | None:
@@ -22,6 +23,10 @@ def control(con: "duckdb.DuckDBPyConnection") -> str | None:
     """The judge whose verdicts count on all but target prompts, beside the oracle's on these; most often the oracle itself."""
     target, others = _judges(con)
     return others or target
+
+
+STUDYS = {ORACLE: oracle, CONTROL: control}
+"""The two judges of a study."""
 
 
 def _judges(con: "duckdb.DuckDBPyConnection") -> tuple[str | None, str | None]:
@@ -36,15 +41,18 @@ def _judges(con: "duckdb.DuckDBPyConnection") -> tuple[str | None, str | None]:
 def written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any) -> Callable[[str | None], str]:
     """Writes a judge into a statement: `$judge` as asked for, `$judge(oracle)` and `$judge(control)` the study's two.
 
-    Beside a judge's on target prompts, verdicts of `if(judge = $judge(oracle), $judge(control), judge)` count on all others.
+    `$judge(p)` is the one that counts on a prompt, a row p of `prompts`: beside the oracle on target prompts the control's on all
+    others. Joined with another judge's rows it is `if(judge = $judge(oracle), $judge(control), judge)`.
     """
     asked = declared.literal(resolve(con, declared, value))
 
     def write(which: str | None) -> str:
         if which is None:
             return asked
-        name = oracle(con) if which == ORACLE else control(con)
-        return "null::varchar" if name is None else literal(name)
+        if which in STUDYS:
+            name = STUDYS[which](con)
+            return "null::varchar" if name is None else literal(name)
+        return f"if({which}.label_role <> 'target' and {asked} = {write(ORACLE)}, {write(CONTROL)}, {asked})"
 
     return write
 

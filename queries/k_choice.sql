@@ -15,7 +15,7 @@ with answers as (
     from verdicts as v
     join ablations as a on a.ablation_id = v.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
-    where v.refused is not null and ($judge is null or v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge))
+    where v.refused is not null and ($judge is null or v.judge = $judge(p))
 ),
 
 refused_at_baseline as (

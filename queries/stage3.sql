@@ -22,7 +22,7 @@ with answers as (
             or (a.method = $method and a.part = 'active' and a.control is null and coalesce(a.draw, 0) = 0)
         )
         and v.refused is not null
-        and ($judge is null or v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge))
+        and ($judge is null or v.judge = $judge(p))
 ),
 
 refused_at_baseline as (

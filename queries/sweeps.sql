@@ -15,7 +15,7 @@ with answers as (
     join ablations as a on a.ablation_id = d.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
     left join verdicts as v
-        on v.ablation_id = a.ablation_id and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+        on v.ablation_id = a.ablation_id and v.judge = $judge(p)
     where $sweep is null or a.condition = $sweep
 ),
 

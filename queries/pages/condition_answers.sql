@@ -14,9 +14,7 @@ with answered as (
         a.completion, v.refused, coalesce(v.flipped, false) as flipped, v.degenerate
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
-    left join verdicts as v
-        on v.ablation_id = a.ablation_id
-        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge(p)
     where a.method = 'none' or a.condition = $condition
 ),
 

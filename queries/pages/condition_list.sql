@@ -9,9 +9,7 @@ with refusing as (
     select a.prompt_id
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
-    join verdicts as v
-        on v.ablation_id = a.ablation_id
-        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+    join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge(p)
     where a.method = 'none' and v.refused
     group by a.prompt_id
 )
@@ -27,9 +25,7 @@ select
     count(*) filter (where a.completion <> '') as n_texts
 from ablations as a
 join prompts as p on p.prompt_id = a.prompt_id
-left join verdicts as v
-    on v.ablation_id = a.ablation_id
-    and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge(p)
 left join refusing as r on r.prompt_id = a.prompt_id
 group by a.condition
 order by any_value(a.method) <> 'none', any_value(a.control) is not null, a.condition

@@ -23,9 +23,7 @@ clean as (
     select a.prompt_id, avg(a.p_refusal_token) as p_clean, bool_or(v.refused) as refused
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
-    left join verdicts as v
-        on v.ablation_id = a.ablation_id
-        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge(p)
     where a.method = 'none'
     group by a.prompt_id
 ),
@@ -38,9 +36,7 @@ stored as (
     join alone as s on s.set_id = a.set_id
     join clean as c on c.prompt_id = a.prompt_id
     join prompts as p on p.prompt_id = a.prompt_id
-    left join verdicts as v
-        on v.ablation_id = a.ablation_id
-        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge(p)
     where a.method not like 'clamp%'
     group by s.layer, s.sae_id, s.feature_id, a.prompt_id, c.p_clean
 ),

@@ -8,9 +8,9 @@
 -- $judge judge = oracle: whose verdicts count
 -- $features integer = 12: features of a set that are listed
 with reader as (
-    select if(label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge) as judge
-    from prompts
-    where prompt_id = $prompt_id
+    select $judge(p) as judge
+    from prompts as p
+    where p.prompt_id = $prompt_id
 ),
 
 answered as (

@@ -13,9 +13,7 @@ with answered as (
     select a.prompt_id, a.stage, a.method, a.control, a.p_refusal_token, v.refused, v.flipped
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
-    left join verdicts as v
-        on v.ablation_id = a.ablation_id
-        and v.judge = if(p.label_role <> 'target' and $judge = $judge(oracle), $judge(control), $judge)
+    left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge(p)
 ),
 
 clean as (
