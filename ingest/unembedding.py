@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from saelake.ingest.forwards import with_forward
+
 VOCABULARY_AT_ONCE = 1 << 15
 """Rows of the unembedding that exist in float32 at a time."""
 
@@ -20,15 +22,8 @@ def exact_unembedding(model: PreTrainedModel) -> Iterator[None]:
     if model.dtype == torch.float32 or not isinstance(head, nn.Linear):
         yield
         return
-    own = {
-        name: value for name, value in vars(head).items() if name == "forward"
-    }  # accelerate's, where it watches over the model
-    vars(head)["forward"] = partial(_project_float32, head)
-    try:
+    with with_forward(head, partial(_project_float32, head)):
         yield
-    finally:
-        del vars(head)["forward"]
-        vars(head).update(own)
 
 
 def _project_float32(head: nn.Linear, hidden_bkd: Tensor) -> Tensor:

@@ -211,19 +211,21 @@ class Engine:
     def means(self, prompts: Sequence[Prompt], sae: Key) -> np.ndarray:
         """(f,) float64: mean activation of every feature of an SAE over the prompts' tokens, BOS left out."""
         number = self._table.number(sae)
-        read = self._averaged(prompts)
-        requests = [request_of(self._number(one.token_ids), ()) for one in read]
-        found = self._engine.activations(requests, {number: None})
-        counted = np.array([read[i].roles[pos] != "bos" for i, pos in zip(found.request, found.pos, strict=True)], dtype=bool)
-        width = self._table.saes[number].width
-        total = np.bincount(found.feature_id[counted], found.activation[counted].astype(np.float64), width)
-        return total / sum(role != "bos" for one in read for role in one.roles)
+        return self._mean(self._averaged(prompts), number)
 
     def _averaged(self, prompts: Sequence[Prompt]) -> list[Tokenized]:
         read = read_prompts(self.subject, prompts)
         if all(role == "bos" for one in read for role in one.roles):
             raise UserError("the prompts have no token to take a mean over, BOS left out")
         return read
+
+    def _mean(self, read: Sequence[Tokenized], number: int) -> np.ndarray:
+        requests = [request_of(self._number(one.token_ids), ()) for one in read]
+        found = self._engine.activations(requests, {number: None})
+        counted = np.array([read[i].roles[pos] != "bos" for i, pos in zip(found.request, found.pos, strict=True)], dtype=bool)
+        width = self._table.saes[number].width
+        total = np.bincount(found.feature_id[counted], found.activation[counted].astype(np.float64), width)
+        return total / sum(role != "bos" for one in read for role in one.roles)
 
     def _watched(self, saes: Sequence[Key] | Mapping[Key, Sequence[int] | None] | None) -> dict[int, np.ndarray | None]:
         """Number of an SAE -> which features of it; None: all."""
@@ -246,19 +248,17 @@ class Engine:
         """
         read = read_prompts(self.subject, prompts)
         by_prompt = [(*named, *some) for some in edits_by_prompt(edits, len(read))]
-        means: dict[int, np.ndarray] = {}
-        held = [edit for edit in _once(by_prompt) if isinstance(edit, MeanAblate)]
-        for edit in held:
-            self._averaged(edit.over)
-            means[id(edit)] = np.zeros(len(self._ids(edit)))
-        requests = self._built(read, by_prompt, means, n_answered)
+        held = {id(edit): self._averaging(edit) for edit in _once(by_prompt) if isinstance(edit, MeanAblate)}
+        requests = self._built(read, by_prompt, {key: np.zeros(len(ids)) for key, (_, _, ids) in held.items()}, n_answered)
         if held:
-            means = {id(edit): self.means(edit.over, edit.sae)[self._ids(edit)] for edit in held}
+            means = {key: self._mean(over, number)[ids] for key, (over, number, ids) in held.items()}
             requests = self._built(read, by_prompt, means, n_answered)
         return read, requests
 
-    def _ids(self, edit: MeanAblate) -> np.ndarray:
-        return feature_ids(edit.ids, self._table.saes[self._table.number(edit.sae)])
+    def _averaging(self, edit: MeanAblate) -> tuple[list[Tokenized], int, np.ndarray]:
+        """The prompts over which an edit's features are averaged, the number of their SAE, and their ids."""
+        number = self._table.number(edit.sae)
+        return self._averaged(edit.over), number, feature_ids(edit.ids, self._table.saes[number])
 
     def _built(
         self,

@@ -1,7 +1,7 @@
 """The network below the first touched layer: computed once for requests that share a prompt; their passes resume above it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from saelake.analysis.engine.memory import Batches, Size
+from saelake.ingest.forwards import with_forward
 from saelake.ingest.subject import StopForward, Subject
 
 
@@ -95,18 +96,10 @@ def resumed(subject: Subject, layer: int, resid_btd: Tensor) -> Iterator[None]:
     def hand_on(index: int, *args: Any, **kwargs: Any) -> Any:
         return given(index, args[0] if args else kwargs["hidden_states"])
 
-    skipped = subject.blocks[: layer + 1]
-    compiled = [vars(block).get("forward") for block in skipped]
-    try:
-        for index, block in enumerate(skipped):
-            block.forward = hand_over if index == layer else partial(hand_on, index)
+    with ExitStack() as replaced:
+        for index, block in enumerate(subject.blocks[: layer + 1]):
+            replaced.enter_context(with_forward(block, hand_over if index == layer else partial(hand_on, index)))
         yield
-    finally:
-        for block, forward in zip(skipped, compiled, strict=True):
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward
 
 
 def _distinct(prompts: Sequence[int]) -> tuple[list[int], list[int] | None]:

@@ -6,7 +6,7 @@ that another padding, mask or numbering of positions does. What it gives is comp
 Letters of shapes: t token, d width of a site, v vocabulary, k numbers of a sketch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -37,10 +37,6 @@ class Read(NamedTuple):
 
 class Backend(Protocol):
     """A library that runs a model; its runs and rows are called by the name that it is given for, not by one of its own."""
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """What its readings depend on beside the prompts: package and version, dtype, as JSON values."""
 
     def read(self, texts: Sequence[str], places: Sequence[Place]) -> Read:
         """What it reads of texts, each the message of a user, at those of the places that it has."""

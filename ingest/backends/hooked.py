@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -24,15 +23,6 @@ class TransformerLens:
 
     def __init__(self, model: Any, template: ChatTemplate, prepend_bos: bool | None = None) -> None:
         self.model, self.template, self.prepend_bos = model, template, prepend_bos
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        return {
-            "package": "transformer-lens",
-            "version": version("transformer-lens"),
-            "class": type(self.model).__name__,
-            "dtype": str(self.model.cfg.dtype).partition(".")[2],
-        }
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The texts as they are read."""

@@ -1,10 +1,8 @@
 """The reference: the model as saelake reads it through transformers, one prompt at a time, and how far rounding moves that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +24,6 @@ class Transformers:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        return {"package": "transformers", "version": version("transformers"), "dtype": str(self.subject.dtype).partition(".")[2]}
 
     def read(self, texts: Sequence[str], places: Sequence[Place]) -> Read:
         return self._read(texts, places, None)
@@ -80,10 +74,6 @@ class Padded:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        return Transformers(self.subject).identity
 
     def read(self, texts: Sequence[str], places: Sequence[Place]) -> Read:
         token_ids = self.token_ids(texts)

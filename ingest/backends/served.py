@@ -5,8 +5,7 @@ stand-in that answers as it does; it has not been run against vLLM itself. What 
 log-probabilities of the token there after those before it; those after the last token come with the first that it generates.
 """
 
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,13 +25,6 @@ class Vllm:
 
     def __init__(self, model: Any, template: ChatTemplate, n_vocab: int, parameters: Any = None) -> None:
         self.model, self.template, self.n_vocab, self._parameters = model, template, n_vocab, parameters
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        try:
-            return {"package": "vllm", "version": version("vllm")}
-        except PackageNotFoundError:
-            return {"package": "vllm", "version": "unknown"}
 
     def read(self, texts: Sequence[str], places: Sequence[Place]) -> Read:
         token_ids = tokens_of(self.model.get_tokenizer(), self.template, texts)

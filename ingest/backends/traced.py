@@ -1,7 +1,6 @@
 """nnsight as a backend: a traced model of transformers, whose modules' inputs and outputs are the sites."""
 
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,11 +22,6 @@ class NNsight:
         self.model, self.subject = model, subject
         self.tokenizer = tokenizer or getattr(model, "tokenizer", None) or subject.tokenizer
         self._names = {id(module): name for name, module in subject.model.named_modules()}
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        network = self.model._model
-        return {"package": "nnsight", "version": version("nnsight"), "dtype": str(network.dtype).partition(".")[2]}
 
     def read(self, texts: Sequence[str], places: Sequence[Place]) -> Read:
         token_ids = tokens_of(self.tokenizer, self.subject.template, texts)
