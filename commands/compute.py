@@ -167,9 +167,10 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
     from saelake.warehouse.lake import Lake
 
     to_be_made = not Lake.at(lake).published.names("")
-    found = study_status(study, Lake.at(lake) if to_be_made else Lake.existing(lake))
+    kept = Lake.at(lake) if to_be_made else Lake.existing(lake)
+    found = study_status(study, kept)
     notices = [reasoning_notice(study)]
-    if any(s.stage == "baseline" and s.state == "done" for s in found) and (study.name, "baseline") in Lake.at(lake).current():
+    if any(s.stage == "baseline" and s.state == "done" for s in found) and (study.name, "baseline") in kept.current():
         with open_lake(lake, study.name) as opened:
             notices.append(_unless_left_out(lambda: target_notice(opened.connection, study.words)))
     names = ("stage", "state", "run_id", "why")

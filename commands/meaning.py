@@ -9,7 +9,7 @@ from saelake.commands.groups import Listing
 from saelake.commands.options import Command, force_option, lake_option, read_study, study_option
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 def server_options(command: Command) -> Command:
@@ -49,6 +49,11 @@ def study() -> None:
     """Annotation studies: do people see in a feature what it fires on?"""
 
 
+def _drawn_option(flag: str, name: str, default: int, words: str) -> "Callable[[Command], Command]":
+    """How many features of a kind are drawn."""
+    return click.option(flag, name, type=click.IntRange(min=0), default=default, show_default=True, help=words)
+
+
 @study.command()
 @click.argument("name")
 @click.option(
@@ -58,24 +63,9 @@ def study() -> None:
     metavar="NAME",
     help="An annotator, once for each; by default three without names.",
 )
-@click.option(
-    "--per-group",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="Critical features for each number of categories.",
-)
-@click.option(
-    "--random",
-    "n_random",
-    type=click.IntRange(min=0),
-    default=23,
-    show_default=True,
-    help="Random features that fire on prompts with a category.",
-)
-@click.option(
-    "--silent", "n_silent", type=click.IntRange(min=0), default=7, show_default=True, help="Features that fire on none of these."
-)
+@_drawn_option("--per-group", "per_group", 10, "Critical features for each number of categories.")
+@_drawn_option("--random", "n_random", 23, "Random features that fire on prompts with a category.")
+@_drawn_option("--silent", "n_silent", 7, "Features that fire on none of these.")
 @click.option(
     "--population",
     type=click.Choice(["candidates", "critical", "stage3", "stage3_new", "redundant"]),
