@@ -1,4 +1,5 @@
--- How often and how strongly each feature of an SAE fires: the share of the tokens that it has read, and the largest activation; and the SAE's hook.
+-- How often and how strongly each feature of an SAE fires: the share of the tokens that the SAE has read, and the largest activation;
+-- and the SAE's hook.
 select f.feature_id, f.n_tokens / nullif(c.n_tokens, 0), f.max_activation, s.hook
 from features as f
 join $step(sae_tokens) as c on c.sae_id = f.sae_id

@@ -1,5 +1,6 @@
--- Sizes of the first minimal set (on control prompts of the one that they take), of what Algorithm 1 finds under all seeds at the smallest tau that flips, and (common) of
--- what it finds under all seeds at every tau, whether it flips or not: the fair comparison, in which success chose no set.
+-- Sizes of the first minimal set (on control prompts of the one that they take), of what Algorithm 1 finds under all seeds at the
+-- smallest tau that flips, and (common) of what it finds under all seeds at every tau, whether it flips or not: the fair comparison,
+-- in which success chose no set.
 with found as (
     select 'minimal' as method, null as tau, prompt_id, set_id
     from ablations

@@ -346,26 +346,3 @@ def test_the_copy_by_prompt_of_a_grown_study_is_of_all_its_runs(recipe: Recipe, 
         rows = [opened.sql(f"select {names} from {n} order by all").fetchall() for n in ("activations", "activations_by_prompt")]
     assert rows[0] == rows[1] != []
     assert not check(lake)
-
-
-def test_a_set_that_is_marked_as_restricted_after_its_ingest_is_shared_without_its_text(recipe: Recipe, tmp_path: Path) -> None:
-    lake, content = lake_in(tmp_path), recipe.model_dump(exclude_unset=True)
-    marked = Recipe.model_validate(content | {"prompts": [content["prompts"][0] | {"restricted": True}]})
-    said: list[str] = []
-
-    class Heard(Quiet):
-        def say(self, sentence: str) -> None:
-            said.append(sentence)
-
-    progress = Heard()
-    before = [r.content_hash for r in ingest(recipe, lake).records]
-    assert [r.content_hash for r in ingest(marked, lake, progress=progress).records] == before
-    assert not said
-    ingest(recipe, lake, progress=progress)
-    assert [one.partition(":")[0] for one in said] == ["prompt set small stays restricted, as a recipe marked it before"]
-    share(lake, tmp_path / "set")
-    other = Lake.create(tmp_path / "other")
-    add(other, tmp_path / "set")
-    with connect(other) as con:
-        assert con.execute("select count(*), count(*) filter (text <> '') from prompts").fetchall() == [(8, 0)]
-    assert check(lake) == check(other) == []

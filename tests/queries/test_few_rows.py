@@ -7,6 +7,7 @@ import duckdb
 import pytest
 
 from saelake import queries
+from saelake.ingest.sites import KINDS, Site
 from saelake.warehouse.views import statements_without_runs
 
 JUDGES = """'{"verdicts": {"name": "harmbench", "control": {"name": "phrases"}}}'::json"""
@@ -166,3 +167,10 @@ def test_what_is_cut_or_joined_has_one_order(con: duckdb.DuckDBPyConnection) -> 
     assert con.execute(queries.step("saes_in_short")).fetchall()[0][:2] == (4, "9, 10, 100")
     fill(con, "populations", "population, sae_id, layer, feature_id, n_prompts", *(("critical", s, 0, 5, 1) for s in "cbad"))
     assert ask(con, "concepts", "concept, examples", examples=3) == [("unexplained", "a:5, b:5, c:5")]
+
+
+def test_sites_are_as_deep_in_sql_as_in_a_pass(con: duckdb.DuckDBPyConnection) -> None:
+    sites = [Site(layer, kind) for layer in (0, 1, 11) for kind in KINDS]
+    fill(con, "saes", "sae_id, layer, hook", *[(site.hook, site.layer, site.hook) for site in reversed(sites)])
+    found = con.sql(queries.step("site_depths")).filter("place = 'reads'").order("depth").project("sae_id").fetchall()
+    assert [hook for (hook,) in found] == [site.hook for site in sorted(sites, key=lambda site: site.depth)]

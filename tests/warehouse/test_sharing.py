@@ -27,7 +27,6 @@ from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.names import data_name, lake_names
 from saelake.warehouse.sharing.share import Choice, share
 from tests.conftest import ROOT
-from tests.lakes import build_lake
 from tests.warehouse.toys import answers, ingest
 
 COUNTS = "select count(*), sum(feature_id), sum(pos) from activations"
@@ -71,19 +70,6 @@ def test_completions_to_harmful_prompts_stay_behind(lake: Lake, shared: Path, tm
     for (_, label, mine), (_, _, theirs) in zip(before, after, strict=True):
         assert str(theirs).startswith("withheld:") if label == "harmful" and mine else theirs == mine
     assert "left out" in (shared / "README.md").read_text()
-
-
-def test_equal_completions_stay_equal_and_others_different(tmp_path: Path) -> None:
-    lake = build_lake(tmp_path / "lake")
-    share(lake, tmp_path / "set", Choice(tables=("prompts", "tokens", "saes", "ablations")))
-    add(Lake.create(tmp_path / "other"), tmp_path / "set")
-    pairs = (
-        "select a.ablation_id, b.ablation_id, a.completion = b.completion from ablations as a "
-        "join ablations as b using (prompt_id) join prompts using (prompt_id) where label = 'harmful' order by all"
-    )
-    before = rows(lake, pairs)
-    assert {is_equal for *_, is_equal in before} == {True, False}
-    assert rows(Lake(tmp_path / "other"), pairs) == before
 
 
 def test_completions_are_shared_where_they_are_asked_for(lake: Lake, tmp_path: Path) -> None:

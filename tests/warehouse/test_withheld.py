@@ -71,3 +71,16 @@ def test_whatever_is_told_of_rows_they_are_shared_and_added(tmp_path: Path) -> N
     other = Lake.create(tmp_path / "other")
     add(other, tmp_path / "set")
     assert set(other.run_ids()) == set(lake.run_ids())
+
+
+def test_equal_completions_stay_equal_and_others_different(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
+    share(lake, tmp_path / "set", Choice(tables=("prompts", "tokens", "saes", "ablations")))
+    add(Lake.create(tmp_path / "other"), tmp_path / "set")
+    pairs = (
+        "select a.ablation_id, b.ablation_id, a.completion = b.completion from ablations as a "
+        "join ablations as b using (prompt_id) join prompts using (prompt_id) where label = 'harmful' order by all"
+    )
+    before = rows(lake, pairs)
+    assert {is_equal for *_, is_equal in before} == {True, False}
+    assert rows(Lake(tmp_path / "other"), pairs) == before
