@@ -27,6 +27,10 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str | Callable[..., Any
 
     These raise UserError where the backend cannot compile on this machine.
     """
+    from torch._dynamo import config  # seconds, which only who compiles should wait
+
+    # torch counts compilations for all models of a process together, and would run blocks plain, in silence, after the eighth.
+    config.recompile_limit = config.accumulated_recompile_limit
     for block in blocks:
         fast = torch.compile(block.forward, dynamic=True, backend=backend)
         block.forward = partial(_forward, block, block.forward, fast)
@@ -37,7 +41,7 @@ def _forward(block: nn.Module, plain: Any, fast: Any, *args: Any, **kwargs: Any)
     is_cached = any(isinstance(one, Cache) for one in (*args, *kwargs.values()))
     if is_cached or torch.is_grad_enabled() or _is_hooked(block):
         return plain(*args, **kwargs)
-    from torch._dynamo.exc import TorchDynamoException  # seconds, which only who compiles should wait
+    from torch._dynamo.exc import TorchDynamoException
 
     try:
         return fast(*args, **kwargs)

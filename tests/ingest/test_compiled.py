@@ -87,6 +87,15 @@ def test_a_cache_is_seen_by_whatever_name_or_place_a_block_takes_it(family: str)
     assert RUNS
 
 
+def test_the_ninth_model_of_a_process_is_compiled_as_the_first_is() -> None:
+    kept = [Subject(make_family("Llama" if i % 2 else "GPT-NeoX"), word_tokenizer()) for i in range(10)]
+    for subject in kept:
+        compile_blocks(subject.blocks, backend)
+        RUNS.clear()
+        subject.forward(subject.batch([subject.encode(TEXTS[0]).token_ids]))
+        assert RUNS
+
+
 def test_where_nothing_is_compiled_a_recipe_that_asks_for_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"compute\.compile is for a CUDA device, and this study computes on cpu"):
         Subject.load(ModelSpec(path=save_model(FAMILY, tmp_path)), Compute(device="cpu", compile=True))
