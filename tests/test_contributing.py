@@ -9,9 +9,10 @@ python -m tests.test_contributing PLANTED      # walks on a copy of this lake an
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,11 @@ def run(command: str, folder: Path, running: Forks) -> str:
     return "".join(f"{line.rstrip()}\n" for line in done.out.splitlines())
 
 
+def ruff(command: str, files: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "ruff", *command.split(), "--no-cache", *files]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[Forks]:
     with forks() as one:
@@ -112,6 +118,10 @@ def test_a_walk_leads_where_it_says(title: str, planted_lake: Path, tmp_path: Pa
     text = walks()[title]
     now = walk(text, copied(tmp_path, planted_lake), running)
     assert same_but_for_rounding(text, now), f"CONTRIBUTING.md is out of date (make docs):\n{now}"
+    files = [found["path"] for found in STEP.finditer(text) if str(found["path"]).endswith(".py")]
+    for command in ("check", "format --check") if files else ():
+        done = ruff(command, files, tmp_path)
+        assert done.returncode == 0, f"make test would stop at lint:\n{done.stdout}{done.stderr}"
 
 
 def main(planted: Path) -> None:
