@@ -4,7 +4,20 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+OF_EITHER_KIND = {"label", "category", "split", "system"}
+"""Fields of [[prompts]] that are a text or a table: pydantic names the kind behind the field."""
+ADDED = {"str", "int", "float", "bool", "[key]"}
+"""What pydantic adds to a location for the members of a union, and for what is wrong with a name in a table."""
+IN_TOML = {
+    "model_type": "Input should be a table",
+    "dict_type": "Input should be a table",
+    "tuple_type": "Input should be a list",
+    "too_short": "the list should not be empty",
+}
+"""Type of a mistake -> what it is called where people write TOML. No list of a recipe asks for more than one item."""
 
 
 def sentence(error: ValidationError, root: type[BaseModel]) -> str:
@@ -12,16 +25,20 @@ def sentence(error: ValidationError, root: type[BaseModel]) -> str:
     mistakes = error.errors(include_url=False)
     # A misspelt field is often reported as a missing one too: the misspelling is the cause.
     first = next((one for one in mistakes if one["type"] == "extra_forbidden"), mistakes[0])
-    location = first["loc"]
+    location, given = first["loc"], first["input"]
     field = _field(location)
     if first["type"] == "extra_forbidden":
-        known = _fields_at(root, location[:-1])
-        hint = nearest(str(location[-1]), known) or f": the fields there are {', '.join(known)}"
+        known = _names_at(root, location[:-1])
+        if twice := next((names for names in known if location[-1] in names), None):
+            return f"{_before(location)}{' and '.join(twice)} are two names of one field: give one"
+        every = [name for names in known for name in names]
+        hint = nearest(str(location[-1]), every) or f": the fields there are {', '.join(every)}"
         return f"there is no field {field}{hint}"
     if first["type"] == "missing":
         return f"the field {field} is missing"
-    message = "Input should be a table" if first["type"] == "model_type" else first["msg"].removeprefix("Value error, ")
-    given = first["input"]
+    message = IN_TOML.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["type"] == "tuple_type" and _is_of_tables(root, location):
+        message = "Input should be a list of tables" if "[" in field else f"write each set as [[{field}]]"
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and "should" in message else ""
     return f"{field + ': ' if field else ''}{message.rstrip('.')}{shown}"
 
@@ -32,9 +49,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def _before(location: tuple[int | str, ...]) -> str:
+    table = _field(location[:-1])
+    return f"{table}: " if table else ""
+
+
 def _field(location: tuple[int | str, ...]) -> str:
-    """`prompts[1].label.column` from pydantic's location, without the names that it adds for the members of a union."""
-    if location[:1] == ("prompts",) and location[2:3] and location[2] in {"label", "category", "split"}:
+    """`prompts[1].label.column` from pydantic's location, without the names that it adds for keys and the members of a union."""
+    if location[:1] == ("prompts",) and location[2:3] and location[2] in OF_EITHER_KIND:
         location = location[:3] + tuple(part for part in location[4:] if part != "shares")
     if location[:1] == ("more_saes",) and len(location) > 1 and isinstance(location[1], int):
         location = ("saes", location[1] + 1, *location[2:])  # as the file has it
@@ -42,18 +64,36 @@ def _field(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             shown += f"[{part}]"
-        elif part not in {"str", "int", "float", "bool"} and not part.startswith(("tuple[", "constrained-", "function-")):
+        elif part not in ADDED and not part.startswith(("tuple[", "constrained-", "function-")):
             shown += f".{part}" if shown else part
     return shown
 
 
-def _fields_at(root: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The fields of the table at a location, found by walking the models' annotations."""
+def _names_at(root: type[BaseModel], location: tuple[int | str, ...]) -> list[list[str]]:
+    """The fields of the table at a location, each with all names that a file may call it."""
+    return [_names(name, field) for name, field in _model_at(root, location).model_fields.items()]
+
+
+def _names(name: str, field: FieldInfo) -> list[str]:
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        return [str(choice) for choice in alias.choices]
+    return [alias if isinstance(alias, str) else name]
+
+
+def _is_of_tables(root: type[BaseModel], location: tuple[int | str, ...]) -> bool:
+    """Whether what stands at a location is a field whose values are tables."""
+    field = _model_at(root, location[:-1]).model_fields.get(str(location[-1]))
+    return field is not None and bool(_models_in(field.annotation))
+
+
+def _model_at(root: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The table at a location, found by walking the models' annotations."""
     model = root
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = next(iter(_models_in(model.model_fields[part].annotation)), model)
-    return list(model.model_fields)
+    return model
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
