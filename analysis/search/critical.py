@@ -52,8 +52,7 @@ def pools(work: Work, direction: str) -> dict[int, Pool]:
     """
     if direction != "first":
         return _pools(work, direction)
-    candidates = work.context.recipe.candidates
-    tried = {*candidates.directions, *((ATTRIBUTED.part,) if candidates.attribution else ())}
+    tried = work.context.recipe.candidates.rankings
     found = [one for ranking in RANKINGS if ranking in tried for one in _pools(work, ranking).values()]
     first: dict[int, Pool] = {}
     for one in sorted(found, key=lambda one: (one.prompt, one.k)):  # stable: of equal K the first ranking's

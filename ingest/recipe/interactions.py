@@ -23,7 +23,8 @@ class Interactions(Section):
     val: Share = 0.1
     """Share of the prompts that chooses the epoch, drawn as those of `test`."""
     test: Share = 0.1
-    """Shares of the prompts, drawn by the seed within each label; the rest is trained on."""
+    """Share of the prompts on which the result is tested, drawn by the seed within each label; what remains after `val` and `test`
+    is trained on."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -77,4 +78,4 @@ class Stage3(Section):
     ks: Counts = tuple(range(100, 2001, 100))
     """How many new features are ablated."""
     random_draws: Annotated[int, Field(ge=0)] = 1
-    """Draws of as many random active features per layer, for every K."""
+    """Draws of as many random active features of each SAE, for every K."""

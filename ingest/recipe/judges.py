@@ -27,8 +27,8 @@ class JudgeTable(Section):
 
     class_: Annotated[str | None, Field(alias="class", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = None
     """module:Class, beside the recipe or installed; loaded only with --allow-code. Calling an instance with a list of answers
-    (prompt, completion, first_token, p_refusal_token, label, role) gives for each whether it refuses: True, False, or None where
-    it cannot say.
+    (prompt, completion, first_token, p_refusal_token, reasoned, label, role) gives for each whether it refuses: True, False, or
+    None where it cannot say.
     Its property `identity`, JSON values, distinguishes one version of it from another."""
     options: dict[str, Scalar] = Field({})
     """What the class is called with, by name."""

@@ -32,13 +32,13 @@ class Candidates(Section):
     exclude_layers: tuple[int, ...] = ()
     """Layers that give no candidates."""
     step: Count = 10
-    """K, how many features are ablated together, grows by this."""
+    """K, how many features of each SAE are ablated together, grows by this."""
     cap: Count = 200
-    """The largest K that is tried."""
+    """K is at most this."""
     directions: Annotated[tuple[Literal["own", "chosen"], ...], Field(min_length=1)] = ("own", "chosen")
     """Rank by the cosine with each layer's own direction, with the chosen one, or both."""
     attribution: Annotated[bool, LATER] = False
-    """Ablate each prompt's own top K per layer by attribution too: of what fires on it, those without which the log-odds of its
+    """Ablate each prompt's own top K of each SAE by attribution too: of what fires on it, those without which the log-odds of its
     target tokens would fall most, to first order (the condition top_k_attribution)."""
     split: str = "test"
     """The split whose prompts are ablated, here and in the stages that follow."""
@@ -48,6 +48,11 @@ class Candidates(Section):
         if self.step > self.cap:
             raise ValueError(f"step is {self.step}, but cap, the largest K, is {self.cap}: no K is left to try")
         return self
+
+    @property
+    def rankings(self) -> tuple[str, ...]:
+        """All that candidates are ranked by."""
+        return (*self.directions, *(("attribution",) if self.attribution else ()))
 
 
 class Algorithm1(Section):
@@ -110,4 +115,4 @@ class Controls(Section):
     firing_on_tokens: tuple[Count, ...] = ()
     """Ablate the features that fire on at least this many tokens of the prompt (R17)."""
     clamp_values: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """Clamp the first candidate of every layer to these values on control prompts."""
+    """Clamp the first candidate of every SAE to these values on control prompts."""

@@ -133,10 +133,18 @@ class Recipe(Section):
             )
         if self.model.system is not None and all(one.messages or isinstance(one.system, str) for one in self.prompts):
             raise ValueError("model.system changes nothing: all [[prompts]] are chats, or have a system message of their own")
-        if self.minimal.direction == "attribution" and not self.candidates.attribution:
-            raise ValueError(
-                "minimal.direction is attribution, by which there are no candidates: set candidates.attribution = true"
-            )
+        searched = {"algorithm1": self.algorithm1.direction}
+        if self.minimal.pool == "candidates":
+            searched["minimal"] = self.minimal.direction
+        for section, direction in searched.items():
+            if direction != "first" and direction not in self.candidates.rankings:
+                add = (
+                    "candidates.attribution = true" if direction == "attribution" else f"add {direction} to candidates.directions"
+                )
+                raise ValueError(
+                    f"{section}.direction is {direction}, by which there are no candidates: set it to "
+                    f"{' or '.join(self.candidates.directions)}, or {add}"
+                )
         if self.stage3.size not in self.fm.sizes:
             raise ValueError(f"stage3.size is {self.stage3.size}, but fm.sizes has no such machine")
         return self

@@ -14,6 +14,7 @@ from saelake.analysis.search import critical
 from saelake.analysis.search.answers import Ablation
 from saelake.analysis.search.critical import controls_by_donor, falls_of, on_controls, pools, search_rows
 from saelake.analysis.stage import Condition
+from saelake.ingest.recipe import Candidates
 
 RANKED = {"sae_id": np.array(["a", "a", "b", "b"]), "feature_id": np.array([5, 6, 7, 8]), "rank": np.array([1, 2, 1, 2])}
 """The candidates of both directions."""
@@ -32,7 +33,7 @@ class Study:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, attribution: bool, directions: tuple[str, ...] = ("own", "chosen")
     ) -> None:
-        candidates = SimpleNamespace(directions=directions, attribution=attribution)
+        candidates = Candidates.model_validate({"directions": directions, "attribution": attribution})
         roles = ["target", "target", "control", "target", "target"]
         self.context = SimpleNamespace(
             recipe=SimpleNamespace(candidates=candidates, verdicts=SimpleNamespace(oracle="first_token")),

@@ -228,6 +228,19 @@ TEXTS = 'set = "t"\nfile = "own.csv"\ntext = "instruction"\n'
         ('[explanations]\nsources = { 5 = "a/b" }', "explanations.sources names layer 5, but the layers of saes"),
         ("[candidates]\nstep = 20\ncap = 10", "candidates: step is 20, but cap, the largest K, is 10"),
         ("[candidates]\ncap = 5", "candidates: step is 10, but cap, the largest K, is 5"),
+        (
+            '[candidates]\ndirections = ["chosen"]',
+            "algorithm1.direction is own, by which there are no candidates: set it to chosen, or add own to candidates.directions",
+        ),
+        (
+            '[candidates]\ndirections = ["chosen"]\n[algorithm1]\ndirection = "first"',
+            "minimal.direction is own, by which there are no candidates: set it to chosen, or add own to candidates.directions",
+        ),
+        (
+            '[minimal]\ndirection = "attribution"',
+            "minimal.direction is attribution, by which there are no candidates: set it to own or chosen, or "
+            "candidates.attribution = true",
+        ),
         ("[waking]\ncontrols = 0\nsimilarity = 3.0", "waking: similarity changes nothing"),
         ("[waking]\ncontrols = 0\noverlap = 0.9", "waking: overlap changes nothing"),
         ("[losses]\nsets = 3", "losses: sets changes nothing"),
@@ -242,6 +255,19 @@ def test_a_setting_that_changes_nothing_is_named(tmp_path: Path, more: str, expe
 def test_what_belongs_to_a_layer_by_its_place_may_come_again(tmp_path: Path) -> None:
     assert load(tmp_path, ("[43, 54]", "[43, 43]")).saes.l0 == (43, 43)
     assert load(tmp_path, ('label = "harmful"', 'label = "harmful"\n[waking]\ncontrols = 0')).waking.controls == 0
+
+
+@pytest.mark.parametrize(
+    "searched",
+    [
+        '[algorithm1]\ndirection = "chosen"\n[minimal]\ndirection = "chosen"',
+        '[algorithm1]\ndirection = "first"\n[minimal]\ndirection = "first"',
+        '[algorithm1]\ndirection = "chosen"\n[minimal]\npool = "active"\norder = "attribution"',
+    ],
+)
+def test_what_is_searched_need_only_be_ranked_where_candidates_are(tmp_path: Path, searched: str) -> None:
+    recipe = load(tmp_path, ('label = "harmful"', f'label = "harmful"\n[candidates]\ndirections = ["chosen"]\n{searched}'))
+    assert recipe.candidates.rankings == ("chosen",)
 
 
 def test_the_threshold_of_llama_scope_is_no_matter_of_folders(tmp_path: Path) -> None:
