@@ -23,8 +23,8 @@ class Interactions(Section):
     val: Share = 0.1
     """Share of the prompts that chooses the epoch, drawn as those of `test`."""
     test: Share = 0.1
-    """Share of the prompts on which the result is tested, drawn by the seed within each label; what remains after `val` and `test`
-    is trained on."""
+    """Share of the prompts on which the result is tested, drawn by the seed within each label; what remains after `val` and
+    `test` is trained on."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

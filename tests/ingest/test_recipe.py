@@ -230,11 +230,11 @@ TEXTS = 'set = "t"\nfile = "own.csv"\ntext = "instruction"\n'
         ("[candidates]\ncap = 5", "candidates: step is 10, but cap, the largest K, is 5"),
         (
             '[candidates]\ndirections = ["chosen"]',
-            "algorithm1.direction is own, by which there are no candidates: set it to chosen, or add own to candidates.directions",
+            "algorithm1.direction is own, by which there are no candidates: set it to chosen, or add own to candidates",
         ),
         (
             '[candidates]\ndirections = ["chosen"]\n[algorithm1]\ndirection = "first"',
-            "minimal.direction is own, by which there are no candidates: set it to chosen, or add own to candidates.directions",
+            "minimal.direction is own, by which there are no candidates: set it to chosen, or add own to candidates",
         ),
         (
             '[minimal]\ndirection = "attribution"',
