@@ -133,7 +133,7 @@ class Recipe(Section):
             )
         if self.model.system is not None and all(one.messages or isinstance(one.system, str) for one in self.prompts):
             raise ValueError("model.system changes nothing: all [[prompts]] are chats, or have a system message of their own")
-        searched = {"algorithm1": self.algorithm1.direction}
+        searched: dict[str, str] = {"algorithm1": self.algorithm1.direction}
         if self.minimal.pool == "candidates":
             searched["minimal"] = self.minimal.direction
         for section, direction in searched.items():
