@@ -21,7 +21,7 @@ from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import open_parquet, stored_batches
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
-from saelake.warehouse.records import RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec, with_ancestors
 from saelake.warehouse.rules import POINTED, References, broken_rules, joined, referred
 from saelake.warehouse.schema import TABLES
 from saelake.warehouse.threads import at_once
@@ -78,11 +78,17 @@ def check_records(lake: Lake, records: Sequence[RunRecord], known: Mapping[str, 
     referred_once = lru_cache(MOST_KEPT)(partial(_referred, lake))
 
     def findings(record: RunRecord) -> list[Finding]:
-        pointed = _references(record, known, referred_once)
+        pointed = _references([record.run_id], known, referred_once)
         return [*_check_record(record, known), *_RunCheck(lake, record, pointed, sizes).findings(progress)]
 
     for found in at_once(min(os.cpu_count() or 1, MOST_AT_ONCE), findings, records):
         yield from found
+
+
+def may_point_to(lake: Lake, run_ids: Sequence[str]) -> References:
+    """What rows may point to that are computed from these runs."""
+    records = with_ancestors(run_ids, lake.record)
+    return _references(run_ids, records, partial(_referred, lake))
 
 
 def _sizes(lake: Lake) -> dict[str, int]:
@@ -190,11 +196,11 @@ def _referred(lake: Lake, path: str, table: str, version: int) -> References | N
 
 
 def _references(
-    record: RunRecord, records: Mapping[str, RunRecord], referred_once: Callable[[str, str, int], References | None]
+    run_ids: Sequence[str], records: Mapping[str, RunRecord], referred_once: Callable[[str, str, int], References | None]
 ) -> References:
-    """What the run's rows may point to. Of a kind whose table is damaged or not in the lake, nothing is known."""
+    """What these runs hold, and all that they are computed from. Of a kind whose table is damaged or absent, nothing is known."""
     known: References = {}
-    seen, waiting, unknown = set[str](), [record.run_id], set[str]()
+    seen, waiting, unknown = set[str](), [*run_ids], set[str]()
     while waiting:
         run_id = waiting.pop()
         if run_id in seen:

@@ -9,13 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from saelake.warehouse import arguments
+from saelake.warehouse.catalog import connect
+from saelake.warehouse.check import may_point_to
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
-from saelake.warehouse.records import INDEX_MASK, RunRecord, RunSpec, run_tag
-from saelake.warehouse.rules import broken_values
+from saelake.warehouse.records import INDEX_MASK, RunRecord, RunSpec, run_tag, with_ancestors
+from saelake.warehouse.rules import References, broken_rules
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES, Table
+from saelake.warehouse.schema.columns import SAE_ID
 
 STAGE_PREFIX = "written_"
 
@@ -37,7 +40,9 @@ def write_rows(lake: Lake, study: str, table: str, rows: Any, about: Mapping[str
     with pa.ipc.new_stream(sink, given.schema) as stream:
         stream.write_table(given.combine_chunks())
     config = {"table": table, "rows": hashlib.sha256(sink.getvalue()).hexdigest(), "n_rows": given.num_rows}
-    run = RunSpec(f"{STAGE_PREFIX}{table}", study, config, _parents(lake, spec, given), about=dict(about))
+    parents = _parents(lake, spec, given)
+    _check_rules(spec, given, may_point_to(lake, parents))
+    run = RunSpec(f"{STAGE_PREFIX}{table}", study, config, parents, about=dict(about))
     if spec.owns is not None and spec.owns not in given.column_names:
         ids = [int(sha256_text(f"{config['rows']}|{i}")[:15], 16) for i in range(given.num_rows)]
         given = given.append_column(spec.owns, pa.array(ids, pa.int64()))
@@ -86,27 +91,46 @@ def _typed(table: Table, rows: pa.Table) -> pa.Table:
                 raise UserError(f"{table.name}.{column.name} cannot be {column.type} ({error})") from error
             if column.null is None and columns[column.name].null_count:
                 raise UserError(f"{table.name}.{column.name} has missing values, which it may not have")
-            for what, n in (
-                broken_values(table, column, columns[column.name].combine_chunks()) if column.name != table.owns else ()
-            ):
-                if n:
-                    raise UserError(f"{table.name}.{column.name} {what} in {n} of {rows.num_rows} rows")
     return pa.table(columns)
 
 
 def _parents(lake: Lake, table: Table, rows: pa.Table) -> tuple[str, ...]:
-    """The runs whose prompts, ablations and sets the rows are about; raises UserError for ids of none."""
+    """The runs whose prompts, ablations, sets and SAEs the rows are about; raises UserError for ids of none."""
     runs = {run_tag(run_id): run_id for run_id in lake.run_ids()}
     found: dict[str, None] = {}
-    for column in table.columns:
-        is_numbered = column.refers is not None and column.type == pa.int64()  # such ids carry the tag of their run
-        if is_numbered and column.name in rows.column_names and column.name != table.owns:
-            ids = pc.drop_null(rows[column.name].combine_chunks())
-            for tag in {value.as_py() >> 32 for value in pc.unique(pc.bit_wise_and(ids, pa.scalar(~INDEX_MASK, pa.int64())))}:
-                if tag not in runs:
-                    raise UserError(f"{table.name}.{column.name} has ids of no run in this lake")
-                found[runs[tag]] = None
+    pointing = [c for c in table.columns if c.refers is not None and c.name in rows.column_names and c.table != table.name]
+    for column in (c for c in pointing if c.type == pa.int64()):  # such ids carry the tag of their run
+        ids = pc.drop_null(rows[column.name].combine_chunks())
+        for tag in {value.as_py() >> 32 for value in pc.unique(pc.bit_wise_and(ids, pa.scalar(~INDEX_MASK, pa.int64())))}:
+            if tag not in runs:
+                raise UserError(f"{table.name}.{column.name} has ids of no run in this lake")
+            found[runs[tag]] = None
+    for column in (c for c in pointing if c.refers == SAE_ID.refers):
+        for sae_id in filter(None, pc.unique(rows[column.name]).to_pylist()):
+            holders = _runs_with_sae(lake, sae_id)
+            if not holders:
+                raise UserError(f"{table.name}.{column.name} names {sae_id!r}, an SAE of no run in this lake")
+            if not with_ancestors(found, lake.record).keys() & set(holders):
+                found[holders[0]] = None
     return tuple(sorted(found))
+
+
+def _runs_with_sae(lake: Lake, sae_id: str) -> list[str]:
+    """The runs that hold an SAE, the oldest first: later ones are not to change the identity of what is written again."""
+    with connect(lake) as con:
+        found = con.execute(
+            "select run_id from all_runs.saes join all_runs.runs using (run_id) where sae_id = ? order by finished, run_id",
+            [sae_id],
+        )
+        return [run_id for (run_id,) in found.fetchall()]
+
+
+def _check_rules(table: Table, rows: pa.Table, known: References) -> None:
+    numbered = [table.owns] if table.owns in rows.column_names else []
+    for batch in rows.drop_columns(numbered).combine_chunks().to_batches():
+        for what, n in broken_rules(table, batch, "", known):
+            if n:
+                raise UserError(f"{table.name}.{what} in {n} of {rows.num_rows} rows")
 
 
 def _parts(table: Table, rows: pa.Table) -> list[Rows]:

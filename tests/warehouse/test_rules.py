@@ -1,5 +1,7 @@
 """What rows point to: every column that says so is held to it, whatever it is called."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 
@@ -39,6 +41,18 @@ def test_the_other_feature_of_a_pair_is_held_to_its_sae_too() -> None:
         "other_feature_id is past the SAE's width": 1,
         "sae_id is not in saes of this run or of one that it is computed from": 1,
     }
+
+
+def test_whoever_names_an_sae_or_a_feature_is_held_to_it_and_nothing_is_counted_below_0() -> None:
+    for table in TABLES.values():
+        for column in table.columns:
+            name = f"{table.name}.{column.name}"
+            if re.search(r"(^|_)sae_id(_|$)", column.name):
+                assert column.refers == "saes.sae_id" or table.name == "saes", name
+            if re.search(r"(^|_)feature_id(_|$)", column.name):
+                assert column.limit is not None, name
+            if pa.types.is_integer(column.type) and column.refers is None and column.name not in {table.owns, "seed"}:
+                assert column.at_least is not None, name
 
 
 def test_of_a_list_the_rows_are_counted_and_not_its_items() -> None:

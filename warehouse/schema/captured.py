@@ -1,4 +1,4 @@
-"""The tables of the protocol that ingest writes: prompts, their tokens, SAEs, features and what fires."""
+"""The tables of what models read: prompts, their tokens, SAEs, features and what fires; and what other libraries read."""
 
 from dataclasses import replace
 
@@ -100,7 +100,7 @@ SAES = Table(
         Column(
             "measured_l0",
             pa.float32(),
-            "mean active features per token on these prompts, BOS left out",
+            "mean active features per token on these prompts, BOS left out; over several runs null if one is of version 1",
             at_least=0,
             over_runs="case when count(n_tokens) = count(*) then sum(measured_l0::double * n_tokens) / sum(n_tokens) end",
         ),
@@ -109,7 +109,7 @@ SAES = Table(
                 name,
                 pa.int64(),
                 meaning,
-                null="not written by version 1, nor is measured_l0 over its prompts and later ones",
+                null="a run of version 1",
                 at_least=0,
                 since=2,
                 over_runs=f"case when count({name}) = count(*) then sum({name}) end",
@@ -139,8 +139,24 @@ FEATURES = Table(
         Column("n_tokens", pa.int64(), "tokens on which it fires", at_least=0, over_runs="sum(n_tokens)"),
         Column("n_bos", pa.int64(), "BOS tokens on which it fires", at_least=0, over_runs="sum(n_bos)"),
         Column("n_prompts", pa.int32(), "prompts on which it fires", at_least=0, over_runs="sum(n_prompts)"),
-        Column("n_harmful", pa.int32(), "n_target", at_least=0, until=1, elsewhere="n_target", over_runs="sum(n_harmful)"),
-        Column("n_benign", pa.int32(), "n_control", at_least=0, until=1, elsewhere="n_control", over_runs="sum(n_benign)"),
+        Column(
+            "n_harmful",
+            pa.int32(),
+            "former name of n_target",
+            at_least=0,
+            until=1,
+            elsewhere="n_target",
+            over_runs="sum(n_harmful)",
+        ),
+        Column(
+            "n_benign",
+            pa.int32(),
+            "former name of n_control",
+            at_least=0,
+            until=1,
+            elsewhere="n_control",
+            over_runs="sum(n_benign)",
+        ),
         Column(
             "n_target",
             pa.int32(),

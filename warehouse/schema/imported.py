@@ -62,7 +62,7 @@ GRAPH_EDGES = Table(
         RUN_ID,
         Column("graph", pa.string(), "the graph's name", since=2),
         Column("source_sae_id", pa.string(), "SAE of the feature that the edge leaves", refers="saes.sae_id", since=2),
-        Column("source_layer", pa.int16(), "its layer", limit=of_layer("source_sae_id"), since=2),
+        Column("source_layer", pa.int16(), "its layer", limit=of_layer("source_sae_id"), since=2, at_least=0),
         Column("source_feature_id", pa.int32(), "its index", at_least=0, limit=of_width("source_sae_id"), since=2),
         Column("source_pos", pa.int32(), "token at which it fires, from 0", at_least=0, since=2),
         SAE_ID,

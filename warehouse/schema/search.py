@@ -200,7 +200,7 @@ SEARCH_TRACE = Table(
     (
         RUN_ID,
         PROMPT_ID,
-        Column("seed", pa.int32(), "number of the random sequence, from 0"),
+        Column("seed", pa.int32(), "number of the random sequence, from 0", at_least=0),
         Column("step", pa.int32(), "blocks that are not ablated any more", at_least=0),
         Column(
             "block", pa.int64(), "set_id of the block that this step adds to those", null="step 0", refers="feature_sets.set_id"

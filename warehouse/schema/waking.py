@@ -48,8 +48,8 @@ DECODER_COSINES = Table(
         LAYER,
         FEATURE_ID,
         Column("other_sae_id", pa.string(), "the SAE of the other feature", refers="saes.sae_id"),
-        Column("other_layer", pa.int16(), "its layer", limit=of_layer("other_sae_id")),
-        Column("other_feature_id", pa.int32(), "its index", limit=of_width("other_sae_id")),
+        Column("other_layer", pa.int16(), "its layer", at_least=0, limit=of_layer("other_sae_id")),
+        Column("other_feature_id", pa.int32(), "its index", at_least=0, limit=of_width("other_sae_id")),
         Column(
             "cosine",
             pa.float32(),
@@ -63,6 +63,19 @@ DECODER_COSINES = Table(
     order=("layer", "feature_id", "other_layer", "other_feature_id"),
 )
 
+SOURCE = (
+    Column(
+        "method",
+        pa.string(),
+        "the search whose critical set is the source, those of its features that fire",
+        null="one critical feature",
+    ),
+    Column("start", pa.int32(), "the search's start", null="one critical feature", at_least=0),
+    Column("source_sae_id", pa.string(), "SAE of the one critical feature", refers="saes.sae_id", null="a whole set"),
+    Column("source_layer", pa.int16(), "its layer", at_least=0, limit=of_layer("source_sae_id"), null="a whole set"),
+    Column("source_feature_id", pa.int32(), "its index", at_least=0, limit=of_width("source_sae_id"), null="a whole set"),
+)
+
 WAKING_PASSES = Table(
     "waking_passes",
     "one ablated pass whose activations were captured, and whose ablation it stands for (R13)",
@@ -70,11 +83,7 @@ WAKING_PASSES = Table(
         RUN_ID,
         ABLATION_ID,
         PROMPT_ID,
-        Column("method", pa.string(), "whose critical set was ablated, what of it fires", null="one critical feature"),
-        Column("start", pa.int32(), "the search's start", null="one critical feature", at_least=0),
-        Column("source_sae_id", pa.string(), "SAE of the one critical feature", refers="saes.sae_id", null="a whole set"),
-        Column("source_layer", pa.int16(), "its layer", limit=of_layer("source_sae_id"), null="a whole set"),
-        Column("source_feature_id", pa.int32(), "its index", limit=of_width("source_sae_id"), null="a whole set"),
+        *SOURCE,
         Column(
             "control",
             pa.int32(),
@@ -142,17 +151,29 @@ WAKING_EDGES = Table(
             refers="saes.sae_id",
             null="the prompt's whole critical set",
         ),
-        Column("source_layer", pa.int16(), "its layer", limit=of_layer("source_sae_id"), null="the prompt's whole critical set"),
         Column(
-            "source_feature_id", pa.int32(), "its index", limit=of_width("source_sae_id"), null="the prompt's whole critical set"
+            "source_layer",
+            pa.int16(),
+            "its layer",
+            at_least=0,
+            limit=of_layer("source_sae_id"),
+            null="the prompt's whole critical set",
+        ),
+        Column(
+            "source_feature_id",
+            pa.int32(),
+            "its index",
+            at_least=0,
+            limit=of_width("source_sae_id"),
+            null="the prompt's whole critical set",
         ),
         SAE_ID,
         LAYER,
         FEATURE_ID,
         Column("n_prompts", pa.int32(), "prompts on which the source was ablated", at_least=0),
-        Column("n_tested", pa.int32(), "of these those with a matched control"),
+        Column("n_tested", pa.int32(), "of these those with a matched control", at_least=0),
         Column("n_woken", pa.int32(), "prompts on which it wakes the feature", at_least=0),
-        Column("n_woken_tested", pa.int32(), "of these those with a matched control"),
+        Column("n_woken_tested", pa.int32(), "of these those with a matched control", at_least=0),
         Column("expected", pa.float64(), "n_woken_tested that the controls let expect if the source were one of them"),
         Column("n_tokens", pa.int32(), "woken tokens over all prompts", at_least=0),
         Column("n_first", pa.int32(), "of these first tokens", at_least=0),
@@ -176,14 +197,6 @@ WAKING_EDGES = Table(
     ),
     key=("run_id", "source_sae_id", "source_feature_id", "sae_id", "feature_id"),
     order=("source_layer", "source_feature_id", "layer", "feature_id"),
-)
-
-SOURCE = (
-    Column("method", pa.string(), "whose critical set the source is, what of it fires", null="one critical feature"),
-    Column("start", pa.int32(), "the search's start", null="one critical feature", at_least=0),
-    Column("source_sae_id", pa.string(), "SAE of the one critical feature", null="a whole set"),
-    Column("source_layer", pa.int16(), "its layer", null="a whole set"),
-    Column("source_feature_id", pa.int32(), "its index", null="a whole set"),
 )
 
 EFFECTS = (
@@ -308,9 +321,9 @@ LOSSES = Table(
     (
         RUN_ID,
         Column("texts", pa.string(), "the recipe's set of texts"),
-        Column("text_number", pa.int32(), "the text's place in it, from 0"),
+        Column("text_number", pa.int32(), "the text's place in it, from 0", at_least=0),
         Column("text_hash", pa.string(), "hash of the text"),
-        Column("condition", pa.string(), "the method", until=1, elsewhere="method"),
+        Column("condition", pa.string(), "former name of method", until=1, elsewhere="method"),
         Column(
             "method",
             pa.string(),
@@ -318,7 +331,9 @@ LOSSES = Table(
             since=2,
             elsewhere="condition",
         ),
-        Column("lender", pa.int64(), "donor", null="no set", refers="prompts.prompt_id", until=1, elsewhere="donor"),
+        Column(
+            "lender", pa.int64(), "former name of donor", null="no set", refers="prompts.prompt_id", until=1, elsewhere="donor"
+        ),
         Column(
             "donor",
             pa.int64(),
@@ -328,7 +343,7 @@ LOSSES = Table(
             since=2,
             elsewhere="lender",
         ),
-        Column("n_features", pa.int32(), "features that are ablated"),
+        Column("n_features", pa.int32(), "features that are ablated", at_least=0),
         Column("n_context", pa.int32(), "context alone: BOS or else the first token, or the templated prompt", at_least=0),
         Column("n_tokens", pa.int32(), "tokens whose loss counts", at_least=0),
         Column("is_cut", pa.bool_(), "the text was longer than the recipe's max_tokens"),
