@@ -1,4 +1,4 @@
-"""Sites: the places in a decoder that SAEs read and write, by their names in SAE files. No torch.
+"""Sites: the places in a transformer that SAEs read and write, by their names in SAE files. No torch.
 
 A site is a layer and a kind. What each kind is, and the name that SAELens and TransformerLens give it at layer 5:
 
@@ -36,7 +36,6 @@ HOOKS = {
 _LAYER = r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)"
 NAMES = (
     *((re.compile(re.escape(name).replace(r"\{\}", r"(\d+)")), kind) for kind, name in HOOKS.items()),
-    (re.compile(r"blocks\.(\d+)\.hook_mlp_in"), "mlp_in"),  # as Gemma Scope 2 in SAELens uses the name
     (re.compile(r"blocks\.(\d+)\.mlp\.hook_out"), "mlp_out"),
     (re.compile(r"blocks\.(\d+)\.hook_out"), "resid_post"),
     # Modules of Hugging Face models, as Gemma Scope 2 and others name them.

@@ -131,11 +131,14 @@ def read_description(ref: SaeRef) -> SaeDescription:
 def hooks_of(metadata: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The hook points that an SAE was trained on and, if it is a transcoder, writes to, as far as it declares them."""
     hook, hook_out = (metadata.get(name) or metadata.get(f"hf_{name}") for name in ("hook_name", "hook_name_out"))
+    if str(hook).endswith(".hook_mlp_in"):
+        # In TransformerLens the residual stream before the norm; SAELens gives what Gemma Scope 2's transcoders read that name.
+        hook = metadata.get("hf_hook_name") or hook
     return hook, hook_out
 
 
 def check_description(description: SaeDescription, subject: Sized) -> None:
-    """Raises UserError unless the SAE reads and writes at sites of its layer in this model, by its width and declared hooks."""
+    """Raises UserError unless the SAE reads a site of its layer, writes there or further up, and is as wide as the model is."""
     ref = description.ref
     check_layer(ref.layer, subject)
     try:

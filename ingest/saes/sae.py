@@ -5,7 +5,7 @@
         check_fits(sae, subject)
         acts_nf = sae.encode(resid_nd)
 
-Letters of shapes: n tokens, d residual width, f latents. Nothing is kept between calls: the caller holds one layer at a time.
+Letters of shapes: n tokens, d residual width, f latents.
 """
 
 import copy
@@ -129,7 +129,7 @@ class Sae:
 
     @property
     def writes(self) -> Site:
-        """The site that its decoder adds to; only of a transcoder another one."""
+        """The site that its decoder adds to; another one for transcoders only."""
         return self.description.writes
 
     @property
@@ -295,7 +295,7 @@ def _empty_like(one: Tensor) -> Tensor:
 
 
 def check_fits(sae: Sae | SaeDescription, subject: Any) -> None:
-    """Raises UserError unless the SAE reads and writes at sites of its layer in this model, by its width and declared hooks."""
+    """Raises UserError unless the SAE reads a site of its layer, writes there or further up, and is as wide as the model is."""
     description = sae.description if isinstance(sae, Sae) else sae
     check_description(description, subject)
     sites = getattr(subject, "sites", None)

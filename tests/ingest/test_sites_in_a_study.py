@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from sae_lens import SAE
 
+import saelake
 from saelake.analysis.engine.requests import FeatureSet, Request
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe
+from saelake.ingest.sites import Site
 from saelake.ingest.study import open_study
 from saelake.warehouse.errors import UserError
+from tests.analysis.engines import tiny_subject
 from tests.ingest.small_study import lake_in, sql, write_study
 from tests.ingest.tiny import D_MODEL, save_sae
 
@@ -101,3 +105,18 @@ def test_an_sae_of_a_site_that_the_model_has_not_is_refused_before_any_pass(tmp_
         UserError, match="resid_mid of layer 1 cannot be used in this model: in a GPTNeoXLayer attention and MLP read"
     ):
         ingest_study(open_study(recipe), lake_in(tmp_path))
+
+
+def test_hook_mlp_in_is_a_site_only_where_the_model_names_it_too(tmp_path: Path) -> None:
+    """TransformerLens means the residual stream before the norm by it, Gemma Scope 2 what comes after."""
+    theirs = {"hook_name": "blocks.1.hook_mlp_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    named = theirs | {"hf_hook_name": "model.layers.1.pre_feedforward_layernorm.output"}
+    more: dict[str, Any] = {"d_out": D_MODEL, "apply_b_dec_to_input": False}
+    given = saelake.Engine(subject := tiny_subject("llama", tmp_path / "model"), [loaded(tmp_path, "named", named, more)])
+    assert [sae.reads for sae in given.saes.values()] == [Site(1, "mlp_in")]
+    with pytest.raises(UserError, match=r"blocks\.1\.hook_mlp_in is not a site"):
+        saelake.Engine(subject, [loaded(tmp_path, "theirs", theirs, more)])
+
+
+def loaded(folder: Path, name: str, metadata: dict[str, Any], more: dict[str, Any]) -> SAE:
+    return SAE.load_from_disk(save_sae(folder / name, "transcoder", layer=1, metadata=metadata, **more))
