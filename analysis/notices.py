@@ -7,7 +7,7 @@ import duckdb
 from saelake import queries
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.ingest.recipe import Recipe
-from saelake.queries.formats import printable
+from saelake.queries.output import printable
 
 NEAR_ZERO = 0.1
 """Mean probability of a target token below which refusals do not begin with one."""

@@ -71,7 +71,7 @@ class StudyContext:
 
     @cached_property
     def oracles(self) -> dict[str, str]:
-        """Role of a label -> the judge whose verdicts decide what flips there; a model stays in memory beside the subject."""
+        """Role of a label -> the judge whose verdicts decide what flips there."""
         return {role: oracle_of(role, self.recipe) for role in ROLES}
 
     def oracle_of(self, prompt: int) -> str:
@@ -79,7 +79,7 @@ class StudyContext:
         return self.oracles[self.study.role(prompt)]
 
     def judge(self, name: str) -> Reader:
-        """A judge by its name, loaded once."""
+        """A judge by its name, loaded once; one that is a model stays in memory beside the subject until `make_room_for`."""
         if name not in self._judges:
             judge = judge_named(name, self.recipe, self.lake.root, lambda: self.run_id)
             self._judges[name] = after_reasoning(judge, self.reasoning, judge.labels)
@@ -95,7 +95,7 @@ class StudyContext:
 
     @cached_property
     def _settling(self) -> dict[str, Settling]:
-        """The oracles that know a refusal by its beginning: none where every answer's may turn out to be reasoning."""
+        """The oracles that know a refusal by its beginning: none where any answer's beginning may turn out to be reasoning."""
         added = self.subject.tokenizer.added_tokens_decoder.values()
         if self.reasoning.is_open or any(self.reasoning.keeps(str(token)) for token in added):
             return {}

@@ -21,7 +21,7 @@ from benchmarks.organism import Organism, load
 from benchmarks.published import bridge_hooks, decode_plus_error, saelens_bridge
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.queries.formats import show
+from saelake.queries.output import show
 
 PACKAGES = ("torch", "transformers", "sae-lens", "duckdb")
 N_LITERAL = 50

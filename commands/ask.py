@@ -143,7 +143,7 @@ def _answer(
     why: "Callable[[DuckDBPyConnection], Sequence[str]]" = lambda _: (),
 ) -> None:
     """Shows what is answered; where that is nothing, why."""
-    from saelake.queries.formats import printable, show
+    from saelake.queries.output import printable, show
     from saelake.queries.statements import interruptible
 
     with open_lake(lake, recipe, files) as opened:

@@ -60,7 +60,7 @@ def analyze(recipe: str, computing: Computing) -> None:
     from saelake.analysis import stages
     from saelake.analysis.search.directions import NoDirection
     from saelake.queries.fetched import ShownRows
-    from saelake.queries.formats import show_table
+    from saelake.queries.output import show_table
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
 
@@ -95,7 +95,7 @@ def ablate(recipe: str, features: str, condition: str, value: float, positions: 
     """
     study = computing.study(recipe)
     from saelake.analysis import stages
-    from saelake.queries.formats import show
+    from saelake.queries.output import show
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.literals import literal
     from saelake.warehouse.progress import Bar
@@ -138,7 +138,7 @@ def trainings(
     import pyarrow as pa
 
     from saelake.analysis.interactions.retrained import compare_trainings
-    from saelake.queries.formats import show
+    from saelake.queries.output import show
     from saelake.warehouse.lake import Lake
 
     found = compare_trainings(Lake.existing(lake), mine, theirs, min_cosine)
@@ -163,7 +163,7 @@ def status(recipe: str, lake: str, limit: int | None, allow_code: bool, hosts: t
     from saelake.analysis.study_status import study_status
     from saelake.ingest.loading import read_targets
     from saelake.queries.fetched import ShownRows
-    from saelake.queries.formats import show_table
+    from saelake.queries.output import show_table
     from saelake.warehouse.lake import Lake
 
     to_be_made = not Lake.at(lake).published.names("")

@@ -26,7 +26,7 @@ def workers_of(n_workers: int | None, study: "Study", lake: "Lake") -> "Abstract
 
 
 def print_runs(lake: str, run_ids: list[str]) -> None:
-    from saelake.queries.formats import show
+    from saelake.queries.output import show
     from saelake.warehouse.literals import literals
 
     with open_lake(lake, None) as opened:
@@ -46,7 +46,7 @@ def print_findings(opened: "OpenLake", judge: str, words: Mapping[str, str]) -> 
     """
     from saelake import queries
     from saelake.analysis.notices import target_notice
-    from saelake.queries.formats import printable, show
+    from saelake.queries.output import printable, show
 
     for stage, why in queries.reasons(opened.connection).items():
         click.echo(f"{stage} had no input: {printable(why)}")

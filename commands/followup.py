@@ -35,7 +35,7 @@ def atlas(recipe: str, full: bool, computing: Computing) -> None:
     if full:
         study = study.model_copy(update={"atlas": study.atlas.model_copy(update={"prompts": 0})})
     from saelake.analysis import stages
-    from saelake.queries.formats import show
+    from saelake.queries.output import show
 
     _follow_up(study, computing, stages.atlas_study)
     with open_lake(computing.lake, study.name) as shown:
@@ -60,7 +60,7 @@ def audit(recipe: str, computing: Computing) -> None:
     """
     study = computing.study(recipe)
     from saelake.analysis import stages
-    from saelake.queries.formats import show
+    from saelake.queries.output import show
 
     _follow_up(study, computing, stages.audit_study)
     with open_lake(computing.lake, study.name) as shown:

@@ -54,7 +54,7 @@ def import_(
 ) -> None:
     from saelake.formats.registry import Asked
     from saelake.formats.transfer import bring_in
-    from saelake.queries.formats import printable
+    from saelake.queries.output import printable
     from saelake.warehouse.progress import Bar
 
     asked = Asked(recipe, sae, layer, judge, refused, condition, label, weights=weights, tokenizer=tokenizer, model=model)

@@ -117,7 +117,7 @@ def sentence(error: Exception, resumes: bool) -> str:
     import duckdb
 
     from saelake.extras import missing
-    from saelake.queries.formats import printable
+    from saelake.queries.output import printable
     from saelake.warehouse.damage import HINT
     from saelake.warehouse.errors import UserError, view_errors
 

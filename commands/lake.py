@@ -15,7 +15,7 @@ def check(lake: str) -> None:
     Files are read through pyarrow with page checksums; hashes, counts, ranges and keys between tables are compared. Ends with
     exit code 1 if anything is damaged; garbage that no run lists is only noted.
     """
-    from saelake.queries.formats import printable
+    from saelake.queries.output import printable
     from saelake.warehouse.check import check as check_lake
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
@@ -58,7 +58,7 @@ def gc(lake: str, dry_run: bool, landings: bool, older_than: float | None) -> No
 
     A catalog.duckdb that a killed process left older than the runs is built again, as `check` does too.
     """
-    from saelake.queries.formats import printable
+    from saelake.queries.output import printable
     from saelake.warehouse.housekeeping import gc as collect
     from saelake.warehouse.lake import Lake
 

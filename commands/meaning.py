@@ -219,7 +219,7 @@ def score(name: str, mapping: str, seed: int, lake: str) -> None:
     from saelake.analysis.meaning import annotation_study as studies
     from saelake.analysis.meaning import scores
     from saelake.queries.fetched import ShownRows
-    from saelake.queries.formats import show_table
+    from saelake.queries.output import show_table
     from saelake.warehouse.lake import Lake
 
     opened = Lake.existing(lake)
@@ -242,7 +242,7 @@ def _check_installed() -> None:
 
 def _print_links(host: str, port: int, paths: "Mapping[str, str]") -> None:
     """The addresses to open, by whom or what they are for; nobody else can guess them."""
-    from saelake.queries.formats import printable
+    from saelake.queries.output import printable
 
     shown = f"[{host}]" if ":" in host else host
     for who, path in paths.items():

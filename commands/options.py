@@ -145,7 +145,7 @@ def study_option(command: Command) -> Command:
 
 
 def output_options(command: Command) -> Command:
-    # Not click.Choice over queries.formats.FORMATS: help would have to import DuckDB.
+    # Not click.Choice over queries.output.FORMATS: help would have to import DuckDB.
     formats = click.Choice(["table", "csv", "json", "parquet"])
     file = click.Path(path_type=Path, dir_okay=False)
     command = click.option(

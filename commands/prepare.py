@@ -54,7 +54,7 @@ def plan(recipe: str, limit: int | None, measure: bool | None, trial: int | None
 def _show(trial: "Trial") -> None:
     from saelake.ingest.plan.table import size, time
     from saelake.queries.fetched import ShownRows
-    from saelake.queries.formats import show_table
+    from saelake.queries.output import show_table
 
     kinds = trial.kinds
     click.echo(
@@ -84,7 +84,7 @@ def train_saes(recipe: str, force: bool, update: bool) -> None:
     study = read_study(recipe)
     from saelake.ingest.saes.train import train_saes as train
     from saelake.queries.fetched import ShownRows
-    from saelake.queries.formats import show_table
+    from saelake.queries.output import show_table
     from saelake.warehouse.progress import Bar
 
     with Bar() as progress:

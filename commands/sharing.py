@@ -115,7 +115,7 @@ def report(lake: str, recipe: str | None, target: Path, with_completions: bool, 
     It is made from the lake's tables alone: nothing is computed. What has not been run says so and names the command.
     """
     from saelake.analysis.report.page import claims_of, write_report
-    from saelake.queries.formats import printable
+    from saelake.queries.output import printable
     from saelake.warehouse.lake import Lake
 
     if claims:

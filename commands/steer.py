@@ -51,7 +51,7 @@ def steer(
     from saelake.analysis import steer as steering
     from saelake.analysis.search.sweeps import Sweep
     from saelake.commands.computed import print_runs
-    from saelake.queries.formats import show
+    from saelake.queries.output import show
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
 

@@ -21,7 +21,7 @@ from saelake.analysis.explorer.study import ShownStudy
 from saelake.analysis.served.server import form_of
 from saelake.queries import QueryError
 from saelake.queries.fetched import rows_of
-from saelake.queries.formats import cell, is_numeric, show
+from saelake.queries.output import cell, is_numeric, show
 from saelake.queries.statements import check_reads
 from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.schema import TABLES

@@ -19,7 +19,7 @@ from saelake.analysis.judges.protocol import Answer, Need, Verdict
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.judges.replies import Replies, Reply, key
 from saelake.ingest.recipe import Recipe
-from saelake.queries.formats import printable
+from saelake.queries.output import printable
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 

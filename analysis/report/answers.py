@@ -11,7 +11,7 @@ import duckdb
 
 from saelake import queries
 from saelake.ingest.recipe.sections import Behaviour
-from saelake.queries.formats import json_objects, printable
+from saelake.queries.output import json_objects, printable
 from saelake.warehouse.catalog import current_records
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import RunRecord

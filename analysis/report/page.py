@@ -27,7 +27,7 @@ from saelake.analysis.report.causes import BACKUPS_PAGE
 from saelake.analysis.report.claims import claims
 from saelake.analysis.report.published import figures
 from saelake.analysis.report.sections import SECTIONS
-from saelake.queries.formats import printable
+from saelake.queries.output import printable
 from saelake.warehouse.catalog import connect, one_study
 from saelake.warehouse.durable import clear_drafts, write_atomic
 from saelake.warehouse.errors import LeftOut, view_errors

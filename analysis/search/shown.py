@@ -9,7 +9,7 @@ from saelake.analysis.judges.verdicts import UNANSWERED
 from saelake.analysis.search.answers import Judged, judged
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.recipe import Recipe
-from saelake.queries.formats import printable
+from saelake.queries.output import printable
 from saelake.warehouse.errors import UserError
 
 AT_ONCE = 32

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
-from saelake.queries.formats import printable
+from saelake.queries.output import printable
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake

@@ -14,7 +14,7 @@ import pytest
 
 from saelake.queries import QueryError
 from saelake.queries.fetched import ShownRows
-from saelake.queries.formats import is_numeric, printable, show, show_table
+from saelake.queries.output import is_numeric, printable, show, show_table
 from tests.lakes import HOSTILE
 
 ROW = f"""
@@ -68,11 +68,13 @@ def test_csv_holds_no_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
         ("select upper(completion) as x from ablations", True),
         ("select count(*) as n from ablations where completion like 'I%'", True),
         ("select prompt_id from ablations", False),
+        ("select string_agg(token, ' ' order by pos) as x from answer_tokens", True),
     ],
 )
 def test_files_with_completions_are_their_owners_alone(name: str, select: str, is_private: bool, tmp_path: Path) -> None:
     con = duckdb.connect()
     con.execute("create table ablations as select 1 as prompt_id, 'I cannot' as completion")
+    con.execute("create table answer_tokens as select 7 as pos, 'I' as token")
     before = os.umask(0o022)
     try:
         show(con.sql(select), None, tmp_path / name)

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import duckdb
 
 from saelake.queries.fetched import ShownRows, distinct, rows_of, write_parquet
 from saelake.queries.parameters import QueryError
-from saelake.warehouse.durable import aside
+from saelake.warehouse.durable import aside, make_private
 
 FORMATS = ("table", "csv", "json", "parquet")
 MAX_ROWS, MAX_ROWS_PIPED = 50, 1_000
@@ -136,10 +135,10 @@ def _write_file(relation: duckdb.DuckDBPyRelation, kind: str, path: Path, on_emp
 
 
 def _has_completions(relation: duckdb.DuckDBPyRelation) -> bool:
-    """Whether rows may hold what models answered: a column is called so, or is read under whatever name."""
+    """Whether rows may hold what models answered: a column or table that does is named, or read under whatever name."""
     # The plan knows what views read, but DuckDB 2 draws it without what it has no room for; the statement has its own words.
     texts = (" ".join(relation.columns), relation.sql_query(), relation.explain())
-    return any("completion" in text.lower() for text in texts)
+    return any(name in text.lower() for text in texts for name in ("completion", "answer_tokens"))
 
 
 def _parquet(relation: duckdb.DuckDBPyRelation, output: Path | None, private: bool) -> None:
@@ -159,9 +158,9 @@ def _whole(path: Path, write: Callable[[Path], None], private: bool) -> None:
     draft = aside(path)
     try:
         if private:
-            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            make_private(draft)
         write(draft)
-        os.replace(draft, path)
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
