@@ -12,7 +12,7 @@ import pyarrow as pa
 from saelake.formats.joined import Joined
 from saelake.formats.names import names
 from saelake.warehouse.errors import UserError
-from saelake.warehouse.landing import Completion, Rows
+from saelake.warehouse.landing import Rows, Summary
 
 if TYPE_CHECKING:
     from saelake.lake import OpenLake
@@ -50,14 +50,15 @@ class Found:
     """What a source holds, checked, as rows of the lake."""
 
     rows: Callable[[int], list[Rows]]
-    """Makes the rows from the id of the first prompt that the run itself numbers."""
+    """Makes the rows, given the id from which the run numbers its own prompts."""
     parents: tuple[str, ...] = ()
     """The runs whose prompts and SAEs they are about."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What is worth knowing of the source: model, dataset, rows that were left out."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """What else the rows depend on."""
-    completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None
+    summary: Callable[[Callable[[str], pa.Table]], Summary] | None = None
+    """Fills in the tables that summarise the activations, while these are published."""
 
 
 Read = Callable[[Sequence[Path], Joined, Asked], Found]

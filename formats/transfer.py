@@ -61,7 +61,7 @@ def bring_in(lake: str | Path, name: str, source: str, asked: Asked, progress: Q
     for one in rows:
         _check(one, owner)
     tables = list(dict.fromkeys(one.table for one in rows))
-    return ensure_run(Lake.create(lake), spec, Plan.of(rows, tables, found.completion), progress=progress)
+    return ensure_run(Lake.create(lake), spec, Plan.of(rows, tables, found.summary), progress=progress)
 
 
 def _stage(joined: Joined, plain: str, asked: Asked) -> str:

@@ -90,8 +90,8 @@ def plans(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[Planned]:
         of_prompts = cache(partial(_of_prompts, study, lake, one))
         for spec in one.activations.values():
             if spec.known_as is None:
-                completion = partial(_statistics, of_prompts)
-                found.append((spec, Plan(shards, with_others, tables, completion=completion)))
+                summary = partial(_statistics, of_prompts)
+                found.append((spec, Plan(shards, with_others, tables, summary=summary)))
     return found
 
 

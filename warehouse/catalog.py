@@ -36,7 +36,7 @@ from saelake.warehouse.views import (
 )
 
 MOST_READINGS = 3
-"""Times at most that pointers are read which seem damaged, but have changed since."""
+"""How often pointers that seem damaged are read, as long as they change meanwhile."""
 NO_EXTENSIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -133,7 +133,9 @@ class Files(NamedTuple):
 
 
 def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files]]:
-    """The Parquet files behind each plain table name, for readers other than DuckDB; not of tables that are summed over runs.
+    """The Parquet files behind each plain table name, for readers other than DuckDB.
+
+    Tables whose rows have to be summed over several runs are left out.
 
     Raises UserError for an unknown recipe, and for what is damaged.
     """
@@ -264,8 +266,8 @@ def is_catalog_current(lake: Lake) -> bool:
 def _build_catalog(lake: Lake) -> None:
     """Builds catalog.duckdb aside and renames it, so that an open shell keeps the old one whole.
 
-    Binding all views takes as long as publishing a small run: of a catalog that this process built, and nobody since, a copy is
-    changed.
+    Binding all views takes as long as publishing a small run, so where the catalog is still the one that this process built, a
+    copy of it is changed.
     """
     draft = aside(lake.catalog)
     is_ours = lake.built.pop(FILE, None) == _which(lake.catalog)

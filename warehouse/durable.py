@@ -79,7 +79,7 @@ def is_draft(path: Path) -> bool:
 
 
 def make_private(path: Path) -> None:
-    """An empty file at `path` that its owner alone can read and write, whatever the umask: to be written into."""
+    """Makes an empty file that its owner alone can read and write, whatever the umask."""
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     os.close(fd)
     path.chmod(0o600)

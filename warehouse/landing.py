@@ -46,7 +46,7 @@ def repeated(text: str, n: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(np.zeros(n, dtype=np.int8), [text])
 
 
-class Completion(Protocol):
+class Summary(Protocol):
     """Sees the sorted activations while they are published and completes tables that summarise them."""
 
     tables: frozenset[str]
@@ -75,18 +75,18 @@ class Plan:
     unit: str = "shards"
     about: Callable[[], Mapping[str, object]] = dict
     """What is worth knowing when all shards are landed, beside what the run's spec says; it determines nothing."""
-    completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None
-    """Makes the completion from a function that reads a landed table."""
+    summary: Callable[[Callable[[str], pa.Table]], Summary] | None = None
+    """Makes the summary from a function that reads a landed table."""
 
     @classmethod
     def of(
         cls,
         rows: list[Rows],
         tables: Sequence[str],
-        completion: Callable[[Callable[[str], pa.Table]], Completion] | None = None,
+        summary: Callable[[Callable[[str], pa.Table]], Summary] | None = None,
     ) -> "Plan":
         """The plan of a run whose rows are there already: one shard."""
-        return cls(["all"], lambda missing: ((name, rows) for name in missing), tables, completion=completion)
+        return cls(["all"], lambda missing: ((name, rows) for name in missing), tables, summary=summary)
 
 
 def land(folder: Path, shard: Iterable[Rows]) -> None:

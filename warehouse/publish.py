@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from saelake.warehouse.activation_sort import by_feature, by_prompt, find_parts
 from saelake.warehouse.content import ContentHash
 from saelake.warehouse.files import DataFile, file_layer, file_name
-from saelake.warehouse.landing import Completion, Plan
+from saelake.warehouse.landing import Plan, Summary
 from saelake.warehouse.layout import BATCH_ROWS, rechunk, write_table
 from saelake.warehouse.literals import literal, parquet, paths
 from saelake.warehouse.order import RowOrder
@@ -59,7 +59,7 @@ class Landed:
         return sorted({file_layer(p.as_posix()) for p in self._landing.glob(f"[!.]*/{table.name}/layer-*.parquet")})
 
     def stream(self, table: Table, layer: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Sorted rows in batches of BATCH_ROWS; columns that a completion adds may be absent, repeated text is dictionary-coded.
+        """Sorted rows in batches of BATCH_ROWS; columns that a summary adds may be absent, repeated text is dictionary-coded.
 
         Raises AssertionError if a row comes twice, or before one that it should come after: DuckDB 2 once gave them so.
         """
@@ -188,8 +188,8 @@ def publish_files(
 def _write_tables(
     landed: Landed, spec: RunSpec, plan: Plan, folder: Path, progress: Quiet
 ) -> tuple[list[TableContent], list[DataFile]]:
-    completion = plan.completion(lambda name: landed.read(TABLES[name])) if plan.completion else None
-    completed = completion.tables if completion else frozenset()
+    summary = plan.summary(lambda name: landed.read(TABLES[name])) if plan.summary else None
+    completed = summary.tables if summary else frozenset()
     contents: dict[str, TableContent] = {}
     files: list[DataFile] = []
     # What sums up the activations is written after them.
@@ -199,7 +199,7 @@ def _write_tables(
     for name, layers in parts.items():
         content = ContentHash(TABLES[name].schema)
         for layer in layers:
-            rows = _finished_rows(landed, TABLES[name], layer, completion)
+            rows = _finished_rows(landed, TABLES[name], layer, summary)
             path = folder / file_name(name, layer)
             n_rows, n_bytes, sha256 = write_table(path, name, rows, content)
             files.append(DataFile(name, path.relative_to(folder).as_posix(), n_rows, n_bytes, sha256))
@@ -208,11 +208,11 @@ def _write_tables(
     return [contents[name] for name in TABLES if name in contents], files
 
 
-def _finished_rows(landed: Landed, table: Table, layer: int | None, completion: Completion | None) -> Iterator[pa.RecordBatch]:
-    if completion and table.name in completion.tables:
-        yield from rechunk(completion.complete(table.name, landed.read(table, layer)).to_batches())
+def _finished_rows(landed: Landed, table: Table, layer: int | None, summary: Summary | None) -> Iterator[pa.RecordBatch]:
+    if summary and table.name in summary.tables:
+        yield from rechunk(summary.complete(table.name, landed.read(table, layer)).to_batches())
         return
     for batch in landed.stream(table, layer):
-        if completion and table.name == "activations" and layer is not None:
-            completion.observe(layer, batch)
+        if summary and table.name == "activations" and layer is not None:
+            summary.observe(layer, batch)
         yield batch

@@ -21,6 +21,7 @@ class RunSpec:
 
     stage: str
     recipe: str
+    """The study's name; no part of the identity."""
     config: dict[str, Any]
     """The stage's part of the recipe, hashes of prompts, template, model and SAEs, device kind, dtype, code version."""
     parents: tuple[str, ...] = ()

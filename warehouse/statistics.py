@@ -38,7 +38,7 @@ class _Sums:
 
 
 class FeatureStatistics:
-    """A run's completion: observes `activations` and fills in `features` and `saes`.
+    """A run's summary: observes `activations` and fills in `features` and `saes`.
 
     Args:
         landed: reads a landed table of the run; `prompts`, `tokens`, `saes` must be there.

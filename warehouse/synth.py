@@ -77,7 +77,7 @@ def plan(shape: Shape, spec: RunSpec) -> Plan:
                 yield name, [*texts, *(layer.activations(spec, prompts) for layer in layers)]
 
     tables = (*TABLES, "activations_by_prompt") if shape.prompt_major else TABLES
-    return Plan([SAES_SHARD, *starts], compute, tables, completion=FeatureStatistics)
+    return Plan([SAES_SHARD, *starts], compute, tables, summary=FeatureStatistics)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def land_all(captured: Captured, lake: Lake) -> None:
 
 def publish_landed(captured: Captured, lake: Lake, by_prompt: bool = False) -> RunRecord:
     tables = (*TABLES, "activations_by_prompt") if by_prompt else TABLES
-    plan = Plan([name for name, _ in captured.shards], lambda missing: iter(()), tables, completion=FeatureStatistics)
+    plan = Plan([name for name, _ in captured.shards], lambda missing: iter(()), tables, summary=FeatureStatistics)
     return ensure_run(lake, captured.spec, plan)
 
 

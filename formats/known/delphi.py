@@ -64,7 +64,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     return Found(
         lambda first_id: context_rows(first_id, tokens, {sae: firings}, joined, "delphi", spelling),
         about=about | {"n_token_rows": len(tokens), "n_nonzeros": len(firings)},
-        completion=FeatureStatistics,
+        summary=FeatureStatistics,
     )
 
 

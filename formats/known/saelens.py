@@ -56,7 +56,7 @@ def _read(files: Sequence[Path], joined: Joined, asked: Asked) -> Found:
     return Found(
         lambda first_id: context_rows(first_id, tokens, fired, joined, "saelens", spelling),
         about=about | {"n_nonzeros": sum(map(len, fired.values()))},
-        completion=FeatureStatistics,
+        summary=FeatureStatistics,
     )
 
 
