@@ -21,6 +21,7 @@ help:  ## this list
 venv: $(INSTALLED)  ## the virtual environment, with the exact versions of constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "saelake needs Python 3.11 or newer: name one, as in make venv PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
