@@ -2,6 +2,7 @@
 
 `OpenLake.sql` and `OpenLake.query` give a DuckDB relation: fetchall(), to_arrow_table(), write_parquet(...), and with
 pandas or polars installed df() or pl().
+
 Sparse matrices, of a lake or of a shared set without one:
 
     matrix, rows, features = saelake.open("lake").sparse(layer=4)                          # SciPy CSR, prompts x features
@@ -86,8 +87,9 @@ class OpenLake:
     def sparse(self, **options: Any) -> "Sparse":
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch".
 
-        It has a row for every prompt (or token) of the study and a column for every feature of its SAEs. Raises QueryError for a
-        wrong option, UserError for another library, and where the lake shows several studies.
+        It has a row for every prompt (or token) of the study and a column for every feature of its SAEs. By default rows are
+        prompts, and BOS tokens count; of a `dataset` it is the opposite, in both. Raises QueryError for a wrong option, UserError
+        for another library, and where the lake shows several studies.
         """
         from saelake.queries.sparse import sparse
 
@@ -98,8 +100,9 @@ class OpenLake:
     def dataset(self, **options: Any) -> "LakeRows":
         """A PyTorch IterableDataset of batches, for those who train on activations; needs the extra `compute`.
 
-        Options are layer, rows ("token" or "prompt"), bos, batch_rows, dense, shuffle and seed. Raises UserError for a wrong one,
-        and where the lake shows several studies.
+        Options are layer, rows ("token" or "prompt"), bos, batch_rows, dense, shuffle and seed. By default rows are tokens, and
+        BOS tokens are left out; of `sparse` it is the opposite, in both. Raises UserError for a wrong one, and where the lake
+        shows several studies.
         """
         from saelake.extras import require
 
@@ -114,13 +117,13 @@ class OpenLake:
             return LakeRows(self.lake, study, **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
-        """Stores rows of a table of the protocol as a run, with what made them; from then on the lake shows it, by another
-        connection.
+        """Stores rows of a table of the protocol as a run, with what made them; afterwards the lake shows it: `connection` is a
+        new one, and relations made before stay as they were.
 
         Args:
             rows: an Arrow table, a data frame, a list of dicts, or a dict of columns; `run_id` and the id that the table numbers
                 are left out.
-            study: the study that they belong to; by default the one that is shown.
+            study: the study that they belong to; a new name makes a new study. By default the one that is shown.
             about: what made them, as JSON values, for the run's record.
         Raises UserError for what does not fit the protocol, and if several studies are shown and none is named.
         """

@@ -55,7 +55,8 @@ class Lake:
         """The lake at `where`; raises UserError if there is none, or one that a newer saelake has written to."""
         lake = cls.at(where)
         if lake.remote is None and not lake.root.is_dir():
-            raise UserError(f"no lake at {lake}: the folder does not exist; `saelake ingest RECIPE --lake DIR` makes one")
+            why = "it is a file" if lake.root.is_file() else "the folder does not exist"
+            raise UserError(f"no lake at {lake}: {why}; `saelake ingest RECIPE --lake DIR` makes one")
         lake._check_version()
         return lake
 
