@@ -10,7 +10,7 @@ LAPTOP ?= laptop
 ATLAS := models,saes,prompts,single_effects,joint_effects,attributions,method_scores
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv ingest analyze backups status plan atlas test test-real lint docs pages site pictures organism hydra planted vendored laptop refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench-huge bench-analyze bench torture mutants clean report bench-gpu release-check
+.PHONY: help venv ingest analyze backups status plan atlas test test-slow test-real lint docs pages site pictures organism hydra planted vendored laptop refuser bench-lake bench-search bench-library bench-ingest bench-fm bench-browser bench-sparse bench-growth bench-open bench-waking bench-atlas bench-workers bench-cost bench-huge bench-analyze bench torture mutants clean report bench-gpu release-check
 
 ##@ To begin with
 
@@ -70,7 +70,7 @@ lint: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy --num-workers 2
 
-# CI runs the DuckDB of constraints.txt, 1.5.5. `make test DUCKDB=2.0.1` puts another one in front of it: run that by hand before a change
+# CI runs the DuckDB of constraints.txt, 1.5.5. `make test test-slow DUCKDB=2.0.1` puts another one in front of it: run that by hand before a change
 # to SQL, or to how rows are read and written. Its extension for S3 has the same number; without one, the tests of buckets are skipped.
 OTHER := $(BENCH)/duckdb-$(DUCKDB)
 
@@ -79,8 +79,14 @@ $(OTHER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ duckdb-extension-httpfs==$(DUCKDB) || true
 	@touch $@
 
-test: lint $(if $(DUCKDB),$(OTHER))  ## everything that CI runs (tests that need Java or Chromium are skipped without them); DUCKDB=2.0.1 tries another DuckDB
-	$(if $(DUCKDB),PYTHONPATH=$(OTHER)) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # in tests/conftest.py's order
+# Each file in one process, in the order of tests/conftest.py, which says which files are slow.
+PYTEST := $(if $(DUCKDB),PYTHONPATH=$(OTHER)) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: lint $(if $(DUCKDB),$(OTHER))  ## format, lint, types and all tests but the slow ones (7 minutes on two cores); DUCKDB=2.0.1 tries another DuckDB
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED) $(if $(DUCKDB),$(OTHER))  ## the rest of what CI runs: whole studies, documents, Spark, browsers, kills (those of Java and Chromium are skipped without them)
+	$(PYTEST) -m slow
 
 test-real: $(BENCH)/search  ## a real small chat model, SmolLM2-135M, end to end (minutes)
 	SAELAKE_REAL=$(BENCH)/search PYTHONPATH=$(BENCH)/search $(BIN)/python -m pytest -s tests/real

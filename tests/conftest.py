@@ -23,49 +23,69 @@ os.fsync = lambda fd: None  # no test cuts the power, which is all that writing 
 
 MOST_MEMORY = 12 << 30
 """Bytes of its own that a process of tests may hold."""
-FIRST = (
+SLOW = (
     "tests/queries/test_spark.py",
-    "tests/analysis/test_workers.py",
-    "tests/analysis/test_shards.py",
     "tests/test_documents.py",
-    "tests/test_kill.py",
-    "tests/test_contributing.py",
-    "tests/analysis/test_trial.py",
+    "tests/explorer/test_in_browser.py",
+    "tests/analysis/test_workers.py",
+    "tests/explorer/test_static_in_browser.py",
+    "tests/analysis/test_pages.py",
+    "tests/analysis/test_search_on_planted.py",
+    "tests/analysis/test_shards.py",
+    "tests/analysis/test_several_saes.py",
+    "tests/explorer/test_static_site.py",
+    "tests/analysis/test_rows_dataset.py",
     "tests/test_real_formats.py",
+    "tests/analysis/test_retrained.py",
+    "tests/test_kill.py",
     "tests/formats/test_formats.py",
     "tests/analysis/test_labels.py",
-    "tests/analysis/test_stages.py",
-    "tests/test_growth.py",
-    "tests/analysis/test_retrained.py",
+    "tests/warehouse/test_hostile_sets.py",
     "tests/warehouse/test_torture.py",
-    "tests/warehouse/test_round_trip.py",
+    "tests/test_contributing.py",
     "tests/formats/test_heavy_sources.py",
+    "tests/warehouse/test_bucket.py",
+    "tests/warehouse/test_heavy_sets.py",
+    "tests/test_attach.py",
+    "tests/warehouse/test_killed.py",
     "tests/test_package.py",
+    "tests/warehouse/test_round_trip.py",
+    "tests/test_encodings.py",
+    "tests/test_notebook.py",
+    "tests/test_growth.py",
 )
-"""The files that take longest begin first, so that no process is left alone with one of them at the end.
+"""The files that take longest, which `make test` leaves to `make test-slow`: whole studies and documents, other programs (Java,
+Chromium, Ray, pip), killed processes, hostile data sets.
 
-How the suite stays quick: a module analyses one study, once, on the fewest prompts that can show the fault (a stage takes most of
-its time however few they are), and a command runs in this process unless the test is of processes.
+They begin in this order, so that no process is left alone with a long one at the end. How the others stay quick: a module analyses
+one study, once, on the fewest prompts that can show the fault (a stage takes most of its time however few they are), and a command
+runs in this process unless the test is of processes.
 """
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A test that would fill the memory fails itself, and does not take the others with it."""
+    config.addinivalue_line("markers", "slow: of a file that takes long (SLOW in tests/conftest.py)")
     if sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         soft = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the embedded study follow the longest: the first file makes it, and by then it is there."""
+    """Tests of the embedded study follow the slow ones: the first file makes it, and by then it is there."""
+    assert all((ROOT / name).is_file() for name in SLOW)
     with_lake = {item.path for item in items if "organism_lake" in getattr(item, "fixturenames", ())}
 
     def turn(item: pytest.Item) -> int:
         name = item.path.relative_to(ROOT).as_posix()
-        return FIRST.index(name) if name in FIRST else len(FIRST) + (item.path not in with_lake)
+        return SLOW.index(name) if name in SLOW else len(SLOW) + (item.path not in with_lake)
 
     items.sort(key=turn)
+    for item in items:
+        if turn(item) < len(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
