@@ -57,9 +57,9 @@ SLOW = (
 """The files that take longest, which `make test` leaves to `make test-slow`: whole studies and documents, other programs (Java,
 Chromium, Ray, pip), killed processes, hostile data sets.
 
-They begin in this order, so that no process is left alone with a long one at the end. How the others stay quick: a module analyses
-one study, once, on the fewest prompts that can show the fault (a stage takes most of its time however few they are), and a command
-runs in this process unless the test is of processes.
+They begin in this order, so that no process is left alone with a long one at the end. How the others stay quick: a module
+analyses one study, once, on the fewest prompts that can show the fault (a stage takes most of its time however few they are), and
+a command runs in this process unless the test is of processes.
 """
 
 
