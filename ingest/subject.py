@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from saelake.ingest.compiled import check_compiles, compile_blocks
+from saelake.ingest.given import computing, named, of_fields
 from saelake.ingest.loading import find_blocks, load_network, load_tokenizer, resolve_device
 from saelake.ingest.messages import Asked
 from saelake.ingest.model_checks import check_attention, check_loaded, check_states, learned_positions
 from saelake.ingest.recipe import Compute, ModelSpec
-from saelake.ingest.recipe.errors import sentence
 from saelake.ingest.site_map import find_sites
 from saelake.ingest.sites import Site
 from saelake.ingest.spelling import Spelling
@@ -96,7 +95,7 @@ class Subject:
             )
         fields = {"chat_template": chat_template, "system": system, "template_variables": dict(variables)}
         with arguments.without_recipe():
-            spec = _spec({"id": "model", "without_bos": without_bos} | fields)
+            spec = of_fields({"id": "model", "without_bos": without_bos} | fields)
             template = ChatTemplate.of(tokenizer, spec)
             targets = find_targets(tokenizer, words, template.before + "x" + template.after)
             self._set(model, tokenizer, template, [target.token_id for target in targets], max_prompt_tokens)
@@ -144,36 +143,43 @@ class Subject:
 
     @classmethod
     def load(
-        cls, model: ModelSpec | str | Path, compute: Compute | None = None, *, target_tokens: Sequence[str] = ("I",), **spec: Any
+        cls,
+        model: ModelSpec | str | Path,
+        compute: Compute | None = None,
+        *,
+        device: str | None = None,
+        target_tokens: Sequence[str] | None = None,
+        **spec: Any,
     ) -> "Subject":
         """A model by its hub id or folder, or as a recipe names it: without gradients, on its device and in its dtype.
 
         Args:
-            spec: with an id or a folder, further fields of a recipe's [model], e.g. dtype="bfloat16" or system="...".
+            compute: a recipe's [compute]: device, threads, and whether the blocks are compiled.
+            device: in its place where the model runs: "cpu", "cuda", "mps" or, by default, "auto", a GPU where there is one.
+            target_tokens: with an id or a folder, as of `Subject`.
+            spec: with an id or a folder, further fields of a recipe's [model], e.g. dtype="bfloat16" or system="...". One is
+                max_prompt_tokens, here 512 unless said otherwise: longer prompts are refused.
         Raises UserError, which names the recipe's field, or the argument: files or id that cannot be loaded, weights missing
         from the files, an architecture without a known list of blocks, no chat template or one other than asserted, a target
         token that is not one token.
         """
+        compute = computing(compute, device)
+        given = spec if target_tokens is None else {"target_tokens": target_tokens} | spec
         if not isinstance(model, ModelSpec):
-            if not isinstance(model, str | Path) or not isinstance(compute, Compute | None):
-                is_named = isinstance(model, str | Path)
-                what = "compute is not a Compute" if is_named else f"the model is {arguments.shown(model)}"
-                raise UserError(f"{what}: give an id of the hub or a folder, and compute = None")
-            words = arguments.listed("target_tokens", target_tokens, "a list of texts, such as ['I']")
-            where = {"path": Path(model)} if _is_folder(model) else {"id": str(model)}
             with arguments.without_recipe():
-                return cls.load(_spec(where | {"target_tokens": tuple(words)} | spec), compute)
-        compute = compute or Compute()
+                return cls.load(named(model, given), compute)
+        if given:
+            raise UserError(f"{next(iter(given))} has no effect: the ModelSpec says it already; leave it out")
         if compute.threads is not None:
             torch.set_num_threads(compute.threads)
-        device = resolve_device(compute.device)
+        place = resolve_device(compute.device)
         dtype = torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
         tokenizer = load_tokenizer(model)
         template = ChatTemplate.of(tokenizer, model)
-        network = load_network(model, dtype).to(device).requires_grad_(False)
+        network = load_network(model, dtype).to(place).requires_grad_(False)
         token_ids = tuple(target.token_id for target in targets_of(template, model))
         subject = cls.of(network, tokenizer, template, token_ids, model.max_prompt_tokens)
-        check_compiles(compute, device.type)
+        check_compiles(compute, place.type)
         if compute.compile:
             compile_blocks(subject.blocks)
         return subject
@@ -266,12 +272,12 @@ class Subject:
         """`at` the residual stream after block `layer`, before the final norm; the model's last hidden_states come after it."""
         return self.at(Site(layer), fn)
 
-    def read_resid_post(self, batch: Batch, layers: Sequence[int], stop_after_last: bool = True) -> dict[int, Tensor]:
+    def read_resid_post(self, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
         """resid_btd after each of `layers`: `read` at those sites."""
-        found = self.read(batch, [Site(layer) for layer in layers], stop_after_last)
+        found = self.read(batch, [Site(layer) for layer in layers])
         return {site.layer: resid_btd for site, resid_btd in found.items()}
 
-    def read(self, batch: Batch, sites: Sequence[Site], stop_after_last: bool = True) -> dict[Site, Tensor]:
+    def read(self, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """x_btd at each site, in the model's dtype, from one pass that ends once all of them were seen.
 
         Of the residual stream after a block the tensors are the pass's own, elsewhere copies.
@@ -281,7 +287,7 @@ class Subject:
 
         def keep(site: Site, x_btd: Tensor) -> None:
             read[site] = x_btd if site.kind == "resid_post" else x_btd.clone()
-            if stop_after_last and len(read) == n_asked:
+            if len(read) == n_asked:
                 raise StopForward
 
         with ExitStack() as hooks:
@@ -317,19 +323,3 @@ class Subject:
         # Padding is masked, so any id that the model embeds will do.
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(token_id for token_id in known if token_id is not None)
-
-
-def _spec(fields: Mapping[str, Any]) -> ModelSpec:
-    """A recipe's [model] of what is given from Python, where chat_template="none" stands for template = "none" too."""
-    given = {name: value for name, value in fields.items() if not (name == "chat_template" and value == "none")}
-    try:
-        return ModelSpec.model_validate(given if len(given) == len(fields) else given | {"template": "none"})
-    except ValidationError as error:
-        raise UserError(sentence(error, ModelSpec)) from error
-
-
-def _is_folder(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):  # a name that no file can have
-        return False

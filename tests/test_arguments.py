@@ -158,7 +158,7 @@ def test_subjects(name: str, junk: Any) -> None:
 
 
 @MOST
-@given(st.sampled_from(["model", "dtype", "target_tokens", "compute"]), JUNK)
+@given(st.sampled_from(["model", "dtype", "target_tokens", "compute", "device"]), JUNK)
 def test_loaded_subjects(name: str, junk: Any) -> None:
     given = {"model": "no/such"} | {name: junk}
     works_or_says_so(lambda: saelake.Subject.load(**given))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import saelake
+from saelake.ingest.recipe import Compute, ModelSpec
 from tests.analysis.library_model import TEXTS, engine, sae, subject
 from tests.ingest.tiny import save_model
 from tests.test_arguments import RECIPES
@@ -79,3 +80,41 @@ def test_target_tokens_are_named_as_the_argument_is(words: list[str], expected: 
     with pytest.raises(saelake.UserError, match=expected) as raised:
         saelake.Subject.load(save_model("llama", tmp_path), target_tokens=words)
     assert "refusal_tokens" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"id": "other/x"}, "^id names a model beside .*: give only one of them, as the first argument$"),
+        ({"path": "."}, "^path names a model beside"),
+        ({"package": "json"}, "^package names a model beside"),
+        ({"target_token": ["I"]}, r"^there is no field target_token \(did you mean 'target_tokens'\?\)$"),
+        ({"refusal_tokens": ["Sure"], "target_tokens": ["I"]}, "^refusal_tokens and target_tokens are two names of one field"),
+        ({"device": "gpu"}, "^device: Input should be 'auto', 'cpu', 'cuda' or 'mps', not 'gpu'$"),
+        ({"device": "cpu", "compute": Compute()}, "^compute and device both say where the model runs: give one$"),
+        ({"compute": "cpu"}, "^compute is 'cpu': give a Compute, or only a device, such as device=\"cpu\"$"),
+    ],
+)
+def test_what_names_a_model_its_tokens_or_a_device_twice_or_wrongly_is_told(
+    more: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(saelake.UserError, match=expected):
+        saelake.Subject.load(tmp_path, **more)
+
+
+@pytest.mark.parametrize("more", [{"target_tokens": ["I"]}, {"dtype": "float32"}, {"id": "a/b"}, {"nonsense": 3}])
+def test_what_a_whole_spec_says_already_is_refused_beside_it(more: dict[str, Any], tmp_path: Path) -> None:
+    spec = ModelSpec(path=save_model("llama", tmp_path))
+    with pytest.raises(
+        saelake.UserError, match=f"^{next(iter(more))} has no effect: the ModelSpec says it already; leave it out$"
+    ):
+        saelake.Subject.load(spec, **more)
+
+
+def test_a_device_is_an_argument(tmp_path: Path) -> None:
+    folder = save_model("llama", tmp_path)
+    assert saelake.Subject.load(folder, device="cpu").device == torch.device("cpu")
+    for kind in ("cuda", "mps"):
+        if not getattr(torch, kind).is_available():
+            with pytest.raises(saelake.UserError, match=f'^device is {kind!r}, which .*: use device = "auto"$'):
+                saelake.Subject.load(folder, device=kind)

@@ -56,16 +56,16 @@ def test_an_ablated_pass_is_the_same_and_leaves_the_blocks_compiled(subject: Sub
 
 
 def test_what_is_read_inside_a_block_a_cache_and_gradients_take_the_plain_one(subject: Subject) -> None:
-    bench, inside = tiny(FAMILY), Site(1, "mlp_out")
+    bench, inside, last = tiny(FAMILY), Site(1, "mlp_out"), Site(subject.n_layers - 1)
     batch = subject.batch([subject.encode(text).token_ids for text in TEXTS])
     engine = AblationEngine(subject, bench.saes, bench.prompts)
-    read, said = subject.read(batch, [inside], stop_after_last=False)[inside], engine.answer([Request(0)], 4)
+    read, said = subject.read(batch, [inside, last])[inside], engine.answer([Request(0)], 4)
     compile_blocks(subject.blocks, backend)
     RUNS.clear()
     subject.forward(batch)  # compiled, before anybody looks inside
     n_graphs = len(RUNS)
     RUNS.clear()
-    torch.testing.assert_close(subject.read(batch, [inside], stop_after_last=False)[inside], read)
+    torch.testing.assert_close(subject.read(batch, [inside, last])[inside], read)
     assert 0 < len(RUNS) < n_graphs  # those of the other blocks
     RUNS.clear()
     subject.forward_with_gradient(batch)
