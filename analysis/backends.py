@@ -18,8 +18,8 @@ import torch
 from saelake import queries
 from saelake.analysis.stage import Stage, Work, searched_split, single_shard
 from saelake.analysis.stage_list import specs
-from saelake.analysis.stages import ensure_stage
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage
 from saelake.ingest.backends.backend import LOG_PROBS, Backend, Place, Read, depth, site_of, sketch
 from saelake.ingest.backends.opening import REFERENCE, identity_of, open_backend, wrapped
 from saelake.ingest.backends.ours import Transformers

@@ -7,8 +7,8 @@ from saelake.analysis.search.edit_sets import Features, check_positions, listed_
 from saelake.analysis.search.sweeps import CHOSEN, Source, Sweep, check_sweep, check_swept, features_source, stage
 from saelake.analysis.search.user_ablation import check_condition, check_listed
 from saelake.analysis.stage_list import OWN_CONDITIONS, specs
-from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage, open_analysis
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import is_ingested

@@ -19,8 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from saelake.analysis.engine.requests import FeatureSet, Request
-from saelake.analysis.stages import open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import open_analysis
 from saelake.ingest.capture import capture, nonzeros
 from saelake.ingest.loading import resolve_device
 from saelake.ingest.plan.estimate import StageTime

@@ -61,8 +61,8 @@ class Worker:
     @cached_property
     def _context(self) -> "StudyContext":
         """Opened with the first shard, not with the worker: a mistake is then that shard's, and comes back as it is."""
-        from saelake.analysis.stages import open_analysis
         from saelake.analysis.study_context import StudyContext
+        from saelake.analysis.verbs import open_analysis
 
         return StudyContext(open_analysis(self._recipe), Lake.existing(self._lake))
 
@@ -72,7 +72,7 @@ class Worker:
         Raises UserError if this machine would compute another run than the one that is asked for.
         """
         from saelake.analysis.stage_list import ATLAS, AUDIT, specs, stage_named, stages
-        from saelake.analysis.stages import stage_rows
+        from saelake.analysis.verbs import stage_rows
 
         self._maker = None
         if n_threads is not None:

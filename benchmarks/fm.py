@@ -85,7 +85,7 @@ def prepared(x: csr_matrix) -> csr_matrix:
 
 def ours(x: csr_matrix, y: np.ndarray, splits: dict[str, np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings, and the predictions for the test prompts, of the best of 20 epochs."""
-    from saelake.analysis.interactions.machine import Settings, train
+    from saelake.analysis.interactions.factorisation_machine import Settings, train
 
     fitted = train(x, y, splits, Settings(size, learning_rate=1e-3, epochs=EPOCHS, batch_size=64, init_sd=0.001, seed=0)).machine
     return (fitted.embeddings if size else fitted.weights), fitted.logits(x[splits["test"]]) > 0

@@ -199,7 +199,7 @@ def _import_all() -> None:
     import transformers  # noqa: F401
 
     import saelake.analysis.report.page
-    import saelake.analysis.stages
+    import saelake.analysis.verbs
     import saelake.commands.compute
     import saelake.commands.followup
     import saelake.ingest.shards

@@ -29,8 +29,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from benchmarks.harness import Report, alternated
 from saelake.analysis.search import alignments, baseline, candidates, directions
 from saelake.analysis.stage_list import specs
-from saelake.analysis.stages import ensure_stage, open_analysis, stage_rows
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage, open_analysis, stage_rows
 from saelake.analysis.workers import RayWorkers
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import load_recipe

@@ -57,18 +57,18 @@ def analyze(recipe: str, computing: Computing) -> None:
     RECIPE is a .toml file or the name of a shipped one. Finds what is there, resumes what was stopped.
     """
     study = computing.study(recipe)  # before the imports: a mistake in it is reported at once
-    from saelake.analysis import stages
+    from saelake.analysis import verbs
     from saelake.analysis.search.directions import NoDirection
     from saelake.queries.fetched import ShownRows
     from saelake.queries.output import show_table
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
 
-    analysed = stages.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
+    analysed = verbs.open_analysis(study)  # before there is a lake: a mistake leaves nothing behind
     with Bar() as progress, workers_of(computing.n_workers, analysed, Lake.at(computing.lake)) as workers:
         into = Lake.create(computing.lake)
         try:
-            records = stages.analyze_study(analysed, into, force=computing.force, progress=progress, workers=workers)
+            records = verbs.analyze_study(analysed, into, force=computing.force, progress=progress, workers=workers)
         except NoDirection as end:
             types = ["INTEGER"] * 3 + ["FLOAT"] * 2 + ["VARCHAR"]
             show_table(ShownRows(end.names, types, iter(end.rows)), sys.stdout)
@@ -94,7 +94,7 @@ def ablate(recipe: str, features: str, condition: str, value: float, positions: 
     are for those that do not.
     """
     study = computing.study(recipe)
-    from saelake.analysis import stages
+    from saelake.analysis import verbs
     from saelake.queries.output import show
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.literals import literal
@@ -102,10 +102,10 @@ def ablate(recipe: str, features: str, condition: str, value: float, positions: 
 
     held: dict[str, Any] = {"value": value, "positions": positions}
     # Before there is a lake, as above.
-    opened_study = stages.open_ablation(study, Lake.at(computing.lake), condition, features, **held)
+    opened_study = verbs.open_ablation(study, Lake.at(computing.lake), condition, features, **held)
     with Bar() as progress:
         into = Lake.create(computing.lake)
-        record = stages.ablate_study(opened_study, into, condition, features, **held, force=computing.force, progress=progress)
+        record = verbs.ablate_study(opened_study, into, condition, features, **held, force=computing.force, progress=progress)
     print_runs(computing.lake, [record.run_id])
     with open_lake(computing.lake, study.name) as opened:
         rates = opened.query("asr", judge=study.verdicts.oracle).filter(f"condition in ('none', {literal(condition)})")

@@ -34,10 +34,10 @@ def atlas(recipe: str, full: bool, computing: Computing) -> None:
     study = computing.study(recipe)
     if full:
         study = study.model_copy(update={"atlas": study.atlas.model_copy(update={"prompts": 0})})
-    from saelake.analysis import stages
+    from saelake.analysis import verbs
     from saelake.queries.output import show
 
-    _follow_up(study, computing, stages.atlas_study)
+    _follow_up(study, computing, verbs.atlas_study)
     with open_lake(computing.lake, study.name) as shown:
         for finds, words in FOUND.items():
             k = (study.atlas.ks if finds == "causes" else study.atlas.pair_ks)[-1]
@@ -59,10 +59,10 @@ def audit(recipe: str, computing: Computing) -> None:
     searched, where and how far. Finds what is there, resumes what was stopped.
     """
     study = computing.study(recipe)
-    from saelake.analysis import stages
+    from saelake.analysis import verbs
     from saelake.queries.output import show
 
-    _follow_up(study, computing, stages.audit_study)
+    _follow_up(study, computing, verbs.audit_study)
     with open_lake(computing.lake, study.name) as shown:
         click.echo("\nPrompts whose behaviour a change brings back while the set is held ablated, at any site")
         show(shown.query("recoveries").filter("kind in ('free', 'random')").select("* exclude (layer)"))
@@ -80,9 +80,9 @@ def judge(recipe: str, name: str, computing: Computing) -> None:
     RECIPE is a .toml file or the name of a shipped one, which is analysed in the lake already.
     """
     study = computing.study(recipe)
-    from saelake.analysis import stages
+    from saelake.analysis import verbs
 
-    _follow_up(study, computing, lambda opened, into, **more: [stages.judge_study(opened, into, name, **more)])
+    _follow_up(study, computing, lambda opened, into, **more: [verbs.judge_study(opened, into, name, **more)])
     with open_lake(computing.lake, study.name) as shown:
         print_findings(shown, name, study.words)
 
@@ -93,7 +93,7 @@ def _follow_up(study: "Recipe", computing: Computing, compute: "Callable[..., Se
     Args:
         compute: takes the opened study and the lake, `force`, `progress` and `workers`.
     """
-    from saelake.analysis.stages import open_analysis
+    from saelake.analysis.verbs import open_analysis
     from saelake.warehouse.lake import Lake
     from saelake.warehouse.progress import Bar
 

@@ -127,7 +127,7 @@ class OpenLake:
             about: what made them, as JSON values, for the run's record.
         Raises UserError for what does not fit the protocol, and if several studies are shown and none is named.
         """
-        from saelake.warehouse.written import write_rows
+        from saelake.warehouse.written_rows import write_rows
 
         study = None if study is None else arguments.text("study", study)
         told = arguments.json_values("about", about, "what made the rows, as {name: JSON value}")

@@ -27,7 +27,7 @@ LIBRARIES = ("duckdb", "pyarrow.parquet", "pydantic", "sae_lens", "torch")
 SAELAKE = (
     "saelake.analysis.judges.harmbench",
     "saelake.analysis.meaning.scores",
-    "saelake.analysis.stages",
+    "saelake.analysis.verbs",
     "saelake.cli",
     "saelake.ingest.plan.estimate",
     "saelake.ingest.shards",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.check import check
@@ -43,13 +43,13 @@ def test_a_lake_that_grew_answers_as_one_that_was_made_whole(recipe: Recipe, tmp
     one_judge = recipe.model_copy(update={"verdicts": recipe.verdicts.model_copy(update={"judges": ("first_token",)})})
     ingest(one_sae.model_copy(update={"prompts": one_sae.prompts[:1]}), grown)
     ingest(one_sae, grown)
-    stages.analyze(one_judge, grown)
+    verbs.analyze(one_judge, grown)
     before = contents(grown)
-    stages.analyze(recipe, grown)
+    verbs.analyze(recipe, grown)
     assert set(contents(grown)) - set(before) == set(grown.current()["golden", "verdicts_phrases"]), (
         "the new judge's verdicts alone"
     )
-    stages.analyze(recipe, whole)
+    verbs.analyze(recipe, whole)
     assert contents(grown) == contents(whole)
     with saelake.open(grown.root, recipe="golden") as one, saelake.open(whole.root, recipe="golden") as other:
         found, expected = answers(one), answers(other)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from saelake import cli
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.lake import Lake
@@ -45,7 +45,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     lake = Lake.create(tmp_path_factory.mktemp("undisturbed") / "lake")
-    stages.analyze(load_recipe(recipe).limit(PROMPTS), lake)
+    verbs.analyze(load_recipe(recipe).limit(PROMPTS), lake)
     return contents(lake)
 
 

@@ -12,8 +12,8 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from saelake.analysis.judges.harmbench import Classifier
 from saelake.analysis.search import alignments, candidates, directions
 from saelake.analysis.stage_list import specs
-from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage, open_analysis
 from saelake.ingest.job import ingest_study
 from saelake.ingest.plan.estimate import make_plan
 from saelake.ingest.recipe import Recipe

@@ -1,4 +1,4 @@
-"""The ablation engine: everything causal in saelake is a batch of requests to it.
+"""The ablation engine: everything causal in saelake is a batch of requests to it. library.py is its front for notebooks.
 
     engine = AblationEngine(subject, saes, [subject.encode(text).token_ids for text in texts])
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)

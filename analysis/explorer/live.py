@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.engine.asked import Edit, feature_ids
 from saelake.analysis.engine.library import Engine
 from saelake.analysis.explorer.edits import FORM, Vectors, check_kept, edits_of, in_python, in_shell, read_lines, selected
@@ -118,14 +118,14 @@ class Live:
 
     def keep(self, lake: Lake, condition: str, features: str, done: Callable[[], None]) -> None:
         """Computes a run of held features beside the requests; raises UserError for a name or features that are none."""
-        study = stages.open_ablation(self.recipe, lake, condition, features)
+        study = verbs.open_ablation(self.recipe, lake, condition, features)
         if self.kept.get(condition) == "computing":
             raise UserError(f"{condition} is being computed already")
         self.kept[condition] = "computing"
 
         def work() -> None:
             try:
-                record = stages.ablate_study(study, lake, condition, features)
+                record = verbs.ablate_study(study, lake, condition, features)
                 done()
                 self.kept[condition] = record.run_id
             except UserError as error:

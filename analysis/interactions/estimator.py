@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
 
-from saelake.analysis.interactions.machine import Epoch, Settings, train
+from saelake.analysis.interactions.factorisation_machine import Epoch, Settings, train
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError
 

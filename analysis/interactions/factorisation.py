@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from saelake.analysis.interactions.examples import SPLITS, Examples, examples_of, identity
-from saelake.analysis.interactions.machine import Machine, Settings, Trained, train
+from saelake.analysis.interactions.factorisation_machine import Machine, Settings, Trained, train
 from saelake.analysis.stage import Stage, Work
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.study import Study

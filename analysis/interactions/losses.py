@@ -30,8 +30,8 @@ unmodified model's."""
 
 
 @dataclass(frozen=True)
-class Intervention:
-    """One intervention, as rows of `losses` name it; `request` is what acts, whatever prompt it names."""
+class Condition:
+    """What the texts are read under, as rows of `losses` name it; `request` is what acts, whatever prompt it names."""
 
     method: str
     request: Request
@@ -75,17 +75,17 @@ def losses(
     return found
 
 
-def interventions(work: Work) -> list[Intervention]:
+def conditions(work: Work) -> list[Condition]:
     """The unmodified model, the direction projected out of every layer, and a recorded draw of critical sets."""
     context = work.context
     with work.sql("inert", "direction") as con:
         direction = chosen_everywhere(context, con)
         rows = con.execute(queries.step("loss_donors"), {"seed": work.spec.seed, "n": context.recipe.losses.sets}).fetchnumpy()
-    found = [Intervention("none", Request(0)), Intervention("direction", Request(0, direction=direction))]
+    found = [Condition("none", Request(0)), Condition("direction", Request(0, direction=direction))]
     for donor in np.unique(rows["prompt_id"]):
         mine = rows["prompt_id"] == donor
         features = context.feature_set(rows, mine)
-        found.append(Intervention("minimal", Request(0, features), int(donor)))
+        found.append(Condition("minimal", Request(0, features), int(donor)))
     return found
 
 
@@ -108,7 +108,7 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
         yield "no-texts", []
         return
     slices = {number: SliceCache(sae, context.subject.device) for number, sae in context.saes.items()}
-    asked = interventions(work)
+    asked = conditions(work)
     for name in missing:
         spec = context.recipe.losses.texts[int(name.removeprefix("texts-"))]
         texts = read_texts(spec, context.subject)

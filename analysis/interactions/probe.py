@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from saelake.analysis.interactions.examples import examples_of, identity
 from saelake.analysis.interactions.factorisation import model_rows, weight_columns
-from saelake.analysis.interactions.machine import Epoch, Machine, Trained, score
+from saelake.analysis.interactions.factorisation_machine import Epoch, Machine, Trained, score
 from saelake.analysis.stage import Stage, Work, single_shard
 from saelake.warehouse.runs import Rows
 from saelake.warehouse.schema import PROBE_WEIGHTS

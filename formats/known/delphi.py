@@ -22,7 +22,7 @@ from saelake.formats.models import check_model, hashes_of, model_hashes, model_o
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.spelling import spelling_of
 from saelake.formats.tensors import read_tensors
-from saelake.formats.tops import restricted_sets
+from saelake.formats.top_texts import restricted_sets
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import is_unicode
 from saelake.warehouse.statistics import FeatureStatistics

@@ -16,12 +16,12 @@ import numpy as np
 from saelake.analysis.meaning.explanations import KnownSae, explanation_rows
 from saelake.analysis.meaning.neuronpedia import Explanation, explanation_of, feature_of
 from saelake.formats.examples import Example, example_rows, number, text_of
+from saelake.formats.feature_facts import NOTHING, densities, moved_logits
 from saelake.formats.joined import Joined, as_name, check_feature, saes_of
 from saelake.formats.models import model_of
-from saelake.formats.moved import NOTHING, densities, moved_logits
 from saelake.formats.registry import Asked, Format, Found
 from saelake.formats.sources import Sources, sources_of
-from saelake.formats.tops import Tops
+from saelake.formats.top_texts import Tops
 from saelake.ingest.rows import read_rows
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from saelake import queries
 from saelake.analysis.meaning.explanations import KnownSae
+from saelake.formats.feature_facts import NOTHING, Moved, densities, moved_logits
 from saelake.formats.joined import as_name, saes_of
 from saelake.formats.models import model_of
-from saelake.formats.moved import NOTHING, Moved, densities, moved_logits
 from saelake.formats.registry import Asked, Format
 from saelake.formats.sources import source_of
-from saelake.formats.tops import Top, Tops, restricted_sets
+from saelake.formats.top_texts import Top, Tops, restricted_sets
 
 if TYPE_CHECKING:
     from saelake.lake import OpenLake

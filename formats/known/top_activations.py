@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from saelake.formats.examples import Example, example_rows, number, position, text_of
 from saelake.formats.joined import Joined, as_name, feature_of, saes_of
 from saelake.formats.registry import Asked, Format, Found
-from saelake.formats.tops import Tops
+from saelake.formats.top_texts import Tops
 from saelake.ingest.cells import as_text, is_missing
 from saelake.ingest.rows import read_rows
 from saelake.warehouse.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from saelake import queries
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.catalog import connect, cursor_of
 from saelake.warehouse.durable import locked
@@ -88,5 +88,5 @@ def analyse(folder: Path) -> Analysed:
             (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
             planted.recipe.write_text(planted.recipe.read_text() + MORE)
         recipe, lake = load_recipe(planted.recipe), Lake.create(folder / "lake")
-        stages.analyze(recipe, lake)
+        verbs.analyze(recipe, lake)
     return Analysed(planted, load(planted), recipe, lake)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.lake import Lake
 from tests.planted import Feature, write_planted
@@ -49,7 +49,7 @@ class Analysed:
         self.planted.recipe.write_text(text + SEARCHES)
         self.recipe = load_recipe(self.planted.recipe)
         self.lake = Lake.create(folder / "lake")
-        self.records = stages.analyze(self.recipe, self.lake)
+        self.records = verbs.analyze(self.recipe, self.lake)
         # Condition -> a select that a researcher would write: the rows of the table that defines the network.
         harmless = (*self.planted.noise, *self.planted.categories.values())
         for condition, feature_ids in {
@@ -59,7 +59,7 @@ class Analysed:
             "noise": harmless,
         }.items():
             listed = f"select layer, feature_id from features where layer between 2 and 5 and feature_id in {(*feature_ids, -1)}"
-            stages.ablate(self.recipe, self.lake, condition, listed)
+            verbs.ablate(self.recipe, self.lake, condition, listed)
         self.opened = saelake.open(self.lake.root)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:

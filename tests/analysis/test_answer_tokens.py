@@ -6,12 +6,12 @@ import duckdb
 import pytest
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.engine.asked import Key
 from saelake.analysis.search import answer_tokens, baseline, directions
 from saelake.analysis.stage_list import specs
-from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage, open_analysis
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.warehouse.check import check
@@ -34,7 +34,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     ingest_study(study, lake, loaded=context.loaded)
     for stage in (directions.STAGE, baseline.STAGE, answer_tokens.STAGE):
         ensure_stage(stage, known, context)
-    stages.ablate(study.recipe, lake, "mine", [(2, 5), (3, 5)])
+    verbs.ablate(study.recipe, lake, "mine", [(2, 5), (3, 5)])
     return lake
 
 

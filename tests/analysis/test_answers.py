@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.judges.reasoning import Reasoning
 from saelake.analysis.search.answers import flipped, judged, shown
@@ -21,7 +21,7 @@ def opened(study: Analysed, oracle: str) -> StudyContext:
     text = study.planted.recipe.read_text()
     assert 'oracle = "first_token"' in text
     path.write_text(text.replace('oracle = "first_token"', f'oracle = "{oracle}"'))
-    return StudyContext(stages.open_analysis(load_recipe(path)), study.lake)
+    return StudyContext(verbs.open_analysis(load_recipe(path)), study.lake)
 
 
 def refused_and_answered(study: Analysed, context: StudyContext) -> list[Request]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from saelake import cli
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.atlas.learned import NOT_NAMED, OnPrompt
 from saelake.analysis.atlas.scores import (
     _Active,
@@ -55,7 +55,7 @@ def atlas(study: Analysed, tmp_path_factory: pytest.TempPathFactory) -> Analysed
     recipe = study.planted.folder / "atlas.toml"
     recipe.write_text(study.planted.recipe.read_text() + ATLAS)
     lake = Lake.existing(str(folder / "lake"))
-    stages.atlas_study(stages.open_analysis(load_recipe(recipe)), lake)
+    verbs.atlas_study(verbs.open_analysis(load_recipe(recipe)), lake)
     return study._replace(lake=lake)
 
 
@@ -284,7 +284,7 @@ def test_make_benchmarks_an_atlas_that_is_shared_already() -> None:
 def test_a_study_that_is_not_analysed_has_no_atlas(study: Analysed, tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     with pytest.raises(UserError, match="run `saelake analyze` first"):
-        stages.atlas_study(stages.open_analysis(study.recipe), lake)
+        verbs.atlas_study(verbs.open_analysis(study.recipe), lake)
 
 
 def test_workers_find_the_stages_of_an_atlas_by_their_names(study: Analysed) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.report.recovery import _telling
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.errors import UserError
@@ -31,7 +31,7 @@ def audited(study: Analysed, tmp_path_factory: pytest.TempPathFactory) -> Analys
     shipped = study.planted.recipe.read_text()
     recipe.write_text(re.sub(r"\[audit\]\n[^[]*\n.*\n\n", f"{AUDIT}\n", shipped))
     lake = Lake.existing(str(folder / "lake"))
-    stages.audit_study(stages.open_analysis(load_recipe(recipe)), lake)
+    verbs.audit_study(verbs.open_analysis(load_recipe(recipe)), lake)
     return study._replace(lake=lake)
 
 
@@ -90,7 +90,7 @@ def test_rates_are_of_prompts_that_a_set_has_flipped(audited: Analysed) -> None:
 def test_a_study_that_is_not_analysed_has_no_audit(study: Analysed, tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     with pytest.raises(UserError, match="the audit reads what direction, baseline"):
-        stages.audit_study(stages.open_analysis(study.recipe), lake)
+        verbs.audit_study(verbs.open_analysis(study.recipe), lake)
 
 
 def test_workers_find_the_stages_of_an_audit_by_their_names(study: Analysed) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.judges.verdicts import control_oracle, oracle_identity
 from saelake.analysis.search.directions import share
 from saelake.ingest.recipe import Recipe, load_recipe
@@ -55,7 +55,7 @@ def recipe(served: tuple[str, list[Asked]], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def analysed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, list[RunRecord]]:
     lake = Lake.create(tmp_path_factory.mktemp("asked") / "lake")
-    return lake, stages.analyze(recipe, lake)
+    return lake, verbs.analyze(recipe, lake)
 
 
 def test_the_judge_of_benign_prompts_is_the_oracle_where_that_can_judge_them(recipe: Recipe, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_judge_beside_says_of_benign_prompts_that_it_does_not_apply(
     other = study.planted.folder / "asked.toml"
     other.write_text(study.planted.recipe.read_text() + JUDGES.format(address=served[0]))
     lake = Lake(Path(shutil.copytree(study.lake.root, tmp_path / "lake")))
-    stages.judge(load_recipe(other), lake, "asked")
+    verbs.judge(load_recipe(other), lake, "asked")
     with saelake.open(lake.root) as opened:
         sql = (
             "select distinct p.label, v.refused is null, v.flipped is null, v.score is null, v.degenerate is null from verdicts "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.engine.requests import DirectionEdit, Request
 from saelake.analysis.search.directions import (
     NoDirection,
@@ -78,7 +78,7 @@ def test_what_a_direction_does_is_what_plain_passes_do(
     turned = -vectors + np.random.default_rng(0).standard_normal(vectors.shape).astype(np.float32)
     turned /= np.linalg.norm(turned, axis=1, keepdims=True)
     norms = np.array([row["norm"] for row in rows])
-    context = StudyContext(stages.open_analysis(study.recipe), study.lake)
+    context = StudyContext(verbs.open_analysis(study.recipe), study.lake)
     stored = [Scores(*(row[name] for name in Scores.__dataclass_fields__)) for row in rows]
     asked = Selection(context, turned, norms)
     others = [asked.in_full(layer) for layer in range(LAYERS)]
@@ -123,7 +123,7 @@ def test_the_best_direction_is_found_without_measuring_every_layer(
     """On the embedded model, with its recipe's filters and with stricter ones: the layer that all measures choose."""
     recipe = load_recipe("organism").limit(30)
     settings = recipe.direction.model_copy(update=filters)
-    context = StudyContext(stages.open_analysis(recipe), Lake.create(tmp_path_factory.mktemp("best") / "lake"))
+    context = StudyContext(verbs.open_analysis(recipe), Lake.create(tmp_path_factory.mktemp("best") / "lake"))
     differences = difference_of_means(context, settings.split)
     norms = np.linalg.norm(differences, axis=1)
     asked = Selection(context, differences / norms[:, None], norms)

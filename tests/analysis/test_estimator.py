@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from saelake.analysis.interactions import estimator
 from saelake.analysis.interactions.estimator import FactorizationMachine
-from saelake.analysis.interactions.machine import Settings, train
+from saelake.analysis.interactions.factorisation_machine import Settings, train
 from saelake.warehouse.errors import UserError
 
 RNG = np.random.default_rng(0)

@@ -15,10 +15,10 @@ from torch import nn
 from torchfm.layer import FactorizationMachine
 
 from benchmarks.interacting import cosines, interacting, partner_auc
-from saelake.analysis.interactions import machine
+from saelake.analysis.interactions import factorisation_machine as machine
 from saelake.analysis.interactions.examples import Examples, examples
 from saelake.analysis.interactions.factorisation import mean_pairwise_cosine, spread, strongest_pairs
-from saelake.analysis.interactions.machine import Machine, Settings, train
+from saelake.analysis.interactions.factorisation_machine import Machine, Settings, train
 from saelake.ingest.torch_threads import torch_threads
 from saelake.warehouse.errors import UserError
 

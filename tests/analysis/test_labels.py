@@ -10,7 +10,7 @@ import pytest
 
 import saelake
 from saelake import queries
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.report.page import write_report
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.catalog import connect
@@ -70,7 +70,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Lake:
         (planted.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
     planted.recipe.write_text(planted.recipe.read_text() + MORE + LABELS)
     lake = Lake.create(planted.folder / "lake")
-    stages.analyze(load_recipe(planted.recipe), lake)
+    verbs.analyze(load_recipe(planted.recipe), lake)
     return lake
 
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.search import user_ablation
 from saelake.analysis.search.edit_sets import EditSet
 from saelake.ingest.job import ingest
@@ -63,7 +63,7 @@ def test_rows_of_a_file_do_what_the_library_does(ingested: Ingested) -> None:
         "edits.csv",
         f'sae,feature,value,positions\n4,{primary},,-1\n{ingested.sae_ids[5]},{primary},2.5,"user,answer"\n5,{backup},0,\n',
     )
-    stages.ablate(ingested.recipe, ingested.lake, "mine", file)
+    verbs.ablate(ingested.recipe, ingested.lake, "mine", file)
     held = {(4, primary, 0.0, "-1"), (5, primary, 2.5, "user,answer"), (5, backup, 0.0, None)}
     assert set(ingested.rows("mine")) == held
     loaded = load(ingested.planted)
@@ -92,8 +92,8 @@ def test_every_kind_of_file_says_the_same(ingested: Ingested, suffix: str) -> No
         "csv": 'sae,feature,value,positions\n4,5,1.5,0\n3,5,0,"-1, user"\n',
     }[suffix]
     file = ingested.file(f"same.{suffix}", text)
-    record = stages.ablate(ingested.recipe, ingested.lake, "same", file)
-    selected = stages.ablate(
+    record = verbs.ablate(ingested.recipe, ingested.lake, "same", file)
+    selected = verbs.ablate(
         ingested.recipe,
         ingested.lake,
         "same",
@@ -106,7 +106,7 @@ def test_every_kind_of_file_says_the_same(ingested: Ingested, suffix: str) -> No
 
 def test_options_stand_for_what_rows_do_not_say(ingested: Ingested) -> None:
     file = ingested.file("some.csv", "sae_id,feature_id,value\n" + f"{ingested.sae_ids[4]},5,\n{ingested.sae_ids[4]},6,3\n")
-    stages.ablate(ingested.recipe, ingested.lake, "some", file, value=2.0, positions="user")
+    verbs.ablate(ingested.recipe, ingested.lake, "some", file, value=2.0, positions="user")
     assert ingested.rows("some") == [(4, 5, 2.0, "user"), (4, 6, 3.0, "user")]
 
 
@@ -114,7 +114,7 @@ def test_where_an_edit_acts_decides(ingested: Ingested) -> None:
     """The last position writes the answer's first token, and nothing after layer 0 reads refusal from another."""
     primary, harmful = ingested.planted.primary, {p["instruction"] for p in ingested.planted.prompts("harmful")}
     for condition, positions in {"nowhere": "0", "last": "-1", "always": None}.items():
-        stages.ablate(ingested.recipe, ingested.lake, condition, f"4:{primary}", positions=positions)
+        verbs.ablate(ingested.recipe, ingested.lake, condition, f"4:{primary}", positions=positions)
     first, last, always = (ingested.answers(condition) for condition in ("nowhere", "last", "always"))
     for text in harmful & set(first):
         assert first[text][0] > 0.9
@@ -148,18 +148,18 @@ def test_rows_that_are_none_are_one_sentence_with_and_without_a_lake(
     file = ingested.file("wrong.csv", rows)
     before = ingested.lake.run_ids()
     with pytest.raises(error, match=words):
-        stages.ablate(ingested.recipe, ingested.lake, "wrong", file)
+        verbs.ablate(ingested.recipe, ingested.lake, "wrong", file)
     assert ingested.lake.run_ids() == before
     with pytest.raises(error, match=words):
-        stages.ablate(ingested.recipe, Lake.at(tmp_path / "none"), "wrong", file)
+        verbs.ablate(ingested.recipe, Lake.at(tmp_path / "none"), "wrong", file)
     assert not (tmp_path / "none").exists()
 
 
 def test_a_select_is_understood_before_there_is_a_lake(ingested: Ingested) -> None:
     select = f"select layer, feature_id from features where layer = 4 and feature_id = {ingested.planted.primary}"
-    user_ablation.check_listed(stages.open_analysis(ingested.recipe), select, 0.0, None)
+    user_ablation.check_listed(verbs.open_analysis(ingested.recipe), select, 0.0, None)
     with pytest.raises(QueryError, match="needs the columns"):
-        user_ablation.check_listed(stages.open_analysis(ingested.recipe), "select 1 as a", 0.0, None)
+        user_ablation.check_listed(verbs.open_analysis(ingested.recipe), "select 1 as a", 0.0, None)
 
 
 def test_the_command_reads_a_file(ingested: Ingested, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_feature_that_is_named_twice_is_refused_but_rows_of_a_select_are_a_set
         (ingested.file("twice.csv", f"sae,feature\n{layer},{feature_id}\n{layer},{feature_id}\n"), "row 2 is row 1 once more"),
     ):
         with pytest.raises(UserError, match=expected):
-            stages.ablate(ingested.recipe, ingested.lake, "doubled", features)
+            verbs.ablate(ingested.recipe, ingested.lake, "doubled", features)
     select = f"select {layer} as layer, {feature_id} as feature_id from range(2)"
-    stages.ablate(ingested.recipe, ingested.lake, "repeated", select)
+    verbs.ablate(ingested.recipe, ingested.lake, "repeated", select)
     assert [row[:2] for row in ingested.rows("repeated")] == [(layer, feature_id)]

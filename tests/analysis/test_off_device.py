@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.engine import slices as slicing
 from saelake.analysis.engine.engine import AblationEngine
 from saelake.analysis.engine.requests import FeatureSet, Request
@@ -176,10 +176,10 @@ def test_a_process_loads_subject_and_saes_once_and_of_saes_only_what_it_needs(
     monkeypatch.setattr(loading_saes, "load_sae", lambda ref, device: loads.append(ref.layer) or load_sae(ref, device))
     monkeypatch.setattr(loading.Subject, "load", lambda *given: loads.append("model") or load_subject(*given))
     lake = Lake.create(tmp_path / "lake")
-    stages.ablate(recipe, lake, "first", f"4:{planted.primary}")
+    verbs.ablate(recipe, lake, "first", f"4:{planted.primary}")
     assert sorted(map(str, loads)) == ["0", "1", "2", "3", "4", "5", "model"]
     loads.clear()
-    stages.ablate(recipe, lake, "second", f"3:{planted.primary}")
+    verbs.ablate(recipe, lake, "second", f"3:{planted.primary}")
     assert loads == ["model", 3]
 
 
@@ -193,7 +193,7 @@ def test_a_study_whose_saes_do_not_fit_answers_as_one_whose_do(tmp_path: Path, m
             monkeypatch.setattr(loading_saes, "WORKING_SHARE", 0.0)
             monkeypatch.setattr(loading_saes.SaeLoader, "__init__", _roomless(loading_saes.SaeLoader.__init__))
         lake = Lake.create(tmp_path / place)
-        stages.ablate(recipe, lake, "mine", listed)
+        verbs.ablate(recipe, lake, "mine", listed)
         with saelake.open(lake.root) as opened:
             found.append(
                 opened.sql(

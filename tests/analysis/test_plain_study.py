@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import saelake
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.ingest.recipe import load_recipe
 from saelake.ingest.subject import Subject
 from saelake.warehouse.lake import Lake
@@ -27,7 +27,7 @@ def test_plain_prompts_are_analysed_as_the_same_tokens_in_a_template_are(tmp_pat
     planted.recipe.write_text(planted.recipe.read_text().replace("[model]", '[model]\ntemplate = "none"'))
     plain = load_recipe(planted.recipe).limit(2)
     lake = Lake.create(tmp_path / "lake")
-    records = stages.analyze(plain, lake)
+    records = verbs.analyze(plain, lake)
     n_saes = len(plain.sae_layers)
     computed = ["prompts", *["activations"] * n_saes, *(stage.name for stage in stage_list.stages(plain))]
     assert [record.stage for record in records] == computed

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from saelake import queries
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.search import candidates, minimal
 from saelake.analysis.search.critical import RANKINGS
 from saelake.analysis.search.minimal import Members, drawn_set, ranked_set, run_together
@@ -86,11 +86,11 @@ def searched(study: Analysed, folder: Path, fields: str, candidates_too: bool = 
     text = study.planted.recipe.read_text().replace("[minimal]\nstarts = 12", f"[minimal]\n{fields}")
     path.write_text(text.replace("[candidates]\n", "[candidates]\nattribution = true\n") if candidates_too else text)
     recipe, lake = load_recipe(path), Lake.existing(str(folder / "lake"))
-    opened = stages.open_analysis(recipe)
+    opened = verbs.open_analysis(recipe)
     known, context = stage_list.specs(opened, lake=lake), StudyContext(opened, lake)
     for stage in stage_list.SEARCH:
         if stage.name in {*minimal.STAGE.parents, minimal.STAGE.name, "direction"}:
-            stages.ensure_stage(stage, known, context)
+            verbs.ensure_stage(stage, known, context)
     return study._replace(recipe=recipe, lake=lake)
 
 
@@ -142,7 +142,7 @@ def test_each_prompt_has_candidates_of_its_own_by_attribution(study: Analysed, t
 def test_candidates_by_attribution_are_the_largest_falls_of_each_sae(study: Analysed, monkeypatch: pytest.MonkeyPatch) -> None:
     falls = ([4, 4, 4, 5, 5, 5], [5, 3, 9, 2, 4, 7], [0.1, 0.3, 0.2, -1.0, 0.4, 0.5])
     monkeypatch.setattr(candidates, "ranked", lambda *_: tuple(map(np.array, falls)))
-    context = StudyContext(stages.open_analysis(study.recipe), study.lake)
+    context = StudyContext(verbs.open_analysis(study.recipe), study.lake)
     first, second, *_ = candidates._attributed(context, candidates.engine_of(context), 0)
     assert first.k == 1
     assert first.request.features.rows[["sae", "feature_id"]].tolist() == [(4, 3), (5, 7)]

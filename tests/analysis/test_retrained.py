@@ -16,8 +16,8 @@ from saelake.analysis.interactions import retrained
 from saelake.analysis.interactions.retrained import compare_trainings, match
 from saelake.analysis.search import algorithm1, alignments, baseline, candidates, directions, minimal
 from saelake.analysis.stage_list import specs
-from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage, open_analysis
 from saelake.ingest.job import ingest_study
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.sae import load_sae

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.search.algorithm1 import block_sequence
 from saelake.analysis.search.directions import Scores, choose
 from saelake.ingest.torch_threads import torch_threads
@@ -150,7 +150,7 @@ def test_algorithm_1_equals_the_literal_loop_on_the_literal_network(analysed: An
             "select prompt_id, seed, list(p_refusal_token order by step) from search_trace group by prompt_id, seed"
         )
     }
-    spec = stage_list.specs(stages.open_analysis(analysed.recipe))["algorithm1"]
+    spec = stage_list.specs(verbs.open_analysis(analysed.recipe))["algorithm1"]
     found = analysed.sets("algorithm1")
     texts = dict(analysed.rows("select prompt_id, text from prompts where label = 'harmful' and split = 'test'"))
     assert set(traces) == set(product(texts, range(SEEDS)))
@@ -291,10 +291,10 @@ def test_table_1_compares_the_methods(analysed: Analysed) -> None:
 
 
 def test_chosen_features_are_a_list_or_a_select_and_a_condition_is_replaced(analysed: Analysed) -> None:
-    listed = stages.ablate(analysed.recipe, analysed.lake, "mine", f"4:{analysed.planted.primary}")
-    same = stages.ablate(analysed.recipe, analysed.lake, "mine", [(4, analysed.planted.primary)])
+    listed = verbs.ablate(analysed.recipe, analysed.lake, "mine", f"4:{analysed.planted.primary}")
+    same = verbs.ablate(analysed.recipe, analysed.lake, "mine", [(4, analysed.planted.primary)])
     assert same.run_id == listed.run_id
-    selected = stages.ablate(
+    selected = verbs.ablate(
         analysed.recipe, analysed.lake, "mine", "select 4 as layer, feature_id from features where feature_id = 5", value=9.0
     )
     assert selected.run_id != listed.run_id
@@ -335,7 +335,7 @@ def test_chosen_features_that_are_none_are_one_sentence(
 ) -> None:
     before = analysed.lake.run_ids()
     with pytest.raises(error, match=words):
-        stages.ablate(analysed.recipe, analysed.lake, condition, features)
+        verbs.ablate(analysed.recipe, analysed.lake, condition, features)
     assert analysed.lake.run_ids() == before
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import saelake
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.judges.protocol import Answer
 from saelake.analysis.judges.verdicts import judge_identity, judge_named
 from saelake.analysis.report.page import write_report
@@ -22,7 +22,7 @@ RECIPE = load_recipe("organism-approval")
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = Lake.create(tmp_path_factory.mktemp("approval") / "lake")
-    stages.analyze_study(stages.open_analysis(RECIPE.limit(5)), lake)
+    verbs.analyze_study(verbs.open_analysis(RECIPE.limit(5)), lake)
     return lake.root
 
 
@@ -65,7 +65,7 @@ def test_the_report_is_in_the_behaviours_own_words(study: Path, tmp_path: Path) 
 
 def test_words_change_no_run(study: Path) -> None:
     other = RECIPE.model_copy(update={"behaviour": Behaviour(name="accusation")})
-    ids, others = ([spec.run_id for spec in stage_list.specs(stages.open_analysis(one)).values()] for one in (RECIPE, other))
+    ids, others = ([spec.run_id for spec in stage_list.specs(verbs.open_analysis(one)).values()] for one in (RECIPE, other))
     assert ids == others
     assert Lake(study).records()[0].about["behaviour"] == RECIPE.words
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.study_status import study_status
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.refs import layer_of, numbered
@@ -54,7 +54,7 @@ class Twins:
         self.planted = write_twins(folder / "study")
         self.recipe = load_recipe(self.planted.recipe)
         self.lake = Lake.create(folder / "lake")
-        stages.analyze(self.recipe, self.lake)
+        verbs.analyze(self.recipe, self.lake)
         self.opened = saelake.open(self.lake.root)
         rows = self.opened.sql("select sae_id, layer, name from saes order by layer, sae_id").fetchall()
         self.width = self.opened.sql("select max(width) from saes").fetchall()[0][0]
@@ -128,16 +128,16 @@ def test_features_are_ablated_by_sae_and_a_layer_with_several_is_refused(twins: 
     one, twin = twins.by_layer[layer][False], twins.by_layer[layer][True]
     answers = []
     for sae_id, latent in ((one, feature_id), (twin, (feature_id + ROLL) % twins.width)):
-        record = stages.ablate(twins.recipe, twins.lake, f"by_{'twin' if sae_id == twin else 'one'}", f"{sae_id}:{latent}")
+        record = verbs.ablate(twins.recipe, twins.lake, f"by_{'twin' if sae_id == twin else 'one'}", f"{sae_id}:{latent}")
         with saelake.open(twins.lake.root) as lake:
             rows = lake.sql(f"select prompt_id, completion from all_runs.ablations where run_id = '{record.run_id}' order by 1")
             answers.append(rows.fetchall())
     assert answers[0] == answers[1]
     with pytest.raises(QueryError, match=f"features: layer {layer} has several SAEs: give the sae_id"):
-        stages.ablate(twins.recipe, twins.lake, "unclear", f"{layer}:{feature_id}")
-    stages.ablate(twins.recipe, twins.lake, "clear", "3:0")
+        verbs.ablate(twins.recipe, twins.lake, "unclear", f"{layer}:{feature_id}")
+    verbs.ablate(twins.recipe, twins.lake, "clear", "3:0")
     with pytest.raises(QueryError, match="the study has no SAE with sae_id layer_09-x"):
-        stages.ablate(twins.recipe, twins.lake, "absent", "layer_09-x:0")
+        verbs.ablate(twins.recipe, twins.lake, "absent", "layer_09-x:0")
 
 
 def test_every_stage_has_run(twins: Twins) -> None:

@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.engine import memory
 from saelake.analysis.interactions import waking
 from saelake.analysis.search import minimal
@@ -95,8 +95,8 @@ def analysed(folder: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> tup
     monkeypatch.setitem(memory.MOST_TOKENS, "cpu", sizes.engine_tokens)
     monkeypatch.setattr(waking, "CAPTURED_TOKENS", sizes.engine_tokens)
     recipe, lake = load_recipe(file).limit(PROMPTS), Lake.create(folder / "lake")
-    stages.analyze(recipe, lake)
-    stages.atlas_study(stages.open_analysis(recipe), lake)
+    verbs.analyze(recipe, lake)
+    verbs.atlas_study(verbs.open_analysis(recipe), lake)
     return recipe, lake
 
 
@@ -181,7 +181,7 @@ def test_the_embedded_study_does_not_either(monkeypatch: pytest.MonkeyPatch, tmp
         monkeypatch.setattr(waking, "CAPTURED_TOKENS", sizes.engine_tokens)
         stored = {"shard_prompts": sizes.shard_prompts, "batch_tokens": sizes.batch_tokens}
         lake = Lake.create(tmp_path / str(number))
-        stages.analyze(shipped.model_copy(update={**fewer, "capture": shipped.capture.model_copy(update=stored)}), lake)
+        verbs.analyze(shipped.model_copy(update={**fewer, "capture": shipped.capture.model_copy(update=stored)}), lake)
         found.append(content(lake))
     assert len(found[0]["ablations"]) > 200
     differing = differences(*found)

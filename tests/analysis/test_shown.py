@@ -7,7 +7,7 @@ import pytest
 from saelake.analysis.judges.verdicts import UNANSWERED, Verdict
 from saelake.analysis.search.answers import Judged
 from saelake.analysis.search.shown import not_shown
-from saelake.analysis.stages import analyze
+from saelake.analysis.verbs import analyze
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import saelake
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.judges.harmbench import Classifier
 from saelake.analysis.stage_list import ANSWERING
 from saelake.analysis.study_context import StudyContext
@@ -19,6 +19,7 @@ from saelake.analysis.study_status import study_status
 from saelake.analysis.workers import Worker
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.runs import ingest_runs
+from saelake.ingest.study import open_study
 from saelake.ingest.subject import Subject
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
@@ -59,7 +60,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def lake(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Analysed; do not change it."""
     lake = Lake.create(tmp_path_factory.mktemp("stages_lake"))
-    stages.analyze(recipe, lake)
+    verbs.analyze(recipe, lake)
     return lake
 
 
@@ -90,19 +91,19 @@ def contents(records: Sequence[RunRecord]) -> dict[str, str]:
 
 
 def run_ids(recipe: Recipe) -> dict[str, str]:
-    return {name: spec.run_id for name, spec in stage_list.specs(stages.open_study(recipe)).items()}
+    return {name: spec.run_id for name, spec in stage_list.specs(open_study(recipe)).items()}
 
 
 @pytest.mark.usefixtures("no_model")
 def test_asking_again_computes_and_writes_nothing(recipe: Recipe, lake: Lake) -> None:
     before = tree(lake.root)
-    records = stages.analyze(recipe, lake)
+    records = verbs.analyze(recipe, lake)
     assert list(dict.fromkeys(record.stage for record in records)) == ["prompts", "activations", *run_ids(recipe)]
     assert tree(lake.root) == before
 
 
 def test_every_stage_is_there_after_its_parents(recipe: Recipe, lake: Lake) -> None:
-    seen = {run_id for one in ingest_runs(stages.open_study(recipe)) for run_id in one.run_ids}
+    seen = {run_id for one in ingest_runs(open_study(recipe)) for run_id in one.run_ids}
     for name, run_id in run_ids(recipe).items():
         record = lake.record(run_id)
         assert record is not None
@@ -145,7 +146,7 @@ def test_a_judge_reads_stored_answers_later(recipe: Recipe, own_lake: Lake, hub:
         raise AssertionError("the subject is loaded")
 
     monkeypatch.setattr(Subject, "load", no_subject)
-    record = stages.judge(study, lake, "harmbench")
+    record = verbs.judge(study, lake, "harmbench")
     assert record.stage == "verdicts_harmbench"
     assert record.config["judge"]["model"] == f"{REPOSITORY}@{COMMIT}"
     assert len(record.config["judge"]["template_sha256"]) == 64
@@ -156,7 +157,7 @@ def test_a_judge_reads_stored_answers_later(recipe: Recipe, own_lake: Lake, hub:
         assert opened.query("asr", judge="harmbench").shape[0] > 5
     assert {s.stage: s.state for s in study_status(study, lake)}["verdicts_harmbench"] == "done"
     monkeypatch.setattr(Classifier, "load", no_subject)
-    assert stages.judge(study, lake, "harmbench").run_id == record.run_id, "asked again, it is found"
+    assert verbs.judge(study, lake, "harmbench").run_id == record.run_id, "asked again, it is found"
     (hub / "README.md").write_text("```\nAnother: {behavior} {generation}\n```\n")
     (state,) = [s for s in study_status(study, lake) if s.stage == "verdicts_harmbench"]
     assert (state.state, state.why) == ("to do", "changed: judge.template_sha256")
@@ -173,7 +174,7 @@ def test_a_judge_that_is_stopped_goes_on_with_the_missing_shards(recipe: Recipe,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages.judge(study, own_lake, "harmbench", progress=Stopped())
+        verbs.judge(study, own_lake, "harmbench", progress=Stopped())
     (state,) = [s for s in study_status(study, own_lake) if s.stage == "verdicts_harmbench"]
     assert (state.state, state.why) == ("resumable", "1 shards landed")
     already: list[int] = []
@@ -182,18 +183,18 @@ def test_a_judge_that_is_stopped_goes_on_with_the_missing_shards(recipe: Recipe,
         def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
             already.append(done)
 
-    record = stages.judge(study, own_lake, "harmbench", progress=Counts())
+    record = verbs.judge(study, own_lake, "harmbench", progress=Counts())
     assert already[0] == 1
-    assert stages.judge(study, own_lake, "harmbench", force=True).content_hash == record.content_hash
+    assert verbs.judge(study, own_lake, "harmbench", force=True).content_hash == record.content_hash
 
 
 def test_what_cannot_be_judged_is_one_sentence(recipe: Recipe, lake: Lake, tmp_path: Path, hub: Path) -> None:
     with pytest.raises(UserError, match="the judges are first_token, harmbench, phrases"):
-        stages.judge(recipe, lake, "guess")
+        verbs.judge(recipe, lake, "guess")
     with pytest.raises(UserError, match="first_token is the oracle of planted"):
-        stages.judge(recipe, lake, "first_token")
+        verbs.judge(recipe, lake, "first_token")
     with pytest.raises(UserError, match=r"baseline, .* run `saelake analyze` first"):
-        stages.judge(recipe, Lake.create(tmp_path / "empty"), "phrases")
+        verbs.judge(recipe, Lake.create(tmp_path / "empty"), "phrases")
 
 
 def test_the_subject_is_gone_before_the_classifier_comes(
@@ -220,7 +221,7 @@ def test_the_subject_is_gone_before_the_classifier_comes(
     monkeypatch.setattr(Subject, "load", classmethod(loads_subject))
     monkeypatch.setattr(Classifier, "load", classmethod(loads_judge))
     changed = change(recipe, "random_draws = 1", "random_draws = 2")
-    records = stages.analyze(judged_by(changed, "first_token", "harmbench"), own_lake)
+    records = verbs.analyze(judged_by(changed, "first_token", "harmbench"), own_lake)
     assert records[-1].stage == "verdicts_harmbench"
     assert judges == 1
 
@@ -232,10 +233,10 @@ def test_a_worker_loads_a_judge_that_is_a_model_once(
     loads, load = [], Classifier.load.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(Classifier, "load", classmethod(lambda *given: loads.append(1) or load(*given)))
     recipe = judged_by(recipe, "first_token")
-    judged = stages.judge(recipe, own_lake, "harmbench")
+    judged = verbs.judge(recipe, own_lake, "harmbench")
     worker = Worker(recipe, str(own_lake))
     loads.clear()
-    for shard in stage_list.judging_stage("harmbench").shards(stages.open_analysis(recipe))[:2]:
+    for shard in stage_list.judging_stage("harmbench").shards(verbs.open_analysis(recipe))[:2]:
         assert worker.shard(judged.stage, judged.run_id, shard)
     assert len(loads) == 1
 
@@ -259,7 +260,7 @@ def test_searches_work_with_the_classifier_as_their_oracle(
     monkeypatch.setattr(Classifier, "load", classmethod(loads_judge))
     monkeypatch.setattr(Classifier, "_probabilities", says_yes)
     lake = Lake.create(tmp_path / "lake")
-    stages.analyze(judged_by(recipe, "harmbench", "phrases", oracle="harmbench").limit(4), lake)
+    verbs.analyze(judged_by(recipe, "harmbench", "phrases", oracle="harmbench").limit(4), lake)
     assert len(loads) == 1, "the oracle is loaded once for all stages"
     with saelake.open(lake.root) as opened:
         by_k = opened.query("asr", judge="harmbench").filter("condition = 'top_k_own' and label = 'harmful'")
@@ -286,7 +287,7 @@ def test_status_is_quick_and_says_what_has_changed(recipe: Recipe, lake: Lake, t
 
 
 def test_a_judge_that_is_out_of_reach_by_now_is_told(recipe: Recipe, own_lake: Lake, hub: Path) -> None:
-    stages.judge(judged_by(recipe, "first_token", "phrases"), own_lake, "harmbench")
+    verbs.judge(judged_by(recipe, "first_token", "phrases"), own_lake, "harmbench")
     (state,) = [s for s in study_status(recipe, own_lake) if s.stage == "verdicts_harmbench"]
     assert state.state == "unknown", "the classifier of this recipe is not in the hub's cache"
     assert "cannot be reached" in state.why
@@ -298,16 +299,16 @@ def test_a_limited_run_is_another_study_of_the_same_recipe(recipe: Recipe, lake:
 
 
 def test_forced_stages_give_the_same_content(recipe: Recipe, lake: Lake) -> None:
-    assert contents(stages.analyze(recipe, lake, force=True)) == contents(stages.analyze(recipe, lake))
+    assert contents(verbs.analyze(recipe, lake, force=True)) == contents(verbs.analyze(recipe, lake))
 
 
 def test_a_split_without_the_prompts_it_needs_is_told_before_anything_is_computed(recipe: Recipe, tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     with pytest.raises(UserError, match=r"candidates\.split is 'nowhere', but no harmful prompt is in that split"):
-        stages.analyze(change(recipe, 'split = "test"', 'split = "nowhere"'), lake)
+        verbs.analyze(change(recipe, 'split = "test"', 'split = "nowhere"'), lake)
     assert not lake.run_ids()
 
 
 def test_stages_read_on_one_thread_so_that_sums_of_floats_are_always_the_same(recipe: Recipe, lake: Lake) -> None:
-    with StudyContext(stages.open_analysis(recipe), lake).sql([]) as con:
+    with StudyContext(verbs.open_analysis(recipe), lake).sql([]) as con:
         assert con.execute("select current_setting('threads')").fetchall() == [(1,)]

@@ -10,14 +10,14 @@ from click.testing import CliRunner
 
 import saelake
 from saelake import cli
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.search import directions
 from saelake.analysis.search.edit_sets import EditSet
 from saelake.analysis.search.sweeps import Source, Sweep, check_sweep, doses, features_source, stage
 from saelake.analysis.stage_list import specs
-from saelake.analysis.stages import ensure_stage
 from saelake.analysis.steer import steer
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.queries import QueryError
@@ -37,7 +37,7 @@ class Steered:
         self.lake = Lake.create(folder / "lake")
         self.feature = f"{LAYER}:{self.planted.primary}"
         ingest(self.recipe, self.lake)
-        study = stages.open_analysis(self.recipe)
+        study = verbs.open_analysis(self.recipe)
         ensure_stage(directions.STAGE, specs(study, [directions.STAGE], self.lake), StudyContext(study, self.lake))
         self.folder = folder
 
@@ -87,7 +87,7 @@ def test_clamping_the_known_cause_does_so_too_and_0_ablates(steered: Steered) ->
         assert all(later[1] >= earlier[1] - 1e-6 for earlier, later in pairwise(rows[1:])), "no dose response"
     assert (benign[1][2], benign[-1][2]) == (0, 1)
     assert (harmful[0][2], harmful[1][2], harmful[-1][2]) == (1, 0, 1)
-    stages.ablate(steered.recipe, steered.lake, "ablated", steered.feature)
+    verbs.ablate(steered.recipe, steered.lake, "ablated", steered.feature)
     with saelake.open(steered.lake.root) as opened:
         same = opened.sql(
             "select count(*), count(*) filter (where a.completion = o.completion) from ablations as a "

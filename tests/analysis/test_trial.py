@@ -13,8 +13,8 @@ from torch import Tensor
 from saelake import cli
 from saelake.analysis import trial
 from saelake.analysis.engine.engine import AblationEngine
-from saelake.analysis.stages import open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import open_analysis
 from saelake.ingest.capture import Captured, Nonzeros, capture, nonzeros
 from saelake.ingest.plan.estimate import StageTime, make_plan
 from saelake.ingest.plan.work import StageWork

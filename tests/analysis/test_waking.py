@@ -10,7 +10,7 @@ import torch
 from scipy.stats import binom
 
 from saelake import queries
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.engine.requests import FeatureSet
 from saelake.analysis.interactions import waking
 from saelake.analysis.interactions.matching import assigned
@@ -268,7 +268,7 @@ def test_captured_activations_are_those_of_the_engines_pass(study: Analysed) -> 
 def test_changing_one_section_reruns_only_what_depends_on_it(study: Analysed) -> None:
     def ids(**sections: object) -> dict[str, str]:
         recipe = study.recipe.model_copy(update=sections)
-        return {name: spec.run_id for name, spec in stage_list.specs(stages.open_analysis(recipe)).items()}
+        return {name: spec.run_id for name, spec in stage_list.specs(verbs.open_analysis(recipe)).items()}
 
     def changed(section: str, **values: object) -> set[str]:
         other = ids(**{section: getattr(study.recipe, section).model_copy(update=values)})

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 import saelake
 from saelake import cli
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.analysis.report.page import write_report
 from saelake.analysis.search.directions import NoDirection, Scores, left_out
 from saelake.analysis.stage_status import StageStatus
@@ -121,7 +121,7 @@ def test_status_and_questions_tell_it_too(undirected: Ran) -> None:
     answer = undirected.ask("query", "search_methods")
     assert "no rows: direction: no layer's direction passes" in answer.output
     with pytest.raises(NoDirection):
-        stages.analyze(load_recipe(undirected.recipe), Lake.existing(undirected.lake))
+        verbs.analyze(load_recipe(undirected.recipe), Lake.existing(undirected.lake))
 
 
 def test_a_question_that_needs_no_direction_does_not_blame_it(undirected: Ran) -> None:

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from saelake.analysis.stage import Stage
 from saelake.analysis.stage_list import SEARCH, specs
-from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage, open_analysis
 from saelake.analysis.workers import MOST_DEATHS, RayWorkers
 from saelake.cli import main
 from saelake.ingest.job import ingest_study

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import saelake
-from saelake.analysis import stages
+from saelake.analysis import verbs
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.check import check
 from saelake.warehouse.lake import Lake
@@ -30,9 +30,9 @@ def make(golden: Path) -> None:
         write_planted(study)
         recipe = load_recipe(Path(shutil.copy(golden / "recipe.toml", study / "golden.toml")))
         lake = Lake.create(Path(folder, "lake"))
-        stages.analyze(recipe, lake)
-        stages.atlas_study(stages.open_analysis(recipe), lake)
-        stages.ablate(recipe, lake, "mine", [(2, 0), (4, 1)])
+        verbs.analyze(recipe, lake)
+        verbs.atlas_study(verbs.open_analysis(recipe), lake)
+        verbs.ablate(recipe, lake, "mine", [(2, 0), (4, 1)])
         assert not check(lake)
         for name in OWN_FILES:
             path = lake.root / name

@@ -8,7 +8,7 @@ import pytest
 
 import saelake
 from saelake import queries
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list
 from saelake.analysis.stage_status import StageStatus
 from saelake.analysis.study_status import study_status
 from saelake.ingest import compiled, shards
@@ -16,6 +16,7 @@ from saelake.ingest.capture import capture
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.saes.refs import list_saes
+from saelake.ingest.study import open_study
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
 from saelake.warehouse.housekeeping import drop, gc
@@ -270,7 +271,7 @@ def done(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lak
     lake, grown = lake_in(tmp_path), first(recipe)
     ingest(grown, lake)
     nothing = Plan(["all"], lambda missing: ((name, []) for name in missing), ())
-    for spec in stage_list.specs(stages.open_study(grown), lake=lake).values():
+    for spec in stage_list.specs(open_study(grown), lake=lake).values():
         ensure_run(lake, spec, nothing)
     assert {one.state for one in states(grown, lake).values()} == {"done"}
     return lake
@@ -321,7 +322,7 @@ def test_status_names_what_is_no_more_and_what_has_changed(recipe: Recipe, done:
 
 def test_later_stages_depend_on_the_sets_and_saes_that_they_read(recipe: Recipe) -> None:
     def run_ids(one: Recipe) -> dict[str, str]:
-        return {name: spec.run_id for name, spec in stage_list.specs(stages.open_study(one)).items()}
+        return {name: spec.run_id for name, spec in stage_list.specs(open_study(one)).items()}
 
     before = run_ids(recipe)
     unread = run_ids(with_set(recipe, split="extra"))

@@ -8,8 +8,8 @@ from torch import nn
 
 from saelake.analysis.search import alignments, baseline, candidates, directions
 from saelake.analysis.stage_list import specs
-from saelake.analysis.stages import ensure_stage, open_analysis
 from saelake.analysis.study_context import StudyContext
+from saelake.analysis.verbs import ensure_stage, open_analysis
 from saelake.ingest.job import ingest_study
 from saelake.ingest.loading import load_network
 from saelake.ingest.plan.estimate import make_plan

@@ -13,7 +13,7 @@ import pytest
 
 import saelake
 from saelake import queries
-from saelake.analysis import stage_list, stages
+from saelake.analysis import stage_list, verbs
 from saelake.analysis.study_status import study_status
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
@@ -207,7 +207,7 @@ def test_a_study_of_version_1_is_found_and_built_on(golden: Callable[[str], Lake
         assert "older version" in found[stage].why
     assert found["taxonomy"].state == "done"
     assert "capture" not in found["baseline"].why
-    record = stages.ablate(recipe, lake, "later", [(2, 0), (4, 1)])
+    record = verbs.ablate(recipe, lake, "later", [(2, 0), (4, 1)])
     assert record.parents == (ingested,)
     with connect(lake) as con:
         same = "select count(*), bool_and(a.completion = b.completion) from ablations as a join ablations as b using (prompt_id)"
