@@ -74,13 +74,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the embedded study follow the slow ones: the first file makes it, and by then it is there."""
+    """The slow files, then one that makes the lake of the embedded study, and those that wait for a lake at the end."""
     assert all((ROOT / name).is_file() for name in SLOW)
-    with_lake = {item.path for item in items if "organism_lake" in getattr(item, "fixturenames", ())}
+    quick = [item for item in items if item.path.relative_to(ROOT).as_posix() not in SLOW]
+    waiting = {item.path for item in quick if {"organism_lake", "planted_lake"} & set(getattr(item, "fixturenames", ()))}
+    maker = next((item.path for item in quick if "organism_lake" in getattr(item, "fixturenames", ())), None)
 
     def turn(item: pytest.Item) -> int:
         name = item.path.relative_to(ROOT).as_posix()
-        return SLOW.index(name) if name in SLOW else len(SLOW) + (item.path not in with_lake)
+        if name in SLOW:
+            return SLOW.index(name)
+        return len(SLOW) + (0 if item.path == maker else 2 if item.path in waiting else 1)
 
     items.sort(key=turn)
     for item in items:
