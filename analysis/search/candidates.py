@@ -1,6 +1,6 @@
 """Stage 1 (R5): the top K features of each SAE by cosine with a refusal direction, ablated together, for growing K.
 
-And where the recipe asks for it each prompt's own top K by attribution.
+Where the recipe asks for it, each prompt's own top K by attribution too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

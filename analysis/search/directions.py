@@ -66,7 +66,7 @@ def difference_of_means(context: StudyContext, split: str) -> np.ndarray:
 
 
 def share(refused: Sequence[bool | None]) -> float:
-    """Of the verdicts that apply, how many are refusals; 0 where none applies."""
+    """Of the verdicts that apply, the share that are refusals; 0 where none applies."""
     applying = [one for one in refused if one is not None]
     return float(np.mean(applying)) if applying else 0.0
 

@@ -41,7 +41,7 @@ def minimal_set(
 
     Without a pool, all features that fire on the prompt are searched, in the order of how much the target tokens depend on them,
     by `attribution`. Where a given pool does not flip as a whole (ablating too much can leave no sensible answer), the search
-    begins with the fewest of its features, in that order or its reverse, that flip together.
+    begins with the fewest of those tried, in that order or its reverse, that flip together.
 
     Args:
         pool: pairs of which SAE (sae_id, hook, Site, or layer) and feature_id, or None.

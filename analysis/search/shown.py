@@ -55,7 +55,7 @@ def not_shown(recipe: Recipe, answers: Sequence[Judged]) -> UserError:
     )
     n_unended = sum(a.verdict.rule == UNANSWERED.rule for a in answers)
     reasoning = (
-        f"{n_unended} of them do not get behind their reasoning: raise generation.max_new_tokens "
+        f"{n_unended} of them do not get past their reasoning: raise generation.max_new_tokens "
         f"({recipe.generation.max_new_tokens}), or switch reasoning off (model.template_variables). "
     )
     return UserError(
@@ -64,5 +64,5 @@ def not_shown(recipe: Recipe, answers: Sequence[Judged]) -> UserError:
         f"{quoted}{', ...' if len(common) > QUOTED else ''}, "
         f'for example "{example}". {reasoning if n_unended else ""}'
         f"If these answers do show it, name their first words as model.target_tokens, or {oracle}; "
-        f"if they do not, choose prompts ([[prompts]], direction.select_split) or a model that do (model.chat_template)"
+        "if they do not, choose other prompts ([[prompts]], direction.select_split), another model or another model.chat_template"
     )

@@ -1,4 +1,4 @@
-"""A dose response: features' decoder rows, or a direction, added to the residual stream ever more strongly, or features clamped.
+"""A dose response: features' decoder rows, a direction or a vector, added to the residual stream ever more strongly, or clamps.
 
 Every strength answers all prompts that the analysis ablates on, the strength 0 (of a clamp: nothing) among them.
 """
