@@ -28,10 +28,10 @@ from saelake.warehouse.views import (
     ShownRuns,
     by_columns,
     create_views,
-    files_by_table,
     is_of_several_runs,
     set_lake,
     shown_columns,
+    shown_files,
     view_sentence,
 )
 
@@ -145,7 +145,7 @@ def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files
     for file in files:
         if file.path in damage:
             raise UserError(view_sentence(file.table, f"{file.path} {damage[file.path]}"))
-    found, by_table = {}, files_by_table(records)
+    found, by_table = {}, shown_files(records)
     for table in (TABLES[name] for name in TABLES if name in by_table):
         if is_of_several_runs(table, [file for _, file in by_table[table.name]]):
             continue

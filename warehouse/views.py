@@ -104,7 +104,7 @@ def _statements(shown: ShownRuns, damage: Mapping[str, str], guarded: bool, is_s
     listed = literals(r.run_id for r in shown.records)
     failing = f", {_failing(shown.damage)} as never" if shown.damage else ""
     yield f"create or replace view main.runs as select runs.* from all_runs.runs{failing} where list_contains({listed}, run_id)"
-    published, records = files_by_table(shown.published), files_by_table(shown.records)
+    published, records = files_by_table(shown.published), shown_files(shown.records)
     for table in TABLES.values():
         of_all, of_shown = published.get(table.name, ()), records.get(table.name, ())
         everywhere = None if of_all else withheld_sentence(table.name, shown.published)
@@ -128,6 +128,15 @@ def files_by_table(runs: Sequence[RunRecord]) -> dict[str, list[tuple[int, DataF
     for run in runs:
         for file in run.files:
             found.setdefault(file.table, []).append((run.schema_version, file))
+    return found
+
+
+def shown_files(runs: Sequence[RunRecord]) -> dict[str, list[tuple[int, DataFile]]]:
+    """`files_by_table` as plain names show them: without a copy that lacks some of the rows, which would pass for all of them."""
+    found = files_by_table(runs)
+    for table in (one for one in TABLES.values() if one.copies is not None):
+        if sum(run.n_rows(table.name) for run in runs) < sum(run.n_rows(str(table.copies)) for run in runs):
+            found.pop(table.name, None)
     return found
 
 

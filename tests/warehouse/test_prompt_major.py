@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelake import queries
+from saelake.analysis.rows_dataset import LakeRows
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.activation_sort import by_feature, by_prompt, find_parts
-from saelake.warehouse.catalog import connect
+from saelake.warehouse.catalog import connect, current_files
 from saelake.warehouse.check import check
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import Rows, land
@@ -75,6 +76,26 @@ def test_questions_answer_alike_with_and_without_it(tmp_path: Path, question: st
         rows = queries.run(con, question, prompt_id=prompt_id, **parameters)
         answers.append(rows.select("* exclude (prompt_id)").fetchall())
     assert answers[0] == answers[1] == answers[2] != []
+
+
+def test_a_copy_of_some_layers_does_not_pass_for_all(tmp_path: Path) -> None:
+    """As a study that was copied and then grew by a layer, without a copy, holds it."""
+    recipe = load_recipe("organism").limit(2)
+    copied = {"capture": recipe.capture.model_copy(update={"prompt_major": True})}
+    lake = Lake.create(tmp_path / "lake")
+    ingest(recipe.model_copy(update=copied | {"saes": recipe.saes.model_copy(update={"layers": (4,)})}), lake)
+    ingest(recipe.model_copy(update={"saes": recipe.saes.model_copy(update={"layers": (2, 4)})}), lake)
+    with connect(lake) as con:
+        wanted = con.execute("select layer, count(*) from activations group by all order by all").fetchall()
+        assert [layer for layer, _ in wanted] == [2, 4]
+        assert con.execute("select count(*) from all_runs.activations_by_prompt").fetchall() == [wanted[1][1:]]
+        assert con.execute("from activations_by_prompt").fetchall() == []
+        (prompt_id,) = con.execute("select min(prompt_id) from prompts").fetchall()[0]
+        rows = queries.run(con, "firing_on_tokens", prompt_id=prompt_id).project("layer").distinct().order("layer").fetchall()
+        assert rows == [(2,), (4,)]
+    assert "activations_by_prompt" not in current_files(lake)
+    found = [next(iter(LakeRows(lake, recipe.name, layer=layer, bos=True, batch_rows=2))) for layer in (2, 4)]
+    assert all(one["x"].any() for one in found)
 
 
 def rows_of_a_run(n_saes: int) -> st.SearchStrategy[list[Row]]:
