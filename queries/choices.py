@@ -61,7 +61,7 @@ def _known(con: "duckdb.DuckDBPyConnection", column: str, table: str) -> list[An
         found = con.execute(f"select distinct {column} from {table} order by all").fetchall()
     except duckdb.Error:  # damaged or left out of a shared set: a question that reads the table says so
         return []
-    return [one for (one,) in found if one is not None]
+    return [one for (one,) in found if one not in (None, "")]
 
 
 def _choices(given: str, known: list[Any]) -> str:

@@ -4,6 +4,7 @@ Only literals prune Parquet row groups: a join of 200 features per layer reads n
 layer reads little, and a disjunction over layers takes minutes. So `$features(activations)` becomes one branch per layer.
 """
 
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from saelake.warehouse.literals import literal
 
 LISTED = re.compile(r"\s*([^\s,:]+:\d{1,9}\s*(,\s*|$))+")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){0,2}")
+INTEGER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
+"""DuckDB's types of whole numbers; a literal null is an INTEGER."""
 LARGEST_IN_LIST = 2_000
 """Ids per layer beyond which looking them up in a hash table beats comparing a literal list (measured: 2,000 to 5,000)."""
 
@@ -43,8 +46,10 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
     features: Features = defaultdict(list)
     for layer, sae_id, width, feature_id, *given in found:
         where = " and ".join(f"{key} {str(shown)[:80]}" for key, shown in zip(keys, given, strict=True))
-        if layer is None or feature_id is None:
-            raise QueryError(f"{declared.name}: the study has no SAE with {where}{_layers(con)}")
+        if feature_id is None:
+            raise QueryError(f"{declared.name}: a row has no feature_id")
+        if layer is None:
+            raise QueryError(f"{declared.name}: the study has no SAE with {where}{_there(con, keys[-1])}")
         if keys == ["layer"] and layer in several:
             raise QueryError(
                 f"{declared.name}: layer {layer} has several SAEs: give the sae_id, as {several[layer][0]}:{feature_id} "
@@ -54,6 +59,12 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
             raise QueryError(f"{declared.name}: there is no feature {feature_id} in {where}: its features are 0 to {width - 1}")
         features[layer, sae_id].append(int(feature_id))
     return dict(features)
+
+
+def as_select(value: str) -> str:
+    """A select, or that of the table whose name it is."""
+    value = value.strip().rstrip(";")
+    return "from " + ".".join(f'"{part}"' for part in value.split(".")) if NAME.fullmatch(value) else value
 
 
 def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> tuple[str, list[str]]:
@@ -70,26 +81,40 @@ def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
     given = value = value.strip().rstrip(";")
     if value.isdecimal():
         raise QueryError(f"{declared.name}: {value} is in no layer: write LAYER:{value}")
-    if NAME.fullmatch(value):
-        value = "from " + ".".join(f'"{part}"' for part in value.split("."))
+    value = as_select(value)
     try:
         check_reads(value)
         check_reads_tables(con, value)
-        columns = con.sql(f"from ({value}\n) limit 0").columns
+        rows_of_it = con.sql(f"from ({value}\n) limit 0")
+        kinds = dict(zip(rows_of_it.columns, map(str, rows_of_it.types), strict=True))
     except (QueryError, duckdb.Error) as error:
         raise QueryError(f"{declared.mistyped(given)} ({str(error).splitlines()[0]})") from None
-    keys = [name for name in columns if name in ("layer", "sae_id")]
-    if "feature_id" not in columns or not keys:
-        raise QueryError(f"{declared.name} needs the columns feature_id and layer or sae_id, not {', '.join(columns)}")
+    keys = [name for name in kinds if name in ("layer", "sae_id")]
+    if "feature_id" not in kinds or not keys:
+        raise QueryError(f"{declared.name} needs the columns feature_id and layer or sae_id, not {', '.join(kinds)}")
+    for name in ("layer", "feature_id"):
+        if name in kinds and not INTEGER.fullmatch(kinds[name]):
+            raise QueryError(
+                f"{declared.name}: {name} is {kinds[name]}, and not an integer: write {name}::integer, if all are whole"
+            )
     return f"from ({value}\n)", keys
 
 
 def _pairs(declared: Parameter, value: Any) -> list[tuple[int | str, int]]:
     """(layer or sae_id, feature_id)"""
     try:
-        return [(of if isinstance(of, str) and not of.isdecimal() else int(of), int(feature_id)) for of, feature_id in value]
+        return [
+            (of if isinstance(of, str) and not of.isdecimal() else _whole(of), _whole(feature_id)) for of, feature_id in value
+        ]
     except (TypeError, ValueError):
         raise declared.mistyped(value) from None
+
+
+def _whole(number: Any) -> int:
+    """Raises TypeError or ValueError for what is no whole number, or the text of none."""
+    if isinstance(number, bool):
+        raise TypeError
+    return int(number) if isinstance(number, str) else operator.index(number)
 
 
 def _of_saes(con: duckdb.DuckDBPyConnection, declared: Parameter, pairs: Iterable[tuple[int | str, int]]) -> str:
@@ -101,9 +126,11 @@ def _of_saes(con: duckdb.DuckDBPyConnection, declared: Parameter, pairs: Iterabl
     return f"from (values {rows}) as listed(sae_id, feature_id)"
 
 
-def _layers(con: duckdb.DuckDBPyConnection) -> str:
-    layers = [str(row[0]) for row in con.execute("select distinct layer from saes order by layer").fetchall()]
-    return f": its layers are {', '.join(layers)}" if layers else ": it has none at all"
+def _there(con: duckdb.DuckDBPyConnection, key: str) -> str:
+    """The layers or SAEs that there are."""
+    names = [str(row[0]) for row in con.execute(f"select distinct {key} from saes order by all").fetchall()]
+    what = "layers" if key == "layer" else "SAEs"
+    return f": its {what} are {', '.join(names)}" if names else ": it has none at all"
 
 
 def subquery(con: duckdb.DuckDBPyConnection, table: str, features: Features, *, by_layer: bool = True) -> str:

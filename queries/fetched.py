@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 10_000
+NAMES = r"""\"(?:[^\"]|\"\")*\"|'(?:[^']|'')*'"""
+"""Of fields and of an ENUM's values, which may read like types."""
 AS_TEXT = re.compile(
-    r"\b(TIMESTAMP WITH TIME ZONE|TIMESTAMP(_NS|_MS|_S)?|DATE|TIME WITH TIME ZONE|TIME_NS|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY)\b"
+    rf"{NAMES}|\b(?P<type>TIMESTAMP WITH TIME ZONE|TIMESTAMP(_NS|_MS|_S)?|DATE|TIME WITH TIME ZONE|TIME_NS|INTERVAL|BIT|BIGNUM|"
+    r"VARIANT|GEOMETRY)(?=[,)\[]|$)"
 )
 """Types whose values Python lacks, in part (the year 10000, infinity) or without further packages (time zones)."""
-NOT_IN_PARQUET = re.compile(r"\b(TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY|UNION\(.*\))(?!\w)")
+NOT_IN_PARQUET = re.compile(
+    rf"{NAMES}|\b(?P<type>TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY|UNION\(.*\))(?=[,)\[]|$)"
+)
 """Types that Parquet, or Arrow on the way there, has no equivalent for: they are written as text."""
 PARQUET_ROWS = 122_880
 """Rows of a row group of what is written as Parquet."""
@@ -48,7 +53,13 @@ def _as_read(place: int, kind: str) -> str:
         return f"#{place}::varchar::double"
     if kind in ("HUGEINT", "UHUGEINT"):
         return f"#{place}::varchar"
-    return f"#{place}::{AS_TEXT.sub('VARCHAR', kind)}" if AS_TEXT.search(kind) else f"#{place}"
+    read = _with_text(AS_TEXT, kind)
+    return f"#{place}" if read == kind else f"#{place}::{read}"
+
+
+def _with_text(types: re.Pattern[str], kind: str) -> str:
+    """A type with VARCHAR for the types that a pattern finds in it."""
+    return types.sub(lambda found: "VARCHAR" if found["type"] else found[0], kind)
 
 
 def _values(column: "pa.Array", kind: str) -> list[Any]:
@@ -77,7 +88,7 @@ def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
     import pyarrow.parquet as pq
 
     names, kinds = distinct(relation.columns), [str(kind) for kind in relation.types]
-    casts = ", ".join(f"#{place}::{NOT_IN_PARQUET.sub('VARCHAR', kind)}" for place, kind in enumerate(kinds, 1))
+    casts = ", ".join(f"#{place}::{_with_text(NOT_IN_PARQUET, kind)}" for place, kind in enumerate(kinds, 1))
     rows = relation.project(casts)
     fields = rows.limit(0).to_arrow_table().schema
     schema = pa.schema([field.with_name(name) for name, field in zip(names, fields, strict=True)])

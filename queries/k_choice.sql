@@ -5,8 +5,8 @@
 -- the one that flips the largest share of half 0, the smaller one of equals; flipped_0 is that share, flipped_1 the share of
 -- half 1 at the same K, which nothing was chosen on. Over both halves, at that K: control_answered is the share of control prompts
 -- with a sensible answer, degenerate the share of the target prompts above whose answer is not sensible text, control_degenerate
--- the same share of the control ones; where the judge is the oracle, by the judge that the recipe has for these. Verdicts that do
--- not apply count nowhere.
+-- the same share of the control ones; where the judge is the oracle, by the judge that the recipe has for these. n_0, n_1
+-- and n_control count answers: one a prompt, of a condition with draws one a draw. Verdicts that do not apply count nowhere.
 --
 -- $condition condition = top_k_own: the condition
 -- $judge judge? = null: only this judge; null for one row per judge

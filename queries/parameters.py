@@ -45,7 +45,10 @@ CHOSEN = {
 """Types whose values are names that a lake holds, and the column and table that hold them (see choices.py)."""
 LISTS = {"conditions": "condition", "prompt_sets": "prompt_set", "layers": "layer", "prompts": "prompt"}
 """Types that are lists of such names, as texts or as one text with commas between them."""
-PATTERNS = {"conditions_like": ("condition", "ablations"), "compared_like": ("unnest([a, b])", "comparisons")}
+PATTERNS = {
+    "conditions_like": ("condition", "ablations"),
+    "compared_like": ("name", "(select unnest([a, b]) as name from comparisons)"),
+}
 """Types that are patterns of `like`, and the names of which at least one must fit."""
 NUMBERS = {"feature": "integer", "layer": "integer", "prompt": "integer", "layers": "integers", "prompts": "integers"}
 """Those of these types whose names are integers; a feature is one of an SAE's width."""
@@ -62,7 +65,7 @@ class Parameter:
 
     name: str
     type: str
-    """integer, number, text, boolean, integers, features, judge, of CHOSEN, LISTS or PATTERNS, or words to choose: own|chosen"""
+    """integer, number, text, boolean, integers, feature, features, judge, of CHOSEN, LISTS or PATTERNS, or words: own|chosen"""
     nullable: bool
     default: str | None
     """As declared; None makes the parameter required."""
@@ -179,6 +182,7 @@ def _article(kind: str) -> str:
         "integers": "a list of integers, such as 0,1",
         "features": "a list of features: layer:feature_id,... or the name of a table, or a select, with layer and feature_id",
     }
+    words |= dict.fromkeys(PATTERNS, "a pattern of `like`, such as top_k_%")
     words = {name: f"the name of a {name.replace('_', ' ')}" for name in CHOSEN} | words
     return words.get(kind) or "one of " + ", ".join(kind.split("|"))
 

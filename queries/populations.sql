@@ -21,7 +21,9 @@ flips as (
     join verdicts as v on v.ablation_id = a.ablation_id
     join prompts as p on p.prompt_id = a.prompt_id
     semi join refused as r on r.prompt_id = a.prompt_id
-    where v.judge = $judge and v.flipped and p.label_role = 'target' and a.set_id is not null and a.k is not null
+    where
+        v.judge = $judge and v.flipped and p.label_role = 'target' and a.control is null
+        and a.set_id is not null and a.k is not null
 ),
 
 first_flips as (

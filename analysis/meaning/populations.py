@@ -27,5 +27,5 @@ STAGE = Stage(
     tables=("populations",),
     shards=single_shard,
     compute=_compute,
-    code_version=2,
+    code_version=3,
 )

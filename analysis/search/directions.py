@@ -214,7 +214,8 @@ def best_scores(asked: Selection, settings: Direction) -> list[Scores]:
     """The layers' scores as far as they decide which one is chosen; all of them where none can be.
 
     First tokens of all layers that may be chosen come first: an answer that begins with a target token seldom flips. From the
-    layer that passes most by them on, each is asked for what may leave it out, the cheapest first, until no other can be better.
+    layer that passes most by them on, each is asked for what may leave it out, the cheapest first, until by first tokens no other
+    can be better.
     """
     layers = range(_n_open(asked.n_layers, settings))
     first = dict(zip(layers, asked.first_tokens(layers), strict=True)) if layers else {}

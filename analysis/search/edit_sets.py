@@ -25,7 +25,7 @@ from saelake.ingest.study import Study
 from saelake.ingest.template import ChatTemplate
 from saelake.ingest.tokenized import Tokenized
 from saelake.queries import QueryError
-from saelake.queries.features import LISTED, NAME, resolve
+from saelake.queries.features import LISTED, as_select, resolve
 from saelake.queries.parameters import Parameter
 from saelake.queries.statements import check_reads, check_reads_tables
 from saelake.warehouse.durable import sha256_text
@@ -34,8 +34,9 @@ from saelake.warehouse.literals import as_id, as_integer, is_unicode
 
 ASKED = Parameter("features", "features", False, None, "which features")
 Features = str | Sequence[tuple[int, int]]
-"""How a person lists features: `layer:feature_id,...`, pairs of both, a select, or the name of a file of rows. Selects and files
-have the columns sae (or sae_id, or layer) and feature (or feature_id), and may have value and positions."""
+"""How a person lists features: `layer:feature_id,...` (or `sae_id:feature_id`), pairs of both, a select, or the name of a table
+or of a file of rows. Tables, selects and files have the columns sae (or sae_id, or layer) and feature (or feature_id), and may
+have value and positions."""
 ROLES = ("bos", "template", "system", "user", "assistant", ANSWER)
 GIVEN = "given_edits"
 Row = Mapping[str, Any]
@@ -186,7 +187,7 @@ def _rows(con: duckdb.DuckDBPyConnection, features: Features) -> list[Row]:
         return rows
     select = _with_names(con, features.strip().rstrip(";"))
     resolve(con, ASKED, select)
-    source = con.table(select) if NAME.fullmatch(select) else con.sql(f"from ({select}\n)")
+    source = con.sql(f"from ({as_select(select)}\n)")
     return [_named(dict(zip(source.columns, row, strict=True))) for row in source.fetchall()]
 
 
@@ -199,20 +200,20 @@ def _check_once(features: Features, named: Mapping[tuple[int, str], Sequence[int
         raise UserError(f"features names {twice} twice" if twice else "features names a feature twice, in two ways")
 
 
-def _with_names(con: duckdb.DuckDBPyConnection, select: str) -> str:
-    """The select with the columns sae and feature by their names in tables."""
+def _with_names(con: duckdb.DuckDBPyConnection, given: str) -> str:
+    """A select, or the name of a table, with the columns sae and feature by their names in tables."""
+    select = as_select(given)
     try:
-        source = "from " + select if NAME.fullmatch(select) else select
-        check_reads(source)
-        check_reads_tables(con, source)
-        columns = con.sql(f"from ({source}\n) limit 0")
+        check_reads(select)
+        check_reads_tables(con, select)
+        columns = con.sql(f"from ({select}\n) limit 0")
     except (QueryError, duckdb.Error):
-        return select  # which `resolve` refuses, with what it is about
+        return given  # which `resolve` refuses, with what it is about
     kinds = dict(zip(columns.columns, map(str, columns.types), strict=True))
     renamed = {"feature": "feature_id", "sae": "layer" if "INT" in kinds.get("sae", "") else "sae_id"}
-    given = [f'"{name}" as {to}' for name, to in renamed.items() if name in kinds and to not in kinds]
+    new = [f'"{name}" as {to}' for name, to in renamed.items() if name in kinds and to not in kinds]
     kept = [f'"{name}"' for name in kinds if name not in renamed]
-    return f"select {', '.join([*given, *kept])} from ({source}\n)" if given else select
+    return f"select {', '.join([*new, *kept])} from ({select}\n)" if new else given
 
 
 def _named(row: Row) -> Row:

@@ -22,8 +22,9 @@ class Direction(Section):
     drop_last_layers: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the last layers that cannot be chosen, since they hold what is about to be said (Arditi et al.: 0.2)."""
     selection: Annotated[Literal["all", "best"], LATER] = "all"
-    """all: every layer is measured in full. best: only as far as it takes to find the same one, by the first tokens of answers
-    before whole ones, which costs a small part of it where there are many layers; the others are then outdone."""
+    """all: every layer is measured in full. best: only as far as it takes to find the same one, if no answer that begins with
+    a target token flips, by the first tokens of answers before whole ones; the others are then outdone. That costs a small part
+    of it where there are many layers."""
 
 
 class Candidates(Section):

@@ -1,6 +1,7 @@
 -- What stands in for a feature when it is ablated, and what it stands in for itself (R13): single features, the most prompts first.
 --
--- way backed: the other wakes and flips with this feature, which does not flip alone; backs: this one does so for the other.
+-- way backed: the other wakes and is a backup for this feature; backs: this one is for the other. n_prompts counts the prompts on
+-- which it flips with the source, by itself or as one of a smallest part of what wakes; n_alone those on which by itself.
 --
 -- $layer layer: the feature's layer
 -- $feature_id feature: the feature

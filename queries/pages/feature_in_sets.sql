@@ -1,8 +1,8 @@
 -- The role of one feature in the sets of the search: which methods hold it, on how many prompts, and how often such a set flips.
 --
 -- n_prompts: prompts for which the method has a set that holds the feature; of_prompts: for which it has any. n_flipped: of those with
--- the feature, which are refused without an edit and a set that holds it flips. smallest: features of the smallest such set. Controls
--- and clamps are left out.
+-- the feature, which are refused without an edit and a set that holds it flips. smallest: features of the smallest such set. Controls,
+-- clamps, passes that look for what wakes and what Algorithm 1 left over are left out.
 --
 -- $layer layer: the feature's layer
 -- $feature_id feature: the feature
@@ -26,7 +26,9 @@ searched as (
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id and p.label_role = 'target'
     left join sizes as z on z.set_id = a.set_id
-    where a.control is null and a.set_id is not null and a.method not like 'clamp%' and a.method not in ('waking', 'woken')
+    where
+        a.control is null and a.set_id is not null and a.method not like 'clamp%' and a.method not in ('waking', 'woken')
+        and coalesce(a.part, '') not in ('complement', 'common_complement')
 ),
 
 refused as (

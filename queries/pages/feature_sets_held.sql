@@ -5,7 +5,9 @@ with searched as (
     select a.ablation_id, a.condition, a.prompt_id, a.set_id
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id and p.label_role = 'target'
-    where a.control is null and a.set_id is not null and a.method not like 'clamp%' and a.method not in ('waking', 'woken')
+    where
+        a.control is null and a.set_id is not null and a.method not like 'clamp%' and a.method not in ('waking', 'woken')
+        and coalesce(a.part, '') not in ('complement', 'common_complement')
 ),
 
 totals as (

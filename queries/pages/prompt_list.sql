@@ -1,7 +1,7 @@
 -- The prompts of a study with what became of them, for the explorer: those on which most methods flip first.
 --
--- p_target and refused are of the unmodified model; n_methods counts the methods of Stages 1 to 3 that flip it, controls left out, where
--- the unmodified model shows the behaviour. Prompts of no target label are read, beside the oracle, by the recipe's judge of these.
+-- p_target and refused are of the unmodified model; n_methods counts the methods of Stages 1 to 3 that flip it by what
+-- they found, not by a control or by what Algorithm 1 left over, where the unmodified model shows the behaviour. Prompts of no target label are read, beside the oracle, by the recipe's judge of these.
 --
 -- $words text? = null: words of the prompt, separated by spaces
 -- $label label? = null: only this label
@@ -10,7 +10,7 @@
 -- $limit integer = 50: at most this many
 -- $skip integer = 0: how many are passed over
 with answered as (
-    select a.prompt_id, a.stage, a.method, a.control, a.p_refusal_token, v.refused, v.flipped
+    select a.prompt_id, a.stage, a.method, a.part, a.control, a.p_refusal_token, v.refused, v.flipped
     from ablations as a
     join prompts as p on p.prompt_id = a.prompt_id
     left join verdicts as v on v.ablation_id = a.ablation_id and v.judge = $judge(p)
@@ -27,7 +27,7 @@ flips as (
     select prompt_id, count(distinct method) as n_methods
     from answered
     where
-        flipped and control is null and method <> 'direction'
+        flipped and control is null and coalesce(part, '') not in ('complement', 'common_complement')
         and stage in ('candidates', 'algorithm1', 'minimal', 'stage3', 'stage3_probe')
     group by prompt_id
 )

@@ -1,6 +1,6 @@
 -- Samples of a feature from weak to strong, token by token, with the activation on each: what a card shows below the top samples.
 --
--- Its tokens, BOS left out, are ordered by activation and cut into parts of equal size, 1 the weakest; of each part one is drawn,
+-- Its tokens, BOS left out, are ordered by activation and cut into parts of equal size, 1 the weakest; of each part `n` are drawn,
 -- the same ones whenever it is asked. Tokens up to `window` around it are shown.
 --
 -- $features features: which features

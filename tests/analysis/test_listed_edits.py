@@ -10,11 +10,12 @@ import saelake
 from saelake import cli
 from saelake.analysis import verbs
 from saelake.analysis.search import user_ablation
-from saelake.analysis.search.edit_sets import EditSet
+from saelake.analysis.search.edit_sets import EditSet, listed_edits
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.saes.refs import list_saes
 from saelake.queries import QueryError
+from saelake.warehouse.catalog import connect
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
 from tests.planted import Planted, load, write_planted
@@ -102,6 +103,15 @@ def test_every_kind_of_file_says_the_same(ingested: Ingested, suffix: str) -> No
     )
     assert record.run_id == selected.run_id
     assert ingested.rows("same") == [(3, 5, 0.0, "-1,user"), (4, 5, 1.5, "0")]
+
+
+def test_a_table_of_another_schema_names_features_and_half_of_one_is_told(ingested: Ingested) -> None:
+    saes = dict(enumerate(list_saes(ingested.recipe)))
+    with connect(ingested.lake) as con:
+        con.execute("create table all_runs.mine as select 4 as layer, 5 as feature_id")
+        assert len(listed_edits(con, saes, "all_runs.mine").features.rows) == 1
+        with pytest.raises(QueryError, match="layer is DOUBLE, and not an integer"):
+            listed_edits(con, saes, "select 4.0::double as layer, 5 as feature_id")
 
 
 def test_options_stand_for_what_rows_do_not_say(ingested: Ingested) -> None:

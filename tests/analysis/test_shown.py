@@ -49,8 +49,7 @@ def test_reasoning_that_has_not_ended_is_not_taken_for_the_answer() -> None:
     thinking = Judged(0.0, "<think>", "<think> Is this harmful?", UNANSWERED, "first_token")
     told = str(not_shown(recipe, [thinking, thinking, Judged(0.0, "Sure", "Sure", Verdict(False, False, 0.0), "first_token")]))
     assert (
-        f"2 of them do not get past their reasoning: raise generation.max_new_tokens ({recipe.generation.max_new_tokens})"
-        in told
+        f"2 of them do not get past their reasoning: raise generation.max_new_tokens ({recipe.generation.max_new_tokens})" in told
     )
     assert "reasoning" not in str(not_shown(recipe, [Judged(0.0, "Sure", "Sure", Verdict(False, False, 0.0), "first_token")]))
 

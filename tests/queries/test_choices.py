@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import saelake
 from saelake import cli
 from saelake.queries import QueryError
+from saelake.queries.parameters import CHOSEN, PATTERNS
 from tests.lakes import build_lake
 
 UNKNOWN = [
@@ -37,6 +38,7 @@ UNKNOWN = [
     ("comparisons", {"condition": "x%"}, "condition: the lake has no condition like 'x%': it has none, top_k_own"),
     ("rates", {"label": "benign"}, "label: the lake has no compared label 'benign'"),
     ("study_scores", {"study": "plot"}, "study: the lake has no annotation study 'plot': did you mean pilot"),
+    ("first_flip", {"condition": 5}, "condition is a pattern of `like`, such as top_k_%, not 5"),
     ("asr", {"conditions": 3}, "conditions is a list of conditions, such as none,random, not 3"),
 ]
 
@@ -65,6 +67,22 @@ def test_an_unknown_name_is_told(lake: Path, name: str, values: dict[str, Any], 
         for ask in (opened.query, opened.statement):
             with pytest.raises(QueryError, match=sentence):
                 ask(name, **values)
+
+
+def test_every_kind_of_name_is_found_in_its_table(lake: Path) -> None:
+    with saelake.open(lake) as opened:
+        for column, table in (CHOSEN | PATTERNS).values():
+            opened.connection.execute(f"select distinct {column} from {table}")
+
+
+def test_a_pattern_that_fits_a_comparison_is_taken(lake: Path) -> None:
+    with saelake.open(lake) as opened:
+        compared(opened)
+        opened.connection.execute("create temp table unnamed as select * replace ('' as a) from comparisons")
+        opened.connection.execute("create or replace temp view comparisons as from unnamed")
+        assert opened.query("comparisons", condition="top_k%", measure="flipped").columns
+        with pytest.raises(QueryError, match=r"no condition like 'x%': it has top_k_own$"):
+            opened.query("comparisons", condition="x%")
 
 
 def test_the_printed_statement_is_checked_too(lake: Path) -> None:

@@ -259,3 +259,12 @@ def test_every_type_is_written_in_every_format(kind: str, tmp_path: Path) -> Non
     if kind == "json":
         (row,) = json.loads(shown)
         assert (row["nested"]["total"], row["map"], row["twice"], row["twice_1"]) == (12, {"a": 1}, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["DATE", "INTERVAL", "TIMESTAMP WITH TIME ZONE", 'a "DATE'])
+def test_a_field_called_like_a_type_keeps_its_name(name: str, tmp_path: Path) -> None:
+    relation = duckdb.sql(f"select {{'{name}': 1, 'then': date '2000-01-02'}} as s, 'DATE'::enum('DATE', 'BIT') as e")
+    show(relation, None, tmp_path / "rows.json")
+    assert json.loads((tmp_path / "rows.json").read_text()) == [{"s": {name: 1, "then": "2000-01-02"}, "e": "DATE"}]
+    show(relation, None, tmp_path / "rows.parquet")
+    assert duckdb.sql(f"select s['{name}'] from '{tmp_path}/rows.parquet'").fetchall() == [(1,)]

@@ -81,6 +81,24 @@ def test_of_a_search_that_never_flips_a_prompt_the_lowest_p_is_shown(tables: Tab
     assert ("sweep", 11, 1) in tables.ask("prompt_answers", "condition, k, n_features", **asked), "the fewest features of those"
 
 
+def test_random_features_that_flip_are_no_candidates(tables: Tables) -> None:
+    tables.add("feature_sets", set_id=SET + 1, value=0, **FEATURE | {"feature_id": 2})
+    tables.answer(0, flips=True, set_id=SET + 1, method="top_k", condition="random", control="random", k=1)
+    tables.answer(0, flips=True, method="top_k", condition="top_k_own", part="own", k=2)
+    for direction in ("own", "first"):
+        found = tables.ask("populations", "population, feature_id, n_prompts", direction=direction)
+        assert [row for row in found if row[0] == "candidates"] == [("candidates", 1, 1)]
+
+
+def test_what_algorithm_1_left_over_is_not_what_it_found(tables: Tables) -> None:
+    before = tables.ask("prompt_list", "prompt_id, n_methods")
+    tables.answer(0, flips=True, method="algorithm1", condition="algorithm1_complement", part="complement", stage="algorithm1")
+    tables.answer(0, flips=False, method="algorithm1", condition="algorithm1", stage="algorithm1")
+    assert tables.ask("prompt_list", "prompt_id, n_methods") == before
+    for question, asked in (("feature_in_sets", FEATURE), ("feature_sets_held", {})):
+        assert tables.ask(question, "condition, n_prompts", **asked) == [("algorithm1", 1)]
+
+
 def test_a_prompt_that_is_answered_anyway_finds_no_features(tables: Tables) -> None:
     tables.add("feature_sets", set_id=SET + 1, value=0, **FEATURE | {"feature_id": 2})
     for prompt, set_id in ((0, SET), (3, SET + 1)):  # the unmodified model answers prompt 3
