@@ -18,13 +18,13 @@ from saelake.lake import open as open_lake
 from saelake.warehouse.catalog import several_studies
 from saelake.warehouse.durable import canonical_json, folder_atomic, sha256_text
 from saelake.warehouse.errors import UserError, one_line
+from saelake.warehouse.keys import check_study_name
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import RunRecord, RunSpec
 from saelake.warehouse.rules import broken_values
 from saelake.warehouse.runs import Plan, Rows, ensure_run
 from saelake.warehouse.schema import TABLES
-from saelake.warehouse.sharing.names import check_study_name
 
 CODE_VERSION = 2
 MOST_FILES = 100_000

@@ -32,7 +32,12 @@ def named(model: str | Path, fields: dict[str, Any]) -> ModelSpec:
     if "target_tokens" in fields:
         words = arguments.listed("target_tokens", fields["target_tokens"], "a list of texts, such as ['I']")
         fields = fields | {"target_tokens": tuple(words)}
-    return of_fields(fields | ({"path": Path(model)} if _is_folder(model) else {"id": str(model)}))
+    folder = Path(model).expanduser()
+    if _is_folder(folder):
+        return of_fields(fields | {"path": folder})
+    if isinstance(model, Path) or model.startswith((".", "/", "~")):  # what no id of the hub is or begins with
+        raise UserError(f"there is no folder {arguments.shown(str(folder))}")
+    return of_fields(fields | {"id": model})
 
 
 def computing(compute: Compute | None, device: str | None) -> Compute:

@@ -155,8 +155,8 @@ class Subject:
 
         Args:
             compute: a recipe's [compute]: device, threads, and whether the blocks are compiled.
-            device: in its place where the model runs: "cpu", "cuda", "mps" or, by default, "auto", a GPU where there is one.
-            target_tokens: with an id or a folder, as of `Subject`.
+            device: where the model runs, in place of `compute`: "cpu", "cuda", "mps" or, by default, "auto", a GPU if any.
+            target_tokens: as in `Subject`; only with an id or a folder.
             spec: with an id or a folder, further fields of a recipe's [model], e.g. dtype="bfloat16" or system="...". One is
                 max_prompt_tokens, here 512 unless said otherwise: longer prompts are refused.
         Raises UserError, which names the recipe's field, or the argument: files or id that cannot be loaded, weights missing

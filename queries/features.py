@@ -103,17 +103,16 @@ def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
 def _pairs(declared: Parameter, value: Any) -> list[tuple[int | str, int]]:
     """(layer or sae_id, feature_id)"""
     try:
-        return [
-            (of if isinstance(of, str) and not of.isdecimal() else _whole(of), _whole(feature_id)) for of, feature_id in value
-        ]
+        pairs = [(of, feature_id) for of, feature_id in value]
+        if any(isinstance(one, bool) for pair in pairs for one in pair):
+            raise declared.mistyped(value)
+        return [(of if isinstance(of, str) and not of.isdecimal() else _as_number(of), _as_number(number)) for of, number in pairs]
     except (TypeError, ValueError):
         raise declared.mistyped(value) from None
 
 
-def _whole(number: Any) -> int:
+def _as_number(number: Any) -> int:
     """Raises TypeError or ValueError for what is no whole number, or the text of none."""
-    if isinstance(number, bool):
-        raise TypeError
     return int(number) if isinstance(number, str) else operator.index(number)
 
 

@@ -88,7 +88,7 @@ class OpenLake:
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch".
 
         It has a row for every prompt (or token) of the study and a column for every feature of its SAEs. By default rows are
-        prompts, and BOS tokens count; of a `dataset` it is the opposite, in both. Raises QueryError for a wrong option, UserError
+        prompts, and BOS tokens count; `dataset` has the opposite defaults. Raises QueryError for a wrong option, UserError
         for another library, and where the lake shows several studies.
         """
         from saelake.queries.sparse import sparse
@@ -101,7 +101,7 @@ class OpenLake:
         """A PyTorch IterableDataset of batches, for those who train on activations; needs the extra `compute`.
 
         Options are layer, rows ("token" or "prompt"), bos, batch_rows, dense, shuffle and seed. By default rows are tokens, and
-        BOS tokens are left out; of `sparse` it is the opposite, in both. Raises UserError for a wrong one, and where the lake
+        BOS tokens are left out; `sparse` has the opposite defaults. Raises UserError for a wrong one, and where the lake
         shows several studies.
         """
         from saelake.extras import require
@@ -119,6 +119,9 @@ class OpenLake:
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
         """Stores rows of a table of the protocol as a run, with what made them; afterwards the lake shows it: `connection` is a
         new one, and relations made before stay as they were.
+
+        Rows that are written later to the same table and study take their place: plain names show the last ones, `all_runs` all.
+        So what belongs together is written in one call.
 
         Args:
             rows: an Arrow table, a data frame, a list of dicts, or a dict of columns; `run_id` and the id that the table numbers

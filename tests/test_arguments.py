@@ -251,6 +251,7 @@ def test_a_machine_without_embeddings_is_a_logistic_regression() -> None:
         ({"add": {1: (VECTOR, NAN)}}, "the scale of a vector is nan: give a finite number"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5: give a whole number from 1 up"),
         ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"on_token": 3}, "on_token is 3: give a function of the prompt's place and its answer so far"),
         ({"ablate": {1: [True]}}, "are a list of numbers"),
         ({"ablate": {1: [3]}, "answering": "yes"}, "answering is 'yes': give True or False"),
     ],

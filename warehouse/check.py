@@ -49,7 +49,9 @@ class Finding:
 
 
 def check(lake: Lake, progress: Quiet | None = None) -> list[Finding]:
-    """Reads every published byte and compares it with what run records and protocol say; an empty list is a sound lake."""
+    """Reads every published byte and compares it with what run records and protocol say; a lake in which it finds nothing,
+    or only notes, is sound.
+    """
     progress = progress or Quiet()
     findings: list[Finding] = []
     records: dict[str, RunRecord] = {}

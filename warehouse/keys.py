@@ -17,6 +17,17 @@ the others in a working folder of this machine.
 
 import re
 
+from saelake.warehouse.errors import UserError
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
+"""What a study or a stage may be called: both are names of folders or files."""
+
+
+def check_study_name(name: str) -> None:
+    """Raises UserError for what no study may be called."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} is not a name for a study: use letters, digits, ., - and _, a letter first")
+
 
 def record_key(run_id: str) -> str:
     return f"runs/{run_id}.json"

@@ -12,12 +12,13 @@ from saelake.warehouse import arguments
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import may_point_to
 from saelake.warehouse.durable import sha256_text
-from saelake.warehouse.errors import UserError
+from saelake.warehouse.errors import UserError, view_errors
+from saelake.warehouse.keys import check_study_name
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import INDEX_MASK, RunRecord, RunSpec, run_tag, with_ancestors
 from saelake.warehouse.rules import References, broken_rules
 from saelake.warehouse.runs import Plan, Rows, ensure_run
-from saelake.warehouse.schema import TABLES, Table
+from saelake.warehouse.schema import PROMPTS, TABLES, Table
 from saelake.warehouse.schema.columns import SAE_ID
 
 STAGE_PREFIX = "written_"
@@ -32,8 +33,12 @@ def write_rows(lake: Lake, study: str, table: str, rows: Any, about: Mapping[str
         about: where the rows come from, as JSON values.
     Raises UserError for a table that is none, for no rows, and for columns, types and ids that do not fit the protocol.
     """
-    if arguments.text("the table", table) not in TABLES or TABLES[table].copies is not None:
-        raise UserError(f"there is no table {table} to write to: there are {', '.join(sorted(TABLES))}")
+    check_study_name(study)
+    if arguments.text("the table", table) == PROMPTS.name:
+        raise UserError("prompts come into a lake by `saelake ingest` or `saelake import`")
+    open_to_all = sorted(name for name, one in TABLES.items() if one.copies is None and name != PROMPTS.name)
+    if table not in open_to_all:
+        raise UserError(f"there is no table {table} to write to: there are {', '.join(open_to_all)}")
     spec = TABLES[table]
     given = _typed(spec, _as_table(rows))
     sink = io.BytesIO()
@@ -105,24 +110,24 @@ def _parents(lake: Lake, table: Table, rows: pa.Table) -> tuple[str, ...]:
             if tag not in runs:
                 raise UserError(f"{table.name}.{column.name} has ids of no run in this lake")
             found[runs[tag]] = None
-    for column in (c for c in pointing if c.refers == SAE_ID.refers):
-        for sae_id in filter(None, pc.unique(rows[column.name]).to_pylist()):
-            holders = _runs_with_sae(lake, sae_id)
-            if not holders:
-                raise UserError(f"{table.name}.{column.name} names {sae_id!r}, an SAE of no run in this lake")
-            if not with_ancestors(found, lake.record).keys() & set(holders):
-                found[holders[0]] = None
+    named = {c.name: pc.unique(pc.drop_null(rows[c.name])).to_pylist() for c in pointing if c.refers == SAE_ID.refers}
+    holders = _runs_with_saes(lake) if any(named.values()) else {}
+    for name, sae_id in ((name, sae_id) for name, sae_ids in named.items() for sae_id in sae_ids):
+        if sae_id not in holders:
+            raise UserError(f"{table.name}.{name} names {sae_id!r}, an SAE of no run in this lake")
+        if not with_ancestors(found, lake.record).keys() & set(holders[sae_id]):
+            found[holders[sae_id][0]] = None
     return tuple(sorted(found))
 
 
-def _runs_with_sae(lake: Lake, sae_id: str) -> list[str]:
-    """The runs that hold an SAE, the oldest first: later ones are not to change the identity of what is written again."""
-    with connect(lake) as con:
+def _runs_with_saes(lake: Lake) -> dict[str, list[str]]:
+    """sae_id -> the runs that hold the SAE, the oldest first: later ones are not to change what is written again."""
+    with connect(lake) as con, view_errors(con):
         found = con.execute(
-            "select run_id from all_runs.saes join all_runs.runs using (run_id) where sae_id = ? order by finished, run_id",
-            [sae_id],
+            "select sae_id, list(run_id order by finished, run_id) from all_runs.saes join all_runs.runs using (run_id) "
+            "group by sae_id"
         )
-        return [run_id for (run_id,) in found.fetchall()]
+        return dict(found.fetchall())
 
 
 def _check_rules(table: Table, rows: pa.Table, known: References) -> None:

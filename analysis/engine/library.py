@@ -136,6 +136,8 @@ class Engine:
             on_token: called after each token with the place of a prompt and its answer so far.
         """
         max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
+        if on_token is not None:
+            on_token = arguments.function("on_token", on_token, "a function of the prompt's place and its answer so far")
         named = named_edits(ablate, clamp, add, project_out, positions, answering)
         _, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens - 1)  # the last one is not read again
         places: dict[Hashable, list[int]] = {}

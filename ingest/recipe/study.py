@@ -21,6 +21,7 @@ from saelake.ingest.recipe.search import Algorithm1, Candidates, Controls, Direc
 from saelake.ingest.recipe.sections import Behaviour, Capture, Compute, Count, Labels, ModelSpec, SaesSpec, Section
 from saelake.ingest.recipe.training import TrainSaes
 from saelake.warehouse.errors import UserError
+from saelake.warehouse.keys import NAME
 
 POSITIONS = 1 << 15
 """Of a prompt with what is stored of its answer: positions are int16."""
@@ -40,7 +41,7 @@ _NO_CONTENT: dict[str, Any] = {
 class Recipe(Section):
     """A whole study. `load_recipe` makes one from a file."""
 
-    name: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     """The study's name: a lake keeps what is current by it."""
     labels: Labels = Labels()
     behaviour: Behaviour = Behaviour()
@@ -139,7 +140,9 @@ class Recipe(Section):
         for section, direction in searched.items():
             if direction != "first" and direction not in self.candidates.rankings:
                 add = (
-                    "candidates.attribution = true" if direction == "attribution" else f"add {direction} to candidates.directions"
+                    "set candidates.attribution = true"
+                    if direction == "attribution"
+                    else f"add {direction} to candidates.directions"
                 )
                 raise ValueError(
                     f"{section}.direction is {direction}, by which there are no candidates: set it to "

@@ -57,7 +57,8 @@ class SaeDescription:
     hook: str | None
     """The hook point that it was trained on, if declared."""
     norm: str
-    """none | dataset norm folded: SCALE, with what became of the threshold (one scale for all tokens, inside the weights)"""
+    """`none`, or `dataset norm folded: SCALE` (one scale for all tokens, inside the weights), for some releases with what became
+    of the threshold"""
 
     hook_out: str | None = None
     """The hook point that a transcoder writes to, if declared."""
@@ -76,7 +77,7 @@ class SaeDescription:
 
     @cached_property
     def reads(self) -> Site:
-        """The site whose values it encodes; resid_post of the recipe's layer where it declares none."""
+        """The site whose values it encodes; where it declares none, resid_post of the recipe's layer, for transcoders mlp_in."""
         if self.hook is None:
             return Site(self.ref.layer, "mlp_in" if self.is_transcoder else "resid_post")
         site = Site.parse(self.hook)
@@ -85,7 +86,7 @@ class SaeDescription:
 
     @cached_property
     def writes(self) -> Site:
-        """The site that its decoder adds to: for all but transcoders the one that it reads."""
+        """The site that its decoder adds to: the one that it reads, but for transcoders, and mlp_out where these declare none."""
         if not self.is_transcoder:
             return self.reads
         return Site(self.ref.layer, "mlp_out") if self.hook_out is None else Site.parse(self.hook_out)

@@ -1,6 +1,5 @@
 """The engine from Python: every edit against passes hooked by hand, positions, forms of prompts, sentences for mistakes."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from saelake.ingest.template import ChatTemplate
 from tests.analysis.library_model import TEXTS, WIDTH, engine, held, ids_of, p_by_hand, p_of, sae, subject
 from tests.ingest.tiny import D_MODEL, LLAMA3_TEMPLATE, make_model, save_model
 from tests.ingest.tiny import llama3_tokenizer as tokenizer_of
-from tests.lakes import build_lake
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -275,62 +273,6 @@ def test_a_subject_is_loaded_by_folder(tmp_path: Path) -> None:
     assert loaded.target_token_ids == subject().target_token_ids
     with pytest.raises(saelake.UserError, match="cannot be loaded"):
         saelake.Subject.load("org/absent")
-
-
-def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
-    build_lake(tmp_path / "lake")
-    with saelake.open(tmp_path / "lake") as lake:
-        ids = [row[0] for row in lake.sql("select prompt_id from prompts order by prompt_id limit 2").fetchall()]
-        answers = {
-            "prompt_id": ids,
-            "stage": ["notebook"] * 2,
-            "method": ["my_edit"] * 2,
-            "p_refusal_token": [0.25, 0.5],
-            "first_token": ["I", "Sure"],
-            "completion": ["I cannot.", "Sure."],
-        }
-        record = lake.write("ablations", answers, about={"edit": "clamp 5:17 to 3"})
-        assert (record.stage, record.recipe, record.about["edit"]) == ("written_ablations", "small", "clamp 5:17 to 3")
-        ingest = lake.sql("select run_id from runs where stage = 'ingest'").fetchall()[0]
-        assert record.parents == ingest
-        found = lake.sql("select prompt_id, p_refusal_token from ablations where condition = 'my_edit' order by prompt_id")
-        assert found.fetchall() == [(ids[0], 0.25), (ids[1], 0.5)]
-        assert lake.write("ablations", answers).run_id == record.run_id, "the same rows are the same run"
-        for rows, expected in (
-            (answers | {"prompt_id": [1, 2]}, r"ablations\.prompt_id has ids of no run in this lake"),
-            (answers | {"prompt_id": [ids[0], ids[0] + 9999]}, r"ablations\.prompt_id is not in prompts of this run or of one"),
-            (answers | {"colour": ["red"] * 2}, "ablations has no column colour"),
-            ({"prompt_id": ids}, "rows of ablations lack the column stage"),
-            (answers | {"p_refusal_token": ["x", "y"]}, r"ablations\.p_refusal_token cannot be float"),
-            (answers | {"p_refusal_token": [0.5, 3.0]}, r"ablations\.p_refusal_token is above 1 in 1 of 2 rows"),
-            (answers | {"p_refusal_token": [float("nan"), 0.5]}, r"ablations\.p_refusal_token is not a finite number in 1"),
-            (answers | {"k": [-1, None]}, r"ablations\.k is below 0 in 1 of 2 rows"),
-            ([], "there are no rows"),
-        ):
-            with pytest.raises(saelake.UserError, match=expected):
-                lake.write("ablations", rows)
-        with pytest.raises(saelake.UserError, match="there is no table answers to write to"):
-            lake.write("answers", answers)
-
-
-def test_rows_about_a_feature_are_held_to_an_sae_of_the_lake(tmp_path: Path) -> None:
-    build_lake(tmp_path / "lake")
-    with saelake.open(tmp_path / "lake") as lake:
-        ((sae_id, layer, width),) = lake.sql("select sae_id, layer, width from saes order by all limit 1").fetchall()
-        row = {"sae_id": sae_id, "layer": layer, "feature_id": width - 1, "number": 0, "description": "thefts", "source": "me"}
-        ingest = lake.sql("select run_id from runs where stage = 'ingest'").fetchall()[0]
-        record = lake.write("explanations", [row])
-        assert record.parents == ingest
-        for changed, expected in (
-            ({"sae_id": "none"}, "explanations.sae_id names 'none', an SAE of no run in this lake"),
-            ({"layer": layer + 1}, "explanations.layer is not the SAE's in 1 of 1 rows"),
-            ({"feature_id": width}, "explanations.feature_id is past the SAE's width in 1 of 1 rows"),
-            ({"feature_id": -1}, "explanations.feature_id is below 0 in 1 of 1 rows"),
-        ):
-            with pytest.raises(saelake.UserError, match=re.escape(expected)):
-                lake.write("explanations", [row | changed])
-        build_lake(tmp_path / "lake", "other", variant=1)  # of the same SAEs, later
-        assert lake.write("explanations", [row], study="small").run_id == record.run_id
 
 
 @pytest.mark.parametrize("prompt", [None, 3, 2.5, object()])

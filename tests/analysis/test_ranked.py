@@ -171,7 +171,7 @@ def test_a_pool_is_that_of_the_ranking_that_flips_the_prompt_first(study: Analys
 def test_candidates_by_attribution_are_asked_for_before_they_are_searched(study: Analysed) -> None:
     path = study.planted.folder / "unasked.toml"
     path.write_text(study.planted.recipe.read_text().replace("[minimal]\n", '[minimal]\ndirection = "attribution"\n'))
-    with pytest.raises(UserError, match=r"or candidates\.attribution = true"):
+    with pytest.raises(UserError, match=r"or set candidates\.attribution = true"):
         load_recipe(path)
 
 

@@ -77,3 +77,15 @@ def test_hub_model_loads_offline_from_the_cache(offline_hub: Path) -> None:
 def test_hub_model_that_is_not_in_the_cache(offline_hub: Path) -> None:
     with pytest.raises(UserError, match=r"model\.id acme/none: the tokenizer cannot be loaded"):
         Subject.load(ModelSpec(id="acme/none"), CPU)
+
+
+@pytest.mark.parametrize("given", ["./models/none", "/data/models/none", "~/models/none", Path("none")])
+def test_a_folder_that_is_not_there_is_no_id_of_the_hub(given: str | Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*none"):
+        Subject.load(given)
+
+
+def test_a_folder_of_the_users_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model("gemma2", tmp_path / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Subject.load("~/model", target_tokens=["I"], chat_template="none").n_layers > 0

@@ -133,7 +133,7 @@ def test_limit_is_a_new_recipe_from_the_same_file(tmp_path: Path) -> None:
         ("[model]\n", "[modell]\n", "no field modell (did you mean 'model'?)"),
         ('label = "harmful"', 'label = { colum = "y" }', "no field prompts[0].label.colum (did you mean 'column'?)"),
         ('label = "harmful"', "", "the field prompts[0].label is missing"),
-        ('label = "harmful"', "label = 3", "prompts[0].label: Input should be a table, not 3"),
+        ('label = "harmful"', "label = 3", "prompts[0].label: Input should be a text or a table, not 3"),
         ('name = "small"', "", "the field name is missing"),
         ('name = "small"', 'name = "3 small"', "name: String should match pattern"),
         ("[saes]", 'dtype = "float16"\n[saes]', "model.dtype: Input should be 'float32' or 'bfloat16', not 'float16'"),
@@ -239,7 +239,7 @@ TEXTS = 'set = "t"\nfile = "own.csv"\ntext = "instruction"\n'
         (
             '[minimal]\ndirection = "attribution"',
             "minimal.direction is attribution, by which there are no candidates: set it to own or chosen, or "
-            "candidates.attribution = true",
+            "set candidates.attribution = true",
         ),
         ("[waking]\ncontrols = 0\nsimilarity = 3.0", "waking: similarity changes nothing"),
         ("[waking]\ncontrols = 0\noverlap = 0.9", "waking: overlap changes nothing"),

@@ -24,14 +24,14 @@ from saelake.warehouse.content import ContentHash
 from saelake.warehouse.durable import locked, make_private
 from saelake.warehouse.errors import UserError, one_line, storage_errors
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.keys import data_key
+from saelake.warehouse.keys import check_study_name, data_key
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.layout import rechunk, stored_batches, write_table
 from saelake.warehouse.order import RowOrder
 from saelake.warehouse.progress import Quiet
 from saelake.warehouse.records import RunRecord, run_tag
 from saelake.warehouse.schema import TABLES
-from saelake.warehouse.sharing.names import STUDIES, check_study_name, lake_names
+from saelake.warehouse.sharing.names import STUDIES, lake_names
 from saelake.warehouse.sharing.pages import check_pages
 from saelake.warehouse.sharing.read import check_footer, open_file, read_records
 from saelake.warehouse.storage import Folder

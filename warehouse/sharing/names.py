@@ -15,14 +15,11 @@ Tables come first, so that `data/activations/*.parquet` is one table for every r
 import re
 from dataclasses import replace
 
-from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile, file_layer, file_name
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import TABLES
 
 RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,120}_[0-9a-f]{12}")
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,120}")
-"""What a recipe or a stage may be called."""
 CARD = "README.md"
 CROISSANT = "croissant.json"
 SUMS = "SHA256SUMS"
@@ -34,12 +31,6 @@ STUDIES = "studies"
 """In what a set's record says about its run: the studies that show it."""
 SET_NAMES = (CARD, CROISSANT, SUMS, "runs", "data", PAGE, SITE, AS_IT_IS)
 """All that lies directly in a set."""
-
-
-def check_study_name(name: str) -> None:
-    """Raises UserError for what no study may be called."""
-    if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is not a name for a study: use letters, digits, ., - and _, a letter first")
 
 
 def record_name(run_id: str) -> str:

@@ -13,10 +13,11 @@ from typing import Any, BinaryIO
 
 from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.files import DataFile
+from saelake.warehouse.keys import NAME
 from saelake.warehouse.layout import open_parquet
 from saelake.warehouse.records import RunRecord
 from saelake.warehouse.schema import SCHEMA_VERSION, TABLES
-from saelake.warehouse.sharing.names import NAME, RUN_ID, STUDIES, lake_names
+from saelake.warehouse.sharing.names import RUN_ID, STUDIES, lake_names
 
 LARGEST_RECORD = 4 << 20
 LARGEST_RECORDS = 16 << 20
