@@ -106,12 +106,12 @@ def _pairs(declared: Parameter, value: Any) -> list[tuple[int | str, int]]:
         pairs = [(of, feature_id) for of, feature_id in value]
         if any(isinstance(one, bool) for pair in pairs for one in pair):
             raise declared.mistyped(value)
-        return [(of if isinstance(of, str) and not of.isdecimal() else _as_number(of), _as_number(number)) for of, number in pairs]
+        return [(of if isinstance(of, str) and not of.isdecimal() else _integer(of), _integer(number)) for of, number in pairs]
     except (TypeError, ValueError):
         raise declared.mistyped(value) from None
 
 
-def _as_number(number: Any) -> int:
+def _integer(number: Any) -> int:
     """Raises TypeError or ValueError for what is no whole number, or the text of none."""
     return int(number) if isinstance(number, str) else operator.index(number)
 
