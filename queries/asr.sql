@@ -6,9 +6,9 @@
 -- draw) pairs, and both rates are shares of pairs, that is means over draws; n_answers counts all pairs, and n_prompts,
 -- n_refused_at_baseline and n_prompts_flipped (in any draw; n_prompts_flipped_of_refused the same of those) count prompts.
 -- tau is the threshold of Algorithm 1, whose seeds count as draws. The draws of a condition clamp_* are the values at which its
--- features are held, in the recipe's order, so that its rates are means over values: feature_sets.value tells them apart; those of a
--- sweep (`saelake steer`) are its strengths, the unmodified model included, in the table doses. Verdicts
--- that do not apply count nowhere; beside the oracle, prompts of no target label are read by the judge that the recipe has for them.
+-- features are held, in the recipe's order, so that its rates are means over values: feature_sets.value tells them apart; those
+-- of a sweep (`saelake steer`) are its strengths, the unmodified model included, in the table doses. Verdicts that do not apply
+-- count nowhere; beside the oracle, prompts of no target label are read by the judge that the recipe has for them.
 --
 -- $judge judge? = null: only this judge
 -- $conditions conditions? = null: only these conditions, as none,random; null for all

@@ -59,6 +59,8 @@ def _known(con: "duckdb.DuckDBPyConnection", column: str, table: str) -> list[An
 
     try:
         found = con.execute(f"select distinct {column} from {table} order by all").fetchall()
+    except duckdb.BinderException:  # the statement above is wrong
+        raise
     except duckdb.Error:  # damaged or left out of a shared set: a question that reads the table says so
         return []
     return [one for (one,) in found if one not in (None, "")]

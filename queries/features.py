@@ -35,7 +35,8 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
             table, or a select, whose columns are feature_id and at least one of layer and sae_id.
     """
     source, keys = _source(con, declared, value)
-    joined = " and ".join(f"given.{key} = saes.{key}" for key in keys)
+    text = {"layer": "", "sae_id": "::varchar"}
+    joined = " and ".join(f"given.{key}{text[key]} = saes.{key}" for key in keys)
     several = dict(
         con.execute("select layer, list(sae_id order by sae_id) from saes group by layer having count(*) > 1").fetchall()
     )
@@ -46,8 +47,8 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
     features: Features = defaultdict(list)
     for layer, sae_id, width, feature_id, *given in found:
         where = " and ".join(f"{key} {str(shown)[:80]}" for key, shown in zip(keys, given, strict=True))
-        if feature_id is None:
-            raise QueryError(f"{declared.name}: a row has no feature_id")
+        if lacking := [key for key, one in zip(["feature_id", *keys], [feature_id, *given], strict=True) if one is None]:
+            raise QueryError(f"{declared.name}: a row has no {lacking[0]}")
         if layer is None:
             raise QueryError(f"{declared.name}: the study has no SAE with {where}{_there(con, keys[-1])}")
         if keys == ["layer"] and layer in several:

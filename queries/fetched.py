@@ -18,10 +18,10 @@ AS_TEXT = re.compile(
     r"VARIANT|GEOMETRY)(?=[,)\[]|$)"
 )
 """Types whose values Python lacks, in part (the year 10000, infinity) or without further packages (time zones)."""
-NOT_IN_PARQUET = re.compile(
-    rf"{NAMES}|\b(?P<type>TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY|UNION\(.*\))(?=[,)\[]|$)"
-)
+NOT_IN_PARQUET = re.compile(rf"{NAMES}|\b(?P<type>TIME WITH TIME ZONE|INTERVAL|BIT|BIGNUM|VARIANT|GEOMETRY)(?=[,)\[]|$)")
 """Types that Parquet, or Arrow on the way there, has no equivalent for: they are written as text."""
+UNION = re.compile(rf"{NAMES}|\b(?P<type>UNION)\(")
+"""Another one: a column that has it anywhere is written as text, whole."""
 PARQUET_ROWS = 122_880
 """Rows of a row group of what is written as Parquet."""
 
@@ -88,13 +88,17 @@ def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
     import pyarrow.parquet as pq
 
     names, kinds = distinct(relation.columns), [str(kind) for kind in relation.types]
-    casts = ", ".join(f"#{place}::{_with_text(NOT_IN_PARQUET, kind)}" for place, kind in enumerate(kinds, 1))
+    casts = ", ".join(f"#{place}::{_in_parquet(kind)}" for place, kind in enumerate(kinds, 1))
     rows = relation.project(casts)
     fields = rows.limit(0).to_arrow_table().schema
     schema = pa.schema([field.with_name(name) for name, field in zip(names, fields, strict=True)])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in _batches(rows, PARQUET_ROWS):
             writer.write_batch(batch.rename_columns(names))
+
+
+def _in_parquet(kind: str) -> str:
+    return "VARCHAR" if any(found["type"] for found in UNION.finditer(kind)) else _with_text(NOT_IN_PARQUET, kind)
 
 
 def distinct(names: Sequence[str]) -> list[str]:

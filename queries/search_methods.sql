@@ -7,10 +7,10 @@
 -- that flip among the others (null if there are none): a low flip_rate with many n_untested says how N fits the pools, not how
 -- well the search works. algorithm1_nN is the same search with blocks of N. median_features and largest are over target
 -- prompts refused at baseline; n_unique counts distinct features over the sets of all target prompts. n_flipped_once counts prompts
--- that flip in at least one answer; degenerate is the share of answers that are not sensible text. control_answered is the share of control prompts still answered under the same sets.
--- n_evaluations sums what the searches asked for (one search serves every tau), and seconds is what its whole stage took, judging
--- and publishing included. Verdicts that do not apply count nowhere; prompts of no target label are read, beside the oracle, by
--- the recipe's judge of these.
+-- that flip in at least one answer; degenerate is the share of answers that are not sensible text. control_answered is the
+-- share of control prompts still answered under the same sets. n_evaluations sums what the searches asked for (one search serves
+-- every tau), and seconds is what its whole stage took, judging and publishing included. Verdicts that do not apply count
+-- nowhere; prompts of no target label are read, beside the oracle, by the recipe's judge of these.
 --
 -- $judge judge? = null: only this judge
 with methods as (

@@ -1,6 +1,7 @@
 -- On what share of the tokens that an SAE has read its features fire: their numbers by powers of ten, for the explorer.
 --
--- low and high are the ends of a bin, as log10 of the share; features that fire on no token but BOS stand in none. is_here: the bin of the feature.
+-- low and high are the ends of a bin, as log10 of the share; features that fire on no token but BOS stand in none. is_here: the
+-- bin of the feature.
 --
 -- $sae_id sae: the SAE
 -- $feature_id feature: the feature whose bin is marked

@@ -1,7 +1,8 @@
 -- The prompts of a study with what became of them, for the explorer: those on which most methods flip first.
 --
 -- p_target and refused are of the unmodified model; n_methods counts the methods of Stages 1 to 3 that flip it by what
--- they found, not by a control or by what Algorithm 1 left over, where the unmodified model shows the behaviour. Prompts of no target label are read, beside the oracle, by the recipe's judge of these.
+-- they found, not by a control or by what Algorithm 1 left over, where the unmodified model shows the behaviour. Prompts of no
+-- target label are read, beside the oracle, by the recipe's judge of these.
 --
 -- $words text? = null: words of the prompt, separated by spaces
 -- $label label? = null: only this label

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 
@@ -73,6 +74,14 @@ def test_every_kind_of_name_is_found_in_its_table(lake: Path) -> None:
     with saelake.open(lake) as opened:
         for column, table in (CHOSEN | PATTERNS).values():
             opened.connection.execute(f"select distinct {column} from {table}")
+
+
+def test_a_check_that_is_wrong_itself_is_told(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PATTERNS, "compared_like", ("unnest([a, b])", "comparisons"))
+    with saelake.open(lake) as opened:
+        compared(opened)
+        with pytest.raises(duckdb.BinderException, match="UNNEST"):
+            opened.query("comparisons", condition="top_k%")
 
 
 def test_a_pattern_that_fits_a_comparison_is_taken(lake: Path) -> None:

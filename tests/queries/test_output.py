@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -259,6 +260,21 @@ def test_every_type_is_written_in_every_format(kind: str, tmp_path: Path) -> Non
     if kind == "json":
         (row,) = json.loads(shown)
         assert (row["nested"]["total"], row["map"], row["twice"], row["twice_1"]) == (12, {"a": 1}, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("union_value(x := 1)", "1"),
+        ("{'a': union_value(x := 1), 'b': interval 1 day}", "{'a': 1, 'b': 1 day}"),
+        ("map {'a': union_value(x := 1)}", "{a=1}"),
+        ("[union_value(x := {'y': 1})]", "[{'y': 1}]"),
+        ("{'UNION(': 1}", {"UNION(": 1}),
+    ],
+)
+def test_a_column_with_unions_is_text_in_parquet(value: str, written: Any, tmp_path: Path) -> None:
+    show(duckdb.sql(f"select {value} as v, 2 as w"), None, tmp_path / "rows.parquet")
+    assert duckdb.sql(f"from '{tmp_path}/rows.parquet'").fetchall() == [(written, 2)]
 
 
 @pytest.mark.parametrize("name", ["DATE", "INTERVAL", "TIMESTAMP WITH TIME ZONE", 'a "DATE'])
