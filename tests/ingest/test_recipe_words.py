@@ -52,7 +52,6 @@ def test_what_has_the_wrong_form_is_told_in_the_words_of_toml(tmp_path: Path, ol
     assert expected in mistake(tmp_path, (old, new))
 
 
-@pytest.mark.parametrize("field", OF_EITHER_KIND)
 @pytest.mark.parametrize("given", ["5", "true"])
 @pytest.mark.parametrize("field", OF_EITHER_KIND)
 def test_what_is_neither_a_text_nor_a_table_is_told_so(tmp_path: Path, field: str, given: str) -> None:
@@ -63,7 +62,7 @@ def test_what_is_neither_a_text_nor_a_table_is_told_so(tmp_path: Path, field: st
 @pytest.mark.parametrize(
     ("new", "expected"),
     [
-        ('[[more_sae]]\npath = "x"\n[model]\n', "no field more_sae: the fields there are"),
+        ('[[more_sae]]\npath = "x"\n[model]\n', "no field more_sae (did you mean"),
         ('[concepts.patterns]\nfunction-calling = "x"\n[model]\n', "concepts.patterns.function-calling: Input should be a list"),
         ("[judges.int]\nfoo = 1\n[model]\n", "no field judges.int.foo"),
         ('[generation]\nreasoning = [["a", "b", "c"]]\n[model]\n', "generation.reasoning[0]: the list is too long"),
@@ -76,6 +75,7 @@ def test_a_users_own_keys_and_lists_are_told_as_they_are(tmp_path: Path, new: st
     assert "more_saes" not in said
 
 
+@pytest.mark.parametrize("field", OF_EITHER_KIND)
 def test_of_what_is_a_text_or_a_table_the_kind_is_not_named(tmp_path: Path, field: str) -> None:
     assert f"prompts[0].{field}.column: Input should be a valid string" in mistake(
         tmp_path, (LABEL, f"{LABEL if field != 'label' else ''}\n{field} = {{ column = 3 }}")
