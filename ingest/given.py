@@ -1,6 +1,7 @@
 """What a caller without a recipe says of a model, as the recipe's sections [model] and [compute] that the rest is written for."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ def named(model: str | Path, fields: dict[str, Any]) -> ModelSpec:
     if "target_tokens" in fields:
         words = arguments.listed("target_tokens", fields["target_tokens"], "a list of texts, such as ['I']")
         fields = fields | {"target_tokens": tuple(words)}
-    folder = Path(model).expanduser()
+    folder = Path(model)
+    with suppress(RuntimeError):  # of a user who is not there
+        folder = folder.expanduser()
     if _is_folder(folder):
         return of_fields(fields | {"path": folder})
     if isinstance(model, Path) or model.startswith((".", "/", "~")):  # what no id of the hub is or begins with

@@ -50,7 +50,8 @@ def resolve(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
         if lacking := [key for key, one in zip(["feature_id", *keys], [feature_id, *given], strict=True) if one is None]:
             raise QueryError(f"{declared.name}: a row has no {lacking[0]}")
         if layer is None:
-            raise QueryError(f"{declared.name}: the study has no SAE with {where}{_there(con, keys[-1])}")
+            known = _there(con, "sae_id" if "sae_id" in keys else "layer")
+            raise QueryError(f"{declared.name}: the study has no SAE with {where}{known}")
         if keys == ["layer"] and layer in several:
             raise QueryError(
                 f"{declared.name}: layer {layer} has several SAEs: give the sae_id, as {several[layer][0]}:{feature_id} "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from saelake.warehouse.durable import canonical_json
 from saelake.warehouse.errors import UserError, one_line, storage_errors
-from saelake.warehouse.keys import check_study_name, data_key, pointed, pointer_key, record_key, run_of_folder
+from saelake.warehouse.keys import data_key, pointed, pointer_key, record_key, run_of_folder
 from saelake.warehouse.records import RunRecord, newer
 from saelake.warehouse.schema import SCHEMA_VERSION
 from saelake.warehouse.storage import Folder, Storage
@@ -130,7 +130,6 @@ class Lake:
 
     def point(self, recipe: str, stage: str, run_ids: Sequence[str]) -> None:
         """Makes these runs the current ones of a recipe's stage; without any, its pointer is removed."""
-        check_study_name(recipe)
         if run_ids:
             self.published.write(pointer_key(recipe, stage), "".join(f"{run_id}\n" for run_id in run_ids))
         else:

@@ -18,7 +18,7 @@ from saelake.warehouse.commit import commit, record_of, refuse_tag_collision, wh
 from saelake.warehouse.durable import locked, utc_now
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.files import DataFile
-from saelake.warehouse.keys import data_key, record_key
+from saelake.warehouse.keys import check_study_name, data_key, record_key
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import Plan, Rows, land
 from saelake.warehouse.machine import host_bytes
@@ -88,6 +88,8 @@ def _ensure(
     is_alone: bool,
     more_follows: bool,
 ) -> list[RunRecord]:
+    for spec, _ in planned:
+        check_study_name(spec.recipe)
     asked = [one for one in planned if force or whole_run(lake, one[0].run_id) is None]
     with ExitStack() as stack:
         with storage_errors(lake):

@@ -45,7 +45,7 @@ def sentence(error: ValidationError, root: type[BaseModel]) -> str:
     message = IN_TOML.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "tuple_type" and _is_of_tables(root, location):
         message = "Input should be a list of tables" if "[" in field else f"write each set as [[{field}]]"
-    if first["type"] == "model_type" and location[:1] == ("prompts",) and location[2] in OF_EITHER_KIND:
+    if first["type"] == "model_type" and location[:1] == ("prompts",) and set(location[2:3]) & OF_EITHER_KIND:
         message = "Input should be a text or a table"
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and "should" in message else ""
     return f"{field + ': ' if field else ''}{message.rstrip('.')}{shown}"
@@ -73,7 +73,7 @@ def _field(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
         is_added = str(part) in ADDED or str(part).startswith(("tuple[", "constrained-", "function-"))
         if isinstance(part, int):
             shown += f"[{part}]"
-        elif not is_added or _values_of(annotation) is not None:  # whatever it looks like, a key is the user's
+        elif not is_added or _values_of(annotation) is not None:  # a key of the user's own
             shown += f".{part}" if shown else part
         annotation = _at(annotation, part)
     return shown

@@ -79,7 +79,7 @@ def test_hub_model_that_is_not_in_the_cache(offline_hub: Path) -> None:
         Subject.load(ModelSpec(id="acme/none"), CPU)
 
 
-@pytest.mark.parametrize("given", ["./models/none", "/data/models/none", "~/models/none", Path("none")])
+@pytest.mark.parametrize("given", ["./models/none", "/data/models/none", "~/models/none", "~nosuchuser/none", Path("none")])
 def test_a_folder_that_is_not_there_is_no_id_of_the_hub(given: str | Path) -> None:
     with pytest.raises(UserError, match=r"there is no folder .*none"):
         Subject.load(given)

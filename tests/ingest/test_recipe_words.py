@@ -3,9 +3,18 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from saelake.ingest.recipe import PromptSet
+from saelake.ingest.recipe.errors import sentence
 from tests.ingest.test_recipe import mistake
+
+
+class PromptsOnly(BaseModel):
+    """A recipe's sets without the rest."""
+
+    prompts: tuple[PromptSet, ...]
+
 
 MODEL, LABEL = "[model]\n", 'label = "harmful"'
 OF_EITHER_KIND = [name for name, field in PromptSet.model_fields.items() if "Discriminator" in repr(field)]
@@ -50,6 +59,12 @@ def test_every_name_of_a_field_is_known(tmp_path: Path, old: str, new: str, expe
 )
 def test_what_has_the_wrong_form_is_told_in_the_words_of_toml(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert expected in mistake(tmp_path, (old, new))
+
+
+def test_a_set_that_is_no_table_is_told() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PromptsOnly.model_validate({"prompts": ["a.jsonl"]})
+    assert sentence(caught.value, PromptsOnly) == "prompts[0]: Input should be a table, not 'a.jsonl'"
 
 
 @pytest.mark.parametrize("given", ["5", "true"])

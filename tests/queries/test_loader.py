@@ -162,6 +162,7 @@ def test_features_come_from_a_table_and_are_literals(con: duckdb.DuckDBPyConnect
         ("1:4", "features: there is no feature 4 in layer 1: its features are 0 to 3"),
         ([(1, 2.5)], "features is a list of features"),
         ([(1, True)], "features is a list of features"),
+        ("select 's9' as sae_id, 1 as layer, 1 as feature_id", "no SAE with sae_id s9 and layer 1: its SAEs are s0, s1"),
         ("select 1 as layer, '2' as feature_id", "features: feature_id is VARCHAR, and not an integer"),
         ("select 1 as layer, 2.0::double as feature_id", "features: feature_id is DOUBLE, and not an integer"),
         ("select 1.0::float as layer, 2 as feature_id", "features: layer is FLOAT, and not an integer"),

@@ -9,7 +9,9 @@ import saelake
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.add import add
 from saelake.warehouse.sharing.share import Choice, share
+from saelake.warehouse.synth import synthesize
 from tests.lakes import build_lake
+from tests.warehouse import toys
 
 
 def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_a_study_is_no_path(name: str, tmp_path: Path) -> None:
     with saelake.open(lake.root) as opened, pytest.raises(saelake.UserError, match="is not a name for a study: use letters"):
         opened.write("explanations", [row], study=name)
     with pytest.raises(saelake.UserError, match="is not a name for a study"):
-        lake.point(name, "ingest", ["x"])
+        synthesize(lake, toys.SHAPE, recipe=name)
     assert sorted(tmp_path.rglob("*")) == before
 
 
