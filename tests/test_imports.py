@@ -1,4 +1,4 @@
-"""No module imports itself by way of others: not while it is loaded, nor later, in a function or for its types."""
+"""No module imports itself by way of others, not while it is loaded, nor later, in a function or for types; none is too long."""
 
 import ast
 from collections.abc import Iterator
@@ -31,3 +31,8 @@ def test_imports_run_one_way() -> None:
     graph = {name: set(imported(file, known)) - {name} for name, file in known.items()}
     assert graph["saelake.ingest.job"] >= {"saelake.ingest.shards", "saelake.ingest.runs"}
     list(TopologicalSorter(graph).static_order())  # raises graphlib.CycleError, which names the circle
+
+
+def test_no_module_is_too_long_to_read() -> None:
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in modules().values()}
+    assert not {name for name, lines in lengths.items() if lines > 350}

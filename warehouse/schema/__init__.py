@@ -20,7 +20,7 @@ from saelake.warehouse.schema.captured import (
     TOKENS,
 )
 from saelake.warehouse.schema.columns import SCHEMA_VERSION, Column, Table
-from saelake.warehouse.schema.directions import ALIGNMENTS, DIRECTIONS
+from saelake.warehouse.schema.directions import ALIGNMENTS, DECODER_COSINES, DIRECTIONS, LAYER_COSINES
 from saelake.warehouse.schema.imported import EXAMPLES, FEATURE_REPORTS, GRAPH_EDGES, REPORTED_LOGITS
 from saelake.warehouse.schema.meaning import (
     ANNOTATIONS,
@@ -56,8 +56,6 @@ from saelake.warehouse.schema.waking import (
     BACKUP_TESTS,
     BACKUPS,
     CLAMPS,
-    DECODER_COSINES,
-    LAYER_COSINES,
     LOSSES,
     REACTIVATIONS,
     READOUT_SETS,

@@ -1,8 +1,21 @@
-"""The tables of the protocol that say what the behaviour's direction is, and how close features lie to it (R3-R5)."""
+"""The tables of the protocol that say what the behaviour's direction is, and how close features and prompts lie to it (R3-R5)."""
 
 import pyarrow as pa
 
-from saelake.warehouse.schema.columns import BYTE_STREAM, FEATURE_ID, LAYER, MADE_ELSEWHERE, RUN_ID, SAE_ID, VECTOR, Column, Table
+from saelake.warehouse.schema.columns import (
+    BYTE_STREAM,
+    FEATURE_ID,
+    LAYER,
+    MADE_ELSEWHERE,
+    PROMPT_ID,
+    RUN_ID,
+    SAE_ID,
+    VECTOR,
+    Column,
+    Table,
+    of_layer,
+    of_width,
+)
 
 NOT_ASKED = "made elsewhere, or not asked (direction.selection): not measured here"
 
@@ -91,4 +104,49 @@ ALIGNMENTS = Table(
     key=("run_id", "direction", "sae_id", "feature_id"),
     order=("direction", "feature_id"),
     by_layer=True,
+)
+
+LAYER_COSINES = Table(
+    "layer_cosines",
+    "how close the residual stream of a prompt's last token lies to a refusal direction after one block (R4)",
+    (
+        RUN_ID,
+        PROMPT_ID,
+        Column("direction", pa.string(), "own: the direction of this layer; chosen: the study's one direction"),
+        LAYER,
+        Column(
+            "cosine",
+            pa.float32(),
+            "cosine of resid_post at the last token and the direction",
+            at_least=-1,
+            at_most=1,
+            encoding=BYTE_STREAM,
+        ),
+    ),
+    key=("prompt_id", "direction", "layer"),
+    order=("direction", "layer", "prompt_id"),
+)
+
+DECODER_COSINES = Table(
+    "decoder_cosines",
+    "two candidate features whose decoder rows are alike; every pair stands once, in the order of layer and feature_id",
+    (
+        RUN_ID,
+        SAE_ID,
+        LAYER,
+        FEATURE_ID,
+        Column("other_sae_id", pa.string(), "the SAE of the other feature", refers="saes.sae_id"),
+        Column("other_layer", pa.int16(), "its layer", at_least=0, limit=of_layer("other_sae_id")),
+        Column("other_feature_id", pa.int32(), "its index", at_least=0, limit=of_width("other_sae_id")),
+        Column(
+            "cosine",
+            pa.float32(),
+            "cosine of the two decoder rows, at least the recipe's redundancy.min_cosine",
+            at_least=-1,
+            at_most=1,
+            encoding=BYTE_STREAM,
+        ),
+    ),
+    key=("run_id", "sae_id", "feature_id", "other_sae_id", "other_feature_id"),
+    order=("layer", "feature_id", "other_layer", "other_feature_id"),
 )

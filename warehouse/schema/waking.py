@@ -1,4 +1,4 @@
-"""The tables of the protocol that say what ablating features sets off (R4, R13-R16)."""
+"""The tables of the protocol that say what ablating features sets off (R13-R16)."""
 
 import pyarrow as pa
 
@@ -16,51 +16,6 @@ from saelake.warehouse.schema.columns import (
     Table,
     of_layer,
     of_width,
-)
-
-LAYER_COSINES = Table(
-    "layer_cosines",
-    "how close the residual stream of a prompt's last token lies to a refusal direction after one block (R4)",
-    (
-        RUN_ID,
-        PROMPT_ID,
-        Column("direction", pa.string(), "own: the direction of this layer; chosen: the study's one direction"),
-        LAYER,
-        Column(
-            "cosine",
-            pa.float32(),
-            "cosine of resid_post at the last token and the direction",
-            at_least=-1,
-            at_most=1,
-            encoding=BYTE_STREAM,
-        ),
-    ),
-    key=("prompt_id", "direction", "layer"),
-    order=("direction", "layer", "prompt_id"),
-)
-
-DECODER_COSINES = Table(
-    "decoder_cosines",
-    "two candidate features whose decoder rows are alike; every pair stands once, in the order of layer and feature_id",
-    (
-        RUN_ID,
-        SAE_ID,
-        LAYER,
-        FEATURE_ID,
-        Column("other_sae_id", pa.string(), "the SAE of the other feature", refers="saes.sae_id"),
-        Column("other_layer", pa.int16(), "its layer", at_least=0, limit=of_layer("other_sae_id")),
-        Column("other_feature_id", pa.int32(), "its index", at_least=0, limit=of_width("other_sae_id")),
-        Column(
-            "cosine",
-            pa.float32(),
-            "cosine of the two decoder rows, at least the recipe's redundancy.min_cosine",
-            at_least=-1,
-            at_most=1,
-            encoding=BYTE_STREAM,
-        ),
-    ),
-    key=("run_id", "sae_id", "feature_id", "other_sae_id", "other_feature_id"),
-    order=("layer", "feature_id", "other_layer", "other_feature_id"),
 )
 
 SOURCE = (
