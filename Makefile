@@ -36,8 +36,8 @@ analyze: $(INSTALLED)  ## ingest if needed, then search for causes and print the
 	$(BIN)/saelake analyze $(RECIPE) --lake $(LAKE)
 
 backups: $(INSTALLED)  ## the study of the hydra, trained to have backups, into LAKE-hydra, and its report: what stands in for what is ablated
-	$(BIN)/saelake analyze hydra --lake $(LAKE)-hydra
-	$(BIN)/saelake report --lake $(LAKE)-hydra --output backups.html
+	$(BIN)/saelake analyze hydra --lake $(LAKE:/=)-hydra
+	$(BIN)/saelake report --lake $(LAKE:/=)-hydra --output backups.html
 
 # Beside the embedded study, which shows no backup, stands the one that does; a study of yours is reported alone.
 report: analyze $(if $(filter recipes/organism.toml,$(RECIPE)),backups)  ## every table and figure on one page, report.html; and backups.html

@@ -99,7 +99,7 @@ class LakeRows(IterableDataset[dict[str, torch.Tensor]]):
             (self._by_prompt,) = con.execute("select count(*) > 0 from activations_by_prompt").fetchall()[0]
             bos_of = dict(con.execute(BOS).fetchall())
         if not self._saes:
-            raise UserError(f"there is no SAE in layer {layer}: the study {recipe} has others")
+            raise UserError(f"the study {recipe} has no SAE")
         self.features = features_of(self._saes)
         """layer, sae_id and feature_id of every column."""
         self._ids = np.asarray(found["prompt_id"])

@@ -34,7 +34,9 @@ ReadTable = Callable[[str], pa.Table]
 def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> Ingested:
     """The published runs of a recipe's prompts and activations: found, resumed or computed.
 
-    Raises UserError for anything wrong with recipe, model, SAEs or prompts, before a forward pass is spent on it.
+    Raises UserError for anything wrong with recipe, model, SAEs or prompts, before a forward pass is spent on it, but for two:
+    an SAE that is far from as active as declared shows on the first prompts, and damage to one that does not fit on the device
+    beside the others when it is loaded.
     """
     return ingest_study(open_study(recipe), lake, force=force, progress=progress)
 

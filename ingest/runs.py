@@ -1,8 +1,9 @@
 """The runs that a study's ingest is made of: one for every prompt set, and one for every prompt set and SAE.
 
-Each is known by what it holds: a set's prompts as the model reads them, or what one SAE makes of them. So a study that grows by
-a set or an SAE finds all its other runs, and studies share what they have in common. Version 1 had one run for all prompts and
-SAEs of a study: where that one holds nothing else, it stands for them.
+Each is known by what determines it: the prompts of a set and the recipe's [model], or one SAE beside these. (So another target
+token makes other runs, though of the same rows.) A study that grows by a set or an SAE finds all its other runs, and studies
+share what they have in common. Version 1 had one run for all prompts and SAEs of a study: where that one holds nothing else, it
+stands for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -191,14 +192,15 @@ def _held(study: Study, record: RunRecord, sets: Sequence[SetRuns]) -> _Older | 
 
 
 def _declares(section: Mapping[str, Any], ref: SaeRef) -> bool:
-    """Whether a recipe's section, as a run of version 1 holds it, declares the L0 that an SAE has."""
+    """Whether a recipe's section, as a run of version 1 holds it, declares the L0 that an SAE has, or leaves it to SAELens."""
     for group in section.get("groups", [section]):
         declared = group.get("l0")
         if declared is not None and ref.layer in group["layers"]:
             value = declared[group["layers"].index(ref.layer)] if isinstance(declared, list) else declared
             if value == ref.declared_l0:
                 return True
-    return all(group.get("l0") is None or ref.layer not in group["layers"] for group in section.get("groups", [section]))
+    silent = all(group.get("l0") is None or ref.layer not in group["layers"] for group in section.get("groups", [section]))
+    return silent and (ref.declared_l0 is None or ref.release is not None)
 
 
 def is_ingested(study: Study, lake: Lake) -> bool:

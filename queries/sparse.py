@@ -11,7 +11,7 @@ from saelake.queries.loader import load
 from saelake.queries.matrix import SaeColumns, blocks, bos_places, matrix
 from saelake.queries.parameters import QueryError
 from saelake.warehouse import arguments
-from saelake.warehouse.errors import UserError
+from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.literals import literal, parquet, paths
 
 if TYPE_CHECKING:
@@ -70,10 +70,12 @@ def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parame
 
 
 def sae_columns(con: "duckdb.DuckDBPyConnection", layer: Any) -> list[SaeColumns]:
-    """The SAEs whose features are columns: all, or those of one layer."""
+    """The SAEs whose features are columns: all, or those of one layer. Raises QueryError for a layer without any."""
     rows = con.execute("select layer, sae_id, width from saes order by layer, sae_id").fetchall()
     layers = [of for of, *_ in rows]
     asked = [row for row in rows if layer in (None, "null") or row[0] == int(layer)]
+    if rows and not asked:
+        raise QueryError(f"layer: there is no SAE in layer {layer}: SAEs are in {', '.join(map(str, dict.fromkeys(layers)))}")
     return [SaeColumns(int(of), str(sae_id), int(width), layers.count(of) == 1) for of, sae_id, width in asked]
 
 
@@ -101,7 +103,8 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
 
     Rows and columns are those of the set's prompts and saes, which stand beside its activations; where the files are not all of
     the set's, columns are those of the SAEs that fire in them. A set without one of these tables is read as far as the
-    activations themselves show, with a warning that says so. Raises QueryError if bos is false and there are no tokens.
+    activations themselves show, with a warning that says so. Raises QueryError for a wrong parameter, also if bos is false and
+    there are no tokens; UserError for another library, and for files that are not there or hold no activations.
     """
     import duckdb
 
@@ -110,17 +113,23 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     beside = {name: sorted((folder.parent / name).glob("*.parquet")) for name in ("tokens", *INSTEAD)}
     if not beside["tokens"] and options.get("bos") in (False, "false"):
         raise QueryError("which tokens are BOS stands in the table tokens, which is not beside these files: leave bos true")
-    with duckdb.connect() as con:
-        con.execute(f"create view activations as select * from {parquet(exactly)}")
-        for name, found in beside.items():
-            select, used = INSTEAD.get(name, (NO_TOKENS, ""))
-            con.execute(f"create view {name} as {f'select * from {parquet(paths(found))}' if found else select}")
-            if used and not found:
-                warnings.warn(f"the table {name} is not beside these files: {used}", stacklevel=3)
-        read = con.execute(f"select file_name from parquet_file_metadata({exactly})").fetchall()
-        if len(read) < len(list(folder.glob("*.parquet"))):
-            con.execute("create temp view saes as select * from memory.main.saes semi join activations using (sae_id)")
-        return sparse(con, **options)
+    try:
+        with duckdb.connect() as con:
+            con.execute(f"create view activations as select * from {parquet(exactly)}")
+            for name, found in beside.items():
+                select, used = INSTEAD.get(name, (NO_TOKENS, ""))
+                con.execute(f"create view {name} as {f'select * from {parquet(paths(found))}' if found else select}")
+                if used and not found:
+                    warnings.warn(f"the table {name} is not beside these files: {used}", stacklevel=3)
+            read = con.execute(f"select file_name from parquet_file_metadata({exactly})").fetchall()
+            if len(read) < len(list(folder.glob("*.parquet"))):
+                con.execute("create temp view saes as select * from memory.main.saes semi join activations using (sae_id)")
+            return sparse(con, **options)
+    except duckdb.Error as error:
+        said = one_line(error)
+        raise UserError(
+            f"{files} cannot be read ({said}): give Parquet files of activations, as SET/data/activations/*.parquet"
+        ) from error
 
 
 def to_torch(matrix: Any) -> Any:

@@ -46,7 +46,7 @@ class OpenLake:
     """The study that `open` was given, if any."""
 
     def sql(self, statement: str, params: Any = None) -> duckdb.DuckDBPyRelation:
-        """The rows of a SQL statement, with prepared parameters if any.
+        """The rows of a SQL statement, with prepared parameters if any; None, as DuckDB has it, for one without rows (`set ...`).
 
         Raises duckdb.Error, and UserError for a table that is damaged or was left out of a shared set.
         """
@@ -117,8 +117,10 @@ class OpenLake:
             return LakeRows(self.lake, study, **options)
 
     def write(self, table: str, rows: Any, *, study: str | None = None, about: Mapping[str, Any] | None = None) -> RunRecord:
-        """Stores rows of a table of the protocol as a run, with what made them; afterwards the lake shows it: `connection` is a
-        new one, and relations made before stay as they were.
+        """Stores rows of a table of the protocol as a run, with what made them.
+
+        Afterwards the lake shows it, unless it was opened for another study: `connection` is a new one, and relations made before
+        stay as they were.
 
         Rows that are written later to the same table and study take their place: plain names show the last ones, `all_runs` all.
         So what belongs together is written in one call.
@@ -135,9 +137,11 @@ class OpenLake:
         study = None if study is None else arguments.text("study", study)
         told = arguments.json_values("about", about, "what made the rows, as {name: JSON value}")
         if study is None:
-            if not self.studies:
-                raise UserError("say which study: study=NAME")
-            study = only_study(self.lake, self.studies)
+            if len(self.studies) != 1:
+                raise UserError(
+                    f"the lake {self.lake} shows {', '.join(self.studies) or 'no study yet'}: say which study: study=NAME"
+                )
+            (study,) = self.studies
         record = write_rows(self.lake, study, table, rows, {"written_by": "saelake.OpenLake.write", **told})
         self._show_again()
         return record

@@ -198,7 +198,8 @@ def test_several_studies_are_named_and_chosen(tmp_path: Path) -> None:
     lake = build_lake(tmp_path / "lake")
     build_lake(tmp_path / "lake", "other", variant=1)
     assert refused(saelake("query", "asr", lake=lake)) == (
-        f"the lake {lake} holds several studies (other, small): choose one with --recipe NAME, or recipe=NAME in Python"
+        f"the lake {lake} holds several studies (other, small): choose one with --recipe NAME, or in Python with "
+        "saelake.open(LAKE, recipe=NAME)"
     )
     assert saelake("query", "asr", "--recipe", "other", lake=lake).exit_code == 0
     count = ["sql", "select count(*) as n from prompts", "--format", "csv"]

@@ -44,7 +44,7 @@ def test_a_study_that_is_written_to_is_shown_from_then_on(tmp_path: Path) -> Non
         assert lake.studies == ("other", "small")
         with pytest.raises(UserError, match=r"several studies \(other, small\): choose one"):
             lake.query("asr")
-        with pytest.raises(UserError, match="several studies"):
+        with pytest.raises(UserError, match=r"shows other, small: say which study: study=NAME"):
             lake.write("ablations", rows)
 
 

@@ -238,6 +238,8 @@ class Engine:
         watched: dict[int, np.ndarray | None] = {}
         for key, ids in pairs:
             number = self._table.number(key)
+            if number in watched:
+                raise UserError(f"saes names {self._table.saes[number].sae_id} twice: name it once, with all its features")
             watched[number] = None if ids is None else np.unique(feature_ids(ids, self._table.saes[number]))
         return watched
 

@@ -1,7 +1,7 @@
 """A 1-minimal flipping set: ablating it flips the prompt, and no single one of its features can be left out.
 
-Algorithm 1 (algorithm1.py) guarantees neither. It is found by delta debugging from a random order, or, in fewer trials, along an
-order that puts first what matters most (attribution).
+Algorithm 1 (algorithm1.py) guarantees neither. Such a set is found by delta debugging from a random order, or, in fewer trials,
+along an order that puts first what matters most (attribution).
 
 A search is a generator that yields trials (sets to ablate) and is sent back which of them flip; many searches advance together,
 so that the engine sees all pending trials as one batch.
@@ -29,14 +29,14 @@ Members = tuple[int, ...]
 Search = Generator[list[Members], list[bool], Members]
 Key = TypeVar("Key", bound=Hashable)
 ALONE = 64
-"""Candidates that are tried one by one where no beginning of a ranking flips."""
+"""Candidates that are tried one by one where no beginning of a ranking that is tried flips."""
 AT_ONCE = {"cpu": 32, "cuda": 128}
 """Prompts that are searched together, by device kind. A step of a few answers takes as long as one of many: both read all of the
 model's weights, and a GPU waits for its host. A kill costs the searches that have begun and whose shards have not ended."""
 
 
 def drawn_set(n_candidates: int, rng: np.random.Generator) -> Search:
-    """Searches a 1-minimal flipping subset of a pool that flips as a whole.
+    """Searches for a 1-minimal flipping subset of a pool that flips as a whole.
 
     Blocks are tried for leaving out, from halves down to single features. Of the blocks that can each be left out alone, as many
     together as still flip are left out (flipping is not monotone, so that is tried, not assumed). Ends when no single feature
@@ -64,12 +64,14 @@ def drawn_set(n_candidates: int, rng: np.random.Generator) -> Search:
 
 
 def ranked_set(order: Sequence[int]) -> Search:
-    """Searches a 1-minimal flipping subset along an order of the candidates, what matters most first; empty if nothing flips.
+    """Searches for a 1-minimal flipping subset along an order of the candidates, what matters most first.
+
+    Empty if nothing that is tried flips.
 
     The shortest beginning of the order that flips is found by doubling and halving, and its last candidate is kept; then the
     shortest one that flips together with what is kept, until that flips by itself (as QuickXplain, Junker 2004). Flipping is not
     monotone, so that is not relied on: of what is kept, one after another is left out as long as one can be. The whole pool need
-    not flip; where no beginning does, the first ones are tried alone.
+    not flip; where no beginning that is tried does, the first candidates are tried alone.
     """
     tried: dict[Members, bool] = {}
 

@@ -50,6 +50,8 @@ def test_several_saes_of_one_layer_are_told_apart() -> None:
     assert by_hook == several.next_token([text], ablate={third: range(20)}).p_target[0]
     table = several.activations([text], saes=[first, second])
     assert set(table["sae_id"].to_pylist()) == {first, second}
+    with pytest.raises(saelake.UserError, match=f"saes names {third} twice"):
+        several.activations([text], saes={third: [1], "blocks.1.hook_mlp_out": [2]})
 
 
 @pytest.mark.parametrize("answer", [False, True])

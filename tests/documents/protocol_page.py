@@ -28,12 +28,12 @@ of shards and batches and the copy by prompt are not in it. A run that an older 
 asks for is found and built on, and `saelake status` says so; a field of a recipe that came later counts only where it is not at
 its default.
 
-A lake grows. `ingest` makes a run `prompts` of every prompt set and a run `activations` of every prompt set and SAE, each known
-by what it holds, so that a study with one more set or SAE computes that alone, and studies share what they have in common. Each
-run has its own rows of `saes` and `features`, whose statistics are over its prompts; plain table names show one row of each SAE
-and feature, over all that is shown, and all_runs.NAME the runs' own. The parents of a later stage are the runs that it reads.
-Version 1 had one run `ingest` for a whole study, which stands for these. The copy by prompt of activations that were computed
-without it is a run of its own, `prompt_major`.
+A lake grows. `ingest` makes a run `prompts` of every prompt set and a run `activations` of every prompt set and SAE, so that a
+study with one more set or SAE computes that alone, and studies share what they have in common. Each run has its own rows of
+`saes` and `features`, whose statistics are over its prompts; plain table names show one row of each SAE and feature, over all
+that is shown, and all_runs.NAME the runs' own. The parents of a later stage are the runs that it reads. Version 1 had one run
+`ingest` for a whole study, which stands for these. The copy by prompt of activations that were computed without it is a run of
+its own, `prompt_major`.
 """
 LAYOUT = """
 All files are plain Parquet: zstd, page checksums, page index, no hive keys, no nested types but lists of numbers. `run_id`,

@@ -68,6 +68,17 @@ def test_a_matrix_has_every_row_and_every_column(tmp_path: Path) -> None:
     assert saelake.sparse(str(one_file)).matrix.shape == (6, WIDTH), "the SAE of these files alone"
 
 
+@pytest.mark.filterwarnings("ignore:the table")  # of those that are not beside these files
+def test_files_that_hold_no_such_activations_are_one_sentence(tmp_path: Path) -> None:
+    share(build_lake(tmp_path / "lake"), tmp_path / "set")
+    with pytest.raises(QueryError, match=r"there is no SAE in layer 7: SAEs are in 0, 1$"):
+        saelake.sparse(tmp_path / "set" / FILES, layer=7)
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    for files in ("set/data/activation/*.parquet", "set/data/prompts/*.parquet", "text.parquet"):
+        with pytest.raises(UserError, match=r"cannot be read \(.*\): give Parquet files of activations"):
+            saelake.sparse(tmp_path / files, layer=1)
+
+
 def test_what_a_set_left_out_is_said(tmp_path: Path) -> None:
     lake = build_lake(tmp_path / "lake")
     share(lake, tmp_path / "part", Choice(tables=("activations",)))

@@ -17,6 +17,7 @@ from saelake.analysis import stage_list, verbs
 from saelake.analysis.study_status import study_status
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe, load_recipe
+from saelake.ingest.runs import ingest_runs
 from saelake.ingest.study import open_study
 from saelake.warehouse import schema
 from saelake.warehouse.catalog import connect, current_files
@@ -214,6 +215,15 @@ def test_a_study_of_version_1_is_found_and_built_on(golden: Callable[[str], Lake
         rows = con.execute(f"{same} where a.condition = 'mine' and b.condition = 'later'").fetchone()
     assert rows == (12, True)
     assert not check(lake)
+
+
+def test_an_l0_that_version_1_was_not_told_makes_runs_of_now(golden: Callable[[str], Lake], planted_recipe: Path) -> None:
+    lake, recipe = golden("v1"), load_recipe(planted_recipe)
+    (ingested,) = lake.current()["golden", "ingest"]
+    declared = recipe.model_copy(update={"saes": recipe.saes.model_copy(update={"l0": 3.0})})
+    for asked, same in ((recipe, True), (declared, False)):
+        (one,) = ingest_runs(open_study(asked), lake)
+        assert {spec.run_id == ingested for spec in one.activations.values()} == {same}
 
 
 def test_a_lake_of_version_1_grows_by_a_prompt_set_of_now(golden: Callable[[str], Lake], planted_recipe: Path) -> None:

@@ -241,7 +241,7 @@ NOISE = Table(
 
 SEARCHES = Table(
     "searches",
-    "one search of a prompt's critical set",
+    "one search for a prompt's critical set",
     (
         RUN_ID,
         PROMPT_ID,
