@@ -34,9 +34,9 @@ ReadTable = Callable[[str], pa.Table]
 def ingest(recipe: Recipe, lake: Lake, *, force: bool = False, progress: Quiet | None = None) -> Ingested:
     """The published runs of a recipe's prompts and activations: found, resumed or computed.
 
-    Raises UserError for anything wrong with recipe, model, SAEs or prompts, before a forward pass is spent on it, but for two:
-    an SAE that is far from as active as declared shows on the first prompts, and damage to one that does not fit on the device
-    beside the others when it is loaded.
+    Raises UserError for anything wrong with recipe, model, SAEs or prompts, before a forward pass is spent on it, with two
+    exceptions: that an SAE is far less or far more active than declared is seen on the first prompts, and damage to an SAE that
+    does not fit on the device beside the others is seen only when it is loaded.
     """
     return ingest_study(open_study(recipe), lake, force=force, progress=progress)
 

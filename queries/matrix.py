@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import literal
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ def _strips(
     is_left_out: np.ndarray | None,
     most: int,
 ) -> list[Any]:
-    """An SAE's columns as SciPy CSR arrays side by side, of about `most` entries each."""
+    """An SAE's columns as SciPy CSR arrays side by side, of about `most` entries each.
+
+    Raises UserError for a row that comes twice.
+    """
     import scipy.sparse
 
     if not count:
@@ -153,7 +157,8 @@ def _strips(
     found = _cut(block, sae, most, _batches(con, block, clause, by_token, is_left_out))
     if found is None:  # not as a run's files lie
         found = _cut(block, sae, most, _batches(con, block, f"{clause} order by {IN_ORDER}", by_token, is_left_out))
-        assert found is not None, "what is sorted is in order"
+        if found is None:  # sorted, and still not in order
+            raise UserError(f"activations of {sae.sae_id} hold a row twice: give the files of each run once")
     return found
 
 

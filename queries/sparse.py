@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 PROMPTS = "select prompt_id from prompts order by prompt_id"
 TOKENS = "select prompt_id, unnest(range(n_tokens)) as pos from prompts order by prompt_id, pos"
 """What the rows of a matrix are."""
-NO_TOKENS = "select null::bigint as prompt_id, null::smallint as pos, null::varchar as role where false"
+BESIDE = {"tokens": "prompt_id, pos, role", "prompts": "prompt_id, n_tokens", "saes": "layer, sae_id, width"}
+"""Tables that stand beside a set's activations -> the columns that are read of them."""
 INSTEAD = {
-    "prompts": (
-        "select prompt_id, max(pos) + 1 as n_tokens from activations group by prompt_id",
-        "rows are the prompts on which something fires, each up to the last token on which it does",
-    ),
-    "saes": (
-        "select layer, sae_id, max(feature_id) + 1 as width from activations group by layer, sae_id",
-        "columns are the features of the SAEs that fire, each up to the last one that does",
-    ),
+    "tokens": "select null::bigint as prompt_id, null::smallint as pos, null::varchar as role where false",
+    "prompts": "select prompt_id, max(pos) + 1 as n_tokens from activations group by prompt_id",
+    "saes": "select layer, sae_id, max(feature_id) + 1 as width from activations group by layer, sae_id",
 }
-"""Table -> what is read from activations where a set has no such table, and what that means."""
+"""Such a table -> what is read from activations where a set has it not."""
+MEANING = {
+    "prompts": "rows are the prompts on which something fires, each up to the last token on which it does",
+    "saes": "columns are the features of the SAEs that fire, each up to the last one that does",
+}
+"""Such a table -> what it means that it is not there."""
 
 
 class Sparse(NamedTuple):
@@ -109,20 +110,23 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     import duckdb
 
     exactly = paths([files]) if Path(files).exists() else literal(files)
-    folder = Path(files).parent
-    beside = {name: sorted((folder.parent / name).glob("*.parquet")) for name in ("tokens", *INSTEAD)}
-    if not beside["tokens"] and options.get("bos") in (False, "false"):
-        raise QueryError("which tokens are BOS stands in the table tokens, which is not beside these files: leave bos true")
     try:
         with duckdb.connect() as con:
             con.execute(f"create view activations as select * from {parquet(exactly)}")
-            for name, found in beside.items():
-                select, used = INSTEAD.get(name, (NO_TOKENS, ""))
-                con.execute(f"create view {name} as {f'select * from {parquet(paths(found))}' if found else select}")
-                if used and not found:
-                    warnings.warn(f"the table {name} is not beside these files: {used}", stacklevel=3)
-            read = con.execute(f"select file_name from parquet_file_metadata({exactly})").fetchall()
-            if len(read) < len(list(folder.glob("*.parquet"))):
+            read = [
+                name for (name,) in con.execute(f"select distinct file_name from parquet_file_metadata({exactly})").fetchall()
+            ]
+            folders = sorted({Path(name).absolute().parent for name in read if "://" not in name})
+            beside = {name: _files_beside(folders, name) for name in BESIDE}
+            if not beside["tokens"] and options.get("bos") in (False, "false"):
+                raise QueryError(
+                    "which tokens are BOS stands in the table tokens, which is not beside these files: leave bos true"
+                )
+            for name, columns in BESIDE.items():
+                con.execute(f"create view {name} as {_once(columns, beside[name]) if beside[name] else INSTEAD[name]}")
+                if not beside[name] and name in MEANING:
+                    warnings.warn(f"the table {name} is not beside these files: {MEANING[name]}", stacklevel=3)
+            if len(read) < sum(len(list(folder.glob("*.parquet"))) for folder in folders):
                 con.execute("create temp view saes as select * from memory.main.saes semi join activations using (sae_id)")
             return sparse(con, **options)
     except duckdb.Error as error:
@@ -130,6 +134,16 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
         raise UserError(
             f"{files} cannot be read ({said}): give Parquet files of activations, as SET/data/activations/*.parquet"
         ) from error
+
+
+def _files_beside(folders: Sequence[Path], table: str) -> list[Path]:
+    """The files of a table of the sets whose activations lie in these folders."""
+    return sorted(file for folder in folders for file in (folder.parent / table).glob("*.parquet"))
+
+
+def _once(columns: str, files: Sequence[Path]) -> str:
+    """SQL for what runs say alike, each once: every run of activations has a row of its SAE."""
+    return f"select distinct {columns} from {parquet(paths(files))}"
 
 
 def to_torch(matrix: Any) -> Any:

@@ -63,11 +63,13 @@ def _as_table(rows: Any) -> pa.Table:
             return rows
         if isinstance(rows, Mapping):
             return pa.table(dict(rows))
-        if hasattr(rows, "to_arrow_table"):
+        if isinstance(rows, Sequence):
+            return pa.Table.from_pylist(list(rows))
+        if hasattr(rows, "to_arrow_table"):  # a relation of DuckDB
             return rows.to_arrow_table()
-        return (
-            pa.Table.from_pylist(list(rows)) if isinstance(rows, Sequence) else pa.Table.from_pandas(rows, preserve_index=False)
-        )
+        if hasattr(rows, "iloc"):  # of pandas, whose index is no column
+            return pa.Table.from_pandas(rows, preserve_index=False)
+        return pa.table(rows)
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"rows cannot be read as a table ({error})") from error
 
@@ -80,6 +82,8 @@ def _typed(table: Table, rows: pa.Table) -> pa.Table:
     names = [c.name for c in known]
     if twice := {n for n in rows.column_names if rows.column_names.count(n) > 1}:
         raise UserError(f"rows of {table.name} have the column {sorted(twice)[0]} twice")
+    if "run_id" in rows.column_names:
+        raise UserError(f"rows of {table.name} have the column run_id: leave it out, the run that stores them gives it")
     if unknown := [n for n in rows.column_names if n not in names]:
         raise UserError(f"{table.name} has no column {unknown[0]}: its columns are {', '.join(names)}")
     needed = [c.name for c in known if c.null is None and c.name != table.owns]

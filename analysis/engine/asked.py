@@ -44,7 +44,7 @@ class Ablate(_Asked):
     ids: Sequence[int]
     positions: Positions = None
     answering: bool | None = None
-    """Whether it stays on for generated tokens; None: if it acts on the whole prompt, or `positions` names "answer"."""
+    """Whether it stays on for generated tokens; None: if `positions` is not given, or names "answer"."""
 
 
 @dataclass(frozen=True, eq=False)

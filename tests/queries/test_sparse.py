@@ -124,7 +124,28 @@ def test_rows_of_any_order_and_batch_give_the_same_matrix(
 def test_runs_of_prompts_are_rows_one_below_the_other(tmp_path: Path) -> None:
     build_lake(tmp_path / "lake")
     lake = build_lake(tmp_path / "lake", "again", variant=1)
+    share(lake, tmp_path / "set")
     with connect(lake) as con:
-        matrix, rows, _ = sparse(con, rows="token")
-    assert (np.diff(rows["prompt_id"]) >= 0).all()
-    assert np.array_equal(matrix.toarray(), np.concatenate([dense(True)] * 2))
+        for matrix, rows, _ in (sparse(con, rows="token"), saelake.sparse(tmp_path / "set" / FILES, rows="token")):
+            assert (np.diff(rows["prompt_id"]) >= 0).all()
+            assert np.array_equal(matrix.toarray(), np.concatenate([dense(True)] * 2))
+
+
+def test_what_stands_beside_files_is_found_however_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share(build_lake(tmp_path / "lake"), tmp_path / "set")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "set" / "data" / "activations")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the table")
+        for files in (tmp_path / "set/data/activations", f"~/set/{FILES}", tmp_path / "*et" / FILES, "*.parquet"):
+            assert saelake.sparse(files).matrix.shape == (6, 2 * WIDTH)
+            assert saelake.sparse(files, bos=False).matrix.shape == (6, 2 * WIDTH)
+
+
+def test_a_run_that_is_given_twice_is_told_or_counts_once(tmp_path: Path) -> None:
+    share(build_lake(tmp_path / "lake"), tmp_path / "set")
+    share(Lake.existing(tmp_path / "lake"), tmp_path / "again")
+    twice = tmp_path / "*" / FILES
+    assert np.array_equal(saelake.sparse(twice).matrix.toarray(), dense(False))
+    with pytest.raises(UserError, match="activations of sae0 hold a row twice: give the files of each run once"):
+        saelake.sparse(twice, rows="token")

@@ -42,7 +42,9 @@ def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
             (answers | {"p_refusal_token": [0.5, 3.0]}, r"ablations\.p_refusal_token is above 1 in 1 of 2 rows"),
             (answers | {"p_refusal_token": [float("nan"), 0.5]}, r"ablations\.p_refusal_token is not a finite number in 1"),
             (answers | {"k": [-1, None]}, r"ablations\.k is below 0 in 1 of 2 rows"),
+            (answers | {"run_id": ["x"] * 2}, "rows of ablations have the column run_id: leave it out"),
             ([], "there are no rows"),
+            (5, "rows cannot be read as a table"),
         ):
             with pytest.raises(saelake.UserError, match=expected):
                 lake.write("ablations", rows)
@@ -97,3 +99,16 @@ def test_rows_about_a_feature_are_held_to_an_sae_of_the_lake(tmp_path: Path) -> 
                 lake.write("explanations", [row | changed])
         build_lake(tmp_path / "lake", "other", variant=1)  # of the same SAEs, later
         assert lake.write("explanations", [row], study="small").run_id == record.run_id
+
+
+@pytest.mark.parametrize("form", ["df", "pl", "to_arrow_table", "to_arrow_reader", "relation", "batch"])
+def test_rows_come_in_whatever_form_a_table_has(form: str, tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    with saelake.open(tmp_path / "lake") as lake:
+        rows = lake.sql("select * exclude run_id from verdicts where judge = 'phrases' order by ablation_id limit 2")
+        expected = rows.fetchall()
+        table = rows.to_arrow_table()
+        given = rows if form == "relation" else table.to_batches()[0] if form == "batch" else getattr(rows, form)()
+        record = lake.write("verdicts", given, study="mine")
+        kept = lake.sql(f"select * exclude run_id from all_runs.verdicts where run_id = '{record.run_id}' order by ablation_id")
+        assert kept.fetchall() == expected
