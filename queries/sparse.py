@@ -118,6 +118,8 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
             ]
             folders = sorted({Path(name).absolute().parent for name in read if "://" not in name})
             beside = {name: _files_beside(folders, name) for name in BESIDE}
+            if mixed := [name for name in BESIDE if beside[name] and not all(_files_beside([one], name) for one in folders)]:
+                raise UserError(f"some of these sets have the table {mixed[0]} and some have not: read them one by one")
             if not beside["tokens"] and options.get("bos") in (False, "false"):
                 raise QueryError(
                     "which tokens are BOS stands in the table tokens, which is not beside these files: leave bos true"

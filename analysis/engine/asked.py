@@ -165,7 +165,7 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
     """The positions of one prompt; raises UserError for a position or a role that it does not have."""
     n = len(prompt.token_ids)
     if answering is not None:
-        arguments.switch("answering", answering)
+        answering = arguments.switch("answering", answering)
     if positions is None:
         return Where(frozenset(range(n)), answering is not False)
     found: set[int] = set()
@@ -213,6 +213,8 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
         is_one = isinstance(edit.values, str | bytes | Mapping) or not isinstance(edit.values, Iterable)
         is_one = is_one or getattr(edit.values, "shape", None) == ()
         values = [edit.values] if is_one else arguments.listed("values", edit.values, "a number, or one for each feature")
+        if not is_one and isinstance(edit.ids, set | frozenset):
+            raise UserError("features that are held at one value each are a list: a set has no order")
         if not is_one and len(values) != len(ids):
             raise UserError(f"{len(ids)} features of {sae.sae_id} are to be held at {len(values)} values: give one, or one each")
         held = [arguments.real(f"the value that a feature of {sae.sae_id} is to be held at", one) for one in values]

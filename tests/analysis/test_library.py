@@ -116,6 +116,9 @@ def test_edits_stay_on_while_answering_if_they_act_on_the_whole_prompt_or_are_to
 
     assert answer() == greedy(True, True)
     assert answer(answering=False) == greedy(True, False)
+    assert answer(answering=np.False_) == greedy(True, False)
+    with pytest.raises(saelake.UserError, match="a list: a set has no order"):
+        engine().answer([TEXTS[0]], edits=[[saelake.Clamp(1, {0, 3}, [1.0, 2.0])]])  # type: ignore[arg-type]
     assert answer(positions="answer") == greedy(False, True)
     assert answer(positions=range(len(ids_of(TEXTS[1])))) == greedy(True, False)
     assert len({tuple(greedy(*at)) for at in ((True, True), (True, False), (False, True), (False, False))}) > 2

@@ -142,6 +142,16 @@ def test_what_stands_beside_files_is_found_however_they_are_named(tmp_path: Path
             assert saelake.sparse(files, bos=False).matrix.shape == (6, 2 * WIDTH)
 
 
+@pytest.mark.parametrize("table", ["prompts", "saes", "tokens"])
+def test_sets_of_which_one_lacks_a_table_are_not_read_together(table: str, tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    others = tuple(name for name in ("activations", "prompts", "saes", "tokens") if name != table)
+    share(build_lake(tmp_path / "other", variant=1), tmp_path / "set")
+    share(Lake.existing(tmp_path / "lake"), tmp_path / "part", Choice(tables=others))
+    with pytest.raises(UserError, match=f"some of these sets have the table {table} and some have not: read them one by one"):
+        saelake.sparse(tmp_path / "*" / FILES, bos=False)
+
+
 def test_a_run_that_is_given_twice_is_told_or_counts_once(tmp_path: Path) -> None:
     share(build_lake(tmp_path / "lake"), tmp_path / "set")
     share(Lake.existing(tmp_path / "lake"), tmp_path / "again")
