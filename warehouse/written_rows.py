@@ -95,6 +95,12 @@ def _typed(table: Table, rows: pa.Table) -> pa.Table:
             try:
                 values = rows[column.name]
                 plain = values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+                if (
+                    pa.types.is_floating(plain.type)
+                    and column.type == pa.int64()
+                    and (column.refers or column.name == table.owns)
+                ):
+                    raise ValueError("ids pass 2^53, which a float rounds: give whole numbers")
                 columns[column.name] = plain.cast(column.type)
             except (pa.ArrowException, ValueError) as error:
                 raise UserError(f"{table.name}.{column.name} cannot be {column.type} ({error})") from error

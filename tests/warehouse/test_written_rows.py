@@ -42,6 +42,7 @@ def test_rows_are_written_to_a_lake_as_a_run(tmp_path: Path) -> None:
             (answers | {"p_refusal_token": [0.5, 3.0]}, r"ablations\.p_refusal_token is above 1 in 1 of 2 rows"),
             (answers | {"p_refusal_token": [float("nan"), 0.5]}, r"ablations\.p_refusal_token is not a finite number in 1"),
             (answers | {"k": [-1, None]}, r"ablations\.k is below 0 in 1 of 2 rows"),
+            (answers | {"prompt_id": [float(one) for one in ids]}, r"ablations.prompt_id cannot be int64 \(ids pass 2\^53"),
             (answers | {"run_id": ["x"] * 2}, "rows of ablations have the column run_id: leave it out"),
             ([], "there are no rows"),
             (5, "rows cannot be read as a table"),
