@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,42 +111,35 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     import duckdb
 
     exactly = paths([files]) if Path(files).exists() else literal(files)
-    try:
-        with duckdb.connect() as con:
-            con.execute(f"create view activations as select * from {parquet(exactly)}")
-            read = [
-                name for (name,) in con.execute(f"select distinct file_name from parquet_file_metadata({exactly})").fetchall()
-            ]
-            folders = sorted({Path(name).absolute().parent for name in read if "://" not in name})
-            beside = {name: _files_beside(folders, name) for name in BESIDE}
-            if mixed := [name for name in BESIDE if beside[name] and not all(_files_beside([one], name) for one in folders)]:
-                raise UserError(f"some of these sets have the table {mixed[0]} and some have not: read them one by one")
-            if not beside["tokens"] and options.get("bos") in (False, "false"):
-                raise QueryError(
-                    "which tokens are BOS stands in the table tokens, which is not beside these files: leave bos true"
-                )
-            for name, columns in BESIDE.items():
-                con.execute(f"create view {name} as {_once(columns, beside[name]) if beside[name] else INSTEAD[name]}")
-                if not beside[name] and name in MEANING:
-                    warnings.warn(f"the table {name} is not beside these files: {MEANING[name]}", stacklevel=3)
-            if len(read) < sum(len(list(folder.glob("*.parquet"))) for folder in folders):
-                con.execute("create temp view saes as select * from memory.main.saes semi join activations using (sae_id)")
+    with duckdb.connect() as con:
+        try:
+            _show_set(con, exactly, needs_bos=options.get("bos") in (False, "false"))
             return sparse(con, **options)
-    except duckdb.Error as error:
-        said = one_line(error)
-        raise UserError(
-            f"{files} cannot be read ({said}): give Parquet files of activations, as SET/data/activations/*.parquet"
-        ) from error
+        except duckdb.Error as error:
+            form = "give Parquet files of activations, as SET/data/activations/*.parquet"
+            raise UserError(f"{files} cannot be read ({one_line(error)}): {form}") from error
 
 
-def _files_beside(folders: Sequence[Path], table: str) -> list[Path]:
-    """The files of a table of the sets whose activations lie in these folders."""
-    return sorted(file for folder in folders for file in (folder.parent / table).glob("*.parquet"))
-
-
-def _once(columns: str, files: Sequence[Path]) -> str:
-    """SQL for what runs say alike, each once: every run of activations has a row of its SAE."""
-    return f"select distinct {columns} from {parquet(paths(files))}"
+def _show_set(con: "duckdb.DuckDBPyConnection", files: str, needs_bos: bool) -> None:
+    """Makes views of the activations in some files (SQL), and of the tables that stand beside those that are really read."""
+    con.execute(f"create view activations as select * from {parquet(files)}")
+    read = con.execute(f"select distinct file_name from parquet_file_metadata({files})").fetchall()
+    folders = sorted({Path(name).absolute().parent for (name,) in read if "://" not in name})
+    for name, columns in BESIDE.items():
+        by_folder = [sorted((folder.parent / name).glob("*.parquet")) for folder in folders]
+        if any(by_folder) and not all(by_folder):
+            raise UserError(f"some of these sets have the table {name} and some have not: read them one by one")
+        if any(by_folder):  # each row once: every run of activations has one of its SAE
+            select = f"select distinct {columns} from {parquet(paths(chain.from_iterable(by_folder)))}"
+        elif name == "tokens" and needs_bos:
+            raise QueryError("which tokens are BOS stands in the table tokens, which is not beside these files: leave bos true")
+        else:
+            select = INSTEAD[name]
+            if name in MEANING:
+                warnings.warn(f"the table {name} is not beside these files: {MEANING[name]}", stacklevel=4)
+        con.execute(f"create view {name} as {select}")
+    if len(read) < sum(len(list(folder.glob("*.parquet"))) for folder in folders):
+        con.execute("create temp view saes as select * from memory.main.saes semi join activations using (sae_id)")
 
 
 def to_torch(matrix: Any) -> Any:

@@ -117,7 +117,7 @@ def several_studies(lake: Lake, studies: Sequence[str]) -> UserError:
     """What to say where one study is meant and none is named."""
     return UserError(
         f"the lake {lake} holds several studies ({', '.join(studies)}): choose one with --recipe NAME, or in Python with "
-        f"saelake.open(LAKE, recipe=NAME)"
+        "saelake.open(LAKE, recipe=NAME)"
     )
 
 

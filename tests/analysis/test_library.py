@@ -95,7 +95,7 @@ def test_a_position_that_does_not_exist_is_an_error(positions: Any) -> None:
         engine().answer(TEXTS[:1], ablate={1: [3]}, positions=positions)
 
 
-def test_edits_stay_on_while_answering_if_they_act_on_the_whole_prompt_or_are_told_to() -> None:
+def test_edits_stay_on_while_answering_unless_positions_are_given_or_as_they_are_told() -> None:
     def greedy(at_prompt: bool, at_answer: bool) -> list[int]:
         ids = ids_of(TEXTS[1])
         n = len(ids)
