@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.accessible import require_accessible, require_visible_focus
 from tests.analysis.test_pages import server
@@ -56,14 +56,14 @@ def test_two_features_are_switched_off_in_three_clicks(link: str, browser: Brows
     page = browser.new_page()
     page.goto(link)
     followed(page, "Live").wait_for_selector("[data-edit='ablate 4:5']", state="attached")
-    assert page.locator("#unmodified [data-part=text]").inner_text() == "I cannot help ."
+    expect(page.locator("#unmodified [data-part=text]")).to_have_text("I cannot help .")
     page.locator("section", has_text="tell something").locator("[data-edit='ablate 4:5']").click()
     page.locator("section", has_text="tell something").locator("[data-edit='ablate 5:5']").click()
     page.locator("#edited", has_text="Sure , here it is .").wait_for()
-    assert page.locator("#edits").input_value() == "ablate 4:5\nablate 5:5"
-    assert "--features 4:5,5:5" in page.locator("#shell").inner_text()
+    expect(page.locator("#edits")).to_have_value("ablate 4:5\nablate 5:5")
+    expect(page.locator("#shell")).to_contain_text("--features 4:5,5:5")
     page.locator("[data-at]").last.click()
-    assert page.locator("[id^=at-]:visible").count() == 1
+    expect(page.locator("[id^=at-]:visible")).to_have_count(1)
 
 
 def test_the_console_by_keyboard_alone(link: str, browser: Browser) -> None:
@@ -73,15 +73,15 @@ def test_the_console_by_keyboard_alone(link: str, browser: Browser) -> None:
     page.keyboard.type("select layer, count(*) as n from saes group by layer order by layer")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("table.rows")
-    assert page.locator("table.rows tbody tr").count() == 6
-    assert page.locator("#result .chart rect").count() == 6
+    expect(page.locator("table.rows tbody tr")).to_have_count(6)
+    expect(page.locator("#result .chart rect")).to_have_count(6)
     page.keyboard.press("Control+a")
     page.keyboard.type(ENDLESS)
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#cancel:not([hidden])")
     page.keyboard.press("Escape")
     page.wait_for_selector(".problem", timeout=3_000)
-    assert "it was cancelled" in page.get_by_role("alert").inner_text()
+    expect(page.get_by_role("alert")).to_contain_text("it was cancelled")
 
 
 def test_two_browsers_at_once_do_not_wait_for_each_other(link: str, browser: Browser) -> None:
@@ -102,7 +102,7 @@ def test_two_browsers_at_once_do_not_wait_for_each_other(link: str, browser: Bro
         page.wait_for_selector("#cancel:not([hidden])")
         waiting.locator("#cancel").click()
         waiting.wait_for_selector(".problem", timeout=3_000)
-        assert "it was cancelled" in waiting.get_by_role("alert").inner_text()
+        expect(waiting.get_by_role("alert")).to_contain_text("it was cancelled")
         assert page.locator("#cancel").is_visible(), "what one cancels goes on in the other"
         page.locator("#cancel").click()
         page.wait_for_selector(".problem", timeout=3_000)
