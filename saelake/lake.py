@@ -21,10 +21,11 @@ import duckdb
 
 from saelake import queries
 from saelake.warehouse import arguments
-from saelake.warehouse.catalog import connect, current_files, current_runs, only_study, several_studies
+from saelake.warehouse.catalog import connect, current_runs, files_behind, only_study, several_studies
 from saelake.warehouse.errors import UserError, view_errors
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.records import RunRecord
+from saelake.warehouse.views import ShownRuns
 
 if TYPE_CHECKING:
     from saelake.analysis.rows_dataset import LakeRows
@@ -39,11 +40,16 @@ class OpenLake:
     """A lake's tables on an in-memory DuckDB connection; plain names show the current runs of one study, or of all."""
 
     connection: duckdb.DuckDBPyConnection
-    studies: tuple[str, ...]
-    """The recipes whose current runs the plain table names show."""
+    shown: ShownRuns
+    """The runs that they show."""
     lake: Lake
     recipe: str | None = None
     """The study that `open` was given, if any."""
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The recipes whose current runs the plain table names show."""
+        return (self.recipe,) if self.recipe else self.shown.studies
 
     def sql(self, statement: str, params: Any = None) -> duckdb.DuckDBPyRelation:
         """The rows of a SQL statement, with prepared parameters if any; None, as DuckDB has it, for one without rows (`set ...`).
@@ -69,7 +75,7 @@ class OpenLake:
 
         self._check(name, params)
         with view_errors(self.connection):
-            return spark.run(self.connection, spark.session(), name, current_files(self.lake, self.recipe), **params)
+            return spark.run(self.connection, spark.session(), name, files_behind(self.lake, self.shown), **params)
 
     def statement(self, name: str, **params: Any) -> str:
         """The SQL of a question with its values, for any DuckDB client of the lake; raises as `query` does."""
@@ -152,7 +158,7 @@ class OpenLake:
 
     def _show_again(self) -> None:
         """Opens another connection, with views and studies as they are now; relations of the one before stay as they were."""
-        self.connection, self.studies = _shown(self.lake, self.recipe)
+        self.connection, self.shown = _shown(self.lake, self.recipe)
 
     def tables(self) -> list[str]:
         """The names of the lake's tables."""
@@ -179,10 +185,10 @@ def open(path: str | Path, recipe: str | None = None) -> OpenLake:
     return OpenLake(*_shown(lake, recipe), lake, recipe)
 
 
-def _shown(lake: Lake, recipe: str | None) -> tuple[duckdb.DuckDBPyConnection, tuple[str, ...]]:
-    """A connection to the current runs, and the studies they belong to."""
+def _shown(lake: Lake, recipe: str | None) -> tuple[duckdb.DuckDBPyConnection, ShownRuns]:
+    """A connection to the current runs, and these."""
     shown = current_runs(lake, recipe)
-    return connect(lake, shown=shown), (recipe,) if recipe else shown.studies
+    return connect(lake, shown=shown), shown
 
 
 def sparse(files: str | Path, **options: Any) -> "Sparse":

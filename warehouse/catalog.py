@@ -59,9 +59,12 @@ def current_records(lake: Lake, recipe: str | None = None) -> list[RunRecord]:
 
     Raises UserError for an unknown recipe, and for a damaged pointer.
     """
-    shown = current_runs(lake, recipe)
+    return _undamaged(current_runs(lake, recipe))
+
+
+def _undamaged(shown: ShownRuns) -> list[RunRecord]:
     if shown.damage:
-        raise UserError(f"{lake}: {shown.damage}")
+        raise UserError(f"{shown.lake}: {shown.damage}")
     return list(shown.records)
 
 
@@ -133,14 +136,14 @@ class Files(NamedTuple):
     """What to select from them, in DuckDB's SQL: all columns of the table, in the same order for all its files."""
 
 
-def current_files(lake: Lake, recipe: str | None = None) -> dict[str, list[Files]]:
-    """The Parquet files behind each plain table name, for readers other than DuckDB.
+def files_behind(lake: Lake, shown: ShownRuns) -> dict[str, list[Files]]:
+    """The Parquet files behind each plain table name that shows these runs, for readers other than DuckDB.
 
     Tables whose rows have to be summed over several runs are left out.
 
-    Raises UserError for an unknown recipe, and for what is damaged.
+    Raises UserError for what is damaged.
     """
-    records = current_records(lake, recipe)
+    records = _undamaged(shown)
     files = [f for r in records for f in r.files]
     damage = file_damage(lake, files)
     for file in files:

@@ -259,10 +259,11 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
         raise UserError("a vector has entries that are not finite numbers")
     if isinstance(edit, Add):
         return DirectionEdit(vector, sites, project_out=False, add=arguments.real("the scale of a vector", edit.scale))
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    wide = vector.astype(np.float64)
+    norm = float(np.linalg.norm(wide))
     if norm == 0:
         raise UserError("a vector of zeros has no direction to project out")
-    return DirectionEdit((vector / norm).astype(np.float32), sites)
+    return DirectionEdit((wide / norm).astype(np.float32), sites)
 
 
 def interventions(

@@ -29,6 +29,8 @@ def test_edits_by_name_are_the_literal_passes(text: str) -> None:
     out = {layer: lambda h: h - (h @ unit)[..., None] * unit for layer in range(3)}
     assert p_of(text, project_out=v) == pytest.approx(p_by_hand(ids, out), abs=1e-5)
     assert p_of(text, project_out={2: v.numpy()}) == pytest.approx(p_by_hand(ids, {2: out[2]}), abs=1e-5)
+    largest = v.numpy() * np.float32(3e38 / v.abs().max().item())
+    assert p_of(text, project_out=largest) == pytest.approx(p_by_hand(ids, out), abs=1e-5), "a norm past float32"
     mean = engine().means(TEXTS, 1)[5]
     expected = p_by_hand(ids, {1: held(sae(1), {5: float(mean)})})
     assert p_of(text, edits=[saelake.MeanAblate(1, [5], TEXTS)]) == pytest.approx(expected, abs=1e-5)

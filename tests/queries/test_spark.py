@@ -175,6 +175,13 @@ def test_files_of_an_older_version_are_read_too(tmp_path: Path) -> None:
         assert _assert_same(old, "asr", {}) > 100
 
 
+def test_both_engines_answer_of_what_the_lake_showed_when_it_was_opened(tmp_path: Path) -> None:
+    """Not, on Spark alone, of a study that came to it later too."""
+    with saelake.open(build_lake(tmp_path / "lake").root) as opened:
+        build_lake(tmp_path / "lake", "later", variant=1)
+        assert _assert_same(opened, "asr", {})
+
+
 def test_the_command_asks_spark(lake: saelake.OpenLake, organism_lake: Path) -> None:
     asked = ["query", "top_samples", "--features", "4:256", "--format", "csv", "--lake", str(organism_lake)]
     here, there = (CliRunner().invoke(cli.main, [*asked, "--engine", engine]) for engine in ("duckdb", "spark"))

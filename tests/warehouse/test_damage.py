@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import saelake
 from saelake import cli, queries
 from saelake.queries import QueryError
-from saelake.warehouse.catalog import connect, current_files
+from saelake.warehouse.catalog import connect, current_runs, files_behind
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import LeftOut, UserError
 from saelake.warehouse.lake import Lake
@@ -104,7 +104,7 @@ def test_a_damaged_table_never_answers(lake: Lake, name: str) -> None:
                 opened.sparse(layer=1)
     if name != "zeros":
         with pytest.raises(UserError, match=SENTENCE):
-            current_files(lake)
+            files_behind(lake, current_runs(lake))
     result = CliRunner().invoke(cli.main, ["sql", f"select count(*) from {table}", "--lake", str(lake.root)])
     assert result.exit_code == 1
     assert re.search(rf"Error: {table} cannot be read \(.*\): {SENTENCE}", result.output)
@@ -136,7 +136,7 @@ def test_a_damaged_pointer_never_answers(lake: Lake, name: str) -> None:
             opened.sql("from activations_of(0)").fetchall()
         assert opened.sql("select count(*) from all_runs.runs").fetchall() == [(3,)]
     with pytest.raises(UserError, match="is damaged"):
-        current_files(lake)
+        files_behind(lake, current_runs(lake))
     assert [f.path for f in check(lake) if not f.note] == ["current/small/candidates"]
 
 

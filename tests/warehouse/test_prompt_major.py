@@ -17,7 +17,7 @@ from saelake.analysis.rows_dataset import LakeRows
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.warehouse.activation_sort import by_feature, by_prompt, find_parts
-from saelake.warehouse.catalog import connect, current_files
+from saelake.warehouse.catalog import connect, current_runs, files_behind
 from saelake.warehouse.check import check
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.landing import Rows, land
@@ -93,7 +93,7 @@ def test_a_copy_of_some_layers_does_not_pass_for_all(tmp_path: Path) -> None:
         (prompt_id,) = con.execute("select min(prompt_id) from prompts").fetchall()[0]
         rows = queries.run(con, "firing_on_tokens", prompt_id=prompt_id).project("layer").distinct().order("layer").fetchall()
         assert rows == [(2,), (4,)]
-    assert "activations_by_prompt" not in current_files(lake)
+    assert "activations_by_prompt" not in files_behind(lake, current_runs(lake))
     found = [next(iter(LakeRows(lake, recipe.name, layer=layer, bos=True, batch_rows=2))) for layer in (2, 4)]
     assert all(one["x"].any() for one in found)
 

@@ -20,7 +20,7 @@ from saelake.ingest.recipe import Recipe, load_recipe
 from saelake.ingest.runs import ingest_runs
 from saelake.ingest.study import open_study
 from saelake.warehouse import schema
-from saelake.warehouse.catalog import connect, current_files
+from saelake.warehouse.catalog import connect, current_runs, files_behind
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.lake import Lake
@@ -111,7 +111,7 @@ def test_a_column_that_came_later_is_null_or_derived_in_older_files(
         words = con.sql("select distinct n_words = len(string_split(text, ' ')), typeof(n_words) from prompts").fetchall()
         assert words == [(True, "INTEGER")]
     assert not check(lake)
-    (files,) = current_files(lake)["prompts"]
+    (files,) = files_behind(lake, current_runs(lake))["prompts"]
     assert pl.read_parquet(files.paths).height == old[0][0]
 
 
@@ -128,8 +128,8 @@ def test_runs_of_two_versions_are_one_table_and_one_layer_reads_its_files_only(
             rows = con.execute(f"select count(*), count(rank) from alignments_of({layer})").fetchall()
             assert rows == con.execute(f"select count(*), 0 from alignments where layer = {layer}").fetchall()
             assert rows == [(n_old + n_new, 0)]
-    assert len(current_files(lake)["alignments"]) == 2
-    assert len(current_files(lake)["activations"]) == 1  # as many as there are layouts, not versions
+    assert len(files_behind(lake, current_runs(lake))["alignments"]) == 2
+    assert len(files_behind(lake, current_runs(lake))["activations"]) == 1  # as many as there are layouts, not versions
     assert not check(lake)
 
 
