@@ -39,7 +39,7 @@ class Condition(NamedTuple):
 @dataclass(frozen=True)
 class Stage:
     """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents; of [verdicts] only the
-    oracle and the control_oracle count, so that adding a judge changes no run.
+    oracle and the control_oracle count, so that adding a judge changes no run, and with it the target tokens.
     """
 
     name: str

@@ -102,6 +102,8 @@ def specs(study: Study, asked: Sequence[Stage] | None = None, lake: Lake | None 
     for stage in stages(study.recipe) if asked is None else asked:
         config = study.identity | {"code": stage.code_version}
         config |= {name: oracle if name == "verdicts" else study.recipe.section(name) for name in stage.sections}
+        if "verdicts" in stage.sections and not any(one.holds_target_tokens for one in stage.reads(study, sets)):
+            config |= {"refusal_tokens": list(study.recipe.model.target_words)}
         config |= stage.identity(study)
         runs = parent_runs(stage, study, sets, found)
         parents = tuple(dict.fromkeys(run_id for run_ids in runs.values() for run_id in run_ids))

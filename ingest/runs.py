@@ -1,9 +1,8 @@
 """The runs that a study's ingest is made of: one for every prompt set, and one for every prompt set and SAE.
 
-Each is known by what determines it: the prompts of a set and the recipe's [model], or one SAE beside these. (So another target
-token makes other runs, though of the same rows.) A study that grows by a set or an SAE finds all its other runs, and studies
-share what they have in common. Version 1 had one run for all prompts and SAEs of a study: where that one holds nothing else, it
-stands for them.
+Each is known by what determines it: the prompts of a set and the recipe's [model], or one SAE beside these. A study that grows
+by a set or an SAE, or counts other first tokens as its behaviour, finds all its other runs, and studies share what they have in
+common. Version 1 had one run for all prompts and SAEs of a study: where that one holds nothing else, it stands for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +53,11 @@ class SetRuns:
     prompts: RunSpec
     activations: Mapping[int, RunSpec]
     """Number of an SAE -> the run with what fires."""
+
+    @property
+    def holds_target_tokens(self) -> bool:
+        """Whether the target tokens are part of what its run is known by, as in version 1."""
+        return self.prompts.known_as is not None
 
     def shards(self, size: int) -> dict[str, range]:
         """Slices of the set: names of shards -> places of their prompts in the study."""
@@ -173,9 +177,12 @@ def _older(study: Study, lake: Lake, sets: Sequence[SetRuns]) -> list[_Older]:
 def _held(study: Study, record: RunRecord, sets: Sequence[SetRuns]) -> _Older | None:
     """What a run of version 1 holds; None if that is not what the study would compute, or is more."""
     config = record.config_now
-    asked = study.identity | {"model": study.recipe.section("model"), "capture": {"round": study.recipe.capture.round}}
+    recipe, model = study.recipe, dict(config.get("model", {}))
+    model.pop("max_prompt_tokens", None)
+    asked = study.identity | {"capture": {"round": recipe.capture.round}}
+    asked |= {"model": recipe.section("model") | {"refusal_tokens": recipe.model.refusal_tokens}}
     if config.get("code") not in OLDER_CODE or any(
-        canonical_json(config.get(name)) != canonical_json(value) for name, value in asked.items()
+        canonical_json((config | {"model": model}).get(name)) != canonical_json(value) for name, value in asked.items()
     ):
         return None
     by_name, refs = {one.name: one for one in sets}, {ref.name: ref for ref in study.saes}

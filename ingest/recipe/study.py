@@ -32,7 +32,10 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # answers are read, and that texts have no BOS, counts in the stages that read them, each of which says so itself.
 _NO_CONTENT: dict[str, Any] = {
     "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True, "answer_tokens": True},
-    "model": dict.fromkeys(("path", "package", "adapter", "chat_template_file", "licence", "without_bos"), True),
+    "model": dict.fromkeys(
+        ("path", "package", "adapter", "chat_template_file", "licence", "without_bos", "refusal_tokens", "max_prompt_tokens"),
+        True,
+    ),
     "losses": {"texts": {"__all__": {"file": True, "url": True}}},
     "train_saes": {"texts": {"__all__": {"file": True, "url": True}}},
 }

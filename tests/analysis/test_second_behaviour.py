@@ -87,4 +87,3 @@ def test_the_judge_phrases_looks_for_the_recipes_own() -> None:
 
 def test_target_tokens_is_another_name_of_refusal_tokens() -> None:
     assert RECIPE.model.refusal_tokens == ("No",)
-    assert RECIPE.section("model")["refusal_tokens"] == ["No"]

@@ -226,6 +226,18 @@ def test_an_l0_that_version_1_was_not_told_makes_runs_of_now(golden: Callable[[s
         assert {spec.run_id == ingested for spec in one.activations.values()} == {same}
 
 
+@pytest.mark.parametrize(("fields", "same"), [({"max_prompt_tokens": 300}, True), ({"refusal_tokens": ("I", "you")}, False)])
+def test_what_a_run_of_version_1_is_known_by_is_compared_where_it_counts(
+    golden: Callable[[str], Lake], planted_recipe: Path, fields: dict[str, object], same: bool
+) -> None:
+    """Its id holds the target tokens, by which later stages of version 1 differ; longer prompts would have changed nothing."""
+    lake, recipe = golden("v1"), load_recipe(planted_recipe)
+    (ingested,) = lake.current()["golden", "ingest"]
+    study = open_study(recipe.model_copy(update={"model": recipe.model.model_copy(update=fields)}))
+    assert {one.prompts.run_id == ingested for one in ingest_runs(study, lake)} == {same}
+    assert (lake.current()["golden", "taxonomy"] == (stage_list.specs(study, lake=lake)["taxonomy"].run_id,)) is same
+
+
 def test_a_lake_of_version_1_grows_by_a_prompt_set_of_now(golden: Callable[[str], Lake], planted_recipe: Path) -> None:
     lake, recipe = golden("v1"), load_recipe(planted_recipe)
     before = {record.run_id: record for record in lake.records()}
