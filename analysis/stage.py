@@ -38,8 +38,8 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents; of [verdicts] only the
-    oracle and the control_oracle count, so that adding a judge changes no run, and with it the target tokens.
+    """One stage. `sections` are the parts of the recipe that its content depends on, beyond its parents; of [verdicts] the
+    oracle and the control_oracle count, and with them the target tokens, but no other judge: to add one changes no run.
     """
 
     name: str

@@ -28,8 +28,8 @@ POSITIONS = 1 << 15
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 # What determines no content is not part of a run's id: where content lies and who may pass it on (its hash is there), how many
-# prompts a shard or a batch takes, whether rows are stored a second time, and that a missing BOS is no error. How many tokens of
-# answers are read, and that texts have no BOS, counts in the stages that read them, each of which says so itself.
+# prompts a shard or a batch takes, whether rows are stored a second time, how long a prompt may be, and that a missing BOS is no
+# error. The target tokens, how many tokens of answers are read, and that texts have no BOS, count in the stages that read them.
 _NO_CONTENT: dict[str, Any] = {
     "capture": {"shard_prompts": True, "batch_tokens": True, "prompt_major": True, "answer_tokens": True},
     "model": dict.fromkeys(
