@@ -35,7 +35,7 @@ def steer(
     """Answers of the analysis' prompts (candidates.split) at every strength of a sweep; ingests if needed.
 
     Args:
-        features: what is added or clamped, if it is features, as `stages.ablate` takes them.
+        features: what is added or clamped, if it is features, as `verbs.ablate` takes them.
     Raises UserError, before anything is computed, for what does not fit together, and where a direction is not there yet;
     QueryError for what is not a feature of the study.
     """

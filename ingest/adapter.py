@@ -80,7 +80,7 @@ def _read(folder: Path) -> tuple[Any, dict[str, dict[str, Tensor]]]:
     try:
         config = json.loads((folder / ADAPTER_FILES[0]).read_text("utf-8"))
         weights = load_file(folder / ADAPTER_FILES[1])
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"{FIELD}: {folder} cannot be read ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise UserError(f"{FIELD}: {folder / ADAPTER_FILES[0]} is not a table of fields")

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saelake.ingest.pieces import PROMPTS_SHARD, SAE_SHARD, Piece, pieces
+from saelake.ingest.prompt_major import STAGE as COPY
 from saelake.ingest.prompt_major import copy_by_prompt
 from saelake.ingest.recipe import Recipe
 from saelake.ingest.runs import STAGES, Ingested, SetRuns, ingest_runs
@@ -63,7 +64,7 @@ def ingest_study(
     found = Ingested(tuple(published(lake, run_id) for run_id in dict.fromkeys(i for one in sets for i in one.run_ids)))
     copies = copy_by_prompt(name, found.records, lake, asked=study.recipe.capture.prompt_major, progress=progress)
     current = {stage: [record for record in found.records if record.stage == stage] for stage in STAGES}
-    make_current(lake, name, current | {"prompt_major": copies})
+    make_current(lake, name, current | {COPY: copies})
     return found
 
 

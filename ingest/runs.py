@@ -30,7 +30,7 @@ OLDER = "ingest"
 STAGES = (PROMPTS, ACTIVATIONS, OLDER)
 CODE_VERSION = {PROMPTS: 1, ACTIVATIONS: 1}
 OLDER_CODE = (2, 3)
-"""Of `ingest`: code 2 differs in how a token is spelt alone, and stands."""
+"""Code versions of `ingest` whose runs still count: 2 differs from 3 only in how the text of a token is written."""
 Places = TypeVar("Places", range, Sequence[int])
 """Of prompts in the study: those of a set lie together."""
 

@@ -25,7 +25,7 @@ BESIDE = {"tokens": "prompt_id, pos, role", "prompts": "prompt_id, n_tokens", "s
 """Tables that stand beside a set's activations -> the columns that are read of them."""
 INSTEAD = {
     "tokens": "select null::bigint as prompt_id, null::smallint as pos, null::varchar as role where false",
-    "prompts": "select prompt_id, max(pos) + 1 as n_tokens from activations group by prompt_id",
+    "prompts": "select prompt_id, max(pos)::integer + 1 as n_tokens from activations group by prompt_id",
     "saes": "select layer, sae_id, max(feature_id) + 1 as width from activations group by layer, sae_id",
 }
 """Such a table -> what is read from activations where a set has it not."""
@@ -110,13 +110,15 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     """
     import duckdb
 
-    exactly = paths([files]) if Path(files).exists() else literal(files)
+    form = "give Parquet files of activations, as SET/data/activations/*.parquet"
+    if not files:
+        raise UserError(f"the files have no name: {form}")
     with duckdb.connect() as con:
         try:
+            exactly = paths([files]) if Path(files).exists() else literal(files)
             _show_set(con, exactly, needs_bos=options.get("bos") in (False, "false"))
             return sparse(con, **options)
-        except duckdb.Error as error:
-            form = "give Parquet files of activations, as SET/data/activations/*.parquet"
+        except (duckdb.Error, OSError) as error:
             raise UserError(f"{files} cannot be read ({one_line(error)}): {form}") from error
 
 

@@ -44,6 +44,8 @@ _WHERE = {
     "sparse": "saelake.lake",
 }
 
+_WITHOUT_COMPUTE = ("saelake.lake", "saelake.warehouse.errors")
+
 __all__ = [
     "Ablate",
     "Add",
@@ -81,4 +83,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Without what needs the extra `compute`, where that is not installed: `help` and completion ask for every name listed."""
+    from saelake.extras import has
+
+    public = __all__ if has("compute") else [name for name in __all__ if _WHERE[name] in _WITHOUT_COMPUTE]
+    return sorted({*globals(), *public})

@@ -27,6 +27,11 @@ def require(extra: str, what: str, *modules: str) -> None:
             raise UserError(_sentence(what, module, extra))
 
 
+def has(extra: str) -> bool:
+    """Whether all modules of an extra are installed."""
+    return all(map(_is_installed, EXTRAS[extra]))
+
+
 def missing(error: ImportError, what: str = "this command") -> str | None:
     """The sentence for an import by `what` that failed because an extra is not installed; None if no extra brings the module."""
     module = (error.name or "").partition(".")[0]

@@ -54,7 +54,8 @@ class OpenLake:
     def sql(self, statement: str, params: Any = None) -> duckdb.DuckDBPyRelation:
         """The rows of a SQL statement, with prepared parameters if any; None, as DuckDB has it, for one without rows (`set ...`).
 
-        Raises duckdb.Error, and UserError for a table that is damaged or was left out of a shared set.
+        Raises duckdb.Error, also when the rows are read, for what is damaged inside a file; UserError for a table that lacks a
+        file, has one of another size, or was left out of a shared set.
         """
         arguments.text("the statement", statement)
         self._renew()
@@ -64,8 +65,8 @@ class OpenLake:
     def query(self, name: str, *, engine: str = "duckdb", **params: Any) -> duckdb.DuckDBPyRelation:
         """The rows of a question from `queries/`, computed by "duckdb" or, for lakes too large for one machine, by "spark".
 
-        Raises QueryError for a wrong name or parameter, UserError if it is about one study and the lake shows several, and for
-        a table that is damaged or was left out of a shared set.
+        Raises as `sql` does, QueryError for a wrong name or parameter, and UserError if it is about one study and the lake
+        shows several.
         """
         if engine not in ENGINES:
             raise UserError(f"there is no engine {arguments.shown(engine)}: there are {' and '.join(ENGINES)}")
@@ -136,7 +137,7 @@ class OpenLake:
                 are left out.
             study: the study that they belong to; a new name makes a new study. By default the one that is shown.
             about: what made them, as JSON values, for the run's record.
-        Raises UserError for what does not fit the protocol, and if several studies are shown and none is named.
+        Raises UserError for what does not fit the protocol, and if no study is named and the lake shows none or several.
         """
         from saelake.warehouse.written_rows import write_rows
 

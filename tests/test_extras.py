@@ -74,6 +74,14 @@ def test_a_name_of_the_package_names_the_extra() -> None:
     assert done.stdout == "saelake.Engine needs the extra compute: pip install 'saelake[compute]' (torch is not installed)\n"
 
 
+def test_help_and_completion_do_without_what_is_not_installed() -> None:
+    asked = "import pydoc, rlcompleter, saelake\nprint('sparse' in pydoc.render_doc(saelake), dir(saelake).count('Engine'))\n"
+    asked += "print(rlcompleter.Completer({'saelake': saelake}).complete('saelake.sp', 0))"
+    code = WITHOUT.partition("from click")[0] + asked
+    done = subprocess.run([sys.executable, "-c", code, '["torch"]'], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True 0\nsaelake.sparse(\n"
+
+
 def test_every_extra_is_named_and_known() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert set(extras) - {"dev"} == set(EXTRAS)

@@ -38,7 +38,7 @@ class AppendLog:
                 entry = json.loads(line)
                 if not isinstance(entry, dict):
                     raise ValueError("it is not an object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{self.path}, line {number}, is damaged ({error}): restore the file from a copy") from error
             entries.append(entry)
         return entries

@@ -66,6 +66,18 @@ def real(name: str, value: Any) -> float:
     return float(found)
 
 
+LARGEST = float.fromhex("0x1.fffffep+127")
+"""Of float32, in which models and edits are computed."""
+
+
+def single(name: str, value: Any) -> float:
+    """A number that float32 has."""
+    found = real(name, value)
+    if abs(found) > LARGEST:
+        raise UserError(f"{name} is {shown(value)}: give a number of float32, at most {LARGEST:.2g}")
+    return found
+
+
 def is_finite(value: Any) -> bool:
     """Whether a number has a finite float."""
     try:

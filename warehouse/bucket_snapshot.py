@@ -36,7 +36,7 @@ class BucketSnapshot(Bucket):
         """Records and pointers."""
         file = self._work / KEPT
         kept: dict[str, list[str]] = {}
-        with suppress(OSError, ValueError):  # none yet, or not whole
+        with suppress(OSError, ValueError, RecursionError):  # none yet, or not whole
             kept = json.loads(file.read_text("utf-8"))
         tags = {key: o["e_tag"] for key, o in self._listing.items() if key.startswith(TEXTS)}
         texts = {key: kept[key][1] for key, tag in tags.items() if tag and key in kept and kept[key][0] == tag}

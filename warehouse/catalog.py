@@ -190,8 +190,8 @@ def connect(
 def lock(con: duckdb.DuckDBPyConnection, lake: Lake, files: Sequence[Path] = ()) -> None:
     """Leaves a connection that `connect` made nothing but the lake's data and the named local files and folders to read.
 
-    Nothing else of the machine, no network, no extensions; and no way to change that. DuckDB holds a path against these as it is
-    written, so that they stand there as patterns too.
+    Nothing else of the machine, no network, no extensions; and no way to change that. DuckDB compares a path with these as the
+    statement spells it, and views spell theirs as patterns (`exactly`): so each stands there in both spellings.
     """
     folders = [f"{lake.published.url}/data/", *(f"{path.resolve()}/" for path in files if path.is_dir())]
     single = [name for file in files if not file.is_dir() for name in (str(file), str(file.resolve()))]

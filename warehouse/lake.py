@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from saelake.warehouse.arguments import shown
 from saelake.warehouse.durable import canonical_json
 from saelake.warehouse.errors import UserError, one_line, storage_errors
 from saelake.warehouse.keys import data_key, pointed, pointer_key, record_key, run_of_folder
@@ -54,9 +55,13 @@ class Lake:
     def existing(cls, where: Path | str) -> "Lake":
         """The lake at `where`; raises UserError if there is none, or one that a newer saelake has written to."""
         lake = cls.at(where)
-        if lake.remote is None and not lake.root.is_dir():
-            why = "it is a file" if lake.root.is_file() else "the folder does not exist"
-            raise UserError(f"no lake at {lake}: {why}; `saelake ingest RECIPE --lake DIR` makes one")
+        if lake.remote is None:
+            try:
+                why = None if lake.root.is_dir() else "it is a file" if lake.root.is_file() else "the folder does not exist"
+            except OSError as error:  # a name that is too long, a folder that may not be entered
+                why = str(error.strerror)
+            if why is not None:
+                raise UserError(f"no lake at {lake}: {why}; `saelake ingest RECIPE --lake DIR` makes one")
         lake._check_version()
         return lake
 
@@ -112,16 +117,16 @@ class Lake:
         """The newest version of the schema that anything in the lake was written with."""
         try:
             marker = json.loads(self.published.read(MARKER))
-            version = int(marker["schema_version"])
+            version = marker["schema_version"]
             if marker["format"] != FORMAT:
                 raise ValueError("its format is unknown")
-            if version < 1:
-                raise ValueError(f"there is no schema version {version}")
+            if type(version) is not int or version < 1:
+                raise ValueError(f"there is no schema version {shown(version)}")
         except FileNotFoundError as error:
             raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of a lake with --lake") from error
         except UserError:  # the place itself cannot be read
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             text = _marker(SCHEMA_VERSION).strip()
             raise UserError(
                 f"{self}/{MARKER} is damaged ({one_line(error)}): a lake of this saelake holds {text} there"
@@ -195,7 +200,7 @@ class Lake:
             return None
         except UserError:
             raise
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(
                 f"the run record {self}/{record_key(run_id)} is damaged ({one_line(error)}): `saelake drop {run_id}`, then "
                 f"compute it again"
@@ -207,7 +212,7 @@ class Lake:
             return tuple(json.loads(self.published.read(record_key(run_id)))["parents"])
         except UserError:
             raise
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return ()
 
     def current(self) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -22,6 +22,8 @@ from saelake.warehouse.schema import PROMPTS, TABLES, Table
 from saelake.warehouse.schema.columns import SAE_ID
 
 STAGE_PREFIX = "written_"
+MOST_NAMED = 12
+"""SAEs of a lake that a sentence names."""
 
 
 def write_rows(lake: Lake, study: str, table: str, rows: Any, about: Mapping[str, Any]) -> RunRecord:
@@ -124,7 +126,8 @@ def _parents(lake: Lake, table: Table, rows: pa.Table) -> tuple[str, ...]:
     holders = _runs_with_saes(lake) if any(named.values()) else {}
     for name, sae_id in ((name, sae_id) for name, sae_ids in named.items() for sae_id in sae_ids):
         if sae_id not in holders:
-            raise UserError(f"{table.name}.{name} names {sae_id!r}, an SAE of no run in this lake")
+            theirs = f"; it has {', '.join(sorted(holders))}" if 0 < len(holders) <= MOST_NAMED else ""
+            raise UserError(f"{table.name}.{name} names {sae_id!r}, an SAE of no run in this lake{theirs}")
         if not with_ancestors(found, lake.record).keys() & set(holders[sae_id]):
             found[holders[sae_id][0]] = None
     return tuple(sorted(found))

@@ -193,7 +193,8 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
 def _each(positions: Any) -> Iterable[Any]:
     if hasattr(positions, "tolist"):
         positions = positions.tolist()
-    return positions if isinstance(positions, Iterable) and not isinstance(positions, str) else [positions]
+    is_one = isinstance(positions, str | bytes | Mapping) or not isinstance(positions, Iterable)
+    return [positions] if is_one else positions
 
 
 def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) -> FeatureSet:
@@ -217,7 +218,7 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
             raise UserError("features that are held at one value each are a list: a set has no order")
         if not is_one and len(values) != len(ids):
             raise UserError(f"{len(ids)} features of {sae.sae_id} are to be held at {len(values)} values: give one, or one each")
-        held = [arguments.real(f"the value that a feature of {sae.sae_id} is to be held at", one) for one in values]
+        held = [arguments.single(f"the value that a feature of {sae.sae_id} is to be held at", one) for one in values]
         value = np.broadcast_to(np.array(held), ids.shape)
     elif isinstance(edit, MeanAblate):
         value = means[id(edit)]
@@ -249,21 +250,24 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     vector = arguments.array(given, "iuf")
     if vector is None:
         raise UserError(f"a vector is an array of numbers, not {arguments.shown(edit.vector)}")
+    wide = vector.astype(np.float64)
     with np.errstate(over="ignore"):
-        vector = vector.astype(np.float32)
+        vector = wide.astype(np.float32)
     for site in sites:
         subject.sites.check(site, write=True)
         if vector.shape != (subject.width(site),):
             raise UserError(f"a vector of shape {vector.shape} does not fit {site}, which is {subject.width(site)} wide")
     if not np.isfinite(vector).all():
         raise UserError("a vector has entries that are not finite numbers")
+    largest = float(np.abs(wide).max(initial=0))
     if isinstance(edit, Add):
-        return DirectionEdit(vector, sites, project_out=False, add=arguments.real("the scale of a vector", edit.scale))
-    wide = vector.astype(np.float64)
-    norm = float(np.linalg.norm(wide))
-    if norm == 0:
+        scale = arguments.single("the scale of a vector", edit.scale)
+        arguments.single("the largest entry of a vector, times its scale,", scale * largest)
+        return DirectionEdit(vector, sites, project_out=False, add=scale)
+    if largest == 0:
         raise UserError("a vector of zeros has no direction to project out")
-    return DirectionEdit((wide / norm).astype(np.float32), sites)
+    wide /= largest  # the norm of numbers near the ends of float64 would be 0, or none
+    return DirectionEdit((wide / np.linalg.norm(wide)).astype(np.float32), sites)
 
 
 def interventions(

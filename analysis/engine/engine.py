@@ -6,7 +6,7 @@
 Exact: up to rounding, a request's answer is what the full decode-plus-error pass would give, whatever else is in the batch. Fast:
 requests of similar length share a batch, the network below their first touched layer is computed once for all requests that
 share a prompt (prefix.py says how long that is kept), and logits are computed only at the last position. Batches are as large as
-memory allows, and shrink where it runs out.
+pays on the device and fits its memory, and shrink where it runs out.
 """
 
 import warnings
@@ -254,7 +254,9 @@ def _told(parts: Sequence[tuple[Sequence[int], _Said]], place: np.ndarray) -> Ne
 
 def _check_finite(said: _Said) -> None:
     if not said.is_finite.all():
-        raise NotFinite("the model's logits are not finite numbers: its weights are damaged, or too large for its dtype")
+        raise NotFinite(
+            "the model's logits are not finite numbers: its weights are damaged, or they or an edit are too large for its dtype"
+        )
 
 
 def _size(request: Request, n_tokens: int, n_new: int) -> Size:

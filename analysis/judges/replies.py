@@ -72,5 +72,5 @@ def _read(file: Path | None) -> Iterator[tuple[str, str, Reply]]:
         try:
             one = json.loads(line)
             yield one["key"], one["run"], Reply(str(one["text"]), int(one["prompt_tokens"]), int(one["completion_tokens"]))
-        except (ValueError, KeyError, TypeError):  # cut off by a kill, in the middle of a line
+        except (ValueError, KeyError, TypeError, RecursionError):  # cut off by a kill, in the middle of a line
             continue

@@ -35,8 +35,8 @@ MAX_BYTES = 512 * 2**20
 """Of one answer, unpacked: what is larger is not a list of explanations."""
 MAX_ROWS, MAX_ROW = 2**20, 2**22
 """Of one bulk file, and bytes of one of its rows."""
-INCOMPLETE = (OSError, EOFError, HTTPException, zlib.error, ValueError)
-"""What a cut or garbled answer raises; a ValueError is JSON's or Unicode's."""
+INCOMPLETE = (OSError, EOFError, HTTPException, zlib.error, ValueError, RecursionError)
+"""What a cut or garbled answer raises; a ValueError is JSON's or Unicode's, a RecursionError JSON's."""
 
 
 class Explanation(NamedTuple):

@@ -28,6 +28,7 @@ from saelake.queries import QueryError
 from saelake.queries.features import LISTED, as_select, resolve
 from saelake.queries.parameters import Parameter
 from saelake.queries.statements import check_reads, check_reads_tables
+from saelake.warehouse import arguments
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import as_id, as_integer, is_unicode
@@ -167,7 +168,6 @@ def check_positions(places: Iterable[str | None], study: Study, prompts: Sequenc
             resolved(read_positions(place), None, prompt, number)
 
 
-LARGEST = float(np.finfo(np.float32).max)
 MAY_HAVE = ("value", "positions")
 """Columns of an edit that need not be there, so that nobody would miss one whose name has a slip."""
 
@@ -261,7 +261,7 @@ def _check_value(value: Any, what: str) -> float:
         found = float(value)
     except (TypeError, ValueError, OverflowError):
         found = math.nan
-    if not abs(found) <= LARGEST:
+    if not abs(found) <= arguments.LARGEST:
         raise UserError(f"edits: {what} is a finite number, not {str(value)[:40]!r}")
     return found
 

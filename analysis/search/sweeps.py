@@ -3,7 +3,6 @@
 Every strength answers all prompts that the analysis ablates on, the strength 0 (of a clamp: nothing) among them.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from saelake.analysis.stage import Condition, Stage, Work, searched_split
 from saelake.analysis.study_context import StudyContext
 from saelake.ingest.saes.refs import layer_of
 from saelake.ingest.sites import Site
+from saelake.warehouse.arguments import LARGEST
 from saelake.warehouse.durable import sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.runs import Rows
@@ -68,7 +68,7 @@ def check_sweep(sweep: Sweep, n_sources: int) -> None:
     """Raises UserError for strengths that are none, and for what does not go together."""
     if n_sources != 1:
         raise UserError("steer needs one of --features, --direction and --vector, which it adds or holds")
-    if not sweep.strengths or len(sweep.strengths) > MOST_STRENGTHS or not all(map(math.isfinite, sweep.strengths)):
+    if not sweep.strengths or len(sweep.strengths) > MOST_STRENGTHS or not all(abs(one) <= LARGEST for one in sweep.strengths):
         raise UserError(f"strengths are 1 to {MOST_STRENGTHS} finite numbers, as 0,10,20")
     if len(set(sweep.strengths)) < len(sweep.strengths):
         raise UserError("a strength is named twice")

@@ -277,7 +277,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     """What a file says, nothing where it is not there or damaged."""
     try:
         found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

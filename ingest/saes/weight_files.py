@@ -1,21 +1,25 @@
 """Shapes of the tensors in a weights file, from its header alone. No torch."""
 
-import json
-import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from saelake.warehouse.errors import UserError, one_line
+
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in a .safetensors or .npz file."""
-    if file.suffix == ".npz":
-        with zipfile.ZipFile(file) as archive:
-            return {name.removesuffix(".npy"): _npy_shape(archive, name) for name in archive.namelist()}
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    return {name: tuple(value["shape"]) for name, value in header.items() if name != "__metadata__"}
+    """Name -> shape of every tensor in a .safetensors or .npz file; raises UserError for a file that is cut or damaged."""
+    from safetensors import safe_open
+
+    try:
+        if file.suffix == ".npz":
+            with zipfile.ZipFile(file) as archive:
+                return {name.removesuffix(".npy"): _npy_shape(archive, name) for name in archive.namelist()}
+        with safe_open(file, framework="numpy") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dict
+    except Exception as error:  # whatever the readers make of a stranger's file
+        raise UserError(f"saes: {file.parent} cannot be loaded ({file.name}: {one_line(error)})") from error
 
 
 def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:

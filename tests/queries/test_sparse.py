@@ -4,6 +4,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -77,6 +79,23 @@ def test_files_that_hold_no_such_activations_are_one_sentence(tmp_path: Path) ->
     for files in ("set/data/activation/*.parquet", "set/data/prompts/*.parquet", "text.parquet"):
         with pytest.raises(UserError, match=r"cannot be read \(.*\): give Parquet files of activations"):
             saelake.sparse(tmp_path / files, layer=1)
+    with pytest.raises(UserError, match=r"^the files have no name: give Parquet files of activations"):
+        saelake.sparse("")
+
+
+@pytest.mark.filterwarnings("ignore:the table")
+def test_a_prompt_may_have_as_many_tokens_as_int16_has_positions(tmp_path: Path) -> None:
+    row = {"prompt_id": 1, "pos": 32_767, "layer": 0, "sae_id": "s", "feature_id": 2, "activation": 0.5}
+    types = {
+        "prompt_id": pa.int64(),
+        "pos": pa.int16(),
+        "layer": pa.int16(),
+        "feature_id": pa.int32(),
+        "activation": pa.float32(),
+    }
+    rows = pa.table({name: pa.array([value], types.get(name)) for name, value in row.items()})
+    pq.write_table(rows, tmp_path / "one.parquet")
+    assert saelake.sparse(tmp_path / "one.parquet", rows="token").matrix.shape == (32_768, 3)
 
 
 def test_what_a_set_left_out_is_said(tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ def test_a_refusal_or_a_full_disk_leaves_the_log_as_it_was(log: AppendLog, monke
     assert log.path.read_bytes() == before
 
 
-def test_a_damaged_line_is_named(log: AppendLog) -> None:
-    log.path.write_text('{"n": 0}\n{"n": \n{"n": 2}\n')
+@pytest.mark.parametrize("line", ['{"n": ', "[]", pytest.param("[" * 100_000, id="deep")])
+def test_a_damaged_line_is_named(log: AppendLog, line: str) -> None:
+    log.path.write_text(f'{{"n": 0}}\n{line}\n{{"n": 2}}\n')
     with pytest.raises(UserError, match="line 2, is damaged"):
         log.entries()
 

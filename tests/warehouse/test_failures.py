@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import saelake
 from saelake.warehouse.check import check
 from saelake.warehouse.errors import UserError, storage_errors
 from saelake.warehouse.housekeeping import gc
 from saelake.warehouse.lake import FORMAT, Lake
 from saelake.warehouse.schema import SCHEMA_VERSION
+from tests.lakes import build_lake
 from tests.warehouse import processes, toys
 
 LIMITED = """
@@ -101,14 +103,32 @@ def test_a_lake_of_a_newer_schema_version_is_refused(tmp_path: Path) -> None:
         Lake.existing(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": "saelaka", "schema_version": 1}', '{"format": "saelake", "schema_version": 0}']
-)
+DEEP = "[" * 100_000
+MARKERS = [f'{{"format": "{name}", "schema_version": {version}}}' for name, version in (("saelaka", 1), ("saelake", 0))]
+MARKERS += [f'{{"format": "saelake", "schema_version": {version}}}' for version in ("1e999", "1.5", "true", '"2"')]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", pytest.param(DEEP, id="deep"), *MARKERS])
 def test_a_damaged_marker_is_named(tmp_path: Path, text: str) -> None:
     lake = Lake.create(tmp_path)
     (lake.root / "saelake.json").write_text(text)
     with pytest.raises(UserError, match=r"saelake\.json is damaged"):
         Lake.existing(tmp_path)
+
+
+def test_a_record_that_is_nested_too_deep_is_damaged(tmp_path: Path) -> None:
+    lake = build_lake(tmp_path / "lake")
+    (run_id, *_) = lake.run_ids()
+    (lake.root / "runs" / f"{run_id}.json").write_text(DEEP)
+    with pytest.raises(UserError, match=f"the run record .*{run_id}.json is damaged"):
+        lake.record(run_id)
+    assert lake.parents(run_id) == ()
+
+
+def test_a_name_that_no_folder_can_have_is_a_sentence() -> None:
+    for ask in (saelake.open, saelake.sparse):
+        with pytest.raises(UserError, match="File name too long"):
+            ask("x" * 5000)
 
 
 CREATE = "Lake.create(sys.argv[1])"
