@@ -67,6 +67,7 @@ def analyze_study(
         context = StudyContext(study, lake)
         compute = partial(workers.ingest, study, context.sets) if workers else None
         context.run_id = known["direction"].run_id  # whose record counts what judges are asked before any stage
+        # With workers the subject need not fit here: there the stage of the direction finds out, after the ingest.
         if workers is None and whole_run(lake, known["direction"].run_id) is None:
             check_shown(context)
         found = ingest_study(study, lake, force=force, progress=progress, compute=compute, loaded=context.loaded)
@@ -149,7 +150,8 @@ def judge_study(
     known = specs(study, [*COMPUTED, stage], lake)
     if absent := _absent(stage.parents, known, lake):
         raise UserError(
-            f"{name} has no answers to judge yet: {', '.join(absent)} of {recipe.name} are not done; run `saelake analyze` first"
+            f"{name} judges all answers of {recipe.name}, and those of {', '.join(absent)} are not there yet: "
+            f"run `saelake analyze` first"
         )
     return ensure_stage(stage, known, StudyContext(study, lake), force=force, progress=progress, workers=workers)
 

@@ -1,8 +1,9 @@
 """The runs that a study's ingest is made of: one for every prompt set, and one for every prompt set and SAE.
 
-Each is known by what determines it: the prompts of a set and the recipe's [model], or one SAE beside these. A study that grows
-by a set or an SAE, or counts other first tokens as its behaviour, finds all its other runs, and studies share what they have in
-common. Version 1 had one run for all prompts and SAEs of a study: where that one holds nothing else, it stands for them.
+Each is known by what determines it: the prompts of a set and what [model] says of how they are read, or one SAE beside these. A
+study that grows by a set or an SAE finds the runs of all the others; one that only counts other first tokens as its behaviour
+finds them all. Studies share what they have in common. Version 1 had one run for all prompts and SAEs of a study: where that one
+holds nothing else, it stands for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from saelake.warehouse.durable import canonical_json, sha256_text
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.files import DataFile
 from saelake.warehouse.lake import Lake
-from saelake.warehouse.records import RunRecord, RunSpec
+from saelake.warehouse.records import RunRecord, RunSpec, run_tag
 from saelake.warehouse.runs import whole_run
 
 PROMPTS, ACTIVATIONS = "prompts", "activations"
@@ -193,7 +194,7 @@ def _held(study: Study, record: RunRecord, sets: Sequence[SetRuns]) -> _Older | 
     if not all(name in refs and _declares(config["saes"], refs[name]) for name in config["saes"]["names"]):
         return None
     sizes = [len(by_name[name].prompt_numbers) for name in names]
-    first = RunSpec(OLDER, record.recipe, {}, known_as=record.run_id).tag << 32
+    first = run_tag(record.run_id) << 32
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     return _Older(record.run_id, {n: first + s for n, s in zip(names, starts, strict=True)}, frozenset(config["saes"]["names"]))
 

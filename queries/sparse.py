@@ -47,7 +47,7 @@ class Sparse(NamedTuple):
     """layer, sae_id and feature_id, (n_features,) each"""
 
 
-def sparse(con: "duckdb.DuckDBPyConnection", *, library: str = "scipy", **parameters: Any) -> Sparse:
+def sparse(con: "duckdb.DuckDBPyConnection", /, *, library: str = "scipy", **parameters: Any) -> Sparse:
     """The matrix that the question `sparse` describes, on a connection that shows `activations`, `prompts` and `saes`.
 
     Its shape is that of the study: all prompts (or all their tokens) by all features of the SAEs, whatever fires.
@@ -118,15 +118,23 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
             exactly = paths([files]) if Path(files).exists() else literal(files)
             _show_set(con, exactly, needs_bos=options.get("bos") in (False, "false"))
             return sparse(con, **options)
-        except (duckdb.Error, OSError) as error:
+        except UserError:
+            raise
+        except (duckdb.Error, OSError, ValueError) as error:
             raise UserError(f"{files} cannot be read ({one_line(error)}): {form}") from error
 
 
 def _show_set(con: "duckdb.DuckDBPyConnection", files: str, needs_bos: bool) -> None:
-    """Makes views of the activations in some files (SQL), and of the tables that stand beside those that are really read."""
+    """Makes views of the activations in some files (SQL), and of the tables that stand beside those that are really read.
+
+    Raises ValueError for a file that holds none.
+    """
     con.execute(f"create view activations as select * from {parquet(files)}")
-    read = con.execute(f"select distinct file_name from parquet_file_metadata({files})").fetchall()
-    folders = sorted({Path(name).absolute().parent for (name,) in read if "://" not in name})
+    schemas = f"select file_name, bool_or(name = 'activation') from parquet_schema({files}) group by all order by all"
+    read = con.execute(schemas).fetchall()
+    if other := next((name for name, holds_them in read if not holds_them), None):
+        raise ValueError(f"{other} holds no activations")
+    folders = sorted({Path(name).absolute().parent for name, _ in read if "://" not in name})
     for name, columns in BESIDE.items():
         by_folder = [sorted((folder.parent / name).glob("*.parquet")) for folder in folders]
         if any(by_folder) and not all(by_folder):

@@ -246,28 +246,27 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     given = edit.vector
     if hasattr(given, "detach"):
         dense = given.detach().to_dense().cpu()
-        given = (dense if dense.is_complex() else dense.float()).numpy()
+        given = (dense if dense.is_complex() else dense.double()).numpy()
     vector = arguments.array(given, "iuf")
     if vector is None:
         raise UserError(f"a vector is an array of numbers, not {arguments.shown(edit.vector)}")
-    wide = vector.astype(np.float64)
-    with np.errstate(over="ignore"):
-        vector = wide.astype(np.float32)
+    vector = vector.astype(np.float64)
     for site in sites:
         subject.sites.check(site, write=True)
         if vector.shape != (subject.width(site),):
             raise UserError(f"a vector of shape {vector.shape} does not fit {site}, which is {subject.width(site)} wide")
     if not np.isfinite(vector).all():
         raise UserError("a vector has entries that are not finite numbers")
-    largest = float(np.abs(wide).max(initial=0))
+    largest = float(np.abs(vector).max(initial=0))
     if isinstance(edit, Add):
+        arguments.single("the largest entry of a vector", largest)
         scale = arguments.single("the scale of a vector", edit.scale)
         arguments.single("the largest entry of a vector, times its scale,", scale * largest)
-        return DirectionEdit(vector, sites, project_out=False, add=scale)
+        return DirectionEdit(vector.astype(np.float32), sites, project_out=False, add=scale)
     if largest == 0:
         raise UserError("a vector of zeros has no direction to project out")
-    wide /= largest  # the norm of numbers near the ends of float64 would be 0, or none
-    return DirectionEdit((wide / np.linalg.norm(wide)).astype(np.float32), sites)
+    vector /= largest  # the norm of numbers near the ends of float64 would be 0, or none
+    return DirectionEdit((vector / np.linalg.norm(vector)).astype(np.float32), sites)
 
 
 def interventions(

@@ -79,13 +79,15 @@ class Engine:
     """A model with SAEs, asked for answers, next tokens and activations under edits.
 
     Prompts are texts, chats or lists of token ids. Edits are given by name for all of them, or as `edits`: one list for all, or
-    one list per prompt. A key is an sae_id, a hook's name, a Site, or a layer; positions are places from either end, or roles.
+    one list per prompt. A key is an sae_id, a hook's name, a Site, or a layer (for a vector: where that one's SAEs write, or
+    resid_post); positions are places from either end, or roles.
 
         ablate={key: ids}          clamp={key: {id: value}}          add={key: (vector, scale)}
         project_out=vector (after every block) or {key: vector}      positions=... (of those four), answering=...
 
     Args:
-        saes: SAEs of SAELens, which know their hooks, or a mapping from hooks, Sites or layers (resid_post) to SAEs.
+        saes: SAEs of SAELens, which know their hooks, or a mapping from hooks, Sites or layers (resid_post), at which
+            they are then read, to SAEs.
         batch_tokens: the most padded tokens per forward pass; by default what suits the device.
     Raises UserError for an SAE that does not fit the model, or is of a kind that cannot be edited exactly; its calls for an edit
     that does not fit model, SAE or prompt, before anything is computed.

@@ -24,7 +24,8 @@ from saelake.warehouse.runs import Rows
 
 SHARD_PASSES = 1 << 16
 """That a shard takes at most, as far as the recipe tells: at the paper's sizes some minutes of a GPU, and eight prompts of the
-search for minimal sets. A kill loses no more: what has landed is the journal of what the oracle has answered."""
+search for minimal sets. A kill loses no more, but of that search what has begun (`minimal.AT_ONCE`): what has landed is the
+journal of what the oracle has answered."""
 OWN, CHOSEN, ATTRIBUTED = (Condition("top_k", by) for by in ("own", "chosen", "attribution"))
 
 

@@ -7,9 +7,11 @@ A search is a generator that yields trials (sets to ablate) and is sent back whi
 so that the engine sees all pending trials as one batch.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -31,8 +33,8 @@ Key = TypeVar("Key", bound=Hashable)
 ALONE = 64
 """Candidates that are tried one by one where no beginning of a ranking that is tried flips."""
 AT_ONCE = {"cpu": 32, "cuda": 128}
-"""Prompts that are searched together, by device kind. A step of a few answers takes as long as one of many: both read all of the
-model's weights, and a GPU waits for its host. A kill costs the searches that have begun and whose shards have not ended."""
+"""Trials of a round, for each start of a prompt, by device kind. A step of a few answers takes as long as one of many: both read
+all of the model's weights, and a GPU waits for its host. But the searches that have not ended are what a kill costs."""
 
 
 def drawn_set(n_candidates: int, rng: np.random.Generator) -> Search:
@@ -143,13 +145,17 @@ def run_together(
     searches: Mapping[Key, Search], flips: Callable[[Sequence[tuple[Key, Members]]], Sequence[bool]]
 ) -> dict[Key, Found]:
     """Runs searches in lockstep: every round is one call of `flips` with the pending trials of all."""
-    return dict(as_they_end(searches.items(), flips, len(searches)))
+    return dict(as_they_end(searches.items(), flips, math.inf))
 
 
 def as_they_end(
-    searches: Iterable[tuple[Key, Search]], flips: Callable[[Sequence[tuple[Key, Members]]], Sequence[bool]], n: int
+    searches: Iterable[tuple[Key, Search]], flips: Callable[[Sequence[tuple[Key, Members]]], Sequence[bool]], n: float
 ) -> Iterator[tuple[Key, Found]]:
-    """Runs searches in lockstep, n at a time: where one ends the next begins, so that rounds stay full; yields each then."""
+    """Runs searches side by side, and yields each when it ends.
+
+    Every round is one call of `flips`, with n trials or a few more, where so many are pending. Searches that began first go
+    first, so that they end early; others begin, and go on, only as far as rounds would not be full without them.
+    """
     waiting, running = iter(searches), dict[Key, Search]()
     pending: dict[Key, list[Members]] = {}
     asked: Counter[Key] = Counter()
@@ -164,15 +170,17 @@ def as_they_end(
             yield key, Found(end.value, asked.pop(key, 0))
 
     while True:
-        while len(running) < n and (new := next(waiting, None)) is not None:
+        while sum(map(len, pending.values())) < n and (new := next(waiting, None)) is not None:
             key, running[key] = new
             yield from advance(key, None)
         if not running:
             return
-        trials = [(key, members) for key, sets in pending.items() for members in sets]
+        n_before = accumulate(map(len, pending.values()), initial=0)
+        asked_now = [key for key, before in zip(pending, n_before, strict=False) if before < n]
+        trials = [(key, members) for key in asked_now for members in pending[key]]
         answers = iter(flips(trials))
-        for key, sets in list(pending.items()):
-            yield from advance(key, [next(answers) for _ in sets])
+        for key in asked_now:
+            yield from advance(key, [next(answers) for _ in pending[key]])
 
 
 class Trials:
@@ -207,8 +215,8 @@ def _compute(work: Work, missing: Sequence[str]) -> Iterator[tuple[str, list[Row
     ended: dict[str, dict[tuple[int, int], Found]] = {name: {} for name in missing}
     yield from ((name, _rows(work, by_prompt, controls, {})) for name in missing if not shards[name])
     trials = Trials(context, by_prompt)
-    n_at_once = AT_ONCE.get(context.subject.device.type, AT_ONCE["cpu"]) * settings.starts
-    for (prompt, start), found in as_they_end(_searches(work, by_prompt, shard_of), trials.flips, n_at_once):
+    n_trials = AT_ONCE.get(context.subject.device.type, AT_ONCE["cpu"]) * settings.starts
+    for (prompt, start), found in as_they_end(_searches(work, by_prompt, shard_of), trials.flips, n_trials):
         name = shard_of[prompt]
         ended[name][prompt, start] = found
         if len(ended[name]) == len(shards[name]) * settings.starts:

@@ -1,4 +1,4 @@
-"""Whether the unmodified model shows the behaviour at all: asked before anything expensive is computed."""
+"""Whether the unmodified model shows the behaviour at all: asked before anything expensive is computed, where no workers are."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -292,8 +292,8 @@ class Capture(Section):
     """How prompts are run and activations stored."""
 
     shard_prompts: Count = 128
-    """The most prompts that are landed together: what a killed job loses. A stage that computes much for each prompt lands fewer.
-    It changes no result."""
+    """The most prompts that are landed together: a killed job repeats those that it had begun. A stage that computes much
+    for each prompt lands fewer. It changes no result."""
     batch_tokens: Count = 4096
     """Padded tokens per forward pass."""
     round: Literal["none", "bfloat16"] = "none"

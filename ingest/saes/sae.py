@@ -209,7 +209,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> Sae:
                 module = SAE.load_from_disk(ref.path, device=str(device), dtype="float32")
             else:
                 module = SAE.from_pretrained(ref.release, ref.release_id, device=str(device), dtype="float32")
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, UserError):
         raise
     except Exception as error:  # whatever SAELens makes of a stranger's files
         raise UserError(f"saes: {ref.location} cannot be loaded ({one_line(error)})") from error

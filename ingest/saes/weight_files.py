@@ -18,6 +18,8 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
                 return {name.removesuffix(".npy"): _npy_shape(archive, name) for name in archive.namelist()}
         with safe_open(file, framework="numpy") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dict
+    except UserError:
+        raise
     except Exception as error:  # whatever the readers make of a stranger's file
         raise UserError(f"saes: {file.parent} cannot be loaded ({file.name}: {one_line(error)})") from error
 

@@ -29,8 +29,8 @@ def test_edits_by_name_are_the_literal_passes(text: str) -> None:
     out = {layer: lambda h: h - (h @ unit)[..., None] * unit for layer in range(3)}
     assert p_of(text, project_out=v) == pytest.approx(p_by_hand(ids, out), abs=1e-5)
     assert p_of(text, project_out={2: v.numpy()}) == pytest.approx(p_by_hand(ids, {2: out[2]}), abs=1e-5)
-    for size in (1e-300, 3e38):
-        whole = v.double().numpy() * (size / v.abs().max().item())
+    for size in (1e-300, 3e38, 1e300):
+        whole = v.double() * (size / v.abs().max().item())
         assert p_of(text, project_out=whole) == pytest.approx(p_by_hand(ids, out), abs=1e-5), size
     mean = engine().means(TEXTS, 1)[5]
     expected = p_by_hand(ids, {1: held(sae(1), {5: float(mean)})})
@@ -203,6 +203,10 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"clamp": {1: {3: 1e39}}}, r"is to be held at is 1e\+39: give a number of float32, at most 3\.4e\+38"),
         ({"add": {1: (torch.ones(D_MODEL), -1e39)}}, r"the scale of a vector is -1e\+39: give a number of float32"),
         ({"add": {1: (torch.full((D_MODEL,), 1e20), 1e20)}}, r"the largest entry of a vector, times its scale, is 1\.0.*e\+40"),
+        (
+            {"add": {1: (torch.full((D_MODEL,), 1e40, dtype=torch.float64), 0.5)}},
+            r"the largest entry of a vector is 1e\+40: give",
+        ),
         ({"ablate": {1: [3]}, "positions": b"\x01"}, r"has no position b'\\x01'"),
         ({"ablate": {1: [3]}, "positions": {0: 1}}, r"has no position {0: 1}"),
         ({"project_out": torch.zeros(D_MODEL)}, "a vector of zeros has no direction"),

@@ -1,5 +1,6 @@
 """The guaranteed search: its result flips and is 1-minimal, whatever function decides what flips."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -60,9 +61,9 @@ def test_all_pending_trials_go_in_one_call_a_round() -> None:
     assert len(calls) <= 2 * int(np.log2(16)) + 2
 
 
-def test_a_search_begins_where_another_ends() -> None:
-    """So that rounds are full until nothing waits, and no search is begun before its turn."""
-    sizes, begun, rounds = [16, 2, 9, 1, 30, 4, 12], list[int](), list[set[int]]()
+def test_rounds_are_full_and_what_began_first_ends_first() -> None:
+    """No search begins, or goes on, that a round of three trials would be full without."""
+    sizes, begun, rounds = [16, 2, 9, 1, 30, 4, 12], list[int](), list[Counter[int]]()
 
     def searches() -> Iterator[tuple[int, Search]]:
         for key, size in enumerate(sizes):
@@ -70,18 +71,42 @@ def test_a_search_begins_where_another_ends() -> None:
             yield key, drawn_set(size, np.random.default_rng(key))
 
     def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
-        rounds.append({key for key, _ in trials})
+        rounds.append(Counter(key for key, _ in trials))
+        n_waiting = len(sizes) - len(begun)
+        assert len(trials) >= 3 or not n_waiting
+        assert len(trials) - rounds[-1][max(rounds[-1])] < 3, "the last one is needed"
+        assert max(rounds[-1]) == begun[-1] or len(trials) >= 3
         return [0 in members for _, members in trials]
 
     found, begun_by_then = {}, []
     for key, end in as_they_end(searches(), flips, 3):
         found[key] = end
         begun_by_then.append(len(begun))
-    full = [keys for keys in rounds if max(keys) < len(sizes) - 1]
-    assert full
-    assert all(len(keys) == 3 for keys in full)
-    assert begun_by_then[0] < len(sizes) == begun_by_then[-1]
-    assert found == run_together(dict(searches()), flips)
+    assert begun_by_then[0] < 4 < len(sizes) == begun_by_then[-1]
+    of_first = [0 in keys for keys in rounds]
+    assert of_first == sorted(of_first, reverse=True), "the first is in every round until it ends"
+    assert found == run_together(dict(searches()), flips_of_all)
+
+
+def flips_of_all(trials: Sequence[tuple[int, Members]]) -> list[bool]:
+    return [0 in members for _, members in trials]
+
+
+def test_a_kill_costs_few_shards() -> None:
+    """Of 80 prompts in shards of eight, whose searches ask for much: at no time are the trials of more than three unfinished."""
+    size, n_prompts, shard = 200, 80, 8
+    paid, ended, most_open = Counter[int](), Counter[int](), 0
+
+    def flips(trials: Sequence[tuple[int, Members]]) -> list[bool]:
+        nonlocal most_open
+        paid.update(key for key, _ in trials)
+        most_open = max(most_open, sum(n for key, n in paid.items() if ended[key // shard] < shard))
+        return [{key, key + 40, key + 90} <= set(members) for key, members in trials]
+
+    searches = [(key, drawn_set(size, np.random.default_rng(key))) for key in range(n_prompts)]
+    for key, _ in as_they_end(searches, flips, 64):
+        ended[key // shard] += 1
+    assert most_open <= 3 * paid.total() * shard / n_prompts
 
 
 def test_a_pool_of_one_is_its_own_minimal_set() -> None:

@@ -9,15 +9,12 @@ import pytest
 import saelake
 from saelake import queries
 from saelake.analysis import stage_list
-from saelake.analysis.search import sweeps, user_ablation
-from saelake.analysis.search.edit_sets import EditSet
 from saelake.analysis.stage_status import StageStatus
 from saelake.analysis.study_status import study_status
 from saelake.ingest import compiled, shards
 from saelake.ingest.capture import capture
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import Recipe
-from saelake.ingest.runs import is_ingested
 from saelake.ingest.saes.refs import list_saes
 from saelake.ingest.study import open_study
 from saelake.warehouse.catalog import connect
@@ -260,31 +257,6 @@ def test_a_changed_setting_is_told(recipe: Recipe, tmp_path: Path, monkeypatch: 
     file = Path(str(recipe.prompts[0].file))
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
     assert states(recipe, lake)["prompts"].why == "changed: small (its prompts)"
-
-
-def test_other_target_tokens_and_longer_prompts_that_may_come_capture_nothing_again(recipe: Recipe, tmp_path: Path) -> None:
-    lake = lake_in(tmp_path)
-    ingest(recipe, lake)
-    for fields in ({"refusal_tokens": ("I", "help")}, {"max_prompt_tokens": 300}):
-        assert is_ingested(open_study(change(recipe, "model", **fields)), lake), fields
-
-
-STAGES = (*stage_list.COMPUTED, *stage_list.ATLAS, *stage_list.AUDIT, *map(stage_list.judging_stage, ("first_token", "phrases")))
-ANY_BEHAVIOUR = {"logits", "separation", "taxonomy", "concepts"}
-"""Stages that ask what features are and when they fire, not what they cause."""
-
-
-def test_every_stage_that_reads_the_target_tokens_is_computed_again_for_others(recipe: Recipe) -> None:
-    def run_ids(*tokens: str) -> dict[str, str]:
-        study = open_study(change(recipe, "model", refusal_tokens=tokens))
-        edits = EditSet.of([(0, 1, 0.0, None)])
-        swept = sweeps.stage(sweeps.Sweep("swept", (1.0,)), sweeps.Source("0:1", edits))
-        stages = (*STAGES, user_ablation.stage("mine", edits, recipe), swept)
-        return {name: spec.run_id for name, spec in stage_list.specs(study, stages).items()}
-
-    before, after = run_ids("I"), run_ids("help")
-    assert {name for name in before if before[name] == after[name]} == ANY_BEHAVIOUR
-    assert run_ids("\u0120I", "I") == before, "the same word"
 
 
 def first(recipe: Recipe) -> Recipe:

@@ -76,7 +76,7 @@ def test_files_that_hold_no_such_activations_are_one_sentence(tmp_path: Path) ->
     with pytest.raises(QueryError, match=r"there is no SAE in layer 7: SAEs are in 0, 1$"):
         saelake.sparse(tmp_path / "set" / FILES, layer=7)
     (tmp_path / "text.parquet").write_text("no Parquet")
-    for files in ("set/data/activation/*.parquet", "set/data/prompts/*.parquet", "text.parquet"):
+    for files in ("set/data/activation/*.parquet", "set/data/prompts/*.parquet", "text.parquet", "set", "lake", "set/data/*/*"):
         with pytest.raises(UserError, match=r"cannot be read \(.*\): give Parquet files of activations"):
             saelake.sparse(tmp_path / files, layer=1)
     with pytest.raises(UserError, match=r"^the files have no name: give Parquet files of activations"):
