@@ -29,7 +29,7 @@ from urllib.request import urlopen
 
 import saelake
 from benchmarks.harness import Report
-from saelake.analysis.site.site import write_site
+from saelake.analysis.static_pages.write import write_pages
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.lake import Lake
 from saelake.warehouse.sharing.share import Choice, share
@@ -152,7 +152,7 @@ def static_cards(report: Report, lake: Lake) -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as opened:
         folder = Path(name) / "set"
         start = time.perf_counter()
-        share(lake, folder, Choice(by_ranges=True), then=partial(write_site, study="synth"))
+        share(lake, folder, Choice(by_ranges=True), then=partial(write_pages, study="synth"))
         taken = time.perf_counter() - start
         sizes = {part: sum(p.stat().st_size for p in (folder / part).rglob("*.*")) for part in ("data", "site")}
         report.line(f"  shared with pages in {taken:.0f} s: {sizes['data']:,} bytes of tables, {sizes['site']:,} of pages")

@@ -52,9 +52,9 @@ def share(
     choice = Choice(recipe, listed(runs), listed(tables), restrict, with_completions, by_ranges=site)
     pages = None
     if site:
-        from saelake.analysis.site.site import write_site
+        from saelake.analysis.static_pages.write import write_pages
 
-        pages = partial(write_site, study=one_study(opened, recipe))
+        pages = partial(write_pages, study=one_study(opened, recipe))
     with Bar() as progress:
         records = share_runs(opened, folder, choice, progress, pages)
     files = [file for record in records for file in record.files]

@@ -38,9 +38,12 @@ def _check_feature(
     con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Parameter], declared: Parameter, values: Mapping[str, Any]
 ) -> None:
     """Raises QueryError for a number that is not a feature of the SAEs of the layer, or of the SAE, that is asked for with it."""
-    given = {name: parameters[name].literal(values[name]) for name in ("layer", "sae_id") if name in values}
+    given = {
+        name: parameters[name].literal(values[name]) for name in ("layer", "sae_id") if name in values and name in parameters
+    }
     where = " and ".join(f"coalesce({name} = {value}, {value} is null)" for name, value in given.items()) or "true"
     widths = _known(con, "width", f"saes where {where}")
+    declared.literal(values[declared.name])  # which names it as it was given, where it is none
     (number,) = integers(declared, [values[declared.name]])
     if widths and not 0 <= number < max(widths):
         of = "".join(f" of {name} {values[name]}" for name in given)

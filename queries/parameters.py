@@ -65,7 +65,8 @@ class Parameter:
 
     name: str
     type: str
-    """integer, number, text, boolean, integers, feature, features, judge, of CHOSEN, LISTS or PATTERNS, or words: own|chosen"""
+    """integer (from 0 up: how many, or which), number, text, boolean, integers, feature, features, judge, of CHOSEN, LISTS or
+    PATTERNS, or words: own|chosen"""
     nullable: bool
     default: str | None
     """As declared; None makes the parameter required."""
@@ -123,7 +124,7 @@ def _number(declared: Parameter, kind: str, value: Any) -> int | float:
     try:
         if kind == "integer":
             number = int(value) if isinstance(value, str) else operator.index(value)
-            fits = number in INT64
+            fits = number in INT64 and (number >= 0 or declared.type != "integer")
         else:
             number = float(value)
             fits = math.isfinite(number)
@@ -167,7 +168,7 @@ def _boolean(declared: Parameter, value: Any) -> bool:
 
 def _article(kind: str) -> str:
     words = {
-        "integer": "an integer",
+        "integer": "a whole number from 0 up",
         "number": "a number",
         "text": "text",
         "judge": "the name of a judge, or oracle for the recipe's own",

@@ -62,7 +62,7 @@ class OpenLake:
         with view_errors(self.connection):
             return self.connection.sql(statement, params=params)
 
-    def query(self, name: str, *, engine: str = "duckdb", **params: Any) -> duckdb.DuckDBPyRelation:
+    def query(self, name: str, /, *, engine: str = "duckdb", **params: Any) -> duckdb.DuckDBPyRelation:
         """The rows of a question from `queries/`, computed by "duckdb" or, for lakes too large for one machine, by "spark".
 
         Raises as `sql` does, QueryError for a wrong name or parameter, and UserError if it is about one study and the lake

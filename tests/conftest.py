@@ -33,7 +33,7 @@ SLOW = (
     "tests/analysis/test_search_on_planted.py",
     "tests/analysis/test_shards.py",
     "tests/analysis/test_several_saes.py",
-    "tests/explorer/test_static_site.py",
+    "tests/explorer/test_static_pages.py",
     "tests/analysis/test_rows_dataset.py",
     "tests/test_real_formats.py",
     "tests/analysis/test_retrained.py",

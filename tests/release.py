@@ -26,7 +26,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 DUCKDBS = ("1.5.5", "2.0.1")
 THIRD_PARTY = {
     "saelake/analysis/judges/named/phrases.py": "twelve phrases of andyrdt/refusal_direction (Arditi et al. 2024), Apache-2.0",
-    "saelake/analysis/site/vendored/hyparquet.js": "hyparquet and fzstd, MIT; pins.json names their versions and hashes",
+    "saelake/analysis/static_pages/vendored/hyparquet.js": "hyparquet and fzstd, MIT; pins.json names their versions and hashes",
 }
 """File -> what in it is not ours."""
 FREE = re.compile(r"apache|mit|bsd|isc|mpl|psf|python software foundation|zlib|unlicense", re.IGNORECASE)

@@ -212,7 +212,7 @@ def test_several_studies_are_named_and_chosen(tmp_path: Path) -> None:
 def test_mistakes_are_single_sentences(lake: Lake, tmp_path: Path) -> None:
     assert refused(saelake("query", "asrr", lake=lake)) == "there is no query asrr: did you mean asr?"
     assert refused(saelake("query", "cofiring", lake=lake)) == "the query cofiring needs features: which features"
-    assert refused(saelake("query", "candidates", "--k", "'; drop", lake=lake)) == 'k is an integer, not "\'; drop"'
+    assert refused(saelake("query", "candidates", "--k", "'; drop", lake=lake)) == 'k is a whole number from 0 up, not "\'; drop"'
     assert refused(saelake("sql", "selec 1", lake=lake)).startswith("Parser Error: syntax error")
     assert "prompt does not exist" in refused(saelake("sql", "from prompt", lake=lake))
     assert "\\x1b" in refused(saelake("sql", 'from "\x1b[31m"', lake=lake))

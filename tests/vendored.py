@@ -1,6 +1,6 @@
 """Fetches again what the static pages' library is made of, and makes it: `make vendored`.
 
-    python -m tests.vendored            # into analysis/site/vendored, with the versions that pins.json names
+    python -m tests.vendored            # into analysis/static_pages/vendored, with the versions that pins.json names
 
 Packages come from npm, each held against the hash of its archive; esbuild joins the two into one file. Nothing of it runs when
 saelake is installed: what ships is the file, which tests hold against the hash that pins.json gives.
@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from saelake.analysis.site.site import VENDORED
+from saelake.analysis.static_pages.write import VENDORED
 
 ENTRY = 'export { parquetReadObjects } from "hyparquet";\nexport { decompress } from "fzstd";\n'
 """What the pages use: Parquet's reader, and the codec of a lake's files."""

@@ -241,7 +241,7 @@ def feature_ids(given: Any, sae: Sae) -> np.ndarray:
 def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit:
     """What an edit by a vector does; raises UserError for a vector that does not fit its site, or has no direction."""
     assert isinstance(edit, Add | ProjectOut), "no edit by a vector"
-    everywhere = isinstance(edit, ProjectOut) and edit.site == "all"
+    everywhere = isinstance(edit, ProjectOut) and isinstance(edit.site, str) and edit.site == "all"
     sites = tuple(map(Site, range(subject.n_layers))) if everywhere else (table.site(edit.site, subject),)
     given = edit.vector
     if hasattr(given, "detach"):

@@ -25,6 +25,7 @@ from saelake.analysis.engine.asked import (
     feature_ids,
     features_of,
     interventions,
+    resolved,
 )
 from saelake.analysis.engine.engine import AblationEngine, NextToken
 from saelake.analysis.engine.named import edits_by_prompt, named_edits
@@ -277,7 +278,7 @@ class Engine:
         requests = []
         for place, (prompt, some) in enumerate(zip(read, by_prompt, strict=True)):
             acting = interventions([(edit, compiled[id(edit)]) for edit in some], prompt, place)
-            if not n_answered and any(one.positions == () for one in acting):
+            if not n_answered and not all(resolved(one.positions, one.answering, prompt, place).prompt for one in some):
                 raise UserError(
                     f"an edit of prompt {place} acts on its answer alone, and no token of that is read: it would act nowhere"
                 )

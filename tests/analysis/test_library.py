@@ -218,12 +218,26 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
         ({"edits": [saelake.MeanAblate(1, [WIDTH], over=TEXTS)]}, f"has no feature {WIDTH}"),
         ({"add": {1: torch.ones(D_MODEL, dtype=torch.complex64)}}, "a vector is an array of numbers"),
+        ({"edits": [saelake.ProjectOut(np.ones(D_MODEL), "all")]}, "names no SAE"),  # type: ignore[arg-type]
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give a whole number from 1 up"),
     ],
 )
 def test_an_edit_that_means_nothing_is_told(edits: dict[str, Any], expected: str) -> None:
     with pytest.raises(saelake.UserError, match=expected):
         engine().answer(TEXTS, **edits)
+
+
+def test_one_edit_may_act_on_the_whole_prompt_alone_beside_one_that_acts_everywhere() -> None:
+    edits = [saelake.Ablate(1, [0, 3]), saelake.Ablate(2, [1], answering=False), saelake.Ablate(1, [6], answering=False)]
+    together = engine().next_token(TEXTS, ablate={1: [0, 3, 6], 2: [1]}).p_target
+    np.testing.assert_allclose(engine().next_token(TEXTS, edits=edits).p_target, together, atol=1e-6)
+    np.testing.assert_allclose(engine().answer(TEXTS, edits=edits, max_new_tokens=1).p_target, together, atol=1e-6)
+    for nowhere in (
+        saelake.Ablate(1, [4], positions="answer"),
+        saelake.ProjectOut("all", np.ones(D_MODEL), positions=["answer"]),
+    ):
+        with pytest.raises(saelake.UserError, match="an edit of prompt 0 acts on its answer alone, and no token of that is read"):
+            engine().next_token(TEXTS, edits=[saelake.Ablate(1, [0]), nowhere])
 
 
 def test_iterators_in_edits_are_read_once_for_all_prompts_and_calls() -> None:

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page
 
 from saelake.analysis.served.cards import Sample, quantiles_of, samples_of, visible
 from saelake.analysis.served.server import _figure, _short
-from saelake.analysis.site import tables
-from saelake.analysis.site.site import write_site
+from saelake.analysis.static_pages import tables
+from saelake.analysis.static_pages.write import write_pages
 from saelake.ingest.job import ingest
 from saelake.ingest.recipe import load_recipe
 from saelake.queries.rows import rows
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 
 
 def pages_of(lake: Path, study: str, folder: Path, tables: tuple[str, ...] = ()) -> Path:
-    share(Lake.existing(lake), folder, Choice(by_ranges=True, tables=tables), then=partial(write_site, study=study))
+    share(Lake.existing(lake), folder, Choice(by_ranges=True, tables=tables), then=partial(write_pages, study=study))
     return folder
 
 

@@ -79,9 +79,10 @@ def test_old_names_and_unlisted_questions_are_answered() -> None:
 
 def test_values_arrive_as_their_types(con: duckdb.DuckDBPyConnection) -> None:
     assert given_back(con) == (1, 0.5, "a", False, [1, 2], "one")
-    python = given_back(con, i=-(2**63), n=None, t="", b=True, l=[], c="two")
-    assert python == (-(2**63), None, "", True, [], "two")
-    assert given_back(con, i="-7", n="1e-9", b="true", l="3, 4", t="null") == (-7, 1e-9, "null", True, [3, 4], "one")
+    python = given_back(con, i=2**63 - 1, n=None, t="", b=True, l=[], c="two")
+    assert python == (2**63 - 1, None, "", True, [], "two")
+    assert given_back(con, i="7", n="1e-9", b="true", l="3, -4", t="null") == (7, 1e-9, "null", True, [3, -4], "one")
+    assert given_back(con, n="-2.5", l=[-(2**63)])[1:5:3] == (-2.5, [-(2**63)])
     assert given_back(con, n="null", l=5)[1] is None
 
 
@@ -100,12 +101,13 @@ def test_hostile_text_is_inert(con: duckdb.DuckDBPyConnection, text: str) -> Non
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"i": "seven"}, "i is an integer, not 'seven'"),
-        ({"i": 1.5}, "i is an integer, not 1.5"),
-        ({"i": True}, "i is an integer, not True"),
-        ({"i": "1; drop table chosen"}, "i is an integer, not '1; drop table chosen'"),
-        ({"i": 2**63}, "i is an integer, not 9223372036854775808"),
-        ({"i": None}, "i cannot be null: give an integer"),
+        ({"i": "seven"}, "i is a whole number from 0 up, not 'seven'"),
+        ({"i": -1}, "i is a whole number from 0 up, not -1"),
+        ({"i": 1.5}, "i is a whole number from 0 up, not 1.5"),
+        ({"i": True}, "i is a whole number from 0 up, not True"),
+        ({"i": "1; drop table chosen"}, "i is a whole number from 0 up, not '1; drop table chosen'"),
+        ({"i": 2**63}, "i is a whole number from 0 up, not 9223372036854775808"),
+        ({"i": None}, "i cannot be null: give a whole number from 0 up"),
         ({"n": "inf"}, "n is a number, not 'inf'"),
         ({"b": "maybe"}, "b is true or false, not 'maybe'"),
         ({"b": []}, "b is true or false, not []"),

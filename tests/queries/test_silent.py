@@ -88,3 +88,17 @@ def test_a_number_beyond_the_width_is_told(name: str, values: dict[str, Any], op
     number = values["feature_id"]
     with pytest.raises(QueryError, match=re.escape(f"there is no feature {number}") + ".*: its features are 0 to 3"):
         opened.query(name, **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"feature_id": 3, "sae_id": "sae0", "layer": 0}, "the query densities has no parameter layer"),
+        ({"feature_id": "x", "sae_id": "sae0"}, "feature_id is the number of a feature, not 'x'"),
+        ({"feature_id": [1, 2], "sae_id": "sae0"}, "feature_id is the number of a feature, not [1, 2]"),
+        ({"feature_id": None, "sae_id": "sae0"}, "feature_id cannot be null"),
+    ],
+)
+def test_what_is_no_feature_is_told_as_it_was_given(values: dict[str, Any], expected: str, opened: saelake.OpenLake) -> None:
+    with pytest.raises(QueryError, match=re.escape(expected)):
+        opened.query("densities", **values)

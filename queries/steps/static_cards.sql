@@ -1,6 +1,6 @@
--- One row per feature for the static pages' cards: what the list of features tells of it (the table site_listed), how it fires, and what
--- other tables tell of it as JSON (site_held has the sets that hold it, site_effects what ablating it does, site_edges what stands in
--- for it, wakes and lies near; site_dense what is too much to read in a browser).
+-- One row per feature for the static pages' cards: what the list of features tells of it (the table static_listed), how it fires, and what
+-- other tables tell of it as JSON (static_held has the sets that hold it, static_effects what ablating it does, static_edges what stands in
+-- for it, wakes and lies near; static_dense what is too much to read in a browser).
 --
 -- density: its bin of those that the question `densities` counts, where it fires on any token but BOS.
 with seen as $step(sae_tokens),
@@ -17,7 +17,7 @@ sets as (
         to_json(list({
             'condition': condition, 'n_prompts': n_prompts, 'of_prompts': of_prompts, 'n_flipped': n_flipped, 'smallest': smallest
         } order by n_prompts desc, condition)) as sets
-    from site_held
+    from static_held
     group by sae_id, feature_id
 ),
 
@@ -53,16 +53,16 @@ select
     ) as effects,
     g.backed, g.backs, g.wakes, g.woken, g.nearest,
     m.skewness, m.kurtosis, r.roles, s.sets, c.categories, x.explanations, d.firing
-from site_listed as l
+from static_listed as l
 join features as f on f.sae_id = l.sae_id and f.feature_id = l.feature_id
 left join seen as t on t.sae_id = l.sae_id
-left join site_effects as e on e.sae_id = l.sae_id and e.feature_id = l.feature_id
-left join site_edges as g on g.sae_id = l.sae_id and g.feature_id = l.feature_id
+left join static_effects as e on e.sae_id = l.sae_id and e.feature_id = l.feature_id
+left join static_edges as g on g.sae_id = l.sae_id and g.feature_id = l.feature_id
 left join logit_moments as m on m.sae_id = l.sae_id and m.feature_id = l.feature_id
 left join roles as r on r.sae_id = l.sae_id and r.feature_id = l.feature_id
 left join sets as s on s.sae_id = l.sae_id and s.feature_id = l.feature_id
 left join categories as c on c.sae_id = l.sae_id and c.feature_id = l.feature_id
 left join explained as x on x.sae_id = l.sae_id and x.feature_id = l.feature_id
-left join site_dense as d on d.sae_id = l.sae_id and d.feature_id = l.feature_id
+left join static_dense as d on d.sae_id = l.sae_id and d.feature_id = l.feature_id
 where l.sae_id = $sae_id
 order by l.feature_id

@@ -1,4 +1,4 @@
--- The first features by one order of the explorer's list (the table site_listed), of each SAE and of all.
+-- The first features by one order of the explorer's list (the table static_listed), of each SAE and of all.
 with placed as (
     select
         layer, sae_id, feature_id,
@@ -16,7 +16,7 @@ with placed as (
                 if($order = 'feature', null, abs(auroc - 0.5)) desc nulls last,
                 layer, feature_id, sae_id
         ) as place
-    from site_listed
+    from static_listed
 ),
 
 within as (

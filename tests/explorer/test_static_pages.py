@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from saelake import cli
 from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.served.cards import samples_of
-from saelake.analysis.site import tables
-from saelake.analysis.site.index import LOOKUPS
-from saelake.analysis.site.site import STATIC, VENDORED, write_site
+from saelake.analysis.static_pages import tables
+from saelake.analysis.static_pages.index import LOOKUPS
+from saelake.analysis.static_pages.write import STATIC, VENDORED, write_pages
 from saelake.queries.rows import rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.check import check
@@ -45,7 +45,7 @@ def folder(planted_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def shared_with_pages(lake: Lake, folder: Path, study: str, choice: Choice) -> None:
-    share(lake, folder, choice, then=partial(write_site, study=study))
+    share(lake, folder, choice, then=partial(write_pages, study=study))
 
 
 def told(folder: Path, name: str) -> Any:

@@ -26,9 +26,9 @@ from saelake import queries
 from saelake.analysis import served
 from saelake.analysis.explorer.orders import ORDERS
 from saelake.analysis.explorer.public import public_pages
-from saelake.analysis.site.index import LOOKUPS, file_index
-from saelake.analysis.site.linked import absent, as_lake
-from saelake.analysis.site.tables import LISTED, cards_of, lists, make_tables
+from saelake.analysis.static_pages.index import LOOKUPS, file_index
+from saelake.analysis.static_pages.linked import absent, as_lake
+from saelake.analysis.static_pages.tables import LISTED, cards_of, lists, make_tables
 from saelake.queries.rows import rows
 from saelake.warehouse.catalog import connect
 from saelake.warehouse.files import DataFile
@@ -47,7 +47,7 @@ CARD_GROUP = 1_024
 """Features of a row group of what the site tells of each."""
 
 
-def write_site(folder: Path, records: Sequence[RunRecord], study: str) -> None:
+def write_pages(folder: Path, records: Sequence[RunRecord], study: str) -> None:
     """Writes the pages into the folder of a set whose files and runs are there."""
     site = folder / SITE
     (site / "saes").mkdir(parents=True)
@@ -65,7 +65,7 @@ def write_site(folder: Path, records: Sequence[RunRecord], study: str) -> None:
             name = "features.json" if sae_id is None else f"saes/{numbers[sae_id]}-features.json"
             _write_json(site / name, listed)
         _write_json(site / "conditions.json", rows(con, "condition_list"))
-        _write_table(con.sql(queries.step("site_prompts")).to_arrow_table(), site / "prompts.parquet")
+        _write_table(con.sql(queries.step("static_prompts")).to_arrow_table(), site / "prompts.parquet")
         public = public_pages(con)
         saes = [sae | {"public": public.get(sae["sae_id"])} for sae in saes]
         _write_json(site / "index.json", _index(con, folder, records, study, saes))

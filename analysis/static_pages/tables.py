@@ -27,16 +27,16 @@ EDGES = 10
 def make_tables(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the tables that `cards_of` and `lists` read: what the explorer's list tells of every feature, and what holds it."""
     n_features = con.sql("select count(*) from features").fetchall()[0][0]
-    queries.run(con, "feature_list", order="feature", limit=max(n_features, 1)).create("site_listed")
-    queries.run(con, "feature_sets_held").create("site_held")
-    queries.run(con, "feature_effects_held").create("site_effects")
-    con.sql(queries.step("site_edges"), params={"n": EDGES}).create("site_edges")
-    con.execute("create table site_dense (sae_id varchar, feature_id integer, firing varchar)")
+    queries.run(con, "feature_list", order="feature", limit=max(n_features, 1)).create("static_listed")
+    queries.run(con, "feature_sets_held").create("static_held")
+    queries.run(con, "feature_effects_held").create("static_effects")
+    con.sql(queries.step("static_edges"), params={"n": EDGES}).create("static_edges")
+    con.execute("create table static_dense (sae_id varchar, feature_id integer, firing varchar)")
     asked = "select sae_id, feature_id from features where n_tokens > ? order by sae_id, feature_id"
     dense = con.execute(asked, [MOST_FIRINGS]).fetchall()
     for first in range(0, len(dense), AT_ONCE):
         told = [[*key, json.dumps(firing)] for key, firing in _dense(con, dense[first : first + AT_ONCE]).items()]
-        con.executemany("insert into site_dense values (?, ?, ?)", told)
+        con.executemany("insert into static_dense values (?, ?, ?)", told)
 
 
 def _dense(con: duckdb.DuckDBPyConnection, features: Sequence[FeatureKey]) -> dict[FeatureKey, Row]:
@@ -59,14 +59,14 @@ def _sample(sample: Sample) -> Row:
 
 def cards_of(con: duckdb.DuckDBPyConnection, sae_id: str) -> pa.Table:
     """One row for each feature of an SAE, in order."""
-    return con.sql(queries.step("site_cards"), params={"sae_id": sae_id}).to_arrow_table()
+    return con.sql(queries.step("static_cards"), params={"sae_id": sae_id}).to_arrow_table()
 
 
 def lists(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str | None, Row]]:
     """The features that come first, of each SAE and, under None, of all: what is known of them, and orders as places in that."""
     orders: dict[str | None, dict[str, list[FeatureKey]]] = {}
     for order in ORDERS:
-        placed = con.execute(queries.step("site_places"), {"order": order, "n": LISTED}).fetchall()
+        placed = con.execute(queries.step("static_places"), {"order": order, "n": LISTED}).fetchall()
         for sae_id, feature_id, place, place_in_sae in placed:
             for whose, where in ((None, place), (sae_id, place_in_sae)):
                 if where <= LISTED:
@@ -74,7 +74,7 @@ def lists(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str | None, Row]]:
     for whose, by_order in orders.items():
         known = sorted({key for keys in by_order.values() for key in keys})
         asked = [f"{sae_id}/{feature_id}" for sae_id, feature_id in known]
-        statement = "select * from site_listed where list_contains(?, sae_id || '/' || feature_id) order by sae_id, feature_id"
+        statement = "select * from static_listed where list_contains(?, sae_id || '/' || feature_id) order by sae_id, feature_id"
         found = selected(con, statement, asked)
         places = {(row["sae_id"], row["feature_id"]): place for place, row in enumerate(found)}
         yield whose, {"rows": found, "orders": {order: [places[key] for key in keys] for order, keys in by_order.items()}}
