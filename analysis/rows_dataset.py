@@ -78,8 +78,7 @@ class LakeRows(IterableDataset[dict[str, torch.Tensor]]):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if rows not in ("token", "prompt"):
-            raise UserError(f"rows is token or prompt, not {arguments.shown(rows)}")
+        arguments.one_of("rows", rows, ("token", "prompt"))
         for name, value in (("bos", bos), ("dense", dense), ("shuffle", shuffle)):
             if not isinstance(value, bool):
                 raise UserError(f"{name} is True or False, not {arguments.shown(value)}")

@@ -11,7 +11,7 @@ steps/, which is part of one module, or of several statements as `$step(name)`, 
 from saelake.queries.judges import oracle
 from saelake.queries.labels import labels
 from saelake.queries.loader import check_choices, load, names, names_of_pages, names_of_stages, run, step
-from saelake.queries.parameters import QueryError
+from saelake.queries.parameters import QueryError, plain
 from saelake.queries.reasons import reasons
 from saelake.queries.silent import why_no_rows
 
@@ -24,6 +24,7 @@ __all__ = [
     "names_of_pages",
     "names_of_stages",
     "oracle",
+    "plain",
     "reasons",
     "run",
     "step",

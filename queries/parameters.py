@@ -13,7 +13,7 @@ and since the statement is complete, the planner sees every value, and people ca
 import math
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class Parameter:
         """`value`, a Python value or the text of one, as a SQL literal of the declared type; raises QueryError."""
         kind = NUMBERS.get(self.type, self.type)
         sql_type = TYPES.get(kind, "varchar[]" if kind in LISTS else "varchar")
-        if value is None or (self.nullable and value == "null"):
+        if value is None or (self.nullable and isinstance(value, str) and value == "null"):
             if not self.nullable:
                 raise QueryError(f"{self.name} cannot be null: give {_article(self.type)}")
             return f"null::{sql_type}"
@@ -106,6 +106,18 @@ class Parameter:
 
     def mistyped(self, value: object) -> QueryError:
         return QueryError(f"{self.name} is {_article(self.type)}, not {_shown(value)}")
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with lists in the place of arrays, columns and iterators, which do not compare as lists, or are read once only."""
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    for method in ("tolist", "to_list"):  # NumPy's and PyTorch's; pandas' and Polars'
+        if callable(as_list := getattr(value, method, None)) and not isinstance(value, type):
+            return as_list()
+    return list(value) if isinstance(value, Iterator) else value
 
 
 def parameter(comment: str) -> Parameter | None:
@@ -161,8 +173,8 @@ def listed(declared: Parameter, value: Any) -> list[str]:
 def _boolean(declared: Parameter, value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    if value in ("true", "false"):
-        return bool(value == "true")
+    if isinstance(value, str) and value in ("true", "false"):
+        return value == "true"
     raise declared.mistyped(value)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from saelake.queries.loader import load
 from saelake.queries.matrix import SaeColumns, blocks, bos_places, matrix
-from saelake.queries.parameters import QueryError
+from saelake.queries.parameters import QueryError, plain
 from saelake.warehouse import arguments
 from saelake.warehouse.errors import UserError, one_line
 from saelake.warehouse.literals import literal, parquet, paths
@@ -57,8 +57,8 @@ def sparse(con: "duckdb.DuckDBPyConnection", /, *, library: str = "scipy", **par
         parameters: layer, rows ("prompt" or "token") and bos, as `saelake query sparse --help` says; bos=False reads `tokens`.
     Raises QueryError for a wrong parameter, UserError for another library.
     """
-    if library not in ("scipy", "torch"):
-        raise UserError(f"library is scipy or torch, not {arguments.shown(library)}")
+    arguments.one_of("library", library, ("scipy", "torch"))
+    parameters = plain(parameters)
     load("sparse").statement(con, parameters)  # for what is wrong with the parameters
     by_token, bos = parameters.get("rows") == "token", parameters.get("bos") not in (False, "false")
     saes = sae_columns(con, parameters.get("layer"))
@@ -116,7 +116,7 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     with duckdb.connect() as con:
         try:
             exactly = paths([files]) if Path(files).exists() else literal(files)
-            _show_set(con, exactly, needs_bos=options.get("bos") in (False, "false"))
+            _show_set(con, exactly, needs_bos=plain(options).get("bos") in (False, "false"))
             return sparse(con, **options)
         except UserError:
             raise

@@ -58,6 +58,8 @@ class OpenLake:
         file, has one of another size, or was left out of a shared set.
         """
         arguments.text("the statement", statement)
+        if params is not None and not isinstance(params, list | tuple | dict):
+            raise UserError(f"params is {arguments.shown(params)}: give a list of values, or {{name: value}}")
         self._renew()
         with view_errors(self.connection):
             return self.connection.sql(statement, params=params)
@@ -68,28 +70,29 @@ class OpenLake:
         Raises as `sql` does, QueryError for a wrong name or parameter, and UserError if it is about one study and the lake
         shows several.
         """
-        if engine not in ENGINES:
-            raise UserError(f"there is no engine {arguments.shown(engine)}: there are {' and '.join(ENGINES)}")
-        if engine == "duckdb":
+        if arguments.one_of("engine", engine, ENGINES) == "duckdb":
             return self.sql(self.statement(name, **params))
         from saelake.queries import spark
 
-        self._check(name, params)
+        asked = self._checked(name, params)
         with view_errors(self.connection):
-            return spark.run(self.connection, spark.session(), name, files_behind(self.lake, self.shown), **params)
+            return spark.run(self.connection, spark.session(), name, files_behind(self.lake, self.shown), **asked)
 
-    def statement(self, name: str, **params: Any) -> str:
+    def statement(self, name: str, /, **params: Any) -> str:
         """The SQL of a question with its values, for any DuckDB client of the lake; raises as `query` does."""
-        self._check(name, params)
+        asked = self._checked(name, params)
         with view_errors(self.connection):
-            return queries.load(name).statement(self.connection, params)
+            return queries.load(name).statement(self.connection, asked)
 
-    def _check(self, name: str, params: Mapping[str, Any]) -> None:
+    def _checked(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A question's parameters as plain values, if it can be asked so."""
+        asked = queries.plain(params)
         if queries.load(arguments.text("the question", name)).of_one_study and len(self.studies) > 1:
             raise several_studies(self.lake, self.studies)
         self._renew()
         with view_errors(self.connection):
-            queries.check_choices(self.connection, name, params)
+            queries.check_choices(self.connection, name, asked)
+        return asked
 
     def sparse(self, **options: Any) -> "Sparse":
         """Activations as a sparse matrix: layer=4, rows="prompt" or "token", bos=False, library="scipy" or "torch".
@@ -100,9 +103,10 @@ class OpenLake:
         """
         from saelake.queries.sparse import sparse
 
-        self._check("sparse", {name: value for name, value in options.items() if name != "library"})
+        library = options.pop("library", "scipy")
+        asked = self._checked("sparse", options)
         with view_errors(self.connection):
-            return sparse(self.connection, **options)
+            return sparse(self.connection, library=library, **asked)
 
     def dataset(self, **options: Any) -> "LakeRows":
         """A PyTorch IterableDataset of batches, for those who train on activations; needs the extra `compute`.

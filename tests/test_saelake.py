@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+import torch
 
 import saelake
 from saelake.queries import QueryError
@@ -33,6 +36,33 @@ def test_questions_are_about_one_study(tmp_path: Path) -> None:
     with saelake.open(str(tmp_path / "lake"), recipe="other") as lake:
         assert lake.sql("select count(*) from prompts").fetchall() == [(6,)]
         assert len(lake.query("asr", judge="phrases").fetchall()) == 16
+
+
+def test_lists_may_be_arrays_columns_and_iterators(tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    with saelake.open(tmp_path / "lake") as lake:
+        expected = lake.query("top_samples", features="0:1").fetchall()
+        assert expected
+        pairs = [(0, 1)]
+        for given in (np.array(pairs), iter(pairs), torch.tensor(pairs)):
+            assert lake.query("top_samples", features=given).fetchall() == expected, type(given)
+        without = lake.query("candidates", exclude_layers=[1]).fetchall()
+        for layers in (
+            np.array([1]),
+            torch.tensor([1]),
+            lake.sql("select 1 as one").df()["one"],
+            pl.Series([1]),
+            iter([1]),
+            np.int64(1),
+        ):
+            assert lake.query("candidates", exclude_layers=layers).fetchall() == without != [], type(layers)
+        for bad in (np.array(["x"]), np.array(1.5), np.array([[1]])):
+            with pytest.raises(QueryError, match=r"^exclude_layers is a list of layers, such as 0,1, not "):
+                lake.query("candidates", exclude_layers=bad)
+        with pytest.raises(UserError, match=r"^engine is duckdb or spark, not array"):
+            lake.query("asr", engine=np.array([1, 2]))  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"^params is 5: give a list of values"):
+            lake.sql("select $1", params=5)
 
 
 def test_a_study_that_is_written_to_is_shown_from_then_on(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,13 @@ def mapping(name: str, value: Any, form: str) -> Mapping[Any, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise UserError(f"{name} is {shown(value)}: give {form}")
+    return value
+
+
+def one_of(name: str, value: Any, words: Collection[str]) -> str:
+    """One of some words."""
+    if not isinstance(value, str) or value not in words:
+        raise UserError(f"{name} is {' or '.join(words)}, not {shown(value)}")
     return value
 
 
