@@ -174,12 +174,12 @@ class Subject:
             torch.set_num_threads(compute.threads)
         place = resolve_device(compute.device)
         dtype = torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
+        check_compiles(compute, place.type)
         tokenizer = load_tokenizer(model)
         template = ChatTemplate.of(tokenizer, model)
-        network = load_network(model, dtype).to(place).requires_grad_(False)
         token_ids = tuple(target.token_id for target in targets_of(template, model))
+        network = load_network(model, dtype).to(place).requires_grad_(False)
         subject = cls.of(network, tokenizer, template, token_ids, model.max_prompt_tokens)
-        check_compiles(compute, place.type)
         if compute.compile:
             compile_blocks(subject.blocks)
         return subject

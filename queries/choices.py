@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from saelake.queries.parameters import CHOSEN, LISTS, NUMBERS, PATTERNS, Parameter, QueryError, integers, listed
+from saelake.warehouse.arguments import shown
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,12 +27,12 @@ def check_choices(con: "duckdb.DuckDBPyConnection", parameters: Mapping[str, Par
             known = _known(con, *CHOSEN[kind])
             for one in _named(declared, value):
                 if known and one not in known:
-                    raise QueryError(f"{name}: the lake has no {kind.replace('_', ' ')} {one!r}{_choices(str(one), known)}")
+                    raise QueryError(f"{name}: the lake has no {kind.replace('_', ' ')} {shown(one)}{_choices(str(one), known)}")
         elif kind in PATTERNS:
             column, table = PATTERNS[kind]
             known = _known(con, column, table)
             if known and not _known(con, f"{column} as name", f"{table} where name like {declared.literal(value)}"):
-                raise QueryError(f"{name}: the lake has no condition like {value!r}{_choices(str(value), known)}")
+                raise QueryError(f"{name}: the lake has no condition like {shown(value)}{_choices(str(value), known)}")
 
 
 def _check_feature(
@@ -54,7 +55,10 @@ def _named(declared: Parameter, value: Any) -> list[Any]:
     """The names in a value, which may be a list of them, and text: integers where names are."""
     if declared.type in NUMBERS:
         return integers(declared, value)
-    return listed(declared, value) if declared.type in LISTS else [value]
+    if declared.type in LISTS:
+        return listed(declared, value)
+    declared.literal(value)
+    return [value]
 
 
 def _known(con: "duckdb.DuckDBPyConnection", column: str, table: str) -> list[Any]:

@@ -7,7 +7,7 @@ layer reads little, and a disjunction over layers takes minutes. So `$features(a
 import operator
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import duckdb
@@ -105,8 +105,10 @@ def _source(con: duckdb.DuckDBPyConnection, declared: Parameter, value: Any) -> 
 def _pairs(declared: Parameter, value: Any) -> list[tuple[int | str, int]]:
     """(layer or sae_id, feature_id)"""
     try:
-        pairs = [(of, feature_id) for of, feature_id in value]
-        if any(isinstance(one, bool) for pair in pairs for one in pair):
+        listed = list(value)
+        pairs = [(of, feature_id) for of, feature_id in listed]
+        one_by_one = isinstance(value, Mapping) or any(isinstance(pair, str | bytes) for pair in listed)  # "17" is no pair
+        if one_by_one or any(isinstance(one, bool) for pair in pairs for one in pair):
             raise declared.mistyped(value)
         return [(of if isinstance(of, str) and not of.isdecimal() else _integer(of), _integer(number)) for of, number in pairs]
     except (TypeError, ValueError):

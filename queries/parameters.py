@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saelake.warehouse.arguments import shown
 from saelake.warehouse.errors import UserError
 from saelake.warehouse.literals import is_unicode, literal, literals
 
@@ -51,7 +52,7 @@ PATTERNS = {
 }
 """Types that are patterns of `like`, and the names of which at least one must fit."""
 NUMBERS = {"feature": "integer", "layer": "integer", "prompt": "integer", "layers": "integers", "prompts": "integers"}
-"""Those of these types whose names are integers; a feature is one of an SAE's width."""
+"""Types that name something by a whole number, or list such names; the number of a feature is below its SAE's width."""
 INT64 = range(-(2**63), 2**63)
 
 
@@ -105,7 +106,7 @@ class Parameter:
         return literal(value)
 
     def mistyped(self, value: object) -> QueryError:
-        return QueryError(f"{self.name} is {_article(self.type)}, not {_shown(value)}")
+        return QueryError(f"{self.name} is {_article(self.type)}, not {shown(value)}")
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,8 +199,3 @@ def _article(kind: str) -> str:
     words |= dict.fromkeys(PATTERNS, "a pattern of `like`, such as top_k_%")
     words = {name: f"the name of a {name.replace('_', ' ')}" for name in CHOSEN} | words
     return words.get(kind) or "one of " + ", ".join(kind.split("|"))
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -33,6 +33,12 @@ def test_imports_run_one_way() -> None:
     list(TopologicalSorter(graph).static_order())  # raises graphlib.CycleError, which names the circle
 
 
+def test_the_package_is_links_to_what_lies_beside_it() -> None:
+    """A copy would not change with it, and an editor that writes a file anew makes one of a link."""
+    for name in ("analysis", "cli.py", "commands", "formats", "ingest", "queries", "recipes", "warehouse"):
+        assert (ROOT / "saelake" / name).is_symlink(), name
+
+
 def test_no_module_is_too_long_to_read() -> None:
     files = [*modules().values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in files}

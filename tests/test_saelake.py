@@ -59,6 +59,14 @@ def test_lists_may_be_arrays_columns_and_iterators(tmp_path: Path) -> None:
         for bad in (np.array(["x"]), np.array(1.5), np.array([[1]])):
             with pytest.raises(QueryError, match=r"^exclude_layers is a list of layers, such as 0,1, not "):
                 lake.query("candidates", exclude_layers=bad)
+        for features in (["17", "42"], {"14": 1}, [b"17"], ["17"]):
+            with pytest.raises(QueryError, match=r"^features is a list of features: layer:feature_id,\.\.\. or"):
+                lake.query("top_samples", features=features)
+        with pytest.raises(QueryError, match=r"^features is a list .*") as raised:
+            lake.query("top_samples", features=lake.sql("select layer, feature_id from features").df())
+        assert "\n" not in str(raised.value)
+        with pytest.raises(QueryError, match=r"^condition is the name of a condition, not \['a', 'a'.{,70}$"):
+            lake.query("completions", condition=["a"] * 3000)
         with pytest.raises(UserError, match=r"^engine is duckdb or spark, not array"):
             lake.query("asr", engine=np.array([1, 2]))  # type: ignore[arg-type]
         with pytest.raises(UserError, match=r"^params is 5: give a list of values"):
