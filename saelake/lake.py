@@ -137,8 +137,9 @@ class OpenLake:
         So what belongs together is written in one call.
 
         Args:
-            rows: an Arrow table, a data frame, a list of dicts, or a dict of columns; `run_id` and the id that the table numbers
-                are left out.
+            rows: an Arrow table, a data frame, a list of dicts, or a dict of columns, without `run_id`. Ids that the table itself
+                numbers may be any: the lake's take their place. So `ablation_id` may be left out of `ablations`; in
+                `feature_sets` one `set_id` says which rows are a set.
             study: the study that they belong to; a new name makes a new study. By default the one that is shown.
             about: what made them, as JSON values, for the run's record.
         Raises UserError for what does not fit the protocol, and if no study is named and the lake shows none or several.

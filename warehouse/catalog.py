@@ -237,9 +237,12 @@ def changing_catalog(lake: Lake, more_follows: bool = False) -> Iterator[None]:
 
 def catch_up(lake: Lake) -> None:
     """Builds the catalog again if it does not show the last change yet, and nothing has followed that."""
-    with suppress(FileNotFoundError):  # not stale
-        if time.time() - lake.stale.stat().st_mtime > SOON:
-            recover_catalog(lake)
+    try:
+        changed = lake.stale.stat().st_mtime
+    except FileNotFoundError:  # not stale
+        return
+    if time.time() - changed > SOON:
+        recover_catalog(lake)
 
 
 def recover_catalog(lake: Lake) -> bool:

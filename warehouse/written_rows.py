@@ -31,7 +31,7 @@ def write_rows(lake: Lake, study: str, table: str, rows: Any, about: Mapping[str
 
     Args:
         rows: an Arrow table or whatever Arrow makes one of: a data frame, a list of dicts, a dict of columns. The id that the
-            table numbers may be absent.
+            table numbers may be absent where each row has its own.
         about: where the rows come from, as JSON values.
     Raises UserError for a table that is none, for no rows, and for columns, types and ids that do not fit the protocol.
     """
@@ -88,6 +88,8 @@ def _typed(table: Table, rows: pa.Table) -> pa.Table:
         raise UserError(f"rows of {table.name} have the column run_id: leave it out, the run that stores them gives it")
     if unknown := [n for n in rows.column_names if n not in names]:
         raise UserError(f"{table.name} has no column {unknown[0]}: its columns are {', '.join(names)}")
+    if table.owns and table.owns not in rows.column_names and table.key != (table.owns,):
+        raise UserError(f"rows of {table.name} lack {table.owns}: give those that belong together one number, whichever")
     needed = [c.name for c in known if c.null is None and c.name != table.owns]
     if absent := [n for n in needed if n not in rows.column_names]:
         raise UserError(f"rows of {table.name} lack the column {absent[0]}")

@@ -56,7 +56,7 @@ class NextTokens(NamedTuple):
     p_target: np.ndarray
     """(n,) float32: probability that the first token is a target token."""
     first_token: list[str]
-    """The most probable first token, as text."""
+    """The most probable first token, as text without spaces around it; empty for a special one, as the end of a turn is."""
     first_token_id: np.ndarray
     """(n,) int64"""
 
@@ -71,7 +71,7 @@ class Answers(NamedTuple):
     p_target: np.ndarray
     """(n,) float32: probability that the first token is a target token."""
     first_token: list[str]
-    """The most probable first token, as text."""
+    """The most probable first token, as text without spaces around it; empty for a special one, as the end of a turn is."""
     first_token_id: np.ndarray
     """(n,) int64"""
 

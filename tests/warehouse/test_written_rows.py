@@ -81,6 +81,20 @@ def test_where_saes_were_left_out_rows_about_one_are_refused_in_a_sentence(tmp_p
         opened.write("explanations", [row])
 
 
+def test_rows_of_a_set_say_which_set(tmp_path: Path) -> None:
+    build_lake(tmp_path / "lake")
+    rows = [{"sae_id": "sae0", "layer": 0, "feature_id": i, "value": 0.0, "set_id": 7} for i in (1, 2)]
+    with saelake.open(tmp_path / "lake") as lake:
+        without = [{name: value for name, value in row.items() if name != "set_id"} for row in rows]
+        with pytest.raises(
+            saelake.UserError, match=r"^rows of feature_sets lack set_id: give those that belong together one number"
+        ):
+            lake.write("feature_sets", without, study="mine")
+        lake.write("feature_sets", rows, study="mine")
+    with saelake.open(tmp_path / "lake", "mine") as lake:
+        assert lake.sql("select count(*), count(distinct set_id) from feature_sets").fetchall() == [(2, 1)]
+
+
 def test_rows_about_a_feature_are_held_to_an_sae_of_the_lake(tmp_path: Path) -> None:
     build_lake(tmp_path / "lake")
     with saelake.open(tmp_path / "lake") as lake:
