@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 ingest: $(INSTALLED)  ## sparse activations of RECIPE's prompts into LAKE
 	$(BIN)/saelake ingest $(RECIPE) --lake $(LAKE)
 
-analyze: $(INSTALLED)  ## ingest if needed, then search for causes and print the table
+analyze: $(INSTALLED)  ## ingest if needed, then search for causes and print what is found
 	$(BIN)/saelake analyze $(RECIPE) --lake $(LAKE)
 
 backups: $(INSTALLED)  ## the study of the hydra, trained to have backups, into LAKE-hydra, and its report: what stands in for what is ablated

@@ -1,9 +1,9 @@
 """The runs that a study's ingest is made of: one for every prompt set, and one for every prompt set and SAE.
 
-Each is known by what determines it: the prompts of a set and what [model] says of how they are read, or one SAE beside these. A
-study that grows by a set or an SAE finds the runs of all the others; one that only counts other first tokens as its behaviour
-finds them all. Studies share what they have in common. Version 1 had one run for all prompts and SAEs of a study: where that one
-holds nothing else, it stands for them.
+Each is known by what determines it: the prompts of a set, their labels, the model and how it reads them; beside these one SAE,
+the kind of device and how values are rounded. A study that grows by a set or an SAE finds the runs of all the others; one that
+only counts other first tokens as its behaviour finds them all. Studies share what they have in common. Version 1 had one run for
+all prompts and SAEs of a study: where that one holds nothing else, it stands for them.
 """
 
 from collections.abc import Mapping, Sequence

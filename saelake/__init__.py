@@ -44,7 +44,7 @@ _WHERE = {
     "sparse": "saelake.lake",
 }
 
-_WITHOUT_COMPUTE = ("saelake.lake", "saelake.warehouse.errors")
+_WITHOUT_COMPUTE = ("saelake.ingest.sites", "saelake.lake", "saelake.warehouse.errors")
 
 __all__ = [
     "Ablate",

@@ -123,7 +123,7 @@ class Lake:
             if type(version) is not int or version < 1:
                 raise ValueError(f"there is no schema version {shown(version)}")
         except FileNotFoundError as error:
-            raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of a lake with --lake") from error
+            raise UserError(f"{self} is not a lake: it has no {MARKER}; give the folder of one") from error
         except UserError:  # the place itself cannot be read
             raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -186,7 +186,7 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
             raise UserError(f"positions: prompt {place} has no position {arguments.shown(one)}: {has}")
     on_answer = on_answer if answering is None else answering
     if not found and not on_answer:
-        raise UserError("positions names no position, so that the edit would act nowhere")
+        raise UserError("positions and answering leave an edit no position: it would act nowhere")
     return Where(frozenset(found), on_answer)
 
 

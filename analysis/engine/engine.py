@@ -129,10 +129,10 @@ class AblationEngine:
         return Answers(_told(firsts, place), [token_ids[i] for i in place])
 
     def activations(self, requests: Sequence[Request], watched: Watched) -> Activations:
-        """What fires in the ablated passes, of the watched features, at the prompts' positions.
+        """What fires in the edited passes, of the watched features, at the prompts' positions.
 
-        A feature that is itself held shows the activation before it is taken out. For generated tokens, ask an engine whose
-        prompts are the prompts with their answers.
+        A feature that is itself held shows the activation that it would have. For generated tokens, ask an engine whose prompts
+        are the prompts with their answers.
         """
         if not watched:
             return Activations.none()

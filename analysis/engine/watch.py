@@ -18,7 +18,7 @@ Watched = Mapping[int, np.ndarray | None]
 
 DENSE = 1 << 25
 """Activations of wanted features that exist at a time as a dense (n, f), in float32 numbers."""
-HELD = " while features are held: check the value that they are held at"
+NOT_FINITE = ": weights are damaged, or they or an edit are too large for the dtype"
 
 
 class Activations(NamedTuple):
@@ -83,7 +83,7 @@ class Watch:
         slices, wanted = self._slices[number], self._watched[number]
         sae, resid_nd = slices.sae, resid_btd[self._kept_bt].float()
         if wanted is None and not (sae.off_device and sae.elementwise):
-            found = nonzeros(sae.on(resid_btd.device), resid_nd, not_finite=HELD)
+            found = nonzeros(sae.on(resid_btd.device), resid_nd, not_finite=NOT_FINITE)
             self._keep(number, found.token, found.feature_id, found.activation)
         else:
             for ids, encode in self._encoders(slices, wanted):
@@ -107,7 +107,7 @@ class Watch:
             token, column = acts_nu.nonzero(as_tuple=True)
             activation = acts_nu[token, column].float().cpu().numpy()
             if not np.isfinite(activation).all():
-                raise UserError(f"the SAE {sae.sae_id} gives activations that are not finite numbers{HELD}")
+                raise UserError(f"the SAE {sae.sae_id} gives activations that are not finite numbers{NOT_FINITE}")
             self._keep(number, (token + start).cpu().numpy(), ids[column.cpu().numpy()].astype(np.int32), activation)
 
     def _keep(self, number: int, token: np.ndarray, feature_id: np.ndarray, activation: np.ndarray) -> None:

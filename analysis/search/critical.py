@@ -25,7 +25,7 @@ RANKINGS = ("own", "chosen", "attribution")
 
 @dataclass(frozen=True)
 class Pool:
-    """The candidates of one prompt: the top K of every SAE at its first flip."""
+    """What is searched on one prompt: the top K of every SAE at its first flip or, where K is 0, all that fires."""
 
     prompt: int
     k: int

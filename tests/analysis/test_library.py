@@ -212,7 +212,8 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"project_out": torch.zeros(D_MODEL)}, "a vector of zeros has no direction"),
         ({"add": {9: torch.ones(D_MODEL)}}, "layer 9 does not exist: the model has 3 layers"),
         ({"positions": [0]}, "none is given"),
-        ({"ablate": {1: [3]}, "positions": []}, "positions names no position"),
+        ({"ablate": {1: [3]}, "positions": []}, "positions and answering leave an edit no position: it would act nowhere"),
+        ({"ablate": {1: [3]}, "positions": "answer", "answering": False}, "positions and answering leave an edit no position"),
         ({"ablate": {1: 3}}, "are a list of numbers"),
         ({"edits": [saelake.Clamp(1, [3, 4], [1.0])]}, "2 features of .* are to be held at 1 values"),
         ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
@@ -225,6 +226,12 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
 def test_an_edit_that_means_nothing_is_told(edits: dict[str, Any], expected: str) -> None:
     with pytest.raises(saelake.UserError, match=expected):
         engine().answer(TEXTS, **edits)
+
+
+def test_what_overflows_is_told_as_what_it_may_be() -> None:
+    sentence = "activations that are not finite numbers: weights are damaged, or they or an edit are too large for the dtype"
+    with pytest.raises(saelake.UserError, match=sentence):
+        engine().activations(TEXTS, add={0: (torch.ones(D_MODEL), 3e38)})
 
 
 def test_one_edit_may_act_on_the_whole_prompt_alone_beside_one_that_acts_everywhere() -> None:
