@@ -1,6 +1,7 @@
 """Which stages an analysis has, each after the ones that it needs, and what each one's run is.
 
-A run is known before anything is computed: its id is a hash of its part of the recipe, its parents' ids and its code's version.
+A run is known before anything is computed: its id is a hash of its part of the recipe, the model, the kind of device, the seed,
+its parents' ids and its code's version.
 """
 
 from collections.abc import Mapping, Sequence

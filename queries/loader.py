@@ -85,7 +85,8 @@ class Query:
 def _written(con: "duckdb.DuckDBPyConnection", declared: Parameter, value: Any, by_layer: bool) -> Callable[[str | None], str]:
     """Writes a parameter into the statement: a literal for `$name`, a list of features as rows for `$name(table)`.
 
-    `$name(one|other)` is the first table if a boolean is true, else the second: the other is not read at all.
+    `$name(one|other)` is the first table if a boolean is true, else the second: the other is not read at all. What a judge's
+    `$name(...)` stands for is said in `judges.written`.
     """
     if declared.type == "features":
         from saelake.queries.features import resolve, subquery

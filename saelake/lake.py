@@ -183,7 +183,7 @@ class OpenLake:
 
 
 def open(path: str | Path, recipe: str | None = None) -> OpenLake:
-    """The lake in a folder or at s3://bucket/prefix, restricted to one study if `recipe` names it; raises UserError."""
+    """The lake in a folder or, as text, at s3://bucket/prefix, restricted to one study if `recipe` names it; raises UserError."""
     if not isinstance(path, str | Path):
         raise UserError(f"the lake is {arguments.shown(path)}: give a folder or s3://bucket/prefix")
     recipe = None if recipe is None else arguments.text("recipe", recipe)
@@ -200,8 +200,8 @@ def _shown(lake: Lake, recipe: str | None) -> tuple[duckdb.DuckDBPyConnection, S
 def sparse(files: str | Path, **options: Any) -> "Sparse":
     """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`.
 
-    Rows and columns are those of the set's tables `prompts` and `saes`, beside its activations; of some of the set's files,
-    columns are those of the SAEs that fire in these. Where a table is not there, a warning says what rows or columns are. Raises
+    Rows and columns are those of the set's tables `prompts` and `saes`, beside its activations; if only some of the
+    set's files are given, columns are those of the SAEs that fire in them. Where a table is not there, a warning says what rows or columns are. Raises
     as `OpenLake.sparse`, and UserError for files that hold no activations.
     """
     from saelake.queries.sparse import sparse_of_files

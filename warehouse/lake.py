@@ -57,7 +57,7 @@ class Lake:
         lake = cls.at(where)
         if lake.remote is None:
             try:
-                why = None if lake.root.is_dir() else "it is a file" if lake.root.is_file() else "the folder does not exist"
+                why = None if lake.root.is_dir() else "it is no folder" if lake.root.exists() else "the folder does not exist"
             except OSError as error:  # a name that is too long, a folder that may not be entered
                 why = str(error.strerror)
             if why is not None:

@@ -1,4 +1,5 @@
-"""The ablation engine: everything causal in saelake is a batch of requests to it. library.py is its front for notebooks.
+"""The ablation engine: what is ablated, clamped or added is a batch of requests to it; only losses on texts, and the audit with
+its gradients, run passes of their own under the same interventions. library.py is its front for notebooks.
 
     engine = AblationEngine(subject, saes, [subject.encode(text).token_ids for text in texts])
     answers = engine.answer([Request(0, FeatureSet.of([2, 3], [17, 4]))], max_new_tokens=16)
@@ -53,7 +54,8 @@ class NextToken(NamedTuple):
 
 
 class _Said(NamedTuple):
-    """`NextToken` of a batch, (b,) each, on the device: read once all batches are under way, so that none waits for it."""
+    """`NextToken` of a batch, (b,) each, on the device: `next_token` reads it once all batches are under way, so that
+    none waits for it."""
 
     p_target: Tensor
     token_id: Tensor

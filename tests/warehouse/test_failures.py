@@ -88,7 +88,7 @@ def test_a_folder_that_is_no_lake_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Lake.existing(tmp_path / "absent")
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match=r"no lake at .*thesis\.txt: it is a file"):
+    with pytest.raises(UserError, match=r"no lake at .*thesis\.txt: it is no folder"):
         Lake.existing(tmp_path / "thesis.txt")
     for open_or_create in (Lake.existing, Lake.create):
         with pytest.raises(UserError, match="not a lake"):
