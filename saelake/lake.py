@@ -200,9 +200,9 @@ def _shown(lake: Lake, recipe: str | None) -> tuple[duckdb.DuckDBPyConnection, S
 def sparse(files: str | Path, **options: Any) -> "Sparse":
     """Activations in Parquet files, by a path or pattern, as a sparse matrix; options as in `OpenLake.sparse`.
 
-    Rows and columns are those of the set's tables `prompts` and `saes`, beside its activations; if only some of the
-    set's files are given, columns are those of the SAEs that fire in them. Where a table is not there, a warning says what rows or columns are. Raises
-    as `OpenLake.sparse`, and UserError for files that hold no activations.
+    Rows and columns are those of the set's tables `prompts` and `saes`, beside its activations; if only some of the set's files
+    are given, columns are those of the SAEs that fire in them. Where a table is not there, a warning says what rows or columns
+    are. Raises as `OpenLake.sparse`, and UserError for files that hold no activations.
     """
     from saelake.queries.sparse import sparse_of_files
 

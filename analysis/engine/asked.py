@@ -272,7 +272,7 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
 def interventions(
     edits: Sequence[tuple[Edit, FeatureSet | DirectionEdit]], prompt: Tokenized, place: int
 ) -> tuple[Intervention, ...]:
-    """What edits do to one prompt: held features by stretches of positions that hold the same, then directions."""
+    """What edits do to one prompt: held features, once for all positions that hold the same, then directions."""
     n = len(prompt.token_ids)
     held = [(edit, what, resolved(edit.positions, edit.answering, prompt, place)) for edit, what in edits]
     features = [(what, where) for _, what, where in held if isinstance(what, FeatureSet) and len(what)]
