@@ -1,8 +1,8 @@
 """The verbs of an analysis: all stages of a recipe, its atlas, its audit, one more judge, features of the user's own.
 
 Each finds what is done already and computes the rest (`stage_list` says which stages there are). The command line opens a study
-first, before there is a lake, and calls `analyze_study` and its like; `analyze`, `judge` and `ablate` do both in one call, as tests
-use them. None of it is public (`saelake.__all__` is).
+first, before there is a lake, and calls `analyze_study` and its like; `analyze`, `judge` and `ablate` do both in one call, as
+tests use them. None of it is public (`saelake.__all__` is).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -191,8 +191,8 @@ def lock(con: duckdb.DuckDBPyConnection, lake: Lake, files: Sequence[Path] = ())
     """Leaves a connection that `connect` made nothing but the lake's data and the named local files and folders to read.
 
     Nothing else of the machine, no network, no extensions; and no way to change that. DuckDB compares a path with these as the
-    statement spells it, and views spell theirs as patterns (`exactly`): so each stands there in both spellings. It does
-    not keep a statement from writing there (`copy ... to`): what a person types passes `check_reads` first.
+    statement spells it, and views spell theirs as patterns (`exactly`): so each stands there in both spellings. It does not
+    keep a statement from writing there (`copy ... to`): what a person types passes `check_reads` first.
     """
     folders = [f"{lake.published.url}/data/", *(f"{path.resolve()}/" for path in files if path.is_dir())]
     single = [name for file in files if not file.is_dir() for name in (str(file), str(file.resolve()))]

@@ -246,7 +246,7 @@ def direction_of(edit: Edit, table: SaeTable, subject: Subject) -> DirectionEdit
     given = edit.vector
     if hasattr(given, "detach"):
         dense = given.detach().to_dense().cpu()
-        given = (dense if dense.is_complex() else dense.double()).numpy()
+        given = (dense.double() if dense.is_floating_point() else dense).numpy()
     vector = arguments.array(given, "iuf")
     if vector is None:
         raise UserError(f"a vector is an array of numbers, not {arguments.shown(edit.vector)}")

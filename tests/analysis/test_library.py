@@ -219,6 +219,7 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
         ({"edits": [saelake.MeanAblate(1, [WIDTH], over=TEXTS)]}, f"has no feature {WIDTH}"),
         ({"add": {1: torch.ones(D_MODEL, dtype=torch.complex64)}}, "a vector is an array of numbers"),
+        ({"add": {1: torch.ones(D_MODEL, dtype=torch.bool)}}, "a vector is an array of numbers"),
         ({"edits": [saelake.ProjectOut(np.ones(D_MODEL), "all")]}, "names no SAE"),  # type: ignore[arg-type]
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give a whole number from 1 up"),
     ],
