@@ -60,7 +60,8 @@ class Sae:
     description: SaeDescription
     load: Callable[[], Weights]
     off_device: bool = False
-    """Whether the weights lie in main memory, apart from the device: then only the rows in use are copied there."""
+    """Whether the weights lie in main memory, apart from the device: then the rows in use are copied there; where
+    latents compete, all of them at each encoding."""
 
     @classmethod
     def of(cls, description: SaeDescription, weights: Weights) -> "Sae":

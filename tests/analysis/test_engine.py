@@ -161,7 +161,9 @@ def test_watched_activations_are_those_of_the_ablated_pass(architecture: str) ->
 @pytest.mark.parametrize("wanted", [None, np.arange(0, WIDTH, 2)], ids=["all", "some"])
 def test_a_value_that_no_residual_bears_is_said_whatever_is_watched(wanted: np.ndarray | None) -> None:
     held = Request(0, FeatureSet.of([0] * 8, list(range(8)), 3e38))
-    with pytest.raises(UserError, match=r"the SAE \S+ gives activations that are not finite numbers: weights are damaged, or they or an edit"):
+    with pytest.raises(
+        UserError, match=r"the SAE \S+ gives activations that are not finite numbers: weights are damaged, or they or an edit"
+    ):
         tiny("llama").engine().activations([held], {2: wanted})
 
 
