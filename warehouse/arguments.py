@@ -135,7 +135,7 @@ def array(value: Any, kinds: str) -> "np.ndarray | None":
 
     try:
         found = np.asarray(value)
-    except (TypeError, ValueError):  # lists of different lengths, say
+    except (TypeError, ValueError, RuntimeError):  # lists of different lengths, say, or of tensors with gradients
         return None
     return found if found.dtype.kind in kinds else None
 

@@ -46,6 +46,8 @@ def attribution(engine: Engine, prompts: Sequence[Prompt], target: Target = "p_t
     Raises UserError for another target, and for a prompt that cannot be read.
     """
     check_engine(engine)
+    if not engine.saes:
+        raise UserError("the engine has no SAE, and so no feature to attribute to")
     steps, function = arguments.whole("steps", steps, 0), _function(engine, target)
     read = read_prompts(engine.subject, prompts)
     tables = [_of_prompt(engine, place, one.token_ids, function, steps) for place, one in enumerate(read)]

@@ -96,7 +96,7 @@ class AblationEngine:
         self._target_ids = torch.tensor(subject.target_token_ids, device=subject.device)
         full = [str(sae.writes) for _, sae in sorted(saes.items()) if not sae.elementwise]
         if full:
-            what = "encode all their latents for every ablation (TopK): slower"
+            what = "have latents that compete (as TopK's do) and are all encoded for every edit: slower"
             warnings.warn(f"the SAEs at {', '.join(full)} {what}", stacklevel=2)
 
     def next_token(self, requests: Sequence[Request]) -> NextToken:

@@ -14,9 +14,12 @@ from saelake.analysis.engine.memory import Batches, Size
 from saelake.ingest.forwards import with_forward
 from saelake.ingest.subject import StopForward, Subject
 
+MOST_KEPT = 1 << 31
+"""Bytes of clean residual streams: those of some 3,600 prompts of 128 tokens at Gemma-2-2B's width, in bfloat16."""
+
 
 class PrefixStore:
-    """Clean resid_post of one layer for all prompts, kept until another layer is asked for."""
+    """Clean resid_post of one layer for all prompts, kept until another layer is asked for, or they take more than MOST_KEPT."""
 
     def __init__(self, subject: Subject, prompts: Sequence[Sequence[int]], batches: Batches) -> None:
         self._subject = subject
@@ -29,7 +32,7 @@ class PrefixStore:
         """resid_btd after block `layer` of the unmodified model, left-padded; for layer -1 nothing that anyone reads."""
         if layer < 0:
             return torch.empty(0)
-        if layer != self._layer:
+        if layer != self._layer or sum(one.nbytes for one in self._resid_td.values()) > MOST_KEPT:
             self._layer, self._resid_td = layer, {}
         distinct, rows = _distinct(prompts)
         self._compute(layer, [p for p in distinct if p not in self._resid_td])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from saelake.analysis.engine import edits, memory
+from saelake.analysis.engine import edits, memory, prefix
 from saelake.analysis.engine.edits import GatheredEdit, PooledEdit, RowFeatures, feature_edit
 from saelake.analysis.engine.generation import end_token_ids
 from saelake.analysis.engine.memory import Batches, Size, free_bytes
@@ -33,6 +33,18 @@ def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on(monkeypatch: 
     decoding = [rows for rows, tokens in widths if tokens == 1]
     assert decoding[0] > decoding[-1], "no row was dropped"
     assert answers.token_ids == [literal_answer(bench.subject, bench.saes, bench.prompts[r.prompt], r, 8) for r in requests]
+
+
+def test_what_is_kept_of_prompts_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = tiny("llama")
+    requests = [Request(i, FeatureSet.of([2], [3])) for i in range(len(bench.prompts))]
+    whole = bench.engine().next_token(requests).p_target
+    monkeypatch.setattr(prefix, "MOST_KEPT", 1)
+    engine, kept = bench.engine(), []
+    for request in requests:
+        assert engine.next_token([request]).p_target == pytest.approx(whole[request.prompt], abs=1e-6)
+        kept.append(len(engine._prefix._resid_td))
+    assert kept == [1] * len(requests)
 
 
 def test_the_part_below_is_read_once_a_prompt_for_answers_too() -> None:

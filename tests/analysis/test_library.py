@@ -219,6 +219,7 @@ def test_what_is_no_prompt_is_told(prompts: Any, expected: str) -> None:
         ({"edits": [[]]}, "edits has 1 lists for 2 prompts"),
         ({"edits": [saelake.MeanAblate(1, [WIDTH], over=TEXTS)]}, f"has no feature {WIDTH}"),
         ({"add": {1: torch.ones(D_MODEL, dtype=torch.complex64)}}, "a vector is an array of numbers"),
+        ({"add": {1: [torch.ones(D_MODEL, requires_grad=True), -5.0]}}, "a vector is an array of numbers"),
         ({"add": {1: torch.ones(D_MODEL, dtype=torch.bool)}}, "a vector is an array of numbers"),
         ({"edits": [saelake.ProjectOut(np.ones(D_MODEL), "all")]}, "names no SAE"),  # type: ignore[arg-type]
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give a whole number from 1 up"),
@@ -233,6 +234,13 @@ def test_what_overflows_is_told_as_what_it_may_be() -> None:
     sentence = "activations that are not finite numbers: weights are damaged, or they or an edit are too large for the dtype"
     with pytest.raises(saelake.UserError, match=sentence):
         engine().activations(TEXTS, add={0: (torch.ones(D_MODEL), 3e38)})
+
+
+def test_without_saes_there_is_nothing_to_attribute_to() -> None:
+    bare = saelake.Engine(subject(), [])
+    for ask in (lambda: saelake.attribution(bare, TEXTS), lambda: saelake.minimal_set(bare, TEXTS[0], None, lambda _: True)):
+        with pytest.raises(saelake.UserError, match=r"^the engine has no SAE, and so no feature to attribute to"):
+            ask()
 
 
 def test_one_edit_may_act_on_the_whole_prompt_alone_beside_one_that_acts_everywhere() -> None:
