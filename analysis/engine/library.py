@@ -204,7 +204,6 @@ class Engine:
         watched = self._watched(saes)
         read, requests = self._requests(prompts, named, edits, n_answered=max_new_tokens)
         if max_new_tokens:
-            self._engine.check_positions(requests, max_new_tokens)
             answers = self._engine.answer(requests, max_new_tokens).token_ids
             requests = [
                 with_answer(request, self._number([*prompt.token_ids, *answer]), len(prompt.token_ids), answer)
@@ -257,6 +256,7 @@ class Engine:
         by_prompt = [(*named, *some) for some in edits_by_prompt(edits, len(read))]
         held = {id(edit): self._averaging(edit) for edit in _once(by_prompt) if isinstance(edit, MeanAblate)}
         requests = self._built(read, by_prompt, {key: np.zeros(len(ids)) for key, (_, _, ids) in held.items()}, n_answered)
+        self._engine.check_positions(requests, n_answered)
         if held:
             means = {key: self._mean(over, number)[ids] for key, (over, number, ids) in held.items()}
             requests = self._built(read, by_prompt, means, n_answered)

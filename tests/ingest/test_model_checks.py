@@ -79,5 +79,10 @@ def test_learned_positions_that_run_out_are_told_before_the_pass(family: str) ->
         with pytest.raises(UserError, match=r"has .* tokens, but the model has learned 64 positions: leave the prompt out"):
             limited.encode("I " * 64)
     public = saelake.Engine(subject, [sae_at(Site(0))])
-    with pytest.raises(UserError, match=too_long):
-        public.activations(["I " * 50], max_new_tokens=fits)
+    passes: list[object] = []
+    averaged = saelake.MeanAblate(0, [1], ["I I"])
+    with subject.resid_post(0, passes.append), pytest.raises(UserError, match=too_long):
+        public.activations(["I " * 50], edits=[averaged], max_new_tokens=fits)
+    with subject.resid_post(0, passes.append), pytest.raises(UserError, match=too_long):
+        public.answer(["I " * 50], edits=[averaged], max_new_tokens=fits + 1)
+    assert passes == [], "no mean is computed first"
