@@ -69,7 +69,7 @@ def ingest_study(
 
 
 def _keep_marks(lake: Lake, sets: Sequence[SetRuns], progress: Quiet) -> None:
-    """Has the lake know which sets are restricted, though their runs were published before the recipe said so."""
+    """Records in the lake which sets are restricted, even where their runs were published before the recipe said so."""
     marked = restricted_sets(one.prompts.about for one in sets)
     restrict(lake, {one.name: one.prompts.run_id for one in sets if one.name in marked})
     for one in sets:

@@ -1,7 +1,8 @@
 """Edits as they are asked for from Python, and what they come to for one prompt.
 
-Any edits can be combined, and features of one SAE that are held at the same position are taken out of the same reading, whichever
-edits name them. At a site features come first, SAE by SAE, then directions in their order.
+Edits can be combined, but for two that hold the same feature at the same position. Features of one SAE that are held at the same
+position are taken out of the same reading, whichever edits name them. At a site features come first, SAE by SAE, then directions
+in their order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The first-order effect of every active feature on a number that the next token's logits give, from one backward pass.
+"""To first order, what ablating each active feature does to a number that the next token's logits give: one backward pass.
 
     effect of a feature at a token = -z (d . g), with g the gradient of the target at the site that the SAE writes
 
@@ -33,7 +33,7 @@ ATTRIBUTIONS = ACTIVATIONS.append(pa.field("effect", pa.float32()))
 
 
 def attribution(engine: Engine, prompts: Sequence[Prompt], target: Target = "p_target", *, steps: int = 0) -> pa.Table:
-    """The first-order effect of every feature that fires: columns prompt, pos, sae_id, feature_id, activation and effect.
+    """To first order, what ablating each feature that fires does: columns prompt, pos, sae_id, feature_id, activation and effect.
 
     Rows come by prompt, the largest effects first, whatever their sign. Effects are in the target's unit; where one is positive,
     the target grows without the feature.
