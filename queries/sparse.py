@@ -58,7 +58,6 @@ def sparse(con: "duckdb.DuckDBPyConnection", /, *, library: str = "scipy", **par
     Raises QueryError for a wrong parameter, UserError for another library.
     """
     arguments.one_of("library", library, ("scipy", "torch"))
-    parameters = plain(parameters)
     load("sparse").statement(con, parameters)  # for what is wrong with the parameters
     by_token, bos = parameters.get("rows") == "token", parameters.get("bos") not in (False, "false")
     saes = sae_columns(con, parameters.get("layer"))
@@ -110,13 +109,14 @@ def sparse_of_files(files: str, **options: Any) -> Sparse:
     """
     import duckdb
 
+    options = plain(options)
     form = "give Parquet files of activations, as SET/data/activations/*.parquet"
     if not files:
         raise UserError(f"the files have no name: {form}")
     with duckdb.connect() as con:
         try:
             exactly = paths([files]) if Path(files).exists() else literal(files)
-            _show_set(con, exactly, needs_bos=plain(options).get("bos") in (False, "false"))
+            _show_set(con, exactly, needs_bos=options.get("bos") in (False, "false"))
             return sparse(con, **options)
         except UserError:
             raise

@@ -194,8 +194,12 @@ def resolved(positions: Positions, answering: bool | None, prompt: Tokenized, pl
 def _each(positions: Any) -> Iterable[Any]:
     if hasattr(positions, "tolist"):
         positions = positions.tolist()
-    is_one = isinstance(positions, str | bytes | Mapping) or not isinstance(positions, Iterable)
-    return [positions] if is_one else positions
+    return [positions] if _is_one(positions) else positions
+
+
+def _is_one(value: Any) -> bool:
+    """Whether this is one thing: texts and mappings are not read part by part either."""
+    return isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable)
 
 
 def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) -> FeatureSet:
@@ -212,8 +216,7 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
         raise UserError(f"a feature of {sae.sae_id} is named twice in one edit")
     value: np.ndarray = np.zeros(len(ids))
     if isinstance(edit, Clamp):
-        is_one = isinstance(edit.values, str | bytes | Mapping) or not isinstance(edit.values, Iterable)
-        is_one = is_one or getattr(edit.values, "shape", None) == ()
+        is_one = _is_one(edit.values) or getattr(edit.values, "shape", None) == ()
         values = [edit.values] if is_one else arguments.listed("values", edit.values, "a number, or one for each feature")
         if not is_one and isinstance(edit.ids, set | frozenset):
             raise UserError("features that are held at one value each are a list: a set has no order")
@@ -231,7 +234,7 @@ def features_of(edit: Edit, table: SaeTable, means: Mapping[int, np.ndarray]) ->
 def feature_ids(given: Any, sae: Sae) -> np.ndarray:
     """Features of an SAE, (k,) int64; raises UserError for anything but a list of numbers, and for features it does not have."""
     given = given.tolist() if hasattr(given, "tolist") else given
-    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else None
+    listed = None if _is_one(given) else list(given)
     if listed is None or not all(map(_is_int, listed)):
         raise UserError(f"the features of {sae.sae_id} are a list of numbers, not {arguments.shown(given)}")
     if outside := [one for one in listed if not 0 <= one < sae.width]:

@@ -27,13 +27,14 @@ class PrefixStore:
         self._batches = batches
         self._layer: int | None = None
         self._resid_td: dict[int, Tensor] = {}
+        self._n_bytes = 0
 
     def states(self, layer: int, prompts: Sequence[int]) -> Tensor:
         """resid_btd after block `layer` of the unmodified model, left-padded; for layer -1 nothing that anyone reads."""
         if layer < 0:
             return torch.empty(0)
-        if layer != self._layer or sum(one.nbytes for one in self._resid_td.values()) > MOST_KEPT:
-            self._layer, self._resid_td = layer, {}
+        if layer != self._layer or self._n_bytes > MOST_KEPT:
+            self._layer, self._resid_td, self._n_bytes = layer, {}, 0
         distinct, rows = _distinct(prompts)
         self._compute(layer, [p for p in distinct if p not in self._resid_td])
         resid_btd = pad_sequence([self._resid_td[p] for p in distinct], batch_first=True, padding_side="left")
@@ -50,6 +51,7 @@ class PrefixStore:
             for row, prompt in zip(resid_btd, prompts[part], strict=True):
                 # A copy, so that the padded batch can go.
                 self._resid_td[prompt] = row[-len(self._prompts[prompt]) :].clone()
+                self._n_bytes += self._resid_td[prompt].nbytes
 
 
 def below(
